@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+# `make demo` and `make test` set everything up by themselves.
+
+PYTHON ?= python3
+VENV ?= .venv
+RUN := $(CURDIR)/$(VENV)/bin/python
+export JAX_PLATFORMS ?= cpu
+
+.PHONY: help env demo test test-long lint clean
+
+help:
+	@echo 'make demo       set up, then train and evaluate on the bundled benchmark'
+	@echo 'make test       set up, then run the test suite'
+	@echo 'make test-long  the tests that take longer than ten minutes'
+	@echo 'make lint       format and import checks'
+	@echo 'make env        only set up $(VENV)'
+
+env: $(VENV)/ready
+
+$(VENV)/ready: constraints.txt setup.py
+	@echo '== Setting up $(VENV) (about 1.5 minutes, 3.5 GB)'
+	@$(PYTHON) -c 'import sys; v = sys.version_info; \
+	  sys.exit(0 if v >= (3, 11) else f"Python is {v[0]}.{v[1]}, expected 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[test]' \
+	  | grep -v 'already satisfied'
+	@touch $@
+
+demo: env
+	@$(RUN) -m dsbs_jax.run.demo
+
+test: env
+	$(RUN) -m pytest -m 'not long'
+
+test-long: env
+	$(RUN) -m pytest -m long
+
+lint: env
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
+
+clean:
+	rm -rf $(VENV) .cache .pytest_cache .ruff_cache

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""python -m bench.bench_extract: the extraction client beside a bare loop.
+
+Both ask a loopback server in a process of its own, which answers at once, for
+the same chat prompts with the same concurrency, in turns. The bare loop is
+what one would write first: the official client's typed method, a semaphore,
+results in a list, nothing on disk. Ours keeps every answer on disk, counts
+money, retries, and parses for the progress line.
+"""
+
+import asyncio
+import contextlib
+import io
+import json
+import os
+import pathlib
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import openai
+from absl import flags
+
+from dsbs_jax.run import door
+from rationales import (
+  bill,
+  calls,
+  extraction,
+  pacing,
+  prompt,
+  records,
+  secret,
+  worklist,
+)
+from tests.rationales import sums
+
+_ROWS = flags.DEFINE_integer('rows', 2000, 'Calls per measurement.')
+_CONCURRENCY = flags.DEFINE_integer('concurrency', 32, 'Calls at once.')
+_REPEATS = flags.DEFINE_integer('repeats', 5, 'Measurements of each.')
+
+_MAX_TOKENS = 256
+_REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
+
+
+def main() -> None:
+  """Prints one JSON object with medians over the repeats."""
+  with _server() as base_url, tempfile.TemporaryDirectory() as name:
+    folder = sums.write(pathlib.Path(name), _ROWS.value)
+    todo = _worklist(folder)
+    bare, ours = [], []
+    for number in range(_REPEATS.value + 1):
+      bare.append(_measure(lambda: _bare_loop(todo, base_url)))
+      path = folder / f'{number}.jsonl'
+      ours.append(_measure(lambda path=path: _extract(todo, base_url, path)))
+  # The first of each warms up caches and connections of the machine.
+  pairs = zip(bare[1:], ours[1:], strict=True)
+  ratio = statistics.median(b['seconds'] / o['seconds'] for b, o in pairs)
+  report = {
+    'rows': _ROWS.value,
+    'concurrency': _CONCURRENCY.value,
+    'repeats': _REPEATS.value,
+    'bare_loop': _summary(bare[1:]),
+    'extract': _summary(ours[1:]),
+    'rate_ratio': round(ratio, 3),
+  }
+  print(json.dumps(report, indent=2))
+
+
+def _measure(run) -> dict[str, float]:
+  before, start = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+  run()
+  seconds = time.perf_counter() - start
+  after = resource.getrusage(resource.RUSAGE_SELF)
+  cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+  return {'seconds': seconds, 'cpu': cpu}
+
+
+def _summary(measured: list[dict[str, float]]) -> dict[str, float]:
+  seconds = statistics.median(m['seconds'] for m in measured)
+  cpu = statistics.median(m['cpu'] for m in measured)
+  return {
+    'completions_per_second': round(_ROWS.value / seconds, 1),
+    'cpu_seconds_per_1000': round(1000 * cpu / _ROWS.value, 3),
+  }
+
+
+def _worklist(folder: pathlib.Path) -> worklist.Worklist:
+  # A prompt of the usual size: the exemplars of CQA around the tests' sums.
+  shown = prompt.load(prompt.FOLDER / 'cqa.json')
+  ours = prompt.load(folder / 'sums_prompt.json')
+  exemplars = tuple(
+    prompt.Exemplar(
+      group=exemplar.group,
+      input={'q': exemplar.input['question']},
+      rationale=exemplar.rationale,
+      answer=exemplar.answer,
+      label=exemplar.label,
+    )
+    for exemplar in shown.exemplars
+  )
+  ours = prompt.Prompt(
+    instruction=shown.instruction,
+    question=ours.question,
+    hint=ours.hint,
+    cue=ours.cue,
+    answer=ours.answer,
+    stop=(),
+    exemplars=exemplars,
+  )
+  return worklist.Worklist(
+    sums.BENCHMARK, str(folder), 'train', ours, calls.CHAT
+  )
+
+
+def _sampling() -> calls.Sampling:
+  return calls.Sampling(
+    model='teacher',
+    endpoint=calls.CHAT,
+    temperature=0.0,
+    max_tokens=_MAX_TOKENS,
+    stop=(),
+    extra={},
+  )
+
+
+def _bare_loop(todo: worklist.Worklist, base_url: str) -> None:
+  async def run() -> list[str]:
+    client = openai.AsyncOpenAI(base_url=base_url, api_key='none')
+    gate = asyncio.Semaphore(_CONCURRENCY.value)
+
+    async def ask(messages) -> str:
+      async with gate:
+        answer = await client.chat.completions.create(
+          model='teacher',
+          messages=messages,
+          temperature=0.0,
+          max_tokens=_MAX_TOKENS,
+        )
+      return answer.choices[0].message.content
+
+    asked = todo.first_pass(records.Index().freeze())
+    texts = await asyncio.gather(*(ask(call.content) for call in asked))
+    await client.close()
+    return texts
+
+  assert len(asyncio.run(run())) == _ROWS.value
+
+
+def _extract(
+  todo: worklist.Worklist, base_url: str, path: pathlib.Path
+) -> None:
+  work = extraction.Extraction(
+    path=path,
+    todo=todo,
+    sampling=_sampling(),
+    about={},
+    server=extraction.Server(
+      backend='http',
+      base_url=base_url,
+      key=secret.Secret(''),
+      timeout=60.0,
+      concurrency=_CONCURRENCY.value,
+      rpm=0,
+      tpm=0,
+      backoff=pacing.Backoff(),
+      poll_seconds=1.0,
+      batch_size=1,
+      replay=None,
+    ),
+    prices=bill.Prices(1.0, 4.0, 1e6),
+  )
+  with contextlib.redirect_stderr(io.StringIO()):
+    assert work.run() == 0
+
+
+@contextlib.contextmanager
+def _server():
+  process = subprocess.Popen(
+    [sys.executable, '-m', 'tests.rationales.loopback'],
+    cwd=_REPOSITORY,
+    env=os.environ | {'PYTHONPATH': str(_REPOSITORY)},
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    text=True,
+  )
+  try:
+    yield f'http://127.0.0.1:{int(process.stdout.readline())}/v1'
+  finally:
+    process.stdin.close()
+    process.wait()
+
+
+if __name__ == '__main__':
+  door.run(main)

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every room agrees on: dimension letters, batch keys, ids, task names.
+
+Dimension legend, used by every einsum and shape comment in the project:
+
+  B  rows of a batch            S  source (encoder) length
+  T  target (decoder) length    D  model width (d_model, emb_dim)
+  H  attention heads            K  width of one head (head_dim)
+  F  hidden width of the MLP    V  vocabulary size
+  N  layers of a stack          G  beams of one row
+
+A *row group* is a dict of arrays that share their number of rows:
+
+  encoder_input_tokens   [B, S] int32    source ids, 0 where padded
+  decoder_input_tokens   [B, T] int32    targets shifted right, 0 as start
+  decoder_target_tokens  [B, T] int32    target ids, 0 where padded
+  decoder_loss_weights   [B, T] float32  1 on real targets (EOS too), else 0
+  decoder_task_ids       [B, T] int32    LABEL_ID, RATIONALE_ID, 0 = padding
+  packed rows add, all int32: encoder_segment_ids [B, S],
+  encoder_positions [B, S], decoder_segment_ids [B, T],
+  decoder_positions [B, T]; segments count from 1, 0 = padding
+
+A *batch* is a dict of row groups. Paired batches hold {'label': rows,
+'rationale': rows}, two views of the same examples whose target lengths may
+differ; every other batch holds one group, {'mixture': rows}.
+"""
+
+import dataclasses
+import re
+
+PAD_ID = 0
+EOS_ID = 1
+
+# Values of decoder_task_ids: which term of the objective a target token is in.
+LABEL_ID = 1
+RATIONALE_ID = 2
+
+# Row groups of a batch, in the order in which the train step visits them.
+LABEL_VIEW = 'label'
+RATIONALE_VIEW = 'rationale'
+MIXTURE_VIEW = 'mixture'
+VIEWS = (LABEL_VIEW, RATIONALE_VIEW, MIXTURE_VIEW)
+
+LABEL_SOURCES = ('gt', 'llm')
+FORMS = ('finetune', 'label', 'rationale', 'single', 'dsbs')
+
+_NAME = re.compile(
+  r'(?P<benchmark>[a-z][a-z0-9_]*?)'
+  r'(?:_(?P<source>gt|llm)_(?P<form>finetune|label|single|dsbs)'
+  r'|_(?P<rationale>rationale))'
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskName:
+  """The parts of a task's or mixture's name.
+
+  `cqa_gt_label` is ('cqa', 'gt', 'label'); a rationale task has no label, so
+  `cqa_rationale` is ('cqa', None, 'rationale').
+  """
+
+  benchmark: str
+  label_source: str | None
+  form: str
+
+  def __str__(self) -> str:
+    parts = (self.benchmark, self.label_source, self.form)
+    return '_'.join(part for part in parts if part)
+
+
+def parse_task_name(name: str) -> TaskName:
+  """Splits a task or mixture name by the project's grammar.
+
+  Args:
+    name: `{benchmark}_{gt|llm}_{finetune|label|single|dsbs}` or
+      `{benchmark}_rationale`.
+
+  Returns:
+    The name's parts.
+
+  Raises:
+    ValueError: the name does not follow the grammar.
+  """
+  match = _NAME.fullmatch(name)
+  if match is None:
+    raise ValueError(
+      f'{name!r} is not a task name of this project, expected'
+      ' BENCHMARK_{gt|llm}_{finetune|label|single|dsbs} or'
+      " BENCHMARK_rationale, such as 'cqa_gt_dsbs'."
+    )
+  form = match['form'] or match['rationale']
+  return TaskName(match['benchmark'], match['source'], form)
+
+
+def term_of(form: str) -> int:
+  """The task id that the target tokens of a task of this form carry."""
+  return RATIONALE_ID if form == 'rationale' else LABEL_ID

@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Beam search over the cached decoder, by T5X's rules or by Hugging Face's."""
+
+import dataclasses
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from dsbs_jax import contract
+from dsbs_jax.core import cache, network
+from dsbs_jax.core.t5_config import T5Config
+
+# Log probability of what must never be chosen.
+NEVER = -1e9
+
+
+class BeamRules(Protocol):
+  """How beam search compares outputs of different lengths, and stops."""
+
+  def score(self, log_probs: jax.Array, length: jax.Array) -> jax.Array:
+    """The score of finished outputs of `length` tokens, the end included."""
+
+  def hope(
+    self, log_probs: jax.Array, length: jax.Array, max_decode_len: int
+  ) -> jax.Array:
+    """The best score that live outputs of `length` tokens may still reach."""
+
+  def finishing(self, ended: jax.Array, is_last: jax.Array) -> jax.Array:
+    """Which of the 2 G candidates [B, 2G], best first, become results."""
+
+
+@dataclasses.dataclass(frozen=True)
+class BrevityPenalty:
+  """T5X's rules: sum of log p / ((5 + length) / 6) ** alpha.
+
+  Every candidate that ends is a result; outputs cut off at the last position
+  are results only of a row in which nothing ended. The search stops when no
+  live output can overtake, so stopping early never changes the result.
+
+  Source: Wu et al. 2016 (arXiv:1609.08144), equation 14; t5x/decoding.py.
+  """
+
+  alpha: float = 0.6
+
+  def __post_init__(self):
+    if self.alpha < 0.0:
+      raise ValueError(
+        f'BrevityPenalty.alpha is {self.alpha}, expected a number >= 0.'
+      )
+
+  def score(self, log_probs, length):
+    return log_probs / ((5.0 + length) / 6.0) ** self.alpha
+
+  def hope(self, log_probs, length, max_decode_len):
+    del length
+    return self.score(log_probs, max_decode_len + 1)  # T5X counts the start.
+
+  def finishing(self, ended, is_last):
+    del is_last
+    return ended
+
+
+@dataclasses.dataclass(frozen=True)
+class LengthPenalty:
+  """The rules of Hugging Face transformers: sum of log p / length ** exponent.
+
+  Only the better half of the candidates may end; at the last position that
+  half counts as ended. Live outputs are judged at their present length, so a
+  row can stop before a longer, better output is found.
+
+  Source: transformers 4.57.6, generation/utils.py, early_stopping=False.
+  """
+
+  exponent: float = 1.0
+
+  def score(self, log_probs, length):
+    return log_probs / jnp.asarray(length, jnp.float32) ** self.exponent
+
+  def hope(self, log_probs, length, max_decode_len):
+    del max_decode_len
+    return self.score(log_probs, length)
+
+  def finishing(self, ended, is_last):
+    better_half = jnp.arange(ended.shape[1]) < ended.shape[1] // 2
+    return (ended | is_last) & better_half
+
+
+@struct.dataclass
+class BeamState:
+  """What a step of the beam search reads and writes.
+
+  Attributes:
+    decode: the live beams' tokens and caches, R = B * G rows.
+    live_log_probs: [B, G] float32, sums of log p, best first.
+    tokens: [B, G, L] int32, the best finished outputs so far, best first.
+    scores: [B, G] float32, their scores; NEVER where there is none yet.
+    finished: [B, G] bool, False where there is none yet.
+  """
+
+  decode: cache.DecodeState
+  live_log_probs: jax.Array
+  tokens: jax.Array
+  scores: jax.Array
+  finished: jax.Array
+
+
+def _take(tree, chosen: jax.Array):
+  """Picks entries of axis 1 of each leaf [B, X, ...] by indices [B, Y]."""
+
+  def take(leaf):
+    index = chosen.reshape(chosen.shape + (1,) * (leaf.ndim - 2))
+    return jnp.take_along_axis(leaf, index, axis=1)
+
+  return jax.tree.map(take, tree)
+
+
+def _reorder(caches: dict, parents: jax.Array, config: T5Config) -> dict:
+  """Gives each live beam the cache of the beam [B, G] that it continues."""
+  batch, num_beams = parents.shape
+  rows = (parents + num_beams * jnp.arange(batch)[:, None]).reshape(-1)
+  axis = 1 if config.scan_layers else 0
+  return jax.tree.map(lambda leaf: jnp.take(leaf, rows, axis=axis), caches)
+
+
+def _candidates(state: BeamState, log_probs: jax.Array):
+  """The 2 G likeliest continuations of each row, best first.
+
+  At most G of them end, so G are left to go on with.
+
+  Args:
+    state: the live beams.
+    log_probs: [B, G, V] float32 of the next token.
+
+  Returns:
+    Sums of log p [B, 2G]; the continued beams [B, 2G]; tokens [B, 2G, L].
+  """
+  batch, num_beams, vocab = log_probs.shape
+  total = log_probs + state.live_log_probs[:, :, None]
+  best, flat = jax.lax.top_k(total.reshape(batch, -1), 2 * num_beams)
+  parents = flat // vocab
+  tokens = _take(state.decode.tokens.reshape(batch, num_beams, -1), parents)
+  tokens = jax.lax.dynamic_update_slice_in_dim(
+    tokens, (flat % vocab)[:, :, None], state.decode.index, axis=2
+  )
+  return best, parents, tokens
+
+
+def _advance(
+  state: BeamState,
+  caches: dict,
+  log_probs: jax.Array,
+  *,
+  config: T5Config,
+  rules: BeamRules,
+) -> BeamState:
+  """Chooses the next live beams and merges the outputs that ended."""
+  num_beams = log_probs.shape[1]
+  best, parents, tokens = _candidates(state, log_probs)
+  max_decode_len = tokens.shape[2]
+  index, done = state.decode.index, state.decode.done
+  length = index + 1
+  newest = jax.lax.dynamic_index_in_dim(tokens, index, axis=2, keepdims=False)
+  ended = newest == contract.EOS_ID
+
+  live_log_probs, live = jax.lax.top_k(jnp.where(ended, NEVER, best), num_beams)
+  finishing = rules.finishing(ended, length == max_decode_len)
+  finishing &= ~done[:, None] & (best > NEVER / 2)
+  scores = jnp.where(finishing, rules.score(best, length), NEVER)
+  scores, kept = jax.lax.top_k(
+    jnp.concatenate([state.scores, scores], axis=1), num_beams
+  )
+  finished_tokens, finished = _take(
+    (
+      jnp.concatenate([state.tokens, tokens], axis=1),
+      jnp.concatenate([state.finished, finishing], axis=1),
+    ),
+    kept,
+  )
+  hope = rules.hope(live_log_probs[:, 0], length, max_decode_len)
+  beaten = jnp.all(finished, axis=1) & (hope <= scores[:, -1])
+  return BeamState(
+    decode=cache.DecodeState(
+      index=length,
+      tokens=_take(tokens, live).reshape(-1, max_decode_len),
+      caches=_reorder(caches, _take(parents, live), config),
+      done=done | beaten,
+    ),
+    live_log_probs=live_log_probs,
+    tokens=finished_tokens,
+    scores=scores,
+    finished=finished,
+  )
+
+
+def beam_search(
+  params: dict,
+  config: T5Config,
+  rows: dict[str, jax.Array],
+  *,
+  num_beams: int,
+  max_decode_len: int,
+  rules: BeamRules | None = None,
+) -> tuple[jax.Array, jax.Array]:
+  """Keeps the G likeliest outputs of each row alive, returns the best ended.
+
+  Args:
+    params: the whole parameter tree.
+    config: its size.
+    rows: encoder_input_tokens [B, S] int32, one example per row.
+    num_beams: G.
+    max_decode_len: L, tokens at most, the end token included.
+    rules: BrevityPenalty (T5X's, the default) or LengthPenalty (Hugging
+      Face's).
+
+  Returns:
+    Tokens [B, G, L] int32, best first (T5X: best last), 0 after the end; if
+    nothing of a row ended, its live beams, with the plain sums of log p as
+    scores. Where fewer than G ended, the rest are zeros.
+    Scores [B, G] float32, NEVER where there is no output.
+  """
+  cache.check_length(max_decode_len)
+  if num_beams < 1:
+    raise ValueError(f'num_beams is {num_beams}, expected at least 1.')
+  rules = BrevityPenalty() if rules is None else rules
+  encoded = network.encode(params, config, rows)
+  source = cache.prepare(
+    params, config, encoded, rows=rows, max_decode_len=max_decode_len
+  )
+  batch = source.empty.shape[0]
+
+  def unfinished(state: BeamState):
+    decode = state.decode
+    return (decode.index < max_decode_len) & ~jnp.all(decode.done)
+
+  def advance(state: BeamState):
+    hidden, caches = cache.step(params, config, source, state=state.decode)
+    logits = network.logits(params, config, hidden)
+    log_probs = jax.nn.log_softmax(logits).reshape(batch, num_beams, -1)
+    return _advance(state, caches, log_probs, config=config, rules=rules)
+
+  # All beams are equal at first: only the first may be continued.
+  first = jnp.where(jnp.arange(num_beams) == 0, 0.0, NEVER)
+  state = BeamState(
+    decode=cache.start(
+      config, source, max_decode_len=max_decode_len, num_beams=num_beams
+    ),
+    live_log_probs=jnp.tile(first[None], (batch, 1)),
+    tokens=jnp.zeros((batch, num_beams, max_decode_len), jnp.int32),
+    scores=jnp.full((batch, num_beams), NEVER),
+    finished=jnp.zeros((batch, num_beams), bool),
+  )
+  state = jax.lax.while_loop(unfinished, advance, state)
+  tokens = jnp.where(state.finished[:, :, None], state.tokens, 0)
+  live = (~jnp.any(state.finished, axis=1) & ~source.empty)[:, None]
+  live_tokens = state.decode.tokens.reshape(tokens.shape)
+  return (
+    jnp.where(live[:, :, None], live_tokens, tokens),
+    jnp.where(live, state.live_log_probs, state.scores),
+  )

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From rows to answers: greedy, beam search, and choosing among options.
+
+All three run the encoder once per row. Outputs hold 0 after the end token
+and leave the decoder's start token out.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from dsbs_jax import contract
+from dsbs_jax.core import attention, beams, cache, network, stacks
+from dsbs_jax.core.t5_config import T5Config
+
+beam_search = beams.beam_search
+BrevityPenalty = beams.BrevityPenalty
+LengthPenalty = beams.LengthPenalty
+DecodeState = cache.DecodeState
+
+
+def greedy(
+  params: dict,
+  config: T5Config,
+  rows: dict[str, jax.Array],
+  *,
+  max_decode_len: int,
+) -> jax.Array:
+  """Takes the likeliest token at every position until all rows have ended.
+
+  Args:
+    params: the whole parameter tree.
+    config: its size.
+    rows: encoder_input_tokens [B, S] int32, one example per row; a row of
+      padding counts as ended.
+    max_decode_len: L, tokens at most, the end token included.
+
+  Returns:
+    [B, L] int32, 0 after the end token.
+  """
+  cache.check_length(max_decode_len)
+  encoded = network.encode(params, config, rows)
+  source = cache.prepare(
+    params, config, encoded, rows=rows, max_decode_len=max_decode_len
+  )
+
+  def unfinished(state: cache.DecodeState):
+    return (state.index < max_decode_len) & ~jnp.all(state.done)
+
+  def choose(state: cache.DecodeState):
+    hidden, caches = cache.step(params, config, source, state=state)
+    logits = network.logits(params, config, hidden)
+    chosen = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    chosen = jnp.where(state.done, contract.PAD_ID, chosen)
+    tokens = jax.lax.dynamic_update_slice_in_dim(
+      state.tokens, chosen[:, None], state.index, axis=1
+    )
+    return cache.DecodeState(
+      index=state.index + 1,
+      tokens=tokens,
+      caches=caches,
+      done=state.done | (chosen == contract.EOS_ID),
+    )
+
+  state = cache.start(config, source, max_decode_len=max_decode_len)
+  return jax.lax.while_loop(unfinished, choose, state).tokens
+
+
+def score_options(
+  params: dict,
+  config: T5Config,
+  rows: dict[str, jax.Array],
+  *,
+  options_tokens: jax.Array,
+) -> jax.Array:
+  """Scores given outputs, such as the choices of a question.
+
+  Args:
+    params: the whole parameter tree.
+    config: its size.
+    rows: encoder_input_tokens [B, S] int32, one example per row.
+    options_tokens: [B, C, T] int32, each with its end token, 0 where padded.
+
+  Returns:
+    [B, C] float32, the sum of log p over an option's tokens; -inf for an
+    option without tokens.
+  """
+  encoded = network.encode(params, config, rows)
+  batch, num_options, length = options_tokens.shape
+  targets = options_tokens.reshape(-1, length)
+  inputs = jnp.pad(targets[:, :-1], ((0, 0), (1, 0)))
+  real = targets > 0
+
+  def make_memories(layer_params, normed, cross):
+    weights = layer_params['self_attention']
+    own = attention.keys_values(weights, normed, config.num_heads)
+    return own, cross, None
+
+  hidden, _ = stacks.run_decoder(
+    params,
+    config,
+    inputs,
+    make_memories=make_memories,
+    bias=stacks.decoder_bias(params, config, length),
+    self_mask=attention.causal_mask(length) & attention.pair_mask(real, real),
+    cross_mask=(cache.source_tokens(rows) > 0)[:, None, None, :],
+    memories=cache.project_source(params, config, encoded),
+  )
+  logits = network.logits(params, config, hidden)
+  picked = jnp.take_along_axis(logits, targets[:, :, None], axis=2)[..., 0]
+  log_probs = picked - jax.nn.logsumexp(logits, axis=-1)  # [B*C, T]
+  total = jnp.sum(jnp.where(real, log_probs, 0.0), axis=1)
+  total = jnp.where(jnp.any(real, axis=1), total, -jnp.inf)
+  return total.reshape(batch, num_options)

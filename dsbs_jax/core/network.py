@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""T5: encoder, decoder and logits as pure functions of parameters and rows.
+
+The arithmetic follows T5X's T5 example, token id 0 included: it means
+padding wherever it stands, on both sides of the attention. Dropout happens
+only when a key is given. Rows and letters: see contract.py.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from dsbs_jax.core import attention, parameters, stacks, t5_config
+
+T5Config = t5_config.T5Config
+init = parameters.init
+param_shapes = parameters.param_shapes
+logical_axes = parameters.logical_axes
+stack_layers = parameters.stack_layers
+unstack_layers = parameters.unstack_layers
+
+
+def encode(
+  params: dict,
+  config: T5Config,
+  rows: dict[str, jax.Array],
+  *,
+  dropout_key: jax.Array | None = None,
+) -> jax.Array:
+  """Runs the encoder.
+
+  Args:
+    params: the whole parameter tree.
+    config: its size.
+    rows: encoder_input_tokens [B, S] int32; packed rows also
+      encoder_segment_ids [B, S].
+    dropout_key: typed random key, or None for no dropout.
+
+  Returns:
+    [B, S, D] in the activation dtype, after the final norm.
+  """
+  tokens = rows['encoder_input_tokens']
+  segments = rows.get('encoder_segment_ids')
+  mask = attention.pair_mask(
+    tokens > 0, tokens > 0, query_segments=segments, key_segments=segments
+  )
+  return stacks.run_encoder(
+    params, config, tokens, mask=mask, dropout_key=dropout_key
+  )
+
+
+def decode(
+  params: dict,
+  config: T5Config,
+  encoded: jax.Array,
+  *,
+  rows: dict[str, jax.Array],
+  dropout_key: jax.Array | None = None,
+) -> jax.Array:
+  """Runs the decoder over whole rows, each target given (teacher forcing).
+
+  Args:
+    params: the whole parameter tree.
+    config: its size.
+    encoded: [B, S, D] from `encode`.
+    rows: encoder_input_tokens [B, S], decoder_input_tokens and
+      decoder_target_tokens [B, T]; packed rows also both segment ids.
+    dropout_key: typed random key, or None for no dropout.
+
+  Returns:
+    [B, T, D] in the activation dtype, after the final norm.
+  """
+  real = rows['decoder_target_tokens'] > 0
+  segments = rows.get('decoder_segment_ids')
+  length = real.shape[1]
+  self_mask = attention.causal_mask(length) & attention.pair_mask(
+    real, real, query_segments=segments, key_segments=segments
+  )
+  cross_mask = attention.pair_mask(
+    real,
+    rows['encoder_input_tokens'] > 0,
+    query_segments=segments,
+    key_segments=rows.get('encoder_segment_ids'),
+  )
+
+  def make_memories(layer_params, normed, _):
+    heads = config.num_heads
+    own = attention.keys_values(layer_params['self_attention'], normed, heads)
+    cross = layer_params['encoder_decoder_attention']
+    return own, attention.keys_values(cross, encoded, heads), None
+
+  outputs, _ = stacks.run_decoder(
+    params,
+    config,
+    rows['decoder_input_tokens'],
+    make_memories=make_memories,
+    bias=stacks.decoder_bias(params, config, length),
+    self_mask=self_mask,
+    cross_mask=cross_mask,
+    dropout_key=dropout_key,
+  )
+  return outputs
+
+
+def logits(params: dict, config: T5Config, hidden: jax.Array) -> jax.Array:
+  """Scores of all tokens, always computed in float32.
+
+  Args:
+    params: the whole parameter tree.
+    config: its size.
+    hidden: [..., D] from `decode` or `hidden`.
+
+  Returns:
+    [..., V] float32.
+  """
+  wide = hidden.astype(jnp.float32)
+  if config.logits_via_embedding:
+    embedding = params['token_embedder']['embedding']
+    return (wide * config.emb_dim**-0.5) @ embedding.T
+  return wide @ params['decoder']['logits_dense']['kernel']
+
+
+def hidden(
+  params: dict,
+  config: T5Config,
+  rows: dict[str, jax.Array],
+  *,
+  dropout_key: jax.Array | None = None,
+) -> jax.Array:
+  """Encodes and decodes rows up to the final hidden states, [B, T, D].
+
+  The logits of a whole batch are its largest array by far; from here a loss
+  can make them in pieces. Arguments: see `apply`.
+  """
+  encoder_key, decoder_key = stacks.split_key(dropout_key, 2)
+  encoded = encode(params, config, rows, dropout_key=encoder_key)
+  return decode(params, config, encoded, rows=rows, dropout_key=decoder_key)
+
+
+def apply(
+  params: dict,
+  config: T5Config,
+  rows: dict[str, jax.Array],
+  *,
+  dropout_key: jax.Array | None = None,
+) -> jax.Array:
+  """Computes the logits of every target position.
+
+  Args:
+    params: the whole parameter tree, laid out as config.scan_layers says.
+    config: its size.
+    rows: a row group (see contract.py), padded or packed.
+    dropout_key: typed random key, or None for no dropout.
+
+  Returns:
+    [B, T, V] float32.
+  """
+  outputs = hidden(params, config, rows, dropout_key=dropout_key)
+  return logits(params, config, outputs)

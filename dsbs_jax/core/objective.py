@@ -1,0 +1,307 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The objective of Distilling Step-by-Step, exact for every batch layout.
+
+  loss = alpha * (sum of label-token losses / number of label tokens)
+       + (1 - alpha) * (sum of rationale-token losses / number of such tokens)
+
+Both numbers of tokens are those of the *global* batch: all views, all
+microbatches, all devices. They are known before any forward pass, so the loss
+is a plain sum of token losses, each times its weight alpha / N_label or
+(1 - alpha) / N_rationale. Sums can be cut anywhere, hence padded, packed,
+mixed and accumulated batches give one and the same loss.
+
+A term without tokens in the batch contributes 0.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dsbs_jax import contract
+
+TERMS = {'label': contract.LABEL_ID, 'rationale': contract.RATIONALE_ID}
+
+Array = jax.Array
+Rows = dict[str, Array]
+Sums = dict[str, Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Distillation:
+  """How a batch becomes one number.
+
+  Attributes:
+    alpha: weight of the label term, in [0, 1]; the rationale term has the
+      weight 1 - alpha. The paper's lambda is (1 - alpha) / alpha.
+    z_loss: factor of the squared log normalizer that is added to each token's
+      loss, as in T5X (1e-4 there); 0 as in the paper.
+    label_smoothing: probability mass spread evenly over all wrong tokens, in
+      [0, 1); the entropy of the smoothed target is subtracted, so that a
+      perfect prediction costs 0. 0 as in the paper.
+
+  Source: Hsieh et al. 2023, equations 1, 3 and 4, in the weighting of the
+  original code.
+  """
+
+  alpha: float = 0.5
+  z_loss: float = 0.0
+  label_smoothing: float = 0.0
+
+  def __post_init__(self):
+    if not 0.0 <= self.alpha <= 1.0:
+      raise ValueError(f'alpha is {self.alpha}, expected a number in [0, 1].')
+    if not self.z_loss >= 0.0:
+      raise ValueError(f'z_loss is {self.z_loss}, expected a number >= 0.')
+    if not 0.0 <= self.label_smoothing < 1.0:
+      raise ValueError(
+        f'label_smoothing is {self.label_smoothing}, expected a number in'
+        ' [0, 1).'
+      )
+
+  @property
+  def term_weights(self) -> dict[str, float]:
+    """The weight of each term's token mean."""
+    return {'label': self.alpha, 'rationale': 1.0 - self.alpha}
+
+
+def token_counts(batch: dict[str, Rows]) -> Sums:
+  """Target tokens of each term in the whole batch, over all of its views.
+
+  Args:
+    batch: view -> row group, as in `contract`.
+
+  Returns:
+    term -> float32 scalar, the sum of `decoder_loss_weights` of the term.
+  """
+  return {
+    term: sum(
+      jnp.sum(_in_term(rows, task_id)) for rows in batch.values()
+    )  # a sum over views
+    for term, task_id in TERMS.items()
+  }
+
+
+def token_weights(objective: Distillation, rows: Rows, counts: Sums) -> Array:
+  """The factor of each target token's loss in the objective.
+
+  Args:
+    objective: the weights of the terms.
+    rows: one row group, or a part of one.
+    counts: `token_counts` of the whole batch that the rows belong to.
+
+  Returns:
+    [B, T] float32, 0 on padding.
+  """
+  return sum(
+    _in_term(rows, task_id)
+    * jnp.where(
+      counts[term] > 0,
+      objective.term_weights[term] / jnp.maximum(counts[term], 1e-9),
+      0.0,
+    )
+    for term, task_id in TERMS.items()
+  )
+
+
+def token_losses(
+  objective: Distillation, logits: Array, targets: Array
+) -> tuple[Array, Array]:
+  """Cross entropy of each token, with z-loss and smoothing where asked for.
+
+  The picked logit is a masked sum instead of a gather: its gradient is then an
+  elementwise expression that fuses with the softmax, and a vocabulary sharded
+  over devices needs no exchange of logits.
+
+  Args:
+    objective: z_loss and label_smoothing.
+    logits: [..., V] float32.
+    targets: [...] int32.
+
+  Returns:
+    losses: [...] float32, in nats.
+    correct: [...] float32, 1 where no logit exceeds the target's.
+
+  Source: with z = logsumexp(logits), q the smoothed one-hot target and H its
+  entropy, loss = z - sum_v q_v logits_v + z_loss z^2 - H(q), as in T5X.
+  """
+  num_classes = logits.shape[-1]
+  largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+  log_normalizer = (
+    jnp.log(jnp.sum(jnp.exp(logits - largest), axis=-1)) + largest[..., 0]
+  )  # [...]
+  classes = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+  picked = jnp.sum(
+    jnp.where(classes == targets[..., None], logits, 0.0), axis=-1
+  )  # [...]
+  correct = (picked >= largest[..., 0]).astype(jnp.float32)
+  smoothing = objective.label_smoothing
+  if smoothing:
+    others = smoothing / (num_classes - 1)
+    expected = (1.0 - smoothing - others) * picked + others * jnp.sum(
+      logits, axis=-1
+    )
+    losses = log_normalizer - expected - _entropy(smoothing, num_classes)
+  else:
+    losses = log_normalizer - picked
+  if objective.z_loss:
+    losses += objective.z_loss * jnp.square(log_normalizer)
+  return losses, correct
+
+
+def batch_loss(
+  objective: Distillation,
+  project: Callable[[Any, Array], Array],
+  projection: Any,
+  hidden: Array,
+  rows: Rows,
+  counts: Sums,
+  *,
+  chunk_tokens: int = 0,
+) -> tuple[Array, Sums]:
+  """The part of the objective that one row group contributes, and its sums.
+
+  With `chunk_tokens`, target positions are visited in chunks and the logits of
+  one chunk exist at a time. The gradient of a chunk is taken at once, while its
+  logits are there: the loss is a sum with known weights, so nothing later can
+  change it but a common factor. No logits are kept or computed twice.
+
+  Chunks cut the target axis, never the row axis, so rows sharded over devices
+  stay where they are. Each chunk then adds its gradient of the projection up
+  over the devices, so on many devices a few large chunks are better than many.
+
+  Args:
+    objective: the weights of the terms.
+    project: (projection, hidden) -> logits [..., V] float32; must not close
+      over traced values.
+    projection: the parameters that `project` uses.
+    hidden: [B, T, D] final decoder states.
+    rows: the row group's targets, loss weights and task ids.
+    counts: `token_counts` of the whole batch.
+    chunk_tokens: logits of about this many tokens exist at once; 0: of all.
+
+  Returns:
+    loss: float32 scalar. The gradient flows through it alone.
+    sums: `{term}/loss_sum`, `{term}/tokens`, `{term}/correct`, float32.
+
+  Raises:
+    ValueError: chunk_tokens is negative.
+  """
+  if chunk_tokens < 0:
+    raise ValueError(
+      f'chunk_tokens is {chunk_tokens}, expected 0 (no chunks) or the number'
+      ' of tokens whose logits may exist at once.'
+    )
+  chunk_loss = functools.partial(_rows_loss, objective, project)
+  tokens = {
+    'targets': rows['decoder_target_tokens'],
+    'weights': token_weights(objective, rows, counts),
+  } | {term: _in_term(rows, task_id) for term, task_id in TERMS.items()}
+  num_rows, length = tokens['targets'].shape
+  num_chunks = 1
+  if chunk_tokens:
+    positions = max(1, chunk_tokens // num_rows)
+    num_chunks = -(-length // positions)
+  if num_chunks <= 1:
+    return chunk_loss(projection, hidden, tokens)
+  chunks = jax.tree.map(
+    functools.partial(_cut, num_chunks=num_chunks), (hidden, tokens)
+  )
+  return _chunked(chunk_loss, projection, *chunks)
+
+
+def _in_term(rows: Rows, task_id: int) -> Array:
+  """The loss weights of one term's tokens, 0 elsewhere; [B, T] float32."""
+  weights = rows['decoder_loss_weights'].astype(jnp.float32)
+  return jnp.where(rows['decoder_task_ids'] == task_id, weights, 0.0)
+
+
+def _entropy(smoothing: float, num_classes: int) -> Array:
+  """Entropy of the smoothed target distribution, in nats."""
+  others = jnp.float32(smoothing / (num_classes - 1))
+  kept = jnp.float32(1.0 - smoothing)
+  return -(kept * jnp.log(kept) + smoothing * jnp.log(others))
+
+
+def _rows_loss(objective, project, projection, hidden, tokens):
+  """Loss and sums of the given positions, all of their logits at once."""
+  losses, correct = token_losses(
+    objective, project(projection, hidden), tokens['targets']
+  )
+  loss = jnp.sum(tokens['weights'] * losses)
+  sums = {}
+  for term in TERMS:
+    sums[f'{term}/loss_sum'] = jnp.sum(tokens[term] * losses)
+    sums[f'{term}/tokens'] = jnp.sum(tokens[term])
+    sums[f'{term}/correct'] = jnp.sum(tokens[term] * correct)
+  return loss, jax.lax.stop_gradient(sums)
+
+
+def _cut(array: Array, num_chunks: int) -> Array:
+  """[B, T, ...] -> [chunks, B, positions, ...], zeros after the last one."""
+  num_rows, length = array.shape[:2]
+  positions = -(-length // num_chunks)
+  widths = [(0, 0)] * array.ndim
+  widths[1] = (0, num_chunks * positions - length)
+  padded = jnp.pad(array, widths)
+  return jnp.moveaxis(
+    padded.reshape(num_rows, num_chunks, positions, *array.shape[2:]), 1, 0
+  )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _chunked(chunk_loss, projection, hidden, tokens):
+  """Sums `chunk_loss` over the leading axis of hidden and tokens."""
+
+  def visit(totals, chunk):
+    return jax.tree.map(jnp.add, totals, chunk_loss(projection, *chunk)), None
+
+  first = jax.tree.map(lambda array: array[0], (hidden, tokens))
+  zeros = _zeros_like(jax.eval_shape(chunk_loss, projection, *first))
+  return jax.lax.scan(visit, zeros, (hidden, tokens))[0]
+
+
+def _chunked_forward(chunk_loss, projection, hidden, tokens):
+  """As `_chunked`; the residuals are the gradients of a unit loss."""
+
+  def visit(carry, chunk):
+    totals, projection_gradient = carry
+    hidden_chunk, tokens_chunk = chunk
+    loss, pull_back, sums = jax.vjp(
+      lambda *args: chunk_loss(*args, tokens_chunk),
+      projection,
+      hidden_chunk,
+      has_aux=True,
+    )
+    gradient, hidden_gradient = pull_back(jnp.ones_like(loss))
+    carry = jax.tree.map(
+      jnp.add, (totals, projection_gradient), ((loss, sums), gradient)
+    )
+    return carry, hidden_gradient
+
+  first = jax.tree.map(lambda array: array[0], (hidden, tokens))
+  zeros = _zeros_like(jax.eval_shape(chunk_loss, projection, *first))
+  (totals, projection_gradient), hidden_gradient = jax.lax.scan(
+    visit, (zeros, _zeros_like(projection)), (hidden, tokens)
+  )
+  return totals, (projection_gradient, hidden_gradient)
+
+
+def _chunked_backward(chunk_loss, gradients, cotangents):
+  """Scales the unit gradients; the sums are metrics and carry none."""
+  del chunk_loss
+  factor, _ = cotangents
+  projection_gradient, hidden_gradient = jax.tree.map(
+    lambda gradient: (factor * gradient).astype(gradient.dtype), gradients
+  )
+  return projection_gradient, hidden_gradient, None
+
+
+_chunked.defvjp(_chunked_forward, _chunked_backward)
+
+
+def _zeros_like(shapes):
+  return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)

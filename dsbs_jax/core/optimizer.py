@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Learning-rate schedules and the optimizers, as optax transformations.
+
+Every optimizer ends in a state with a `learning_rate` field, the rate that its
+latest update used; `learning_rate_of` reads it for the step's metrics. Moments
+are float32. State shapes come from `jax.eval_shape(optimizer.init, params)`.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dsbs_jax.core import factored_rms
+
+Schedule = Callable[[jax.Array], jax.Array]
+Rate = float | Schedule
+
+
+class DescentState(NamedTuple):
+  """Steps taken so far (int32), and the rate of the latest (float32)."""
+
+  count: jax.Array
+  learning_rate: jax.Array
+
+
+def linear_decay(
+  learning_rate: float = 5e-5,
+  *,
+  total_steps: int = 10_000,
+  warmup_steps: int = 0,
+) -> Schedule:
+  """Rises from 0 during the warm-up, then falls linearly to 0.
+
+  Args:
+    learning_rate: the peak; without warm-up that of step 0.
+    total_steps: the first step with a rate of 0; step k, counted from 0, has
+      learning_rate * (1 - k / total_steps) without warm-up.
+    warmup_steps: steps of the rise.
+
+  Returns:
+    step (int32) -> rate (float32).
+
+  Raises:
+    ValueError: warm-up is negative or not shorter than the whole.
+  """
+  if not 0 <= warmup_steps < total_steps:
+    raise ValueError(
+      f'warmup_steps is {warmup_steps} and total_steps {total_steps},'
+      ' expected 0 <= warmup_steps < total_steps.'
+    )
+
+  def schedule(step):
+    step = jnp.asarray(step, jnp.float32)
+    rise = step / max(1, warmup_steps)
+    fall = (total_steps - step) / (total_steps - warmup_steps)
+    factor = jnp.where(step < warmup_steps, rise, jnp.maximum(fall, 0.0))
+    return learning_rate * factor
+
+  return schedule
+
+
+def constant(learning_rate: float = 1e-3, *, warmup_steps: int = 0) -> Schedule:
+  """One rate, after a linear rise from 0 during the warm-up."""
+
+  def schedule(step):
+    step = jnp.asarray(step, jnp.float32)
+    rise = step / max(1, warmup_steps)
+    return learning_rate * jnp.where(step < warmup_steps, rise, 1.0)
+
+  return schedule
+
+
+def rsqrt(
+  learning_rate: float = 1.0, *, warmup_steps: int = 10_000
+) -> Schedule:
+  """learning_rate / sqrt(max(step, warmup_steps)): T5's pretraining rate."""
+  if warmup_steps < 1:
+    raise ValueError(
+      f'warmup_steps is {warmup_steps}, expected >= 1: the rate of step 0'
+      ' would be infinite.'
+    )
+
+  def schedule(step):
+    step = jnp.asarray(step, jnp.float32)
+    return learning_rate * jax.lax.rsqrt(jnp.maximum(step, warmup_steps))
+
+  return schedule
+
+
+def adamw_hf(
+  learning_rate: Rate,
+  *,
+  beta1: float = 0.9,
+  beta2: float = 0.999,
+  epsilon: float = 1e-8,
+  weight_decay: float = 0.0,
+  clip_norm: float | None = 1.0,
+) -> optax.GradientTransformation:
+  """The paper's optimizer: transformers' own AdamW (its default until 4.30).
+
+  update = -lr * sqrt(1 - beta2^t) / (1 - beta1^t) * m / (sqrt(v) + epsilon)
+
+  Differs from `adamw` in epsilon, which is added to sqrt(v) before the bias
+  correction, and in weight decay, which acts on the parameter after its step.
+  Norm scales and relative biases do not decay, as in its Trainer.
+
+  Args:
+    learning_rate: a schedule or a constant.
+    beta1: decay rate of the mean gradient m.
+    beta2: decay rate of the mean squared gradient v.
+    epsilon: added to sqrt(v).
+    weight_decay: factor of lr * parameter that is subtracted.
+    clip_norm: largest global gradient norm; None: no clipping.
+
+  Returns:
+    The optimizer.
+  """
+  return _chain(
+    clip_norm,
+    _scale_by_adam(beta1, beta2, epsilon, _hf_direction),
+    _descend(learning_rate, weight_decay, decay_after_step=True),
+  )
+
+
+def adamw(
+  learning_rate: Rate,
+  *,
+  beta1: float = 0.9,
+  beta2: float = 0.999,
+  epsilon: float = 1e-8,
+  weight_decay: float = 0.0,
+  clip_norm: float | None = 1.0,
+) -> optax.GradientTransformation:
+  """AdamW as in torch and optax: -lr * m_hat / (sqrt(v_hat) + epsilon).
+
+  Bias corrections are 1 - beta^t with 8 digits at every t; optax's float32
+  difference has 5 at t = 1. Arguments as in `adamw_hf`.
+  """
+  return _chain(
+    clip_norm,
+    _scale_by_adam(beta1, beta2, epsilon, _torch_direction),
+    _descend(learning_rate, weight_decay, decay_after_step=False),
+  )
+
+
+def adafactor(
+  learning_rate: Rate,
+  *,
+  decay_exponent: float = 0.8,
+  step_offset: int = 0,
+  clipping_threshold: float = 1.0,
+  min_dim_size_to_factor: int = 128,
+  scale_by_parameter: bool = True,
+  epsilon1: float = 1e-30,
+  epsilon2: float = 1e-3,
+  clip_norm: float | None = None,
+) -> optax.GradientTransformation:
+  """Adafactor without momentum, numerically that of T5X.
+
+  Matrices whose sides are both >= min_dim_size_to_factor keep one moment per
+  row and per column, where the shorter side counts as the rows; everything else
+  keeps all moments. In stacked layers the layer axis is a batch axis: moments,
+  clipping and parameter scale are those of each layer by itself, so the stacked
+  and the unrolled layout train alike.
+
+  Args:
+    learning_rate: a schedule or a constant, relative to each parameter's RMS.
+    decay_exponent: step s, from 0, keeps 1 - (s + 1)^-decay_exponent of the
+      moments.
+    step_offset: subtracted from s, to restart the moments of a checkpoint.
+    clipping_threshold: largest RMS of an update before scaling.
+    min_dim_size_to_factor: see above.
+    scale_by_parameter: whether updates are multiplied by the parameter's RMS.
+    epsilon1: added to squared gradients.
+    epsilon2: smallest parameter RMS that scales.
+    clip_norm: largest global gradient norm; None (as in T5X): no clipping.
+
+  Returns:
+    The optimizer.
+
+  Source: Shazeer and Stern 2018, algorithm 4 without momentum.
+  """
+
+  direction = factored_rms.direction(
+    decay_exponent=decay_exponent,
+    step_offset=step_offset,
+    clipping_threshold=clipping_threshold,
+    min_dim_size_to_factor=min_dim_size_to_factor,
+    scale_by_parameter=scale_by_parameter,
+    epsilon1=epsilon1,
+    epsilon2=epsilon2,
+  )
+  return _chain(
+    clip_norm,
+    direction,
+    _descend(learning_rate, 0.0, decay_after_step=False),
+  )
+
+
+def learning_rate_of(opt_state: Any) -> jax.Array | None:
+  """The rate of the latest update, or None if the state does not hold it."""
+  return optax.tree_utils.tree_get(opt_state, 'learning_rate', default=None)
+
+
+def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
+  """Scales gradients by min(1, max_norm / (norm + 1e-6)), as torch does."""
+  if not max_norm > 0:
+    raise ValueError(f'clip_norm is {max_norm}, expected a number > 0 or None.')
+
+  def update(gradients, state, params=None):
+    del params
+    norm = optax.tree_utils.tree_norm(gradients)
+    factor = jnp.minimum(1.0, max_norm / (norm + 1e-6))
+    return jax.tree.map(lambda g: factor * g, gradients), state
+
+  return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+
+
+def _chain(clip_norm, *transformations):
+  if clip_norm is not None:
+    transformations = (clip_by_global_norm(clip_norm), *transformations)
+  return optax.chain(*transformations)
+
+
+def _descend(learning_rate, weight_decay, *, decay_after_step):
+  """Multiplies by the negative rate, and decays weights by lr * decay."""
+  schedule = (
+    learning_rate if callable(learning_rate) else constant(learning_rate)
+  )
+
+  def init(params):
+    del params
+    return DescentState(jnp.zeros([], jnp.int32), jnp.zeros([], jnp.float32))
+
+  def update(directions, state, params=None):
+    rate = jnp.asarray(schedule(state.count), jnp.float32)
+    updates = jax.tree.map(lambda d: -rate * d, directions)
+
+    def decay(path, step, param):
+      if path[-1].key in ('scale', 'rel_embedding'):
+        return step
+      decayed = param + step if decay_after_step else param
+      return step - rate * weight_decay * decayed
+
+    if weight_decay:
+      updates = jax.tree_util.tree_map_with_path(decay, updates, params)
+    return updates, DescentState(state.count + 1, rate)
+
+  return optax.GradientTransformation(init, update)
+
+
+def _scale_by_adam(beta1, beta2, epsilon, direction):
+  """Keeps Adam's moments; `direction` says where epsilon goes."""
+
+  def init(params):
+    def zeros():
+      return jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
+
+    return optax.ScaleByAdamState(jnp.zeros([], jnp.int32), zeros(), zeros())
+
+  def update(gradients, state, params=None):
+    del params
+    count = state.count + 1
+    mean = jax.tree.map(
+      lambda m, g: beta1 * m + (1.0 - beta1) * g, state.mu, gradients
+    )
+    square = jax.tree.map(
+      lambda v, g: beta2 * v + (1.0 - beta2) * jnp.square(g),
+      state.nu,
+      gradients,
+    )
+    corrections = _bias_correction(beta1, count), _bias_correction(beta2, count)
+    directions = jax.tree.map(
+      lambda m, v: direction(m, v, *corrections, epsilon), mean, square
+    )
+    return directions, optax.ScaleByAdamState(count, mean, square)
+
+  return optax.GradientTransformation(init, update)
+
+
+def _hf_direction(mean, square, correction1, correction2, epsilon):
+  scale = jnp.sqrt(correction2) / correction1
+  return scale * (mean / (jnp.sqrt(square) + epsilon))
+
+
+def _torch_direction(mean, square, correction1, correction2, epsilon):
+  root = jnp.sqrt(square) / jnp.sqrt(correction2)
+  return mean / correction1 / (root + epsilon)
+
+
+def _bias_correction(beta, count):
+  """1 - beta^count without cancellation: beta is near 1."""
+  if beta == 0.0:
+    return jnp.float32(1.0)
+  return -jnp.expm1(count.astype(jnp.float32) * math.log(beta))

@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where every array lives: a mesh, a table of path patterns, shardings.
+
+The mesh has two axes. 'data' splits the rows of a batch, 'model' splits the
+wide dimension of the weights. A table row is (pattern, PartitionSpec) over the
+parameter's path, such as 'encoder/layers_0/mlp/wo/kernel', and each parameter
+matches exactly one row. Stacked layers ('encoder/layers/...') use the same
+rows: their leading layer axis is never split.
+
+An axis that does not divide its dimension is dropped for that parameter, which
+then is replicated over it; `dropped_axes` lists where this happened.
+"""
+
+import collections
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+DATA_AXIS = 'data'
+MODEL_AXIS = 'model'
+STACKED_LAYERS = 'layers'
+
+Rules = tuple[tuple[str, PartitionSpec], ...]
+
+
+def standard_rules() -> Rules:
+  """Weights split over 'model' in their wide dimension, as T5X's 1-D rules.
+
+  Replicated over 'data': for models that fit so. The relative bias is
+  replicated, since its few heads seldom divide and it is tiny.
+  """
+  return _rules(embed_axis=None)
+
+
+def fully_sharded_rules() -> Rules:
+  """As `standard_rules`, and split over 'data' in the embedding dimension.
+
+  Weights and optimizer state then take 1 / devices of their size on each
+  device, and are gathered layer by layer when used. With a mesh of Nx1 this is
+  fully sharded data parallelism.
+  """
+  return _rules(embed_axis=DATA_AXIS)
+
+
+def _rules(embed_axis: str | None) -> Rules:
+  wide_out = PartitionSpec(embed_axis, MODEL_AXIS)
+  wide_in = PartitionSpec(MODEL_AXIS, embed_axis)
+  return (
+    (r'token_embedder/embedding', wide_in),
+    (r'(encoder|decoder)/relpos_bias/rel_embedding', PartitionSpec()),
+    (r'(encoder|decoder)/.*attention/(query|key|value)/kernel', wide_out),
+    (r'(encoder|decoder)/.*attention/out/kernel', wide_in),
+    (r'(encoder|decoder)/.*mlp/wi(_\d+)?/kernel', wide_out),
+    (r'(encoder|decoder)/.*mlp/wo/kernel', wide_in),
+    (r'(encoder|decoder)/.*_norm/scale', PartitionSpec()),
+    (r'decoder/logits_dense/kernel', wide_out),
+  )
+
+
+def make_mesh(
+  shape: str | Sequence[int] | None = None,
+  *,
+  devices: Sequence[jax.Device] | None = None,
+) -> Mesh:
+  """A mesh with the axes 'data' and 'model'.
+
+  Args:
+    shape: '4x2' or (4, 2) for 4 data and 2 model shards; None for all devices
+      on 'data'.
+    devices: the devices to use; all of all processes by default.
+
+  Returns:
+    The mesh; on TPU pods its order follows the physical topology.
+
+  Raises:
+    ValueError: the shape is not two positive numbers, or their product is not
+      the number of devices.
+  """
+  devices = jax.devices() if devices is None else list(devices)
+  shape = f'{len(devices)}x1' if shape is None else shape
+  sizes = shape
+  if isinstance(shape, str):
+    match = re.fullmatch(r'(\d+)x(\d+)', shape.strip().lower())
+    sizes = match.groups() if match else ()
+  sizes = tuple(int(size) for size in sizes)
+  if len(sizes) != 2 or min(sizes) < 1:
+    raise ValueError(
+      f'mesh is {shape!r}, expected data x model shards such as "4x2" or'
+      ' (4, 2).'
+    )
+  if sizes[0] * sizes[1] != len(devices):
+    raise ValueError(
+      f'mesh {sizes[0]}x{sizes[1]} needs {sizes[0] * sizes[1]} devices, but'
+      f' {len(devices)} are there ({devices[0].platform}). Choose two numbers'
+      f' whose product is {len(devices)}, such as "{len(devices)}x1".'
+    )
+  return jax.make_mesh(
+    sizes,
+    (DATA_AXIS, MODEL_AXIS),
+    axis_types=(AxisType.Auto, AxisType.Auto),
+    devices=devices,
+  )
+
+
+def path_name(path: Sequence[Any]) -> str:
+  """A pytree path as text: 'encoder/layers_0/mlp/wo/kernel'."""
+  return jax.tree_util.keystr(tuple(path), simple=True, separator='/')
+
+
+def is_stacked(path: Sequence[Any]) -> bool:
+  """Whether a parameter has a leading layer axis."""
+  return STACKED_LAYERS in path_name(path).split('/')
+
+
+def specs(shapes: Any, rules: Rules) -> Any:
+  """The PartitionSpec of each parameter, as the table says.
+
+  Args:
+    shapes: parameter tree with shapes (arrays or ShapeDtypeStructs).
+    rules: the table.
+
+  Returns:
+    The same tree with one PartitionSpec per parameter, of full rank.
+
+  Raises:
+    ValueError: a parameter matches no row or several, or a row's rank is
+      higher than the parameter's.
+  """
+  return jax.tree_util.tree_map_with_path(
+    lambda path, leaf: _spec(path, leaf.shape, rules), shapes
+  )
+
+
+def shardings(shapes: Any, mesh: Mesh, rules: Rules) -> Any:
+  """The NamedSharding of each parameter; see `specs`.
+
+  Axes that do not divide their dimension are dropped.
+  """
+  return jax.tree.map(
+    lambda leaf, spec: NamedSharding(mesh, _divisible(leaf, spec, mesh)[0]),
+    shapes,
+    specs(shapes, rules),
+  )
+
+
+def state_shardings(state_shapes: Any, mesh: Mesh, rules: Rules) -> Any:
+  """The sharding of everything in a train state.
+
+  Each tree inside the state that has the structure of `state.params` (the
+  moments of AdamW, Adafactor's v) follows its parameters, array by array where
+  the shapes are equal. All else (counters, factored moments, placeholders) is
+  replicated, as in T5X.
+
+  Args:
+    state_shapes: shapes of the train state, from `jax.eval_shape`.
+    mesh: the mesh.
+    rules: the table.
+
+  Returns:
+    The same tree with one NamedSharding per array.
+  """
+  params = state_shapes.params
+  structure = jax.tree.structure(params)
+  param_shardings = shardings(params, mesh, rules)
+  replicated = NamedSharding(mesh, PartitionSpec())
+
+  def follow(subtree):
+    if jax.tree.structure(subtree) != structure:
+      return replicated
+    return jax.tree.map(
+      lambda leaf, param, sharding: (
+        sharding if leaf.shape == param.shape else replicated
+      ),
+      subtree,
+      params,
+      param_shardings,
+    )
+
+  return jax.tree.map(
+    follow,
+    state_shapes,
+    is_leaf=lambda tree: jax.tree.structure(tree) == structure,
+  )
+
+
+def dropped_axes(shapes: Any, mesh: Mesh, rules: Rules) -> list[str]:
+  """One line for each mesh axis that could not split its dimension."""
+  lines = []
+
+  def visit(path, leaf, spec):
+    for dimension, axis in _divisible(leaf, spec, mesh)[1]:
+      lines.append(
+        f'{path_name(path)}: dimension {dimension} of {tuple(leaf.shape)} is'
+        f' not split over {axis!r} ({mesh.shape[axis]} shards)'
+      )
+
+  jax.tree_util.tree_map_with_path(visit, shapes, specs(shapes, rules))
+  return lines
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """Rows over 'data', for every array of a batch."""
+  return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+
+
+def check_batch(batch: Any, mesh: Mesh, *, num_microbatches: int = 1) -> None:
+  """Raises unless the rows of each view divide evenly.
+
+  Args:
+    batch: view -> row group; arrays or shapes of the *global* batch.
+    mesh: the mesh.
+    num_microbatches: how many parts a step cuts the batch into.
+
+  Raises:
+    ValueError: a view's number of rows is not a multiple of data shards times
+      microbatches.
+  """
+  parts = mesh.shape[DATA_AXIS] * num_microbatches
+  for view, rows in batch.items():
+    num_rows = len(rows['decoder_target_tokens'])
+    if num_rows % parts:
+      raise ValueError(
+        f'view {view!r} has {num_rows} rows, expected a multiple of {parts}'
+        f' ({mesh.shape[DATA_AXIS]} data shards x {num_microbatches}'
+        ' microbatches). Change the batch size (or the packed row count), the'
+        ' mesh or the number of microbatches.'
+      )
+
+
+def _spec(path: Any, shape: Sequence[int], rules: Rules) -> PartitionSpec:
+  """The one matching row's spec, padded to the parameter's rank."""
+  name = path_name(path)
+  matches = [rule for rule in rules if re.fullmatch(rule[0], name)]
+  if len(matches) != 1:
+    raise ValueError(
+      f'parameter {name} matches {len(matches)} rows of the sharding table,'
+      f' expected exactly one: {[pattern for pattern, _ in matches]}. Add or'
+      ' narrow a row.'
+    )
+  pattern, spec = matches[0]
+  leading = (None,) * is_stacked(path)
+  missing = len(shape) - len(leading) - len(spec)
+  if missing < 0:
+    raise ValueError(
+      f'parameter {name} has shape {tuple(shape)}, but row {pattern!r} splits'
+      f' {len(spec)} dimensions: {spec}. Correct the row.'
+    )
+  return PartitionSpec(*leading, *spec, *(None,) * missing)
+
+
+def _divisible(
+  leaf: Any, spec: PartitionSpec, mesh: Mesh
+) -> tuple[PartitionSpec, list[tuple[int, str]]]:
+  """The spec without axes that do not divide, and what was dropped."""
+  kept, dropped = [], []
+  for dimension, axis in enumerate(spec):
+    if axis is not None and leaf.shape[dimension] % mesh.shape[axis]:
+      dropped.append((dimension, axis))
+      axis = None
+    kept.append(axis)
+  used = collections.Counter(axis for axis in kept if axis is not None)
+  assert all(count == 1 for count in used.values()), spec
+  return PartitionSpec(*kept), dropped

@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The two stacks of a T5: layers, dropout sites, and how layers are run.
+
+Masks come from outside: what a position may see is the caller's matter, so
+the same decoder runs whole rows and single positions over a cache. Every
+random mask has its own key, folded from the layer's number.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from dsbs_jax.core import attention, parameters, t5_config
+from dsbs_jax.core.t5_config import T5Config
+
+NORM_EPSILON = 1e-6
+
+
+def rms_norm(inputs: jax.Array, scale: jax.Array) -> jax.Array:
+  """Divides by the root mean square over D, in float32; no mean, no bias."""
+  wide = inputs.astype(jnp.float32)
+  mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
+  normed = wide * jax.lax.rsqrt(mean_square + NORM_EPSILON)
+  return normed.astype(inputs.dtype) * scale.astype(inputs.dtype)
+
+
+def split_key(key: jax.Array | None, num: int):
+  """`num` keys, or as many Nones when there is no dropout."""
+  return [None] * num if key is None else jax.random.split(key, num)
+
+
+def _row_dropout(inputs, key, config: T5Config):
+  """Dropout of [B, L, width] with one mask for all positions of a row."""
+  batch, _, width = inputs.shape
+  return attention.dropout(
+    inputs, key, rate=config.dropout_rate, mask_shape=(batch, 1, width)
+  )
+
+
+def _mlp(params: dict, inputs: jax.Array, config: T5Config, key):
+  hidden = None
+  for name, activation in zip(
+    config.mlp_inputs, config.mlp_activations, strict=True
+  ):
+    part = inputs @ params[name]['kernel'].astype(inputs.dtype)
+    part = t5_config.ACTIVATIONS[activation](part)
+    hidden = part if hidden is None else hidden * part
+  hidden = _row_dropout(hidden, key, config)
+  return hidden @ params['wo']['kernel'].astype(inputs.dtype)
+
+
+def _mlp_block(params: dict, inputs: jax.Array, config: T5Config, keys):
+  normed = rms_norm(inputs, params['pre_mlp_layer_norm']['scale'])
+  output = _mlp(params['mlp'], normed, config, keys[0])
+  return inputs + _row_dropout(output, keys[1], config)
+
+
+def _embed(params: dict, tokens: jax.Array, config: T5Config, key):
+  """Looks tokens [B, L] up; a gather, where T5X multiplies by one-hots."""
+  embedding = params['token_embedder']['embedding']
+  embedded = embedding[tokens].astype(config.dtype)  # [B, L, D]
+  return _row_dropout(embedded, key, config)
+
+
+def _run_layers(
+  layer: Callable,
+  params: dict,
+  inputs: jax.Array,
+  *,
+  config: T5Config,
+  stack: str,
+  memories: dict | None = None,
+  key: jax.Array | None = None,
+) -> tuple[jax.Array, dict | None]:
+  """Runs the layers of one stack, as a Python loop or as lax.scan.
+
+  Args:
+    layer: (layer_params, inputs, memories, key) -> (outputs, memories).
+    params: the stack's parameters.
+    inputs: [B, L, D].
+    config: says how the layers are laid out and what is computed again.
+    stack: 'encoder' or 'decoder'.
+    memories: per layer a pytree that the layer reads and returns changed,
+      under the names of the layers in `params`.
+    key: typed random key, folded with the layer's number.
+
+  Returns:
+    Outputs [B, L, D]; what the layers returned, under the same names.
+  """
+  names = parameters.layer_names(config, stack)
+  if names[0] not in params:
+    found = sorted(name for name in params if name.startswith('layers'))
+    raise ValueError(
+      f'The {stack} has subtrees {found}, expected {list(names)} with'
+      f' T5Config.scan_layers={config.scan_layers}. Convert the parameters'
+      ' by network.stack_layers or network.unstack_layers.'
+    )
+  if config.remat != 'none':
+    policy = None
+    if config.remat == 'minimal':
+      policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    layer = jax.checkpoint(
+      layer, policy=policy, prevent_cse=not config.scan_layers
+    )
+  if config.scan_layers:
+    numbers = jnp.arange(config.num_layers(stack))
+    keys = (
+      None
+      if key is None
+      else jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, numbers)
+    )
+    stacked = (params['layers'], memories and memories['layers'], keys)
+    outputs, changed = jax.lax.scan(
+      lambda x, xs: layer(xs[0], x, xs[1], xs[2]), inputs, stacked
+    )
+    return outputs, {'layers': changed}
+  outputs, changed = inputs, {}
+  for number, name in enumerate(names):
+    layer_key = None if key is None else jax.random.fold_in(key, number)
+    outputs, changed[name] = layer(
+      params[name], outputs, memories and memories[name], layer_key
+    )
+  return outputs, changed
+
+
+def run_encoder(
+  params: dict,
+  config: T5Config,
+  tokens: jax.Array,
+  *,
+  mask: jax.Array,
+  dropout_key: jax.Array | None = None,
+) -> jax.Array:
+  """Runs the encoder.
+
+  Args:
+    params: the whole parameter tree.
+    config: its size.
+    tokens: [B, S] int32.
+    mask: bool, broadcast to [B, H, S, S].
+    dropout_key: typed random key, or None for no dropout.
+
+  Returns:
+    [B, S, D] in the activation dtype, after the final norm.
+  """
+  stack = params['encoder']
+  length = tokens.shape[1]
+  bias = attention.relative_bias(
+    stack['relpos_bias']['rel_embedding'],
+    length,
+    length,
+    bidirectional=True,
+    max_distance=config.max_distance,
+  )
+  embed_key, layers_key, norm_key = split_key(dropout_key, 3)
+
+  def layer(layer_params, inputs, _, key):
+    keys = split_key(key, 4)
+    normed = rms_norm(inputs, layer_params['pre_attention_layer_norm']['scale'])
+    weights = layer_params['attention']
+    output = attention.attend(
+      weights,
+      normed,
+      attention.keys_values(weights, normed, config.num_heads),
+      mask=mask,
+      bias=bias,
+      dropout_rate=config.dropout_rate,
+      dropout_key=keys[0],
+    )
+    inputs = inputs + _row_dropout(output, keys[1], config)
+    return _mlp_block(layer_params, inputs, config, keys[2:]), None
+
+  embedded = _embed(params, tokens, config, embed_key)
+  hidden, _ = _run_layers(
+    layer, stack, embedded, config=config, stack='encoder', key=layers_key
+  )
+  normed = rms_norm(hidden, stack['encoder_norm']['scale'])
+  # The one place where T5X draws a mask per position.
+  return attention.dropout(
+    normed, norm_key, rate=config.dropout_rate, mask_shape=normed.shape
+  )
+
+
+def run_decoder(
+  params: dict,
+  config: T5Config,
+  tokens: jax.Array,
+  *,
+  make_memories: Callable,
+  bias: jax.Array,
+  self_mask: jax.Array,
+  cross_mask: jax.Array,
+  memories: dict | None = None,
+  dropout_key: jax.Array | None = None,
+) -> tuple[jax.Array, dict | None]:
+  """Runs the decoder over whole rows or over one position with a cache.
+
+  Args:
+    params: the whole parameter tree.
+    config: its size.
+    tokens: [B, T] int32 decoder inputs.
+    make_memories: (layer_params, normed inputs, the layer's entry of
+      `memories`) -> (own KeyValue, the encoder's KeyValue, what to return).
+    bias: [1, H, T, S'] float32 of the self-attention, S' its keys.
+    self_mask: bool, broadcast to [B, H, T, S'].
+    cross_mask: bool, broadcast to [B, H, T, S].
+    memories: per layer, under the layers' names, what make_memories reads.
+    dropout_key: typed random key, or None for no dropout.
+
+  Returns:
+    [B, T, D] after the final norm; per layer what make_memories returned.
+  """
+  stack = params['decoder']
+  embed_key, layers_key, norm_key = split_key(dropout_key, 3)
+  rate = config.dropout_rate
+
+  def layer(layer_params, inputs, layer_memories, key):
+    keys = split_key(key, 6)
+    scale = layer_params['pre_self_attention_layer_norm']['scale']
+    normed = rms_norm(inputs, scale)
+    own, cross, changed = make_memories(layer_params, normed, layer_memories)
+    output = attention.attend(
+      layer_params['self_attention'],
+      normed,
+      own,
+      mask=self_mask,
+      bias=bias,
+      dropout_rate=rate,
+      dropout_key=keys[0],
+    )
+    inputs = inputs + _row_dropout(output, keys[1], config)
+    scale = layer_params['pre_cross_attention_layer_norm']['scale']
+    output = attention.attend(
+      layer_params['encoder_decoder_attention'],
+      rms_norm(inputs, scale),
+      cross,
+      mask=cross_mask,
+      dropout_rate=rate,
+      dropout_key=keys[2],
+    )
+    inputs = inputs + _row_dropout(output, keys[3], config)
+    return _mlp_block(layer_params, inputs, config, keys[4:]), changed
+
+  hidden, changed = _run_layers(
+    layer,
+    stack,
+    _embed(params, tokens, config, embed_key),
+    config=config,
+    stack='decoder',
+    memories=memories,
+    key=layers_key,
+  )
+  normed = rms_norm(hidden, stack['decoder_norm']['scale'])
+  return _row_dropout(normed, norm_key, config), changed
+
+
+def decoder_bias(params: dict, config: T5Config, length: int) -> jax.Array:
+  """[1, H, T, T] float32: the bias of the decoder's self-attention."""
+  return attention.relative_bias(
+    params['decoder']['relpos_bias']['rel_embedding'],
+    length,
+    length,
+    bidirectional=False,
+    max_distance=config.max_distance,
+  )

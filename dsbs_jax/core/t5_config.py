@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The size and the variant of a T5, checked where it is made."""
+
+import dataclasses
+import functools
+
+import jax
+
+REMAT_CHOICES = ('none', 'minimal', 'full')
+ACTIVATIONS = {
+  'gelu': functools.partial(jax.nn.gelu, approximate=True),
+  'relu': jax.nn.relu,
+  'silu': jax.nn.silu,
+  'linear': lambda inputs: inputs,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class T5Config:
+  """The size and the variant of a T5.
+
+  Attributes:
+    vocab_size: V, rows of the embedding (32128 for the public vocabulary).
+    emb_dim: D.
+    num_heads: H.
+    head_dim: K; H * K need not be D.
+    mlp_dim: F.
+    num_encoder_layers: N of the encoder.
+    num_decoder_layers: N of the decoder.
+    mlp_activations: ('gelu', 'linear') for T5 1.1, ('relu',) for T5 1.0.
+    logits_via_embedding: True ties the logits to the embedding (T5 1.0).
+    dropout_rate: at all of T5's dropout sites, when a key is given.
+    dtype: of the activations; parameters are float32 always.
+    num_buckets: of the relative position bias.
+    max_distance: of the relative position bias.
+    remat: what a layer computes again in the backward pass: 'none' keeps
+      everything, 'minimal' keeps products with parameters, 'full' keeps the
+      layer's input only.
+    scan_layers: True runs the layers of a stack as one loop over stacked
+      parameters, which compiles faster and runs slower.
+  """
+
+  vocab_size: int
+  emb_dim: int
+  num_heads: int
+  head_dim: int
+  mlp_dim: int
+  num_encoder_layers: int
+  num_decoder_layers: int
+  mlp_activations: tuple[str, ...] = ('gelu', 'linear')
+  logits_via_embedding: bool = False
+  dropout_rate: float = 0.1
+  dtype: str = 'float32'
+  num_buckets: int = 32
+  max_distance: int = 128
+  remat: str = 'none'
+  scan_layers: bool = False
+
+  def __post_init__(self):
+    # gin hands lists over; a frozen, hashable config needs a tuple.
+    object.__setattr__(self, 'mlp_activations', tuple(self.mlp_activations))
+    for name in (
+      'vocab_size',
+      'emb_dim',
+      'num_heads',
+      'head_dim',
+      'mlp_dim',
+      'num_encoder_layers',
+      'num_decoder_layers',
+    ):
+      size = getattr(self, name)
+      if not isinstance(size, int) or size < 1:
+        raise ValueError(f'T5Config.{name} is {size!r}, expected an int >= 1.')
+    unknown = set(self.mlp_activations) - set(ACTIVATIONS)
+    if unknown or not self.mlp_activations:
+      raise ValueError(
+        f'T5Config.mlp_activations is {self.mlp_activations}, expected one'
+        f' or more of {sorted(ACTIVATIONS)}: T5 1.1 has (gelu, linear), T5'
+        ' 1.0 has (relu,).'
+      )
+    if not 0.0 <= self.dropout_rate < 1.0:
+      raise ValueError(
+        f'T5Config.dropout_rate is {self.dropout_rate}, expected a number'
+        ' in [0, 1).'
+      )
+    if self.dtype not in ('float32', 'bfloat16', 'float16'):
+      raise ValueError(
+        f'T5Config.dtype is {self.dtype!r}, expected float32, bfloat16 or'
+        ' float16 (parameters stay float32).'
+      )
+    if self.num_buckets < 4 or self.num_buckets % 4:
+      raise ValueError(
+        f'T5Config.num_buckets is {self.num_buckets}, expected a multiple'
+        ' of 4: half per direction, half of that one distance wide.'
+      )
+    if self.max_distance <= self.num_buckets // 2:
+      raise ValueError(
+        f'T5Config.max_distance is {self.max_distance}, expected more than'
+        f' {self.num_buckets // 2}, the distances with a bucket of their own.'
+      )
+    if self.remat not in REMAT_CHOICES:
+      raise ValueError(
+        f'T5Config.remat is {self.remat!r}, expected one of {REMAT_CHOICES}.'
+      )
+
+  def num_layers(self, stack: str) -> int:
+    """Layers of 'encoder' or 'decoder'."""
+    if stack == 'encoder':
+      return self.num_encoder_layers
+    return self.num_decoder_layers
+
+  @property
+  def mlp_inputs(self) -> tuple[str, ...]:
+    """Names of the MLP's first kernels, one per activation."""
+    if len(self.mlp_activations) == 1:
+      return ('wi',)
+    return tuple(f'wi_{i}' for i in range(len(self.mlp_activations)))

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A folder or a zip file, read the same way and never unpacked.
+
+Files are found by the end of their path, so that an archive may have any
+folders above `cqa/cqa_train.json`. Zip files come from elsewhere and are
+checked before a byte of them is used.
+"""
+
+import dataclasses
+import fnmatch
+import pathlib
+import posixpath
+import stat
+import zipfile
+from typing import BinaryIO
+
+MAX_LEVELS = 4
+MAX_MEMBERS = 100_000
+MAX_MEMBER_BYTES = 4 << 30
+# JSON text packs 3-30 times; a bomb packs 1,000 times and more.
+MAX_RATIO = 300
+_RATIO_FREE_BYTES = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Folder:
+  """A folder on disk."""
+
+  root: pathlib.Path
+
+  def glob(self, pattern: str) -> list[str]:
+    """Files whose path matches, `*` staying within one folder's name."""
+    return sorted(
+      path.relative_to(self.root).as_posix()
+      for path in self.root.glob(pattern)
+      if path.is_file()
+    )
+
+  def open(self, name: str) -> BinaryIO:
+    return open(self.root / name, 'rb')
+
+
+@dataclasses.dataclass(frozen=True)
+class Zip:
+  """A checked zip file; see `open_archive`."""
+
+  root: pathlib.Path
+  members: frozenset[str]
+
+  def glob(self, pattern: str) -> list[str]:
+    """Members whose path matches, `*` staying within one folder's name."""
+    parts = pattern.split('/')
+    return sorted(n for n in self.members if _matches(n.split('/'), parts))
+
+  def open(self, name: str) -> BinaryIO:
+    # The member keeps the archive open for as long as it needs it.
+    with zipfile.ZipFile(self.root) as archive:
+      return archive.open(name)
+
+
+Archive = Folder | Zip
+
+
+def open_archive(path: str | pathlib.Path) -> Archive:
+  """Opens a folder or a zip file for reading.
+
+  Args:
+    path: where it is.
+
+  Returns:
+    The archive.
+
+  Raises:
+    ValueError: nothing is there, it is neither of the two, or a zip member
+      has an unsafe path, is encrypted, or is too large.
+  """
+  path = pathlib.Path(path).expanduser()
+  if path.is_dir():
+    return Folder(path)
+  if not path.exists():
+    raise ValueError(
+      f'The source {path} does not exist, expected a folder or a zip file.'
+      ' Check the path.'
+    )
+  if not zipfile.is_zipfile(path):
+    raise ValueError(
+      f'The source {path} is neither a folder nor a zip file. Give the'
+      " folder that holds the rows' file."
+    )
+  with zipfile.ZipFile(path) as archive:
+    members = archive.infolist()
+  if len(members) > MAX_MEMBERS:
+    raise ValueError(
+      f'{path} has {len(members):,} members, expected at most'
+      f' {MAX_MEMBERS:,}. Unpack what is needed and give the folder.'
+    )
+  for member in members:
+    _check(member, path)
+  return Zip(path, frozenset(m.filename for m in members if not m.is_dir()))
+
+
+def find(archive: Archive, file: str, *, prefer: str) -> str | None:
+  """The one file whose path ends in `file`.
+
+  Args:
+    archive: where to look, down to four folders deep.
+    file: file name, possibly with folders before it.
+    prefer: name of the folder that decides where several files are equally
+      deep.
+
+  Returns:
+    Path inside the archive, or None.
+
+  Raises:
+    ValueError: several files fit equally well, or `file` leaves the archive.
+  """
+  if file.startswith('/') or '..' in file.split('/'):
+    raise ValueError(
+      f'The file name {file!r} leaves the source, expected a path inside it.'
+    )
+  for level in range(MAX_LEVELS + 1):
+    found = archive.glob('*/' * level + file)
+    named = [f for f in found if prefer in f.split('/')[:-1]]
+    found = named if named else found
+    if len(found) > 1:
+      raise ValueError(
+        f'{archive.root} has {len(found)} files named {file}'
+        f' ({", ".join(found[:3])}), expected one. Give the folder of one'
+        ' of them as the source.'
+      )
+    if found:
+      return found[0]
+  return None
+
+
+def beside(archive: Archive, file: str, pattern: str) -> list[str]:
+  """Files that match a pattern relative to another file's folder."""
+  path = posixpath.normpath(posixpath.join(posixpath.dirname(file), pattern))
+  return [] if path.startswith('..') else archive.glob(path)
+
+
+def _matches(name: list[str], pattern: list[str]) -> bool:
+  return len(name) == len(pattern) and all(
+    fnmatch.fnmatchcase(n, p) for n, p in zip(name, pattern, strict=True)
+  )
+
+
+def _check(member: zipfile.ZipInfo, path: pathlib.Path) -> None:
+  name, size = member.filename, member.file_size
+  fault = None
+  if (
+    name.startswith('/')
+    or '..' in name.split('/')
+    or ':' in name.split('/')[0]
+    or '\\' in member.orig_filename
+    or '\0' in member.orig_filename
+  ):
+    fault = 'has a path that leaves the archive'
+  elif stat.S_ISLNK(member.external_attr >> 16):
+    fault = 'is a link'
+  elif member.flag_bits & 1:
+    fault = 'is encrypted'
+  elif size > MAX_MEMBER_BYTES:
+    fault = f'unpacks to {size:,} bytes, over {MAX_MEMBER_BYTES:,}'
+  elif size > max(_RATIO_FREE_BYTES, MAX_RATIO * member.compress_size):
+    fault = f'unpacks {member.compress_size:,} bytes to {size:,}'
+  if fault:
+    raise ValueError(
+      f'Member {name!r} of {path} {fault}, expected plain files inside the'
+      ' archive. Unpack what is needed and give the folder.'
+    )

@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A benchmark: everything the project must be told to work with a data set.
+
+One `Benchmark` is the whole extension interface. Its required fields are one
+sentence each (which files, how a row reads, what its answer is, how to read a
+completion, how to score); the rest has defaults that suit most data.
+`find(name)` is how commands get from `--benchmark=cqa` to the object.
+"""
+
+import dataclasses
+import difflib
+import importlib
+import importlib.util
+import pkgutil
+import re
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
+
+from dsbs_jax.data import parsing
+
+Row = Mapping[str, Any]
+Parser = Callable[[str], 'parsing.Parsed | parsing.Unparsed']
+Metric = Callable[[Sequence[str], Sequence[str]], Mapping[str, float]]
+
+SPLITS = ('train', 'validation', 'test')
+
+_NAME = re.compile('[a-z][a-z0-9_]*')
+_REGISTRY: dict[str, 'Benchmark'] = {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """Some rows of one file.
+
+  Attributes:
+    file: file name, relative to the benchmark's folder or any folder above it.
+    select: from the file's number of rows to the indices that belong here, in
+      order; None takes all rows in file order.
+  """
+
+  file: str
+  select: Callable[[int], Sequence[int]] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Benchmark:
+  """A data set with its texts, parser and metric.
+
+  Attributes:
+    name: lower-case identifier, the first part of every task name.
+    splits: rows file of each split, `train`, `validation` or `test`: JSON
+      lines or one JSON array. Several names are read one after another.
+    render: row -> the input text. Premise and hypothesis are joined by the
+      literal `</s>`, which becomes the EOS id.
+    label: row -> the human label as text.
+    parse: completion -> rationale and label; never raises (see `parsing`).
+    metric: (targets, predictions) -> {'accuracy': percent, ...}, a seqio
+      metric function.
+    labels: the closed set of labels, or () where labels are free text.
+    options: row -> its answer choices, or None where rows have no choices.
+    well_formed: label -> whether the metric can read it; None accepts all.
+    example_id: row -> an id that is unique in its split; None uses
+      `<split>-<index>`.
+    vote: label -> key under which two labels count as the same answer when
+      several samples vote; None compares texts.
+    parsers: completions of a teacher that needs a parser of its own.
+    fallbacks: where a split's file is absent, the part of another file that
+      holds its rows.
+    derive_validation: whether validation is a tenth of train, as in the paper.
+  """
+
+  name: str
+  splits: Mapping[str, str | Sequence[str]]
+  render: Callable[[Row], str]
+  label: Callable[[Row], str]
+  parse: Parser
+  metric: Metric
+  _: dataclasses.KW_ONLY
+  labels: Sequence[str] = ()
+  options: Callable[[Row], Sequence[str]] | None = None
+  well_formed: Callable[[str], bool] | None = None
+  example_id: Callable[[Row], str] | None = None
+  vote: Callable[[str], Hashable] | None = None
+  parsers: Mapping[str, Parser] = dataclasses.field(default_factory=dict)
+  fallbacks: Mapping[str, Part] = dataclasses.field(default_factory=dict)
+  derive_validation: bool = False
+
+  def __post_init__(self):
+    if not _NAME.fullmatch(self.name):
+      raise ValueError(
+        f'Benchmark.name is {self.name!r}, expected lower-case letters,'
+        ' digits and underscores that start with a letter.'
+      )
+    unknown = [split for split in self.splits if split not in SPLITS]
+    if unknown or not self.splits:
+      raise ValueError(
+        f'Benchmark {self.name!r} has splits {list(self.splits)}, expected'
+        f' one or more of {", ".join(SPLITS)}. Rename or add a split.'
+      )
+    if self.derive_validation and 'validation' in self.splits:
+      raise ValueError(
+        f'Benchmark {self.name!r} has a validation file and'
+        ' derive_validation=True. Drop one of the two.'
+      )
+
+  def parser(self, teacher: str) -> Parser:
+    """The parser for completions of this teacher."""
+    return self.parsers.get(teacher, self.parse)
+
+  def split_names(self) -> tuple[str, ...]:
+    """Splits in their fixed order, a derived validation split included."""
+    derived = {'validation'} if self.derive_validation else set()
+    return tuple(s for s in SPLITS if s in self.splits or s in derived)
+
+  def row_id(self, row: Row, *, split: str, index: int) -> str:
+    """The id that joins a row with its completions.
+
+    Args:
+      row: the JSON object.
+      split: the split whose file the row stands in, before any validation
+        split is derived from it.
+      index: the row's position in that file, from 0.
+
+    Returns:
+      `example_id(row)` as text, or `<split>-<index>`.
+    """
+    if self.example_id is None:
+      return f'{split}-{index}'
+    return str(self.example_id(row))
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+  """One row joined with what the LLM said about it.
+
+  Attributes:
+    index: position in the rows file or, where a split has several files, in
+      their concatenation. Subsampling and derived splits keep it.
+    example_id: the row's id, unique in its split.
+    input: the rendered text, without any prefix.
+    gt_label: the human label.
+    llm_label: the LLM's label, or the sentinel that the original code trains
+      on where there is none (`' '` or `''`).
+    rationale: the LLM's rationale, or the sentinel.
+    status: 'parsed', or why the completion is not usable as it stands.
+    correct: whether the metric counts llm_label as right; None where it gives
+      no 'accuracy'.
+    votes: completions that gave this label.
+    samples: completions of this row.
+  """
+
+  index: int
+  example_id: str
+  input: str
+  gt_label: str
+  llm_label: str
+  rationale: str
+  status: str
+  correct: bool | None = None
+  votes: int = 0
+  samples: int = 0
+
+
+def add(benchmark: Benchmark) -> None:
+  """Makes a benchmark known by its name.
+
+  Raises:
+    ValueError: another benchmark has the name.
+  """
+  known = _REGISTRY.setdefault(benchmark.name, benchmark)
+  if known is not benchmark:
+    raise ValueError(
+      f'A benchmark named {benchmark.name!r} exists already, expected one'
+      ' per name. Rename yours, and import its module under one name only.'
+    )
+
+
+def names() -> tuple[str, ...]:
+  """The names known so far, sorted."""
+  return tuple(sorted(_REGISTRY))
+
+
+def find(name: str, *, module: str | None = None) -> Benchmark:
+  """The benchmark of this name.
+
+  A name that is not known yet is looked for in `tasks.<name>`, then in all
+  modules of `tasks`.
+
+  Args:
+    name: the benchmark's name.
+    module: dotted name of a module of your own that registers it.
+
+  Returns:
+    The benchmark.
+
+  Raises:
+    ValueError: nothing registers this name; the nearest ones are named.
+  """
+  if module is not None:
+    importlib.import_module(module)
+  if name not in _REGISTRY and _NAME.fullmatch(name):
+    _import_tasks(name)
+  if name not in _REGISTRY:
+    near = difflib.get_close_matches(name, names(), n=3, cutoff=0.4)
+    hint = f' Did you mean {" or ".join(near)}?' if near else ''
+    raise ValueError(
+      f'No benchmark is named {name!r}, expected one of'
+      f' {", ".join(names())}.{hint} A benchmark of your own is found'
+      ' when its module is imported first (see tasks/README.md).'
+    )
+  return _REGISTRY[name]
+
+
+def _import_tasks(name: str) -> None:
+  """Imports the task module of this name, or all of them."""
+  if importlib.util.find_spec('tasks') is None:
+    return
+  package = importlib.import_module('tasks')
+  modules = [m.name for m in pkgutil.iter_modules(package.__path__)]
+  for module in [name] if name in modules else modules:
+    importlib.import_module(f'tasks.{module}')

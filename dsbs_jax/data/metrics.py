@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scores: exact text, and the value of an equation. Plain Python.
+
+Both metrics have seqio's signature `(targets, predictions) -> {name: value}`
+and give percent. Equations come from models and files, so they are never
+given to `eval`: a bounded reader walks Python's own syntax tree and knows
+numbers, + - * /, signs and parentheses.
+"""
+
+import ast
+import math
+import operator
+import re
+from collections.abc import Sequence
+
+MAX_CHARS = 1000
+MAX_DEPTH = 50
+MAX_DIGITS = 300
+
+# Only these characters can be part of an equation; `e` is the exponent's.
+_EQUATION = re.compile(r'[0-9eE.+\-*/() \t\n]+', re.ASCII)
+_NUMBER = re.compile(r'[0-9.]+')
+_BINARY = {
+  ast.Add: operator.add,
+  ast.Sub: operator.sub,
+  ast.Mult: operator.mul,
+  ast.Div: operator.truediv,
+}
+_UNARY = {ast.UAdd: operator.pos, ast.USub: operator.neg}
+
+
+def exact_match(
+  targets: Sequence[str], predictions: Sequence[str]
+) -> dict[str, float]:
+  """Percentage of predictions equal to their target, character by character.
+
+  Nothing is stripped or lower-cased, and a blank prediction counts as wrong
+  unless the target is the same blank.
+
+  Args:
+    targets: true texts.
+    predictions: as many predicted texts, in the same order.
+
+  Returns:
+    {'accuracy': percent in [0, 100]}.
+
+  Raises:
+    ValueError: different numbers of texts, or none.
+
+  Source: paper-facts on the original text accuracy (arXiv 2305.02301).
+  """
+  return _percent([t == p for t, p in _pairs(targets, predictions)])
+
+
+def equation_accuracy(
+  targets: Sequence[str], predictions: Sequence[str]
+) -> dict[str, float]:
+  """Percentage of predictions whose value equals their target's.
+
+  Args:
+    targets: equations or numbers as text, such as '( 84.0 / 2.0 )'.
+    predictions: as many predicted ones, in the same order.
+
+  Returns:
+    {'accuracy': percent in [0, 100]}. Values are compared as exact floats; a
+    text without a value (see `value`) equals nothing, not even itself.
+
+  Raises:
+    ValueError: different numbers of texts, or none.
+  """
+  return _percent(
+    [value(t) == value(p) for t, p in _pairs(targets, predictions)]
+  )
+
+
+def value(equation: str) -> float:
+  """The number that an equation stands for, or NaN.
+
+  Numbers, + - * /, signs and parentheses have their meaning in Python;
+  whatever else, division by zero, infinities and anything over the bounds of
+  this module (characters, depth of parentheses, digits of one number) give
+  NaN. The bounds are checked before anything is parsed, so that no text takes
+  long.
+  """
+  text = equation.strip() if len(equation) <= MAX_CHARS else ''
+  if not _EQUATION.fullmatch(text) or not _within_bounds(text):
+    return math.nan
+  try:
+    number = float(_walk(ast.parse(text, mode='eval').body))
+  except (SyntaxError, ArithmeticError, RecursionError, MemoryError):
+    return math.nan
+  return number if math.isfinite(number) else math.nan
+
+
+def has_value(equation: str) -> bool:
+  """Whether a text is an equation that `value` can read."""
+  return not math.isnan(value(equation))
+
+
+def _within_bounds(text: str) -> bool:
+  depth = deepest = signs = 0
+  for character in text:
+    depth += (character == '(') - (character == ')')
+    signs = signs + 1 if character in '+-' else 0 if character > ' ' else signs
+    deepest = max(deepest, depth, signs)
+  longest = max(map(len, _NUMBER.findall(text)), default=0)
+  return deepest <= MAX_DEPTH and longest <= MAX_DIGITS
+
+
+def _walk(node: ast.AST) -> int | float:
+  """The value of a syntax tree; SyntaxError for what is not arithmetic."""
+  match node:
+    case ast.Constant(value=int() | float() as number):
+      return number
+    case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
+      return _BINARY[type(op)](_walk(left), _walk(right))
+    case ast.UnaryOp(op=op, operand=operand) if type(op) in _UNARY:
+      return _UNARY[type(op)](_walk(operand))
+  raise SyntaxError(f'{type(node).__name__} is not arithmetic')
+
+
+def _pairs(targets: Sequence[str], predictions: Sequence[str]):
+  if len(targets) != len(predictions) or not len(targets):
+    raise ValueError(
+      f'{len(targets)} targets and {len(predictions)} predictions, expected'
+      ' the same number and at least one. Score the split that was decoded.'
+    )
+  return zip(targets, predictions, strict=True)
+
+
+def _percent(hits: Sequence[bool]) -> dict[str, float]:
+  return {'accuracy': 100.0 * sum(hits) / len(hits)}

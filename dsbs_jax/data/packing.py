@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Choosing the shapes of batches: padded, bucketed or packed.
+
+A layout is configuration. `layout.plan(pool, samples, ...)` looks at real
+batches and returns a `Plan`: the few shapes that batches will have, in order
+of preference. The last shape takes any batch, so nothing is ever dropped,
+and nothing is cut unless `truncate` says so. Row counts are multiples of
+`multiple`, so that rows divide over devices and microbatches.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from dsbs_jax.data import packing_summary, placement
+from dsbs_jax.data.placement import Shape
+
+_MULTIPLE = 8
+_PACKED_INPUTS = (64, 96, 128, 160, 192, 224, 256, 320, 384, 512, 768, 1024)
+_ROUNDS = ((8, 12), (64, 4), (256, 1))  # batches tried on, candidates kept
+_OVERFLOW = 1.25  # more rows than usual for the batch that needs them
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """The shapes of one view's row groups, and how to fill them.
+
+  Attributes:
+    examples: what batches are taken from.
+    shapes: shapes in order of preference, the last takes any batch.
+    packed: whether rows hold several examples.
+    summary: one line for people: the choice and what it wastes.
+  """
+
+  examples: placement.Pool
+  shapes: tuple[Shape, ...]
+  packed: bool
+  summary: str = ''
+
+  def rows(self, positions: np.ndarray) -> dict[str, np.ndarray]:
+    """The row group of these examples, in the first shape that takes them."""
+    inputs, targets = self.examples.lengths(positions)
+    placed = None
+    for shape in self.shapes:
+      if self.packed:
+        inputs = np.minimum(inputs, shape.inputs)
+        targets = np.minimum(targets, shape.targets)
+        if placed is None:  # packed shapes differ in their rows only
+          placed = placement.first_fit(
+            inputs, targets, inputs=shape.inputs, targets=shape.targets
+          )
+        fits = placed.num_rows <= shape.rows
+      else:
+        placed = placement.one_per_row(len(positions))
+        fits = inputs.max() <= shape.inputs and targets.max() <= shape.targets
+      if fits:
+        break
+    return placement.fill(
+      self.examples, positions, placed, shape=shape, packed=self.packed
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Padded:
+  """One example per row, all rows of one length.
+
+  Attributes:
+    lengths: {'inputs': S, 'targets': T}; None takes the longest example's,
+      rounded up to a multiple of 8.
+    truncate: whether longer examples are cut rather than refused.
+  """
+
+  lengths: Mapping[str, int] | None = None
+  truncate: bool = False
+
+  def plan(
+    self,
+    examples: placement.Pool,
+    samples: Sequence[np.ndarray],
+    *,
+    batch_size: int,
+    multiple: int = 1,
+  ) -> Plan:
+    """Plans for batches of up to `batch_size` examples."""
+    width = _widths(examples, self.lengths, truncate=self.truncate)
+    shape = Shape(_up(batch_size, multiple), *width)
+    return _measured(Plan(examples, (shape,), packed=False), samples)
+
+
+@dataclasses.dataclass(frozen=True)
+class Bucketed:
+  """One example per row; each batch takes the smallest of a few lengths.
+
+  Attributes:
+    num_shapes: how many shapes there are at most.
+    lengths: the greatest lengths, as in `Padded`.
+    truncate: as in `Padded`.
+  """
+
+  num_shapes: int = 4
+  lengths: Mapping[str, int] | None = None
+  truncate: bool = False
+
+  def __post_init__(self):
+    if self.num_shapes < 1:
+      raise ValueError(
+        f'Bucketed.num_shapes is {self.num_shapes}, expected 1 or more.'
+      )
+
+  def plan(
+    self,
+    examples: placement.Pool,
+    samples: Sequence[np.ndarray],
+    *,
+    batch_size: int,
+    multiple: int = 1,
+  ) -> Plan:
+    """Plans for batches of up to `batch_size` examples."""
+    widest = _widths(examples, self.lengths, truncate=self.truncate)
+    rows = _up(batch_size, multiple)
+    longest = np.array(
+      [[side.max() for side in examples.lengths(s)] for s in samples]
+    )
+    shapes = []
+    for quantile in np.linspace(0, 1, self.num_shapes, endpoint=False)[1:]:
+      width = np.quantile(longest, quantile, axis=0)
+      width = np.minimum(_up(np.ceil(width).astype(int), _MULTIPLE), widest)
+      shapes.append(Shape(rows, *width.tolist()))
+    shapes = tuple(dict.fromkeys([*shapes, Shape(rows, *widest)]))
+    return _measured(Plan(examples, shapes, packed=False), samples)
+
+
+@dataclasses.dataclass(frozen=True)
+class Packed:
+  """Whole batches packed into a fixed number of rows of fixed lengths.
+
+  Attributes:
+    lengths: {'inputs': S, 'targets': T} of a row; None chooses the lengths
+      and the number of rows that cost least on the data.
+    truncate: as in `Padded`.
+  """
+
+  lengths: Mapping[str, int] | None = None
+  truncate: bool = False
+
+  def plan(
+    self,
+    examples: placement.Pool,
+    samples: Sequence[np.ndarray],
+    *,
+    batch_size: int,
+    multiple: int = 1,
+  ) -> Plan:
+    """Plans for batches of up to `batch_size` examples."""
+    if self.lengths is None:
+      widths = _candidates(examples, batch_size)
+    else:
+      widths = [_widths(examples, self.lengths, truncate=self.truncate)]
+    # Ever fewer candidates on ever more batches: the fullest batch decides.
+    for number, kept in _ROUNDS:
+      needed = [
+        _needed(examples, samples[:number], width, multiple) for width in widths
+      ]
+      needed.sort(key=Shape.work)
+      widths = [shape[1:] for shape in needed[:kept]]
+    usual = needed[0]
+    most = _up(batch_size, multiple)
+    more = min(_up(int(np.ceil(usual.rows * _OVERFLOW)), multiple), most)
+    counts = dict.fromkeys([usual.rows, more, most])
+    shapes = tuple(Shape(count, *usual[1:]) for count in counts)
+    return _measured(Plan(examples, shapes, packed=True), samples)
+
+
+Layout = Padded | Bucketed | Packed
+
+
+def for_view(layout: Layout, view: str) -> Layout:
+  """The layout with the lengths of one view.
+
+  Args:
+    layout: its lengths may be given per view, {'label': {'inputs': ...}, ...}.
+    view: the view's name.
+
+  Returns:
+    A layout whose lengths are None or {'inputs': S, 'targets': T}.
+  """
+  if layout.lengths is None or 'inputs' in layout.lengths:
+    return layout
+  if view not in layout.lengths:
+    raise ValueError(
+      f'lengths has the keys {sorted(layout.lengths)}, expected inputs and'
+      f' targets, or one entry per view with {view!r} among them.'
+    )
+  return dataclasses.replace(layout, lengths=layout.lengths[view])
+
+
+def _needed(
+  examples: placement.Pool,
+  samples: Sequence[np.ndarray],
+  width: tuple[int, int],
+  multiple: int,
+) -> Shape:
+  """The rows of this width that the fullest of some batches needs."""
+  most = 1
+  for positions in samples:
+    inputs, targets = examples.lengths(positions)
+    placed = placement.first_fit(
+      np.minimum(inputs, width[0]),
+      np.minimum(targets, width[1]),
+      inputs=width[0],
+      targets=width[1],
+    )
+    most = max(most, placed.num_rows)
+  return Shape(_up(most, multiple), *width)
+
+
+def _candidates(
+  examples: placement.Pool, batch_size: int
+) -> list[tuple[int, int]]:
+  """Row lengths worth trying: no example is longer, few are wider than need."""
+  longest = [_up(length, _MULTIPLE) for length in examples.longest()]
+  mean_input = examples.inputs.lengths.mean()
+  mean_target = examples.targets.lengths.mean()
+  found = {tuple(longest)}
+  for inputs in {longest[0], *(n for n in _PACKED_INPUTS if n > longest[0])}:
+    per_row = min(inputs / mean_input, batch_size)
+    for slack in (0.95, 1.0, 1.05, 1.1, 1.2, 1.35, 1.6, 2.0):
+      wanted = _up(int(np.ceil(per_row * mean_target * slack)), _MULTIPLE)
+      found.add((inputs, max(wanted, longest[1])))
+    if inputs > 4 * longest[0] and inputs > 256:
+      break
+  return sorted(found)
+
+
+def _widths(
+  examples: placement.Pool,
+  lengths: Mapping[str, int] | None,
+  *,
+  truncate: bool,
+) -> tuple[int, int]:
+  """Checked row lengths; from the longest example where none are given."""
+  longest = examples.longest()
+  if lengths is None:
+    return _up(longest[0], _MULTIPLE), _up(longest[1], _MULTIPLE)
+  if not {'inputs', 'targets'} <= set(lengths):
+    raise ValueError(
+      f"lengths is {dict(lengths)}, expected the keys 'inputs' and 'targets'."
+    )
+  for side, found in (
+    ('inputs', examples.inputs.lengths),
+    ('targets', examples.targets.lengths),
+  ):
+    allowed = lengths[side]
+    cut = found > allowed
+    if cut.any() and not truncate:
+      raise ValueError(
+        f'{side} length is {allowed}, but {cut.sum():,} of {len(found):,}'
+        f' examples are longer, by {(found[cut] - allowed).mean():.1f} tokens'
+        f' on average; the longest has {found.max()}. Raise the length, leave'
+        ' it out to have it chosen, or allow cutting with truncate=True.'
+      )
+  return int(lengths['inputs']), int(lengths['targets'])
+
+
+def _up(value, multiple: int):
+  """The next multiple at or above a number or an array."""
+  return -(-value // multiple) * multiple
+
+
+def _measured(plan: Plan, samples: Sequence[np.ndarray]) -> Plan:
+  """The plan with its summary, measured on some batches."""
+  return dataclasses.replace(
+    plan, summary=packing_summary.describe(plan, samples)
+  )

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Completion -> rationale and label, or the reason why not.
+
+A parser is any function `text -> Parsed | Unparsed` that never raises. Bad
+text is a value that is counted, and it still carries what the paper's
+original code would have trained on, so that its runs can be repeated.
+`after_marker` makes the parser that most prompts need; the benchmarks of the
+paper have their own in `tasks/`.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Sequence
+
+# Reasons that a parser gives. Others are set where the row is known.
+NO_MARKER = 'no_marker'
+TWO_MARKERS = 'two_markers'
+NO_LABEL = 'no_label'
+BLANK_LABEL = 'blank_label'
+BLANK_RATIONALE = 'blank_rationale'
+
+
+@dataclasses.dataclass(frozen=True)
+class Parsed:
+  """A completion with a rationale and a label, both with visible text."""
+
+  rationale: str
+  label: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Unparsed:
+  """A completion that lacks a part.
+
+  Attributes:
+    reason: short snake_case name, the key under which it is counted.
+    rationale: what is trained on where nothing is filtered, often a sentinel.
+    label: the same for the label.
+  """
+
+  reason: str
+  rationale: str = ''
+  label: str = ''
+
+
+def outcome(rationale: str, label: str) -> Parsed | Unparsed:
+  """`Parsed` where both texts are visible, else `Unparsed` with the two.
+
+  A missing label is named before a missing rationale.
+  """
+  if not label.strip():
+    return Unparsed(BLANK_LABEL, rationale, label)
+  if not rationale.strip():
+    return Unparsed(BLANK_RATIONALE, rationale, label)
+  return Parsed(rationale, label)
+
+
+def halves(text: str, marker: str, *, sentinel: str) -> list[str] | Unparsed:
+  """The texts before and after a marker that must occur exactly once.
+
+  Args:
+    text: what to split.
+    marker: literal text, case-sensitive.
+    sentinel: rationale and label of the `Unparsed` otherwise.
+
+  Returns:
+    [before, after], or `Unparsed` with `no_marker` or `two_markers`.
+  """
+  pieces = text.split(marker)
+  if len(pieces) == 2:
+    return pieces
+  reason = NO_MARKER if len(pieces) == 1 else TWO_MARKERS
+  return Unparsed(reason, sentinel, sentinel)
+
+
+def after_marker(
+  marker: str, *, label: str, until: Sequence[str] = ()
+) -> Callable[[str], Parsed | Unparsed]:
+  """Makes a parser for `rationale MARKER label`.
+
+  Args:
+    marker: literal text that ends the rationale and must occur once.
+    label: regular expression, searched after the marker; its first group, or
+      the whole match without one, is the label.
+    until: texts that begin the next example where a model runs on, such as
+      'Q:'; the completion is cut at the first of them.
+
+  Returns:
+    The parser. Both texts are stripped; missing ones are ''.
+  """
+  pattern = re.compile(label)
+  stop = re.compile('|'.join(map(re.escape, until)) or r'(?!)')
+
+  def parse(text: str) -> Parsed | Unparsed:
+    parts = halves(stop.split(text, maxsplit=1)[0], marker, sentinel='')
+    if isinstance(parts, Unparsed):
+      return parts
+    rationale = parts[0].strip()
+    match = pattern.search(parts[1])
+    if match is None:
+      return Unparsed(NO_LABEL, rationale)
+    found = match[1] if pattern.groups else match[0]
+    return outcome(rationale, (found or '').strip())
+
+  return parse

@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Examples -> rows of fixed shape.
+
+A batch always holds the same examples; how they lie in rows is a *shape*,
+(rows, input length, target length), and a *placement*: the row and the place
+in it of each example. Padded rows hold one example each; packed rows hold as
+many as fit, found first-fit in decreasing order of size. Every array has one
+of a few shapes known beforehand, so that few programs are compiled.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from dsbs_jax import contract
+from dsbs_jax.data import ragged, tokens
+
+# Work of an encoder token is 1; of a decoder token 1.25, with its share of
+# cross attention and logits in T5 base. A token's attention over a row of n
+# places adds n / _ATTENTION: n / 5400 by FLOPs, more for score traffic.
+_DECODER_TOKEN = 1.25
+_ATTENTION = 2000.0
+
+
+class Shape(NamedTuple):
+  """Sizes of one row group: number of rows, input and target length."""
+
+  rows: int
+  inputs: int
+  targets: int
+
+  def work(self) -> float:
+    """Relative cost of a training step on such rows."""
+    return self.rows * example_work(self.inputs, self.targets)
+
+
+def example_work(inputs, targets):
+  """Relative cost of one row of these lengths (numbers or arrays)."""
+  encoder = inputs * (1 + inputs / _ATTENTION)
+  return encoder + targets * (_DECODER_TOKEN + (targets + inputs) / _ATTENTION)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pool:
+  """The examples that batches are taken from.
+
+  Attributes:
+    inputs: encoder ids.
+    targets: decoder ids.
+    terms: [N] int32, the task id of all target tokens of an example.
+    task_ids: the task id of each target token; None where `terms` tells.
+  """
+
+  inputs: ragged.Ragged
+  targets: ragged.Ragged
+  terms: np.ndarray
+  task_ids: ragged.Ragged | None = None
+
+  def __len__(self) -> int:
+    return len(self.inputs)
+
+  def lengths(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Input and target lengths of some examples, each [n]."""
+    inputs, targets = self.inputs.offsets, self.targets.offsets
+    after = positions + 1
+    return inputs[after] - inputs[positions], targets[after] - targets[
+      positions
+    ]
+
+  def longest(self) -> tuple[int, int]:
+    """Greatest input and target length."""
+    return int(self.inputs.lengths.max()), int(self.targets.lengths.max())
+
+
+def pool(parts: Sequence[tokens.Tokens]) -> Pool:
+  """All examples of one or more tasks, one task after another.
+
+  One task stays memory-mapped; several are copied into memory.
+  """
+  terms = [
+    np.full(len(p), p.term or contract.LABEL_ID, np.int32) for p in parts
+  ]
+  task_ids = None
+  if any(part.task_ids is not None for part in parts):
+    task_ids = ragged.join([_task_ids(part) for part in parts])
+  if len(parts) == 1:
+    return Pool(parts[0].inputs, parts[0].targets, terms[0], task_ids)
+  return Pool(
+    ragged.join([part.inputs for part in parts]),
+    ragged.join([part.targets for part in parts]),
+    np.concatenate(terms),
+    task_ids,
+  )
+
+
+def _task_ids(part: tokens.Tokens) -> ragged.Ragged:
+  if part.task_ids is not None:
+    return part.task_ids
+  term = part.term or contract.LABEL_ID
+  return ragged.Ragged(
+    np.full_like(part.targets.flat, term), part.targets.offsets
+  )
+
+
+class Placement(NamedTuple):
+  """Where each of n examples lies; all [n] int64.
+
+  Attributes:
+    row: its row.
+    input_start: the place of its first input token in the row.
+    target_start: the place of its first target token in the row.
+    segment: its number within the row, from 1.
+  """
+
+  row: np.ndarray
+  input_start: np.ndarray
+  target_start: np.ndarray
+  segment: np.ndarray
+
+  @property
+  def num_rows(self) -> int:
+    """Number of rows that hold an example."""
+    return int(self.row.max(initial=-1)) + 1
+
+
+def one_per_row(num_examples: int) -> Placement:
+  """Each example at the start of its own row."""
+  zeros = np.zeros(num_examples, np.int64)
+  return Placement(np.arange(num_examples), zeros, zeros, zeros + 1)
+
+
+def first_fit(
+  input_lengths: np.ndarray,
+  target_lengths: np.ndarray,
+  *,
+  inputs: int,
+  targets: int,
+) -> Placement:
+  """Packs examples into as few rows as first-fit decreasing finds.
+
+  Args:
+    input_lengths: [n] none above `inputs`.
+    target_lengths: [n] none above `targets`.
+    inputs: input length of a row.
+    targets: target length of a row.
+
+  Returns:
+    The placement; rows are numbered in the order in which they were opened.
+  """
+  size = np.maximum(input_lengths / inputs, target_lengths / targets)
+  order = np.argsort(-size, kind='stable').tolist()
+  lengths = list(
+    zip(input_lengths.tolist(), target_lengths.tolist(), strict=True)
+  )
+  used_inputs: list[int] = []
+  used_targets: list[int] = []
+  count: list[int] = []
+  places = [(0, 0, 0, 0)] * len(lengths)
+  for example in order:
+    source, target = lengths[example]
+    for row, used in enumerate(used_inputs):
+      if used + source <= inputs and used_targets[row] + target <= targets:
+        break
+    else:
+      row = len(count)
+      used_inputs.append(0)
+      used_targets.append(0)
+      count.append(0)
+    count[row] += 1
+    places[example] = (row, used_inputs[row], used_targets[row], count[row])
+    used_inputs[row] += source
+    used_targets[row] += target
+  columns = np.array(places, np.int64).reshape(-1, 4).T
+  return Placement(*columns)
+
+
+def fill(
+  examples: Pool,
+  positions: np.ndarray,
+  placement: Placement,
+  *,
+  shape: Shape,
+  packed: bool,
+) -> dict[str, np.ndarray]:
+  """Writes examples into rows.
+
+  Args:
+    examples: where the tokens come from.
+    positions: [n] which examples.
+    placement: where each goes.
+    shape: sizes of the rows; longer examples are cut, their last id EOS_ID.
+    packed: whether segment ids and positions are added.
+
+  Returns:
+    A row group as `contract` describes it; rows without example are zeros.
+  """
+  source = _Side(
+    examples.inputs, positions, placement.row, placement.input_start
+  )
+  target = _Side(
+    examples.targets, positions, placement.row, placement.target_start
+  )
+  source.lay(shape.rows, shape.inputs)
+  target.lay(shape.rows, shape.targets)
+  target_tokens = target.ids()
+  rows = {
+    'encoder_input_tokens': source.ids(),
+    'decoder_input_tokens': target.shifted(target_tokens),
+    'decoder_target_tokens': target_tokens,
+    'decoder_loss_weights': target.each(np.ones(len(positions)), np.float32),
+    'decoder_task_ids': target.each(examples.terms[positions], np.int32),
+  }
+  if examples.task_ids is not None:
+    rows['decoder_task_ids'] = target.take(examples.task_ids)
+  if packed:
+    rows |= {
+      'encoder_segment_ids': source.each(placement.segment, np.int32),
+      'encoder_positions': source.place(source.within, np.int32),
+      'decoder_segment_ids': target.each(placement.segment, np.int32),
+      'decoder_positions': target.place(target.within, np.int32),
+    }
+  return rows
+
+
+class _Side:
+  """The encoder's or decoder's half of a row group while it is filled."""
+
+  def __init__(self, ids: ragged.Ragged, positions, row, start):
+    self._ids = ids
+    self._begin = ids.offsets[positions]
+    self._full = ids.offsets[positions + 1] - self._begin
+    self._row, self._start = row, start
+
+  def lay(self, rows: int, width: int) -> None:
+    """Computes, for all tokens at once, where each goes."""
+    self._shape = (rows, width)
+    self._lengths = np.minimum(self._full, width - self._start)
+    ends = np.cumsum(self._lengths)
+    self.within = np.arange(ends[-1] if len(ends) else 0) - np.repeat(
+      ends - self._lengths, self._lengths
+    )
+    first = self._row * width + self._start
+    self._goal = np.repeat(first, self._lengths) + self.within
+    self._last = (first + self._lengths - 1)[self._lengths < self._full]
+
+  def ids(self) -> np.ndarray:
+    """The ids, with EOS_ID at the end of what had to be cut."""
+    out = self.take(self._ids)
+    out.reshape(-1)[self._last] = contract.EOS_ID
+    return out
+
+  def take(self, values: ragged.Ragged) -> np.ndarray:
+    """Values laid like the ids; `values` has the ids' offsets."""
+    taken = np.repeat(self._begin, self._lengths) + self.within
+    return self.place(values.flat[taken], np.int32)
+
+  def place(self, values: np.ndarray, dtype) -> np.ndarray:
+    """One value per token, laid like the ids."""
+    out = np.zeros(self._shape, dtype)
+    out.reshape(-1)[self._goal] = values
+    return out
+
+  def each(self, values: np.ndarray, dtype) -> np.ndarray:
+    """One value per example, repeated for each of its tokens."""
+    return self.place(np.repeat(values, self._lengths), dtype)
+
+  def shifted(self, ids: np.ndarray) -> np.ndarray:
+    """The ids one place later, each example starting with PAD_ID."""
+    out = np.zeros(self._shape, np.int32)
+    later = self._goal[self.within > 0]
+    out.reshape(-1)[later] = ids.reshape(-1)[later - 1]
+    return out

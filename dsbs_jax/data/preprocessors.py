@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""(TF) A prepared example -> ids, as seqio preprocessors.
+
+These are the tf.data twins of `forms` and `tokens`, for T5X and other users
+of seqio; a test holds the two to the same ids.
+"""
+
+import functools
+from collections.abc import Callable
+
+import seqio
+import tensorflow as tf
+
+from dsbs_jax import contract
+from dsbs_jax.data import forms, vocabularies
+
+Preprocessor = Callable[..., tf.data.Dataset]
+
+
+def texts(
+  name: contract.TaskName, prefixes: Callable[[], forms.Prefixes]
+) -> Preprocessor:
+  """Chooses prefix, label and target of a task.
+
+  Args:
+    name: the task.
+    prefixes: gives the prefixes at the time of use.
+
+  Returns:
+    A preprocessor that adds inputs and targets to prepared examples, whose
+    `is_train` says which label an `_llm_` task takes.
+  """
+
+  def choose(example, prefix: str):
+    label = example['gt_label']
+    if name.label_source == 'llm':
+      label = tf.where(example['is_train'], example['llm_label'], label)
+    target = {
+      'rationale': example['rationale'],
+      'single': tf.strings.join(
+        [example['rationale'], forms.SINGLE_MARKER, label], ' '
+      ),
+    }.get(name.form, label)
+    kept = {key: example[key] for key in ('index', 'example_id')}
+    return kept | {
+      'inputs': tf.strings.join([prefix, example['input']]),
+      'targets': target,
+      'label': target if name.form == 'rationale' else label,
+    }
+
+  def preprocess(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    prefix = prefixes().of(name.form)
+    return dataset.map(
+      functools.partial(choose, prefix=prefix), tf.data.AUTOTUNE
+    )
+
+  return preprocess
+
+
+def tokenize(
+  dataset: tf.data.Dataset, output_features: dict[str, seqio.Feature]
+) -> tf.data.Dataset:
+  """Texts of inputs and targets -> ids; `</s>` inside a text is EOS_ID."""
+
+  def encode(text: tf.Tensor, vocabulary: seqio.Vocabulary) -> tf.Tensor:
+    pieces = tf.strings.split(text, vocabularies.EOS_TEXT)
+    ids = tf.map_fn(
+      lambda piece: tf.concat(
+        [vocabulary.encode_tf(piece), [contract.EOS_ID]], axis=0
+      ),
+      pieces,
+      fn_output_signature=tf.RaggedTensorSpec([None], tf.int32),
+    )
+    return ids.flat_values[:-1]
+
+  def convert(example):
+    done = dict(example)
+    for side in ('inputs', 'targets'):
+      done[f'{side}_pretokenized'] = example[side]
+      done[side] = encode(example[side], output_features[side].vocabulary)
+    return done
+
+  return dataset.map(convert, tf.data.AUTOTUNE)
+
+
+def task_ids(term: int) -> Preprocessor:
+  """Gives every target token the id of the objective's term it is in."""
+
+  def mark(example):
+    ids = tf.fill(tf.shape(example['targets']), tf.constant(term, tf.int32))
+    return example | {'targets_task_ids': ids}
+
+  return lambda dataset: dataset.map(mark, tf.data.AUTOTUNE)

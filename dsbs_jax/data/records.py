@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""JSON lines and JSON arrays, streamed, with the place of every value.
+
+Whatever is wrong with a file ends in one ValueError that names file and line.
+"""
+
+import dataclasses
+import itertools
+import json
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
+
+# What reading a broken zip member raises.
+DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError)
+
+MAX_LINE_BYTES = 16 << 20
+MAX_ARRAY_BYTES = 2 << 30
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+  """One JSON value and where it stands.
+
+  Attributes:
+    value: the decoded JSON.
+    place: 'file:line' for errors, or 'file[index]' in an array.
+  """
+
+  value: Any
+  place: str
+
+
+def read(file: BinaryIO, name: str) -> Iterator[Record]:
+  """Values of a JSON-lines file or of one JSON array.
+
+  Blank lines and a byte-order mark are skipped.
+
+  Args:
+    file: an open binary file; closed at the end.
+    name: its name for errors.
+
+  Yields:
+    The values in file order. JSON lines are streamed; an array is read whole.
+
+  Raises:
+    ValueError: not UTF-8, not JSON, or a line over `MAX_LINE_BYTES`.
+  """
+  with file:
+    numbered = lines(file, name)
+    first = next(numbered, None)
+    if first is None:
+      return
+    line = first[2]
+    if line.lstrip().startswith(b'['):
+      for index, value in enumerate(_array(line, file, name)):
+        yield Record(value, f'{name}[{index}]')
+      return
+    for number, _, line in itertools.chain([first], numbered):
+      place = f'{name}:{number}'
+      yield Record(decode(line, place), place)
+
+
+def count(file: BinaryIO, name: str) -> int:
+  """Number of values that `read` yields, without decoding JSON lines."""
+  with file:
+    numbered = lines(file, name)
+    first = next(numbered, None)
+    if first is not None and first[2].lstrip().startswith(b'['):
+      return len(_array(first[2], file, name))
+    return (first is not None) + sum(1 for _ in numbered)
+
+
+def decode(line: bytes, place: str) -> Any:
+  """One JSON value; ValueError with the place otherwise."""
+  try:
+    return json.loads(line.decode('utf-8'))
+  except UnicodeDecodeError as error:
+    byte = line[error.start]
+    raise ValueError(
+      f'{place} has the byte 0x{byte:02x} at position {error.start:,},'
+      ' expected UTF-8 text. Convert the file to UTF-8.'
+    ) from error
+  except (ValueError, RecursionError) as error:
+    reason = 'nests too deep' if isinstance(error, RecursionError) else error
+    raise ValueError(
+      f'{place} reads {_shorten(line)}, expected JSON ({reason}). Fix or'
+      ' drop the line.'
+    ) from error
+
+
+def lines(file: BinaryIO, name: str) -> Iterator[tuple[int, int, bytes]]:
+  """(line number from 1, byte offset, line) of lines that are not blank."""
+  number = offset = 0
+  while line := _take(file.readline, MAX_LINE_BYTES + 1, name):
+    number += 1
+    start, offset = offset, offset + len(line)
+    if number == 1:
+      line = line.removeprefix(b'\xef\xbb\xbf')
+    if len(line) > MAX_LINE_BYTES and not line.lstrip().startswith(b'['):
+      raise ValueError(
+        f'{name}:{number} is longer than {MAX_LINE_BYTES:,} bytes, expected'
+        ' one JSON value per line. Check the file.'
+      )
+    if line.strip():
+      yield number, start, line
+
+
+def _take(read_bytes: Callable[[int], bytes], limit: int, name: str) -> bytes:
+  try:
+    return read_bytes(limit)
+  except DAMAGED as error:
+    raise ValueError(
+      f'{name} is damaged ({error}), expected a whole zip member. Get the'
+      ' archive again.'
+    ) from error
+
+
+def _array(begin: bytes, file: BinaryIO, name: str) -> list[Any]:
+  data = begin + _take(file.read, MAX_ARRAY_BYTES, name)
+  if len(data) >= MAX_ARRAY_BYTES:
+    raise ValueError(
+      f'{name} is a JSON array of {MAX_ARRAY_BYTES:,} bytes or more.'
+      ' Rewrite it as JSON lines, which are streamed.'
+    )
+  values = decode(data, name)
+  if not isinstance(values, list):
+    raise ValueError(
+      f'{name} holds a JSON {type(values).__name__}, expected a list.'
+    )
+  return values
+
+
+def _shorten(line: bytes) -> str:
+  text = line[:60].decode('utf-8', 'replace').rstrip('\r\n')
+  return repr(text) + ('...' if len(line) > 60 else '')

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A benchmark -> its seqio tasks, by one call at the end of its module.
+
+`register(BENCHMARK)` adds, with {b} the benchmark's name:
+
+  {b}_gt_finetune  {b}_llm_finetune   input -> label, no prefix
+  {b}_gt_label     {b}_llm_label      [label] input -> label
+  {b}_rationale                       [rationale] input -> rationale
+  {b}_gt_single    {b}_llm_single     input -> rationale [label] label
+  {b}_gt_dsbs      {b}_llm_dsbs       mixture of label and rationale
+
+No file is read: folder, vocabulary and prefixes are looked up when a task is
+used, from `configure` or the environment. The built-in engine reads prepared
+data without seqio; `without_seqio` spares it that import.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import importlib
+import os
+from collections.abc import Iterator
+
+from dsbs_jax.data import benchmark as benchmark_lib
+from dsbs_jax.data import tokens, vocabularies
+
+_VARIABLES = {
+  'data_dir': 'DSBS_DATA_DIR',
+  'vocabulary': 'DSBS_VOCABULARY',
+  'prefixes': 'DSBS_PREFIXES',
+}
+
+
+@dataclasses.dataclass
+class _State:
+  """What `configure` set, and which benchmarks wait for their seqio tasks."""
+
+  settings: dict[str, str] = dataclasses.field(default_factory=dict)
+  seen: set[str] = dataclasses.field(default_factory=set)
+  waiting: list[benchmark_lib.Benchmark] = dataclasses.field(
+    default_factory=list
+  )
+  keep_waiting: bool = False
+
+
+_STATE = _State()
+
+
+def register(benchmark: benchmark_lib.Benchmark) -> None:
+  """Makes a benchmark's tasks and mixtures known to seqio.
+
+  Args:
+    benchmark: the benchmark; its name must be new.
+
+  Raises:
+    ValueError: another benchmark has the name.
+  """
+  benchmark_lib.add(benchmark)
+  if benchmark.name not in _STATE.seen:
+    _STATE.seen.add(benchmark.name)
+    _STATE.waiting.append(benchmark)
+  if not _STATE.keep_waiting:
+    build()
+
+
+def build() -> None:
+  """Adds the seqio tasks of all benchmarks that wait for theirs."""
+  if not _STATE.waiting:
+    return
+  # Imported here, with TensorFlow: the built-in engine never comes here.
+  from dsbs_jax.data import providers
+
+  while _STATE.waiting:
+    providers.add(_STATE.waiting.pop(0))
+
+
+@contextlib.contextmanager
+def without_seqio() -> Iterator[None]:
+  """Inside, `register` notes benchmarks and leaves seqio to `build`."""
+  before, _STATE.keep_waiting = _STATE.keep_waiting, True
+  try:
+    yield
+  finally:
+    _STATE.keep_waiting = before
+
+
+def benchmark(
+  name: str, *, module: str | None = None
+) -> benchmark_lib.Benchmark:
+  """The benchmark of this name, found without importing seqio.
+
+  Args:
+    name: the benchmark's name.
+    module: dotted name of a module of your own that registers it.
+
+  Returns:
+    The benchmark.
+  """
+  if module is not None:
+    load_module(module)
+  with without_seqio():
+    return benchmark_lib.find(name)
+
+
+def load_module(module: str) -> None:
+  """Imports a user's own task module, without importing seqio.
+
+  Args:
+    module: its dotted name.
+
+  Raises:
+    ValueError: there is no such module.
+  """
+  try:
+    with without_seqio():
+      importlib.import_module(module)
+  except ModuleNotFoundError as error:
+    if error.name is None or not f'{module}.'.startswith(f'{error.name}.'):
+      raise
+    raise ValueError(
+      f'--module={module} cannot be imported ({error}). Run in the folder that'
+      ' holds it, or add that folder to PYTHONPATH.'
+    ) from error
+
+
+def configure(
+  *,
+  data_dir: str | None = None,
+  vocabulary: str | None = None,
+  prefixes: str | None = None,
+) -> None:
+  """Sets what tasks read from now on, over the environment's values.
+
+  Args:
+    data_dir: the folder that `prepare` wrote to; else DSBS_DATA_DIR.
+    vocabulary: a vocabulary spec; else DSBS_VOCABULARY.
+    prefixes: 'paper' or 'code'; else DSBS_PREFIXES.
+  """
+  given = {
+    'data_dir': data_dir,
+    'vocabulary': vocabulary,
+    'prefixes': prefixes,
+  }
+  changed = {key: value for key, value in given.items() if value is not None}
+  source(**changed)  # so that a wrong value is an error here
+  _STATE.settings |= changed
+
+
+def source(
+  *,
+  data_dir: str | None = None,
+  vocabulary: str | None = None,
+  prefixes: str | None = None,
+) -> tokens.Source:
+  """Where tasks read from, with everything that is not given looked up.
+
+  Returns:
+    The arguments, else what `configure` set, else the environment, else
+    `~/tensorflow_datasets`, the public T5 vocabulary and the paper's prefixes.
+  """
+  given = {
+    'data_dir': data_dir,
+    'vocabulary': vocabulary,
+    'prefixes': prefixes,
+  }
+  defaults = {
+    'data_dir': os.path.expanduser('~/tensorflow_datasets'),
+    'vocabulary': vocabularies.T5_PUBLIC,
+    'prefixes': 'paper',
+  }
+  chosen = {
+    key: given[key]
+    or _STATE.settings.get(key)
+    or os.environ.get(_VARIABLES[key])
+    or defaults[key]
+    for key in given
+  }
+  return tokens.Source(**chosen)
+
+
+@functools.cache
+def vocabulary():
+  """The seqio vocabulary of every task, resolved when it is first used.
+
+  Bind a T5X model's vocabularies to it (`@register.vocabulary()` in gin): it
+  is equal to the tasks', whatever `configure` and the environment say.
+  """
+  from dsbs_jax.data import providers
+
+  return providers.LazyVocabulary()

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which rows are in which split, as the original code draws them.
+
+The original cuts with `train_test_split` of Hugging Face datasets 2.6.1: a
+permutation by NumPy's default generator, its first ceil(size * n) indices to
+the one side and the rest, in permuted order, to the other.
+"""
+
+import math
+
+import numpy as np
+
+VALIDATION_FRACTION = 0.1
+VALIDATION_SEED = 0
+
+
+def cut(
+  num_rows: int, *, fraction: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Cuts the indices 0..num_rows-1 in two.
+
+  Args:
+    num_rows: how many rows there are.
+    fraction: share of the second side, in (0, 1); its size is rounded up.
+    seed: of the permutation.
+
+  Returns:
+    (rest, share): int64 indices, both in permuted order.
+
+  Raises:
+    ValueError: one of the two sides would be empty.
+  """
+  size = math.ceil(fraction * num_rows)
+  if not 0 < size < num_rows:
+    raise ValueError(
+      f'{num_rows:,} rows cut at {fraction:g} leave {num_rows - size:,} and'
+      f' {size:,}, expected at least one on each side. Take a larger'
+      ' fraction, or more rows.'
+    )
+  order = np.random.default_rng(seed).permutation(num_rows)
+  return order[size:], order[:size]
+
+
+def subsample(num_rows: int, *, fraction: float, run: int) -> np.ndarray:
+  """The training rows of one run on a fraction of the data.
+
+  Args:
+    num_rows: rows of the training file.
+    fraction: share to keep, in (0, 1]; 1 keeps file order.
+    run: number of the run, the seed; each run has another subset.
+
+  Returns:
+    int64 indices. Their number is `num_rows - ceil((1 - fraction) * num_rows)`
+    in float arithmetic, so 0.7 of 800 rows are 559.
+  """
+  if not 0.0 < fraction <= 1.0:
+    raise ValueError(f'fraction is {fraction}, expected a number in (0, 1].')
+  if fraction == 1.0:
+    return np.arange(num_rows)
+  return cut(num_rows, fraction=1.0 - fraction, seed=run)[0]
+
+
+def select(
+  split: str,
+  num_rows: int,
+  *,
+  derive_validation: bool,
+  fraction: float = 1.0,
+  run: int = 0,
+) -> np.ndarray:
+  """Indices into a split's rows file, in the original's order.
+
+  Train is subsampled first; validation is then cut from what is left where
+  the benchmark has no file for it. Files of validation and test stay whole.
+
+  Args:
+    split: 'train', 'validation' or 'test'.
+    num_rows: rows of the split's file (train's for a derived validation).
+    derive_validation: whether validation is cut from train.
+    fraction: share of train to keep, in (0, 1].
+    run: seed of the subsample.
+
+  Returns:
+    int64 indices [rows of the split].
+  """
+  derived = derive_validation and split == 'validation'
+  if split != 'train' and not derived:
+    return np.arange(num_rows)
+  kept = subsample(num_rows, fraction=fraction, run=run)
+  if not derive_validation:
+    return kept
+  rest, share = cut(
+    len(kept), fraction=VALIDATION_FRACTION, seed=VALIDATION_SEED
+  )
+  return kept[share if derived else rest]

@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Text to ids and back, without TensorFlow.
+
+A vocabulary is named by a *spec*, one string:
+
+  path/to/some.model        a SentencePiece file, with 100 extra ids
+  gs://bucket/some.model    the same, fetched once over https and kept
+  bytes                     UTF-8 bytes, ids 3..258, with 100 extra ids
+  path/to/some.model:0      ":N" at the end asks for N extra ids instead
+
+Ids equal those of seqio's vocabularies of the same file and number of extra
+ids; `</s>` inside a text is one id, as in Hugging Face's T5 tokenizer.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import os
+import pathlib
+import re
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import sentencepiece
+from absl import logging
+
+from dsbs_jax import contract
+
+T5_PUBLIC = 'gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model'
+BYTES = 'bytes'
+EXTRA_IDS = 100
+EOS_TEXT = '</s>'
+
+UNK_ID = 2
+_NUM_SPECIAL_BYTES = 3  # pad, eos, unk stand before the 256 bytes
+_SPEC = re.compile(r'(?P<path>.+?)(?::(?P<extra_ids>\d+))?')
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+  """A parsed vocabulary spec: `path` is a file, a gs:// name or 'bytes'."""
+
+  path: str
+  extra_ids: int = EXTRA_IDS
+
+
+def parse_spec(spec: str) -> Spec:
+  """Splits `path[:extra ids]`.
+
+  Args:
+    spec: see the module's docstring.
+
+  Returns:
+    The path and the number of extra ids.
+
+  Raises:
+    ValueError: the spec is empty.
+  """
+  match = _SPEC.fullmatch(spec.strip())
+  if match is None:
+    raise ValueError(
+      f"vocabulary is {spec!r}, expected a SentencePiece file, 'gs://...' or"
+      " 'bytes', each with ':N' for N extra ids."
+    )
+  extra_ids = match['extra_ids']
+  return Spec(match['path'], EXTRA_IDS if extra_ids is None else int(extra_ids))
+
+
+class Vocabulary:
+  """Ids of texts; what both kinds of vocabulary share.
+
+  Attributes:
+    size: number of ids, extra ids included; a model's table may be larger.
+    fingerprint: hexadecimal digest of everything that decides the ids.
+  """
+
+  size: int
+  fingerprint: str
+
+  def encode_parts(self, texts: Sequence[str]) -> list[list[int]]:
+    """Ids of texts that hold no `</s>`, without an end id."""
+    raise NotImplementedError
+
+  def decode_ids(self, ids: list[int]) -> str:
+    """Text of ids below `size`, special ones included."""
+    raise NotImplementedError
+
+  def encode(self, text: str) -> list[int]:
+    """Ids of one text, without an end id."""
+    return self.encode_all([text])[0]
+
+  def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+    """Ids of many texts, without end ids; `</s>` inside becomes EOS_ID.
+
+    Args:
+      texts: any strings.
+
+    Returns:
+      One list of ids per text.
+    """
+    parts = [text.split(EOS_TEXT) for text in texts]
+    flat = iter(self.encode_parts([piece for text in parts for piece in text]))
+    joined = []
+    for text in parts:
+      ids = list(next(flat))
+      for _ in text[1:]:
+        ids += [contract.EOS_ID, *next(flat)]
+      joined.append(ids)
+    return joined
+
+  def decode(self, ids: Iterable[int]) -> str:
+    """Text of ids up to the first end id; unknown ids read as unknown."""
+    kept = []
+    for token in ids:
+      if int(token) == contract.EOS_ID:
+        break
+      kept.append(int(token) if int(token) < self.size else UNK_ID)
+    return self.decode_ids(kept)
+
+
+class SentencePieceVocabulary(Vocabulary):
+  """A SentencePiece model with extra ids at its end, numbered downwards."""
+
+  def __init__(self, model: bytes, *, extra_ids: int = EXTRA_IDS):
+    self._processor = sentencepiece.SentencePieceProcessor(
+      model_proto=_add_extra_ids(model, extra_ids)
+    )
+    found = (self._processor.pad_id(), self._processor.eos_id())
+    if found != (contract.PAD_ID, contract.EOS_ID):
+      raise ValueError(
+        f'the SentencePiece model has pad and eos ids {found}, expected'
+        f' {(contract.PAD_ID, contract.EOS_ID)}. Train it with pad_id=0,'
+        ' eos_id=1, unk_id=2, bos_id=-1, as prepare --train_vocab does.'
+      )
+    self.size = self._processor.get_piece_size()
+    self.fingerprint = _digest(b'sentencepiece', model, str(extra_ids).encode())
+
+  def encode_parts(self, texts: Sequence[str]) -> list[list[int]]:
+    return self._processor.encode(list(texts), num_threads=1)
+
+  def decode_ids(self, ids: list[int]) -> str:
+    return self._processor.decode(ids)
+
+  def piece(self, token: int) -> str:
+    """The piece of an id, for showing."""
+    return self._processor.id_to_piece(int(token))
+
+
+class ByteVocabulary(Vocabulary):
+  """UTF-8 bytes as ids, after pad, eos and unk; extra ids at the end."""
+
+  def __init__(self, *, extra_ids: int = EXTRA_IDS):
+    self.size = _NUM_SPECIAL_BYTES + 256 + extra_ids
+    self.fingerprint = _digest(b'bytes', str(extra_ids).encode())
+
+  def encode_parts(self, texts: Sequence[str]) -> list[list[int]]:
+    return [
+      (np.frombuffer(text.encode(), np.uint8).astype(int) + 3).tolist()
+      for text in texts
+    ]
+
+  def decode_ids(self, ids: list[int]) -> str:
+    values = [token - _NUM_SPECIAL_BYTES for token in ids]
+    kept = bytes(value for value in values if 0 <= value < 256)
+    return kept.decode('utf-8', errors='ignore')
+
+  def piece(self, token: int) -> str:
+    """The character or hexadecimal byte of an id, for showing."""
+    value = int(token) - _NUM_SPECIAL_BYTES
+    if 32 < value < 127:
+      return chr(value)
+    return f'<0x{value:02X}>' if 0 <= value < 256 else f'<{token}>'
+
+
+def load(spec: str) -> SentencePieceVocabulary | ByteVocabulary:
+  """The vocabulary of a spec; one object per spec, file and modification.
+
+  Args:
+    spec: see the module's docstring.
+
+  Returns:
+    The vocabulary.
+
+  Raises:
+    ValueError: the file is absent, unreachable or no usable SentencePiece
+      model.
+  """
+  parsed = parse_spec(spec)
+  if parsed.path == BYTES:
+    return ByteVocabulary(extra_ids=parsed.extra_ids)
+  path = local_file(parsed.path)
+  return _load_file(path, parsed.extra_ids, path.stat().st_mtime_ns)
+
+
+@functools.cache
+def _load_file(
+  path: pathlib.Path, extra_ids: int, modified: int
+) -> SentencePieceVocabulary:
+  del modified  # part of the cache's key: a rewritten file is read again
+  try:
+    return SentencePieceVocabulary(path.read_bytes(), extra_ids=extra_ids)
+  except (RuntimeError, ValueError) as error:
+    raise ValueError(f'vocabulary {path} cannot be used: {error}') from error
+
+
+def local_file(path: str) -> pathlib.Path:
+  """A file on this machine with the contents of `path`.
+
+  Args:
+    path: a local file, or gs://bucket/name, which is fetched once into the
+      user's cache folder.
+
+  Returns:
+    The local file.
+
+  Raises:
+    ValueError: there is no such file, or it cannot be reached.
+  """
+  if path.startswith('gs://'):
+    return _fetch(path)
+  local = pathlib.Path(path).expanduser()
+  if not local.is_file():
+    raise ValueError(
+      f'vocabulary {path!r} is not a file. Give a SentencePiece model, '
+      "'bytes', or train one with python -m dsbs_jax.prepare"
+      ' --train_vocab=4096.'
+    )
+  return local
+
+
+def _fetch(path: str) -> pathlib.Path:
+  root = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
+  folder = pathlib.Path(root) / 'dsbs_jax' / 'vocabularies'
+  name = path.removeprefix('gs://')
+  local = folder / name.replace('/', '_')
+  if local.is_file():
+    return local
+  url = f'https://storage.googleapis.com/{name}'
+  logging.info('Fetching vocabulary %s', url)
+  try:
+    with urllib.request.urlopen(url, timeout=60) as response:
+      contents = response.read()
+  except (urllib.error.URLError, OSError) as error:
+    raise ValueError(
+      f'vocabulary {path} cannot be fetched from {url} ({error}). Give a'
+      ' local SentencePiece file, or train one with prepare --train_vocab.'
+    ) from error
+  write_file(local, contents)
+  return local
+
+
+def write_file(path: pathlib.Path, contents: bytes) -> None:
+  """Writes a file whole or not at all."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+    file.write(contents)
+  os.chmod(file.name, 0o644)
+  os.replace(file.name, path)
+
+
+def _add_extra_ids(model: bytes, extra_ids: int) -> bytes:
+  # Imported here: it brings protobuf, which byte vocabularies do without.
+  from sentencepiece import sentencepiece_model_pb2
+
+  proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+  for number in reversed(range(extra_ids)):
+    proto.pieces.add(
+      piece=f'▁<extra_id_{number}>',
+      score=0.0,
+      type=sentencepiece_model_pb2.ModelProto.SentencePiece.USER_DEFINED,
+    )
+  return proto.SerializeToString()
+
+
+def _digest(*parts: bytes) -> str:
+  hasher = hashlib.sha256()
+  for part in parts:
+    hasher.update(len(part).to_bytes(8, 'little'))
+    hasher.update(part)
+  return hasher.hexdigest()

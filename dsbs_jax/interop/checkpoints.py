@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One way in for parameters: T5X, Hugging Face and this project's own runs."""
+
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from etils import epath
+
+from dsbs_jax.core import network
+from dsbs_jax.interop import t5x_checkpoint
+
+# Where the built-in engine notes what a run was made of.
+_RUN_FACTS = ('run', 'metadata')
+
+
+def load_initial(
+  path: str | pathlib.PurePath,
+  config: network.T5Config,
+  *,
+  like: Any = None,
+  vocabulary_fingerprint: str | None = None,
+) -> Any:
+  """Reads parameters from a checkpoint of any known format.
+
+  Args:
+    path: a T5X checkpoint (legacy or Orbax), a run of T5X or of this project
+      (its newest checkpoint), or a folder in Hugging Face's format.
+    config: the network to be filled.
+    like: parameter tree of ShapeDtypeStructs with shardings to read into;
+      None reads NumPy arrays.
+    vocabulary_fingerprint: the vocabulary in use; compared where the
+      checkpoint says which one it was trained with.
+
+  Returns:
+    The parameter tree, float32.
+
+  Raises:
+    ValueError: no such checkpoint, or one of another network or vocabulary.
+  """
+  path = str(path)
+  shardings = None
+  if like is not None:
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, like)
+  if is_hugging_face(path):
+    # Imported here: its safetensors come with the extra `hf` only.
+    from dsbs_jax.interop import hf_checkpoint
+
+    return _place(hf_checkpoint.load_params(path, config), shardings)
+  folder = t5x_checkpoint.find(path)
+  _check_vocabulary(epath.Path(folder), vocabulary_fingerprint)
+  return t5x_checkpoint.load_params(folder, config, shardings=shardings)
+
+
+def is_hugging_face(path: str) -> bool:
+  """Whether a folder is in Hugging Face's format."""
+  return (epath.Path(path) / 'config.json').is_file()
+
+
+def _place(params: Any, shardings: Any) -> Any:
+  """Puts each device's part of NumPy arrays on it."""
+  if shardings is None:
+    return params
+
+  def place(array, sharding):
+    part: Callable = array.__getitem__
+    return jax.make_array_from_callback(array.shape, sharding, part)
+
+  return jax.tree.map(place, params, shardings)
+
+
+def _check_vocabulary(folder: epath.Path, fingerprint: str | None) -> None:
+  facts_file = folder.joinpath(*_RUN_FACTS)
+  if fingerprint is None or not facts_file.is_file():
+    return
+  trained_with = json.loads(facts_file.read_text()).get('vocabulary')
+  if trained_with not in (None, fingerprint):
+    raise ValueError(
+      f'{str(folder)!r} was trained with vocabulary {trained_with}, the one in'
+      f' use is {fingerprint}: ids would mean other pieces. Set VOCABULARY to'
+      ' the one of the checkpoint.'
+    )

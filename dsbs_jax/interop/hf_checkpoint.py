@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hugging Face T5 folders <-> our parameters, without torch.
+
+A folder holds config.json and model.safetensors, or shards of it with
+model.safetensors.index.json; names and shapes: see hf_layout.py.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+
+from dsbs_jax import contract
+from dsbs_jax.core import parameters
+from dsbs_jax.core.t5_config import T5Config
+from dsbs_jax.interop import hf_layout
+
+config_from_hf = hf_layout.read_config
+
+# One table under up to four names; some files hold all of them.
+_EMBEDDING_NAMES = (
+  'shared.weight',
+  'encoder.embed_tokens.weight',
+  'decoder.embed_tokens.weight',
+)
+# Old T5 files carry this table, which no version of the model reads.
+_UNUSED = (
+  'decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight'
+)
+
+_DTYPES = {
+  'F64': np.float64,
+  'F32': np.float32,
+  'F16': np.float16,
+  'BF16': jnp.bfloat16,
+}
+
+
+def _unrolled(config: T5Config) -> T5Config:
+  return dataclasses.replace(config, scan_layers=False)
+
+
+def _get(tree: dict, path: tuple[str, ...]):
+  for name in path:
+    tree = tree[name]
+  return tree
+
+
+def _open_safetensors(path: pathlib.Path) -> dict[str, Callable]:
+  """Reads the header; each tensor is read when its function is called."""
+  # The package's numpy reader knows no bfloat16, in which some T5s come.
+  with path.open('rb') as file:
+    header_size = int.from_bytes(file.read(8), 'little')
+    header = json.loads(file.read(header_size))
+  header.pop('__metadata__', None)
+  content = np.memmap(path, np.uint8, 'r', offset=8 + header_size)
+  expected = max(entry['data_offsets'][1] for entry in header.values())
+  if content.size != expected:
+    raise ValueError(
+      f'{path} holds {content.size} bytes of tensors, expected {expected} by'
+      ' its header. The copy is incomplete: fetch it again.'
+    )
+
+  def read(entry):
+    first, last = entry['data_offsets']
+    flat = content[first:last].view(_DTYPES[entry['dtype']])
+    return flat.reshape(entry['shape']).astype(np.float32)
+
+  return {name: lambda e=entry: read(e) for name, entry in header.items()}
+
+
+def _open_bin(path: pathlib.Path) -> dict[str, Callable]:
+  try:
+    import torch
+  except ImportError as error:
+    raise ValueError(
+      f'{path} is a pickled file, which only torch reads, and torch is not'
+      ' installed. Install it, or save the model as safetensors.'
+    ) from error
+  tensors = torch.load(path, map_location='cpu', weights_only=True)
+  return {
+    name: lambda tensor=tensor: tensor.float().numpy()
+    for name, tensor in tensors.items()
+  }
+
+
+def _open(folder: pathlib.Path, allow_bin: bool) -> dict[str, Callable]:
+  """Name -> function that reads the tensor as float32, for a whole folder."""
+  kinds = [('model.safetensors', _open_safetensors)]
+  if allow_bin:
+    kinds.append(('pytorch_model.bin', _open_bin))
+  for name, opener in kinds:
+    index = folder / f'{name}.index.json'
+    if (folder / name).is_file():
+      return opener(folder / name)
+    if index.is_file():
+      weight_map = json.loads(index.read_text())['weight_map']
+      tensors = {}
+      for shard in sorted(set(weight_map.values())):
+        tensors |= opener(folder / shard)
+      return tensors
+  found = sorted(path.name for path in folder.glob('*') if path.is_file())
+  raise ValueError(
+    f'{folder} has no model.safetensors and no model.safetensors.index.json'
+    f' (it has {found}). Pickled pytorch_model.bin files are read only with'
+    ' allow_bin=True.'
+  )
+
+
+def _check_names(tensors: dict, names: dict, folder: pathlib.Path) -> None:
+  expected = set(names.values())
+  ignored = {*_EMBEDDING_NAMES, 'lm_head.weight', _UNUSED}
+  missing = sorted(expected - set(tensors))
+  unexpected = sorted(set(tensors) - expected - ignored)
+  if missing or unexpected:
+    raise ValueError(
+      f'{folder} does not hold the tensors that its size asks for:'
+      f' {len(missing)} missing {missing[:4]}, {len(unexpected)} unexpected'
+      f' {unexpected[:4]}. Check layers, activations and tying.'
+    )
+
+
+def _check_tied(tensors: dict, folder: pathlib.Path) -> None:
+  if 'lm_head.weight' not in tensors:
+    return
+  if not np.array_equal(
+    tensors['lm_head.weight'](), tensors['shared.weight']()
+  ):
+    raise ValueError(
+      f'{folder}: lm_head.weight differs from shared.weight, expected equal'
+      ' tables by tie_word_embeddings. Set it to false in config.json.'
+    )
+
+
+def load_params(
+  folder: str | pathlib.Path, config: T5Config, *, allow_bin: bool = False
+) -> dict:
+  """Reads the weights of a Hugging Face T5 folder.
+
+  Args:
+    folder: with model.safetensors or its shards and index.
+    config: the size, usually from `config_from_hf`; scan_layers decides how
+      the layers are laid out.
+    allow_bin: True also reads pytorch_model.bin, by torch's weights-only
+      loader.
+
+  Returns:
+    The parameter tree, float32 numpy arrays.
+
+  Raises:
+    ValueError: names or shapes are not those of `config`.
+  """
+  folder = pathlib.Path(folder)
+  tensors = _open(folder, allow_bin)
+  for alias in _EMBEDDING_NAMES[1:]:
+    if alias in tensors:
+      tensors.setdefault('shared.weight', tensors[alias])
+  names = hf_layout.tensor_names(config)
+  _check_names(tensors, names, folder)
+  if config.logits_via_embedding:
+    _check_tied(tensors, folder)
+  shapes = parameters.param_shapes(_unrolled(config))
+  params = {}
+  for path, name in names.items():
+    tensor = tensors[name]()
+    tensor = tensor.T if hf_layout.is_transposed(path) else tensor
+    expected = _get(shapes, path).shape
+    if tensor.shape != expected:
+      raise ValueError(
+        f'{folder}: {name} gives {"/".join(path)} the shape {tensor.shape},'
+        f' expected {expected} (vocab_size {config.vocab_size}, emb_dim'
+        f' {config.emb_dim}). Take the config from the same folder.'
+      )
+    node = params
+    for step in path[:-1]:
+      node = node.setdefault(step, {})
+    node[path[-1]] = np.ascontiguousarray(tensor)
+  if config.scan_layers:
+    params = parameters.stack_layers(params, config)
+  return params
+
+
+def _tokenizer_files(
+  sentencepiece_file: str | pathlib.Path, extra_ids: int, config: T5Config
+) -> dict[str, bytes]:
+  import sentencepiece
+
+  model = pathlib.Path(sentencepiece_file).read_bytes()
+  pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
+  size = pieces.get_piece_size() + extra_ids
+  if size > config.vocab_size:
+    raise ValueError(
+      f'{sentencepiece_file} has {pieces.get_piece_size()} pieces, with'
+      f' {extra_ids} extra ids {size} tokens, expected at most'
+      f' T5Config.vocab_size {config.vocab_size}. Give the vocabulary that'
+      ' the model was trained with.'
+    )
+  special = {
+    'eos_token': pieces.id_to_piece(contract.EOS_ID),
+    'unk_token': pieces.id_to_piece(pieces.unk_id()),
+    'pad_token': pieces.id_to_piece(contract.PAD_ID),
+    'additional_special_tokens': [f'<extra_id_{i}>' for i in range(extra_ids)],
+  }
+  tokenizer = special | {
+    'tokenizer_class': 'T5Tokenizer',
+    'legacy': True,
+    'extra_ids': extra_ids,
+  }
+  return {
+    'spiece.model': model,
+    'special_tokens_map.json': _json(special),
+    'tokenizer_config.json': _json(tokenizer),
+  }
+
+
+def _json(values: dict) -> bytes:
+  return (json.dumps(values, indent=2) + '\n').encode()
+
+
+def save_hf(
+  folder: str | pathlib.Path,
+  params: dict,
+  config: T5Config,
+  *,
+  sentencepiece_file: str | pathlib.Path | None = None,
+  extra_ids: int = 100,
+) -> None:
+  """Writes a folder that transformers' AutoModelForSeq2SeqLM loads.
+
+  Args:
+    folder: does not exist yet, or is empty.
+    params: the parameter tree, in either layout of the layers.
+    config: its size.
+    sentencepiece_file: the vocabulary; None writes no tokenizer.
+    extra_ids: sentinels above its pieces, `<extra_id_0>` the highest id.
+
+  Raises:
+    ValueError: the folder is in use, or a shape or the vocabulary does not
+      fit.
+  """
+  folder = pathlib.Path(folder)
+  if folder.exists() and any(folder.iterdir()):
+    raise ValueError(
+      f'{folder} is not empty; exporting into it could mix two models. Give'
+      ' a new folder.'
+    )
+  files = {
+    'config.json': _json(hf_layout.config_values(config)),
+    'generation_config.json': _json(hf_layout.special_ids()),
+  }
+  if sentencepiece_file is not None:
+    files |= _tokenizer_files(sentencepiece_file, extra_ids, config)
+  if config.scan_layers:
+    params = parameters.unstack_layers(params, config)
+  shapes = parameters.param_shapes(_unrolled(config))
+  tensors = {}
+  for path, name in hf_layout.tensor_names(config).items():
+    leaf = _get(params, path)
+    expected = _get(shapes, path).shape
+    if leaf.shape != expected:
+      raise ValueError(
+        f'{"/".join(path)} has the shape {leaf.shape}, expected {expected}'
+        ' by the given T5Config.'
+      )
+    tensor = np.asarray(leaf, np.float32)
+    tensor = tensor.T if hf_layout.is_transposed(path) else tensor
+    tensors[name] = np.ascontiguousarray(tensor)
+  folder.mkdir(parents=True, exist_ok=True)
+  for name, content in files.items():
+    (folder / name).write_bytes(content)
+  safetensors.numpy.save_file(
+    tensors, folder / 'model.safetensors', metadata={'format': 'pt'}
+  )

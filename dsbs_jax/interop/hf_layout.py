@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How Hugging Face describes a T5: config.json and the names of tensors.
+
+Kernels are stored as [out, in], the relative bias table as [buckets, heads]
+in the first block of each stack.
+"""
+
+import json
+import pathlib
+from collections.abc import Iterator
+
+from dsbs_jax import contract
+from dsbs_jax.core import parameters
+from dsbs_jax.core.t5_config import T5Config
+
+MODEL_TYPES = ('t5', 'mt5')
+_ACTIVATIONS = {
+  'relu': ('relu',),
+  'silu': ('silu',),
+  'gated-gelu': ('gelu', 'linear'),
+  'gated-relu': ('relu', 'linear'),
+  'gated-silu': ('silu', 'linear'),
+}
+_PROJECTIONS = {'query': 'q', 'key': 'k', 'value': 'v', 'out': 'o'}
+
+
+def read_config(folder: str | pathlib.Path) -> T5Config:
+  """Reads the size of a Hugging Face T5 from its config.json.
+
+  Args:
+    folder: with config.json.
+
+  Returns:
+    The T5Config; dtype, remat and scan_layers are left at their defaults.
+
+  Raises:
+    ValueError: the file is missing or describes what this T5 cannot compute.
+  """
+  path = pathlib.Path(folder) / 'config.json'
+  if not path.is_file():
+    raise ValueError(
+      f'{folder} has no config.json, expected a Hugging Face model folder.'
+    )
+  values = json.loads(path.read_text())
+  if values.get('model_type') not in MODEL_TYPES:
+    raise ValueError(
+      f'{path}: model_type is {values.get("model_type")!r}, expected one of'
+      f' {MODEL_TYPES}.'
+    )
+  activation = values.get('feed_forward_proj', 'relu')
+  if activation not in _ACTIVATIONS:
+    raise ValueError(
+      f'{path}: feed_forward_proj is {activation!r}, expected one of'
+      f' {sorted(_ACTIVATIONS)}.'
+    )
+  required = (
+    'vocab_size',
+    'd_model',
+    'num_heads',
+    'd_kv',
+    'd_ff',
+    'num_layers',
+  )
+  missing = [name for name in required if name not in values]
+  if missing:
+    raise ValueError(f'{path} has no {missing}, expected all of {required}.')
+  epsilon = values.get('layer_norm_epsilon', 1e-6)
+  if epsilon != 1e-6:
+    raise ValueError(
+      f'{path}: layer_norm_epsilon is {epsilon}, expected 1e-6, which is'
+      ' fixed in this T5.'
+    )
+  return T5Config(
+    vocab_size=values['vocab_size'],
+    emb_dim=values['d_model'],
+    num_heads=values['num_heads'],
+    head_dim=values['d_kv'],
+    mlp_dim=values['d_ff'],
+    num_encoder_layers=values['num_layers'],
+    num_decoder_layers=values.get('num_decoder_layers') or values['num_layers'],
+    mlp_activations=_ACTIVATIONS[activation],
+    logits_via_embedding=values.get('tie_word_embeddings', True),
+    dropout_rate=values.get('dropout_rate', 0.1),
+    num_buckets=values.get('relative_attention_num_buckets', 32),
+    max_distance=values.get('relative_attention_max_distance', 128),
+  )
+
+
+def config_values(config: T5Config) -> dict:
+  """The content of the config.json that describes this size."""
+  theirs = {ours: name for name, ours in _ACTIVATIONS.items()}
+  if config.mlp_activations not in theirs:
+    raise ValueError(
+      f'T5Config.mlp_activations is {config.mlp_activations}; Hugging Face'
+      f' can express {sorted(theirs)} only.'
+    )
+  return {
+    'architectures': ['T5ForConditionalGeneration'],
+    'model_type': 't5',
+    'vocab_size': config.vocab_size,
+    'd_model': config.emb_dim,
+    'num_heads': config.num_heads,
+    'd_kv': config.head_dim,
+    'd_ff': config.mlp_dim,
+    'num_layers': config.num_encoder_layers,
+    'num_decoder_layers': config.num_decoder_layers,
+    'feed_forward_proj': theirs[config.mlp_activations],
+    'tie_word_embeddings': config.logits_via_embedding,
+    'dropout_rate': config.dropout_rate,
+    'layer_norm_epsilon': 1e-6,
+    'relative_attention_num_buckets': config.num_buckets,
+    'relative_attention_max_distance': config.max_distance,
+    'is_encoder_decoder': True,
+    'use_cache': True,
+    'torch_dtype': 'float32',
+  } | special_ids()
+
+
+def special_ids() -> dict:
+  """The ids that generation starts, ends and pads with."""
+  return {
+    'pad_token_id': contract.PAD_ID,
+    'eos_token_id': contract.EOS_ID,
+    'decoder_start_token_id': contract.PAD_ID,
+  }
+
+
+def _layer_names(config: T5Config, stack: str, number: int) -> Iterator:
+  """Pairs of (path below the layer, Hugging Face name) of one layer."""
+  block = f'{stack}.block.{number}.layer'
+  sublayers = [('attention', 'SelfAttention', 'pre_attention_layer_norm')]
+  if stack == 'decoder':
+    sublayers = [
+      ('self_attention', 'SelfAttention', 'pre_self_attention_layer_norm'),
+      (
+        'encoder_decoder_attention',
+        'EncDecAttention',
+        'pre_cross_attention_layer_norm',
+      ),
+    ]
+  for place, (ours, theirs, norm) in enumerate(sublayers):
+    yield (norm, 'scale'), f'{block}.{place}.layer_norm.weight'
+    for projection, letter in _PROJECTIONS.items():
+      name = f'{block}.{place}.{theirs}.{letter}.weight'
+      yield (ours, projection, 'kernel'), name
+  place = len(sublayers)
+  norm = ('pre_mlp_layer_norm', 'scale')
+  yield norm, f'{block}.{place}.layer_norm.weight'
+  for kernel in (*config.mlp_inputs, 'wo'):
+    name = f'{block}.{place}.DenseReluDense.{kernel}.weight'
+    yield ('mlp', kernel, 'kernel'), name
+
+
+def tensor_names(config: T5Config) -> dict[tuple[str, ...], str]:
+  """Path in the unrolled parameter tree -> name in a Hugging Face file."""
+  names = {('token_embedder', 'embedding'): 'shared.weight'}
+  for stack in parameters.STACKS:
+    table = f'{stack}.block.0.layer.0.SelfAttention.relative_attention_bias'
+    names[stack, 'relpos_bias', 'rel_embedding'] = f'{table}.weight'
+    names[stack, f'{stack}_norm', 'scale'] = f'{stack}.final_layer_norm.weight'
+    for number in range(config.num_layers(stack)):
+      for path, name in _layer_names(config, stack, number):
+        names[stack, f'layers_{number}', *path] = name
+  if not config.logits_via_embedding:
+    names['decoder', 'logits_dense', 'kernel'] = 'lm_head.weight'
+  return names
+
+
+def is_transposed(path: tuple[str, ...]) -> bool:
+  """Whether Hugging Face stores the parameter at this path transposed."""
+  return path[-1] in ('kernel', 'rel_embedding')

@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Batches for T5X: the built-in engine's own, or seqio's with task ids.
+
+`get_dataset` stands in for T5X's function of that name. With `paired` it gives
+the batches of the built-in engine, the same at every step: both views of the
+same examples, as in the paper. Otherwise seqio samples the mixture's tasks by
+their rates, as T5X users know it.
+"""
+
+import dataclasses
+import json
+import re
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import seqio
+from absl import logging
+from clu.data import dataset_iterator
+from etils import epath
+from jax.experimental import multihost_utils
+from t5x import utils
+
+from dsbs_jax.data import (
+  features,
+  loader,
+  ordering,
+  packing,
+  register,
+  tokens,
+  views,
+)
+from dsbs_jax.interop import t5x_wire
+
+_MULTIPLE = 8
+_STEP = re.compile(r'checkpoint_(\d+)')
+
+
+class Iterator(dataset_iterator.DatasetIterator):
+  """The built-in engine's batches under T5X's interface.
+
+  A batch is a function of the step alone, so all there is to save is where the
+  run began. T5X reads one batch ahead of training and does not say when, hence
+  the position is computed from the checkpoint's own number, not counted.
+  """
+
+  def __init__(self, data: loader.Loader, *, num_rows: int):
+    """Args: data, and the rows T5X expects of this process per batch."""
+    self._data = data
+    self._num_rows = num_rows
+    self._first_step = None
+    self._start(0)
+
+  def _start(self, position: int) -> None:
+    self._position = position
+    self._batches = self._data.iterate(position)
+
+  def __next__(self) -> dict[str, np.ndarray]:
+    batch = next(self._batches)
+    self._position += 1
+    return t5x_wire.flatten(batch, num_rows=self._num_rows)
+
+  def reset(self) -> None:
+    """Goes back to the first batch."""
+    self._start(0)
+
+  @property
+  def element_spec(self) -> dict[str, dataset_iterator.ArraySpec]:
+    """Shapes and types of this process's part of a batch."""
+    batch = t5x_wire.flatten(self._data.batch(0), num_rows=self._num_rows)
+    return {
+      key: dataset_iterator.ArraySpec(array.dtype, array.shape)
+      for key, array in batch.items()
+    }
+
+  def save(self, filename: str) -> None:
+    """Writes the position that belongs to the checkpoint `filename` is in."""
+    step = _step_of(filename)
+    if self._first_step is None:
+      # T5X saves before it trains: no batch is used up yet.
+      self._first_step = step
+    state = self._batches.get_state()
+    state |= {'next_step': step - self._first_step, 'first': self._first_step}
+    epath.Path(f'{filename}.json').write_text(json.dumps(state))
+
+  def restore(self, filename: str) -> None:
+    """Goes to where the checkpoint that `filename` is in left off."""
+    state = json.loads(epath.Path(f'{filename}.json').read_text())
+    self._first_step = state.pop('first')
+    self._batches.set_state(state)
+    self._position = state['next_step']
+
+  load = restore
+
+
+def get_dataset(
+  cfg: utils.DatasetConfig,
+  shard_id: int,
+  num_shards: int,
+  feature_converter_cls: Callable[..., seqio.FeatureConverter],
+  num_epochs: int | None = None,
+  continue_from_last_checkpoint: bool = False,
+  *,
+  paired: bool,
+  layout: Callable[..., packing.Layout],
+  lengths: Mapping[str, int] | None,
+) -> Any:
+  """Opens training batches; for `train.get_dataset_fn`.
+
+  Args:
+    cfg: T5X's description; `batch_size` counts pairs when paired, and rows
+      when not, as T5X does.
+    shard_id: which part of each batch this process feeds.
+    num_shards: the number of parts.
+    feature_converter_cls: the model's; not used when paired.
+    num_epochs: None repeats for ever.
+    continue_from_last_checkpoint: T5X's; must be False.
+    paired: whether each step sees both views of the same examples.
+    layout: `packing.Padded` or `packing.Packed`.
+    lengths: row lengths when paired; None takes them from the data.
+
+  Returns:
+    An iterator (paired) or a tf.data set.
+  """
+  if cfg.module:
+    utils.import_module(cfg.module)
+  if not paired:
+    return utils.get_dataset(
+      dataclasses.replace(cfg, pack=layout is packing.Packed),
+      shard_id,
+      num_shards,
+      feature_converter_cls,
+      num_epochs,
+      continue_from_last_checkpoint,
+    )
+  data = loader.open(
+    cfg.mixture_or_task_name,
+    register.source(),
+    ordering.Reading(
+      batch_size=cfg.batch_size,
+      seed=_shared_seed() if cfg.seed is None else cfg.seed,
+      shuffle=cfg.shuffle,
+      num_epochs=num_epochs,
+    ),
+    layout=layout(lengths=lengths),
+    place=loader.Place(shard_id, num_shards, row_multiple=num_shards),
+    split=cfg.split,
+  )
+  logging.info('%s', data.describe())
+  return Iterator(data, num_rows=cfg.batch_size // num_shards)
+
+
+def vocabulary(
+  *, spec: str | None, data_dir: str | None, prefixes: str, task: str
+) -> seqio.Vocabulary:
+  """The vocabulary of every task of this project.
+
+  T5X builds the model before it opens any task, so this is also where the
+  tasks learn their settings, and where the benchmark that a name belongs to
+  is registered: no module need be imported by hand.
+
+  Args:
+    spec: SentencePiece path or 'bytes'; None for the default one.
+    data_dir: the folder that `prepare` wrote to.
+    prefixes: 'paper' or 'code'.
+    task: a task or mixture.
+
+  Returns:
+    What `input_vocabulary` and `output_vocabulary` must be.
+  """
+  register.configure(vocabulary=spec, data_dir=data_dir, prefixes=prefixes)
+  parsed = views.own_name(task)
+  if parsed is not None:
+    register.benchmark(parsed.benchmark)
+  register.build()
+  return register.vocabulary()
+
+
+def lengths(
+  *,
+  task: str,
+  given: Mapping[str, int] | None = None,
+  targets: int | None = None,
+) -> dict[str, int]:
+  """Feature lengths for T5X's dataset configurations.
+
+  Args:
+    task: a task or mixture.
+    given: the user's lengths; None takes those of the longest example of any
+      prepared split.
+    targets: takes the place of the targets' length: when decoding, the
+      number of tokens that may be generated.
+
+  Returns:
+    Lengths of inputs, targets and the targets' task ids.
+
+  Raises:
+    ValueError: no lengths are given and the task is not of this project.
+  """
+  chosen = dict(given or _longest(task))
+  if targets is not None:
+    chosen['targets'] = targets
+  return features.with_task_ids(chosen)
+
+
+def _longest(task: str) -> dict[str, int]:
+  parsed = views.own_name(task)
+  if parsed is None:
+    raise ValueError(
+      f'the lengths of {task!r} are not known, expected TASK_FEATURE_LENGTHS'
+      ' for a task of another project: --gin.TASK_FEATURE_LENGTHS='
+      "\"{'inputs': 512, 'targets': 128}\"."
+    )
+  source = register.source()
+  parts = [
+    tokens.load(name, split, source)
+    for name in views.tasks_of(parsed)
+    for split in tokens.splits(name, source)
+  ]
+  return {
+    side: max(_rounded(getattr(part, side).lengths.max()) for part in parts)
+    for side in ('inputs', 'targets')
+  }
+
+
+def _rounded(length: int) -> int:
+  return -(-int(length) // _MULTIPLE) * _MULTIPLE
+
+
+def _step_of(filename: str) -> int:
+  found = _STEP.findall(str(filename))
+  if not found:
+    raise ValueError(
+      f'the data state is to be saved as {filename!r}, expected a path inside'
+      ' a folder checkpoint_<n>.'
+    )
+  return int(found[-1])
+
+
+def _shared_seed() -> int:
+  """The time, the same on every process."""
+  now = np.int32(time.time())
+  return int(multihost_utils.broadcast_one_to_all(now))

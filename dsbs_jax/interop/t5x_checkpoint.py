@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""T5X checkpoints -> our parameters, without T5X.
+
+Both of T5X's formats, its scanned layers, and this project's own runs (which
+keep T5X's layout). Every name and shape is compared with the network's before
+an array is read.
+"""
+
+import concurrent.futures
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from flax import traverse_util
+
+from dsbs_jax.core import network
+from dsbs_jax.interop import t5x_layers, t5x_storage
+
+_STEP_FOLDER = re.compile(r'checkpoint_(\d+)')
+_READERS = 16
+
+
+def is_checkpoint(path: str) -> bool:
+  """Whether `find` finds a checkpoint at `path`."""
+  return _locate(epath.Path(path)) is not None
+
+
+def find(path: str) -> str:
+  """The checkpoint folder that a path means.
+
+  Args:
+    path: a checkpoint folder, `MODEL_DIR/checkpoint_<n>`; its index file or
+      `state` folder; or a MODEL_DIR, of which the newest checkpoint is taken.
+
+  Returns:
+    The folder.
+
+  Raises:
+    ValueError: there is none; the message lists what is there.
+  """
+  place = epath.Path(path)
+  found = _locate(place)
+  if found is None:
+    there = 'nothing'
+    if place.is_dir():
+      there = ', '.join(sorted(child.name for child in place.iterdir())[:8])
+    elif place.exists():
+      there = 'a file'
+    raise ValueError(
+      f'no T5X checkpoint at {path!r} (there is {there or "nothing"}),'
+      ' expected checkpoint_<n> with a file `checkpoint` or a folder'
+      ' `state`, or a MODEL_DIR with such folders. Check the path.'
+    )
+  return str(found)
+
+
+def _locate(place: epath.Path) -> epath.Path | None:
+  if place.name == t5x_storage.INDEX_FILE and place.is_file():
+    return place.parent
+  if not place.is_dir():
+    return None
+  if t5x_storage.is_legacy(place) or t5x_storage.orbax_state(place):
+    return place
+  steps = {
+    int(match[1]): child
+    for child in place.iterdir()
+    if (match := _STEP_FOLDER.fullmatch(child.name))
+  }
+  return _locate(steps[max(steps)]) if steps else None
+
+
+def read_step(path: str) -> int:
+  """The step of a checkpoint; T5X may have written it as a float."""
+  found = t5x_storage.read_leaves(epath.Path(find(path)), 'state/step')
+  if '' not in found:
+    raise ValueError(
+      f'{path!r} has no entry state/step, expected a T5X checkpoint.'
+    )
+  return int(found[''].read().reshape(()))
+
+
+def load_params(
+  path: str, config: network.T5Config, *, shardings: Any = None
+) -> dict[str, Any]:
+  """Reads the parameters of a network of known size.
+
+  Args:
+    path: as for `find`.
+    config: the network; its layout (`scan_layers`) is the result's.
+    shardings: a tree of jax shardings like the parameters'; each device then
+      reads its own part. None reads NumPy arrays.
+
+  Returns:
+    The tree of float32 parameters.
+
+  Raises:
+    ValueError: a name or a shape differs from the network's.
+  """
+  folder = find(path)
+  leaves = t5x_storage.read_leaves(epath.Path(folder), 'target')
+  if not leaves:
+    raise ValueError(
+      f'{folder!r} has no parameters (no entries below `target`), expected'
+      ' a T5X checkpoint.'
+    )
+  leaves = t5x_layers.unroll(leaves, place=folder)
+  plain = t5x_layers.unrolled_config(config)
+  expected = traverse_util.flatten_dict(network.param_shapes(plain), sep='/')
+  _check_names(leaves, expected, folder)
+  _check_shapes(leaves, expected, folder)
+  leaves = {name: leaves[name] for name in expected}
+  if config.scan_layers:
+    leaves = t5x_layers.restack(leaves)
+  return _fetch(leaves, shardings)
+
+
+def _fetch(leaves: t5x_layers.Leaves, shardings: Any) -> dict[str, Any]:
+  flat = {name: None for name in leaves}
+  if shardings is not None:
+    flat = traverse_util.flatten_dict(shardings, sep='/')
+
+  def fetch_one(name: str) -> Any:
+    leaf, sharding = leaves[name], flat[name]
+
+    def part(index: t5x_storage.Index) -> np.ndarray:
+      return np.asarray(leaf.read(index), np.float32)
+
+    if sharding is None:
+      return part(())
+    return jax.make_array_from_callback(leaf.shape, sharding, part)
+
+  with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
+    arrays = dict(zip(leaves, pool.map(fetch_one, leaves), strict=True))
+  return traverse_util.unflatten_dict(arrays, sep='/')
+
+
+def _check_names(
+  found: Mapping[str, Any], expected: Mapping[str, Any], folder: str
+) -> None:
+  missing = sorted(set(expected) - set(found))
+  surplus = sorted(set(found) - set(expected))
+  if missing or surplus:
+    raise ValueError(
+      f'{folder!r} has other parameters than the network: it lacks'
+      f' {_some(missing)} and has, unexpected, {_some(surplus)}.'
+      f' {_remedy(missing, surplus)}'
+    )
+
+
+def _remedy(missing: list[str], surplus: list[str]) -> str:
+  """What most likely is wrong, by the names that differ."""
+  names = ' '.join(missing + surplus)
+  if '/wi/' in names or 'logits_dense' in names:
+    return (
+      'One is T5 1.0 and the other 1.1: check MLP_ACTIVATIONS and'
+      ' LOGITS_VIA_EMBEDDING, that is, the model file.'
+    )
+  return 'Check the number of layers, that is, the model file.'
+
+
+def _check_shapes(
+  found: t5x_layers.Leaves, expected: Mapping[str, Any], folder: str
+) -> None:
+  wrong = [
+    (name, expected[name].shape, found[name].shape)
+    for name in sorted(expected)
+    if tuple(found[name].shape) != tuple(expected[name].shape)
+  ]
+  if not wrong:
+    return
+  for name, want, have in wrong:
+    if name == 'token_embedder/embedding' and want[1] == have[1]:
+      raise ValueError(
+        f'{folder!r} was trained with a vocabulary of {have[0]} rows, the'
+        f' network has {want[0]} ({name}: expected {want}, found {have}).'
+        ' Set VOCAB_SIZE (and VOCABULARY) to those of the checkpoint.'
+      )
+  name, want, have = wrong[0]
+  raise ValueError(
+    f'{folder!r} is of another size than the network: {name} is {have},'
+    f' expected {want}; {len(wrong)} of {len(expected)} parameters differ.'
+    ' Check the model file.'
+  )
+
+
+def _some(names: list[str]) -> str:
+  if not names:
+    return 'nothing'
+  rest = f' and {len(names) - 3} more' if len(names) > 3 else ''
+  return ', '.join(names[:3]) + rest

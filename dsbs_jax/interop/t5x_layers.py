@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The layouts in which a T5's layers are stored, brought to one.
+
+  unrolled  encoder/layers_3/attention/query/kernel [D, H*K]       T5X examples/t5
+  scalable  encoder/encoder/attention/query/kernel  [D, N, H, K]   T5X scalable_t5
+            encoder/layers_3/attention/query/kernel [D, H, K]      same, not scanned
+  stacked   encoder/layers/attention/query/kernel   [N, D, H*K]    this project
+
+scalable_t5 keeps a relative bias table per layer, every other layout one table
+per stack: the way from it is exact only while all its tables are equal.
+"""
+
+import collections
+import dataclasses
+import re
+from collections.abc import Mapping
+
+import numpy as np
+
+from dsbs_jax.core import network
+from dsbs_jax.interop import t5x_storage
+
+_STACKS = ('encoder', 'decoder')
+_UNROLLED = re.compile(r'layers_(\d+)')
+_BIAS = 'relpos_bias/rel_embedding'
+Leaves = dict[str, t5x_storage.Leaf]
+
+
+def unroll(leaves: Mapping[str, t5x_storage.Leaf], *, place: str) -> Leaves:
+  """Brings any of the layouts to the unrolled one.
+
+  Args:
+    leaves: path -> leaf.
+    place: where they come from, for errors.
+
+  Returns:
+    Path -> leaf, unrolled.
+
+  Raises:
+    ValueError: the layers of a stack have different relative bias tables.
+  """
+  unrolled, tables = {}, collections.defaultdict(list)
+  for path, leaf in leaves.items():
+    for layer_path, layer_leaf in _split(path, leaf):
+      stack, _, rest = layer_path.partition('/')
+      if stack in _STACKS and re.fullmatch(rf'layers_\d+/{_BIAS}', rest):
+        tables[stack].append(layer_leaf)
+      else:
+        unrolled[layer_path] = _join_heads(layer_path, layer_leaf)
+  for stack, layers in tables.items():
+    unrolled[f'{stack}/{_BIAS}'] = _shared(layers, f'{place}: {stack}')
+  return unrolled
+
+
+def restack(leaves: Mapping[str, t5x_storage.Leaf]) -> Leaves:
+  """Brings the unrolled layout to the stacked one."""
+  stacked, groups = {}, collections.defaultdict(dict)
+  for path, leaf in leaves.items():
+    stack, _, rest = path.partition('/')
+    layer, _, name = rest.partition('/')
+    match = _UNROLLED.fullmatch(layer)
+    if match:
+      groups[f'{stack}/layers/{name}'][int(match[1])] = leaf
+    else:
+      stacked[path] = leaf
+  for path, layers in groups.items():
+    stacked[path] = t5x_storage.stack([layers[i] for i in sorted(layers)])
+  return stacked
+
+
+def unrolled_config(config: network.T5Config) -> network.T5Config:
+  """The same network with the unrolled layout."""
+  return dataclasses.replace(config, scan_layers=False)
+
+
+def _split(path: str, leaf: t5x_storage.Leaf):
+  """Yields the layers of a scanned leaf, or the leaf as it is."""
+  stack, _, rest = path.partition('/')
+  if stack in _STACKS and rest.startswith(f'{stack}/'):
+    axis, name = 1, rest.removeprefix(f'{stack}/')
+  elif stack in _STACKS and rest.startswith('layers/'):
+    axis, name = 0, rest.removeprefix('layers/')
+  else:
+    yield path, leaf
+    return
+  for layer in range(leaf.shape[axis]):
+    yield f'{stack}/layers_{layer}/{name}', leaf.take(axis, layer)
+
+
+def _join_heads(path: str, leaf: t5x_storage.Leaf) -> t5x_storage.Leaf:
+  """[D, H, K] -> [D, H*K], and [H, K, D] -> [H*K, D] for `out`."""
+  if not path.endswith('/kernel') or len(leaf.shape) != 3:
+    return leaf
+  first, middle, last = leaf.shape
+  if path.endswith('/out/kernel'):
+    return leaf.reshape((first * middle, last))
+  return leaf.reshape((first, middle * last))
+
+
+def _shared(layers: list[t5x_storage.Leaf], place: str) -> t5x_storage.Leaf:
+  """The one table of a stack, if its layers agree."""
+  tables = [np.asarray(leaf.read(), np.float32) for leaf in layers]
+  for layer, table in enumerate(tables):
+    if not np.array_equal(table, tables[0]):
+      difference = np.max(np.abs(table - tables[0]))
+      raise ValueError(
+        f'{place} has a relative bias per layer and layer {layer} differs'
+        f' from layer 0 by {difference:.3g}, expected equal tables: this'
+        ' network shares one per stack. Such a checkpoint (umT5, or'
+        ' scalable_t5 trained further) has no equal here.'
+      )
+  return t5x_storage.of_array(tables[0])

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The objective of Distilling Step-by-Step inside T5X.
+
+`DistillationModel` is T5X's encoder-decoder model with this project's loss:
+alpha times the mean over label tokens plus 1 - alpha times the mean over
+rationale tokens, each mean over the whole batch. The batch is an ordinary
+mixture's, packed or not, with the task id of every target token beside it, or
+a paired one with both views of the same examples (see t5x_wire).
+
+Without microbatches T5X hands `loss_fn` the whole batch and any trainer will
+do. With microbatches it hands over parts, so the weights must be computed
+before: bind `trainer_cls = @t5x_trainer.Trainer`.
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from clu import metrics as clu_metrics
+from t5x import metrics as t5x_metrics
+from t5x import models
+
+from dsbs_jax import contract
+from dsbs_jax.core import network
+from dsbs_jax.core import objective as objective_lib
+from dsbs_jax.data import features
+from dsbs_jax.interop import t5x_wire
+
+WEIGHTS = 'decoder_token_weights'
+# Folded into the dropout key; labels draw the same masks with and without
+# rationales beside them, as in core/steps.py.
+_VIEW_KEYS = {
+  contract.LABEL_VIEW: 0,
+  contract.MIXTURE_VIEW: 0,
+  contract.RATIONALE_VIEW: 1,
+}
+# T5X divides the loss by token counts in these; ours is a mean already.
+_DIVIDED = ('loss_per_nonpadding_target_token', 'loss_per_all_target_tokens')
+
+
+class DistillationModel(models.EncoderDecoderModel):
+  """T5X's encoder-decoder model with the objective of this project.
+
+  Args:
+    objective: alpha, z-loss and label smoothing; those of T5X's own model
+      (`z_loss`, `label_smoothing`, `loss_normalizing_factor`) are not used.
+    feature_converter_cls: must keep the task ids beside the targets.
+    **kwargs: as for `models.EncoderDecoderModel`.
+  """
+
+  def __init__(
+    self,
+    *,
+    objective: objective_lib.Distillation,
+    feature_converter_cls=features.DistillationFeatureConverter,
+    **kwargs,
+  ):
+    super().__init__(feature_converter_cls=feature_converter_cls, **kwargs)
+    self.objective = objective
+
+  def weigh(self, groups: Mapping[str, t5x_wire.Rows]) -> dict[str, Any]:
+    """Adds each target token's factor in the objective to a whole batch."""
+    counts = objective_lib.token_counts(groups)
+    weigh_rows = functools.partial(
+      objective_lib.token_weights, self.objective, counts=counts
+    )
+    return {
+      view: rows | {WEIGHTS: weigh_rows(rows)} for view, rows in groups.items()
+    }
+
+  def loss_fn(
+    self, params: Any, batch: Mapping[str, Any], dropout_rng: jax.Array | None
+  ) -> tuple[jax.Array, dict[str, clu_metrics.Metric]]:
+    """The part of the objective that a batch or microbatch contributes."""
+    if t5x_wire.is_packed(batch):
+      raise ValueError(
+        'a batch of packed pairs reached a trainer that cannot read it,'
+        ' expected train.trainer_cls = @t5x_trainer.Trainer.'
+      )
+    groups = t5x_wire.views(batch)
+    if not all(WEIGHTS in rows for rows in groups.values()):
+      groups = self.weigh(groups)
+    losses, metrics = [], []
+    for view, rows in groups.items():
+      key = dropout_rng
+      if key is not None:
+        key = jax.random.fold_in(key, _VIEW_KEYS[view])
+      loss, view_metrics = self._rows_loss(params, rows, key)
+      losses.append(loss)
+      metrics.append(view_metrics)
+    return sum(losses), functools.reduce(_merge, metrics)
+
+  def _rows_loss(self, params, rows, dropout_rng):
+    rows = {key: _two_dimensional(array) for key, array in rows.items()}
+    logits = self._compute_logits(params, rows, dropout_rng)
+    targets = rows['decoder_target_tokens']
+    losses, correct = objective_lib.token_losses(
+      self.objective, logits, targets
+    )
+    loss = jnp.sum(rows[WEIGHTS] * losses)
+    weights = rows['decoder_loss_weights'].astype(jnp.float32)
+    metrics = models.compute_base_metrics(
+      logits=logits,
+      targets=targets,
+      mask=weights,
+      loss=loss,
+      segment_ids=_segments(rows),
+    )
+    for name in _DIVIDED:
+      metrics[name] = metrics[name].replace(total=jnp.sum(weights * losses))
+    for term, task_id in objective_lib.TERMS.items():
+      in_term = weights * (rows['decoder_task_ids'] == task_id)
+      metrics |= _term_metrics(term, in_term, losses, correct)
+    return loss, metrics
+
+
+def our_config(model: models.EncoderDecoderModel) -> network.T5Config:
+  """The size of a T5X model, as this project describes it."""
+  config = model.module.config
+  return network.T5Config(
+    vocab_size=config.vocab_size,
+    emb_dim=config.emb_dim,
+    num_heads=config.num_heads,
+    head_dim=config.head_dim,
+    mlp_dim=config.mlp_dim,
+    num_encoder_layers=config.num_encoder_layers,
+    num_decoder_layers=config.num_decoder_layers,
+    mlp_activations=tuple(config.mlp_activations),
+    logits_via_embedding=config.logits_via_embedding,
+    dropout_rate=config.dropout_rate,
+    dtype=jnp.dtype(config.dtype).name,
+  )
+
+
+def _two_dimensional(array: jax.Array) -> jax.Array:
+  """[1, B, T] -> [B, T]: our trainer's microbatches have one axis more."""
+  return array.reshape(-1, array.shape[-1])
+
+
+def _segments(rows: t5x_wire.Rows) -> dict[str, jax.Array]:
+  """What T5X counts packed examples and padding by."""
+  if 'decoder_segment_ids' in rows:
+    return {
+      side: rows[f'{side}_segment_ids'] for side in ('encoder', 'decoder')
+    }
+  return {
+    key: rows[key] != 0
+    for key in ('encoder_input_tokens', 'decoder_target_tokens')
+  }
+
+
+def _term_metrics(term, in_term, losses, correct):
+  tokens = jnp.sum(in_term)
+  return {
+    f'{term}/loss': clu_metrics.Average(
+      total=jnp.sum(in_term * losses), count=tokens
+    ),
+    f'{term}/accuracy': clu_metrics.Average(
+      total=jnp.sum(in_term * correct), count=tokens
+    ),
+    f'{term}/target_tokens': t5x_metrics.AveragePerStep(total=tokens),
+  }
+
+
+def _merge(left, right):
+  return {name: left[name].merge(right[name]) for name in left}

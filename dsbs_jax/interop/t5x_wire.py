@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Our batches (dicts of row groups) as T5X's batches (flat dicts of arrays).
+
+T5X knows one group of rows. A paired batch has two, so the rationale view's
+keys carry a prefix: `encoder_input_tokens` is the label view's,
+`rationale_encoder_input_tokens` the rationale view's.
+
+T5X also wants one number of rows, BATCH_SIZE, for every array, while B pairs
+packed into rows make fewer rows than B, and not as many in both views. They
+travel with empty rows behind them; the *width* of one more array without
+content, `packed_rows`, tells their number, which must be known when the step
+is compiled.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from dsbs_jax import contract
+
+_RATIONALE_PREFIX = 'rationale_'
+_ROWS = 'packed_rows'
+Rows = dict[str, Any]
+
+
+def flatten(batch: Mapping[str, Rows], *, num_rows: int) -> Rows:
+  """Our batch -> T5X's.
+
+  Args:
+    batch: view -> row group of NumPy arrays, the rows of this process.
+    num_rows: rows that T5X expects of this process.
+
+  Returns:
+    Key -> array with `num_rows` rows.
+
+  Raises:
+    ValueError: a view has more rows.
+  """
+  flat = {}
+  for prefix, rows in _with_prefixes(batch):
+    for key, array in rows.items():
+      flat[prefix + key] = _extend(array, num_rows)
+    have = len(rows['decoder_target_tokens'])
+    if have != num_rows:
+      flat[prefix + _ROWS] = np.zeros((num_rows, have), np.int8)
+  return flat
+
+
+def unflatten(batch: Mapping[str, Any], *, num_shards: int) -> dict[str, Rows]:
+  """T5X's batch -> our views, without the empty rows.
+
+  Args:
+    batch: key -> array over all processes.
+    num_shards: parts into which the rows were cut before they travelled.
+
+  Returns:
+    View -> row group.
+  """
+  return {view: _strip(rows, num_shards) for view, rows in views(batch).items()}
+
+
+def views(batch: Mapping[str, Any]) -> dict[str, Rows]:
+  """Sorts a flat batch's keys by view, arrays as they are."""
+  rationale = {
+    key.removeprefix(_RATIONALE_PREFIX): array
+    for key, array in batch.items()
+    if key.startswith(_RATIONALE_PREFIX)
+  }
+  rest = {
+    key: array
+    for key, array in batch.items()
+    if not key.startswith(_RATIONALE_PREFIX)
+  }
+  if not rationale:
+    return {contract.MIXTURE_VIEW: rest}
+  return {contract.LABEL_VIEW: rest, contract.RATIONALE_VIEW: rationale}
+
+
+def join(groups: Mapping[str, Rows]) -> Rows:
+  """The inverse of `views`."""
+  return {
+    prefix + key: array
+    for prefix, rows in _with_prefixes(groups)
+    for key, array in rows.items()
+  }
+
+
+def is_packed(batch: Mapping[str, Any]) -> bool:
+  """Whether empty rows travel with the batch."""
+  return any(key.endswith(_ROWS) for key in batch)
+
+
+def _with_prefixes(groups: Mapping[str, Rows]) -> list[tuple[str, Rows]]:
+  if len(groups) == 1:
+    return [('', next(iter(groups.values())))]
+  return [
+    ('', groups[contract.LABEL_VIEW]),
+    (_RATIONALE_PREFIX, groups[contract.RATIONALE_VIEW]),
+  ]
+
+
+def _extend(array: np.ndarray, num_rows: int) -> np.ndarray:
+  if len(array) > num_rows:
+    raise ValueError(
+      f'a batch of {num_rows} examples makes {len(array)} rows, expected at'
+      ' most as many as examples. Use longer rows (TASK_FEATURE_LENGTHS), a'
+      ' larger BATCH_SIZE or pack = False.'
+    )
+  empty = np.zeros((num_rows - len(array), *array.shape[1:]), array.dtype)
+  return np.concatenate([array, empty])
+
+
+def _strip(rows: Rows, num_shards: int) -> Rows:
+  rows = dict(rows)
+  marker = rows.pop(_ROWS, None)
+  if marker is None:
+    return rows
+  kept = marker.shape[1]
+
+  def strip(array):
+    cut = array.reshape(num_shards, -1, *array.shape[1:])[:, :kept]
+    return cut.reshape(num_shards * kept, *array.shape[1:])
+
+  return {key: strip(array) for key, array in rows.items()}

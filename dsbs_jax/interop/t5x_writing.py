@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Our parameters -> checkpoints that T5X restores, without T5X.
+
+T5X's stock `finetune.gin` restores parameters, step and Adafactor's moments
+and fails where the moments are absent, so they are written too: those of the
+run if it trained with Adafactor, else zeros at step 0, a fresh optimizer. (At
+step s Adafactor keeps 1 - (s + 1)^-0.8 of its moments: zeros with a late step
+would stay wrong for thousands of steps.)
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import orbax.checkpoint as ocp
+import tensorstore
+from etils import epath
+from flax import serialization, traverse_util
+
+from dsbs_jax.core import factored_rms, network
+from dsbs_jax.interop import t5x_layers, t5x_storage
+
+_VERSION = 3
+_CHUNK_BYTES = 64 * 2**20
+_MIN_DIM_TO_FACTOR = 128
+_MOMENTS = ('v_row', 'v_col', 'v')
+
+
+def fresh_moments(params: Mapping[str, Any]) -> dict[str, Any]:
+  """T5X's `param_states` of an Adafactor that has taken no step.
+
+  Args:
+    params: unrolled parameters (arrays or shapes).
+
+  Returns:
+    Parameter path -> {v_row, v_col, v, m}, zeros; (1,) where not used.
+  """
+  flat = traverse_util.flatten_dict(params, sep='/')
+  return traverse_util.unflatten_dict(
+    {name: _zeros(tuple(param.shape)) for name, param in flat.items()},
+    sep='/',
+  )
+
+
+def _zeros(shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+  """The moments of one parameter; the shorter side is the row."""
+  shapes = {'v': shape}
+  if len(shape) == 2 and min(shape) >= _MIN_DIM_TO_FACTOR:
+    shapes = {'v_row': (min(shape),), 'v_col': (max(shape),)}
+  return {
+    key: np.zeros(shapes.get(key, (1,)), np.float32) for key in (*_MOMENTS, 'm')
+  }
+
+
+def moments_of(
+  opt_state: Any, config: network.T5Config
+) -> dict[str, Any] | None:
+  """T5X's `param_states` of a run's Adafactor, None for other optimizers."""
+  found = [
+    state
+    for state in _states(opt_state)
+    if isinstance(state, factored_rms.AdafactorState)
+  ]
+  if not found:
+    return None
+  plain = t5x_layers.unrolled_config(config)
+  states = traverse_util.flatten_dict(
+    fresh_moments(network.param_shapes(plain)), sep='/'
+  )
+  for key in _MOMENTS:
+    for name, array in _moments(getattr(found[0], key), config).items():
+      states[f'{name}/{key}'] = array
+  return traverse_util.unflatten_dict(states, sep='/')
+
+
+def _moments(tree: Any, config: network.T5Config) -> dict[str, np.ndarray]:
+  """Parameter path -> moment, unrolled; unused ones are left out."""
+  flat = traverse_util.flatten_dict(tree, sep='/')
+  used = {name: leaf for name, leaf in flat.items() if leaf.shape != (1,)}
+  if config.scan_layers:
+    used = t5x_layers.unroll(
+      {name: t5x_storage.of_array(leaf) for name, leaf in used.items()},
+      place='optimizer state',
+    )
+    return {name: leaf.read() for name, leaf in used.items()}
+  return {name: np.asarray(leaf) for name, leaf in used.items()}
+
+
+def save_orbax(
+  model_dir: str,
+  params: Mapping[str, Any],
+  config: network.T5Config,
+  *,
+  step: int = 0,
+  moments: Mapping[str, Any] | None = None,
+) -> str:
+  """Writes MODEL_DIR/checkpoint_<step> in T5X's present format.
+
+  Args:
+    model_dir: where to.
+    params: parameters in the layout of `config`.
+    config: the network.
+    step: the step that T5X goes on from.
+    moments: Adafactor's, as `fresh_moments` or `moments_of` give; None leaves
+      them out, which is enough for T5X's eval and infer.
+
+  Returns:
+    The checkpoint folder.
+  """
+  folder = _new_folder(model_dir, step)
+  tree = _tree(params, config, step, moments)
+  with ocp.PyTreeCheckpointer() as checkpointer:
+    checkpointer.save(folder / t5x_storage.STATE_FOLDER, tree)
+  return str(folder)
+
+
+def save_legacy(
+  model_dir: str,
+  params: Mapping[str, Any],
+  config: network.T5Config,
+  *,
+  step: int = 0,
+  moments: Mapping[str, Any] | None = None,
+) -> str:
+  """As `save_orbax`, in the format of T5X's public checkpoints."""
+  folder = _new_folder(model_dir, step)
+  flat = traverse_util.flatten_dict(
+    _tree(params, config, step, moments), sep='/'
+  )
+  index = {
+    path: array if array.size == 1 else _write_zarr(folder, path, array)
+    for path, array in flat.items()
+  }
+  contents = {
+    'version': _VERSION,
+    'optimizer': traverse_util.unflatten_dict(index, sep='/'),
+  }
+  # Last: a folder without it is no checkpoint.
+  (folder / t5x_storage.INDEX_FILE).write_bytes(
+    serialization.msgpack_serialize(contents)
+  )
+  return str(folder)
+
+
+def _states(tree: Any):
+  """Yields the optax states in a nest of tuples."""
+  yield tree
+  if isinstance(tree, tuple):
+    for child in tree:
+      yield from _states(child)
+
+
+def _tree(params, config, step, moments) -> dict[str, Any]:
+  state = {'step': np.asarray(step, np.int32)}
+  if moments is not None:
+    state['param_states'] = dict(moments)
+  unrolled = _unrolled(params, config)
+  target = {
+    name: np.asarray(array, np.float32)
+    for name, array in traverse_util.flatten_dict(unrolled, sep='/').items()
+  }
+  return {
+    'target': traverse_util.unflatten_dict(target, sep='/'),
+    'state': state,
+  }
+
+
+def _unrolled(tree: Any, config: network.T5Config) -> Any:
+  return network.unstack_layers(tree, config) if config.scan_layers else tree
+
+
+def _new_folder(model_dir: str, step: int) -> epath.Path:
+  folder = epath.Path(model_dir).expanduser() / f'checkpoint_{step}'
+  if not str(folder).startswith('gs://'):
+    folder = folder.absolute()
+  if folder.exists():
+    raise ValueError(
+      f'{str(folder)!r} exists, expected a new checkpoint folder. Choose'
+      ' another folder, or remove this one.'
+    )
+  folder.mkdir(parents=True)
+  return folder
+
+
+def _write_zarr(
+  folder: epath.Path, path: str, array: np.ndarray
+) -> dict[str, Any]:
+  """Writes an array beside the index; returns its entry in the index."""
+  name = f'{path.replace("/", ".")}/'
+  metadata = {
+    'shape': list(array.shape),
+    'chunks': _chunks(array.shape, array.itemsize),
+    'compressor': {'id': 'gzip', 'level': 1},
+  }
+  entry = {'driver': 'zarr', 'dtype': str(array.dtype), 'metadata': metadata}
+  spec = entry | {'kvstore': t5x_storage.kvstore(folder / name.rstrip('/'))}
+  tensorstore.open(spec, create=True).result().write(array).result()
+  return entry | {'kvstore': {'driver': 'file', 'path': name}}
+
+
+def _chunks(shape: tuple[int, ...], itemsize: int) -> list[int]:
+  """Halves the longest side until a chunk is small enough."""
+  chunks = list(shape)
+  while np.prod(chunks) * itemsize > _CHUNK_BYTES:
+    longest = int(np.argmax(chunks))
+    chunks[longest] = -(-chunks[longest] // 2)
+  return chunks

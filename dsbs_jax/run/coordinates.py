@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a run stands in a sweep: method, model, share of the data, seed.
+
+The coordinates are the name of the run's folder, so a sweep, a cluster's job
+and the report agree on them without another file:
+
+  cqa_gt_dsbs-tiny-f0.25-s0            benchmark_method-model-fraction-seed
+  cqa_gt_dsbs-tiny-f0.25-s0-ALPHA=0.3  and what else was varied
+"""
+
+import dataclasses
+import decimal
+import re
+from collections.abc import Iterator
+
+from dsbs_jax import contract
+
+# Methods by the last two parts of their task's name, in the order of tables.
+METHODS = {
+  'gt_finetune': 'Standard finetuning',
+  'gt_dsbs': 'Step-by-step, human labels',
+  'gt_single': 'Single task, human labels',
+  'llm_finetune': 'Standard distillation',
+  'llm_dsbs': 'Step-by-step, LLM labels',
+  'llm_single': 'Single task, LLM labels',
+  'gt_label': 'Label task alone, human labels',
+  'llm_label': 'Label task alone, LLM labels',
+}
+
+_MODEL = re.compile(r'[A-Za-z0-9_.]+')
+_NAME = re.compile(
+  r'(?P<task>[a-z0-9_]+)-(?P<model>[A-Za-z0-9_.]+)-f(?P<fraction>[0-9.]+)'
+  r'-s(?P<seed>[0-9]+)(?P<setting>(?:-[A-Z][A-Z0-9_]*=[^/]*)?)'
+)
+_SETTING = re.compile(r'-(?=[A-Z][A-Z0-9_]*=)')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Coordinates:
+  """One point of a sweep.
+
+  Attributes:
+    benchmark: the benchmark's name.
+    method: a key of `METHODS`.
+    model: name of the model's gin file, without its ending.
+    fraction: share of the training data, in (0, 1].
+    seed: of the subset, the parameters and the data order.
+    setting: what else was varied, such as ('ALPHA=0.3',).
+  """
+
+  benchmark: str
+  method: str
+  model: str
+  fraction: float = 1.0
+  seed: int = 0
+  setting: tuple[str, ...] = ()
+
+  def __post_init__(self):
+    if self.method not in METHODS:
+      raise ValueError(
+        f'the method is {self.method!r}, expected one of {", ".join(METHODS)}.'
+        ' Correct --methods.'
+      )
+    if not _MODEL.fullmatch(self.model):
+      raise ValueError(
+        f'the model is named {self.model!r}, expected letters, digits, _ and'
+        ' dots. Rename its gin file.'
+      )
+    if not 0 < self.fraction <= 1:
+      raise ValueError(
+        f'the fraction is {self.fraction}, expected a number in (0, 1].'
+        ' Correct --fractions.'
+      )
+    if self.seed < 0:
+      raise ValueError(f'the seed is {self.seed}, expected 0 or more.')
+
+  @property
+  def task(self) -> str:
+    """The task or mixture that is trained on."""
+    return f'{self.benchmark}_{self.method}'
+
+  @property
+  def name(self) -> str:
+    """The name of the run's folder."""
+    parts = (
+      self.task,
+      self.model,
+      f'f{decimal_text(self.fraction)}',
+      f's{self.seed}',
+      *(_slug(setting) for setting in self.setting),
+    )
+    return '-'.join(parts)
+
+  @property
+  def title(self) -> str:
+    """The method in words, with what else was varied."""
+    return ', '.join((METHODS[self.method], *self.setting))
+
+
+def parse(name: str) -> Coordinates | None:
+  """Reads a folder's name; None where it is not one of a sweep."""
+  match = _NAME.fullmatch(name)
+  if match is None:
+    return None
+  try:
+    task = contract.parse_task_name(match['task'])
+    return Coordinates(
+      benchmark=task.benchmark,
+      method=f'{task.label_source}_{task.form}',
+      model=match['model'],
+      fraction=float(match['fraction']),
+      seed=int(match['seed']),
+      setting=tuple(part for part in _SETTING.split(match['setting']) if part),
+    )
+  except ValueError:
+    return None  # a name that only looks like one of ours: the caller's choice
+
+
+def grid(
+  *,
+  benchmarks: tuple[str, ...],
+  methods: tuple[str, ...],
+  models: tuple[str, ...],
+  fractions: tuple[float, ...],
+  seeds: tuple[int, ...],
+  settings: tuple[tuple[str, ...], ...] = ((),),
+) -> Iterator[Coordinates]:
+  """All points of a sweep, seed by seed, so that first curves come early."""
+  for seed in seeds:
+    for benchmark in benchmarks:
+      for model in models:
+        for fraction in fractions:
+          for method in methods:
+            for setting in settings:
+              yield Coordinates(
+                benchmark=benchmark,
+                method=method,
+                model=model,
+                fraction=fraction,
+                seed=seed,
+                setting=setting,
+              )
+
+
+def decimal_text(number: float) -> str:
+  """A number without an exponent: 0.125, 1, 0.00001."""
+  text = format(decimal.Decimal(repr(float(number))), 'f')
+  return text.rstrip('0').rstrip('.') if '.' in text else text
+
+
+def _slug(setting: str) -> str:
+  """A gin binding as part of a folder's name: no blanks, quotes or slashes."""
+  name, _, value = setting.partition('=')
+  return f'{name}={re.sub(r"[^A-Za-z0-9_.+-]+", "_", value.strip()).strip("_")}'

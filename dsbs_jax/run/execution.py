@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs a plan here, one run after another; what fails is kept in mind.
+
+A run is a process of its own: it gives its memory back, and its end is not the
+sweep's. A lock in its folder lives as long as that process, so two sweeps over
+the same folder share the work, and a run that outlived its sweep is left
+alone.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+
+from dsbs_jax.run import folders, jobs, signals
+from dsbs_jax.run import pace as pace_lib
+
+LOG_FILE = 'train.log'
+FAILURE_FILE = 'failed.json'
+FAILED_STATUS = 1
+
+_LOCK_FILE = '.lock'
+_POLL_SECONDS = 0.5
+_TAIL_LINES = 12
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+  """A command that ended with another status than 0."""
+
+  name: str
+  status: int
+  log: pathlib.Path
+  tail: str
+
+
+def execute(plan: jobs.Plan) -> int:
+  """Prepares and trains what is open in a plan.
+
+  Args:
+    plan: what to do.
+
+  Returns:
+    0; 1 where a command failed; signals.INTERRUPTED_STATUS where a signal
+    ended the sweep: the run under way has saved, the same command goes on.
+  """
+  return _Execution(plan).execute()
+
+
+class _Execution:
+  """One pass over a plan."""
+
+  def __init__(self, plan: jobs.Plan):
+    self._plan = plan
+    self._open = plan.open_jobs
+    self._pace = pace_lib.Pace(self._open)
+    self._line = pace_lib.Line()
+    self._stop = signals.StopRequest()
+    self._failures = []
+    self._elsewhere = []
+    self._started = time.monotonic()
+
+  def execute(self) -> int:
+    for preparation in self._plan.open_preparations:
+      self._prepare(preparation)
+      if self._stop.requested():
+        break
+    for number, job in enumerate(self._open, start=1):
+      if self._stop.requested():
+        break
+      self._train(number, job)
+    return self._close()
+
+  def _prepare(self, preparation: jobs.Preparation) -> None:
+    folder = pathlib.Path(preparation.data_dir)
+    name = f'{preparation.benchmark} in {folder.name}'
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder, wait=True) as lock:
+      if preparation.done:
+        return
+      self._line.say(f'preparing {name}')
+      log = folder / f'prepare-{preparation.benchmark}.log'
+      status = self._run(preparation.command, log, lock, watch=None)
+    if status:
+      self._failed(name, status, log, folder)
+
+  def _train(self, number: int, job: jobs.Job) -> None:
+    if not job.preparation.done:
+      self._line.say(f'left out: {job.name}, its data is not prepared')
+      self._failures.append(
+        Failure(job.name, FAILED_STATUS, job.path, 'its data is not prepared')
+      )
+      self._pace.done(job, seconds=0.0, steps=0)
+      return
+    job.path.mkdir(parents=True, exist_ok=True)
+    with _locked(job.path, wait=False) as lock:
+      if lock is None or job.is_finished():
+        self._pace.done(job, seconds=0.0, steps=0)
+        if lock is None:
+          self._elsewhere.append(job)
+          self._line.say(f'left to another process: {job.name}')
+        return
+      self._train_locked(number, job, lock)
+
+  def _train_locked(self, number: int, job: jobs.Job, lock: int) -> None:
+    (job.path / FAILURE_FILE).unlink(missing_ok=True)
+    started = time.monotonic()
+    log = job.path / LOG_FILE
+
+    def watch() -> None:
+      step = max(job.step, _logged_step(job.path))
+      self._show(number, job, step, time.monotonic() - started)
+
+    status = self._run(job.command, log, lock, watch=watch)
+    seconds = time.monotonic() - started
+    steps = max(0, _logged_step(job.path) - job.step)
+    self._pace.done(job, seconds=seconds, steps=steps)
+    if status == signals.INTERRUPTED_STATUS:
+      self._line.say(f'saved and stopped: {job.name}')
+      self._stop.request()
+    elif status or not job.is_finished():
+      self._failed(job.name, status or FAILED_STATUS, log, job.path)
+    else:
+      self._line.say(
+        f'[{number}/{len(self._open)}] {job.name}  {_result(job)}'
+        f'  {pace_lib.duration(seconds)}'
+      )
+
+  def _show(self, number: int, job: jobs.Job, step: int, spent: float) -> None:
+    steps = step - job.step
+    eta = self._pace.eta(job, seconds=spent, steps=steps)
+    self._line.update(
+      f'[{number}/{len(self._open)}] {job.name}'
+      f'  step {step:,}/{job.train_steps:,}'
+      f'  all {100 * self._pace.share(job, steps):.0f} %'
+      f'  {pace_lib.duration(time.monotonic() - self._started)}'
+      f'  ETA {pace_lib.duration(eta)}'
+    )
+
+  def _run(
+    self, command: Sequence[str], log: pathlib.Path, lock: int, *, watch
+  ) -> int:
+    """Runs a command; a signal to the sweep is passed on as SIGTERM."""
+    with log.open('ab') as out:
+      process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=out,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        pass_fds=(lock,),
+      )
+      told = False
+      try:
+        while process.poll() is None:
+          if self._stop.requested() and not told:
+            self._line.say(f'{self._stop.name}: waiting for the run to save')
+            process.send_signal(signal.SIGTERM)
+            told = True
+          if watch is not None and not told:
+            watch()
+          time.sleep(_POLL_SECONDS)
+      finally:
+        if process.poll() is None:
+          process.kill()
+          process.wait()
+    return process.returncode
+
+  def _failed(
+    self, name: str, status: int, log: pathlib.Path, folder: pathlib.Path
+  ) -> None:
+    if self._stop.requested():
+      return  # it ended because it was told to
+    failure = Failure(name, status, log, _tail(log))
+    self._failures.append(failure)
+    facts = {'name': name, 'status': status, 'log': str(log)}
+    text = json.dumps({**facts, 'tail': failure.tail}, indent=2)
+    (folder / FAILURE_FILE).write_text(text + '\n', encoding='utf-8')
+    self._line.say(f'FAILED with status {status}: {name} ({log})')
+
+  def _close(self) -> int:
+    for failure in self._failures:
+      self._line.say(
+        f'\n{failure.name}: status {failure.status},'
+        f' {failure.log}\n{failure.tail}'
+      )
+    finished = sum(job.is_finished() for job in self._plan.jobs)
+    self._line.say(
+      f'{finished:,} of {len(self._plan.jobs):,} runs are finished,'
+      f' {len(self._failures):,} failed, {len(self._elsewhere):,} left to'
+      f' others, {pace_lib.duration(time.monotonic() - self._started)}'
+    )
+    if self._stop.requested():
+      self._line.say('stopped; the same command goes on from here')
+      return signals.INTERRUPTED_STATUS
+    return FAILED_STATUS if self._failures else 0
+
+
+@contextlib.contextmanager
+def _locked(folder: pathlib.Path, *, wait: bool) -> Iterator[int | None]:
+  """Holds a folder's lock; gives None where another process has it."""
+  descriptor = os.open(folder / _LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+  try:
+    try:
+      fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+      yield None
+    else:
+      yield descriptor
+  finally:
+    os.close(descriptor)
+
+
+def _logged_step(path: pathlib.Path) -> int:
+  """The last step in metrics.jsonl, 0 where there is none yet."""
+  file = path / folders.METRICS_FILE
+  if not file.is_file():
+    return 0
+  return folders.last_step(*folders.read_metrics(file))
+
+
+def _result(job: jobs.Job) -> str:
+  _, evaluated = folders.read_metrics(job.path / folders.METRICS_FILE)
+  last = folders.last_step({}, evaluated)
+  return '  '.join(
+    f'{split} {steps[last]["accuracy"]:.2f}'
+    for split, steps in evaluated.items()
+    if 'accuracy' in steps.get(last, {})
+  )
+
+
+def _tail(log: pathlib.Path) -> str:
+  if not log.is_file():
+    return ''
+  text = log.read_text(encoding='utf-8', errors='replace')
+  return '\n'.join(f'  {line}' for line in text.splitlines()[-_TAIL_LINES:])

@@ -1,0 +1,319 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training run, from top to bottom.
+
+tokens -> mesh -> state -> restore -> steps, with evaluations and checkpoints
+between them. No hooks and no callbacks: what happens, happens in `train`.
+"""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+from dsbs_jax.core import network, partitioning, steps
+from dsbs_jax.core import objective as objective_lib
+from dsbs_jax.data import loader, ordering, register, vocabularies
+from dsbs_jax.interop import checkpoints as foreign
+from dsbs_jax.run import (
+  checkpoints,
+  compilation,
+  evaluation,
+  journal,
+  signals,
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Training:
+  """A training run's settings; gin/train.gin binds every field.
+
+  Attributes:
+    model_dir: folder of checkpoints, metrics and predictions.
+    mixture_or_task_name: what to train on, such as 'cqa_gt_dsbs'.
+    data_dir: folder that `prepare` wrote to; None for the default one.
+    vocabulary: SentencePiece path or 'bytes', with ':N' for N extra ids, or
+      None for the public T5 vocabulary.
+    prefixes: 'paper' ([label]), 'code' (predict: ), None for the default.
+    lengths: {'inputs': S, 'targets': T} or None to take them from the data.
+    initial_checkpoint_path: where a new run takes its parameters from.
+    model: the network.
+    objective: the loss.
+    paired: whether each step sees both views of the same examples, as in the
+      paper, or samples the mixture's tasks by their rates, as seqio does.
+    train_steps: steps of the whole run.
+    batch_size: examples (paired: pairs) per step over all devices.
+    microbatches: how many parts of a batch are computed one after another.
+    learning_rate: peak learning rate.
+    schedule: peak rate and total_steps -> learning rate at a step.
+    optimizer: schedule and clip_norm -> gradient transformation.
+    clip_norm: global norm to which gradients are clipped, None for never.
+    layout: packing.Packed, packing.Bucketed or packing.Padded.
+    seed: of parameters, dropout and data order.
+    mesh: (data, model) devices such as '4x2'; None for all devices as data.
+    sharding_rules: makes the table of core/partitioning.py to shard by.
+    eval_period: steps between evaluations and checkpoints.
+    eval_splits: splits to evaluate; the first chooses the best checkpoint.
+    eval_batch_size: rows per decoding batch.
+    max_decode_len: target tokens to generate at most.
+    log_period: steps that a line of metrics averages over.
+    keep_checkpoints: how many of the newest to keep, besides the best.
+  """
+
+  model_dir: str
+  mixture_or_task_name: str
+  data_dir: str | None
+  vocabulary: str | None
+  prefixes: str | None
+  lengths: Mapping[str, int] | None
+  initial_checkpoint_path: str | None
+  model: network.T5Config
+  objective: objective_lib.Distillation
+  paired: bool
+  train_steps: int
+  batch_size: int
+  microbatches: int
+  learning_rate: float
+  schedule: Callable[..., Any]
+  optimizer: Callable[..., Any]
+  clip_norm: float | None
+  layout: Callable[..., Any]
+  seed: int
+  mesh: str | None
+  sharding_rules: Callable[[], partitioning.Rules]
+  eval_period: int
+  eval_splits: tuple[str, ...]
+  eval_batch_size: int
+  max_decode_len: int
+  log_period: int
+  keep_checkpoints: int
+
+  def __post_init__(self):
+    for name in (
+      'train_steps',
+      'batch_size',
+      'microbatches',
+      'eval_period',
+      'eval_batch_size',
+      'max_decode_len',
+      'log_period',
+      'keep_checkpoints',
+    ):
+      if getattr(self, name) < 1:
+        raise ValueError(
+          f'{name} is {getattr(self, name)}, expected a positive number.'
+        )
+
+  def transformation(self):
+    """The optimizer with its schedule."""
+    rate = self.schedule(self.learning_rate, total_steps=self.train_steps)
+    return self.optimizer(rate, clip_norm=self.clip_norm)
+
+
+def train(run: Training) -> int:
+  """Trains, evaluates and saves until `train_steps` are done.
+
+  A run that finds checkpoints in its folder goes on from the newest.
+
+  Args:
+    run: all settings.
+
+  Returns:
+    0, or signals.INTERRUPTED_STATUS if a signal ended the run early.
+
+  Raises:
+    ValueError: the settings do not fit each other, the data or a checkpoint.
+  """
+  started = time.monotonic()
+  compilation.use_cache()
+  mesh = partitioning.make_mesh(run.mesh)
+  rules = run.sharding_rules()
+  source = register.source(
+    data_dir=run.data_dir, vocabulary=run.vocabulary, prefixes=run.prefixes
+  )
+  journal.say(f'reading {run.mixture_or_task_name} ({source.vocabulary})')
+  vocabulary = vocabularies.load(source.vocabulary)
+  check_vocabulary(vocabulary, run.model)
+  data = loader.open(
+    run.mixture_or_task_name,
+    source,
+    ordering.Reading(
+      batch_size=run.batch_size, seed=run.seed, paired=run.paired
+    ),
+    layout=run.layout(lengths=run.lengths),
+    place=loader.Place(
+      jax.process_index(),
+      jax.process_count(),
+      row_multiple=mesh.shape[partitioning.DATA_AXIS] * run.microbatches,
+    ),
+  )
+  journal.say(data.describe())
+
+  optimizer = run.transformation()
+  init_key, run_key = jax.random.split(jax.random.key(run.seed))
+
+  def init(key):
+    return steps.init_state(key, run.model, optimizer)
+
+  shapes = jax.eval_shape(init, init_key)
+  shardings = partitioning.state_shardings(shapes, mesh, rules)
+  like = checkpoints.shapes_with_shardings(shapes, shardings)
+  saved = checkpoints.Checkpoints(
+    run.model_dir,
+    keep=run.keep_checkpoints,
+    monitor=f'{run.eval_splits[0]}/accuracy' if run.eval_splits else None,
+  )
+  facts = facts_of(run, vocabulary)
+  batches = data.iterate()
+  pending = []
+  newest = saved.latest_step()
+  if newest is not None:
+    check_resume(saved.run_facts(newest), facts, run.model_dir)
+    state, position = saved.restore(newest, like)
+    batches.set_state(position['loader'])
+    pending = position['pending']
+    journal.say(f'resuming {run.model_dir} from step {newest:,}')
+  else:
+    journal.say(f'initialising {count(shapes.params):,} parameters')
+    state = jax.jit(init, out_shardings=shardings)(init_key)
+    if run.initial_checkpoint_path:
+      params = foreign.load_initial(
+        run.initial_checkpoint_path, run.model, like=like.params
+      )
+      state = state.replace(params=params)
+
+  evaluator = evaluation.Evaluator(
+    evaluation.Evaluating(
+      task=run.mixture_or_task_name,
+      model=run.model,
+      splits=run.eval_splits,
+      batch_size=run.eval_batch_size,
+      max_decode_len=run.max_decode_len,
+    ),
+    source=source,
+    mesh=mesh,
+    param_shardings=shardings.params,
+  )
+  batch_sharding = partitioning.batch_sharding(mesh)
+  replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  train_step = jax.jit(
+    steps.make_train_step(
+      run.model,
+      run.objective,
+      optimizer,
+      run_key=run_key,
+      num_microbatches=run.microbatches,
+    ),
+    in_shardings=(shardings, batch_sharding),
+    out_shardings=(shardings, replicated),
+    donate_argnums=0,
+  )
+
+  step = int(state.step)
+  log = journal.Journal(
+    run.model_dir,
+    train_steps=run.train_steps,
+    start_step=step,
+    writes=jax.process_index() == 0,
+  )
+  stop = signals.StopRequest()
+  if step < run.train_steps:
+    log.say('compiling the train step')
+  first = True
+  while step < run.train_steps and not stop.requested():
+    batch = to_global(next(batches), batch_sharding)
+    state, metrics = train_step(state, batch)
+    step += 1
+    pending.append(metrics)
+    if first:
+      jax.block_until_ready(metrics)
+      log.say(f'first step after {time.monotonic() - started:.1f} s')
+      log.pause(step)
+      first = False
+    due = step % run.eval_period == 0 or step == run.train_steps
+    if step % run.log_period == 0 or due:
+      log.train(step, journal.summarise(pending))
+      pending = []
+    if due:
+      scores = evaluator.evaluate_all(state.params, step, run.model_dir, log)
+      position = {'loader': batches.get_state(), 'pending': []}
+      saved.save(state, position=position, run=facts, metrics=scores)
+      log.pause(step)
+  if stop.requested() and step != saved.latest_step():
+    # Lines of metrics average over log_period steps, whoever computed them.
+    unwritten = [{k: float(v) for k, v in m.items()} for m in pending]
+    position = {'loader': batches.get_state(), 'pending': unwritten}
+    saved.save(state, position=position, run=facts)
+  saved.close()
+  log.close()
+  if step < run.train_steps:
+    log.say(
+      f'stopped by {stop.name} at step {step:,}; the same command goes on from'
+      ' there'
+    )
+    return signals.INTERRUPTED_STATUS
+  log.say(f'done: {step:,} steps, checkpoints in {run.model_dir}')
+  return 0
+
+
+def to_global(batch: Any, sharding: jax.sharding.Sharding) -> Any:
+  """Puts this process's rows of a batch on its devices."""
+  return jax.tree.map(
+    lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch
+  )
+
+
+def check_vocabulary(
+  vocabulary: vocabularies.Vocabulary, model: network.T5Config
+) -> None:
+  """Raises where the model has fewer rows than the vocabulary has ids."""
+  if vocabulary.size > model.vocab_size:
+    padded = -(-vocabulary.size // 128) * 128
+    raise ValueError(
+      f'the vocabulary has {vocabulary.size} ids, but the model only'
+      f' {model.vocab_size} rows (VOCAB_SIZE). Set --gin.VOCAB_SIZE={padded}.'
+    )
+
+
+def facts_of(
+  run: Training, vocabulary: vocabularies.Vocabulary
+) -> dict[str, Any]:
+  """What a resumed run must have in common with the run that saved."""
+  return {
+    'model': dataclasses.asdict(run.model),
+    'objective': dataclasses.asdict(run.objective),
+    'task': run.mixture_or_task_name,
+    'batch_size': run.batch_size,
+    'paired': run.paired,
+    'prefixes': run.prefixes,
+    'seed': run.seed,
+    'vocabulary': vocabulary.fingerprint,
+  }
+
+
+def check_resume(
+  saved: Mapping[str, Any], now: Mapping[str, Any], model_dir: str
+) -> None:
+  """Raises where a resumed run differs in more than its length or logging."""
+  changed = [
+    f'{name}: {saved.get(name)!r} -> {value!r}'
+    for name, value in now.items()
+    if saved.get(name) != _as_json(value)
+  ]
+  if changed:
+    raise ValueError(
+      f'{model_dir} holds a run with other settings: {"; ".join(changed)}.'
+      ' Restore the settings, or train in another MODEL_DIR.'
+    )
+
+
+def _as_json(value: Any) -> Any:
+  """The value as it comes back from JSON, where tuples are lists."""
+  return json.loads(json.dumps(value))
+
+
+def count(shapes: Any) -> int:
+  """Numbers in a parameter tree."""
+  return sum(leaf.size for leaf in jax.tree.leaves(shapes))

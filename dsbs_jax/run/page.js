@@ -1,0 +1,191 @@
+'use strict';
+// The browser of examples. Texts become text nodes, never markup; the state
+// stands in the address, so that a view can be linked: #q=tree&show=wrong.
+(() => {
+  const root = document.getElementById('browser');
+  const all = JSON.parse(document.getElementById('data').textContent);
+  if (!root || !all.length) return;
+
+  const PAGE_SIZE = 10;
+  const SHOW = [
+    ['all', 'All examples'],
+    ['right', 'Student right'],
+    ['wrong', 'Student wrong'],
+    ['teacher-right', 'Teacher right'],
+    ['teacher-wrong', 'Teacher wrong'],
+    ['above', 'Student right, teacher wrong'],
+    ['below', 'Student wrong, teacher right'],
+    ['split', 'Students disagree'],
+  ];
+  const TESTS = {
+    all: () => true,
+    right: (s) => s && s.right,
+    wrong: (s) => s && !s.right,
+    'teacher-right': (s, t) => t && t.right,
+    'teacher-wrong': (s, t) => t && !t.right,
+    above: (s, t) => s && t && s.right && !t.right,
+    below: (s, t) => s && t && !s.right && t.right,
+    split: (s, t, e) => new Set(e.students.filter(Boolean).map((x) => x.right)).size > 1,
+  };
+  // Characters that would be unseen or would reorder what stands around them.
+  const HIDDEN = /([\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff])/;
+
+  const state = { benchmark: 0, student: 0, show: 'all', q: '', page: 1 };
+
+  function readAddress() {
+    const given = new URLSearchParams(location.hash.slice(1));
+    if (!['benchmark', 'student', 'show', 'q', 'page'].some((key) => given.has(key))) return false;
+    const name = given.get('benchmark');
+    const found = all.findIndex((b) => b.name === name);
+    state.benchmark = found < 0 ? 0 : found;
+    const student = Number(given.get('student') || 0);
+    state.student = all[state.benchmark].students[student] ? student : 0;
+    state.show = TESTS[given.get('show')] ? given.get('show') : 'all';
+    state.q = given.get('q') || '';
+    state.page = Math.max(1, parseInt(given.get('page'), 10) || 1);
+    return true;
+  }
+
+  function writeAddress() {
+    const shown = new URLSearchParams({
+      benchmark: all[state.benchmark].name, student: state.student, show: state.show, q: state.q, page: state.page,
+    });
+    history.replaceState(null, '', '#' + shown);
+  }
+
+  function element(tag, properties, ...children) {
+    const made = Object.assign(document.createElement(tag), properties);
+    made.append(...children);
+    return made;
+  }
+
+  function text(value, className) {
+    const made = element('span', { className: 'text ' + className, dir: 'auto' });
+    const query = state.q.toLowerCase();
+    for (const piece of value.split(HIDDEN)) {
+      if (HIDDEN.test(piece)) {
+        const code = 'U+' + piece.codePointAt(0).toString(16).toUpperCase().padStart(4, '0');
+        made.append(element('span', { className: 'hidden-character', title: 'a hidden character' }, code));
+      } else {
+        highlight(made, piece, query);
+      }
+    }
+    if (!value.trim()) made.append(element('span', { className: 'hidden-character' }, value ? 'blank' : 'empty'));
+    return made;
+  }
+
+  function highlight(into, piece, query) {
+    const lower = piece.toLowerCase();
+    if (!query || lower.length !== piece.length) {
+      into.append(piece);
+      return;
+    }
+    let from = 0;
+    for (let at = lower.indexOf(query); at >= 0; at = lower.indexOf(query, from)) {
+      into.append(piece.slice(from, at), element('mark', {}, piece.slice(at, at + query.length)));
+      from = at + query.length;
+    }
+    into.append(piece.slice(from));
+  }
+
+  function verdict(right) {
+    return element('span', { className: 'verdict ' + (right ? 'right' : 'wrong') }, right ? '✓ right' : '✗ wrong');
+  }
+
+  function answer(said) {
+    const made = element('dd', {}, text(said.label, 'answer'), verdict(said.right));
+    if (said.rationale !== null && said.rationale !== undefined) made.append(text(said.rationale, 'rationale'));
+    return made;
+  }
+
+  function name(student) {
+    return `${student.title}, ${student.model}, ${student.data}, seed ${student.seed}, step ${student.step}`;
+  }
+
+  function card(example, benchmark) {
+    const list = element('dl', {},
+      element('dt', {}, 'Input'), element('dd', {}, text(example.input, 'input')),
+      element('dt', {}, 'Human label'), element('dd', {}, text(example.gold, 'answer')));
+    if (example.teacher) list.append(element('dt', {}, 'Teacher (LLM)'), answer(example.teacher));
+    example.students.forEach((said, i) => {
+      if (!said) return;
+      const term = element('dt', {}, name(benchmark.students[i]));
+      const value = answer(said);
+      if (i === state.student) [term, value].forEach((e) => e.classList.add('chosen'));
+      list.append(term, value);
+    });
+    const head = element('header', {}, element('span', {}, `example ${example.index}`));
+    if (example.id) head.append(text(example.id, 'answer'));
+    const made = element('article', { className: 'example' }, head, list);
+    made.dataset.index = example.index;
+    return made;
+  }
+
+  function matches(example) {
+    if (!TESTS[state.show](example.students[state.student], example.teacher, example)) return false;
+    if (!state.q) return true;
+    const said = [example.teacher, ...example.students].filter(Boolean);
+    const texts = [example.input, example.gold, example.id, ...said.flatMap((s) => [s.label, s.rationale || ''])];
+    const query = state.q.toLowerCase();
+    return texts.some((t) => t.toLowerCase().includes(query));
+  }
+
+  function options(select, entries, value) {
+    select.replaceChildren(...entries.map(([key, label]) => element('option', { value: key }, label)));
+    select.value = String(value);
+  }
+
+  const get = (id) => document.getElementById(id);
+
+  function render() {
+    const benchmark = all[state.benchmark];
+    options(get('benchmark'), all.map((b, i) => [i, b.name]), state.benchmark);
+    options(get('student'), benchmark.students.map((s, i) => [i, name(s)]), state.student);
+    options(get('show'), SHOW, state.show);
+    if (get('q').value !== state.q) get('q').value = state.q;
+    const found = benchmark.examples.filter(matches);
+    const pages = Math.max(1, Math.ceil(found.length / PAGE_SIZE));
+    state.page = Math.min(state.page, pages);
+    const from = (state.page - 1) * PAGE_SIZE;
+    const rights = found.filter((e) => e.students[state.student] && e.students[state.student].right).length;
+    get('count').textContent =
+      `${found.length.toLocaleString('en')} of ${benchmark.examples.length.toLocaleString('en')} examples; ` +
+      `the chosen student is right on ${rights.toLocaleString('en')} of them.`;
+    get('examples').replaceChildren(...found.slice(from, from + PAGE_SIZE).map((e) => card(e, benchmark)));
+    get('page').textContent = `Page ${state.page} of ${pages}`;
+    get('previous').disabled = state.page === 1;
+    get('next').disabled = state.page === pages;
+    get('held').textContent = held(benchmark);
+  }
+
+  function held(benchmark) {
+    const parts = [`Split: ${benchmark.split}.`];
+    if (benchmark.examples.length < benchmark.total) {
+      parts.push(`This page holds the first ${benchmark.examples.length.toLocaleString('en')} of ` +
+        `${benchmark.total.toLocaleString('en')} examples.`);
+    }
+    if (benchmark.cut) parts.push(`${benchmark.cut} further settings are left out.`);
+    if (benchmark.note) parts.push(benchmark.note);
+    return parts.join(' ');
+  }
+
+  function change(key, value) {
+    state[key] = value;
+    if (key !== 'page') state.page = 1;
+    if (key === 'benchmark') state.student = 0;
+    writeAddress();
+    render();
+  }
+
+  get('benchmark').addEventListener('change', (e) => change('benchmark', Number(e.target.value)));
+  get('student').addEventListener('change', (e) => change('student', Number(e.target.value)));
+  get('show').addEventListener('change', (e) => change('show', e.target.value));
+  get('q').addEventListener('input', (e) => change('q', e.target.value));
+  get('previous').addEventListener('click', () => change('page', state.page - 1));
+  get('next').addEventListener('click', () => change('page', state.page + 1));
+  window.addEventListener('hashchange', () => { if (readAddress()) render(); });
+  root.hidden = false;
+  const linked = readAddress();
+  render();
+  if (linked) root.scrollIntoView();
+})();

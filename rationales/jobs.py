@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a completions file knows of its batches (see `batch`)."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from rationales import records
+
+UPLOADED, CREATED, COLLECTED = 'uploaded', 'created', 'collected'
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """One batch.
+
+  Attributes:
+    number: counts the batches of a completions file.
+    event: the last step that is done.
+    file_id: the uploaded requests.
+    batch_id: the batch, once created.
+    uploaded_at: seconds since 1970.
+  """
+
+  number: int
+  event: str
+  file_id: str
+  batch_id: str | None
+  uploaded_at: float
+
+  def line(self) -> dict[str, Any]:
+    return {'kind': records.BATCH, **dataclasses.asdict(self)}
+
+
+class Jobs:
+  """The batches that a completions file knows of."""
+
+  def __init__(self):
+    self._jobs: dict[int, Job] = {}
+
+  def remember(self, record: Mapping[str, Any]) -> None:
+    """Takes in a line of the file; skips other kinds."""
+    if record['kind'] == records.BATCH:
+      fields = {f.name: record[f.name] for f in dataclasses.fields(Job)}
+      self._jobs[record['number']] = Job(**fields)
+
+  def pending(self) -> list[Job]:
+    """Those that are not collected."""
+    return [job for job in self._jobs.values() if job.event != COLLECTED]
+
+  def next_number(self) -> int:
+    return max(self._jobs, default=0) + 1

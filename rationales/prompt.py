@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Few-shot prompts: an instruction and exemplars, as data, made into text.
+
+A prompt is a JSON file. For a benchmark whose rows are {'q': '2 + 2?'}:
+
+  {"benchmark": "mine", "provenance": "who wrote the exemplars, licence",
+   "instruction": "Explain, then answer.",
+   "question": "Q: {q}", "hint": "\\nHint: it is {label}.", "cue": "\\nA:",
+   "answer": "{rationale} The answer is {answer}.", "stop": ["\\n\\nQ:"],
+   "exemplars": [{"group": "sum", "input": {"q": "1 + 1?"},
+                  "rationale": "One and one is two.", "label": "2"}]}
+
+`question` may name any field of a row, and `{rendered}`, what the benchmark's
+own `render(row)` gives; an exemplar's input is a row, or the rendered text.
+`answer` may name any field of an exemplar; an exemplar without "answer" uses
+its label there. The layout is what the benchmark's parser reads back from a
+completion.
+
+Source: the triplets (input, rationale, label) of section 3.1 of
+arXiv 2305.02301, and the layouts that the published completions show.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import pathlib
+import random
+from collections.abc import Mapping
+from typing import Any
+
+FOLDER = pathlib.Path(__file__).resolve().parent / 'prompts'
+
+_TEXTS = ('instruction', 'question', 'cue', 'answer', 'provenance')
+
+Row = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Exemplar:
+  """One worked example: a row, why, and what.
+
+  Attributes:
+    group: the class over which a pick of exemplars is balanced.
+    input: a row in the shape of the benchmark's rows, or its rendered text.
+    rationale: the reason, in the words that a teacher should imitate.
+    answer: the label as the completion spells it, such as `(b) spring`.
+    label: the label that the benchmark's parser finds in the answer.
+  """
+
+  group: str
+  input: Row | str
+  rationale: str
+  answer: str
+  label: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+  """An instruction, templates and exemplars; see the module's docstring."""
+
+  instruction: str
+  question: str
+  hint: str
+  cue: str
+  answer: str
+  stop: tuple[str, ...]
+  exemplars: tuple[Exemplar, ...]
+
+  @functools.cached_property
+  def fingerprint(self) -> str:
+    """Names everything that decides what a row's prompt looks like."""
+    return text_hash(json.dumps(dataclasses.asdict(self), sort_keys=True))
+
+  @functools.cached_property
+  def _openings(self) -> dict[bool, tuple[str, tuple[dict[str, str], ...]]]:
+    """What comes before the row, without and with hints: it never changes."""
+    return {hinted: _opening(self, hinted) for hinted in (False, True)}
+
+
+def text_hash(text: str) -> str:
+  """The first 16 hexadecimal digits of the text's SHA-256."""
+  return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def load(path: pathlib.Path) -> Prompt:
+  """Reads a prompt file.
+
+  Args:
+    path: the JSON file.
+
+  Returns:
+    The prompt with all its exemplars, in the file's order.
+
+  Raises:
+    ValueError: the file is missing, is not JSON or lacks a part.
+  """
+  try:
+    data = json.loads(path.read_text(encoding='utf-8'))
+  except FileNotFoundError:
+    raise ValueError(
+      f'There is no prompt file {path}. Write one (rationales/prompts has'
+      ' five to start from) or name yours with --prompt=FILE.'
+    ) from None
+  except ValueError as error:
+    raise ValueError(f'{path} is not JSON: {error}.') from None
+  if not isinstance(data, dict):
+    raise ValueError(f'{path} holds a {type(data).__name__}, not an object.')
+  missing = [name for name in _TEXTS if not isinstance(data.get(name), str)]
+  if missing or not isinstance(data.get('exemplars'), list):
+    raise ValueError(
+      f'{path} lacks {", ".join(missing or ["exemplars"])}, expected the'
+      f' texts {", ".join(_TEXTS)} and a list "exemplars".'
+    )
+  return Prompt(
+    instruction=data['instruction'],
+    question=data['question'],
+    hint=data.get('hint', ''),
+    cue=data['cue'],
+    answer=data['answer'],
+    stop=tuple(data.get('stop', ())),
+    exemplars=tuple(
+      _exemplar(record, f'{path}, exemplar {number}')
+      for number, record in enumerate(data['exemplars'], 1)
+    ),
+  )
+
+
+def pick(prompt: Prompt, count: int, seed: int) -> Prompt:
+  """Keeps `count` exemplars, balanced over their groups.
+
+  The groups take turns, in an order and with members that the seed decides,
+  so that no group has two exemplars more than another while it has any left.
+
+  Args:
+    prompt: the prompt with all its exemplars.
+    count: how many to keep.
+    seed: decides which, and their order.
+
+  Returns:
+    The prompt with `count` exemplars.
+
+  Raises:
+    ValueError: the prompt has fewer.
+  """
+  if not 0 <= count <= len(prompt.exemplars):
+    raise ValueError(
+      f'--exemplars is {count}, expected 0 to {len(prompt.exemplars)}, the'
+      ' number in the prompt file. Add exemplars to it or ask for fewer.'
+    )
+  generator = random.Random(seed)
+  shuffled = generator.sample(prompt.exemplars, len(prompt.exemplars))
+  groups: dict[str, list[Exemplar]] = {}
+  for exemplar in shuffled:
+    groups.setdefault(exemplar.group, []).append(exemplar)
+  turns = [
+    (turn, place, exemplar)
+    for place, members in enumerate(groups.values())
+    for turn, exemplar in enumerate(members)
+  ]
+  turns.sort(key=lambda entry: entry[:2])
+  kept = tuple(exemplar for _, _, exemplar in turns[:count])
+  return dataclasses.replace(prompt, exemplars=kept)
+
+
+def completion_text(
+  prompt: Prompt, row: Row, *, hint: str | None = None
+) -> str:
+  """One text that a plain completion model continues with the rationale.
+
+  Args:
+    prompt: the prompt.
+    row: the fields of the row to be answered, with `rendered`.
+    hint: the right label, told to the model; None tells nothing.
+
+  Returns:
+    Instruction, exemplars and the row, up to and with the cue.
+  """
+  return (
+    prompt._openings[hint is not None][0]
+    + _question(prompt, row, hint)
+    + prompt.cue
+  )
+
+
+def chat_messages(
+  prompt: Prompt, row: Row, *, hint: str | None = None
+) -> list[dict[str, str]]:
+  """The same as `completion_text`, as turns of a conversation.
+
+  Each exemplar is a question of the user and an answer of the assistant. The
+  cue is left out: the turn itself says whose word it is.
+  """
+  content = _question(prompt, row, hint)
+  opening = prompt._openings[hint is not None][1]
+  return [*opening, {'role': 'user', 'content': content}]
+
+
+def exemplar_answer(prompt: Prompt, exemplar: Exemplar) -> str:
+  """The completion that a teacher should have given to this exemplar."""
+  return prompt.answer.format_map(dataclasses.asdict(exemplar))
+
+
+def _opening(
+  prompt: Prompt, hinted: bool
+) -> tuple[str, tuple[dict[str, str], ...]]:
+  blocks = [prompt.instruction] if prompt.instruction else []
+  turns = [{'role': 'system', 'content': text} for text in blocks]
+  for exemplar in prompt.exemplars:
+    hint = exemplar.label if hinted else None
+    question = _question(prompt, exemplar.input, hint)
+    answer = exemplar_answer(prompt, exemplar)
+    blocks.append(f'{question}{prompt.cue} {answer}')
+    turns.append({'role': 'user', 'content': question})
+    turns.append({'role': 'assistant', 'content': answer})
+  return ''.join(f'{block}\n\n' for block in blocks), tuple(turns)
+
+
+def _question(prompt: Prompt, row: Row | str, hint: str | None) -> str:
+  fields = {'rendered': row} if isinstance(row, str) else row
+  try:
+    question = prompt.question.format_map(fields)
+  except (KeyError, IndexError) as error:
+    raise ValueError(
+      f'The prompt\'s "question" asks for {error}, and a row has the fields'
+      f' {", ".join(sorted(fields))}. Mend the template in the prompt file.'
+    ) from None
+  return question + (prompt.hint.format(label=hint) if hint is not None else '')
+
+
+def _exemplar(record: Any, place: str) -> Exemplar:
+  needed = ('input', 'rationale', 'label')
+  if not isinstance(record, dict) or any(key not in record for key in needed):
+    raise ValueError(f'{place} lacks one of {", ".join(needed)}.')
+  return Exemplar(
+    group=str(record.get('group', record['label'])),
+    input=record['input'],
+    rationale=record['rationale'],
+    answer=str(record.get('answer', record['label'])),
+    label=str(record['label']),
+  )

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Package metadata; versions that ran together are in constraints.txt."""
+
+import setuptools
+
+HF = ['safetensors', 'transformers', 'torch']
+TEST = ['hypothesis', 'pytest', 'ruff', 'safetensors', 'openai']
+
+setuptools.setup(
+  name='dsbs_jax',
+  version='0.1.0',
+  description='Distilling Step-by-Step in JAX: small T5 models that learn'
+  ' labels and rationales from a large language model.',
+  license='Apache-2.0',
+  python_requires='>=3.11',
+  # find_packages, not find_namespace_packages: that would install our gin
+  # folder over gin-config.
+  packages=setuptools.find_packages(
+    include=['dsbs_jax*', 'tasks*', 'rationales*']
+  ),
+  package_data={'rationales': ['prompts/*.json'], 'tasks': ['README.md']},
+  install_requires=[
+    'absl-py',
+    'array_record',
+    'clu',
+    'flax',
+    'gin-config',
+    'grain',
+    'jax',
+    'numpy',
+    'optax',
+    'orbax-checkpoint',
+    'rich',
+    'sentencepiece',
+    'seqio',
+    'tensorboard',
+    'tensorflow-datasets',
+  ],
+  extras_require={
+    'test': TEST,
+    'extract': ['openai'],
+    'hf': HF,
+    'serve': ['aiohttp'],
+    'tpu': ['jax[tpu]'],
+    'cuda': ['jax[cuda12]'],
+  },
+  entry_points={'console_scripts': ['dsbs = dsbs_jax.run.door:front']},
+)

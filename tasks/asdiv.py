@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ASDiv, which the paper adds to SVAMP's training data without its labels.
+
+Record: {'Body': 'Ida has 8 pears and eats 3.', 'Question': 'How many are left?',
+         'Formula': '8-3=5', 'Answer': '5 (pears)'}
+Input:  'Ida has 8 pears and eats 3.\\nHow many are left?'
+Label:  '5', the first word of the answer: a number, where SVAMP has an equation
+
+Two benchmarks: `asdiv` alone, and `svamp_asdiv`, whose train is SVAMP's 800
+problems followed by ASDiv's and whose test is SVAMP's. A tenth of train
+validates (3,105 problems are cut into 2,794 and 311).
+"""
+
+from dsbs_jax.data import benchmark, metrics, register
+from tasks import svamp
+
+
+def render(row: benchmark.Row) -> str:
+  """The problem's body and question."""
+  return f'{row["Body"]}\n{row["Question"]}'
+
+
+def label(row: benchmark.Row) -> str:
+  """The number that the answer begins with."""
+  words = row['Answer'].split(' ')
+  return words[0]
+
+
+def _render_both(row: benchmark.Row) -> str:
+  return render(row) if 'Formula' in row else svamp.render(row)
+
+
+def _label_both(row: benchmark.Row) -> str:
+  return label(row) if 'Formula' in row else svamp.label(row)
+
+
+BENCHMARK = benchmark.Benchmark(
+  name='asdiv',
+  splits={'train': 'asdiv_train.json', 'test': 'asdiv_test.json'},
+  render=render,
+  label=label,
+  parse=svamp.parse,
+  metric=metrics.equation_accuracy,
+  well_formed=metrics.has_value,
+  vote=metrics.value,
+  parsers={'gpt-neox': svamp.parse_neox},
+  derive_validation=True,
+)
+
+AUGMENTED = benchmark.Benchmark(
+  name='svamp_asdiv',
+  splits={
+    'train': ('svamp_train.json', 'asdiv_train.json'),
+    'test': 'svamp_test.json',
+  },
+  render=_render_both,
+  label=_label_both,
+  parse=svamp.parse,
+  metric=metrics.equation_accuracy,
+  well_formed=metrics.has_value,
+  vote=metrics.value,
+  parsers={'gpt-neox': svamp.parse_neox},
+  derive_validation=True,
+)
+
+register.register(BENCHMARK)
+register.register(AUGMENTED)

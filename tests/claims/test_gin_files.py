@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every gin file resolves, and model files give the published models."""
+
+import pathlib
+
+import pytest
+
+from dsbs_jax.core import network
+from dsbs_jax.run import config, loop, scoring
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+MODELS = sorted(path.stem for path in (REPOSITORY / 'gin/models').glob('*.gin'))
+BENCHMARKS = sorted(
+  path.stem for path in (REPOSITORY / 'gin/benchmarks').glob('*.gin')
+)
+# Parameters of the public T5 checkpoints.
+PARAMETERS = {
+  'small': 76_961_152,
+  'base': 247_577_856,
+  'large': 783_150_080,
+  'xl': 2_849_757_184,
+  'xxl': 11_135_332_352,
+  't5_1_0_base': 222_903_552,
+}
+
+
+def _build(settings, engine, *files, bindings=()):
+  return config.build(
+    settings,
+    gin_files=[f'gin/{engine}.gin', *(f'gin/{file}.gin' for file in files)],
+    gin_bindings=bindings,
+    search_paths=[str(REPOSITORY)],
+  )
+
+
+def _train(*files, bindings=()):
+  return _build(
+    loop.Training, 'train', *files, bindings=["MODEL_DIR = '/x'", *bindings]
+  )
+
+
+@pytest.mark.parametrize('model', MODELS)
+def test_models_resolve_for_training_and_evaluation(model):
+  trained = _train(f'models/{model}', 'benchmarks/cqa').model
+  scored = _build(
+    scoring.Scoring,
+    'eval',
+    f'models/{model}',
+    'benchmarks/cqa',
+    bindings=["CHECKPOINT_PATH = '/x'"],
+  ).model
+  assert network.param_shapes(trained) == network.param_shapes(scored)
+  if model in PARAMETERS:
+    shapes = network.param_shapes(trained)
+    assert loop.count(shapes) == PARAMETERS[model]
+
+
+@pytest.mark.parametrize('benchmark', BENCHMARKS)
+def test_benchmarks_resolve(benchmark):
+  run = _train('models/tiny', f'benchmarks/{benchmark}')
+  assert run.mixture_or_task_name == f'{benchmark}_gt_dsbs'
+
+
+def test_the_defaults_are_the_recipe_of_the_paper():
+  run = _train('models/base', 'benchmarks/cqa')
+  assert (run.train_steps, run.batch_size) == (10_000, 64)
+  assert (run.learning_rate, run.clip_norm) == (5e-5, 1.0)
+  assert (run.objective.alpha, run.model.dropout_rate) == (0.5, 0.1)
+  rate = run.schedule(run.learning_rate, total_steps=run.train_steps)
+  assert float(rate(250)) == pytest.approx(4.875e-5)
+  assert run.optimizer.__name__ == 'adamw_hf' and run.paired
+
+
+def test_adafactor_is_one_file():
+  run = _train('models/tiny', 'benchmarks/cqa', 'optimizers/adafactor')
+  assert run.optimizer.__name__ == 'adafactor' and run.clip_norm is None
+  run.transformation()
+
+
+def test_files_open_with_what_they_are():
+  for path in (REPOSITORY / 'gin').rglob('*.gin'):
+    assert path.read_text().startswith('# '), path

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Eight devices compute what one computes, however the mesh splits the work.
+
+Devices are simulated, which JAX must know before it starts: the test runs this
+file as a program of its own and reads the losses that it prints.
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+STEPS = 20
+# name -> mesh, rule table, optimizer, microbatches.
+CASES = {
+  '8x1': ('8x1', 'standard_rules', 'adamw_hf', 1),
+  '4x2': ('4x2', 'standard_rules', 'adamw_hf', 1),
+  '2x4': ('2x4', 'standard_rules', 'adamw_hf', 1),
+  '4x2 fully sharded, two microbatches': (
+    '4x2',
+    'fully_sharded_rules',
+    'adamw_hf',
+    2,
+  ),
+  '2x4 fully sharded, adafactor': (
+    '2x4',
+    'fully_sharded_rules',
+    'adafactor',
+    1,
+  ),
+}
+REFERENCES = {
+  'adamw_hf': ('1x1', 'standard_rules', 'adamw_hf', 1),
+  'adafactor': ('1x1', 'standard_rules', 'adafactor', 1),
+}
+
+
+@pytest.fixture(scope='module')
+def losses():
+  flags = os.environ.get('XLA_FLAGS', '')
+  run = subprocess.run(
+    [sys.executable, __file__],
+    env=os.environ
+    | {
+      'JAX_PLATFORMS': 'cpu',
+      'XLA_FLAGS': f'{flags} --xla_force_host_platform_device_count=8',
+      'PYTHONPATH': os.pathsep.join(path for path in sys.path if path),
+    },
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert run.returncode == 0, run.stderr
+  return json.loads(run.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_a_mesh_has_the_losses_of_one_device(losses, case):
+  expected = np.array(losses[CASES[case][2]])
+  ours = np.array(losses[case])
+  assert ours.shape == (STEPS,)
+  assert ours[-1] < 0.9 * ours[0]  # it trains, so that 20 steps are a test
+  worst = np.max(np.abs(ours / expected - 1))
+  print(f'{case}: {worst:.1e}')
+  assert worst <= 1e-5
+
+
+def main():
+  """Trains on each mesh in turn and prints {case: losses} as JSON."""
+  import jax
+
+  from dsbs_jax.core import network
+
+  config = network.T5Config(
+    vocab_size=64,
+    emb_dim=16,
+    num_heads=4,
+    head_dim=4,
+    mlp_dim=32,
+    num_encoder_layers=1,
+    num_decoder_layers=1,
+    dropout_rate=0.0,
+  )
+  assert jax.device_count() == 8
+  losses = {
+    case: train(config, *settings)
+    for case, settings in (REFERENCES | CASES).items()
+  }
+  print(json.dumps(losses))
+
+
+def train(config, mesh_shape, rules, optimizer_name, num_microbatches):
+  """The losses of 20 steps on one mesh, state born in its shardings."""
+  import jax
+
+  from dsbs_jax.core import objective, optimizer, partitioning, steps
+
+  devices = jax.devices()[:1] if mesh_shape == '1x1' else None
+  mesh = partitioning.make_mesh(mesh_shape, devices=devices)
+  transformation = getattr(optimizer, optimizer_name)(
+    optimizer.linear_decay(0.01, total_steps=2 * STEPS)
+  )
+
+  def init():
+    return steps.init_state(jax.random.key(0), config, transformation)
+
+  layout = partitioning.state_shardings(
+    jax.eval_shape(init), mesh, getattr(partitioning, rules)()
+  )
+  rows_layout = partitioning.batch_sharding(mesh)
+  step = jax.jit(
+    steps.make_train_step(
+      config,
+      objective.Distillation(),
+      transformation,
+      run_key=jax.random.key(1),
+      num_microbatches=num_microbatches,
+    ),
+    in_shardings=(layout, rows_layout),
+    out_shardings=(layout, None),
+    donate_argnums=0,
+    compiler_options={'xla_backend_optimization_level': 0},
+  )
+  state = jax.jit(init, out_shardings=layout)()
+  losses = []
+  for index in range(STEPS):
+    batch = make_batch(index)
+    partitioning.check_batch(batch, mesh, num_microbatches=num_microbatches)
+    state, metrics = step(state, jax.device_put(batch, rows_layout))
+    losses.append(float(metrics['loss']))
+  return losses
+
+
+def make_batch(seed):
+  """Ragged rows whose targets repeat their input, so that they are learnt."""
+  from dsbs_jax.contract import LABEL_ID, RATIONALE_ID
+
+  random = np.random.default_rng(seed)
+  batch = {}
+  for view, term, longest in (
+    ('label', LABEL_ID, 4),
+    ('rationale', RATIONALE_ID, 8),
+  ):
+    inputs = random.integers(2, 12, (16, 8))
+    real = np.arange(8) < random.integers(1, longest + 1, (16, 1))
+    targets = np.where(real, inputs, 0)
+    batch[view] = {
+      'encoder_input_tokens': inputs.astype(np.int32),
+      'decoder_input_tokens': np.pad(targets, ((0, 0), (1, 0)))[:, :-1].astype(
+        np.int32
+      ),
+      'decoder_target_tokens': targets.astype(np.int32),
+      'decoder_loss_weights': real.astype(np.float32),
+      'decoder_task_ids': np.where(real, term, 0).astype(np.int32),
+    }
+  return batch
+
+
+if __name__ == '__main__':
+  main()

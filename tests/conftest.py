@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures that every test folder uses."""
+
+import os
+import pathlib
+
+import pytest
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+
+# Before jax is imported: CPU unless told otherwise, compiled programs kept.
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+os.environ.setdefault(
+  'JAX_COMPILATION_CACHE_DIR', str(REPOSITORY / '.cache' / 'compiled')
+)
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')
+
+
+@pytest.fixture(scope='session')
+def shared_dir() -> pathlib.Path:
+  """The folder with reference data, which is never part of the repository."""
+  folder = pathlib.Path(
+    os.environ.get('DSBS_SHARED', REPOSITORY.parent / 'shared')
+  )
+  if not (folder / 'golden').is_dir():
+    pytest.skip(f'reference data is not at {folder} (set DSBS_SHARED)')
+  return folder

@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attention against loops in NumPy, buckets against the published formula."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dsbs_jax.core import attention
+
+
+@pytest.fixture(autouse=True)
+def strict_promotion():
+  with jax.numpy_dtype_promotion('strict'):
+    yield
+
+
+def _bucket_by_logarithm(distance, bidirectional, num_buckets, max_distance):
+  """The paper's rule for one distance, in double precision."""
+  upper = 0
+  if bidirectional:
+    num_buckets //= 2
+    if distance > 0:
+      upper = num_buckets
+    distance = abs(distance)
+  else:
+    distance = max(-distance, 0)
+  exact = num_buckets // 2
+  if distance < exact:
+    return upper + distance
+  share = np.log(distance / exact) / np.log(max_distance / exact)
+  # The tolerance decides distances that lie exactly on a border.
+  wide = int(share * (num_buckets - exact) + 1e-9)
+  return upper + min(exact + wide, num_buckets - 1)
+
+
+@pytest.mark.parametrize('bidirectional', [True, False])
+@pytest.mark.parametrize('sizes', [(32, 128), (16, 64), (8, 100)])
+def test_buckets_follow_the_logarithm(bidirectional, sizes):
+  num_buckets, max_distance = sizes
+  distances = np.arange(-2000, 2001)
+  buckets = attention.relative_buckets(
+    distances,
+    bidirectional=bidirectional,
+    num_buckets=num_buckets,
+    max_distance=max_distance,
+  )
+  expected = [
+    _bucket_by_logarithm(d, bidirectional, num_buckets, max_distance)
+    for d in distances
+  ]
+  np.testing.assert_array_equal(buckets, expected)
+  assert buckets.max() == num_buckets - 1
+
+
+def test_buckets_equal_the_float32_formula_of_other_t5s():
+  """T5X and Hugging Face take float32 logarithms; 32 buckets up to 128."""
+  behind = np.arange(1, 2001)
+  with np.errstate(divide='ignore'):
+    for bidirectional, exact in ((True, 8), (False, 16)):
+      share = np.log(behind.astype(np.float32) / exact) / np.log(128 / exact)
+      wide = np.minimum(exact + (share * exact).astype(int), 2 * exact - 1)
+      expected = np.where(behind < exact, behind, wide)
+      buckets = attention.relative_buckets(-behind, bidirectional=bidirectional)
+      np.testing.assert_array_equal(buckets, expected)
+
+
+@pytest.mark.parametrize('lengths', [(1, 6), (7, 7), (9, 4)])
+@pytest.mark.parametrize('bidirectional', [True, False])
+def test_bias_is_a_table_lookup_and_so_is_its_gradient(lengths, bidirectional):
+  length, num_keys = lengths
+  key = jax.random.key(0)
+  table = jax.random.normal(key, (3, 8), jnp.float32)
+  weights = jax.random.normal(key, (1, 3, length, num_keys), jnp.float32)
+
+  def bias(table):
+    return attention.relative_bias(
+      table, length, num_keys, bidirectional=bidirectional, max_distance=16
+    )
+
+  expected = np.zeros((1, 3, length, num_keys), np.float32)
+  gradient = np.zeros((3, 8))
+  for t in range(length):
+    for s in range(num_keys):
+      bucket = _bucket_by_logarithm(s - t, bidirectional, 8, 16)
+      expected[0, :, t, s] = table[:, bucket]
+      gradient[:, bucket] += weights[0, :, t, s]
+  np.testing.assert_array_equal(jax.jit(bias)(table), expected)
+  found = jax.jit(jax.grad(lambda table: jnp.sum(bias(table) * weights)))(table)
+  np.testing.assert_allclose(found, gradient, rtol=1e-5, atol=1e-6)
+
+
+def _params(key, width, joined):
+  keys = jax.random.split(key, 4)
+  shapes = {name: (width, joined) for name in ('query', 'key', 'value')}
+  shapes['out'] = (joined, width)
+  return {
+    name: {'kernel': 0.3 * jax.random.normal(k, shapes[name], jnp.float32)}
+    for k, name in zip(keys, shapes, strict=True)
+  }
+
+
+def _attend_in_loops(params, queries, memory, mask, bias, num_heads):
+  """One row: queries [T, D], memory [S, D], mask [T, S], bias [H, T, S]."""
+  kernels = {name: np.float64(leaf['kernel']) for name, leaf in params.items()}
+  width = kernels['query'].shape[1] // num_heads
+  output = np.zeros_like(queries, np.float64)
+  for head in range(num_heads):
+    columns = slice(head * width, (head + 1) * width)
+    keys = memory @ kernels['key'][:, columns]
+    values = memory @ kernels['value'][:, columns]
+    for t, query in enumerate(queries @ kernels['query'][:, columns]):
+      visible = np.flatnonzero(mask[t])
+      scores = keys[visible] @ query + bias[head, t, visible]
+      weights = np.exp(scores - scores.max())
+      context = (weights / weights.sum()) @ values[visible]
+      output[t] += context @ kernels['out'][columns]
+  return output
+
+
+def _random_case(seed, *, batch=2, length=5, num_keys=7):
+  rng = np.random.default_rng(seed)
+  queries = rng.normal(size=(batch, length, 12)).astype(np.float32)
+  memory = rng.normal(size=(batch, num_keys, 12)).astype(np.float32)
+  mask = rng.random((batch, 1, length, num_keys)) < 0.6
+  mask[..., 0] = True
+  bias = rng.normal(size=(1, 3, length, num_keys)).astype(np.float32)
+  return _params(jax.random.key(seed), 12, 9), queries, memory, mask, bias
+
+
+def _attend(params, queries, memory, mask, bias, **options):
+  @jax.jit
+  def attend(params, queries, memory, mask, bias):
+    memory = attention.keys_values(params, memory, 3)
+    return attention.attend(
+      params, queries, memory, mask=mask, bias=bias, **options
+    )
+
+  return attend(params, queries, memory, mask, bias)
+
+
+def test_attention_equals_loops_over_heads_and_positions():
+  params, queries, memory, mask, bias = _random_case(0)
+  found = _attend(params, queries, memory, mask, bias)
+  for row in range(2):
+    expected = _attend_in_loops(
+      params, queries[row], memory[row], mask[row, 0], bias[0], 3
+    )
+    np.testing.assert_allclose(found[row], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_masked_keys_are_inert():
+  params, queries, memory, mask, bias = _random_case(1)
+  mask[..., 4:] = False
+  changed = memory.copy()
+  changed[:, 4:] = 1e3
+  np.testing.assert_array_equal(
+    _attend(params, queries, memory, mask, bias),
+    _attend(params, queries, changed, mask, bias),
+  )
+
+
+def test_query_rows_that_share_a_memory_row_equal_repeated_memory():
+  params, queries, memory, mask, bias = _random_case(2, batch=6, length=4)
+  memory, mask = memory[::3], mask[::3, :, :1]
+  shared = _attend(params, queries, memory, mask, bias[:, :, :1])
+  repeated = _attend(
+    params,
+    queries,
+    np.repeat(memory, 3, axis=0),
+    np.repeat(mask, 3, axis=0),
+    bias[:, :, :1],
+  )
+  np.testing.assert_allclose(shared, repeated, rtol=1e-5, atol=1e-5)
+
+
+def test_masks_say_who_sees_whom():
+  tokens = np.array([[5, 6, 7, 8, 0], [5, 0, 0, 0, 0]])
+  segments = np.array([[1, 1, 2, 2, 0], [1, 0, 0, 0, 0]])
+  real = jnp.asarray(tokens > 0)
+  packed = attention.pair_mask(
+    real,
+    real,
+    query_segments=jnp.asarray(segments),
+    key_segments=jnp.asarray(segments),
+  )
+  causal = packed & attention.causal_mask(5)
+  for row in range(2):
+    for t in range(5):
+      for s in range(5):
+        both = tokens[row, t] > 0 and tokens[row, s] > 0
+        same = segments[row, t] == segments[row, s]
+        assert packed[row, 0, t, s] == (both and same)
+        assert causal[row, 0, t, s] == (both and same and s <= t)
+
+
+def test_a_written_position_replaces_only_itself():
+  cache = attention.KeyValue(jnp.ones((2, 3, 5, 4)), jnp.ones((2, 3, 5, 4)))
+  new = attention.KeyValue(
+    jnp.full((2, 3, 1, 4), 7.0), jnp.full((2, 3, 1, 4), 8.0)
+  )
+  written = attention.write_position(cache, new, jnp.int32(3))
+  expected = np.ones((2, 3, 5, 4))
+  expected[:, :, 3] = 7.0
+  np.testing.assert_array_equal(written.key, expected)
+  expected[:, :, 3] = 8.0
+  np.testing.assert_array_equal(written.value, expected)
+
+
+def test_dropout_keeps_the_mean_and_shares_its_mask():
+  inputs = jnp.ones((64, 10, 50), jnp.bfloat16)
+  dropped = attention.dropout(
+    inputs, jax.random.key(3), rate=0.2, mask_shape=(64, 1, 50)
+  )
+  assert dropped.dtype == jnp.bfloat16
+  dropped = np.float32(dropped)
+  assert set(np.unique(dropped)) == {0.0, 1.25}
+  assert abs((dropped == 0).mean() - 0.2) < 0.03
+  np.testing.assert_array_equal(dropped, dropped[:, :1].repeat(10, axis=1))
+
+
+def test_dropout_needs_a_key_and_a_rate():
+  inputs = jnp.ones((4, 3, 5))
+  for key, rate in ((None, 0.5), (jax.random.key(0), 0.0)):
+    kept = attention.dropout(inputs, key, rate=rate, mask_shape=(4, 1, 5))
+    np.testing.assert_array_equal(kept, inputs)
+
+
+def test_dropped_probabilities_are_the_same_for_all_queries():
+  params, queries, memory, mask, bias = _random_case(4)
+  queries[:] = queries[:, :1]
+  mask[:], bias[:] = True, 0.0
+  outputs = _attend(
+    params,
+    queries,
+    memory,
+    mask,
+    bias,
+    dropout_rate=0.5,
+    dropout_key=jax.random.key(5),
+  )
+  np.testing.assert_allclose(outputs, outputs[:, :1].repeat(5, 1), atol=1e-6)
+  assert (
+    np.abs(outputs - _attend(params, queries, memory, mask, bias)).max() > 0.01
+  )

@@ -1,0 +1,294 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The objective against a float64 reference, and what must not change it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dsbs_jax.contract import LABEL_ID, RATIONALE_ID
+from dsbs_jax.core import objective
+
+VOCAB = 11
+WIDTH = 5
+
+
+def make_rows(seed, num_rows, length, ids=(LABEL_ID, RATIONALE_ID)):
+  """Row groups of ragged targets, each row of one of the given terms."""
+  random = np.random.default_rng(seed)
+  real = np.arange(length) < random.integers(1, length + 1, (num_rows, 1))
+  term = random.choice(ids, (num_rows, 1))
+  targets = np.where(real, random.integers(1, VOCAB, (num_rows, length)), 0)
+  return {
+    'decoder_target_tokens': targets.astype(np.int32),
+    'decoder_loss_weights': real.astype(np.float32),
+    'decoder_task_ids': np.where(real, term, 0).astype(np.int32),
+  }
+
+
+def make_hidden(seed, rows):
+  random = np.random.default_rng(1000 + seed)
+  shape = rows['decoder_target_tokens'].shape + (WIDTH,)
+  return random.normal(size=shape).astype(np.float32)
+
+
+def make_kernel():
+  random = np.random.default_rng(7)
+  return 2 * random.normal(size=(WIDTH, VOCAB)).astype(np.float32)
+
+
+def project(kernel, hidden):
+  return hidden @ kernel
+
+
+def slow_token_loss(logits, target, z_loss, smoothing):
+  """One token's loss in float64, straight from the formula."""
+  logits = np.asarray(logits, np.float64)
+  log_normalizer = np.log(np.sum(np.exp(logits)))
+  wanted = np.full(len(logits), smoothing / (len(logits) - 1))
+  wanted[target] = 1 - smoothing
+  loss = -np.sum(wanted * (logits - log_normalizer))
+  entropy = -sum(q * np.log(q) for q in wanted if q > 0)
+  return loss + z_loss * log_normalizer**2 - entropy
+
+
+def slow_objective(config, batch, logits):
+  """Two token means in float64, one token at a time."""
+  sums, counts = {1: 0.0, 2: 0.0}, {1: 0, 2: 0}
+  for view, rows in batch.items():
+    for row, column in np.ndindex(rows['decoder_target_tokens'].shape):
+      if rows['decoder_loss_weights'][row, column]:
+        term = int(rows['decoder_task_ids'][row, column])
+        counts[term] += 1
+        sums[term] += slow_token_loss(
+          logits[view][row, column],
+          rows['decoder_target_tokens'][row, column],
+          config.z_loss,
+          config.label_smoothing,
+        )
+  label, rationale = (
+    sums[term] / counts[term] if counts[term] else 0.0 for term in (1, 2)
+  )
+  return config.alpha * label + (1 - config.alpha) * rationale
+
+
+def whole_loss(config, batch, hidden, kernel, chunk_tokens=0):
+  counts = objective.token_counts(batch)
+  parts = [
+    objective.batch_loss(
+      config,
+      project,
+      kernel,
+      hidden[view],
+      rows,
+      counts,
+      chunk_tokens=chunk_tokens,
+    )
+    for view, rows in batch.items()
+  ]
+  loss, sums = jax.tree.map(lambda *terms: sum(terms), *parts)
+  return loss, sums
+
+
+def paired_batch():
+  batch = {
+    'label': make_rows(0, 6, 4, [LABEL_ID]),
+    'rationale': make_rows(1, 6, 13, [RATIONALE_ID]),
+  }
+  return batch, {v: make_hidden(i, batch[v]) for i, v in enumerate(batch)}
+
+
+def mixed_batch():
+  batch = {'mixture': make_rows(2, 9, 7)}
+  return batch, {'mixture': make_hidden(2, batch['mixture'])}
+
+
+@pytest.mark.parametrize('alpha', [0.0, 0.3, 0.5, 1.0])
+@pytest.mark.parametrize('make_batch', [paired_batch, mixed_batch])
+@pytest.mark.parametrize(
+  'extras',
+  [{}, {'z_loss': 0.01}, {'label_smoothing': 0.1}],
+  ids=['plain', 'z_loss', 'smoothing'],
+)
+def test_loss_equals_the_float64_reference(alpha, make_batch, extras):
+  batch, hidden = make_batch()
+  config = objective.Distillation(alpha=alpha, **extras)
+  kernel = make_kernel()
+  logits = {
+    view: states.astype(np.float64) @ kernel for view, states in hidden.items()
+  }
+  expected = slow_objective(config, batch, logits)
+  ours, _ = whole_loss(config, batch, hidden, kernel)
+  np.testing.assert_allclose(ours, expected, rtol=1e-6)
+
+
+def test_the_two_means_are_not_one_mean_over_the_union():
+  batch, hidden = paired_batch()
+  kernel = make_kernel()
+  loss, sums = whole_loss(objective.Distillation(), batch, hidden, kernel)
+  union = (sums['label/loss_sum'] + sums['rationale/loss_sum']) / (
+    sums['label/tokens'] + sums['rationale/tokens']
+  )
+  assert abs(loss - union) > 1e-2
+  label, rationale = (
+    sums[f'{term}/loss_sum'] / sums[f'{term}/tokens']
+    for term in ('label', 'rationale')
+  )
+  np.testing.assert_allclose(loss, (label + rationale) / 2, rtol=1e-6)
+
+
+def test_gradient_equals_finite_differences_of_the_reference():
+  batch, hidden = mixed_batch()
+  config = objective.Distillation(alpha=0.3, z_loss=0.01, label_smoothing=0.05)
+  kernel = make_kernel().astype(np.float64)
+
+  def reference(kernel):
+    return slow_objective(
+      config, batch, {'mixture': hidden['mixture'] @ kernel}
+    )
+
+  gradient = jax.grad(lambda k: whole_loss(config, batch, hidden, k)[0])(
+    jnp.asarray(kernel, jnp.float32)
+  )
+  for index in [(0, 0), (2, 3), (4, 10), (1, 7)]:
+    nudge = np.zeros_like(kernel)
+    nudge[index] = 1e-5
+    slope = (reference(kernel + nudge) - reference(kernel - nudge)) / 2e-5
+    np.testing.assert_allclose(gradient[index], slope, rtol=2e-5, atol=1e-7)
+
+
+def test_padding_is_inert():
+  batch, hidden = mixed_batch()
+  kernel = make_kernel()
+  config = objective.Distillation(z_loss=0.01)
+  padded = {
+    name: np.pad(array, ((0, 3), (0, 5)))
+    for name, array in batch['mixture'].items()
+  }
+  states = np.pad(
+    hidden['mixture'], ((0, 3), (0, 5), (0, 0)), constant_values=9.0
+  )
+  loss, sums = whole_loss(config, batch, hidden, kernel)
+  loss_padded, sums_padded = whole_loss(
+    config, {'mixture': padded}, {'mixture': states}, kernel
+  )
+  np.testing.assert_allclose(loss_padded, loss, rtol=1e-6)
+  for name in sums:
+    np.testing.assert_allclose(sums_padded[name], sums[name], rtol=1e-6)
+
+
+def test_cutting_rows_anywhere_keeps_the_loss():
+  batch, hidden = mixed_batch()
+  kernel = make_kernel()
+  config = objective.Distillation(alpha=0.2)
+  counts = objective.token_counts(batch)
+  whole, _ = whole_loss(config, batch, hidden, kernel)
+  parts = sum(
+    objective.batch_loss(
+      config,
+      project,
+      kernel,
+      hidden['mixture'][span],
+      {name: array[span] for name, array in batch['mixture'].items()},
+      counts,
+    )[0]
+    for span in (slice(0, 1), slice(1, 5), slice(5, 9))
+  )
+  np.testing.assert_allclose(parts, whole, rtol=1e-6)
+
+
+def test_a_term_without_tokens_contributes_zero():
+  rows = make_rows(3, 4, 5, [LABEL_ID])
+  batch = {'mixture': rows}
+  hidden = {'mixture': make_hidden(3, rows)}
+  config = objective.Distillation(alpha=0.25)
+
+  def loss_of(kernel):
+    return whole_loss(config, batch, hidden, kernel)
+
+  (loss, sums), gradient = jax.value_and_grad(loss_of, has_aux=True)(
+    make_kernel()
+  )
+  label = sums['label/loss_sum'] / sums['label/tokens']
+  np.testing.assert_allclose(loss, 0.25 * label, rtol=1e-6)
+  assert sums['rationale/tokens'] == 0
+  assert np.all(np.isfinite(gradient))
+
+
+def test_a_perfect_prediction_costs_nothing_when_smoothed():
+  config = objective.Distillation(label_smoothing=0.1)
+  wanted = np.full(VOCAB, 0.1 / (VOCAB - 1), np.float32)
+  wanted[3] = 0.9
+  losses, correct = objective.token_losses(
+    config, jnp.log(wanted)[None], jnp.array([3])
+  )
+  assert abs(float(losses[0])) < 1e-6
+  assert correct[0] == 1
+
+
+def test_correct_counts_argmax_hits():
+  batch, hidden = mixed_batch()
+  kernel = make_kernel()
+  rows = batch['mixture']
+  _, sums = whole_loss(objective.Distillation(), batch, hidden, kernel)
+  hits = (
+    np.argmax(hidden['mixture'] @ kernel, -1) == (rows['decoder_target_tokens'])
+  )
+  for term, task_id in objective.TERMS.items():
+    expected = np.sum(hits & (rows['decoder_task_ids'] == task_id))
+    assert sums[f'{term}/correct'] == expected
+  assert sums['label/correct'] + sums['rationale/correct'] > 0
+
+
+@pytest.mark.parametrize('chunk_tokens', [1, 20, 45, 1000])
+def test_chunks_change_nothing(chunk_tokens):
+  batch, hidden = paired_batch()
+  config = objective.Distillation(alpha=0.3, z_loss=0.01, label_smoothing=0.1)
+
+  def loss_of(kernel, hidden, chunk_tokens):
+    loss, sums = whole_loss(config, batch, hidden, kernel, chunk_tokens)
+    return 3 * loss, sums
+
+  def values(chunk_tokens):
+    return jax.jit(
+      jax.value_and_grad(loss_of, argnums=(0, 1), has_aux=True),
+      static_argnums=2,
+    )(make_kernel(), hidden, chunk_tokens)
+
+  jax.tree.map(
+    lambda ours, whole: np.testing.assert_allclose(
+      ours, whole, rtol=2e-6, atol=1e-7
+    ),
+    values(chunk_tokens),
+    values(0),
+  )
+
+
+@pytest.mark.parametrize('chunk_tokens', [0, 20])
+def test_chunks_never_hold_all_logits(chunk_tokens):
+  batch, hidden = mixed_batch()
+
+  def loss_of(kernel):
+    return whole_loss(
+      objective.Distillation(), batch, hidden, kernel, chunk_tokens
+    )[0]
+
+  program = str(jax.make_jaxpr(jax.grad(loss_of))(make_kernel()))
+  num_rows, length = batch['mixture']['decoder_target_tokens'].shape
+  whole = f'f32[{num_rows},{length},{VOCAB}]'
+  assert (whole in program) == (chunk_tokens == 0)
+
+
+@pytest.mark.parametrize(
+  'wrong',
+  [
+    {'alpha': 1.5},
+    {'alpha': float('nan')},
+    {'z_loss': -1.0},
+    {'label_smoothing': 1.0},
+  ],
+)
+def test_impossible_settings_are_refused_by_name(wrong):
+  (name,) = wrong
+  with pytest.raises(ValueError, match=name):
+    objective.Distillation(**wrong)

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Completions by id and by position, and what is wrong with them."""
+
+import json
+
+import pytest
+
+from dsbs_jax.data import sources
+from tasks import asdiv, cqa
+from tests.data import toy
+
+
+def test_completions_by_id_equal_the_archives(tmp_path):
+  positional = {}
+  for split in ('train', 'test'):
+    files = sorted((toy.ARCHIVE / 'cqa/llm').glob(f'{split}_CoT_*.json'))
+    texts = [t for file in files for t in json.loads(file.read_text())]
+    rows = list(sources.read_rows(cqa.BENCHMARK, toy.ARCHIVE, split))
+    lines = [
+      {'kind': 'completion', 'id': row.example_id, 'sample': 0, 'text': text}
+      for row, text in zip(rows, texts, strict=True)
+    ]
+    header = {'kind': 'header', 'settings': {'split': split}}
+    toy.write_lines(tmp_path / f'{split}.jsonl', [header, *reversed(lines)])
+    positional[split] = list(
+      sources.load(cqa.BENCHMARK, toy.ARCHIVE, split=split)
+    )
+  folder, train = tmp_path, tmp_path / 'train.jsonl'
+  for split, given in (
+    ('train', folder),
+    ('test', folder),
+    ('train', train),
+    ('test', {'test': tmp_path / 'test.jsonl'}),
+  ):
+    found = sources.load(
+      cqa.BENCHMARK, toy.ARCHIVE, split=split, completions=given
+    )
+    assert list(found) == positional[split]
+  other = sources.load(
+    cqa.BENCHMARK, toy.ARCHIVE, split='test', completions=train
+  )
+  assert toy.statuses(other) == ['no_completion'] * 2
+
+
+def test_rows_may_lack_completions_and_record_failures(tmp_path):
+  source = toy.source(tmp_path)
+  toy.write_lines(
+    source / 'llm/train.jsonl',
+    [
+      toy.said(2, 'yes', kind='completion'),
+      {'kind': 'failure', 'of': 'completion', 'id': 'r1', 'reason': 'http 400'},
+      {'kind': 'failure', 'of': 'completion', 'id': 'r0', 'reason': 'timeout'},
+      {'kind': 'lost', 'whatever': 1},
+      toy.said(0, 'no'),
+      toy.said(0, 'yes'),
+    ],
+  )
+  examples = sources.load(toy.BENCHMARK, source, split='train')
+  found = list(examples)
+  assert toy.statuses(found) == ['parsed', 'failed', 'parsed', 'no_completion']
+  assert found[0].llm_label == 'no', 'the first of two lines wins'
+  assert (found[3].llm_label, found[3].rationale) == ('', '')
+  assert (examples.counts.rows, examples.counts.answered) == (4, 2)
+  assert examples.counts.accuracy == 50.0
+
+
+@pytest.mark.parametrize(
+  'content, message',
+  [
+    (
+      toy.SAID + b'{"id": "r9", "text": "x"}\n',
+      r"1 completions for ids .*'r9'",
+    ),
+    (toy.SAID + b'{"id": "r1"}\n', r'train.jsonl:2 .*strings "id" and "text"'),
+    (toy.SAID + b'{"id": 1, "text": "x"}\n', r'train.jsonl:2 .*strings "id"'),
+    (b'{"id": \n' + toy.SAID, r'train.jsonl:1 reads'),
+    (toy.SAID + b'\xff\xfe\n', r'train.jsonl:2 .*UTF-8'),
+    (
+      toy.SAID + b'{"id": "r0", "text": "x", "sample": "1"}\n',
+      r':2 has sample',
+    ),
+    (toy.SAID + b'[]\n', r':2 is'),
+  ],
+)
+def test_wrong_completions_by_id_are_one_clear_error(
+  tmp_path, content, message
+):
+  toy.write(tmp_path / 'train.jsonl', toy.ROW)
+  toy.write(tmp_path / 'llm/train.jsonl', content)
+  with pytest.raises(ValueError, match=message):
+    list(sources.load(toy.BENCHMARK, tmp_path, split='train'))
+
+
+@pytest.mark.parametrize('cut', [b'{"id": "r0", "te', b'{"id": "\xe2\x82'])
+def test_a_torn_last_line_of_completions_is_left_out(tmp_path, cut):
+  toy.write(tmp_path / 'train.jsonl', toy.ROW)
+  toy.write(tmp_path / 'llm/train.jsonl', toy.SAID + cut)
+  assert toy.statuses(sources.load(toy.BENCHMARK, tmp_path, split='train')) == [
+    'parsed'
+  ]
+
+
+@pytest.mark.parametrize(
+  'content, message',
+  [
+    ('["a", "b"]', r'2 completions for 1 rows'),
+    ('[]', r'ends after 0 completions, but .*train.jsonl:1 is row 1'),
+    ('[5]', r'train_CoT_0.json\[0\] is a int'),
+    ('["a"', r'expected JSON'),
+  ],
+)
+def test_positional_completions_must_fit_the_rows(tmp_path, content, message):
+  toy.write(tmp_path / 'train.jsonl', toy.ROW)
+  toy.write(tmp_path / 'llm/train_CoT_0.json', content.encode())
+  with pytest.raises(ValueError, match=message):
+    list(sources.load(toy.BENCHMARK, tmp_path, split='train'))
+
+
+def test_the_parts_of_a_split_are_checked_one_by_one(tmp_path):
+  pear = {'input': 'pears?', 'label': '1'}
+  fig = {'Body': 'b', 'Question': 'q', 'Formula': '1=1', 'Answer': '1'}
+  toy.write_lines(tmp_path / 'svamp/svamp_train.json', [pear] * 4)
+  toy.write_lines(tmp_path / 'asdiv/asdiv_train.json', [fig] * 4)
+  for name, size in (('svamp', 5), ('asdiv', 3)):
+    (tmp_path / name / 'llm').mkdir()
+    (tmp_path / name / 'llm/train_CoT_0.json').write_text(
+      json.dumps(['x'] * size)
+    )
+  with pytest.raises(ValueError, match='5 completions for 4 rows'):
+    list(sources.load(asdiv.AUGMENTED, tmp_path, split='train'))
+
+
+def test_lone_surrogates_of_a_model_are_replaced(tmp_path):
+  toy.write(tmp_path / 'train.jsonl', toy.ROW)
+  toy.write(
+    tmp_path / 'llm/train.jsonl',
+    rb'{"id": "r0", "text": "A \ud83d. The answer is yes."}' + b'\n',
+  )
+  (example,) = sources.load(toy.BENCHMARK, tmp_path, split='train')
+  assert example.rationale == 'A \ufffd.'

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command against a real server over real sockets."""
+
+import random
+import time
+
+from tests.rationales import command, loopback, sums
+
+
+def assert_one_good_line_per_row(path, num_rows, samples=1):
+  """Each row has each sample once, and the answer is about this very row."""
+  found = {}
+  for line in command.answers(path):
+    slot = line['id'], line['sample']
+    assert slot not in found, slot
+    found[slot] = line['text']
+  assert len(found) == num_rows * samples
+  for index in range(num_rows):
+    a, b = sums.row(index)['q'][8:-1].split(' + ')
+    for sample in range(samples):
+      text = found[f'train-{index}', sample]
+      assert f': {a} and {b} are' in text, (index, text)
+
+
+def test_every_row_is_answered_once_and_a_rerun_asks_nothing(
+  server, extract, out
+):
+  done = extract(50)
+  assert done.status == 0, done.output
+  assert_one_good_line_per_row(out, 50)
+  assert server.stats()['requests'] == 50
+  before = out.read_bytes()
+  assert extract().status == 0
+  assert out.read_bytes() == before
+  assert server.stats()['requests'] == 50
+
+
+def _flaky(num_rows, server, extract, out):
+  """Runs at 20 % faults until nothing is left to do."""
+  server.configure(faults=0.2, seed=1)
+  done = extract(num_rows, '--timeout=2', '--attempts=20')
+  assert done.status == 0, done.output
+  assert_one_good_line_per_row(out, num_rows)
+  return server.stats()
+
+
+def test_faults_leave_exactly_one_good_line_per_row(server, extract, out):
+  stats = _flaky(400, server, extract, out)
+  assert set(stats['faults']) == set(loopback.FAULTS)
+  assert stats['paid_twice'] == 0
+
+
+def _killed(num_rows, kills, *, delay, server, extract, out):
+  """Kills the command at random moments, each time after some new answers.
+
+  Returns:
+    The server's count, and of each kill: calls that were in flight.
+  """
+  server.configure(faults=0.2, seed=2, delay=delay)
+  flags = ['--timeout=3', '--attempts=20', '--concurrency=16']
+  draw = random.Random(3)
+  in_flight = []
+  sums_written = num_rows
+  for _ in range(kills):
+    asked = server.stats()['requests']
+    running = extract(sums_written, *flags, wait=False)
+    sums_written = None
+    goal = asked + draw.randint(5, num_rows // (kills + 1))
+    while server.stats()['requests'] < goal:
+      assert running.process.is_alive(), running.output
+      time.sleep(0.01)
+    time.sleep(draw.random() * 0.2)
+    killed_at = time.time()
+    running.kill()
+    time.sleep(0.3)
+    cuts = server.stats()['cuts']
+    in_flight.append(sum(busy for at, busy in cuts if at >= killed_at))
+  done = extract(None, *flags)
+  assert done.status == 0, done.output
+  assert_one_good_line_per_row(out, num_rows)
+  return server.stats(), in_flight
+
+
+def test_kill_9_loses_at_most_the_calls_in_flight(server, extract, out):
+  stats, in_flight = _killed(
+    400, 3, delay=0.03, server=server, extract=extract, out=out
+  )
+  assert all(0 < number <= 16 for number in in_flight), in_flight
+  assert stats['paid_twice'] <= sum(in_flight)
+  print(stats['paid_twice'], in_flight)

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gin's silent mistakes are loud errors."""
+
+import dataclasses
+import textwrap
+
+import pytest
+
+from dsbs_jax.run import config
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  width: int
+  depth: int = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  model: Model
+  folder: str
+
+
+@pytest.fixture
+def files(tmp_path):
+  engine = tmp_path / 'engine.gin'
+  engine.write_text(
+    textwrap.dedent(f"""
+      from __gin__ import dynamic_registration
+      import {__name__} as here
+
+      FOLDER = %gin.REQUIRED
+      WIDTH = 4
+
+      here.Settings:
+        model = @here.Model()
+        folder = %FOLDER
+      here.Model.width = %WIDTH
+      """)
+  )
+  model = tmp_path / 'model.gin'
+  model.write_text('WIDTH = 8\n')
+  return [str(engine), str(model)]
+
+
+def _build(files, *bindings):
+  return config.build(Settings, gin_files=files, gin_bindings=bindings)
+
+
+def test_flags_override_files_and_later_files_override_earlier(files):
+  assert _build(files, "FOLDER = '/a'") == Settings(Model(8), '/a')
+  assert _build(files, "FOLDER = '/a'", 'WIDTH = 16').model.width == 16
+
+
+def test_operative_config_rebuilds_the_settings(files, tmp_path):
+  built = _build(files, "FOLDER = '/a'")
+  config.write_operative(tmp_path / 'run')
+  written = str(tmp_path / 'run' / 'config.gin')
+  assert config.build(Settings, gin_files=[written], gin_bindings=[]) == built
+
+
+@pytest.mark.parametrize(
+  ('binding', 'expected'),
+  [
+    ('WIDHT = 3', 'WIDHT is read by nothing.*Did you mean WIDTH'),
+    ('here.Model.widht = 3', "doesn't have a parameter named 'widht'"),
+    ('here.Modle.width = 3', "No configurable matching 'here.Modle'"),
+    ('WIDTH = eight', 'Failed to parse token .eight'),
+  ],
+)
+def test_typos_are_errors(files, binding, expected):
+  with pytest.raises(ValueError, match=expected):
+    _build(files, "FOLDER = '/a'", binding)
+
+
+def test_missing_value_is_an_error(files):
+  with pytest.raises(ValueError, match='FOLDER'):
+    _build(files)
+
+
+def test_engine_file_comes_first(files):
+  with pytest.raises(ValueError, match='expected it first'):
+    _build(files[::-1], "FOLDER = '/a'")
+
+
+def test_missing_file_is_named(files):
+  with pytest.raises(ValueError, match='nowhere.gin'):
+    _build([*files, 'nowhere.gin'], "FOLDER = '/a'")
