@@ -89,6 +89,9 @@ class Http:
       raise status_fault(error, self._key) from None
     except openai.APIConnectionError as error:
       raise connection_fault(error, self._key) from None
+    except openai.OpenAIError as error:
+      reason = self._key.redact(f'{type(error).__name__}: {error}')
+      raise calls.Permanent(reason[:_MESSAGE_LENGTH]) from None
     try:
       body = json.loads(response.content)
       return calls.read_answer(body, call, self.name)
@@ -196,7 +199,9 @@ def status_fault(
 ) -> calls.Transient | calls.Permanent | calls.Fatal:
   """Sorts an HTTP error by what can be done about it."""
   status = error.status_code
-  reason = f'{status}: {key.redact(error.message)}'[:_MESSAGE_LENGTH]
+  body = error.body if isinstance(error.body, dict) else {}
+  words = str(body.get('message') or error.message)
+  reason = f'{status}: {key.redact(words)}'[:_MESSAGE_LENGTH]
   if status in _FATAL or error.code == _NO_MONEY:
     return calls.Fatal(reason)
   if status in _RETRIED or status >= 500:

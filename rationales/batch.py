@@ -21,9 +21,8 @@ import asyncio
 import dataclasses
 import itertools
 import json
-import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import openai
@@ -34,6 +33,7 @@ from rationales import (
   calls,
   jobs,
   ledger,
+  lines,
   pacing,
   progress,
   records,
@@ -122,8 +122,8 @@ class Batches:
   async def _submit(self, chunk: list[calls.Call]) -> None:
     number = self._jobs.next_number()
     requests, kept = self._paths(number)
-    _write_lines(kept, (_call_record(call) for call in chunk))
-    _write_lines(
+    jobs.write(kept, map(jobs.call_record, chunk))
+    jobs.write(
       requests,
       (self._request(call, place) for place, call in enumerate(chunk)),
     )
@@ -201,7 +201,7 @@ class Batches:
   async def _collect(self, job, state, index, watch) -> None:
     """Writes the answers of a batch that has ended, however it ended."""
     requests, kept = self._paths(job.number)
-    asked = [_call(line) for line in _read_lines(kept)]
+    asked = [jobs.call(record) for record in jobs.read(kept)]
     for file_id in (state.output_file_id, state.error_file_id):
       if file_id is None:
         continue
@@ -235,13 +235,13 @@ class Batches:
       answer = calls.read_answer(response['body'], call, self.name)
     except ValueError as error:
       reason = self._key.redact(f'{status}: {error}')
-      self._file.append(*session.failure_lines(call, reason, status, self.name))
+      self._file.append(*lines.failure(call, reason, status, self.name))
       watch.failed(call, reason)
       return
     got = dataclasses.replace(call, samples=call.samples[: len(answer.texts)])
-    self._file.append(*session.answer_lines(got, answer))
+    self._file.append(*lines.answer(got, answer))
     self._account.answer(got, answer.usage)
-    watch.answered(got, answer.texts)
+    watch.answered(got, answer)
 
   async def _insist(self, request):
     """Makes a request of ours until it goes well."""
@@ -273,30 +273,3 @@ def _chunks(
 ) -> Iterator[list[calls.Call]]:
   while chunk := list(itertools.islice(todo, size)):
     yield chunk
-
-
-def _call_record(call: calls.Call) -> dict[str, Any]:
-  """A call without its prompt, which the requests file has."""
-  return dataclasses.asdict(dataclasses.replace(call, content=''))
-
-
-def _call(record: Mapping[str, Any]) -> calls.Call:
-  return calls.Call(**{**record, 'samples': tuple(record['samples'])})
-
-
-def _write_lines(path: pathlib.Path, lines) -> None:
-  with path.open('w', encoding='ascii') as file:
-    for line in lines:
-      file.write(json.dumps(line) + '\n')
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
-  if not path.is_file():
-    raise ValueError(
-      f'{path} is missing: it says which rows a batch asked about. Restore'
-      ' it, or give another --out.'
-    )
-  with path.open('rb') as file:
-    return [json.loads(line) for line in file]

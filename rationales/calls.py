@@ -130,20 +130,32 @@ def read_answer(body: Any, call: Call, source: str) -> Answer:
   Raises:
     ValueError: it has not the form of an answer.
   """
+  if isinstance(body, dict) and 'choices' not in body:
+    raise ValueError(str(body.get('error', 'no choices')))
   try:
     choices = body['choices'][: len(call.samples)]
     texts = tuple(map(_text, choices))
     reasons = tuple(choice.get('finish_reason') for choice in choices)
-    usage = body.get('usage') or None
-    if usage is not None:
-      names = ('prompt_tokens', 'completion_tokens')
-      usage = {name: int(usage[name]) for name in names}
     model = str(body.get('model') or '')
   except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
     raise ValueError(f'{type(error).__name__}: {error}') from None
   if not texts:
     raise ValueError('no choices')
-  return Answer(texts, reasons, usage, model, source)
+  return Answer(texts, reasons, _usage(body), model, source)
+
+
+def _usage(body: Mapping[str, Any]) -> dict[str, int] | None:
+  """The usage of an answer, or None where it is not given as it should be.
+
+  An answer is paid for, so it is kept even then.
+  """
+  usage = body.get('usage')
+  names = ('prompt_tokens', 'completion_tokens')
+  if isinstance(usage, dict) and all(
+    isinstance(usage.get(name), int) for name in names
+  ):
+    return {name: usage[name] for name in names}
+  return None
 
 
 def _text(choice: Mapping[str, Any]) -> str:

@@ -95,14 +95,14 @@ class Extraction:
 
   def show_bill(self) -> int:
     """Prints what the run would cost; touches neither file nor server."""
-    console, account = rich.console.Console(), self._account()
+    console, account = _console(), self._account()
     past = self._history(account)
     _show(console, self._survey(past, account), account, past)
     return 0
 
   def run(self) -> int:
     """Makes the calls that are left; returns the exit status."""
-    console = rich.console.Console(stderr=True)
+    console = _console(stderr=True)
     with ledger.Ledger(self.path, self.server.key.redact) as file:
       if file.repaired:
         console.print(f'repaired {self.path}: a torn last line was cut off')
@@ -123,7 +123,7 @@ class Extraction:
       ) as watch:
         ending = self._ask(self._calls(past), file, past, account, watch)
     for line in watch.summary():
-      console.print(line, highlight=False, soft_wrap=True, markup=False)
+      console.print(line)
     return self._status(ending, watch, console)
 
   def _account(self) -> bill.Bill:
@@ -182,7 +182,7 @@ class Extraction:
     ) as watch:
       ending, reason = self._ask(iter(()), file, past, account, watch)
     if ending != session.Ending.DONE:
-      console.print(reason, highlight=False, markup=False)
+      console.print(reason)
 
   def _ask(
     self, todo, file, past, account, watch
@@ -229,13 +229,20 @@ class Extraction:
         ' the same command goes on from there.'
       )
     if reason:
-      console.print(f'stopped: {reason}', highlight=False, markup=False)
-    console.print(f'completions: {self.path}', highlight=False, markup=False)
+      console.print(f'stopped: {reason}')
+    console.print(f'completions: {self.path}')
     statuses = {
       session.Ending.BUDGET: _OUT_OF_MONEY,
       session.Ending.INTERRUPTED: _INTERRUPTED,
     }
     return statuses.get(kind, _FAILED_ROWS if watch.failures else 0)
+
+
+def _console(*, stderr: bool = False) -> rich.console.Console:
+  """A console that prints what it is given, not what it looks like."""
+  return rich.console.Console(
+    stderr=stderr, soft_wrap=True, highlight=False, markup=False, emoji=False
+  )
 
 
 def _show(
@@ -262,4 +269,4 @@ def _show(
   if prices.budget is not None:
     lines.append(f'budget   {prices.budget:,.4f}')
   for line in lines:
-    console.print(line, highlight=False, soft_wrap=True, markup=False)
+    console.print(line)

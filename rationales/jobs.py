@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a completions file knows of its batches (see `batch`)."""
+"""What a completions file and its folder know of batches (see `batch`)."""
 
 import dataclasses
-from collections.abc import Mapping
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rationales import records
+from rationales import calls, records
 
 UPLOADED, CREATED, COLLECTED = 'uploaded', 'created', 'collected'
 
@@ -50,3 +53,33 @@ class Jobs:
 
   def next_number(self) -> int:
     return max(self._jobs, default=0) + 1
+
+
+def call_record(asked: calls.Call) -> dict[str, Any]:
+  """A call without its prompt, which the requests file has."""
+  return dataclasses.asdict(dataclasses.replace(asked, content=''))
+
+
+def call(record: Mapping[str, Any]) -> calls.Call:
+  """The call of such a record."""
+  return calls.Call(**{**record, 'samples': tuple(record['samples'])})
+
+
+def write(path: pathlib.Path, found: Iterable[Mapping]) -> None:
+  """Writes records as JSON lines, down to the disk."""
+  with path.open('w', encoding='ascii') as file:
+    for line in found:
+      file.write(json.dumps(line) + '\n')
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def read(path: pathlib.Path) -> list[dict[str, Any]]:
+  """Reads them back."""
+  if not path.is_file():
+    raise ValueError(
+      f'{path} is missing: it says which rows a batch asked about. Restore'
+      ' it, or give another --out.'
+    )
+  with path.open('rb') as file:
+    return [json.loads(line) for line in file]

@@ -18,6 +18,7 @@ from rationales import bill, calls, worklist
 _PER_SECOND = 4
 _PLAIN_SECONDS = 10.0
 _SHOWN_FAILURES = 20
+_CUT = 'length'  # the finish reason of a completion that met max_tokens
 
 
 class Progress:
@@ -41,7 +42,7 @@ class Progress:
     self._account, self._console = account, console
     self._start = self._printed = time.monotonic()
     self._live = None
-    self.done = self.parsed = self.judged = self.right = 0
+    self.done = self.cut = self.parsed = self.judged = self.right = 0
     self.failures: collections.Counter[str] = collections.Counter()
     self.failed_rows: list[str] = []
     self.faults: collections.Counter[str] = collections.Counter()
@@ -50,7 +51,9 @@ class Progress:
     if self._console.is_terminal:
       self._live = rich.live.Live(
         console=self._console,
-        get_renderable=lambda: rich.text.Text(self.line()),
+        get_renderable=lambda: rich.text.Text(
+          self.line(), no_wrap=True, overflow='ellipsis'
+        ),
         refresh_per_second=_PER_SECOND,
         transient=True,
       )
@@ -60,18 +63,19 @@ class Progress:
   def __exit__(self, *_) -> None:
     if self._live is not None:
       self._live.stop()
-    self._console.print(self.line(), highlight=False, soft_wrap=True)
+    self._console.print(self.line())
 
   def tick(self) -> None:
     """Prints a line where no terminal keeps one in place."""
     due = time.monotonic() - self._printed > _PLAIN_SECONDS
     if self._live is None and due:
       self._printed = time.monotonic()
-      self._console.print(self.line(), highlight=False, soft_wrap=True)
+      self._console.print(self.line())
 
-  def answered(self, call: calls.Call, texts: tuple[str, ...]) -> None:
+  def answered(self, call: calls.Call, answer: calls.Answer) -> None:
     """Takes in the completions of a call."""
-    for text in texts:
+    self.cut += answer.finish_reasons.count(_CUT)
+    for text in answer.texts:
       self.done += 1
       outcome = self._benchmark.parse(text)
       self.parsed += isinstance(outcome, parsing.Parsed)
@@ -110,6 +114,8 @@ class Progress:
       parts.append(f'parsed {self.parsed / self.done:.1%}')
     if self.judged:
       parts.append(f'right {self.right / self.judged:.1%}')
+    if self.cut:
+      parts.append(f'cut {self.cut / self.done:.1%}')
     if self.faults:
       parts.append(f'retried {sum(self.faults.values()):,}')
     if self.failures:
@@ -133,6 +139,11 @@ class Progress:
       f'retried {count:,}: {reason}'
       for reason, count in self.faults.most_common()
     ]
+    if self.cut:
+      lines.append(
+        f'{self.cut:,} completions were cut at --max_tokens, perhaps before'
+        ' their label'
+      )
     total = sum(self.failures.values())
     if total:
       lines.append(

@@ -26,8 +26,8 @@ class Secret:
 
   def __init__(self, value: str):
     self._value = value
-    spelled = {value, json.dumps(value)[1:-1]}
-    self._hidden = sorted(spelled, key=len) if len(value) >= _SHORTEST else []
+    spelled = {value, json.dumps(value)[1:-1], repr(value)[1:-1]}
+    self._hidden = sorted(spelled) if len(value) >= _SHORTEST else []
 
   def reveal(self) -> str:
     """The key itself, for the client's Authorization header only."""
@@ -60,5 +60,15 @@ class Secret:
 
 
 def from_environment(variable: str) -> Secret:
-  """The key in this environment variable; empty where it is not set."""
-  return Secret(os.environ.get(variable, '').strip())
+  """The key in this environment variable; empty where it is not set.
+
+  Raises:
+    ValueError: it has characters that no HTTP header can carry.
+  """
+  value = os.environ.get(variable, '').strip()
+  if not (value.isascii() and value.isprintable()):
+    raise ValueError(
+      f'The environment variable {variable} holds something else than an API'
+      ' key: expected printable ASCII characters. Set it again.'
+    )
+  return Secret(value)

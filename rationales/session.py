@@ -11,7 +11,7 @@ import enum
 import signal
 from collections.abc import Iterator
 
-from rationales import bill, calls, ledger, pacing, progress, records
+from rationales import bill, calls, ledger, lines, pacing, progress
 
 _SYNC_SECONDS = 1.0
 # Calls that wait for another attempt leave the gate, so that a few faults do
@@ -187,21 +187,21 @@ class Session:
     if answer.usage is None and not self.backend.free:
       utmost = self.account.at_most(got)
       answer = dataclasses.replace(answer, usage=utmost.usage(estimated=True))
-    self.file.append(*answer_lines(got, answer))
+    self.file.append(*lines.answer(got, answer))
     self.account.answer(got, answer.usage)
-    self.watch.answered(got, answer.texts)
+    self.watch.answered(got, answer)
     self._failures_in_a_row = 0
     rest = call.samples[len(answer.texts) :]
     return dataclasses.replace(call, samples=rest) if rest else None
 
   def _lose(self, call: calls.Call, reason: str) -> None:
     utmost = self.account.lose(call)
-    self.file.append(lost_line(call, reason, utmost, self.backend.name))
+    self.file.append(lines.lost(call, reason, utmost, self.backend.name))
     if self.account.overdrawn():
       self._out_of_money()
 
   def _fail(self, call: calls.Call, reason: str, status: int | None) -> None:
-    self.file.append(*failure_lines(call, reason, status, self.backend.name))
+    self.file.append(*lines.failure(call, reason, status, self.backend.name))
     self.watch.failed(call, reason)
     self._failures_in_a_row += 1
     if self._failures_in_a_row >= _HOPELESS:
@@ -248,61 +248,3 @@ class Session:
       await asyncio.sleep(_SYNC_SECONDS)
       self.watch.tick()
       await asyncio.to_thread(self.file.sync)
-
-
-def answer_lines(call: calls.Call, answer: calls.Answer) -> list[dict]:
-  """The lines of an answer, one per sample."""
-  lines = []
-  usage = answer.usage
-  pairs = zip(answer.texts, answer.finish_reasons, strict=True)
-  for sample, (text, reason) in zip(call.samples, pairs, strict=True):
-    lines.append(
-      {
-        'kind': call.kind,
-        'id': call.example_id,
-        'sample': sample,
-        'text': text,
-        'finish_reason': reason,
-        'usage': usage,
-        'model': answer.model,
-        'prompt_hash': call.prompt_hash,
-        'backend': answer.source,
-      }
-    )
-    if call.hinted:
-      lines[-1]['hint'] = call.gold
-    usage = None
-  return lines
-
-
-def failure_lines(
-  call: calls.Call, reason: str, status: int | None, source: str
-) -> list[dict]:
-  """The lines of a call that failed for good, one per sample."""
-  return [
-    {
-      'kind': records.FAILURE,
-      'of': call.kind,
-      'id': call.example_id,
-      'sample': sample,
-      'text': None,
-      'error': reason,
-      'status': status,
-      'prompt_hash': call.prompt_hash,
-      'backend': source,
-    }
-    for sample in call.samples
-  ]
-
-
-def lost_line(
-  call: calls.Call, reason: str, utmost: bill.Tokens, source: str
-) -> dict:
-  """The line of a call that may have been paid and gave no answer."""
-  return {
-    'kind': records.LOST,
-    'id': call.example_id,
-    'reason': reason,
-    'usage': utmost.usage(estimated=True),
-    'backend': source,
-  }

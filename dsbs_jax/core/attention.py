@@ -151,27 +151,20 @@ def causal_mask(length: int) -> jax.Array:
 
 
 def dropout(
-  inputs: jax.Array,
-  key: jax.Array | None,
-  *,
-  rate: float,
-  mask_shape: tuple[int, ...],
+  inputs: jax.Array, keep: jax.Array | None, *, rate: float
 ) -> jax.Array:
-  """Zeroes inputs at random and scales the others up by 1 / (1 - rate).
+  """Zeroes what is not kept and scales the rest up by 1 / (1 - rate).
 
   Args:
     inputs: any float array.
-    key: typed random key, or None for no dropout.
-    rate: share of zeroes, in [0, 1).
-    mask_shape: shape of the random mask, broadcast against `inputs`. T5 draws
-      one mask for all positions of a row, which also costs far less.
+    keep: bool, broadcast against `inputs`; None keeps everything as it is.
+    rate: the share of zeroes that `keep` was drawn with, in [0, 1).
 
   Returns:
     An array like `inputs`.
   """
-  if key is None or rate == 0.0:
+  if keep is None:
     return inputs
-  keep = jax.random.bernoulli(key, 1.0 - rate, mask_shape)
   scale = jnp.asarray(1.0 / (1.0 - rate), inputs.dtype)
   return inputs * jnp.where(keep, scale, jnp.zeros_like(scale))
 
@@ -222,7 +215,7 @@ def attend(
   mask: jax.Array,
   bias: jax.Array | None = None,
   dropout_rate: float = 0.0,
-  dropout_key: jax.Array | None = None,
+  dropout_keep: jax.Array | None = None,
 ) -> jax.Array:
   """Attends from `queries` to `memory` and projects back to the model width.
 
@@ -234,14 +227,15 @@ def attend(
     memory: keys and values, [B, H, S, K] or [B / G, H, S, K].
     mask: bool, broadcast to [B, H, T, S].
     bias: float32, broadcast to [B, H, T, S], or None.
-    dropout_rate: of the attention probabilities; one mask for all queries.
-    dropout_key: typed random key, or None for no dropout.
+    dropout_rate: of the attention probabilities.
+    dropout_keep: [B, H, 1, S] bool, the same for all queries as T5 has it, or
+      None for no dropout.
 
   Returns:
     [B, T, D] in the activation dtype.
   """
   dtype = queries.dtype
-  num_rows, num_heads, num_keys, _ = memory.key.shape
+  num_rows, num_heads, _, _ = memory.key.shape
   batch, length, _ = queries.shape
   joined = queries @ params['query']['kernel'].astype(dtype)
   joined = joined.reshape(num_rows, -1, joined.shape[-1])  # [B/G, G*T, H*K]
@@ -253,12 +247,7 @@ def attend(
     scores += bias
   scores = jnp.where(mask, scores, MASKED_SCORE)
   probabilities = jax.nn.softmax(scores, axis=-1).astype(dtype)
-  probabilities = dropout(
-    probabilities,
-    dropout_key,
-    rate=dropout_rate,
-    mask_shape=(num_rows, num_heads, 1, num_keys),
-  )
+  probabilities = dropout(probabilities, dropout_keep, rate=dropout_rate)
   context = jnp.einsum('BHTS,BHSK->BTHK', probabilities, memory.value)
   context = context.reshape(batch, length, -1)  # [B, T, H*K]
   return context @ params['out']['kernel'].astype(dtype)

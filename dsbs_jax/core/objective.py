@@ -4,17 +4,16 @@
   loss = alpha * (sum of label-token losses / number of label tokens)
        + (1 - alpha) * (sum of rationale-token losses / number of such tokens)
 
-Both numbers of tokens are those of the *global* batch: all views, all
-microbatches, all devices. They are known before any forward pass, so the loss
-is a plain sum of token losses, each times its weight alpha / N_label or
-(1 - alpha) / N_rationale. Sums can be cut anywhere, hence padded, packed,
-mixed and accumulated batches give one and the same loss.
-
-A term without tokens in the batch contributes 0.
+Both numbers are those of the *global* batch: all views, all microbatches, all
+devices. They are known before any forward pass, so the loss is a plain sum of
+token losses, each times alpha / N_label or (1 - alpha) / N_rationale. Sums can
+be cut anywhere, hence padded, packed, mixed and accumulated batches give one
+and the same loss. A term without tokens contributes 0.
 """
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -78,9 +77,7 @@ def token_counts(batch: dict[str, Rows]) -> Sums:
     term -> float32 scalar, the sum of `decoder_loss_weights` of the term.
   """
   return {
-    term: sum(
-      jnp.sum(_in_term(rows, task_id)) for rows in batch.values()
-    )  # a sum over views
+    term: sum(jnp.sum(_in_term(rows, task_id)) for rows in batch.values())
     for term, task_id in TERMS.items()
   }
 
@@ -107,14 +104,13 @@ def token_weights(objective: Distillation, rows: Rows, counts: Sums) -> Array:
   )
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def token_losses(
   objective: Distillation, logits: Array, targets: Array
 ) -> tuple[Array, Array]:
   """Cross entropy of each token, with z-loss and smoothing where asked for.
 
-  The picked logit is a masked sum instead of a gather: its gradient is then an
-  elementwise expression that fuses with the softmax, and a vocabulary sharded
-  over devices needs no exchange of logits.
+  The gradient is written out, so that nothing but the logits is kept for it.
 
   Args:
     objective: z_loss and label_smoothing.
@@ -128,28 +124,45 @@ def token_losses(
   Source: with z = logsumexp(logits), q the smoothed one-hot target and H its
   entropy, loss = z - sum_v q_v logits_v + z_loss z^2 - H(q), as in T5X.
   """
-  num_classes = logits.shape[-1]
-  largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
-  log_normalizer = (
-    jnp.log(jnp.sum(jnp.exp(logits - largest), axis=-1)) + largest[..., 0]
-  )  # [...]
+  return _token_losses_forward(objective, logits, targets)[0]
+
+
+def _token_losses_forward(objective, logits, targets):
+  largest = jnp.max(logits, axis=-1)
+  log_normalizer = largest + jnp.log(
+    jnp.sum(jnp.exp(logits - largest[..., None]), axis=-1)
+  )
+  # A target outside of the vocabulary picks NaN, which the step reports.
+  picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+  expected = picked
+  if objective.label_smoothing:
+    kept, others = _smoothed(objective, logits)
+    expected = (kept - others) * picked + others * jnp.sum(logits, axis=-1)
+    expected -= kept * math.log(kept) + (1.0 - kept) * math.log(others)
+  losses = log_normalizer - expected
+  losses += objective.z_loss * jnp.square(log_normalizer)
+  correct = (picked >= largest).astype(jnp.float32)
+  return (losses, correct), (logits, targets, log_normalizer)
+
+
+def _token_losses_backward(objective, residuals, cotangents):
+  logits, targets, log_normalizer = residuals
+  factor = cotangents[0][..., None]
+  scale = 1.0 + 2.0 * objective.z_loss * log_normalizer
+  probabilities = jnp.exp(logits - log_normalizer[..., None])
+  kept, others = _smoothed(objective, logits)
   classes = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
-  picked = jnp.sum(
-    jnp.where(classes == targets[..., None], logits, 0.0), axis=-1
-  )  # [...]
-  correct = (picked >= largest[..., 0]).astype(jnp.float32)
+  wanted = jnp.where(classes == targets[..., None], kept, others)
+  return factor * (scale[..., None] * probabilities - wanted), None
+
+
+token_losses.defvjp(_token_losses_forward, _token_losses_backward)
+
+
+def _smoothed(objective, logits):
+  """What smoothing leaves to the target, and gives to each other token."""
   smoothing = objective.label_smoothing
-  if smoothing:
-    others = smoothing / (num_classes - 1)
-    expected = (1.0 - smoothing - others) * picked + others * jnp.sum(
-      logits, axis=-1
-    )
-    losses = log_normalizer - expected - _entropy(smoothing, num_classes)
-  else:
-    losses = log_normalizer - picked
-  if objective.z_loss:
-    losses += objective.z_loss * jnp.square(log_normalizer)
-  return losses, correct
+  return 1.0 - smoothing, smoothing / (logits.shape[-1] - 1)
 
 
 def batch_loss(
@@ -165,9 +178,9 @@ def batch_loss(
   """The part of the objective that one row group contributes, and its sums.
 
   With `chunk_tokens`, target positions are visited in chunks and the logits of
-  one chunk exist at a time. The gradient of a chunk is taken at once, while its
-  logits are there: the loss is a sum with known weights, so nothing later can
-  change it but a common factor. No logits are kept or computed twice.
+  one chunk exist at a time. A chunk's gradient is taken at once, while its
+  logits are there: the weights are known, so nothing later can change it but a
+  common factor. No logits are kept or computed twice.
 
   Chunks cut the target axis, never the row axis, so rows sharded over devices
   stay where they are. Each chunk then adds its gradient of the projection up
@@ -219,15 +232,11 @@ def _in_term(rows: Rows, task_id: int) -> Array:
   return jnp.where(rows['decoder_task_ids'] == task_id, weights, 0.0)
 
 
-def _entropy(smoothing: float, num_classes: int) -> Array:
-  """Entropy of the smoothed target distribution, in nats."""
-  others = jnp.float32(smoothing / (num_classes - 1))
-  kept = jnp.float32(1.0 - smoothing)
-  return -(kept * jnp.log(kept) + smoothing * jnp.log(others))
-
-
 def _rows_loss(objective, project, projection, hidden, tokens):
   """Loss and sums of the given positions, all of their logits at once."""
+  # One axis of tokens: products of matrices are faster than of [B, T, D].
+  hidden = hidden.reshape(-1, hidden.shape[-1])
+  tokens = jax.tree.map(jnp.ravel, tokens)
   losses, correct = token_losses(
     objective, project(projection, hidden), tokens['targets']
   )
@@ -259,8 +268,7 @@ def _chunked(chunk_loss, projection, hidden, tokens):
   def visit(totals, chunk):
     return jax.tree.map(jnp.add, totals, chunk_loss(projection, *chunk)), None
 
-  first = jax.tree.map(lambda array: array[0], (hidden, tokens))
-  zeros = _zeros_like(jax.eval_shape(chunk_loss, projection, *first))
+  zeros = _zero_totals(chunk_loss, projection, hidden, tokens)
   return jax.lax.scan(visit, zeros, (hidden, tokens))[0]
 
 
@@ -282,10 +290,10 @@ def _chunked_forward(chunk_loss, projection, hidden, tokens):
     )
     return carry, hidden_gradient
 
-  first = jax.tree.map(lambda array: array[0], (hidden, tokens))
-  zeros = _zeros_like(jax.eval_shape(chunk_loss, projection, *first))
+  zeros = _zero_totals(chunk_loss, projection, hidden, tokens)
+  no_gradient = jax.tree.map(jnp.zeros_like, projection)
   (totals, projection_gradient), hidden_gradient = jax.lax.scan(
-    visit, (zeros, _zeros_like(projection)), (hidden, tokens)
+    visit, (zeros, no_gradient), (hidden, tokens)
   )
   return totals, (projection_gradient, hidden_gradient)
 
@@ -303,5 +311,7 @@ def _chunked_backward(chunk_loss, gradients, cotangents):
 _chunked.defvjp(_chunked_forward, _chunked_backward)
 
 
-def _zeros_like(shapes):
+def _zero_totals(chunk_loss, projection, hidden, tokens):
+  first = jax.tree.map(lambda array: array[0], (hidden, tokens))
+  shapes = jax.eval_shape(chunk_loss, projection, *first)
   return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)

@@ -63,8 +63,17 @@ def linear_decay(
   return schedule
 
 
-def constant(learning_rate: float = 1e-3, *, warmup_steps: int = 0) -> Schedule:
-  """One rate, after a linear rise from 0 during the warm-up."""
+def constant(
+  learning_rate: float = 1e-3,
+  *,
+  total_steps: int | None = None,
+  warmup_steps: int = 0,
+) -> Schedule:
+  """One rate, after a linear rise from 0 during the warm-up.
+
+  `total_steps` changes nothing: all schedules are called alike.
+  """
+  del total_steps
 
   def schedule(step):
     step = jnp.asarray(step, jnp.float32)
@@ -75,9 +84,16 @@ def constant(learning_rate: float = 1e-3, *, warmup_steps: int = 0) -> Schedule:
 
 
 def rsqrt(
-  learning_rate: float = 1.0, *, warmup_steps: int = 10_000
+  learning_rate: float = 1.0,
+  *,
+  total_steps: int | None = None,
+  warmup_steps: int = 10_000,
 ) -> Schedule:
-  """learning_rate / sqrt(max(step, warmup_steps)): T5's pretraining rate."""
+  """learning_rate / sqrt(max(step, warmup_steps)): T5's pretraining rate.
+
+  `total_steps` changes nothing: all schedules are called alike.
+  """
+  del total_steps
   if warmup_steps < 1:
     raise ValueError(
       f'warmup_steps is {warmup_steps}, expected >= 1: the rate of step 0'

@@ -167,12 +167,12 @@ def logical_axes(config: T5Config) -> dict:
   return _map_specs(lambda spec: spec.axes, _specs(config))
 
 
-def _draw(key: jax.Array, specs: dict) -> dict:
+def _draw(key: jax.Array, specs: dict, leading: tuple[int, ...] = ()) -> dict:
   """Draws a tree; each leaf's key comes from its path, not from its order."""
 
   def draw_leaf(path, spec):
     leaf_key = jax.random.fold_in(key, zlib.crc32(str(path).encode()))
-    return spec.draw(leaf_key, spec.shape)
+    return spec.draw(leaf_key, leading + spec.shape)
 
   return jax.tree_util.tree_map_with_path(
     draw_leaf, specs, is_leaf=lambda node: isinstance(node, _Spec)
@@ -193,19 +193,13 @@ def init(key: jax.Array, config: T5Config) -> dict:
   """
   params = _draw(key, _outer_specs(config))
   for stack in STACKS:
+    # One draw per kernel for all layers: a large T5 would otherwise ask the
+    # compiler for hundreds of random number generators.
     stack_key = jax.random.fold_in(key, zlib.crc32(stack.encode()))
-    specs = _layer_specs(config, stack)
-
-    def draw_layer(index, stack_key=stack_key, specs=specs):
-      return _draw(jax.random.fold_in(stack_key, index), specs)
-
-    if config.scan_layers:
-      indices = jnp.arange(config.num_layers(stack))
-      params[stack]['layers'] = jax.vmap(draw_layer)(indices)
-    else:
-      for index, name in enumerate(layer_names(config, stack)):
-        params[stack][name] = draw_layer(index)
-  return params
+    params[stack]['layers'] = _draw(
+      stack_key, _layer_specs(config, stack), (config.num_layers(stack),)
+    )
+  return params if config.scan_layers else unstack_layers(params, config)
 
 
 def _map_stacks(params: dict, convert: Callable[[str, dict], dict]) -> dict:

@@ -2,14 +2,15 @@
 """The two stacks of a T5: layers, dropout sites, and how layers are run.
 
 Masks come from outside: what a position may see is the caller's matter, so
-the same decoder runs whole rows and single positions over a cache. Every
-random mask has its own key, folded from the layer's number.
+the same decoder runs whole rows and single positions over a cache. Each
+layer draws its dropout from its own key.
 """
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dsbs_jax.core import attention, parameters, t5_config
 from dsbs_jax.core.t5_config import T5Config
@@ -30,15 +31,29 @@ def split_key(key: jax.Array | None, num: int):
   return [None] * num if key is None else jax.random.split(key, num)
 
 
-def _row_dropout(inputs, key, config: T5Config):
-  """Dropout of [B, L, width] with one mask for all positions of a row."""
-  batch, _, width = inputs.shape
-  return attention.dropout(
-    inputs, key, rate=config.dropout_rate, mask_shape=(batch, 1, width)
-  )
+def _keep_masks(
+  key: jax.Array | None, config: T5Config, batch: int, widths: tuple[int, ...]
+) -> list[jax.Array | None]:
+  """Draws what dropout keeps at several places, [B, 1, width] bool each.
+
+  T5 drops the same features at all positions of a row. One draw is cut into
+  the masks of a whole layer: each draw costs compile time.
+  """
+  if key is None or config.dropout_rate == 0.0:
+    return [None] * len(widths)
+  share = 1.0 - config.dropout_rate
+  keep = jax.random.bernoulli(key, share, (batch, 1, sum(widths)))
+  return jnp.split(keep, np.cumsum(widths)[:-1], axis=2)
 
 
-def _mlp(params: dict, inputs: jax.Array, config: T5Config, key):
+def _per_head(keep: jax.Array | None, num_heads: int):
+  """[B, 1, H * S] -> [B, H, 1, S], what attention drops for all queries."""
+  if keep is None:
+    return None
+  return keep.reshape(keep.shape[0], num_heads, 1, -1)
+
+
+def _mlp(params: dict, inputs: jax.Array, config: T5Config, keep):
   hidden = None
   for name, activation in zip(
     config.mlp_inputs, config.mlp_activations, strict=True
@@ -46,21 +61,26 @@ def _mlp(params: dict, inputs: jax.Array, config: T5Config, key):
     part = inputs @ params[name]['kernel'].astype(inputs.dtype)
     part = t5_config.ACTIVATIONS[activation](part)
     hidden = part if hidden is None else hidden * part
-  hidden = _row_dropout(hidden, key, config)
+  hidden = attention.dropout(hidden, keep, rate=config.dropout_rate)
   return hidden @ params['wo']['kernel'].astype(inputs.dtype)
 
 
-def _mlp_block(params: dict, inputs: jax.Array, config: T5Config, keys):
+def _mlp_block(params: dict, inputs: jax.Array, config: T5Config, keeps):
   normed = rms_norm(inputs, params['pre_mlp_layer_norm']['scale'])
-  output = _mlp(params['mlp'], normed, config, keys[0])
-  return inputs + _row_dropout(output, keys[1], config)
+  output = _mlp(params['mlp'], normed, config, keeps[0])
+  return inputs + attention.dropout(output, keeps[1], rate=config.dropout_rate)
 
 
 def _embed(params: dict, tokens: jax.Array, config: T5Config, key):
-  """Looks tokens [B, L] up; a gather, where T5X multiplies by one-hots."""
+  """Looks tokens [B, L] up; a gather, where T5X multiplies by one-hots.
+
+  An id beyond the vocabulary becomes NaN, not a wrong row.
+  """
   embedding = params['token_embedder']['embedding']
-  embedded = embedding[tokens].astype(config.dtype)  # [B, L, D]
-  return _row_dropout(embedded, key, config)
+  embedded = jnp.take(embedding, tokens, axis=0, mode='fill')  # [B, L, D]
+  embedded = embedded.astype(config.dtype)
+  (keep,) = _keep_masks(key, config, len(tokens), (config.emb_dim,))
+  return attention.dropout(embedded, keep, rate=config.dropout_rate)
 
 
 def _run_layers(
@@ -83,12 +103,13 @@ def _run_layers(
     stack: 'encoder' or 'decoder'.
     memories: per layer a pytree that the layer reads and returns changed,
       under the names of the layers in `params`.
-    key: typed random key, folded with the layer's number.
+    key: typed random key, split into one per layer; or None.
 
   Returns:
     Outputs [B, L, D]; what the layers returned, under the same names.
   """
   names = parameters.layer_names(config, stack)
+  num_layers = config.num_layers(stack)
   if names[0] not in params:
     found = sorted(name for name in params if name.startswith('layers'))
     raise ValueError(
@@ -104,20 +125,14 @@ def _run_layers(
       layer, policy=policy, prevent_cse=not config.scan_layers
     )
   if config.scan_layers:
-    numbers = jnp.arange(config.num_layers(stack))
-    keys = (
-      None
-      if key is None
-      else jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, numbers)
-    )
+    keys = None if key is None else jax.random.split(key, num_layers)
     stacked = (params['layers'], memories and memories['layers'], keys)
     outputs, changed = jax.lax.scan(
       lambda x, xs: layer(xs[0], x, xs[1], xs[2]), inputs, stacked
     )
     return outputs, {'layers': changed}
   outputs, changed = inputs, {}
-  for number, name in enumerate(names):
-    layer_key = None if key is None else jax.random.fold_in(key, number)
+  for name, layer_key in zip(names, split_key(key, num_layers), strict=True):
     outputs, changed[name] = layer(
       params[name], outputs, memories and memories[name], layer_key
     )
@@ -145,7 +160,14 @@ def run_encoder(
     [B, S, D] in the activation dtype, after the final norm.
   """
   stack = params['encoder']
-  length = tokens.shape[1]
+  batch, length = tokens.shape
+  rate = config.dropout_rate
+  widths = (
+    config.num_heads * length,
+    config.emb_dim,
+    config.mlp_dim,
+    config.emb_dim,
+  )
   bias = attention.relative_bias(
     stack['relpos_bias']['rel_embedding'],
     length,
@@ -156,7 +178,7 @@ def run_encoder(
   embed_key, layers_key, norm_key = split_key(dropout_key, 3)
 
   def layer(layer_params, inputs, _, key):
-    keys = split_key(key, 4)
+    keeps = _keep_masks(key, config, batch, widths)
     normed = rms_norm(inputs, layer_params['pre_attention_layer_norm']['scale'])
     weights = layer_params['attention']
     output = attention.attend(
@@ -165,11 +187,11 @@ def run_encoder(
       attention.keys_values(weights, normed, config.num_heads),
       mask=mask,
       bias=bias,
-      dropout_rate=config.dropout_rate,
-      dropout_key=keys[0],
+      dropout_rate=rate,
+      dropout_keep=_per_head(keeps[0], config.num_heads),
     )
-    inputs = inputs + _row_dropout(output, keys[1], config)
-    return _mlp_block(layer_params, inputs, config, keys[2:]), None
+    inputs = inputs + attention.dropout(output, keeps[1], rate=rate)
+    return _mlp_block(layer_params, inputs, config, keeps[2:]), None
 
   embedded = _embed(params, tokens, config, embed_key)
   hidden, _ = _run_layers(
@@ -177,9 +199,10 @@ def run_encoder(
   )
   normed = rms_norm(hidden, stack['encoder_norm']['scale'])
   # The one place where T5X draws a mask per position.
-  return attention.dropout(
-    normed, norm_key, rate=config.dropout_rate, mask_shape=normed.shape
-  )
+  widths = (length * config.emb_dim,)
+  (keep,) = _keep_masks(norm_key, config, batch, widths)
+  keep = keep if keep is None else keep.reshape(normed.shape)
+  return attention.dropout(normed, keep, rate=rate)
 
 
 def run_decoder(
@@ -213,10 +236,15 @@ def run_decoder(
   """
   stack = params['decoder']
   embed_key, layers_key, norm_key = split_key(dropout_key, 3)
-  rate = config.dropout_rate
+  rate, batch = config.dropout_rate, len(tokens)
+  width, heads = config.emb_dim, config.num_heads
+  own_width, cross_width = (
+    heads * mask.shape[-1] for mask in (self_mask, cross_mask)
+  )
+  widths = (own_width, width, cross_width, width, config.mlp_dim, width)
 
   def layer(layer_params, inputs, layer_memories, key):
-    keys = split_key(key, 6)
+    keeps = _keep_masks(key, config, batch, widths)
     scale = layer_params['pre_self_attention_layer_norm']['scale']
     normed = rms_norm(inputs, scale)
     own, cross, changed = make_memories(layer_params, normed, layer_memories)
@@ -227,9 +255,9 @@ def run_decoder(
       mask=self_mask,
       bias=bias,
       dropout_rate=rate,
-      dropout_key=keys[0],
+      dropout_keep=_per_head(keeps[0], heads),
     )
-    inputs = inputs + _row_dropout(output, keys[1], config)
+    inputs = inputs + attention.dropout(output, keeps[1], rate=rate)
     scale = layer_params['pre_cross_attention_layer_norm']['scale']
     output = attention.attend(
       layer_params['encoder_decoder_attention'],
@@ -237,10 +265,10 @@ def run_decoder(
       cross,
       mask=cross_mask,
       dropout_rate=rate,
-      dropout_key=keys[2],
+      dropout_keep=_per_head(keeps[2], heads),
     )
-    inputs = inputs + _row_dropout(output, keys[3], config)
-    return _mlp_block(layer_params, inputs, config, keys[4:]), changed
+    inputs = inputs + attention.dropout(output, keeps[3], rate=rate)
+    return _mlp_block(layer_params, inputs, config, keeps[4:]), changed
 
   hidden, changed = _run_layers(
     layer,
@@ -252,7 +280,8 @@ def run_decoder(
     key=layers_key,
   )
   normed = rms_norm(hidden, stack['decoder_norm']['scale'])
-  return _row_dropout(normed, norm_key, config), changed
+  (keep,) = _keep_masks(norm_key, config, batch, (width,))
+  return attention.dropout(normed, keep, rate=rate), changed
 
 
 def decoder_bias(params: dict, config: T5Config, length: int) -> jax.Array:

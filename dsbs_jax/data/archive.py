@@ -8,6 +8,7 @@ checked before a byte of them is used.
 
 import dataclasses
 import fnmatch
+import glob
 import pathlib
 import posixpath
 import stat
@@ -119,7 +120,7 @@ def find(archive: Archive, file: str, *, prefer: str) -> str | None:
       f'The file name {file!r} leaves the source, expected a path inside it.'
     )
   for level in range(MAX_LEVELS + 1):
-    found = archive.glob('*/' * level + file)
+    found = archive.glob('*/' * level + glob.escape(file))
     named = [f for f in found if prefer in f.split('/')[:-1]]
     found = named if named else found
     if len(found) > 1:
@@ -135,7 +136,8 @@ def find(archive: Archive, file: str, *, prefer: str) -> str | None:
 
 def beside(archive: Archive, file: str, pattern: str) -> list[str]:
   """Files that match a pattern relative to another file's folder."""
-  path = posixpath.normpath(posixpath.join(posixpath.dirname(file), pattern))
+  folder = glob.escape(posixpath.dirname(file))
+  path = posixpath.normpath(posixpath.join(folder, pattern))
   return [] if path.startswith('..') else archive.glob(path)
 
 

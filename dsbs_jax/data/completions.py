@@ -39,7 +39,13 @@ class Sample:
 
 
 class Completions(Protocol):
-  """What `sources` asks of a split's completions."""
+  """What `sources` asks of a split's completions.
+
+  Attributes:
+    torn: lines at the end that a kill had cut.
+  """
+
+  torn: int
 
   def take(self, example_id: str, place: str) -> Sequence[Sample] | None:
     """The samples of the next row; None where a failure is recorded."""
@@ -51,6 +57,8 @@ class Completions(Protocol):
 class Absent:
   """No completions at all: a benchmark before its first stage."""
 
+  torn = 0
+
   def take(self, example_id: str, place: str) -> Sequence[Sample]:
     return ()
 
@@ -60,6 +68,8 @@ class Absent:
 
 class Positional:
   """Arrays of strings, one string per row, in the order of the rows."""
+
+  torn = 0
 
   def __init__(self, files: Sequence[tuple[str, Opener]]):
     self._files = files
@@ -99,6 +109,8 @@ class Positional:
 
 class Chained:
   """Positional completions of several files of rows, one after another."""
+
+  torn = 0
 
   def __init__(self, parts: Iterable[tuple[int, Positional]]):
     self._parts = iter(parts)

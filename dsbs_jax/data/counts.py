@@ -29,6 +29,7 @@ class Counts:
     statuses: status -> rows; 'parsed' and the reasons of all others.
     kept: rows left after the rules of `filters`.
     dropped: reason -> rows that the rules dropped.
+    torn: lines at the end of the completions that a kill had cut.
   """
 
   rows: int = 0
@@ -44,6 +45,7 @@ class Counts:
   statuses: Mapping[str, int] = dataclasses.field(default_factory=dict)
   kept: int = 0
   dropped: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  torn: int = 0
 
   @property
   def accuracy(self) -> float | None:
@@ -89,6 +91,8 @@ class Counts:
       )
     if self.dropped:
       lines.append(f'kept {self.kept:,} rows{_reasons(self.dropped)}')
+    if self.torn:
+      lines.append('a cut line at the end of the completions was left out')
     return '\n'.join(lines)
 
 
@@ -131,12 +135,13 @@ class Tally:
     else:
       self._numbers['kept'] += 1
 
-  def counts(self) -> Counts:
+  def counts(self, *, torn: int = 0) -> Counts:
     """The counts so far."""
     return Counts(
       **self._numbers,
       statuses=dict(self._statuses.most_common()),
       dropped=dict(self._dropped.most_common()),
+      torn=torn,
     )
 
 

@@ -11,30 +11,51 @@ from collections.abc import Mapping
 import seqio
 import tensorflow as tf
 
+TASK_IDS = 'targets_task_ids'
 _SPEC = seqio.FeatureConverter.FeatureSpec(dtype=tf.int32)
 
 
 class DistillationFeatureConverter(seqio.EncDecFeatureConverter):
   """Encoder-decoder features with `decoder_task_ids`.
 
-  `task_feature_lengths` needs the key `targets_task_ids`, as long as
-  `targets`; `with_task_ids` adds it.
+  Takes the same lengths as seqio's converter: those of inputs and targets.
   """
 
   TASK_FEATURES = {
     **seqio.EncDecFeatureConverter.TASK_FEATURES,
-    'targets_task_ids': _SPEC,
+    TASK_IDS: _SPEC,
   }
   MODEL_FEATURES = {
     **seqio.EncDecFeatureConverter.MODEL_FEATURES,
     'decoder_task_ids': _SPEC,
   }
 
+  def __call__(
+    self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]
+  ) -> tf.data.Dataset:
+    """Converts a task's or mixture's examples; lengths as for seqio's."""
+    if TASK_IDS not in ds.element_spec:
+      raise ValueError(
+        f'the examples have no {TASK_IDS}, expected those of a task of this'
+        ' project or of a mixture with mixture_cls=providers.Mixture; seqio.'
+        'Mixture drops them.'
+      )
+
+    def trim(example):  # seqio trims the targets, an output feature, only
+      length = tf.shape(example['targets'])[0]
+      return {**example, TASK_IDS: example[TASK_IDS][:length]}
+
+    lengths = {
+      **task_feature_lengths,
+      TASK_IDS: task_feature_lengths['targets'],
+    }
+    return super().__call__(ds.map(trim, tf.data.AUTOTUNE), lengths)
+
   def _convert_example(
     self, features: Mapping[str, tf.Tensor]
   ) -> Mapping[str, tf.Tensor]:
     converted = super()._convert_example(features)
-    return {**converted, 'decoder_task_ids': features['targets_task_ids']}
+    return {**converted, 'decoder_task_ids': features[TASK_IDS]}
 
   def get_model_feature_lengths(
     self, task_feature_lengths: Mapping[str, int]
@@ -42,11 +63,3 @@ class DistillationFeatureConverter(seqio.EncDecFeatureConverter):
     """Lengths of the converted features."""
     lengths = super().get_model_feature_lengths(task_feature_lengths)
     return {**lengths, 'decoder_task_ids': task_feature_lengths['targets']}
-
-
-def with_task_ids(task_feature_lengths: Mapping[str, int]) -> dict[str, int]:
-  """Lengths of inputs and targets, with that of `targets_task_ids` added."""
-  return {
-    **task_feature_lengths,
-    'targets_task_ids': task_feature_lengths['targets'],
-  }

@@ -5,13 +5,15 @@ They are read through seqio once per run and kept in memory: what such a task
 is made of cannot be known, so neither can it when a copy on disk is stale.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import seqio
 import tensorflow as tf
 from absl import logging
 
 from dsbs_jax import contract
-from dsbs_jax.data import ragged, register, tokens
+from dsbs_jax.data import providers, ragged, register, tokens
 
 
 def load(
@@ -41,27 +43,33 @@ def load(
       f' like) nor registered with seqio: {error} Import the module that'
       ' registers it.'
     ) from error
-  tasks = [
-    task for task in seqio.get_subtasks(provider) if split in task.splits
-  ]
+  found = {task: _splits(task, source) for task in seqio.get_subtasks(provider)}
+  tasks = [task for task, splits in found.items() if split in splits]
   if not tasks:
+    known = sorted({s for splits in found.values() for s in splits})
     raise ValueError(
       f'no task of {name!r} has a split {split!r}, expected one of'
-      f' {", ".join(sorted(provider.splits))}.'
+      f' {", ".join(known)}.'
     )
   mixed = isinstance(provider, seqio.Mixture)
   rates = [provider.get_rate(task) if mixed else 1.0 for task in tasks]
   return [_tokens(task, split, source) for task in tasks], rates
 
 
+def _is_ours(task: seqio.Task) -> bool:
+  return isinstance(task.source, providers.PreparedSource)
+
+
+def _splits(task: seqio.Task, source: tokens.Source) -> Sequence[str]:
+  return tokens.splits(task.name, source) if _is_ours(task) else task.splits
+
+
 def _tokens(
   task: seqio.Task, split: str, source: tokens.Source
 ) -> tokens.Tokens:
-  try:
-    contract.parse_task_name(task.name)
-  except ValueError:  # not a name of this project, so seqio reads it
-    return _read(task, split)
-  return tokens.load(task.name, split, source)
+  if _is_ours(task):
+    return tokens.load(task.name, split, source)
+  return _read(task, split)
 
 
 def _read(task: seqio.Task, split: str) -> tokens.Tokens:

@@ -2,6 +2,7 @@
 """Which examples each step holds: a pure function of the step, by Grain."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -10,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import grain
 import numpy as np
 
+_FOR_EVER = 1 << 50  # examples
 _SAMPLED = 256  # batches that shapes are chosen from: the first of the run
 
 
@@ -38,10 +40,66 @@ class Reading:
   def __post_init__(self):
     if self.batch_size < 1:
       raise ValueError(f'batch_size is {self.batch_size}, expected 1 or more.')
+    if self.seed < 0:
+      raise ValueError(f'seed is {self.seed}, expected 0 or more.')
     if self.num_epochs is not None and self.num_epochs < 1:
       raise ValueError(
         f'num_epochs is {self.num_epochs}, expected 1 or more, or None.'
       )
+
+
+class _Endless:
+  """One task's examples, epoch after epoch; element -> position.
+
+  Not Grain's own shuffle: that costs about 65,000 / size steps per example,
+  which is felt below a few thousand examples.
+  """
+
+  def __init__(self, size: int, first: int, reading: Reading, *, stream: int):
+    self.size = size
+    self._first = first
+    self._reading = reading
+    self._stream = stream
+    self.epoch = functools.lru_cache(maxsize=4)(self._epoch)
+
+  def __len__(self) -> int:
+    return _FOR_EVER
+
+  def __getitem__(self, element: int) -> int:
+    epoch, place = divmod(element, self.size)
+    return int(self.epoch(epoch)[place])
+
+  def _epoch(self, epoch: int) -> np.ndarray:
+    """[size] positions in the order of an epoch."""
+    if not self._reading.shuffle:
+      return np.arange(self._first, self._first + self.size)
+    key = (self._reading.seed, self._stream, epoch)
+    draws = np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+    return self._first + draws.permutation(self.size)
+
+
+class _Batches:
+  """Batches formed within each epoch; step -> positions."""
+
+  def __init__(self, task: _Endless, reading: Reading):
+    self._task = task
+    self._batch_size = reading.batch_size
+    self._per_epoch = math.ceil(task.size / reading.batch_size)
+    self._num_steps = _num_steps(task.size, reading)
+
+  def __len__(self) -> int:
+    return self._num_steps
+
+  def __getitem__(self, step: int) -> np.ndarray:
+    epoch, batch = divmod(step, self._per_epoch)
+    first = batch * self._batch_size
+    return self._task.epoch(epoch)[first : first + self._batch_size]
+
+
+def _num_steps(size: int, reading: Reading) -> int:
+  if reading.num_epochs is None:
+    return _FOR_EVER // reading.batch_size
+  return math.ceil(size / reading.batch_size) * reading.num_epochs
 
 
 class Order:
@@ -65,25 +123,18 @@ class Order:
     """
     self.sizes = tuple(sizes)
     self.reading = reading
-    parts = [self._examples(i) for i in range(len(sizes))]
+    firsts = np.cumsum([0, *sizes])
+    tasks = [
+      _Endless(size, int(first), reading, stream=stream)
+      for stream, (size, first) in enumerate(zip(sizes, firsts, strict=False))
+    ]
     if rates is None:
-      self.dataset = (
-        parts[0].batch(reading.batch_size).repeat(reading.num_epochs)
-      )
+      self.dataset = grain.MapDataset.source(_Batches(tasks[0], reading))
     else:
-      mixed = grain.MapDataset.mix([p.repeat() for p in parts], list(rates))
-      self.dataset = mixed.batch(reading.batch_size)
-      if reading.num_epochs is not None:
-        steps = math.ceil(sum(sizes) / reading.batch_size)
-        self.dataset = self.dataset[: steps * reading.num_epochs]
+      parts = [grain.MapDataset.source(task) for task in tasks]
+      mixed = grain.MapDataset.mix(parts, list(rates)).batch(reading.batch_size)
+      self.dataset = mixed[: _num_steps(sum(sizes), reading)]
     self.fingerprint = self._digest(rates, contents)
-
-  def _examples(self, task: int) -> grain.MapDataset:
-    first = sum(self.sizes[:task])
-    examples = grain.MapDataset.range(first, first + self.sizes[task])
-    if self.reading.shuffle:
-      examples = examples.seed(self.reading.seed + task).shuffle()
-    return examples
 
   def _digest(self, rates, contents) -> str:
     reading = dataclasses.replace(self.reading, num_epochs=None, rates=None)

@@ -207,7 +207,7 @@ def fill(
   target_tokens = target.ids()
   rows = {
     'encoder_input_tokens': source.ids(),
-    'decoder_input_tokens': target.shifted(target_tokens),
+    'decoder_input_tokens': target.shifted(target_tokens, packed=packed),
     'decoder_target_tokens': target_tokens,
     'decoder_loss_weights': target.each(np.ones(len(positions)), np.float32),
     'decoder_task_ids': target.each(examples.terms[positions], np.int32),
@@ -266,9 +266,15 @@ class _Side:
     """One value per example, repeated for each of its tokens."""
     return self.place(np.repeat(values, self._lengths), dtype)
 
-  def shifted(self, ids: np.ndarray) -> np.ndarray:
-    """The ids one place later, each example starting with PAD_ID."""
+  def shifted(self, ids: np.ndarray, *, packed: bool) -> np.ndarray:
+    """The ids one place later; each example of a packed row starts anew.
+
+    In a padded row the end id is shifted too, onto padding, as seqio does.
+    """
     out = np.zeros(self._shape, np.int32)
+    if not packed:
+      out[:, 1:] = ids[:, :-1]
+      return out
     later = self._goal[self.within > 0]
     out.reshape(-1)[later] = ids.reshape(-1)[later - 1]
     return out

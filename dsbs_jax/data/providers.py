@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """(TF) The seqio tasks of a benchmark, over its prepared dataset.
 
-Task names and what they train on: see `register`. Two seqio pieces are our
-own. `PreparedSource` reads the array_record files, which TFDS itself gives
-to tf.data no more. `LazyVocabulary` stands for whatever vocabulary is set
-when a task is used, because tasks are made when their module is imported.
+Task names and what they train on: see `register`. Three seqio pieces are our
+own. `Mixture` keeps each target token's task. `PreparedSource` reads the
+array_record files, which TFDS itself gives to tf.data no more.
+`LazyVocabulary` stands for whatever vocabulary is set when a task is used,
+because tasks are made when their module is imported.
 """
 
 import functools
@@ -17,6 +18,7 @@ import tensorflow as tf
 from dsbs_jax import contract
 from dsbs_jax.data import benchmark as benchmark_lib
 from dsbs_jax.data import (
+  features,
   fingerprints,
   forms,
   preprocessors,
@@ -25,7 +27,6 @@ from dsbs_jax.data import (
   vocabularies,
 )
 
-_NUM_TASK_IDS = 3  # padding, label, rationale
 _SHUFFLE_BUFFER = 10_000  # on top of the source's own shuffle of everything
 
 
@@ -40,6 +41,7 @@ def add(benchmark: benchmark_lib.Benchmark) -> None:
       f'{name}_{source}_dsbs',
       [f'{name}_{source}_label', f'{name}_rationale'],
       default_rate=1.0,
+      mixture_cls=Mixture,
     )
 
 
@@ -75,12 +77,7 @@ def _tfds_data_dir() -> str | None:
 
 def _features() -> dict[str, seqio.Feature]:
   text = seqio.Feature(register.vocabulary(), add_eos=True)
-  ids = seqio.PassThroughVocabulary(_NUM_TASK_IDS)
-  return {
-    'inputs': text,
-    'targets': text,
-    'targets_task_ids': seqio.Feature(ids, add_eos=False),
-  }
+  return {'inputs': text, 'targets': text}
 
 
 def _postprocess(
@@ -93,6 +90,20 @@ def _postprocess(
   label = example['label']
   label = label.decode() if isinstance(label, bytes) else str(label)
   return forms.round_trip(label, vocabulary=vocabulary)
+
+
+class Mixture(seqio.Mixture):
+  """A mixture whose examples keep the task id of each target token.
+
+  The ids are no output feature of the tasks: seqio's evaluator would hand
+  their length to the plain feature converter, which knows nothing of them. For
+  a mixture of your own: `seqio.MixtureRegistry.add(..., mixture_cls=Mixture)`.
+  """
+
+  def get_task_dataset(self, task, output_feature_keys, *args, **kwargs):
+    """As seqio's, with one more feature kept."""
+    kept = set(output_feature_keys) | {features.TASK_IDS}
+    return super().get_task_dataset(task, kept, *args, **kwargs)
 
 
 class PreparedSource(seqio.DataSource):

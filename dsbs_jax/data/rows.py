@@ -100,8 +100,9 @@ def check(
     missing = isinstance(error, KeyError)
     reason = f'no field {error}' if missing else str(error)
     raise ValueError(
-      f'{place} cannot be read as a row of {benchmark.name!r}: {reason}. Its'
-      f' fields are {", ".join(map(repr, fields))}. Fix or drop the row.'
+      f'{place} cannot be read as a row of {benchmark.name!r} ({reason}),'
+      f' expected the fields that it renders; there are'
+      f' {", ".join(map(repr, fields)) or "none"}. Fix or drop the row.'
     ) from error
   for name, found in (('id', row_id), ('input', text), ('label', label)):
     if not isinstance(found, str) or not _storable(found):

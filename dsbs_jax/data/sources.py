@@ -120,7 +120,8 @@ class Examples:
     of_split = of_file if chosen is None else counts_lib.Tally(self.benchmark)
     rules = self.rules if self.split == 'train' else ()
     slots = None if chosen is None else _Slots(chosen)
-    for row, example in self._joined():
+    taught = self._taught()
+    for row, example in self._joined(taught):
       of_file.add(row, example)
       if slots is not None:
         if row.index not in slots:
@@ -134,7 +135,9 @@ class Examples:
         yield result
       else:
         slots.put(result)
-    self._tallies = of_split.counts(), of_file.counts()
+    self._tallies = tuple(
+      tally.counts(torn=taught.torn) for tally in (of_split, of_file)
+    )
     if slots is not None:
       yield from slots
 
@@ -167,8 +170,9 @@ class Examples:
       run=self.run,
     )
 
-  def _joined(self) -> Iterator[tuple[rows.Row, benchmark_lib.Example]]:
-    taught = self._taught()
+  def _joined(
+    self, taught: completions_lib.Completions
+  ) -> Iterator[tuple[rows.Row, benchmark_lib.Example]]:
     parse = self.benchmark.parser(self.teacher)
     num_rows = 0
     for row in read_rows(self.benchmark, self.source, self._home):

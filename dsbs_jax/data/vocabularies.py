@@ -263,9 +263,13 @@ def write_file(path: pathlib.Path, contents: bytes) -> None:
 
 def _add_extra_ids(model: bytes, extra_ids: int) -> bytes:
   # Imported here: it brings protobuf, which byte vocabularies do without.
+  from google.protobuf import message
   from sentencepiece import sentencepiece_model_pb2
 
-  proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+  try:
+    proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+  except message.DecodeError as error:
+    raise ValueError(f'it is no SentencePiece model ({error})') from error
   for number in reversed(range(extra_ids)):
     proto.pieces.add(
       piece=f'▁<extra_id_{number}>',

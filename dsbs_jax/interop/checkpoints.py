@@ -50,7 +50,7 @@ def load_initial(
 
     return _place(hf_checkpoint.load_params(path, config), shardings)
   folder = t5x_checkpoint.find(path)
-  _check_vocabulary(epath.Path(folder), vocabulary_fingerprint)
+  _check_vocabulary(folder, vocabulary_fingerprint)
   return t5x_checkpoint.load_params(folder, config, shardings=shardings)
 
 
@@ -71,14 +71,19 @@ def _place(params: Any, shardings: Any) -> Any:
   return jax.tree.map(place, params, shardings)
 
 
-def _check_vocabulary(folder: epath.Path, fingerprint: str | None) -> None:
-  facts_file = folder.joinpath(*_RUN_FACTS)
-  if fingerprint is None or not facts_file.is_file():
+def run_facts(folder: str) -> dict[str, Any]:
+  """What the built-in engine noted in a checkpoint, {} for foreign ones."""
+  file = epath.Path(folder).joinpath(*_RUN_FACTS)
+  return json.loads(file.read_text()) if file.is_file() else {}
+
+
+def _check_vocabulary(folder: str, fingerprint: str | None) -> None:
+  if fingerprint is None:
     return
-  trained_with = json.loads(facts_file.read_text()).get('vocabulary')
+  trained_with = run_facts(folder).get('vocabulary')
   if trained_with not in (None, fingerprint):
     raise ValueError(
-      f'{str(folder)!r} was trained with vocabulary {trained_with}, the one in'
-      f' use is {fingerprint}: ids would mean other pieces. Set VOCABULARY to'
-      ' the one of the checkpoint.'
+      f'{folder!r} was trained with vocabulary {trained_with}, the one in use'
+      f' is {fingerprint}: ids would mean other pieces. Set VOCABULARY to the'
+      ' one of the checkpoint.'
     )

@@ -23,7 +23,6 @@ from jax.experimental import multihost_utils
 from t5x import utils
 
 from dsbs_jax.data import (
-  features,
   loader,
   ordering,
   packing,
@@ -182,6 +181,7 @@ def lengths(
   task: str,
   given: Mapping[str, int] | None = None,
   targets: int | None = None,
+  mode: str = 'predict',
 ) -> dict[str, int]:
   """Feature lengths for T5X's dataset configurations.
 
@@ -191,17 +191,18 @@ def lengths(
       prepared split.
     targets: takes the place of the targets' length: when decoding, the
       number of tokens that may be generated.
+    mode: T5X's infer mode; where it scores, targets are never cut.
 
   Returns:
-    Lengths of inputs, targets and the targets' task ids.
+    {'inputs': length, 'targets': length}.
 
   Raises:
     ValueError: no lengths are given and the task is not of this project.
   """
   chosen = dict(given or _longest(task))
-  if targets is not None:
+  if targets is not None and mode != 'score':
     chosen['targets'] = targets
-  return features.with_task_ids(chosen)
+  return chosen
 
 
 def _longest(task: str) -> dict[str, int]:

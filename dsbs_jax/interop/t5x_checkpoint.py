@@ -117,6 +117,50 @@ def load_params(
   return _fetch(leaves, shardings)
 
 
+def infer_config(path: str) -> network.T5Config:
+  """The size of the network that a checkpoint holds, by its shapes.
+
+  Shapes do not tell activations: two first MLP kernels are taken for T5 1.1's
+  gated gelu, one for T5 1.0's relu.
+  """
+  folder = find(path)
+  leaves = t5x_storage.read_leaves(epath.Path(folder), 'target')
+  leaves = t5x_layers.unroll(leaves, place=folder)
+  shapes = {name: leaf.shape for name, leaf in leaves.items()}
+  first = 'encoder/layers_0/'
+  needed = (
+    'token_embedder/embedding',
+    'encoder/relpos_bias/rel_embedding',
+    first + 'attention/query/kernel',
+    first + 'mlp/wo/kernel',
+  )
+  missing = [name for name in needed if name not in shapes]
+  if missing:
+    raise ValueError(
+      f'{folder!r} has no parameters {missing}, expected a T5 of T5X.'
+    )
+  embedding, table, query, wo = (shapes[name] for name in needed)
+  gated = first + 'mlp/wi_0/kernel' in shapes
+  return network.T5Config(
+    vocab_size=embedding[0],
+    emb_dim=embedding[1],
+    num_heads=table[0],
+    head_dim=query[1] // table[0],
+    mlp_dim=wo[0],
+    num_encoder_layers=_num_layers(shapes, 'encoder'),
+    num_decoder_layers=_num_layers(shapes, 'decoder'),
+    mlp_activations=('gelu', 'linear') if gated else ('relu',),
+    logits_via_embedding='decoder/logits_dense/kernel' not in shapes,
+    num_buckets=table[1],
+  )
+
+
+def _num_layers(shapes: Mapping[str, Any], stack: str) -> int:
+  return len(
+    {name.split('/')[1] for name in shapes if f'{stack}/layers_' in name}
+  )
+
+
 def _fetch(leaves: t5x_layers.Leaves, shardings: Any) -> dict[str, Any]:
   flat = {name: None for name in leaves}
   if shardings is not None:

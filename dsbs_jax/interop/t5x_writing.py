@@ -8,6 +8,7 @@ step s Adafactor keeps 1 - (s + 1)^-0.8 of its moments: zeros with a late step
 would stay wrong for thousands of steps.)
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,13 +18,17 @@ import tensorstore
 from etils import epath
 from flax import serialization, traverse_util
 
-from dsbs_jax.core import factored_rms, network
+from dsbs_jax.core import network
 from dsbs_jax.interop import t5x_layers, t5x_storage
 
 _VERSION = 3
 _CHUNK_BYTES = 64 * 2**20
 _MIN_DIM_TO_FACTOR = 128
 _MOMENTS = ('v_row', 'v_col', 'v')
+# Where our Adafactor's moments lie in the state of a chain of transformations.
+_MOMENT = re.compile(
+  r'(?:.*/)?(v_row|v_col|v)/((?:encoder|decoder|token_embedder)/.*)'
+)
 
 
 def fresh_moments(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,15 +57,24 @@ def _zeros(shape: tuple[int, ...]) -> dict[str, np.ndarray]:
   }
 
 
-def moments_of(
-  opt_state: Any, config: network.T5Config
+def read_moments(
+  checkpoint: str, config: network.T5Config
 ) -> dict[str, Any] | None:
-  """T5X's `param_states` of a run's Adafactor, None for other optimizers."""
-  found = [
-    state
-    for state in _states(opt_state)
-    if isinstance(state, factored_rms.AdafactorState)
-  ]
+  """T5X's `param_states` from a run of this project.
+
+  Args:
+    checkpoint: a checkpoint folder that the built-in engine wrote.
+    config: its network.
+
+  Returns:
+    As `fresh_moments`, unrolled; None if the run did not use Adafactor.
+  """
+  leaves = t5x_storage.read_leaves(epath.Path(checkpoint), 'state/param_states')
+  found = {
+    match.groups(): leaf
+    for path, leaf in leaves.items()
+    if (match := _MOMENT.fullmatch(path))
+  }
   if not found:
     return None
   plain = t5x_layers.unrolled_config(config)
@@ -68,22 +82,14 @@ def moments_of(
     fresh_moments(network.param_shapes(plain)), sep='/'
   )
   for key in _MOMENTS:
-    for name, array in _moments(getattr(found[0], key), config).items():
-      states[f'{name}/{key}'] = array
+    used = {
+      name: leaf
+      for (kind, name), leaf in found.items()
+      if kind == key and leaf.shape != (1,)
+    }
+    for name, leaf in t5x_layers.unroll(used, place=checkpoint).items():
+      states[f'{name}/{key}'] = leaf.read()
   return traverse_util.unflatten_dict(states, sep='/')
-
-
-def _moments(tree: Any, config: network.T5Config) -> dict[str, np.ndarray]:
-  """Parameter path -> moment, unrolled; unused ones are left out."""
-  flat = traverse_util.flatten_dict(tree, sep='/')
-  used = {name: leaf for name, leaf in flat.items() if leaf.shape != (1,)}
-  if config.scan_layers:
-    used = t5x_layers.unroll(
-      {name: t5x_storage.of_array(leaf) for name, leaf in used.items()},
-      place='optimizer state',
-    )
-    return {name: leaf.read() for name, leaf in used.items()}
-  return {name: np.asarray(leaf) for name, leaf in used.items()}
 
 
 def save_orbax(
@@ -101,7 +107,7 @@ def save_orbax(
     params: parameters in the layout of `config`.
     config: the network.
     step: the step that T5X goes on from.
-    moments: Adafactor's, as `fresh_moments` or `moments_of` give; None leaves
+    moments: Adafactor's, as `fresh_moments` or `read_moments` give; None leaves
       them out, which is enough for T5X's eval and infer.
 
   Returns:
@@ -140,14 +146,6 @@ def save_legacy(
     serialization.msgpack_serialize(contents)
   )
   return str(folder)
-
-
-def _states(tree: Any):
-  """Yields the optax states in a nest of tuples."""
-  yield tree
-  if isinstance(tree, tuple):
-    for child in tree:
-      yield from _states(child)
 
 
 def _tree(params, config, step, moments) -> dict[str, Any]:

@@ -19,6 +19,9 @@ LEFT, RIGHT, TOP, BOTTOM = 52, 14, 14, 44
 # at the edge.
 FAR = 1.5
 
+_NOTE_HEIGHT = 15
+_MARK_DISTANCE = 13
+
 
 @dataclasses.dataclass(frozen=True)
 class Point:
@@ -140,7 +143,8 @@ def _scales(chart: Chart) -> tuple[_Scale, _Scale, list[float]]:
   if chart.log_x:
     left, right = left / 1.15, right * 1.15
   x = _Scale(left, right, LEFT + 8, WIDTH - RIGHT - 8, chart.log_x)
-  y = _Scale(low, high, HEIGHT - BOTTOM, TOP)
+  notes = len(_off_scale(chart, low, high))
+  y = _Scale(low, high, HEIGHT - BOTTOM, TOP + _NOTE_HEIGHT * notes)
   return x, y, ticks
 
 
@@ -198,31 +202,38 @@ def _axes(
 
 def _references(chart: Chart, x: _Scale, y: _Scale) -> list[str]:
   """Lines and marks from elsewhere; those off the scale as notes."""
-  parts, off = [], []
+  parts = []
   for value, label in chart.lines:
-    if not y.low <= value <= y.high:
-      off.append((value, label))
-      continue
-    at = y(value)
-    above = at - 5 if at > TOP + 18 else at + 14
-    parts.append(
-      f'<path class="reference" d="M{LEFT} {at:.1f}H{WIDTH - RIGHT}"/>'
-    )
-    parts.append(_text(LEFT + 6, above, label, 'note'))
-  for mark in chart.marks:
+    if y.low <= value <= y.high:
+      at = y(value)
+      above = at - 5 if at > TOP + 18 else at + 14
+      parts.append(
+        f'<path class="reference" d="M{LEFT} {at:.1f}H{WIDTH - RIGHT}"/>'
+      )
+      parts.append(_text(LEFT + 6, above, label, 'note'))
+  for place, mark in enumerate(chart.marks):
+    beside = _MARK_DISTANCE * (place - (len(chart.marks) - 1))
     for point in mark.points:
       if y.low <= point.y <= y.high:
-        inside = markers.shape(
-          mark.marker, x(point.x), y(point.y), point.tooltip, 6.0
-        )
+        at = (x(point.x) + beside, y(point.y))
+        inside = markers.shape(mark.marker, *at, point.tooltip, 6.0)
         parts.append(f'<g class="{mark.style} published">{inside}</g>')
-      else:
-        off.append((point.y, mark.label))
-  for place, (value, label) in enumerate(sorted(off, reverse=True)):
+  for place, (value, label) in enumerate(_off_scale(chart, y.low, y.high)):
     arrow = '\u2191' if value > y.high else '\u2193'
-    top = TOP + 12 + 15 * place
+    top = 12 + _NOTE_HEIGHT * place
     parts.append(_text(LEFT + 6, top, f'{arrow} {label}', 'note'))
   return parts
+
+
+def _off_scale(
+  chart: Chart, low: float, high: float
+) -> list[tuple[float, str]]:
+  """Values and labels from elsewhere that are outside, highest first."""
+  marks = [(p.y, mark.label) for mark in chart.marks for p in mark.points]
+  return sorted(
+    (pair for pair in (*chart.lines, *marks) if not low <= pair[0] <= high),
+    reverse=True,
+  )
 
 
 def _all_series(chart: Chart, x: _Scale, y: _Scale) -> list[str]:

@@ -19,6 +19,7 @@ import gin
 Settings = TypeVar('Settings')
 
 _DOTTED = re.compile(r'^([A-Za-z_][\w./]*\.\w+) =', re.MULTILINE)
+_IMPORT = re.compile(r'^(?:from \S+ )?import \S+.*$', re.MULTILINE)
 _MACRO = re.compile(r'^([A-Za-z_]\w*) =', re.MULTILINE)
 
 
@@ -56,7 +57,10 @@ def build(
   _check_files(gin_files, search_paths)
   _check_order(settings, gin_files, search_paths)
   try:
-    gin.parse_config_files_and_bindings(list(gin_files), list(gin_bindings))
+    gin.parse_config_files_and_bindings(
+      list(gin_files),
+      [*_imports(gin_files, search_paths), *gin_bindings],
+    )
     built = gin.get_configurable(settings)()
   except (
     ValueError,
@@ -130,6 +134,16 @@ def _check_order(
           f' {gin_files[0]!r}. Give engine, model, benchmark in this order.'
         )
       return
+
+
+def _imports(
+  gin_files: Sequence[str], search_paths: Sequence[str]
+) -> list[str]:
+  """The files' import lines, so that flags may name what files import."""
+  lines = []
+  for file in gin_files:
+    lines += _IMPORT.findall(_find(file, search_paths).read_text())
+  return list(dict.fromkeys(lines))
 
 
 def _explain(

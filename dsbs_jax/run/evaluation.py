@@ -18,7 +18,7 @@ import numpy as np
 
 from dsbs_jax import contract
 from dsbs_jax.core import decoding, network, partitioning
-from dsbs_jax.data import forms, loader, register, tokens
+from dsbs_jax.data import forms, loader, register, tokens, views
 from dsbs_jax.run import journal
 
 PREDICTIONS = 'predictions'
@@ -49,10 +49,11 @@ class Evaluating:
 def evaluated_task(name: str) -> str | None:
   """The task whose labels a model trained on `name` predicts.
 
-  A model that learned rationales only predicts no label: None.
+  None where there is no label to predict: a model that learned rationales
+  only, or a seqio task that is none of this project's.
   """
-  parts = contract.parse_task_name(name)
-  if parts.form == 'rationale':
+  parts = views.own_name(name)
+  if parts is None or parts.form == 'rationale':
     return None
   if parts.form == 'dsbs':
     parts = dataclasses.replace(parts, form='label')

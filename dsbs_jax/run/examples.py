@@ -14,7 +14,7 @@ from typing import Any
 
 from dsbs_jax.data import benchmark as benchmark_lib
 from dsbs_jax.data import store
-from dsbs_jax.run import comparison, evaluation, folders, results
+from dsbs_jax.run import comparison, evaluation, folders, results, tables
 
 MAX_EXAMPLES = 2000
 MAX_STUDENTS = 24
@@ -90,7 +90,7 @@ def _student(row: comparison.Row) -> dict[str, Any]:
   return {
     'title': point.title,
     'model': point.model,
-    'data': comparison.percent(point.fraction),
+    'data': tables.percent(point.fraction),
     'seed': run.coordinates.seed,
     'step': _shown_step(run),
     'method': point.method,

@@ -13,20 +13,18 @@ import fcntl
 import json
 import os
 import pathlib
-import signal
-import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 
-from dsbs_jax.run import folders, jobs, signals
+from dsbs_jax.run import folders, jobs, launching, signals
 from dsbs_jax.run import pace as pace_lib
 
 LOG_FILE = 'train.log'
 FAILURE_FILE = 'failed.json'
-FAILED_STATUS = 1
+
+Launcher = Callable[[signals.StopRequest], launching.Processes | launching.Here]
 
 _LOCK_FILE = '.lock'
-_POLL_SECONDS = 0.5
 _TAIL_LINES = 12
 
 
@@ -40,61 +38,75 @@ class Failure:
   tail: str
 
 
-def execute(plan: jobs.Plan) -> int:
+def execute(
+  plan: jobs.Plan, *, launcher: Launcher = launching.Processes
+) -> int:
   """Prepares and trains what is open in a plan.
 
   Args:
     plan: what to do.
+    launcher: launching.Processes, or launching.Here for small runs.
 
   Returns:
     0; 1 where a command failed; signals.INTERRUPTED_STATUS where a signal
     ended the sweep: the run under way has saved, the same command goes on.
   """
-  return _Execution(plan).execute()
+  return _Execution(plan, launcher).execute()
 
 
 class _Execution:
   """One pass over a plan."""
 
-  def __init__(self, plan: jobs.Plan):
+  def __init__(self, plan: jobs.Plan, launcher: Launcher):
     self._plan = plan
     self._open = plan.open_jobs
     self._pace = pace_lib.Pace(self._open)
     self._line = pace_lib.Line()
     self._stop = signals.StopRequest()
+    self._interrupted = False
+    self._launcher = launcher(self._stop)
     self._failures = []
     self._elsewhere = []
     self._started = time.monotonic()
 
   def execute(self) -> int:
-    for preparation in self._plan.open_preparations:
-      self._prepare(preparation)
-      if self._stop.requested():
+    for subset in self._plan.open_subsets if self._plan.prepares else ():
+      self._prepare(subset)
+      if self._stopping():
         break
-    for number, job in enumerate(self._open, start=1):
-      if self._stop.requested():
+    trained = self._open if self._plan.trains else ()
+    for number, job in enumerate(trained, start=1):
+      if self._stopping():
         break
       self._train(number, job)
     return self._close()
 
-  def _prepare(self, preparation: jobs.Preparation) -> None:
-    folder = pathlib.Path(preparation.data_dir)
-    name = f'{preparation.benchmark} in {folder.name}'
+  def _stopping(self) -> bool:
+    return self._interrupted or self._stop.requested()
+
+  def _prepare(self, subset: jobs.Subset) -> None:
+    folder = pathlib.Path(subset.data_dir)
+    name = f'{subset.benchmark} in {folder.name}'
     folder.mkdir(parents=True, exist_ok=True)
+    log = folder / f'prepare-{subset.benchmark}.log'
     with _locked(folder, wait=True) as lock:
-      if preparation.done:
+      if subset.done:
         return
       self._line.say(f'preparing {name}')
-      log = folder / f'prepare-{preparation.benchmark}.log'
-      status = self._run(preparation.command, log, lock, watch=None)
+      status = self._launcher.prepare(subset, log=log, lock=lock)
     if status:
       self._failed(name, status, log, folder)
 
   def _train(self, number: int, job: jobs.Job) -> None:
-    if not job.preparation.done:
+    if not job.subset.done:
       self._line.say(f'left out: {job.name}, its data is not prepared')
       self._failures.append(
-        Failure(job.name, FAILED_STATUS, job.path, 'its data is not prepared')
+        Failure(
+          job.name,
+          launching.FAILED_STATUS,
+          job.path,
+          'its data is not prepared',
+        )
       )
       self._pace.done(job, seconds=0.0, steps=0)
       return
@@ -117,15 +129,15 @@ class _Execution:
       step = max(job.step, _logged_step(job.path))
       self._show(number, job, step, time.monotonic() - started)
 
-    status = self._run(job.command, log, lock, watch=watch)
+    status = self._launcher.train(job, log=log, lock=lock, watch=watch)
     seconds = time.monotonic() - started
     steps = max(0, _logged_step(job.path) - job.step)
     self._pace.done(job, seconds=seconds, steps=steps)
     if status == signals.INTERRUPTED_STATUS:
       self._line.say(f'saved and stopped: {job.name}')
-      self._stop.request()
+      self._interrupted = True
     elif status or not job.is_finished():
-      self._failed(job.name, status or FAILED_STATUS, log, job.path)
+      self._failed(job.name, status or launching.FAILED_STATUS, log, job.path)
     else:
       self._line.say(
         f'[{number}/{len(self._open)}] {job.name}  {_result(job)}'
@@ -143,39 +155,10 @@ class _Execution:
       f'  ETA {pace_lib.duration(eta)}'
     )
 
-  def _run(
-    self, command: Sequence[str], log: pathlib.Path, lock: int, *, watch
-  ) -> int:
-    """Runs a command; a signal to the sweep is passed on as SIGTERM."""
-    with log.open('ab') as out:
-      process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=out,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-        pass_fds=(lock,),
-      )
-      told = False
-      try:
-        while process.poll() is None:
-          if self._stop.requested() and not told:
-            self._line.say(f'{self._stop.name}: waiting for the run to save')
-            process.send_signal(signal.SIGTERM)
-            told = True
-          if watch is not None and not told:
-            watch()
-          time.sleep(_POLL_SECONDS)
-      finally:
-        if process.poll() is None:
-          process.kill()
-          process.wait()
-    return process.returncode
-
   def _failed(
     self, name: str, status: int, log: pathlib.Path, folder: pathlib.Path
   ) -> None:
-    if self._stop.requested():
+    if self._stopping():
       return  # it ended because it was told to
     failure = Failure(name, status, log, _tail(log))
     self._failures.append(failure)
@@ -196,10 +179,10 @@ class _Execution:
       f' {len(self._failures):,} failed, {len(self._elsewhere):,} left to'
       f' others, {pace_lib.duration(time.monotonic() - self._started)}'
     )
-    if self._stop.requested():
+    if self._stopping():
       self._line.say('stopped; the same command goes on from here')
       return signals.INTERRUPTED_STATUS
-    return FAILED_STATUS if self._failures else 0
+    return launching.FAILED_STATUS if self._failures else 0
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from dsbs_jax.data import store
 from dsbs_jax.run import checkpoints, journal
 
 CONFIG_FILE = 'config.gin'
+METRICS_FILE = journal.METRICS_FILE
 TRAIN, VALIDATION, TEST = 'train', 'validation', 'test'
 
 Metrics = Mapping[str, float]
@@ -115,7 +116,7 @@ def is_finished(
     train_steps: steps of the whole run.
     splits: splits that are evaluated at the last step.
   """
-  metrics = path / journal.METRICS_FILE
+  metrics = path / METRICS_FILE
   if not metrics.is_file():
     return False
   trained, evaluated = read_metrics(metrics)

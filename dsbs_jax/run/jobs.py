@@ -15,23 +15,46 @@ NEW, RESUME, FINISHED = 'new', 'resume', 'finished'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Preparation:
-  """One subset to prepare.
+class Subset:
+  """A subset of a benchmark's data to prepare.
 
   Attributes:
     benchmark: the benchmark's name.
+    source: as in prepare; '' where it cannot be prepared.
     data_dir: where it is prepared.
-    command: the command that prepares it.
+    fraction: share of the training data.
+    run: seed of the subset.
+    vocabulary: as in prepare.
+    flags: further flags of prepare.
   """
 
   benchmark: str
+  source: str
   data_dir: str
-  command: Sequence[str]
+  fraction: float
+  run: int
+  vocabulary: str | None = None
+  flags: Sequence[str] = ()
 
   @property
   def done(self) -> bool:
     """Whether the data is there."""
     return store.exists(self.benchmark, self.data_dir)
+
+  @property
+  def command(self) -> list[str]:
+    """The command that prepares it."""
+    flags = {
+      'benchmark': self.benchmark,
+      'source': self.source,
+      'data_dir': self.data_dir,
+      'fraction': coordinates_lib.decimal_text(self.fraction),
+      'run': self.run,
+    }
+    if self.vocabulary:
+      flags['vocabulary'] = self.vocabulary
+    given = [f'--{name}={value}' for name, value in flags.items()]
+    return [sys.executable, '-m', 'dsbs_jax.prepare', *given, *self.flags]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,7 +64,7 @@ class Job:
   Attributes:
     point: its coordinates.
     path: its folder.
-    preparation: the subset that it trains on.
+    subset: what it trains on.
     gin_files: engine, model, others.
     gin_bindings: all of them.
     search_paths: folders of relative gin files.
@@ -53,7 +76,7 @@ class Job:
 
   point: coordinates_lib.Coordinates
   path: pathlib.Path
-  preparation: Preparation
+  subset: Subset
   gin_files: Sequence[str]
   gin_bindings: Sequence[str]
   search_paths: Sequence[str]
@@ -75,7 +98,7 @@ class Job:
       '-m',
       'dsbs_jax.train',
       *(f'--gin_file={file}' for file in self.gin_files),
-      *(f'--gin_bindings={binding}' for binding in self.gin_bindings),
+      *map(_gin_flag, self.gin_bindings),
       *_search_flag(self.search_paths),
     ]
 
@@ -86,10 +109,19 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """All runs of a sweep and the subsets that they need, in order."""
+  """All runs of a sweep and the subsets that they need, in order.
 
-  preparations: Sequence[Preparation]
+  Attributes:
+    subsets: the data.
+    jobs: the runs.
+    prepares: whether missing data is to be prepared.
+    trains: whether the runs are to be trained.
+  """
+
+  subsets: Sequence[Subset]
   jobs: Sequence[Job]
+  prepares: bool = True
+  trains: bool = True
 
   @property
   def open_jobs(self) -> list[Job]:
@@ -97,14 +129,16 @@ class Plan:
     return [job for job in self.jobs if job.state != FINISHED]
 
   @property
-  def open_preparations(self) -> list[Preparation]:
+  def open_subsets(self) -> list[Subset]:
     """The missing subsets of runs that are not finished."""
-    needed = {job.preparation.data_dir for job in self.open_jobs}
-    return [
-      preparation
-      for preparation in self.preparations
-      if preparation.data_dir in needed and not preparation.done
-    ]
+    needed = [job.subset for job in self.open_jobs]
+    return [s for s in self.subsets if s in needed and not s.done]
+
+  def commands(self) -> list[list[str]]:
+    """What is left to do: the subsets first, then the runs."""
+    subsets = self.open_subsets if self.prepares else []
+    open_jobs = self.open_jobs if self.trains else []
+    return [todo.command for todo in (*subsets, *open_jobs)]
 
 
 def is_finished(
@@ -117,7 +151,22 @@ def is_finished(
 
 def shell_line(command: Sequence[str]) -> str:
   """A command as one line for a shell, in the folder of this process."""
-  return f'cd {shlex.quote(str(pathlib.Path.cwd()))} && {shlex.join(command)}'
+  words = [str(pathlib.Path.cwd()), *command]
+  folder, *rest = map(_quoted, words)
+  return f'cd {folder} && {" ".join(rest)}'
+
+
+def _quoted(word: str) -> str:
+  """A word for a shell; double quotes read better around gin's single ones."""
+  if "'" in word and not set(word) & set('"$`\\!\n'):
+    return f'"{word}"'
+  return shlex.quote(word)
+
+
+def _gin_flag(binding: str) -> str:
+  """'ALPHA = 0.5' -> '--gin.ALPHA=0.5'."""
+  name, _, value = binding.partition('=')
+  return f'--gin.{name.strip()}={value.strip()}'
 
 
 def _search_flag(paths: Sequence[str]) -> list[str]:

@@ -6,7 +6,6 @@ between them. No hooks and no callbacks: what happens, happens in `train`.
 """
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -22,6 +21,7 @@ from dsbs_jax.run import (
   compilation,
   evaluation,
   journal,
+  resuming,
   signals,
 )
 
@@ -165,12 +165,12 @@ def train(run: Training) -> int:
     keep=run.keep_checkpoints,
     monitor=f'{run.eval_splits[0]}/accuracy' if run.eval_splits else None,
   )
-  facts = facts_of(run, vocabulary)
+  facts = resuming.facts_of(run, source, vocabulary)
   batches = data.iterate()
   pending = []
   newest = saved.latest_step()
   if newest is not None:
-    check_resume(saved.run_facts(newest), facts, run.model_dir)
+    resuming.check(saved.run_facts(newest), facts, run.model_dir)
     state, position = saved.restore(newest, like)
     batches.set_state(position['loader'])
     pending = position['pending']
@@ -275,43 +275,6 @@ def check_vocabulary(
       f'the vocabulary has {vocabulary.size} ids, but the model only'
       f' {model.vocab_size} rows (VOCAB_SIZE). Set --gin.VOCAB_SIZE={padded}.'
     )
-
-
-def facts_of(
-  run: Training, vocabulary: vocabularies.Vocabulary
-) -> dict[str, Any]:
-  """What a resumed run must have in common with the run that saved."""
-  return {
-    'model': dataclasses.asdict(run.model),
-    'objective': dataclasses.asdict(run.objective),
-    'task': run.mixture_or_task_name,
-    'batch_size': run.batch_size,
-    'paired': run.paired,
-    'prefixes': run.prefixes,
-    'seed': run.seed,
-    'vocabulary': vocabulary.fingerprint,
-  }
-
-
-def check_resume(
-  saved: Mapping[str, Any], now: Mapping[str, Any], model_dir: str
-) -> None:
-  """Raises where a resumed run differs in more than its length or logging."""
-  changed = [
-    f'{name}: {saved.get(name)!r} -> {value!r}'
-    for name, value in now.items()
-    if saved.get(name) != _as_json(value)
-  ]
-  if changed:
-    raise ValueError(
-      f'{model_dir} holds a run with other settings: {"; ".join(changed)}.'
-      ' Restore the settings, or train in another MODEL_DIR.'
-    )
-
-
-def _as_json(value: Any) -> Any:
-  """The value as it comes back from JSON, where tuples are lists."""
-  return json.loads(json.dumps(value))
 
 
 def count(shapes: Any) -> int:

@@ -3,10 +3,11 @@
 // stands in the address, so that a view can be linked: #q=tree&show=wrong.
 (() => {
   const root = document.getElementById('browser');
-  const all = JSON.parse(document.getElementById('data').textContent);
+  const all = JSON.parse(document.getElementById('browser-data').textContent);
   if (!root || !all.length) return;
 
   const PAGE_SIZE = 10;
+  const OPEN_STUDENTS = 5;
   const SHOW = [
     ['all', 'All examples'],
     ['right', 'Student right'],
@@ -98,8 +99,12 @@
     return made;
   }
 
+  function details(student) {
+    return `${student.model}, ${student.data} of the data, seed ${student.seed}, step ${student.step.toLocaleString('en')}`;
+  }
+
   function name(student) {
-    return `${student.title}, ${student.model}, ${student.data}, seed ${student.seed}, step ${student.step}`;
+    return `${student.title} (${details(student)})`;
   }
 
   function card(example, benchmark) {
@@ -107,16 +112,24 @@
       element('dt', {}, 'Input'), element('dd', {}, text(example.input, 'input')),
       element('dt', {}, 'Human label'), element('dd', {}, text(example.gold, 'answer')));
     if (example.teacher) list.append(element('dt', {}, 'Teacher (LLM)'), answer(example.teacher));
+    const others = element('dl', {});
     example.students.forEach((said, i) => {
       if (!said) return;
-      const term = element('dt', {}, name(benchmark.students[i]));
+      const student = benchmark.students[i];
+      const term = element('dt', {}, student.title, element('small', {}, details(student)));
       const value = answer(said);
       if (i === state.student) [term, value].forEach((e) => e.classList.add('chosen'));
-      list.append(term, value);
+      (i === state.student ? list : others).append(term, value);
     });
     const head = element('header', {}, element('span', {}, `example ${example.index}`));
     if (example.id) head.append(text(example.id, 'answer'));
     const made = element('article', { className: 'example' }, head, list);
+    const count = others.children.length / 2;
+    if (count) {
+      const fold = element('details', { open: count <= OPEN_STUDENTS },
+        element('summary', {}, `${count} other student${count > 1 ? 's' : ''}`), others);
+      made.append(fold);
+    }
     made.dataset.index = example.index;
     return made;
   }
@@ -187,5 +200,5 @@
   root.hidden = false;
   const linked = readAddress();
   render();
-  if (linked) root.scrollIntoView();
+  if (linked) root.scrollIntoView({ behavior: 'instant' });
 })();

@@ -116,7 +116,7 @@ def _lead(runs: Sequence[results.Run]) -> str:
   waiting = len(runs) - finished
   text = f'{finished:,} finished runs on {", ".join(benchmarks)}.'
   if waiting:
-    text += f' {waiting:,} more have not ended and are in no mean.'
+    text += f' Not ended, and in no mean: {waiting:,}.'
   return text
 
 

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,7 +21,7 @@ from dsbs_jax import contract
 from dsbs_jax.core import network
 from dsbs_jax.data import store
 from dsbs_jax.run import coordinates as coordinates_lib
-from dsbs_jax.run import folders, journal
+from dsbs_jax.run import folders
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,8 +93,6 @@ class Run:
 def read_all(folder: str | pathlib.Path) -> list[Run]:
   """Reads every run below a folder, in the order of their paths.
 
-  Two runs with the same coordinates are told apart by their folders.
-
   Args:
     folder: a sweep's folder, or any folder with runs at any depth.
 
@@ -105,27 +103,32 @@ def read_all(folder: str | pathlib.Path) -> list[Run]:
     ValueError: there is none, or one cannot be read.
   """
   folder = pathlib.Path(folder)
-  paths = sorted(folder.rglob(journal.METRICS_FILE))
+  paths = sorted(folder.rglob(folders.METRICS_FILE))
   runs = [read(path.parent) for path in paths if path.stat().st_size]
   if not runs:
     raise ValueError(
       f'there is no run in {str(folder)!r}, expected folders with a'
-      f' {journal.METRICS_FILE} that has lines. Give the folder of a sweep or'
+      f' {folders.METRICS_FILE} that has lines. Give the folder of a sweep or'
       ' the MODEL_DIR of a run.'
     )
+  return runs
+
+
+def told_apart(runs: Sequence[Run]) -> list[Run]:
+  """Runs of the same coordinates become settings, named by their folders."""
   count = collections.Counter(run.coordinates for run in runs)
   return [
-    run if count[run.coordinates] == 1 else _told_apart(run, folder)
+    run
+    if count[run.coordinates] == 1
+    else dataclasses.replace(
+      run,
+      coordinates=dataclasses.replace(
+        run.coordinates,
+        setting=(*run.coordinates.setting, str(run.path)),
+      ),
+    )
     for run in runs
   ]
-
-
-def _told_apart(run: Run, folder: pathlib.Path) -> Run:
-  where = str(run.path.relative_to(folder))
-  setting = (*run.coordinates.setting, where)
-  return dataclasses.replace(
-    run, coordinates=dataclasses.replace(run.coordinates, setting=setting)
-  )
 
 
 def read(path: pathlib.Path) -> Run:
@@ -136,7 +139,7 @@ def read(path: pathlib.Path) -> Run:
       name, or its metrics are damaged.
   """
   macros = folders.read_macros(path / folders.CONFIG_FILE)
-  trained, evaluated = folders.read_metrics(path / journal.METRICS_FILE)
+  trained, evaluated = folders.read_metrics(path / folders.METRICS_FILE)
   config = _model(macros)
   return Run(
     path=path,

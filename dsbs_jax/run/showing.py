@@ -59,7 +59,7 @@ def show(request: Request) -> None:
     split=request.split,
   )
   console = rich.console.Console()
-  console.print(opened.describe(), highlight=False)
+  console.print(f'{request.task}: {opened.num_examples:,} examples')
   batch, positions = opened.batch(0), opened.positions(0)
   for row, position in enumerate(positions):
     for view, rows in batch.items():

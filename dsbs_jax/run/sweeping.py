@@ -1,265 +1,63 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plans a sweep: method x share of data x model x seed, and what is left.
+"""The sweep command: show the plan, then print its commands or run them."""
 
-Every run has a folder that is named by its coordinates and a command of its
-own, so that a plan can be run here, or printed for a cluster's queue. Planning
-reads the gin files of every run: a typo is found before the first one starts.
-"""
-
-import dataclasses
-import itertools
-import pathlib
+import collections
 import sys
-from collections.abc import Mapping, Sequence
 
-from dsbs_jax.run import config, folders, jobs, loop
-from dsbs_jax.run import coordinates as coordinates_lib
+from dsbs_jax.run import execution, jobs, launching, planning
 
-# Macros that the plan sets in every run.
-RESERVED = ('MODEL_DIR', 'DATA_DIR', 'MIXTURE_OR_TASK_NAME', 'SEED')
-# Macros that may change between two sessions of a run: how long and how often,
-# and on what devices, but not what is computed.
-_FREE = RESERVED + (
-  'TRAIN_STEPS',
-  'EVAL_PERIOD',
-  'EVAL_BATCH_SIZE',
-  'LOG_PERIOD',
-  'KEEP_CHECKPOINTS',
-  'MICROBATCHES',
-  'MESH',
-  'SHARDING_RULES',
-  'REMAT',
-)
+STAGES = ('all', 'prepare', 'train')
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Sweep:
-  """What `python -m dsbs_jax.sweep` is asked to do.
-
-  Attributes:
-    benchmarks: names of benchmarks.
-    methods: keys of `coordinates.METHODS`.
-    models: gin files; whatever differs by model stands in them.
-    fractions: shares of the training data, in (0, 1].
-    seeds: of subsets, parameters and data order.
-    vary: 'NAME=VALUE,VALUE' gin bindings, each value a run of its own.
-    runs_dir: folder of the runs.
-    data_dir: folder of the prepared data, one below for each subset; None is
-      `runs_dir/data`.
-    source: as in prepare; None where everything is prepared.
-    vocabulary: as in prepare and train.
-    prepare_flags: further flags of prepare, such as '--keep=agree'.
-    gin_files: the engine's, then files that follow the model's.
-    gin_bindings: 'NAME = VALUE' for every run.
-    search_paths: folders of relative gin files.
-  """
-
-  benchmarks: Sequence[str]
-  methods: Sequence[str]
-  models: Sequence[str]
-  fractions: Sequence[str | float] = (1.0,)
-  seeds: Sequence[str | int] = (0,)
-  vary: Sequence[str] = ()
-  runs_dir: str
-  data_dir: str | None = None
-  source: str | None = None
-  vocabulary: str | None = None
-  prepare_flags: Sequence[str] = ()
-  gin_files: Sequence[str] = ('gin/train.gin',)
-  gin_bindings: Sequence[str] = ()
-  search_paths: Sequence[str] = ('.',)
-
-  def __post_init__(self):
-    for name in ('benchmarks', 'methods', 'models', 'fractions', 'seeds'):
-      values = getattr(self, name)
-      if not values or len(set(values)) != len(values):
-        raise ValueError(
-          f'--{name} is {",".join(map(str, values))!r}, expected one value or'
-          ' more, each once.'
-        )
-    if not self.runs_dir:
-      raise ValueError('--runs_dir is missing. Name the folder of the runs.')
-    if self.source and '://' in self.source:
-      raise ValueError(
-        f'--source is {self.source!r}, expected a folder or a zip file: every'
-        ' subset would download it again. Download it once.'
-      )
-    for binding in (*self.gin_bindings, *self.vary):
-      name = binding.partition('=')[0].strip()
-      if name in RESERVED:
-        raise ValueError(
-          f'{name} is set for each run by the sweep. Remove {binding!r}.'
-        )
-
-  def points(self) -> list[coordinates_lib.Coordinates]:
-    """All runs of the sweep, in the order in which they are run."""
-    points = coordinates_lib.grid(
-      benchmarks=tuple(self.benchmarks),
-      methods=tuple(self.methods),
-      models=tuple(model_name(file) for file in self.models),
-      fractions=tuple(_number(float, f, 'fractions') for f in self.fractions),
-      seeds=tuple(_number(int, seed, 'seeds') for seed in self.seeds),
-      settings=tuple(itertools.product(*map(_values, self.vary))),
-    )
-    return list(points)
-
-
-def plan(sweep: Sweep) -> jobs.Plan:
-  """Plans a sweep.
+def run(
+  sweep: planning.Sweep,
+  *,
+  stage: str = 'all',
+  print_only: bool = False,
+  in_process: bool = False,
+) -> int:
+  """Plans a sweep and does what is left of it.
 
   Args:
     sweep: what is asked for.
+    stage: 'prepare' for the data only, 'train' for the runs only, or 'all'.
+    print_only: write the commands, one per line, and run nothing.
+    in_process: run in this process, not in one per run.
 
   Returns:
-    All runs with their state; nothing on disk is changed.
-
-  Raises:
-    ValueError: a coordinate or a gin file is wrong, two runs would share a
-      folder, data is missing and cannot be prepared, or a folder holds a run
-      with other settings.
+    The exit status; see `execution.execute`.
   """
-  files = {model_name(file): file for file in sweep.models}
-  preparations, planned = {}, {}
-  for point in sweep.points():
-    wanted = _preparation(sweep, point)
-    key = (wanted.benchmark, wanted.data_dir)
-    preparation = preparations.setdefault(key, wanted)
-    job = _job(sweep, point, files[point.model], preparation)
-    if job.name in planned:
-      raise ValueError(
-        f'two runs would be named {job.name}. Give values to --vary, and'
-        ' names to model files, that differ in letters and digits.'
-      )
-    planned[job.name] = job
-  found = jobs.Plan(list(preparations.values()), list(planned.values()))
-  _check_data(sweep, found)
-  return found
+  plan = planning.plan(sweep)
+  print(describe(plan), file=sys.stderr)
+  if stage == 'prepare':
+    plan = jobs.Plan(plan.subsets, plan.jobs, trains=False)
+  if stage == 'train':
+    plan = jobs.Plan(plan.subsets, plan.jobs, prepares=False)
+  if print_only:
+    for command in plan.commands():
+      print(jobs.shell_line(command))
+    return 0
+  launcher = launching.Here if in_process else launching.Processes
+  status = execution.execute(plan, launcher=launcher)
+  if stage != 'prepare':
+    print(f'report: python -m dsbs_jax.report {sweep.runs_dir}')
+  return status
 
 
-def _job(
-  sweep: Sweep,
-  point: coordinates_lib.Coordinates,
-  model_file: str,
-  preparation: jobs.Preparation,
-) -> jobs.Job:
-  path = pathlib.Path(sweep.runs_dir).absolute() / point.name
-  engine, *others = sweep.gin_files
-  gin_files = [engine, model_file, *others]
-  bindings = list(sweep.gin_bindings)
-  if sweep.vocabulary:
-    bindings.append(f'VOCABULARY = {_absolute(sweep.vocabulary)!r}')
-  bindings += [setting.replace('=', ' = ', 1) for setting in point.setting]
-  bindings += [
-    f'MODEL_DIR = {str(path)!r}',
-    f'DATA_DIR = {preparation.data_dir!r}',
-    f'MIXTURE_OR_TASK_NAME = {point.task!r}',
-    f'SEED = {point.seed}',
-  ]
-  settings = config.build(
-    loop.Training,
-    gin_files=gin_files,
-    gin_bindings=bindings,
-    search_paths=sweep.search_paths,
+def describe(plan: jobs.Plan) -> str:
+  """The plan in words: every run and its state, then the totals."""
+  lines = []
+  for job in plan.jobs:
+    state = job.state
+    if state == jobs.RESUME:
+      state = f'go on at step {job.step:,}'
+    lines.append(f'  {job.name}  {job.train_steps:,} steps  {state}')
+  states = collections.Counter(job.state for job in plan.jobs)
+  steps = sum(job.train_steps - job.step for job in plan.open_jobs)
+  lines.append(
+    f'plan: {len(plan.jobs):,} runs, {states[jobs.FINISHED]:,} finished,'
+    f' {states[jobs.RESUME]:,} to go on with, {states[jobs.NEW]:,} new:'
+    f' {steps:,} steps; {len(plan.open_subsets):,} of {len(plan.subsets):,}'
+    ' subsets of data to prepare'
   )
-  macros = folders.parse_macros(config.operative_text())
-  _check_settings(path, macros)
-  finished = jobs.is_finished(path, macros, settings.train_steps)
-  step = folders.saved_step(path)
-  return jobs.Job(
-    point=point,
-    path=path,
-    preparation=preparation,
-    gin_files=gin_files,
-    gin_bindings=bindings,
-    search_paths=sweep.search_paths,
-    macros=macros,
-    train_steps=settings.train_steps,
-    state=jobs.FINISHED if finished else jobs.RESUME if step else jobs.NEW,
-    step=step,
-  )
-
-
-def _preparation(
-  sweep: Sweep, point: coordinates_lib.Coordinates
-) -> jobs.Preparation:
-  """The subset of a run; all seeds share the whole of the data."""
-  root = pathlib.Path(sweep.data_dir or f'{sweep.runs_dir}/data').absolute()
-  share = coordinates_lib.decimal_text(point.fraction)
-  flags = [f'--fraction={share}']
-  folder = f'fraction-{share}'
-  if point.fraction < 1:
-    flags.append(f'--run={point.seed}')
-    folder += f'-run-{point.seed}'
-  if sweep.vocabulary:
-    flags.append(f'--vocabulary={_absolute(sweep.vocabulary)}')
-  data_dir = str(root / folder)
-  command = [
-    sys.executable,
-    '-m',
-    'dsbs_jax.prepare',
-    f'--benchmark={point.benchmark}',
-    f'--source={_absolute(sweep.source or "")}',
-    f'--data_dir={data_dir}',
-    *flags,
-    *sweep.prepare_flags,
-  ]
-  return jobs.Preparation(
-    benchmark=point.benchmark, data_dir=data_dir, command=command
-  )
-
-
-def _check_settings(path: pathlib.Path, macros: Mapping[str, object]) -> None:
-  """Raises where the folder holds a run that computed something else."""
-  file = path / folders.CONFIG_FILE
-  if not file.is_file():
-    return
-  before = folders.read_macros(file)
-  changed = [
-    f'{name}: {before[name]!r} -> {value!r}'
-    for name, value in sorted(macros.items())
-    if name not in _FREE and name in before and before[name] != value
-  ]
-  if changed:
-    raise ValueError(
-      f'{path} holds a run with other settings: {"; ".join(changed)}. Restore'
-      ' the settings, take another --runs_dir, or remove the folder.'
-    )
-
-
-def _check_data(sweep: Sweep, found: jobs.Plan) -> None:
-  missing = [] if sweep.source else found.open_preparations
-  if missing:
-    raise ValueError(
-      f'{missing[0].benchmark} is not prepared in {missing[0].data_dir}'
-      f' ({len(missing)} missing in all). Give --source, so that the sweep can'
-      ' prepare it.'
-    )
-
-
-def model_name(file: str) -> str:
-  """The name of a model by its gin file: 'gin/models/base.gin' is 'base'."""
-  return pathlib.PurePath(file).name.removesuffix('.gin')
-
-
-def _values(binding: str) -> list[str]:
-  """'ALPHA=0.1,0.5' -> ['ALPHA=0.1', 'ALPHA=0.5']."""
-  name, equals, values = binding.partition('=')
-  if not equals or not values.strip():
-    raise ValueError(f'--vary is {binding!r}, expected NAME=VALUE,VALUE.')
-  return [f'{name.strip()}={value.strip()}' for value in values.split(',')]
-
-
-def _number(kind, value: str | float, flag: str):
-  try:
-    return kind(value)
-  except ValueError as error:
-    raise ValueError(
-      f'--{flag} has {value!r}, expected numbers with commas between.'
-    ) from error
-
-
-def _absolute(path: str) -> str:
-  """A path that holds in any folder; a spec that is no file stays."""
-  return (
-    str(pathlib.Path(path).absolute()) if pathlib.Path(path).exists() else path
-  )
+  return '\n'.join(lines)

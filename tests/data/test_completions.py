@@ -3,9 +3,11 @@
 
 import json
 
+import hypothesis
+import hypothesis.strategies as st
 import pytest
 
-from dsbs_jax.data import sources
+from dsbs_jax.data import completions, sources
 from tasks import asdiv, cqa
 from tests.data import toy
 
@@ -95,9 +97,10 @@ def test_wrong_completions_by_id_are_one_clear_error(
 def test_a_torn_last_line_of_completions_is_left_out(tmp_path, cut):
   toy.write(tmp_path / 'train.jsonl', toy.ROW)
   toy.write(tmp_path / 'llm/train.jsonl', toy.SAID + cut)
-  assert toy.statuses(sources.load(toy.BENCHMARK, tmp_path, split='train')) == [
-    'parsed'
-  ]
+  examples = sources.load(toy.BENCHMARK, tmp_path, split='train')
+  assert toy.statuses(examples) == ['parsed']
+  assert examples.counts.torn == 1
+  assert 'cut line' in examples.counts.summary()
 
 
 @pytest.mark.parametrize(
@@ -130,6 +133,17 @@ def test_the_parts_of_a_split_are_checked_one_by_one(tmp_path):
     list(sources.load(asdiv.AUGMENTED, tmp_path, split='train'))
 
 
+def test_ids_that_share_a_hash_are_told_apart(tmp_path, monkeypatch):
+  monkeypatch.setattr(completions, '_hash', lambda example_id: 7)
+  source = toy.source(tmp_path)
+  lines = [toy.said(i, ('yes', 'no')[i % 2]) for i in (3, 1, 0, 2)]
+  toy.write_lines(source / 'llm/train.jsonl', lines)
+  found = list(sources.load(toy.BENCHMARK, source, split='train'))
+  assert [e.rationale for e in found] == [
+    f'It is {i} for sample 0.' for i in range(4)
+  ]
+
+
 def test_lone_surrogates_of_a_model_are_replaced(tmp_path):
   toy.write(tmp_path / 'train.jsonl', toy.ROW)
   toy.write(
@@ -138,3 +152,42 @@ def test_lone_surrogates_of_a_model_are_replaced(tmp_path):
   )
   (example,) = sources.load(toy.BENCHMARK, tmp_path, split='train')
   assert example.rationale == 'A \ufffd.'
+
+
+hostile = st.lists(
+  st.one_of(
+    st.binary(max_size=30),
+    st.sampled_from(
+      [
+        toy.SAID,
+        toy.ROW,
+        b'{"id": "r0", "sample": 1e9, "text": "x"}',
+        b'{"kind": "failure", "id": "r0"}',
+        b'{"kind": [], "id": "r0", "text": ""}',
+        b'\n',
+        b'[' * 2000,
+        b'\x00',
+        b'"\xed\xa0\x80"',
+        b'[1e999, NaN]',
+      ]
+    ),
+  ),
+  max_size=6,
+).map(b''.join)
+
+
+@hypothesis.given(rows=hostile, said=hostile)
+@hypothesis.settings(max_examples=300, deadline=None)
+def test_any_bytes_are_read_or_refused_with_a_value_error(
+  tmp_path_factory, rows, said
+):
+  folder = tmp_path_factory.mktemp('hostile')
+  toy.write(folder / 'llm/train.jsonl', said)
+  for content in (rows, toy.ROW):
+    toy.write(folder / 'train.jsonl', content)
+    try:
+      examples = list(sources.load(toy.BENCHMARK, folder, split='train'))
+    except ValueError as error:
+      assert 'expected' in str(error)
+    else:
+      assert examples and all(e.gt_label == 'yes' for e in examples)

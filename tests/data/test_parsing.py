@@ -78,6 +78,7 @@ def test_no_text_makes_a_parser_raise(name, text):
     ('Milk is cold. So the answer is (b) fridge.', None, ('Milk is cold.', 'fridge')),
     ('A. So the answer is (a) x or (c) y.', None, ('A.', 'x or')),
     ('A. So the answer is (e) washington d.c.', None, ('A.', 'washington d.c')),
+    ('A. So the answer is (a) wait...', None, ('A.', 'wait..')),
     ('A. So the answer is one of these.', 'no_label', ('A.', ' ')),
     ('A. So the answer is (a) .', 'blank_label', ('A.', '')),
     ('A. So the answer is (a)  (b) y.', 'blank_label', ('A.', ' ')),

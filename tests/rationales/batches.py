@@ -27,7 +27,10 @@ class Store:
     if parts[:1] == ['files'] and parts[-1] == 'content':
       return 200, self.files[parts[1]]
     if parts == ['batches'] and method == 'POST':
-      return 200, self.create(json.loads(body))
+      created = self.create(json.loads(body))
+      if len(self.batches) <= self.teacher.behaviour.lost_creations:
+        return 500, {'error': {'message': 'lost on the way'}}
+      return 200, created
     if parts == ['batches']:
       found = sorted(self.batches.values(), key=lambda b: -b['created_at'])
       return 200, {'object': 'list', 'data': found, 'has_more': False}

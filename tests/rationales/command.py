@@ -9,11 +9,14 @@ import dataclasses
 import json
 import os
 import pathlib
+import resource
 import sys
 from multiprocessing import process as process_lib
 
 from dsbs_jax.run import door
 from rationales import extract, records
+
+KEY = 'sk-loopback-0123456789'
 
 
 def run(arguments: list[str], environment: dict[str, str], log: str) -> None:
@@ -23,7 +26,11 @@ def run(arguments: list[str], environment: dict[str, str], log: str) -> None:
   os.dup2(descriptor, 2)
   os.environ.update(environment)
   sys.argv = arguments
-  door.run(extract.main)
+  try:
+    door.run(extract.main)
+  finally:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    pathlib.Path(log).with_suffix('.rss').write_text(str(peak))
 
 
 @dataclasses.dataclass
@@ -46,6 +53,11 @@ class Running:
   @property
   def status(self) -> int:
     return self.process.exitcode
+
+  @property
+  def peak_mib(self) -> float:
+    """The most memory it had resident."""
+    return int(self.log.with_suffix('.rss').read_text()) / 1024
 
   @property
   def output(self) -> str:

@@ -15,7 +15,6 @@ import pytest
 from tests.rationales import command, sums
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
-KEY = 'sk-loopback-0123456789'
 
 
 @dataclasses.dataclass
@@ -30,6 +29,10 @@ class Server:
 
   def configure(self, **behaviour) -> None:
     self._ask('/configure', behaviour)
+
+  def change(self, **behaviour) -> None:
+    """Changes some of the behaviour; what was counted stays."""
+    self._ask('/change', behaviour)
 
   def teach(self, answers: dict[str, str]) -> None:
     self._ask('/answers', answers)
@@ -70,7 +73,10 @@ def server(server_process):
 def spawner():
   """Starts processes that have the command's modules loaded already."""
   context = multiprocessing.get_context('forkserver')
-  context.set_forkserver_preload(['tests.rationales.command'])
+  # The last two are what the client would import at its first request.
+  context.set_forkserver_preload(
+    ['tests.rationales.command', 'httpcore2', 'anyio._backends._asyncio']
+  )
   return context
 
 
@@ -78,7 +84,7 @@ def spawner():
 def extract(server, spawner, tmp_path):
   """Runs the command on sums in a process of its own."""
 
-  def run(num_rows=None, *flags, environment=None, wait=True):
+  def run(num_rows=None, *flags, environment=None, wait=True, seconds=120):
     if num_rows is not None:
       sums.write(tmp_path, num_rows)
     arguments = [
@@ -92,14 +98,14 @@ def extract(server, spawner, tmp_path):
       f'--out={tmp_path}/out/train.jsonl',
       *flags,
     ]
-    environment = {'OPENAI_API_KEY': KEY} | (environment or {})
+    environment = {'OPENAI_API_KEY': command.KEY} | (environment or {})
     log = tmp_path / 'log.txt'
     process = spawner.Process(
       target=command.run, args=(arguments, environment, str(log))
     )
     process.start()
     result = command.Running(process, log)
-    return result.wait() if wait else result
+    return result.wait(seconds) if wait else result
 
   return run
 

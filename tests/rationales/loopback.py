@@ -9,6 +9,7 @@ clients that the tests kill and does not share their CPU time.
   POST /v1/files  GET /v1/files/ID/content
   POST /v1/batches  GET /v1/batches  GET /v1/batches/ID
   POST /configure   replaces `Behaviour`, forgets what was counted
+  POST /change      changes some of it, forgets nothing
   POST /answers     {question: completion}: teach it what to say
   GET /stats        what was counted
 """
@@ -55,6 +56,7 @@ class Behaviour:
     failing: questions with one of these words are answered by 400.
     batch_polls: looks at a batch before it is completed.
     batch_end: status in which a batch ends.
+    lost_creations: batches that are created, and then 500 is answered.
   """
 
   faults: float = 0.0
@@ -70,6 +72,7 @@ class Behaviour:
   failing: tuple[str, ...] = ()
   batch_polls: int = 1
   batch_end: str = 'completed'
+  lost_creations: int = 0
 
 
 class Teacher:
@@ -192,6 +195,10 @@ class Connection(asyncio.Protocol):
     elif path == '/configure':
       teacher.configure(Behaviour(**json.loads(body)))
       self.send(200, {})
+    elif path == '/change':
+      changes = json.loads(body)
+      teacher.behaviour = dataclasses.replace(teacher.behaviour, **changes)
+      self.send(200, {})
     elif path == '/answers':
       teacher.answers = json.loads(body)
       self.send(200, {})
@@ -269,11 +276,12 @@ class Connection(asyncio.Protocol):
   async def dripping(self, body, data):
     step = len(data) // 10 + 1
     for start in range(0, len(data), step):
+      if self.transport.is_closing():
+        return
       self.transport.write(data[start : start + step])
       await asyncio.sleep(0.02)
-    if not self.transport.is_closing():
-      self.charge(body)
-      self.finished()
+    self.charge(body)
+    self.finished()
 
   def charge(self, body):
     """Counts a call as paid, unless the client cannot get its answer.

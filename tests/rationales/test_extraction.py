@@ -4,6 +4,8 @@
 import random
 import time
 
+import pytest
+
 from tests.rationales import command, loopback, sums
 
 
@@ -38,7 +40,7 @@ def test_every_row_is_answered_once_and_a_rerun_asks_nothing(
 def _flaky(num_rows, server, extract, out):
   """Runs at 20 % faults until nothing is left to do."""
   server.configure(faults=0.2, seed=1)
-  done = extract(num_rows, '--timeout=2', '--attempts=20')
+  done = extract(num_rows, '--timeout=2', '--attempts=20', seconds=1500)
   assert done.status == 0, done.output
   assert_one_good_line_per_row(out, num_rows)
   return server.stats()
@@ -75,7 +77,7 @@ def _killed(num_rows, kills, *, delay, server, extract, out):
     time.sleep(0.3)
     cuts = server.stats()['cuts']
     in_flight.append(sum(busy for at, busy in cuts if at >= killed_at))
-  done = extract(None, *flags)
+  done = extract(None, *flags, seconds=1500)
   assert done.status == 0, done.output
   assert_one_good_line_per_row(out, num_rows)
   return server.stats(), in_flight
@@ -87,4 +89,20 @@ def test_kill_9_loses_at_most_the_calls_in_flight(server, extract, out):
   )
   assert all(0 < number <= 16 for number in in_flight), in_flight
   assert stats['paid_twice'] <= sum(in_flight)
-  print(stats['paid_twice'], in_flight)
+  print(f'paid twice {stats["paid_twice"]}, in flight {in_flight}')
+
+
+@pytest.mark.long
+def test_5000_rows_at_20_percent_faults(server, extract, out):
+  stats = _flaky(5000, server, extract, out)
+  print(f'faults {stats["faults"]}, requests {stats["requests"]}')
+  assert stats['paid_twice'] == 0 and stats['paid'] == 5000
+
+
+@pytest.mark.long
+def test_5000_rows_at_20_percent_faults_and_ten_kills(server, extract, out):
+  stats, in_flight = _killed(
+    5000, 10, delay=0.01, server=server, extract=extract, out=out
+  )
+  print(f'paid twice {stats["paid_twice"]}, in flight {in_flight}')
+  assert stats['paid_twice'] <= sum(in_flight)

@@ -21,6 +21,10 @@ class Settings:
   folder: str
 
 
+def wide():
+  return 99
+
+
 @pytest.fixture
 def files(tmp_path):
   engine = tmp_path / 'engine.gin'
@@ -52,6 +56,11 @@ def test_flags_override_files_and_later_files_override_earlier(files):
   assert _build(files, "FOLDER = '/a'", 'WIDTH = 16').model.width == 16
 
 
+def test_flags_may_name_what_no_file_binds(files):
+  built = _build(files, "FOLDER = '/a'", 'here.Model.depth = 5', 'WIDTH = @here.wide()')
+  assert built.model == Model(99, 5)
+
+
 def test_operative_config_rebuilds_the_settings(files, tmp_path):
   built = _build(files, "FOLDER = '/a'")
   config.write_operative(tmp_path / 'run')
@@ -64,7 +73,7 @@ def test_operative_config_rebuilds_the_settings(files, tmp_path):
   [
     ('WIDHT = 3', 'WIDHT is read by nothing.*Did you mean WIDTH'),
     ('here.Model.widht = 3', "doesn't have a parameter named 'widht'"),
-    ('here.Modle.width = 3', "No configurable matching 'here.Modle'"),
+    ('here.Modle.width = 3', 'has no attribute Modle'),
     ('WIDTH = eight', 'Failed to parse token .eight'),
   ],
 )

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""python -m dsbs_jax.export --format=hf|t5x --model_dir=... --out=..."""
+
+from absl import flags
+
+from dsbs_jax.run import door, exporting
+
+FORMAT = flags.DEFINE_enum('format', 'hf', ['hf', 't5x'], 'Who will load it.')
+LEGACY = flags.DEFINE_bool('legacy', False, 'The older of T5X formats.')
+FLAGS = {
+  'model_dir': flags.DEFINE_string(
+    'model_dir', '', 'A run, or any checkpoint (T5X, Hugging Face).'
+  ),
+  'out': flags.DEFINE_string('out', '', 'The folder to write.'),
+  'step': flags.DEFINE_string('step', 'latest', 'latest, best or a number.'),
+  'vocabulary': flags.DEFINE_string(
+    'vocabulary', None, "SentencePiece file; default: the run's."
+  ),
+}
+
+
+def main() -> None:
+  export = exporting.Exporting(
+    **{name: flag.value for name, flag in FLAGS.items()}
+  )
+  if FORMAT.value == 'hf':
+    print(exporting.to_hugging_face(export))
+  else:
+    print(exporting.to_t5x(export, legacy=LEGACY.value))
+
+
+if __name__ == '__main__':
+  door.run(main)

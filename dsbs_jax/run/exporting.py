@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A checkpoint of any known format -> a folder that others load."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+from dsbs_jax.core import network
+from dsbs_jax.data import vocabularies
+from dsbs_jax.interop import checkpoints as foreign
+from dsbs_jax.interop import t5x_checkpoint, t5x_writing
+from dsbs_jax.run import folders, scoring
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Exporting:
+  """What to export.
+
+  Attributes:
+    model_dir: a run's folder or one of its checkpoints; or a T5X or Hugging
+      Face checkpoint.
+    out: the folder to write.
+    step: 'latest', 'best' (on validation) or a number, of a run's folder.
+    vocabulary: SentencePiece file whose tokenizer goes along; None takes the
+      run's own.
+  """
+
+  model_dir: str
+  out: str
+  step: str = 'latest'
+  vocabulary: str | None = None
+
+  def __post_init__(self):
+    for name in ('model_dir', 'out'):
+      if not getattr(self, name):
+        raise ValueError(f'--{name} is not given, expected a folder.')
+
+
+def to_hugging_face(export: Exporting) -> str:
+  """Writes a folder for transformers' AutoModelForSeq2SeqLM.
+
+  Returns:
+    What was written, for people.
+  """
+  # Imported here: its safetensors come with the extra `hf` only.
+  from dsbs_jax.interop import hf_checkpoint
+
+  path, _ = _locate(export)
+  config, facts = _describe(path)
+  params = foreign.load_initial(path, config)
+  spec = _vocabulary(export, facts)
+  options = {}
+  if spec is not None:
+    options = {
+      'sentencepiece_file': vocabularies.local_file(spec.path),
+      'extra_ids': spec.extra_ids,
+    }
+  hf_checkpoint.save_hf(export.out, params, config, **options)
+  tokenizer = 'with its tokenizer' if options else 'without a tokenizer'
+  return f'{export.out}: {path} for Hugging Face, {tokenizer}'
+
+
+def to_t5x(export: Exporting, *, legacy: bool = False) -> str:
+  """Writes `out/checkpoint_<n>` for T5X, optimizer state included.
+
+  A run that used Adafactor keeps its step and moments. Any other starts T5X's
+  optimizer afresh, hence at step 0.
+
+  Args:
+    export: what to export.
+    legacy: whether in the format of T5X's public checkpoints, not Orbax.
+
+  Returns:
+    What was written, for people.
+  """
+  path, step = _locate(export)
+  config, _ = _describe(path)
+  params = foreign.load_initial(path, config)
+  moments = None
+  if not foreign.is_hugging_face(str(path)):
+    moments = t5x_writing.read_moments(str(path), config)
+  kind = 'with its Adafactor state'
+  if moments is None:
+    step, kind = 0, 'with a fresh Adafactor state'
+    plain = dataclasses.replace(config, scan_layers=False)
+    moments = t5x_writing.fresh_moments(network.param_shapes(plain))
+  save = t5x_writing.save_legacy if legacy else t5x_writing.save_orbax
+  written = save(export.out, params, config, step=step, moments=moments)
+  return f'{written}: {path} for T5X, {kind}'
+
+
+def _locate(export: Exporting) -> tuple[pathlib.Path, int]:
+  step = int(export.step) if export.step.isdigit() else export.step
+  return scoring.find_checkpoint(export.model_dir, step)
+
+
+def _describe(
+  path: pathlib.Path,
+) -> tuple[network.T5Config, dict[str, Any]]:
+  """The network of a checkpoint, and what its run noted if it is ours."""
+  if foreign.is_hugging_face(str(path)):
+    from dsbs_jax.interop import hf_checkpoint
+
+    return hf_checkpoint.config_from_hf(path), {}
+  facts = foreign.run_facts(str(path))
+  if 'model' in facts:
+    return network.T5Config(**facts['model']), facts
+  return t5x_checkpoint.infer_config(str(path)), {}
+
+
+def _vocabulary(
+  export: Exporting, facts: dict[str, Any]
+) -> vocabularies.Spec | None:
+  """The SentencePiece file that goes along, None for none."""
+  given = export.vocabulary or _run_vocabulary(pathlib.Path(export.model_dir))
+  if given is None:
+    return None
+  spec = vocabularies.parse_spec(given)
+  if spec.path == 'bytes':
+    return None
+  trained_with = facts.get('vocabulary')
+  fingerprint = vocabularies.load(given).fingerprint
+  if trained_with not in (None, fingerprint):
+    raise ValueError(
+      f'{export.model_dir} was trained with vocabulary {trained_with}, but'
+      f' {given} is {fingerprint}. Give the right file with --vocabulary.'
+    )
+  return spec
+
+
+def _run_vocabulary(model_dir: pathlib.Path) -> str | None:
+  """What the config beside a run's checkpoints says."""
+  for folder in (model_dir, model_dir.parent):
+    file = folder / folders.CONFIG_FILE
+    if file.is_file():
+      return folders.read_macros(file).get('VOCABULARY')
+  return None

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The report command: read runs, compare them, write table and page."""
+
+import pathlib
+from collections.abc import Sequence
+
+from dsbs_jax.run import comparison, page, results, tables
+from dsbs_jax.run import examples as examples_lib
+
+
+def report(
+  folders: Sequence[str],
+  *,
+  out: str | None = None,
+  examples: int = examples_lib.MAX_EXAMPLES,
+) -> pathlib.Path:
+  """Writes the report and prints the table.
+
+  Args:
+    folders: folders with runs at any depth.
+    out: folder of the report; None is `report` in the first folder.
+    examples: how many examples the page holds at most.
+
+  Returns:
+    The page.
+
+  Raises:
+    ValueError: there are no runs, or one cannot be read.
+  """
+  if not folders:
+    raise ValueError(
+      'no folder is given, expected one with runs: python -m dsbs_jax.report'
+      ' RUNS_DIR.'
+    )
+  runs = [run for folder in folders for run in results.read_all(folder)]
+  rows = comparison.rows(results.told_apart(runs))
+  browsers = examples_lib.browsers(rows, limit=examples)
+  target = pathlib.Path(out or pathlib.Path(folders[0]) / 'report')
+  texts = {
+    'table.md': tables.markdown(rows),
+    'table.csv': tables.settings_csv(rows),
+    'runs.csv': tables.runs_csv(runs),
+    'report.html': page.build(runs, rows, browsers),
+  }
+  target.mkdir(parents=True, exist_ok=True)
+  for name, text in texts.items():
+    _write(target / name, text)
+  print(texts['table.md'])
+  print(f'tables and page: {", ".join(str(target / name) for name in texts)}')
+  return target / 'report.html'
+
+
+def _write(path: pathlib.Path, text: str) -> None:
+  """Writes a file whole or not at all; what UTF-8 cannot hold becomes '?'."""
+  partial = path.with_name(f'.{path.name}.partial')
+  partial.write_bytes(text.encode('utf-8', errors='replace'))
+  partial.replace(path)

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""python -m dsbs_jax.sweep --benchmarks=cqa --methods=... --runs_dir=..."""
+
+from absl import flags
+
+from dsbs_jax.run import coordinates, door, planning, sweeping
+
+S, L, M = flags.DEFINE_string, flags.DEFINE_list, flags.DEFINE_multi_string
+FLAGS = {
+  'benchmarks': L('benchmarks', [], 'Names, such as cqa,svamp.'),
+  'methods': L(
+    'methods',
+    ['gt_finetune', 'gt_dsbs'],
+    f'Some of {", ".join(coordinates.METHODS)}.',
+  ),
+  'models': L('models', ['gin/models/tiny.gin'], 'Gin files of models.'),
+  'fractions': L('fractions', ['1'], 'Shares of the training data.'),
+  'seeds': L('seeds', ['0'], 'Of subset, parameters and order.'),
+  'vary': M('vary', [], 'NAME=VALUE,VALUE: a run per value.'),
+  'runs_dir': S('runs_dir', '', 'Folder of the runs.'),
+  'data_dir': S('data_dir', None, 'Default: data in runs_dir.'),
+  'source': S('source', None, 'Of the data, as in prepare.'),
+  'vocabulary': S('vocabulary', None, 'As in prepare and train.'),
+  'prepare_flags': M('prepare', [], 'More flags of prepare: --keep=agree.'),
+  'gin_files': M(
+    'gin_file', ['gin/train.gin'], 'Engine, then what follows the model.'
+  ),
+  'gin_bindings': M('gin_bindings', [], 'NAME = VALUE for every run.'),
+  'search_paths': L('gin_search_paths', ['.'], 'Of relative gin files.'),
+}
+PRINT = flags.DEFINE_bool('print', False, 'Print the commands, run nothing.')
+STAGE = flags.DEFINE_enum('stage', 'all', sweeping.STAGES, 'What to do.')
+HERE = flags.DEFINE_bool('in_process', False, 'No process per run.')
+
+
+def main() -> int:
+  values = {name: flag.value for name, flag in FLAGS.items()}
+  return sweeping.run(
+    planning.Sweep(**values),
+    stage=STAGE.value,
+    print_only=PRINT.value,
+    in_process=HERE.value,
+  )
+
+
+if __name__ == '__main__':
+  door.run(main)

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each form of task reads and writes what the paper's does."""
+
+import pytest
+
+from dsbs_jax import contract
+from dsbs_jax.data import forms, vocabularies, vocabulary_training
+
+
+def test_prefixes_of_the_paper_and_of_its_code():
+  assert forms.prefixes('paper').of('label') == '[label] '
+  assert forms.prefixes('code').of('rationale') == 'explain: '
+  assert forms.prefixes('code').of('finetune') == ''
+  assert forms.prefixes('paper').of('single') == ''
+  with pytest.raises(ValueError, match="prefixes is 'mine', expected paper"):
+    forms.prefixes('mine')
+
+
+def test_llm_labels_are_for_training_only():
+  name = contract.parse_task_name('cqa_llm_label')
+  assert forms.label_source(name, 'train') == 'llm'
+  assert forms.label_source(name, 'validation') == 'gt'
+  assert forms.label_source(name, 'test') == 'gt'
+  gold = contract.parse_task_name('cqa_gt_single')
+  assert forms.label_source(gold, 'train') == 'gt'
+
+
+def test_single_answers_are_read_back_from_targets():
+  vocabulary = vocabularies.load('bytes')
+
+  def read(text):
+    return forms.answer('cqa_gt_single', text, vocabulary=vocabulary)
+
+  written = forms.target('single', label='( 1 + 2 )', rationale='So [label] x')
+  assert read(written) == '( 1 + 2 )'
+  assert read('no marker at all') == ''
+  assert read(forms.target('single', label='', rationale='why')) == ''
+  kept = ' as it is [label] '
+  assert forms.answer('cqa_gt_label', kept, vocabulary=vocabulary) == kept
+
+
+def test_single_works_where_brackets_are_unknown():
+  model = vocabulary_training.train(
+    ['label a why b cd'] * 20, size=30, required=''
+  )
+  vocabulary = vocabularies.SentencePieceVocabulary(model, extra_ids=0)
+  target = forms.target('single', label='cd', rationale='why')
+  ids = vocabulary.encode(target)
+  assert 2 in ids  # the brackets
+  text = vocabulary.decode(ids)
+  assert forms.answer('x_gt_single', text, vocabulary=vocabulary) == 'cd'

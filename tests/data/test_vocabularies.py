@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Vocabularies write the ids that seqio and the original code write."""
+
+import io
+import json
+import urllib.error
+
+import pytest
+import sentencepiece
+import seqio
+
+from dsbs_jax.data import vocabularies, vocabulary_training
+from tests.data import prepared
+
+TEXTS = (
+  'Ann has 12 pens.',
+  '  two  blanks\nand a line ',
+  'ﬁne ½ “quotes” ①',
+  '[label] x [rationale] y predict: z',
+  '<extra_id_0> a <extra_id_99>',
+  'ж 漢字 🙂 {braces}',
+  '',
+)
+
+
+@pytest.fixture(scope='module')
+def path(tmp_path_factory):
+  return prepared.vocabulary(tmp_path_factory.mktemp('vocabulary'))
+
+
+def test_ids_equal_the_original_tokenizer(shared_dir):
+  folder = shared_dir / 'golden' / 'original'
+  cases = json.loads((folder / 'tokenizer_cases.json').read_text())
+  vocabulary = vocabularies.load(str(folder / 'tiny.4k.model'))
+  assert vocabulary.size == 4100
+  compared = 0
+  for text, ids in zip(cases['texts'], cases['ids'], strict=True):
+    if '<pad>' in text or '<unk>' in text:  # only there text spells out an id
+      continue
+    assert vocabulary.encode(text) + [1] == ids
+    compared += 1
+  assert compared >= 149
+
+
+@pytest.mark.parametrize('extra_ids', [0, 100])
+def test_sentencepiece_ids_and_texts_equal_seqio(path, extra_ids):
+  ours = vocabularies.load(f'{path}:{extra_ids}')
+  theirs = seqio.SentencePieceVocabulary(path, extra_ids)
+  assert ours.size == theirs.vocab_size
+  for text in TEXTS:
+    ids = ours.encode(text)
+    assert ids == theirs.encode(text)
+    assert ours.decode(ids) == theirs.decode(ids)
+  assert ours.encode_all(TEXTS) == [ours.encode(text) for text in TEXTS]
+
+
+def test_byte_ids_and_texts_equal_seqio():
+  ours, theirs = vocabularies.load('bytes'), seqio.ByteVocabulary(100)
+  assert ours.size == theirs.vocab_size
+  for text in TEXTS:
+    assert ours.encode(text) == theirs.encode(text)
+    assert ours.decode(ours.encode(text)) == text
+
+
+def test_ids_beyond_the_vocabulary_and_after_the_end(path):
+  ours = vocabularies.load(path)
+  theirs = seqio.SentencePieceVocabulary(path, 100)
+  pen = ours.encode('pens')
+  for ids in (
+    [*pen, ours.size, ours.size + 27],
+    [*pen, 1, *pen],
+    [ours.size - 1, 0, *pen],
+    [],
+  ):
+    assert ours.decode(ids) == theirs.decode(ids)
+  assert vocabularies.load('bytes').decode([100, 300, 5000]) == 'a'
+
+
+def test_end_of_sequence_inside_a_text_is_one_id(path):
+  for spec in (path, 'bytes'):
+    ours = vocabularies.load(spec)
+    left, right = ours.encode('Ann has pens.'), ours.encode('Bo has nuts.')
+    assert ours.encode('Ann has pens.</s>Bo has nuts.') == [*left, 1, *right]
+    assert ours.encode('</s>') == [1]
+
+
+def test_training_repeats_itself_and_reserves_ids():
+  texts = [e.input for e in prepared.examples('train')]
+  model = vocabulary_training.train(texts, size=90)
+  assert model == vocabulary_training.train(texts, size=90)
+  processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+  assert (processor.pad_id(), processor.eos_id()) == (0, 1)
+  assert (processor.unk_id(), processor.bos_id()) == (2, -1)
+  ours = vocabularies.SentencePieceVocabulary(model, extra_ids=0)
+  assert 2 not in ours.encode('[label] [rationale] :')  # asked for, not seen
+  assert ours.decode(ours.encode('ﬁne\n plums')) == 'fine plums'  # nmt_nfkc
+
+
+def test_fingerprint_follows_whatever_decides_ids(path):
+  specs = (path, f'{path}:0', 'bytes', 'bytes:3')
+  found = {vocabularies.load(spec).fingerprint for spec in specs}
+  assert len(found) == len(specs)
+
+
+def test_wrong_vocabularies_are_clear_errors(tmp_path):
+  with pytest.raises(ValueError, match='is not a file.*--train_vocab'):
+    vocabularies.load(str(tmp_path / 'none.model'))
+  (tmp_path / 'text.model').write_text('no model')
+  with pytest.raises(ValueError, match='text.model cannot be used'):
+    vocabularies.load(str(tmp_path / 'text.model'))
+  with pytest.raises(ValueError, match="vocabulary is ''"):
+    vocabularies.parse_spec('')
+  model = io.BytesIO()
+  sentencepiece.SentencePieceTrainer.train(
+    sentence_iterator=iter(TEXTS[:4] * 9),
+    model_writer=model,
+    vocab_size=40,
+    hard_vocab_limit=False,
+    minloglevel=2,
+  )
+  (tmp_path / 'bos.model').write_bytes(model.getvalue())
+  with pytest.raises(ValueError, match='pad and eos ids.*pad_id=0'):
+    vocabularies.load(str(tmp_path / 'bos.model'))
+  with pytest.raises(ValueError, match='no vocabulary of 50 pieces'):
+    vocabulary_training.train([], size=50)
+
+
+def test_a_bucket_is_fetched_once(path, tmp_path, monkeypatch):
+  calls = []
+
+  def answer(url, timeout):
+    calls.append((url, timeout))
+    if len(calls) > 1:
+      raise urllib.error.URLError('unreachable')
+    with open(path, 'rb') as file:
+      return io.BytesIO(file.read())
+
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+  monkeypatch.setattr('urllib.request.urlopen', answer)
+  for _ in range(2):
+    found = vocabularies.load('gs://bucket/some/sums.model')
+    assert found.fingerprint == vocabularies.load(path).fingerprint
+  assert [url for url, _ in calls] == [
+    'https://storage.googleapis.com/bucket/some/sums.model'
+  ]
+  with pytest.raises(ValueError, match='cannot be fetched from https'):
+    vocabularies.load('gs://bucket/other.model')

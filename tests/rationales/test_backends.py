@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One attempt at a time, against the server, and how each fault is named."""
+
+import asyncio
+import email.utils
+import json
+import time
+
+import pytest
+
+from rationales import backends, calls, records, secret
+from tests.rationales import command, sums
+
+
+def _call(number, samples=1, chat=True):
+  question = sums.row(number)['q']
+  return calls.Call(
+    kind=records.COMPLETION,
+    example_id=f'train-{number}',
+    samples=tuple(range(samples)),
+    content=[{'role': 'user', 'content': question}] if chat else question,
+    prompt_hash='0' * 16,
+    prompt_bytes=10,
+    gold='',
+  )
+
+
+def _sampling(endpoint=calls.CHAT, **changes):
+  settings = {
+    'model': 'teacher',
+    'temperature': 0.5,
+    'max_tokens': 9,
+    'stop': (),
+    'extra': {},
+  }
+  return calls.Sampling(endpoint=endpoint, **settings | changes)
+
+
+def _ask(server, *asked, timeout=5.0, sampling=None):
+  """Results or faults of the calls, one after another on one client."""
+
+  async def run():
+    backend = backends.Http(
+      sampling or _sampling(),
+      base_url=server.base_url,
+      key=secret.Secret(command.KEY),
+      timeout=timeout,
+    )
+    found = []
+    for call in asked:
+      try:
+        found.append(await backend.complete(call))
+      except (calls.Transient, calls.Permanent, calls.Fatal) as fault:
+        found.append(fault)
+    await backend.close()
+    return found
+
+  return asyncio.run(run())
+
+
+@pytest.mark.parametrize('endpoint', calls.ENDPOINTS)
+def test_both_endpoints_answer(server, endpoint):
+  chat = endpoint == calls.CHAT
+  call = _call(4, samples=3, chat=chat)
+  [answer] = _ask(server, call, sampling=_sampling(endpoint))
+  question = sums.row(4)['q']
+  assert answer.texts == tuple(sums.answer(question, i) for i in range(3))
+  assert answer.finish_reasons == ('stop',) * 3
+  assert set(answer.usage) == {'prompt_tokens', 'completion_tokens'}
+  assert answer.model == 'teacher'
+  assert answer.source == f'{endpoint} {server.base_url}'
+
+
+def test_a_request_says_what_was_set_and_nothing_else():
+  sampling = _sampling(stop=('\n\n',), extra={'top_p': 0.9})
+  assert sampling.body(_call(1, samples=2)) == {
+    'model': 'teacher',
+    'messages': _call(1).content,
+    'temperature': 0.5,
+    'max_tokens': 9,
+    'n': 2,
+    'stop': ['\n\n'],
+    'top_p': 0.9,
+  }
+  bare = _sampling(calls.COMPLETIONS, max_tokens=0).body(_call(1, chat=False))
+  assert bare == {
+    'model': 'teacher',
+    'prompt': sums.row(1)['q'],
+    'temperature': 0.5,
+  }
+
+
+def test_a_second_copy_is_not_taken_for_the_next_rows_answer(server):
+  """The client alone would shift every later answer by one row."""
+  server.configure(faults=1.0, kinds=['duplicate'])
+  found = _ask(server, *map(_call, range(6)))
+  for number, result in enumerate(found):
+    if isinstance(result, calls.Answer):
+      assert result.texts == (sums.answer(sums.row(number)['q'], 0),)
+    else:
+      assert isinstance(result, calls.Transient) and result.maybe_paid
+      assert 'delivered twice' in str(result)
+  assert [isinstance(result, calls.Answer) for result in found] == [
+    True,
+    False,
+    True,
+    False,
+    True,
+    False,
+  ]
+
+
+@pytest.mark.parametrize(
+  'kind, words, overload, maybe_paid',
+  [
+    ('rate_limit', '429: slow down', True, False),
+    ('error_500', '500: broken', False, False),
+    ('hang', 'no answer within 0.4 s', True, True),
+    ('reset', '', False, True),
+    ('truncated', 'malformed answer', False, True),
+  ],
+)
+def test_passing_faults_are_transient(
+  server, kind, words, overload, maybe_paid
+):
+  server.configure(faults=1.0, kinds=[kind], retry_after=1.5)
+  [fault] = _ask(server, _call(1), timeout=0.4)
+  assert isinstance(fault, calls.Transient), fault
+  assert words in str(fault)
+  assert (fault.overload, fault.maybe_paid) == (overload, maybe_paid)
+  assert fault.retry_after == (1.5 if kind == 'rate_limit' else None)
+
+
+def test_a_slow_answer_is_awaited_and_a_slower_one_is_not(server):
+  server.configure(faults=1.0, kinds=['drip'])  # about 0.2 s
+  [answer] = _ask(server, _call(1), timeout=5.0)
+  assert isinstance(answer, calls.Answer)
+  [fault] = _ask(server, _call(1), timeout=0.1)
+  assert isinstance(fault, calls.Transient)
+
+
+@pytest.mark.parametrize(
+  'status, code, kind',
+  [
+    (400, None, calls.Permanent),
+    (401, None, calls.Fatal),
+    (403, None, calls.Fatal),
+    (404, None, calls.Permanent),
+    (408, None, calls.Transient),
+    (422, None, calls.Permanent),
+    (429, None, calls.Transient),
+    (429, 'insufficient_quota', calls.Fatal),
+    (503, None, calls.Transient),
+    (529, None, calls.Transient),
+  ],
+)
+def test_statuses_are_sorted_and_the_key_is_masked(server, status, code, kind):
+  server.configure(status=status, code=code, message='bad key {key}!')
+  [fault] = _ask(server, _call(1))
+  assert type(fault) is kind
+  assert str(fault).startswith(f'{status}: ')
+  assert 'bad key [key]!' in str(fault) and command.KEY not in str(fault)
+
+
+def test_nobody_listening_is_an_overload_and_free(server):
+  class Closed:
+    base_url = 'http://127.0.0.1:9/v1'
+
+  [fault] = _ask(Closed, _call(1))
+  assert isinstance(fault, calls.Transient)
+  assert fault.overload and not fault.maybe_paid
+
+
+@pytest.mark.parametrize(
+  'headers, seconds',
+  [
+    ({}, None),
+    ({'retry-after': '7'}, 7.0),
+    ({'retry-after': '0.5'}, 0.5),
+    ({'retry-after': '-3'}, 0.0),
+    ({'retry-after': 'soon'}, None),
+    ({'retry-after-ms': '250', 'retry-after': '9'}, 0.25),
+  ],
+)
+def test_retry_after_is_read_in_all_its_forms(headers, seconds):
+  assert backends.retry_after(headers) == seconds
+
+
+def test_retry_after_may_be_a_date():
+  date = email.utils.formatdate(time.time() + 30, usegmt=True)
+  assert 27 < backends.retry_after({'retry-after': date}) < 31
+
+
+@pytest.mark.parametrize(
+  'body',
+  [
+    None,
+    [],
+    'text',
+    {},
+    {'choices': []},
+    {'choices': [{}]},
+    {'choices': [{'message': {}}]},
+    {'choices': [{'text': 5}]},
+  ],
+)
+def test_answers_without_their_parts_are_malformed(body):
+  with pytest.raises(ValueError):
+    calls.read_answer(body, _call(1), 'x')
+
+
+def test_an_error_in_a_good_response_is_told():
+  with pytest.raises(ValueError, match='overloaded'):
+    calls.read_answer({'error': {'message': 'overloaded'}}, _call(1), 'x')
+
+
+@pytest.mark.parametrize('usage', [None, 5, {}, {'prompt_tokens': 1}])
+def test_an_answer_without_usage_is_kept(usage):
+  body = {'choices': [{'text': 'a'}], 'usage': usage}
+  answer = calls.read_answer(body, _call(1), 'x')
+  assert answer.texts == ('a',) and answer.usage is None
+
+
+def test_a_refusal_is_an_empty_completion():
+  body = {'choices': [{'message': {'content': None}, 'finish_reason': 'stop'}]}
+  assert calls.read_answer(body, _call(1), 'x').texts == ('',)
+
+
+def test_replay_answers_by_id_and_sample(tmp_path):
+  path = tmp_path / 'recorded.jsonl'
+  lines = [
+    {
+      'kind': 'completion',
+      'id': 'train-1',
+      'sample': sample,
+      'text': f'said {sample}',
+      'finish_reason': 'stop',
+      'prompt_hash': '0',
+      'model': 'palm',
+    }
+    for sample in (1, 0)
+  ]
+  path.write_text(''.join(json.dumps(line) + '\n' for line in lines))
+  replay = backends.Replay(path)
+  answer = asyncio.run(replay.complete(_call(1, samples=2)))
+  assert answer.texts == ('said 0', 'said 1') and answer.usage is None
+  with pytest.raises(calls.Permanent, match='no answer for this row'):
+    asyncio.run(replay.complete(_call(2)))
+
+
+def test_the_address_in_the_record_hides_what_may_be_a_key():
+  address = backends.public_address('https://u:pw@h.org:8/v1?api-key=abc')
+  assert address == 'https://h.org:8/v1'
+
+
+@pytest.mark.parametrize('url', ['localhost:8000', 'ftp://x/v1', ''])
+def test_a_bad_address_is_refused(url):
+  with pytest.raises(ValueError, match='--base_url is'):
+    backends.connect(url, secret.Secret(''), timeout=1)

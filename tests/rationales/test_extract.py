@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command's manners: errors, money, limits, the second pass, the key."""
+
+import json
+import os
+import signal
+import time
+
+import pytest
+
+from rationales import records
+from tests.rationales import command, sums
+
+
+def test_401_stops_the_run_at_once_with_the_reason(server, extract, out):
+  server.configure(status=401, message='wrong key {key}')
+  done = extract(500, '--concurrency=16')
+  assert done.status == 2
+  assert 'error: The run was stopped: 401: wrong key [key]' in done.output
+  assert 'Traceback' not in done.output
+  assert server.stats()['requests'] == 0
+  assert len(server.stats()['times']) <= 16
+  assert not command.answers(out)
+
+
+def test_400_and_404_are_not_tried_again(server, extract, out):
+  server.configure(failing=['is 5 +', 'is 6 +'], message='not this one')
+  done = extract(30)
+  assert done.status == 1, done.output
+  assert len(server.stats()['times']) == 30
+  assert len(command.answers(out)) == 28
+  failures = command.lines(out, records.FAILURE)
+  assert {line['id'] for line in failures} == {'train-5', 'train-6'}
+  assert all(line['status'] == 400 for line in failures)
+  assert '2 calls failed for good' in done.output
+  assert 'train-5: 400: not this one' in done.output
+  # The next run takes them up, and only them.
+  server.configure()
+  assert extract().status == 0
+  assert server.stats()['requests'] == 2
+  assert len(command.answers(out)) == 30
+
+
+def test_a_server_that_fails_every_row_is_not_asked_for_all(server, extract):
+  server.configure(status=404, message='no such model')
+  done = extract(500, '--concurrency=8')
+  assert done.status == 2
+  assert '20 rows in a row failed for good' in done.output
+  assert len(server.stats()['times']) < 40
+
+
+def test_a_very_long_retry_after_ends_the_run(server, extract):
+  server.configure(status=429, retry_after=86400, message='daily limit')
+  done = extract(5)
+  assert done.status == 2
+  assert 'asks to wait 86,4' in done.output
+
+
+def test_changed_settings_are_refused_with_the_difference(server, extract, out):
+  assert extract(5).status == 0
+  before = out.read_bytes()
+  for flags, words in [
+    (['--temperature=0.5'], 'temperature: 0.0 in the file, 0.5 now'),
+    (['--exemplars=2'], 'exemplars: 3 in the file, 2 now'),
+    (['--stop=X'], "stop: [] in the file, ['X'] now"),
+    (['--endpoint=completions'], "'chat' in the file, 'completions' now"),
+    (['--extra={"top_p": 0.5}'], "extra: {} in the file, {'top_p': 0.5} now"),
+  ]:
+    done = extract(None, *flags)
+    assert done.status == 2 and words in done.output, done.output
+  assert out.read_bytes() == before
+  server.configure()
+  done = extract(8, '--exemplars=2', '--force')
+  assert done.status == 0, done.output
+  assert server.stats()['requests'] == 3
+  assert len(command.lines(out, records.HEADER)) == 2
+
+
+def test_changed_rows_are_noticed(server, extract, out, tmp_path):
+  assert extract(5).status == 0
+  path = tmp_path / 'sums_train.json'
+  lines = path.read_text().splitlines(keepends=True)
+  path.write_text(''.join(lines[1:] + lines[:1]))
+  done = extract()
+  assert done.status == 2
+  assert 'sums_train.json:1 (id train-0) was answered already' in done.output
+  assert server.stats()['requests'] == 5
+
+
+def test_two_processes_on_one_file(server, extract, out):
+  server.configure(delay=1.5)
+  first = extract(5, wait=False)
+  while not out.exists() or not server.stats()['times']:
+    assert first.process.is_alive(), first.output
+    time.sleep(0.02)
+  second = extract()
+  assert second.status == 2
+  assert 'written by another process' in second.output
+  assert first.wait().status == 0
+  assert len(command.answers(out)) == 5
+
+
+def test_a_torn_last_line_is_repaired_and_asked_again(server, extract, out):
+  assert extract(6).status == 0
+  out.write_bytes(out.read_bytes()[:-30])
+  done = extract()
+  assert done.status == 0
+  assert 'a torn last line was cut off' in done.output
+  assert len(command.answers(out)) == 6
+  assert server.stats()['requests'] == 7
+
+
+def test_interrupt_keeps_what_is_in_flight(server, extract, out):
+  server.configure(delay=0.3)
+  running = extract(100, '--concurrency=8', wait=False)
+  while server.stats()['requests'] < 10:
+    assert running.process.is_alive(), running.output
+    time.sleep(0.02)
+  os.kill(running.process.pid, signal.SIGINT)
+  done = running.wait()
+  assert done.status == 130 and 'interrupted' in done.output
+  stats = server.stats()
+  assert stats['paid'] == len(command.answers(out)) == stats['requests']
+  assert stats['paid'] < 100
+
+
+def test_samples_share_a_prompt_and_missing_ones_are_asked_for(
+  server, extract, out
+):
+  flags = ['--temperature=0.7', '--samples=3']
+  assert extract(10, *flags).status == 0
+  assert server.stats()['requests'] == 10
+  server.configure(most_choices=1)  # as servers that do not know `n`
+  assert extract(None, '--temperature=0.7', '--samples=5').status == 0
+  assert server.stats()['requests'] == 20
+  found = command.answers(out)
+  assert len(found) == 50
+  slots = {(line['id'], line['sample']) for line in found}
+  assert slots == {(f'train-{i}', s) for i in range(10) for s in range(5)}
+  assert sum(line['usage'] is not None for line in found) == 30
+
+
+def test_the_second_pass_asks_about_wrong_rows_only(server, extract, out):
+  assert extract(40).status == 0
+  server.configure()
+  done = extract(None, '--rationalize')
+  assert done.status == 0, done.output
+  hinted = command.lines(out, records.RATIONALIZATION)
+  unhappy = (sums.WRONG_DIGIT, sums.UNREADABLE_DIGIT)
+  wrong = {i for i in range(40) if i % 10 in unhappy}
+  assert {line['id'] for line in hinted} == {f'train-{i}' for i in wrong}
+  for line in hinted:
+    row = sums.row(int(line['id'].removeprefix('train-')))
+    assert line['hint'] == row['a']
+    right = f'The answer is {row["a"]}.' in line['text']
+    assert right == (not line['id'].endswith(str(sums.UNREADABLE_DIGIT)))
+  assert extract(None, '--rationalize').status == 0
+  assert server.stats()['requests'] == len(wrong)
+
+
+def test_the_dry_run_prints_the_bill_and_does_nothing(server, extract, out):
+  prices = ['--price_in=1', '--price_out=2']
+  done = extract(100, '--dry_run', *prices)
+  assert done.status == 0
+  assert 'to do    100 calls for 100 completions; 0 are' in done.output
+  assert 'money    about 0.01' in done.output
+  assert not out.exists() and not server.stats()['times']
+  done = extract(None, '--limit=25', *prices)
+  assert done.status == 0
+  assert '25 of 25' in done.output and '(estimate)' not in done.output
+  before = out.read_bytes()
+  assert '25 are answered already' in extract(None, '--dry_run').output
+  assert out.read_bytes() == before
+
+
+def test_the_budget_is_never_passed_and_the_run_goes_on_later(
+  server, extract, out
+):
+  def cost():
+    usage = [line['usage'] for line in command.answers(out)]
+    prompt = sum(u['prompt_tokens'] for u in usage)
+    return (prompt + 10 * sum(u['completion_tokens'] for u in usage)) / 1e6
+
+  prices = ['--price_in=1', '--price_out=10', '--max_tokens=40']
+  done = extract(100, *prices, '--budget=0.015')
+  assert done.status == 3, done.output
+  assert 'stopped: ' in done.output and 'the budget of 0.0150' in done.output
+  assert 0.013 < cost() <= 0.015
+  asked = server.stats()['requests']
+  assert asked == len(command.answers(out)) < 100
+  assert extract(None, *prices, '--budget=0.015').status == 3
+  assert server.stats()['requests'] == asked
+  assert extract(None, *prices, '--budget=1').status == 0
+  assert server.stats()['requests'] == 100 == len(command.answers(out))
+
+
+def test_requests_keep_to_the_rate(server, extract):
+  assert extract(30, '--rpm=600').status == 0
+  times = sorted(server.stats()['times'])
+  # A second's worth at once, then ten per second.
+  assert times[-1] - times[0] > 1.5
+  for start in times:
+    assert sum(start <= at < start + 1 for at in times) <= 23
+
+
+@pytest.mark.parametrize(
+  'flags, words',
+  [
+    (['--benchmark=sum'], "No benchmark is named 'sum'"),
+    (['--source=/nowhere'], '/nowhere'),
+    (['--split=test'], "no file for the split 'test'"),
+    (['--prompt=/nowhere.json'], 'There is no prompt file /nowhere.json'),
+    (['--exemplars=9'], '--exemplars is 9, expected 0 to 3'),
+    (['--samples=2'], '--samples is 2 at --temperature=0'),
+    (['--model='], '--model is missing'),
+    (['--extra=[1]'], "--extra is '[1]'"),
+    (['--base_url=host'], "--base_url is 'host'"),
+    (['--concurrency=2000'], '--concurrency is 2000'),
+    (['--budget=1'], 'no price is known'),
+    (['--backend=replay'], '--backend=replay needs --replay'),
+    (
+      ['--max_prompt_tokens=60'],
+      'sums_train.json:1 (id train-0) makes a prompt of about',
+    ),
+  ],
+)
+def test_wrong_input_is_one_clear_error(extract, server, flags, words):
+  done = extract(3, *flags)
+  assert done.status == 2 and 'Traceback' not in done.output, done.output
+  assert words in done.output, done.output
+  assert not server.stats()['times']
+
+
+def test_the_key_is_nowhere(server, extract, out, tmp_path):
+  """In no output, log or file, though the server echoes it everywhere."""
+  logging = {'OPENAI_LOG': 'debug'}
+  flags = ['--debug', '--verbosity=1']
+  server.teach({'Q: ' + sums.row(1)['q']: f'Authorization: {command.KEY}'})
+  assert extract(3, *flags, environment=logging).status == 0
+  server.configure(status=400, message='you sent {key}', code='{key}')
+  assert extract(8, *flags, environment=logging).status == 1
+  server.configure(status=401, message='Incorrect API key: {key}')
+  done = extract(9, *flags, environment=logging)
+  assert done.status not in (0, 2) and 'Traceback' in done.output
+  for path in tmp_path.rglob('*'):
+    if path.is_file():
+      assert command.KEY.encode() not in path.read_bytes(), path
+  assert 'Authorization: [key]' in out.read_text()
+  assert 'Incorrect API key: [key]' in done.output
+  assert 'receive_response_headers.complete' in done.output
+  assert json.dumps('x-echo').strip('"') in done.output.lower()

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prompts: layout, balance, honesty of the exemplars."""
+
+import collections
+import json
+import re
+
+import pytest
+
+from dsbs_jax.data import benchmark as benchmark_lib
+from dsbs_jax.data import metrics, parsing, register, sources
+from rationales import prompt
+from tests.rationales import sums
+
+NAMES = ('anli1', 'asdiv', 'cqa', 'esnli', 'svamp')
+NLI = ('anli1', 'esnli')
+
+
+def _load(name):
+  return prompt.load(prompt.FOLDER / f'{name}.json')
+
+
+def _benchmark(name):
+  with register.without_seqio():
+    return benchmark_lib.find(name)
+
+
+def test_there_is_a_prompt_for_every_benchmark_of_the_paper():
+  assert {path.stem for path in prompt.FOLDER.glob('*.json')} == set(NAMES)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_every_exemplar_is_read_back_by_the_benchmarks_parser(name):
+  shown, parse = _load(name), _benchmark(name).parse
+  for exemplar in shown.exemplars:
+    expected = parsing.Parsed(exemplar.rationale, exemplar.label)
+    answer = prompt.exemplar_answer(shown, exemplar)
+    assert parse(answer) == expected
+    # As a model without a stop sequence would go on.
+    assert parse(answer + shown.stop[0] + ' and so on') == expected
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_exemplars_are_enough_balanced_and_of_known_origin(name):
+  shown = _load(name)
+  groups = collections.Counter(e.group for e in shown.exemplars)
+  assert len(shown.exemplars) >= (9 if name in NLI else 8)
+  assert len(set(groups.values())) == 1, groups
+  if name in NLI:
+    assert set(groups) == set(_benchmark(name).labels)
+  record = json.loads((prompt.FOLDER / f'{name}.json').read_text())
+  assert 'invented' in record['provenance'] and record['license']
+
+
+@pytest.mark.parametrize('name', ['asdiv', 'svamp'])
+def test_exemplars_calculate_rightly(name):
+  for exemplar in _load(name).exemplars:
+    said = re.search(r'= (\d+)\.$', exemplar.rationale)
+    assert metrics.value(exemplar.label) == float(said[1]), exemplar
+
+
+def test_choices_of_an_exemplar_carry_their_letters():
+  for exemplar in _load('cqa').exemplars:
+    letter, text = re.fullmatch(r'\((.)\) (.*)', exemplar.answer).groups()
+    choices = exemplar.input['choices']
+    assert choices['abcde'.index(letter)] == text == exemplar.label
+    assert exemplar.group == letter and len(set(choices)) == 5
+
+
+@pytest.mark.parametrize(
+  'name, splits',
+  [
+    ('anli1', ['validation']),
+    ('cqa', ['train', 'test']),
+    ('esnli', ['validation']),
+    ('svamp', ['train', 'test']),
+    ('asdiv', []),
+  ],
+)
+def test_no_exemplar_is_in_the_data(name, splits, shared_dir):
+  """Nor is any part of one: premise, hypothesis, question, choices, story."""
+  exemplars = set()
+  for exemplar in _load(name).exemplars:
+    exemplars |= _parts(exemplar.input)
+  # A word problem of one benchmark must not be in the other one's data.
+  others = {'asdiv': [('svamp', 'train'), ('svamp', 'test')]}
+  rows = [(name, split) for split in splits] + others.get(name, [])
+  seen = 0
+  for owner, split in rows:
+    found = sources.read_rows(
+      _benchmark(owner), shared_dir / 'data' / 'datasets', split
+    )
+    for row in found:
+      seen += 1
+      assert not exemplars & _parts(row.fields), row.place
+      assert not exemplars & _parts(row.input), row.place
+  assert seen >= 1000
+
+
+def _parts(value) -> set[str]:
+  """The texts of an input without case, blanks and punctuation."""
+  if isinstance(value, dict):
+    names = ('question', 'choices', 'premise', 'hypothesis', 'input', 'Body')
+    found = [value[name] for name in names if name in value]
+  else:
+    found = [value, *value.split('\n')]
+  texts = [' '.join(t) if isinstance(t, list) else t for t in found]
+  return {re.sub(r'\W+', '', text.lower()) for text in texts}
+
+
+def test_both_forms_say_the_same(tmp_path):
+  shown = prompt.load(sums.write(tmp_path, 0) / 'sums_prompt.json')
+  row = {'q': 'What is 4 + 4?'}
+  assert prompt.completion_text(prompt.pick(shown, 0, 0), row) == (
+    'Add.\n\nQ: What is 4 + 4?\nA:'
+  )
+  text = prompt.completion_text(shown, row)
+  assert text == (
+    'Add.\n\n'
+    'Q: What is 1 + 2?\nA: 1 and 2 make 3. The answer is 3.\n\n'
+    'Q: What is 2 + 5?\nA: 2 and 5 make 7. The answer is 7.\n\n'
+    'Q: What is 900 + 50?\nA: 900 and 50 make 950. The answer is 950.\n\n'
+    'Q: What is 4 + 4?\nA:'
+  )
+  turns = prompt.chat_messages(shown, row)
+  roles = [turn['role'] for turn in turns]
+  assert roles == ['system', *['user', 'assistant'] * 3, 'user']
+  contents = [turn['content'] for turn in turns]
+  rebuilt = contents[0] + '\n\n'
+  for question, answer in zip(contents[1:-1:2], contents[2::2], strict=True):
+    rebuilt += f'{question}\nA: {answer}\n\n'
+  assert rebuilt + contents[-1] + '\nA:' == text
+
+
+def test_a_hint_tells_the_label_of_the_row_and_of_every_exemplar(tmp_path):
+  shown = prompt.load(sums.write(tmp_path, 0) / 'sums_prompt.json')
+  row = {'q': 'What is 4 + 4?'}
+  text = prompt.completion_text(shown, row, hint='8')
+  assert text.endswith('Q: What is 4 + 4?\nHint: it is 8.\nA:')
+  assert text.count('\nHint: it is') == 4
+  assert 'Hint' not in prompt.completion_text(shown, row)
+
+
+def test_a_pick_is_balanced_and_reproducible():
+  shown = _load('esnli')
+  for count in range(len(shown.exemplars) + 1):
+    picked = prompt.pick(shown, count, 5)
+    groups = collections.Counter(e.group for e in picked.exemplars)
+    assert sum(groups.values()) == count
+    assert not groups or max(groups.values()) - min(groups.values()) <= 1
+    assert picked == prompt.pick(shown, count, 5)
+  seeds = {prompt.pick(shown, 3, seed).fingerprint for seed in range(20)}
+  assert len(seeds) > 10
+  with pytest.raises(ValueError, match='--exemplars is 10'):
+    prompt.pick(shown, 10, 0)
+
+
+@pytest.mark.parametrize(
+  'text, words',
+  [
+    ('{', 'is not JSON'),
+    ('[]', 'holds a list'),
+    ('{"instruction": "x"}', 'lacks question, cue, answer, provenance'),
+  ],
+)
+def test_a_broken_prompt_file_is_named(tmp_path, text, words):
+  path = tmp_path / 'p.json'
+  path.write_text(text)
+  with pytest.raises(ValueError, match=words) as caught:
+    prompt.load(path)
+  assert str(path) in str(caught.value)
+
+
+def test_an_absent_field_is_named(tmp_path):
+  shown = prompt.load(sums.write(tmp_path, 0) / 'sums_prompt.json')
+  with pytest.raises(ValueError, match="asks for 'q'.*fields a"):
+    prompt.completion_text(shown, {'a': '1'})

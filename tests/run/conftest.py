@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small made-up runs, in the folders that real ones leave."""
+
+import json
+
+import pytest
+
+from dsbs_jax.run import coordinates
+
+CONFIG = """\
+# Macros:
+# ==============================================================================
+DATA_DIR = {data_dir!r}
+EMB_DIM = {emb_dim}
+EVAL_SPLITS = ('validation', 'test')
+HEAD_DIM = 8
+INITIAL_CHECKPOINT_PATH = None
+LAYOUT = @packing.Packed
+LOGITS_VIA_EMBEDDING = False
+MIXTURE_OR_TASK_NAME = \\
+    {task!r}
+MLP_ACTIVATIONS = ('gelu', 'linear')
+MLP_DIM = 32
+NUM_DECODER_LAYERS = 1
+NUM_ENCODER_LAYERS = 1
+NUM_HEADS = 2
+SEED = {seed}
+TRAIN_STEPS = {train_steps}
+VOCAB_SIZE = 64
+
+# Parameters for loop.Training:
+# ==============================================================================
+loop.Training.seed = %SEED
+"""
+
+
+class RunMaker:
+  """Writes run folders below one folder."""
+
+  def __init__(self, folder):
+    self.folder = folder
+
+  def __call__(
+    self,
+    *,
+    validation=(10.0, 20.0),
+    test=(11.0, 21.0),
+    train_steps=None,
+    saved=True,
+    data_dir=None,
+    emb_dim=16,
+    predictions=(),
+    name=None,
+    **where,
+  ):
+    """Makes a run that was evaluated every 10 steps.
+
+    Args:
+      validation: accuracies, one per evaluation.
+      test: the same on test.
+      train_steps: steps of the whole run; default: those that were evaluated.
+      saved: whether the last step has a checkpoint.
+      data_dir: prepared data.
+      emb_dim: size of the model.
+      predictions: lines (dicts), written for every evaluation of test.
+      name: the folder's name; default: the coordinates' name.
+      **where: coordinates.
+
+    Returns:
+      The folder.
+    """
+    point = coordinates.Coordinates(
+      **{'benchmark': 'cqa', 'method': 'gt_dsbs', 'model': 'tiny', **where}
+    )
+    path = self.folder / (name or point.name)
+    path.mkdir(parents=True)
+    steps = [10 * (i + 1) for i in range(max(len(validation), len(test)))]
+    (path / 'config.gin').write_text(
+      CONFIG.format(
+        data_dir=str(data_dir) if data_dir else None,
+        emb_dim=emb_dim,
+        task=point.task,
+        seed=point.seed,
+        train_steps=train_steps or steps[-1],
+      )
+    )
+    lines = []
+    for i, step in enumerate(steps):
+      losses = {'loss': 2 / step, 'label/loss': 1 / step}
+      if point.method.endswith('_dsbs'):
+        losses['rationale/loss'] = 3 / step
+      lines.append({'step': step, 'split': 'train', **losses})
+      for split, scores in (('validation', validation), ('test', test)):
+        if i < len(scores):
+          lines.append({'step': step, 'split': split, 'accuracy': scores[i]})
+      self._predict(path, point, step, predictions)
+    text = ''.join(json.dumps(line) + '\n' for line in lines)
+    (path / 'metrics.jsonl').write_text(text)
+    if saved:
+      (path / f'checkpoint_{steps[-1]}').mkdir()
+    return path
+
+  def _predict(self, path, point, step, predictions):
+    if not predictions:
+      return
+    folder = path / 'predictions'
+    folder.mkdir(exist_ok=True)
+    task = point.task.replace('_dsbs', '_label')
+    (folder / f'{task}-test-{step:06}.jsonl').write_text(
+      ''.join(json.dumps(line) + '\n' for line in predictions)
+    )
+
+
+@pytest.fixture
+def make_run(tmp_path):
+  """Makes run folders below tmp_path / 'runs'."""
+  return RunMaker(tmp_path / 'runs')
