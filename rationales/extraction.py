@@ -108,8 +108,6 @@ class Extraction:
         console.print(f'repaired {self.path}: a torn last line was cut off')
       account = self._account()
       past = self._history(account)
-      if past.settings != self._settings():
-        file.append(ledger.header(self._settings()))
       if past.jobs.pending():
         self._await_batches(file, past, account, console)
         account = self._account()
@@ -118,6 +116,8 @@ class Extraction:
       _show(console, survey, account, past)
       if not survey.calls:
         return 0
+      if past.settings != self._settings():
+        file.append(ledger.header(self._settings()))
       with progress.Progress(
         self.todo.benchmark, survey, account, console
       ) as watch:
@@ -154,7 +154,8 @@ class Extraction:
 
   def _history(self, account: bill.Bill) -> history.History:
     past = history.read(self.path, account)
-    if past.settings is not None and not self.todo.force:
+    begun = len(past.index) or past.jobs.pending()
+    if begun and not self.todo.force:
       ledger.check_settings(self.path, past.settings, self._settings())
     return past
 

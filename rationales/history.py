@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from rationales import bill, jobs, records
+from rationales import bill, jobs, ledger, records
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,12 +16,12 @@ class History:
   Attributes:
     index: its answers.
     jobs: its batches.
-    settings: those of its last header; None where the file is new.
+    settings: those of its last header; empty where the file is new.
   """
 
   index: records.Index
   jobs: jobs.Jobs
-  settings: Mapping[str, Any] | None
+  settings: Mapping[str, Any]
 
 
 def read(path: pathlib.Path, account: bill.Bill) -> History:
@@ -35,14 +35,15 @@ def read(path: pathlib.Path, account: bill.Bill) -> History:
     The history.
 
   Raises:
-    ValueError: a line is broken.
+    ValueError: a line is broken, or the file is of a later version.
   """
-  index, known, settings = records.Index(), jobs.Jobs(), None
+  index, known, settings = records.Index(), jobs.Jobs(), {}
   if path.exists():
     for offset, record in records.scan(path):
       index.add(offset, record)
       known.remember(record)
       account.remember(record)
       if record['kind'] == records.HEADER:
+        ledger.check_format(path, record)
         settings = record['settings']
   return History(index.freeze(), known, settings)

@@ -157,6 +157,15 @@ def header(settings: Mapping[str, Any]) -> dict[str, Any]:
   }
 
 
+def check_format(path: pathlib.Path, line: Mapping[str, Any]) -> None:
+  """Refuses a file that a later version of this program wrote."""
+  if line.get('format') != FORMAT:
+    raise ValueError(
+      f'{path} has the format {line.get("format")!r}, expected {FORMAT}. Use'
+      ' the version that wrote it, or give another --out.'
+    )
+
+
 def check_settings(
   path: pathlib.Path, recorded: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> None:

@@ -76,6 +76,19 @@ class Session:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
       loop.add_signal_handler(number, self._interrupt)
+    await self._launch(todo)
+    while self._tasks:
+      await self._change()
+    for number in (signal.SIGINT, signal.SIGTERM):
+      loop.remove_signal_handler(number)
+    upkeep.cancel()
+    await self.backend.close()
+    if self._crash is not None:
+      raise self._crash
+    return self.ending
+
+  async def _launch(self, todo: Iterator[calls.Call]) -> None:
+    """Makes a task of each call until there are no more, or the run stops."""
     try:
       for call in todo:
         if not await self._admit(call):
@@ -83,18 +96,9 @@ class Session:
         task = asyncio.create_task(self._settle(call))
         self._tasks.add(task)
         task.add_done_callback(self._landed)
-      while self._tasks:
-        await self._change()
-    finally:
-      for number in (signal.SIGINT, signal.SIGTERM):
-        loop.remove_signal_handler(number)
-      upkeep.cancel()
-      for task in self._tasks:
-        task.cancel()
-      await self.backend.close()
-    if self._crash is not None:
-      raise self._crash
-    return self.ending
+    except Exception as error:  # raised again once the paid calls have landed
+      self._crash = error
+      self.stop(Ending.INTERRUPTED, 'an error')
 
   def stop(self, ending: Ending, reason: str) -> None:
     """Starts no more calls; those in flight are awaited and kept."""

@@ -51,6 +51,7 @@ class BrevityPenalty:
       )
 
   def score(self, log_probs, length):
+    length = jnp.asarray(length, jnp.float32)
     return log_probs / ((5.0 + length) / 6.0) ** self.alpha
 
   def hope(self, log_probs, length, max_decode_len):

@@ -13,7 +13,6 @@ and the same loss. A term without tokens contributes 0.
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from dsbs_jax import contract
+from dsbs_jax.core import cross_entropy
 
 TERMS = {'label': contract.LABEL_ID, 'rationale': contract.RATIONALE_ID}
 
@@ -104,75 +104,14 @@ def token_weights(objective: Distillation, rows: Rows, counts: Sums) -> Array:
   )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def token_losses(
-  objective: Distillation, logits: Array, targets: Array
-) -> tuple[Array, Array]:
-  """Cross entropy of each token, with z-loss and smoothing where asked for.
-
-  The gradient is written out, so that nothing but the logits is kept for it.
-
-  Args:
-    objective: z_loss and label_smoothing.
-    logits: [..., V] float32.
-    targets: [...] int32.
-
-  Returns:
-    losses: [...] float32, in nats.
-    correct: [...] float32, 1 where no logit exceeds the target's.
-
-  Source: with z = logsumexp(logits), q the smoothed one-hot target and H its
-  entropy, loss = z - sum_v q_v logits_v + z_loss z^2 - H(q), as in T5X.
-  """
-  return _token_losses_forward(objective, logits, targets)[0]
-
-
-def _token_losses_forward(objective, logits, targets):
-  largest = jnp.max(logits, axis=-1)
-  log_normalizer = largest + jnp.log(
-    jnp.sum(jnp.exp(logits - largest[..., None]), axis=-1)
-  )
-  # A target outside of the vocabulary picks NaN, which the step reports.
-  picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-  expected = picked
-  if objective.label_smoothing:
-    kept, others = _smoothed(objective, logits)
-    expected = (kept - others) * picked + others * jnp.sum(logits, axis=-1)
-    expected -= kept * math.log(kept) + (1.0 - kept) * math.log(others)
-  losses = log_normalizer - expected
-  losses += objective.z_loss * jnp.square(log_normalizer)
-  correct = (picked >= largest).astype(jnp.float32)
-  return (losses, correct), (logits, targets, log_normalizer)
-
-
-def _token_losses_backward(objective, residuals, cotangents):
-  logits, targets, log_normalizer = residuals
-  factor = cotangents[0][..., None]
-  scale = 1.0 + 2.0 * objective.z_loss * log_normalizer
-  probabilities = jnp.exp(logits - log_normalizer[..., None])
-  kept, others = _smoothed(objective, logits)
-  classes = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
-  wanted = jnp.where(classes == targets[..., None], kept, others)
-  return factor * (scale[..., None] * probabilities - wanted), None
-
-
-token_losses.defvjp(_token_losses_forward, _token_losses_backward)
-
-
-def _smoothed(objective, logits):
-  """What smoothing leaves to the target, and gives to each other token."""
-  smoothing = objective.label_smoothing
-  return 1.0 - smoothing, smoothing / (logits.shape[-1] - 1)
-
-
 def batch_loss(
   objective: Distillation,
-  project: Callable[[Any, Array], Array],
-  projection: Any,
   hidden: Array,
   rows: Rows,
-  counts: Sums,
   *,
+  counts: Sums,
+  project: Callable[[Any, Array], Array],
+  projection: Any,
   chunk_tokens: int = 0,
 ) -> tuple[Array, Sums]:
   """The part of the objective that one row group contributes, and its sums.
@@ -188,12 +127,12 @@ def batch_loss(
 
   Args:
     objective: the weights of the terms.
-    project: (projection, hidden) -> logits [..., V] float32; must not close
-      over traced values.
-    projection: the parameters that `project` uses.
     hidden: [B, T, D] final decoder states.
     rows: the row group's targets, loss weights and task ids.
     counts: `token_counts` of the whole batch.
+    project: (projection, hidden) -> logits [..., V] float32; must not close
+      over traced values.
+    projection: the parameters that `project` uses.
     chunk_tokens: logits of about this many tokens exist at once; 0: of all.
 
   Returns:
@@ -237,8 +176,11 @@ def _rows_loss(objective, project, projection, hidden, tokens):
   # One axis of tokens: products of matrices are faster than of [B, T, D].
   hidden = hidden.reshape(-1, hidden.shape[-1])
   tokens = jax.tree.map(jnp.ravel, tokens)
-  losses, correct = token_losses(
-    objective, project(projection, hidden), tokens['targets']
+  losses, correct = cross_entropy.token_losses(
+    project(projection, hidden),
+    tokens['targets'],
+    z_loss=objective.z_loss,
+    label_smoothing=objective.label_smoothing,
   )
   loss = jnp.sum(tokens['weights'] * losses)
   sums = {}

@@ -189,11 +189,11 @@ def _rows_loss(
 
   return objective.batch_loss(
     distillation,
-    project,
-    _projection(params, config),
     hidden,
     rows,
-    counts,
+    counts=counts,
+    project=project,
+    projection=_projection(params, config),
     chunk_tokens=chunk_tokens,
   )
 

@@ -23,7 +23,7 @@ from t5x import metrics as t5x_metrics
 from t5x import models
 
 from dsbs_jax import contract
-from dsbs_jax.core import network
+from dsbs_jax.core import cross_entropy, network
 from dsbs_jax.core import objective as objective_lib
 from dsbs_jax.data import features
 from dsbs_jax.interop import t5x_wire
@@ -96,8 +96,11 @@ class DistillationModel(models.EncoderDecoderModel):
     rows = {key: _two_dimensional(array) for key, array in rows.items()}
     logits = self._compute_logits(params, rows, dropout_rng)
     targets = rows['decoder_target_tokens']
-    losses, correct = objective_lib.token_losses(
-      self.objective, logits, targets
+    losses, correct = cross_entropy.token_losses(
+      logits,
+      targets,
+      z_loss=self.objective.z_loss,
+      label_smoothing=self.objective.label_smoothing,
     )
     loss = jnp.sum(rows[WEIGHTS] * losses)
     weights = rows['decoder_loss_weights'].astype(jnp.float32)

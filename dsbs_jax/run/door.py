@@ -24,12 +24,7 @@ VERBS = (
 
 _GIN_FLAG = '--gin.'
 # What bad input raises. A bug raises something else and keeps its traceback.
-_USER_ERRORS = (
-  ValueError,
-  FileNotFoundError,
-  PermissionError,
-  IsADirectoryError,
-)
+_USER_ERRORS = (ValueError, OSError)
 
 flags.DEFINE_bool('debug', False, 'Show the traceback of a user error.')
 

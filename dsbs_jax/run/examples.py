@@ -88,7 +88,7 @@ def _browser(
 def _student(row: comparison.Row) -> dict[str, Any]:
   run, point = row.runs[0], row.coordinates
   return {
-    'title': point.title,
+    'title': point.title.encode('utf-8', 'replace').decode(),
     'model': point.model,
     'data': tables.percent(point.fraction),
     'seed': run.coordinates.seed,
@@ -115,7 +115,7 @@ def _student_entry(
   return {
     'label': line['prediction'],
     'right': right(line['target'], line['prediction']),
-    'rationale': rationale,
+    'rationale': line.get('rationale') if rationale is None else rationale,
   }
 
 

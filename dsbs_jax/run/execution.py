@@ -64,7 +64,7 @@ class _Execution:
     self._line = pace_lib.Line()
     self._stop = signals.StopRequest()
     self._interrupted = False
-    self._launcher = launcher(self._stop)
+    self._launcher = launcher(self._stop, self._line.say)
     self._failures = []
     self._elsewhere = []
     self._started = time.monotonic()
@@ -96,6 +96,8 @@ class _Execution:
       status = self._launcher.prepare(subset, log=log, lock=lock)
     if status:
       self._failed(name, status, log, folder)
+    else:
+      (folder / FAILURE_FILE).unlink(missing_ok=True)
 
   def _train(self, number: int, job: jobs.Job) -> None:
     if not job.subset.done:
@@ -137,7 +139,7 @@ class _Execution:
       self._line.say(f'saved and stopped: {job.name}')
       self._interrupted = True
     elif status or not job.is_finished():
-      self._failed(job.name, status or launching.FAILED_STATUS, log, job.path)
+      self._failed(job.name, status, log, job.path)
     else:
       self._line.say(
         f'[{number}/{len(self._open)}] {job.name}  {_result(job)}'
@@ -160,7 +162,10 @@ class _Execution:
   ) -> None:
     if self._stopping():
       return  # it ended because it was told to
-    failure = Failure(name, status, log, _tail(log))
+    tail = _tail(log)
+    if status == 0:
+      tail += '\n  ended with status 0, but its last step is not there'
+    failure = Failure(name, status, log, tail)
     self._failures.append(failure)
     facts = {'name': name, 'status': status, 'log': str(log)}
     text = json.dumps({**facts, 'tail': failure.tail}, indent=2)

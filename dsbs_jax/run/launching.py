@@ -21,10 +21,12 @@ class Processes:
 
   Args:
     stop: the request to stop that the sweep listens to.
+    say: tells the user something.
   """
 
-  def __init__(self, stop: signals.StopRequest):
+  def __init__(self, stop: signals.StopRequest, say: Callable[[str], None]):
     self._stop = stop
+    self._say = say
 
   def prepare(
     self, subset: jobs.Subset, *, log: pathlib.Path, lock: int
@@ -74,6 +76,7 @@ class Processes:
       while process.poll() is None:
         if self._stop.requested() and not told:
           process.send_signal(signal.SIGTERM)
+          self._say(f'{self._stop.name}: the run saves; Ctrl-C ends it at once')
           # A second Ctrl-C is an exception here, so that the run ends too.
           signal.signal(signal.SIGINT, signal.default_int_handler)
           told = True
@@ -94,8 +97,8 @@ class Here:
   the next one has less of.
   """
 
-  def __init__(self, stop: signals.StopRequest):
-    del stop  # a run listens to signals by itself
+  def __init__(self, stop: signals.StopRequest, say: Callable[[str], None]):
+    del stop, say  # a run listens to signals and speaks by itself
 
   def prepare(
     self, subset: jobs.Subset, *, log: pathlib.Path, lock: int

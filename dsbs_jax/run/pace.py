@@ -64,17 +64,22 @@ class Pace:
 
 
 class Line:
-  """A line that is written over on a terminal, and now and then in a log."""
+  """A line that is written over on a terminal, and now and then in a log.
+
+  Args:
+    out: where it is written; None for stderr.
+    clock: seconds.
+  """
 
   def __init__(
     self,
-    out: TextIO = sys.stderr,
+    out: TextIO | None = None,
     *,
     clock: Callable[[], float] = time.monotonic,
   ):
-    self._out = out
+    self._out = out or sys.stderr
     self._clock = clock
-    self._terminal = out.isatty()
+    self._terminal = self._out.isatty()
     self._width = 0
     self._last = -_SECONDS_BETWEEN_LINES
 

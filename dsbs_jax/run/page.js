@@ -29,7 +29,8 @@
     split: (s, t, e) => new Set(e.students.filter(Boolean).map((x) => x.right)).size > 1,
   };
   // Characters that would be unseen or would reorder what stands around them.
-  const HIDDEN = /([\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff])/;
+  const HIDDEN = new RegExp('([\\u0000-\\u0008\\u000b-\\u001f\\u007f-\\u009f\\u00ad\\u061c\\u200b-\\u200f' +
+    '\\u2028-\\u202e\\u2060-\\u206f\\ufeff]|[\\ud800-\\udbff](?![\\udc00-\\udfff])|(?<![\\ud800-\\udbff])[\\udc00-\\udfff])');
 
   const state = { benchmark: 0, student: 0, show: 'all', q: '', page: 1 };
 

@@ -85,6 +85,8 @@ def prepare(request: Preparation) -> None:
   """
   console = rich.console.Console()
   known = register.benchmark(request.benchmark, module=request.module)
+  if request.vocabulary is not None:
+    vocabularies.load(request.vocabulary)  # a wrong one is an error at once
   if _is_prepared(request):
     console.print(
       f'{request.benchmark} is prepared in {request.data_dir} already, with'

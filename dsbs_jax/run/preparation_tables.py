@@ -55,7 +55,10 @@ def counts(prepared: store.Prepared) -> rich.table.Table:
       lambda c, key=key: '-' if c[key] is None else f'{c[key]:.2f}',
     )
   for reason in dropped:
-    add(f'dropped: {reason}', lambda c, r=reason: f'{c["dropped"].get(r, 0):,}')
+    add(
+      f'dropped: {reason}',
+      lambda c, r=reason: f'{c["dropped"].get(r, 0):,}' if c['kept'] else '-',
+    )
   add('examples written', lambda c: f'{c["kept"]:,}' if c['kept'] else '-')
   return table
 

@@ -24,6 +24,8 @@ ALLOWED = {
   'dsbs_jax.interop': (
     'dsbs_jax.contract',
     'dsbs_jax.core',
+    # T5X trains on the built-in loader's batches.
+    'dsbs_jax.data',
     'dsbs_jax.interop',
   ),
   'dsbs_jax.run': (
@@ -45,7 +47,13 @@ ALLOWED = {
 }
 CORE_PACKAGES = {'jax', 'flax', 'optax', 'numpy', 'dsbs_jax'}
 # The files of the data room that may import TensorFlow.
-TENSORFLOW_FILES = {'store', 'preprocessors', 'register', 'features'}
+TENSORFLOW_FILES = {
+  'store',
+  'preprocessors',
+  'providers',
+  'foreign',
+  'features',
+}
 TENSORFLOW = {'tensorflow', 'tensorflow_datasets', 'tensorflow_text', 'seqio'}
 
 

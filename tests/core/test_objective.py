@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dsbs_jax.contract import LABEL_ID, RATIONALE_ID
-from dsbs_jax.core import objective
+from dsbs_jax.core import cross_entropy, objective
 
 VOCAB = 11
 WIDTH = 5
@@ -77,11 +77,11 @@ def whole_loss(config, batch, hidden, kernel, chunk_tokens=0):
   parts = [
     objective.batch_loss(
       config,
-      project,
-      kernel,
       hidden[view],
       rows,
-      counts,
+      counts=counts,
+      project=project,
+      projection=kernel,
       chunk_tokens=chunk_tokens,
     )
     for view, rows in batch.items()
@@ -186,11 +186,11 @@ def test_cutting_rows_anywhere_keeps_the_loss():
   parts = sum(
     objective.batch_loss(
       config,
-      project,
-      kernel,
       hidden['mixture'][span],
       {name: array[span] for name, array in batch['mixture'].items()},
-      counts,
+      counts=counts,
+      project=project,
+      projection=kernel,
     )[0]
     for span in (slice(0, 1), slice(1, 5), slice(5, 9))
   )
@@ -216,14 +216,31 @@ def test_a_term_without_tokens_contributes_zero():
 
 
 def test_a_perfect_prediction_costs_nothing_when_smoothed():
-  config = objective.Distillation(label_smoothing=0.1)
   wanted = np.full(VOCAB, 0.1 / (VOCAB - 1), np.float32)
   wanted[3] = 0.9
-  losses, correct = objective.token_losses(
-    config, jnp.log(wanted)[None], jnp.array([3])
+  losses, correct = cross_entropy.token_losses(
+    jnp.log(wanted)[None], jnp.array([3]), label_smoothing=0.1
   )
   assert abs(float(losses[0])) < 1e-6
   assert correct[0] == 1
+
+
+def test_large_logits_neither_overflow_nor_lose_the_gradient():
+  logits = jnp.array([[1e4, 0.0, -1e4]])
+
+  def loss_of(logits):
+    return cross_entropy.token_losses(logits, jnp.array([1]))[0][0]
+
+  loss, gradient = jax.value_and_grad(loss_of)(logits)
+  assert loss == 1e4
+  np.testing.assert_array_equal(gradient, [[1.0, -1.0, 0.0]])
+
+
+def test_a_target_outside_of_the_vocabulary_is_not_a_number():
+  losses, _ = cross_entropy.token_losses(
+    jnp.zeros((2, VOCAB)), jnp.array([VOCAB, 0])
+  )
+  assert np.isnan(losses[0]) and np.isfinite(losses[1])
 
 
 def test_correct_counts_argmax_hits():
@@ -240,9 +257,9 @@ def test_correct_counts_argmax_hits():
   assert sums['label/correct'] + sums['rationale/correct'] > 0
 
 
-@pytest.mark.parametrize('chunk_tokens', [1, 20, 45, 1000])
+@pytest.mark.parametrize('chunk_tokens', [1, 20, 36])
 def test_chunks_change_nothing(chunk_tokens):
-  batch, hidden = paired_batch()
+  batch, hidden = mixed_batch()
   config = objective.Distillation(alpha=0.3, z_loss=0.01, label_smoothing=0.1)
 
   def loss_of(kernel, hidden, chunk_tokens):
@@ -257,7 +274,7 @@ def test_chunks_change_nothing(chunk_tokens):
 
   jax.tree.map(
     lambda ours, whole: np.testing.assert_allclose(
-      ours, whole, rtol=2e-6, atol=1e-7
+      ours, whole, rtol=2e-6, atol=1e-6
     ),
     values(chunk_tokens),
     values(0),

@@ -140,13 +140,15 @@ def test_seqios_evaluator_scores_the_label_task(source):
     logger_cls=(),
   )
   ours = tokens.load('cqa_gt_label', 'test', source)
-  answers = [ours.targets[i].tolist() for i in range(len(ours))]
+  answers = np.zeros((len(ours), 80), int)
+  for i in range(len(ours)):
+    answers[i, : len(ours.targets[i])] = ours.targets[i]
   answers[3] = answers[4]
 
   def predict(dataset, model_feature_shapes=None):
     del model_feature_shapes
     order = [int(position) for position, _ in dataset.as_numpy_iterator()]
-    return [(position, answers[position]) for position in order], {}
+    return [(position, answers[position]) for position in order]
 
   metrics, _ = evaluator.evaluate(
     compute_metrics=True, predict_fn=predict, step=0

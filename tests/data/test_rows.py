@@ -30,3 +30,20 @@ def test_a_wrong_row_is_one_clear_error(tmp_path, content, message):
   toy.write(tmp_path / 'train.jsonl', content)
   with pytest.raises(ValueError, match=message):
     list(sources.load(toy.BENCHMARK, tmp_path, split='train'))
+
+
+@pytest.mark.parametrize(
+  'content',
+  [
+    b'\xef\xbb\xbf' + toy.ROW,
+    b'\n \r\n' + toy.ROW.replace(b'\n', b'\r\n') + b'\n\n',
+    toy.ROW.rstrip(),
+    b'[' + toy.ROW + b']',
+    b'\xef\xbb\xbf\n[\n' + toy.ROW + b'\n]\n',
+  ],
+)
+def test_marks_blank_lines_and_arrays_are_read(tmp_path, content):
+  toy.write(tmp_path / 'train.jsonl', content)
+  (row,) = sources.read_rows(toy.BENCHMARK, tmp_path, 'train')
+  assert (row.example_id, row.input, row.gt_label) == ('r0', '?', 'yes')
+  assert sources.count_rows(toy.BENCHMARK, tmp_path, 'train') == 1

@@ -21,7 +21,7 @@ KEY = 'sk-loopback-0123456789'
 
 def run(arguments: list[str], environment: dict[str, str], log: str) -> None:
   """What the child does: the command with these arguments."""
-  descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+  descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
   os.dup2(descriptor, 1)
   os.dup2(descriptor, 2)
   os.environ.update(environment)

@@ -8,151 +8,28 @@ clients that the tests kill and does not share their CPU time.
   POST /v1/chat/completions  /v1/completions
   POST /v1/files  GET /v1/files/ID/content
   POST /v1/batches  GET /v1/batches  GET /v1/batches/ID
-  POST /configure   replaces `Behaviour`, forgets what was counted
+  POST /configure   replaces `teaching.Behaviour`, forgets what was counted
   POST /change      changes some of it, forgets nothing
   POST /answers     {question: completion}: teach it what to say
   GET /stats        what was counted
 """
 
 import asyncio
-import collections
 import dataclasses
 import json
-import random
 import sys
 import time
 
-from tests.rationales import batches, sums
-
-FAULTS = (
-  'rate_limit',
-  'error_500',
-  'hang',
-  'reset',
-  'truncated',
-  'duplicate',
-  'drip',
-)
+from tests.rationales import teaching
 
 _BLANK_LINE = b'\r\n\r\n'
 _REASONS = {200: 'OK', 401: 'Unauthorized', 404: 'Not Found', 429: 'Slow down'}
 
 
-@dataclasses.dataclass
-class Behaviour:
-  """How the server answers.
-
-  Attributes:
-    faults: share of requests that meet a fault.
-    kinds: the faults to draw from.
-    seed: decides which requests.
-    delay: seconds before an answer.
-    retry_after: what a rate limit asks for, in seconds.
-    status: if not 200, the status of every answer.
-    message: the error's text then; `{key}` becomes the caller's key.
-    code: the error's code then.
-    most_choices: completions per request, however many are asked for.
-    usage: whether usage is reported.
-    failing: questions with one of these words are answered by 400.
-    batch_polls: looks at a batch before it is completed.
-    batch_end: status in which a batch ends.
-    lost_creations: batches that are created, and then 500 is answered.
-  """
-
-  faults: float = 0.0
-  kinds: tuple[str, ...] = FAULTS
-  seed: int = 0
-  delay: float = 0.0
-  retry_after: float = 0.05
-  status: int = 200
-  message: str = 'no'
-  code: str | None = None
-  most_choices: int = 100
-  usage: bool = True
-  failing: tuple[str, ...] = ()
-  batch_polls: int = 1
-  batch_end: str = 'completed'
-  lost_creations: int = 0
-
-
-class Teacher:
-  """What the server knows and counts."""
-
-  def __init__(self):
-    self.answers: dict[str, str] = {}
-    self.configure(Behaviour())
-
-  def configure(self, behaviour: Behaviour) -> None:
-    self.behaviour = behaviour
-    self.random = random.Random(behaviour.seed)
-    self.requests = self.flying = self.most_flying = self.spoiled = 0
-    self.paid: collections.Counter[str] = collections.Counter()
-    self.faults: collections.Counter[str] = collections.Counter()
-    self.times: list[float] = []
-    # When connections ended, and whether a call was in flight on them.
-    self.cuts: list[tuple[float, bool]] = []
-    self.batches = batches.Store(self)
-
-  def stats(self) -> dict:
-    return {
-      'requests': self.requests,
-      'paid': sum(self.paid.values()),
-      'paid_twice': sum(self.paid.values()) - len(self.paid),
-      'spoiled': self.spoiled,
-      'faults': dict(self.faults),
-      'most_flying': self.most_flying,
-      'times': self.times,
-      'cuts': self.cuts,
-      'batches': len(self.batches.batches),
-      'files': len(self.batches.files),
-    }
-
-  def completion(self, body: dict) -> dict:
-    """The answer to a request's JSON."""
-    chat = 'messages' in body
-    if chat:
-      question = body['messages'][-1]['content']
-    else:
-      question = body['prompt'].rpartition('\n\n')[2]
-    choices = []
-    for index in range(min(body.get('n', 1), self.behaviour.most_choices)):
-      text = self.answers.get(question) or sums.answer(question, index)
-      said = {'message': {'role': 'assistant', 'content': text}}
-      choices.append(
-        {
-          'index': index,
-          'finish_reason': 'stop',
-          **(said if chat else {'text': text}),
-        }
-      )
-    self.requests += 1
-    answer = {
-      'id': f'cmpl-{self.requests}',
-      'object': 'chat.completion' if chat else 'text_completion',
-      'created': 1,
-      'model': body['model'],
-      'choices': choices,
-    }
-    if self.behaviour.usage:
-      prompt = len(json.dumps(body.get('messages') or body['prompt'])) // 5
-      said = sum(len(json.dumps(choice)) for choice in choices) // 5
-      answer['usage'] = {
-        'prompt_tokens': prompt,
-        'completion_tokens': said,
-        'total_tokens': prompt + said,
-      }
-    return answer
-
-  def question(self, body: dict) -> str:
-    """Names a request, for counting."""
-    prompt = body.get('messages') or body['prompt']
-    return prompt if isinstance(prompt, str) else prompt[-1]['content']
-
-
 class Connection(asyncio.Protocol):
   """One client connection, one request at a time."""
 
-  def __init__(self, teacher: Teacher):
+  def __init__(self, teacher: teaching.Teacher):
     self.teacher = teacher
     self.buffer = b''
     self.busy = False
@@ -193,7 +70,7 @@ class Connection(asyncio.Protocol):
     elif path == '/stats':
       self.send(200, teacher.stats())
     elif path == '/configure':
-      teacher.configure(Behaviour(**json.loads(body)))
+      teacher.configure(teaching.Behaviour(**json.loads(body)))
       self.send(200, {})
     elif path == '/change':
       changes = json.loads(body)
@@ -276,10 +153,10 @@ class Connection(asyncio.Protocol):
   async def dripping(self, body, data):
     step = len(data) // 10 + 1
     for start in range(0, len(data), step):
+      await asyncio.sleep(0.02)
       if self.transport.is_closing():
         return
       self.transport.write(data[start : start + step])
-      await asyncio.sleep(0.02)
     self.charge(body)
     self.finished()
 
@@ -314,7 +191,7 @@ def _response(status, body, more='') -> bytes:
 
 async def serve() -> None:
   loop = asyncio.get_running_loop()
-  teacher = Teacher()
+  teacher = teaching.Teacher()
   server = await loop.create_server(
     lambda: Connection(teacher), '127.0.0.1', 0, backlog=1000
   )

@@ -13,6 +13,8 @@ import re
 from dsbs_jax.data import benchmark, metrics, parsing
 
 WRONG_DIGIT, UNREADABLE_DIGIT = 3, 7
+# Samples 1, 2 and 3 get these sums wrong, all in the same way.
+MISLED_DIGIT = 9
 
 _NUMBERS = re.compile(r'What is (\d+) \+ (\d+)\?')
 
@@ -69,7 +71,8 @@ def answer(question: str, sample: int) -> str:
   said = f'Take {sample}: {a} and {b} are added.'
   if a % 10 == UNREADABLE_DIGIT:
     return f'{said} Nobody can tell.'
-  wrong = a % 10 == WRONG_DIGIT and 'Hint' not in question
+  misled = a % 10 == MISLED_DIGIT and sample in (1, 2, 3)
+  wrong = (a % 10 == WRONG_DIGIT or misled) and 'Hint' not in question
   return f'{said} The answer is {a + b + wrong}.'
 
 

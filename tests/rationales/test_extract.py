@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from dsbs_jax.data import sources
 from rationales import records
 from tests.rationales import command, sums
 
@@ -76,6 +77,18 @@ def test_changed_settings_are_refused_with_the_difference(server, extract, out):
   assert len(command.lines(out, records.HEADER)) == 2
 
 
+def test_settings_bind_from_the_first_answer_on(server, extract, out):
+  server.configure(status=401)
+  assert extract(3).status == 2
+  assert not command.answers(out)
+  server.configure()
+  done = extract(3, '--temperature=0.5')
+  assert done.status == 0, done.output
+  assert (
+    command.lines(out, records.HEADER)[-1]['settings']['temperature'] == 0.5
+  )
+
+
 def test_changed_rows_are_noticed(server, extract, out, tmp_path):
   assert extract(5).status == 0
   path = tmp_path / 'sums_train.json'
@@ -138,6 +151,28 @@ def test_samples_share_a_prompt_and_missing_ones_are_asked_for(
   slots = {(line['id'], line['sample']) for line in found}
   assert slots == {(f'train-{i}', s) for i in range(10) for s in range(5)}
   assert sum(line['usage'] is not None for line in found) == 30
+
+
+def test_the_majority_of_samples_decides(server, extract, out, tmp_path):
+  flags = ['--temperature=0.7', '--samples=5']
+  assert extract(20, *flags).status == 0
+  examples = sources.load(
+    sums.BENCHMARK, tmp_path, split='train', completions=out
+  )
+  for number, example in enumerate(examples):
+    gold = int(sums.row(number)['a'])
+    digit = number % 10
+    if digit == sums.UNREADABLE_DIGIT:
+      assert (example.status, example.votes) == ('no_marker', 0)
+      continue
+    wrong = digit in (sums.WRONG_DIGIT, sums.MISLED_DIGIT)
+    assert example.llm_label == str(gold + wrong)
+    misled = digit == sums.MISLED_DIGIT
+    # The first rationale of the majority, not the first of all.
+    assert example.rationale.startswith('Take 1:' if misled else 'Take 0:')
+    assert (example.votes, example.samples) == (3 if misled else 5, 5)
+  done = extract(None, *flags, '--rationalize')
+  assert '6 of 6' in done.output, done.output
 
 
 def test_the_second_pass_asks_about_wrong_rows_only(server, extract, out):

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.rationales import command, loopback, sums
+from tests.rationales import command, sums, teaching
 
 
 def assert_one_good_line_per_row(path, num_rows, samples=1):
@@ -48,7 +48,7 @@ def _flaky(num_rows, server, extract, out):
 
 def test_faults_leave_exactly_one_good_line_per_row(server, extract, out):
   stats = _flaky(400, server, extract, out)
-  assert set(stats['faults']) == set(loopback.FAULTS)
+  assert set(stats['faults']) == set(teaching.FAULTS)
   assert stats['paid_twice'] == 0
 
 

@@ -149,6 +149,13 @@ def test_other_settings_are_refused_with_the_difference(tmp_path):
   assert '--out' in message and '--force' in message
 
 
+def test_a_later_format_is_refused(tmp_path):
+  line = ledger.header(SETTINGS)
+  ledger.check_format(tmp_path, line)
+  with pytest.raises(ValueError, match='has the format 2, expected 1'):
+    ledger.check_format(tmp_path, line | {'format': 2})
+
+
 def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path):
   (tmp_path / 'file').write_text('')
   with pytest.raises(ValueError, match='cannot be written'):

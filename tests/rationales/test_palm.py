@@ -77,7 +77,7 @@ def _extract_and_compare(name, split, source, server, spawner, folder):
 CASES = [
   ('svamp', 'test', 74.00, 198),
   pytest.param('svamp', 'train', 73.25, 787, marks=pytest.mark.long),
-  ('cqa', 'test', 77.23, 1221),
+  pytest.param('cqa', 'test', 77.23, 1221, marks=pytest.mark.long),
   pytest.param('cqa', 'train', 74.26, 9738, marks=pytest.mark.long),
 ]
 

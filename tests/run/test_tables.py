@@ -38,9 +38,7 @@ def test_one_value_has_no_error_and_none_has_no_score():
 def test_test_is_read_at_the_best_validation_step_and_at_the_last(make_run):
   chosen, last = [], []
   for seed, (best, end) in enumerate([(40.0, 1.0), (50.0, 2.0), (45.0, 9.0)]):
-    make_run(
-      seed=seed, validation=(10.0, 30.0, 20.0), test=(99.0, best, end)
-    )
+    make_run(seed=seed, validation=(10.0, 30.0, 20.0), test=(99.0, best, end))
     chosen.append(best)
     last.append(end)
   _, (row,) = _rows(make_run)

@@ -101,3 +101,22 @@ def parts():
     config=config,
     to_numpy=to_numpy,
   )
+
+
+@pytest.fixture(scope='session')
+def cqa(shared_dir, tmp_path_factory):
+  """CommonsenseQA with PaLM's outputs, prepared, and a small vocabulary."""
+  from dsbs_jax.run import preparation
+
+  data_dir = tmp_path_factory.mktemp('cqa')
+  vocabulary = shared_dir / 'golden' / 'original' / 'tiny.4k.model'
+  preparation.prepare(
+    preparation.Preparation(
+      benchmark='cqa',
+      source=str(shared_dir / 'data' / 'datasets'),
+      data_dir=str(data_dir),
+    )
+  )
+  return types.SimpleNamespace(
+    data_dir=str(data_dir), vocabulary=str(vocabulary)
+  )

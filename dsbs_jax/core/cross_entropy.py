@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The loss of single tokens, and its gradient written out."""
+
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class _Extras(NamedTuple):
+  z_loss: float
+  label_smoothing: float
+
+
+def token_losses(
+  logits: jax.Array,
+  targets: jax.Array,
+  *,
+  z_loss: float = 0.0,
+  label_smoothing: float = 0.0,
+) -> tuple[jax.Array, jax.Array]:
+  """Cross entropy of each token, with z-loss and smoothing where asked for.
+
+  Nothing but the logits is kept for the gradient, which is one elementwise
+  expression; on CPU this halves the memory of the derived one.
+
+  Args:
+    logits: [..., V] float32.
+    targets: [...] int32.
+    z_loss: factor of the squared log normalizer.
+    label_smoothing: probability mass spread evenly over all wrong tokens.
+
+  Returns:
+    losses: [...] float32, in nats; NaN for a target outside of the vocabulary.
+    correct: [...] float32, 1 where no logit exceeds the target's.
+
+  Source: with z = logsumexp(logits), q the smoothed one-hot target and H its
+  entropy, loss = z - sum_v q_v logits_v + z_loss z^2 - H(q), as in T5X.
+  """
+  return _token_losses(_Extras(z_loss, label_smoothing), logits, targets)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _token_losses(extras, logits, targets):
+  return _forward(extras, logits, targets)[0]
+
+
+def _forward(extras, logits, targets):
+  largest = jnp.max(logits, axis=-1)
+  log_normalizer = largest + jnp.log(
+    jnp.sum(jnp.exp(logits - largest[..., None]), axis=-1)
+  )
+  picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+  expected = picked
+  if extras.label_smoothing:
+    kept, others = _smoothed(extras, logits)
+    expected = (kept - others) * picked + others * jnp.sum(logits, axis=-1)
+    expected -= kept * math.log(kept) + (1.0 - kept) * math.log(others)
+  losses = log_normalizer - expected
+  losses += extras.z_loss * jnp.square(log_normalizer)
+  correct = (picked >= largest).astype(jnp.float32)
+  return (losses, correct), (logits, targets, log_normalizer)
+
+
+def _backward(extras, residuals, cotangents):
+  """`correct` is a count and carries no gradient."""
+  logits, targets, log_normalizer = residuals
+  factor = cotangents[0][..., None]
+  scale = 1.0 + 2.0 * extras.z_loss * log_normalizer
+  probabilities = jnp.exp(logits - log_normalizer[..., None])
+  kept, others = _smoothed(extras, logits)
+  classes = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+  wanted = jnp.where(classes == targets[..., None], kept, others)
+  return factor * (scale[..., None] * probabilities - wanted), None
+
+
+_token_losses.defvjp(_forward, _backward)
+
+
+def _smoothed(extras, logits):
+  """What smoothing leaves to the target, and gives to each other token."""
+  smoothing = extras.label_smoothing
+  return 1.0 - smoothing, smoothing / (logits.shape[-1] - 1)

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes the bundled benchmark: which of two parcels is heavier?
+
+  python examples/parcels/generate.py [--out=examples/parcels]
+
+Everything here is made up by this program, the completions included: no LLM
+was asked, and a student's accuracy on it says nothing about real data. What
+the benchmark has in common with real ones is the point of the method: a label
+('first' or 'second') tells little about the two things in the parcels, and the
+rationale spells out what the label depends on, the weight of each.
+
+Each of 80 things has one of 4 weights, written down nowhere but in rationales.
+No pair of things, in either order, occurs in two rows, so test pairs are new;
+each of their things is known from other pairs.
+
+The teacher that stands in for an LLM errs at known rates (`ERRORS`): it takes
+a thing for lighter or heavier than it is and concludes accordingly, it
+concludes wrongly from the right weights, it gives no answer that was asked
+for, or it breaks off.
+"""
+
+import argparse
+import json
+import pathlib
+import random
+from collections.abc import Iterator
+
+SIZES = {'train': 1200, 'validation': 150, 'test': 400}
+SEED = 2023
+KILOGRAMS = (1, 2, 5, 9)
+THINGS = (
+  'badge bag ball banjo barrel basket beaker bell belt bench blanket book'
+  ' boot bottle bowl box bread brick broom brush bucket candle canoe carpet'
+  ' chain chair clock coat comb cork crown cup cushion desk doll drum fan'
+  ' feather flag flute fork guitar hammer hat helmet hook jar kettle key kite'
+  ' knife ladder lamp lantern map mask mirror mug nail needle net paddle pan pen'
+  ' piano pillow pipe plate pot quilt radio rake ribbon ring rope rug saddle'
+  ' saw scarf towel'
+).split()
+# Share of completions with each kind of error; the rest is right.
+ERRORS = {'weight': 0.05, 'slip': 0.01, 'no_answer': 0.01, 'cut': 0.01}
+SIDES = ('first', 'second')
+
+
+def weights(rng: random.Random) -> dict[str, int]:
+  """A weight in kg for each thing, all weights equally often."""
+  return {
+    thing: KILOGRAMS[i % len(KILOGRAMS)]
+    for i, thing in enumerate(shuffled(THINGS, rng))
+  }
+
+
+def pairs(known: dict[str, int], rng: random.Random) -> list[tuple[str, str]]:
+  """All pairs of different weight, each once, in a random order and turn."""
+  unordered = [
+    (a, b) for a in THINGS for b in THINGS if a < b and known[a] != known[b]
+  ]
+  return [
+    pair if rng.random() < 0.5 else pair[::-1]
+    for pair in shuffled(unordered, rng)
+  ]
+
+
+def heavier(first: int, second: int) -> str:
+  """The label."""
+  return SIDES[first < second]
+
+
+def rationale(pair: tuple[str, str], kilograms: list[int]) -> str:
+  """The reasoning from two things and what they weigh."""
+  first, second = (
+    f'{thing} weighs {weight} kg'
+    for thing, weight in zip(pair, kilograms, strict=True)
+  )
+  return f'A {first}, a {second}.'
+
+
+def completion(
+  pair: tuple[str, str], known: dict[str, int], rng: random.Random
+) -> str:
+  """What the teacher writes about a pair, errors included."""
+  kilograms = [known[thing] for thing in pair]
+  error = draw_error(rng)
+  if error == 'weight':
+    side = pick((0, 1), rng)
+    wrong = [w for w in KILOGRAMS if w not in kilograms]
+    kilograms[side] = pick(wrong, rng)
+  answer = heavier(*kilograms)
+  if error == 'slip':
+    answer = SIDES[answer == SIDES[0]]
+  if error == 'no_answer':
+    answer = 'unknown'
+  reasons = rationale(pair, kilograms)
+  if error == 'cut':
+    return reasons[: -len(' kg.')]
+  return f'{reasons} So the answer is {answer}.'
+
+
+def draw_error(rng: random.Random) -> str | None:
+  """A key of `ERRORS`, or None."""
+  drawn = rng.random()
+  for error, rate in ERRORS.items():
+    if drawn < rate:
+      return error
+    drawn -= rate
+  return None
+
+
+def files() -> Iterator[tuple[str, list[dict]]]:
+  """(file name, its objects) of the whole benchmark."""
+  rng = random.Random(SEED)
+  known = weights(rng)
+  left = iter(pairs(known, rng))
+  for split, size in SIZES.items():
+    rows, completions = [], []
+    for number in range(size):
+      pair = next(left)
+      row_id = f'{split}-{number}'
+      rows.append(
+        {
+          'id': row_id,
+          'first': pair[0],
+          'second': pair[1],
+          'heavier': heavier(*(known[thing] for thing in pair)),
+        }
+      )
+      completions.append({'id': row_id, 'text': completion(pair, known, rng)})
+    yield f'{split}.jsonl', rows
+    yield f'llm/{split}.jsonl', completions
+
+
+def shuffled(items, rng: random.Random) -> list:
+  """A random order. Of Python's generator only random() is promised to stay."""
+  return sorted(items, key=lambda _: rng.random())
+
+
+def pick(items, rng: random.Random):
+  """A random item."""
+  return items[int(rng.random() * len(items))]
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--out', default=pathlib.Path(__file__).parent)
+  out = pathlib.Path(parser.parse_args().out)
+  (out / 'llm').mkdir(parents=True, exist_ok=True)
+  for name, objects in files():
+    lines = [json.dumps(value) + '\n' for value in objects]
+    (out / name).write_text(''.join(lines), encoding='utf-8')
+    print(f'{out / name}: {len(lines):,} lines')
+
+
+if __name__ == '__main__':
+  main()

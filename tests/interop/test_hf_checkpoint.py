@@ -1,0 +1,316 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hugging Face folders: lossless both ways, and refused when they do not fit."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.flax
+import safetensors.numpy
+
+from dsbs_jax.core import network
+from dsbs_jax.interop import hf_checkpoint
+
+GATED = network.T5Config(
+  vocab_size=60,
+  emb_dim=8,
+  num_heads=2,
+  head_dim=6,
+  mlp_dim=16,
+  num_encoder_layers=2,
+  num_decoder_layers=3,
+  num_buckets=16,
+  max_distance=40,
+)
+TIED = dataclasses.replace(
+  GATED, mlp_activations=('relu',), logits_via_embedding=True
+)
+
+
+def _params(config, seed=0):
+  rng = np.random.default_rng(seed)
+  return jax.tree.map(
+    lambda leaf: rng.normal(scale=0.3, size=leaf.shape).astype(np.float32),
+    network.param_shapes(config),
+  )
+
+
+def _tensors(folder):
+  return safetensors.numpy.load_file(folder / 'model.safetensors')
+
+
+def _rewrite(folder, tensors):
+  (folder / 'model.safetensors').unlink()
+  safetensors.numpy.save_file(tensors, folder / 'model.safetensors')
+
+
+@pytest.fixture
+def saved(tmp_path):
+  folder = tmp_path / 'model'
+  params = _params(GATED)
+  hf_checkpoint.save_hf(folder, params, GATED)
+  return folder, params
+
+
+@pytest.mark.parametrize('config', [GATED, TIED], ids=['gated', 'tied'])
+@pytest.mark.parametrize('scan_layers', [False, True])
+def test_a_saved_model_is_read_back_bit_for_bit(tmp_path, config, scan_layers):
+  config = dataclasses.replace(config, scan_layers=scan_layers)
+  params = _params(config)
+  hf_checkpoint.save_hf(tmp_path / 'model', params, config)
+  found = hf_checkpoint.config_from_hf(tmp_path / 'model')
+  assert dataclasses.replace(found, scan_layers=scan_layers) == config
+  read = hf_checkpoint.load_params(tmp_path / 'model', config)
+  jax.tree.map(np.testing.assert_array_equal, read, params)
+  assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(read))
+
+
+def test_tensors_have_the_names_and_orientation_of_hugging_face(saved):
+  folder, params = saved
+  tensors = _tensors(folder)
+  layer = params['decoder']['layers_2']
+  for name, expected in (
+    ('shared.weight', params['token_embedder']['embedding']),
+    ('lm_head.weight', params['decoder']['logits_dense']['kernel'].T),
+    (
+      'decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight',
+      params['decoder']['relpos_bias']['rel_embedding'].T,
+    ),
+    (
+      'decoder.block.2.layer.1.EncDecAttention.o.weight',
+      layer['encoder_decoder_attention']['out']['kernel'].T,
+    ),
+    (
+      'decoder.block.2.layer.2.DenseReluDense.wi_1.weight',
+      layer['mlp']['wi_1']['kernel'].T,
+    ),
+    (
+      'decoder.block.2.layer.1.layer_norm.weight',
+      layer['pre_cross_attention_layer_norm']['scale'],
+    ),
+  ):
+    np.testing.assert_array_equal(tensors[name], expected)
+  assert len(tensors) == len(jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize('name', ['hf_t5_tiny', 'hf_t5_tied'])
+def test_folders_of_transformers_are_reproduced(shared_dir, tmp_path, name):
+  original = shared_dir / 'golden' / 'original' / name
+  config = hf_checkpoint.config_from_hf(original)
+  params = hf_checkpoint.load_params(original, config)
+  hf_checkpoint.save_hf(tmp_path / 'copy', params, config)
+  expected, found = _tensors(original), _tensors(tmp_path / 'copy')
+  assert found.keys() == expected.keys()
+  for key, tensor in expected.items():
+    np.testing.assert_array_equal(found[key], tensor)
+  values, copied = (
+    json.loads((folder / 'config.json').read_text())
+    for folder in (original, tmp_path / 'copy')
+  )
+  for key in ('d_model', 'd_kv', 'feed_forward_proj', 'vocab_size'):
+    assert copied[key] == values[key]
+
+
+def test_shards_are_joined(saved):
+  folder, params = saved
+  tensors = _tensors(folder)
+  names = sorted(tensors)
+  shards = {'one.safetensors': names[::2], 'two.safetensors': names[1::2]}
+  for shard, held in shards.items():
+    safetensors.numpy.save_file({n: tensors[n] for n in held}, folder / shard)
+  weight_map = {n: shard for shard, held in shards.items() for n in held}
+  (folder / 'model.safetensors.index.json').write_text(
+    json.dumps({'metadata': {}, 'weight_map': weight_map})
+  )
+  (folder / 'model.safetensors').unlink()
+  read = hf_checkpoint.load_params(folder, GATED)
+  jax.tree.map(np.testing.assert_array_equal, read, params)
+
+
+@pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float16])
+def test_half_precision_tensors_become_float32(saved, dtype):
+  folder, params = saved
+  narrow = {n: jnp.asarray(t, dtype) for n, t in _tensors(folder).items()}
+  safetensors.flax.save_file(narrow, folder / 'model.safetensors')
+  read = hf_checkpoint.load_params(folder, GATED)
+  expected = jax.tree.map(lambda leaf: np.float32(leaf.astype(dtype)), params)
+  jax.tree.map(np.testing.assert_array_equal, read, expected)
+
+
+def test_copies_of_the_embedding_and_the_unused_table_are_accepted(tmp_path):
+  params = _params(TIED)
+  hf_checkpoint.save_hf(tmp_path / 'model', params, TIED)
+  tensors = _tensors(tmp_path / 'model')
+  embedding = tensors.pop('shared.weight')
+  unused = 'EncDecAttention.relative_attention_bias.weight'
+  tensors |= {
+    'encoder.embed_tokens.weight': embedding,
+    'lm_head.weight': embedding.copy(),
+    f'decoder.block.0.layer.1.{unused}': np.zeros((16, 2), np.float32),
+  }
+  _rewrite(tmp_path / 'model', tensors)
+  read = hf_checkpoint.load_params(tmp_path / 'model', TIED)
+  jax.tree.map(np.testing.assert_array_equal, read, params)
+  tensors['lm_head.weight'][3, 4] += 1.0
+  _rewrite(tmp_path / 'model', tensors)
+  with pytest.raises(ValueError, match='lm_head.weight differs'):
+    hf_checkpoint.load_params(tmp_path / 'model', TIED)
+
+
+def test_missing_and_unexpected_tensors_are_named(saved):
+  folder, _ = saved
+  tensors = _tensors(folder)
+  tensors['more.weight'] = tensors.pop('encoder.final_layer_norm.weight')
+  _rewrite(folder, tensors)
+  with pytest.raises(
+    ValueError, match=r"1 missing \['encoder.final.*1 unexpected \['more"
+  ):
+    hf_checkpoint.load_params(folder, GATED)
+  with pytest.raises(ValueError, match='unexpected'):
+    fewer = dataclasses.replace(GATED, num_decoder_layers=2)
+    hf_checkpoint.load_params(folder, fewer)
+
+
+def test_another_vocabulary_is_refused_on_both_ways(saved, tmp_path):
+  folder, params = saved
+  larger = dataclasses.replace(GATED, vocab_size=64)
+  message = r'\(60, 8\), expected \(64, 8\)'
+  with pytest.raises(ValueError, match=message):
+    hf_checkpoint.load_params(folder, larger)
+  with pytest.raises(ValueError, match=message):
+    hf_checkpoint.save_hf(tmp_path / 'other', params, larger)
+  assert not (tmp_path / 'other').exists()
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'model_type': 'umt5'}, "model_type is 'umt5'"),
+    ({'feed_forward_proj': 'gelu'}, "feed_forward_proj is 'gelu'"),
+    ({'layer_norm_epsilon': 1e-5}, 'layer_norm_epsilon is 1e-05'),
+    ({'d_kv': None}, r"has no \['d_kv'\]"),
+  ],
+)
+def test_models_that_are_no_t5_are_refused(saved, changes, message):
+  folder, _ = saved
+  path = folder / 'config.json'
+  values = json.loads(path.read_text()) | changes
+  values = {name: value for name, value in values.items() if value is not None}
+  path.write_text(json.dumps(values))
+  with pytest.raises(ValueError, match=message):
+    hf_checkpoint.config_from_hf(folder)
+
+
+def test_folders_without_a_model_are_refused(tmp_path, saved):
+  with pytest.raises(ValueError, match='no config.json'):
+    hf_checkpoint.config_from_hf(tmp_path)
+  with pytest.raises(ValueError, match='allow_bin'):
+    hf_checkpoint.load_params(tmp_path, GATED)
+  folder, params = saved
+  with pytest.raises(ValueError, match='not empty'):
+    hf_checkpoint.save_hf(folder, params, GATED)
+  content = (folder / 'model.safetensors').read_bytes()
+  (folder / 'model.safetensors').write_bytes(content[:-100])
+  with pytest.raises(ValueError, match='incomplete'):
+    hf_checkpoint.load_params(folder, GATED)
+
+
+def test_activations_unknown_to_hugging_face_are_refused(tmp_path):
+  config = dataclasses.replace(GATED, mlp_activations=('relu', 'relu'))
+  with pytest.raises(ValueError, match='Hugging Face can express'):
+    hf_checkpoint.save_hf(tmp_path / 'model', _params(config), config)
+
+
+def test_pickled_weights_need_the_flag(saved):
+  torch = pytest.importorskip('torch', reason='torch is not installed')
+  folder, params = saved
+  tensors = {n: torch.tensor(t) for n, t in _tensors(folder).items()}
+  torch.save(tensors, folder / 'pytorch_model.bin')
+  (folder / 'model.safetensors').unlink()
+  with pytest.raises(ValueError, match='allow_bin=True'):
+    hf_checkpoint.load_params(folder, GATED)
+  read = hf_checkpoint.load_params(folder, GATED, allow_bin=True)
+  jax.tree.map(np.testing.assert_array_equal, read, params)
+
+
+@pytest.fixture(scope='module')
+def vocabulary(tmp_path_factory):
+  """A SentencePiece model of 40 pieces with T5's special ids."""
+  import sentencepiece
+
+  folder = tmp_path_factory.mktemp('vocabulary')
+  words = 'the quick brown fox jumps over a lazy dog while seven cats sleep'
+  text = '\n'.join(words[i:] + ' ' + words[:i] for i in range(len(words)))
+  (folder / 'text.txt').write_text(text)
+  sentencepiece.SentencePieceTrainer.train(
+    input=str(folder / 'text.txt'),
+    model_prefix=str(folder / 'pieces'),
+    vocab_size=40,
+    pad_id=0,
+    eos_id=1,
+    unk_id=2,
+    bos_id=-1,
+    minloglevel=2,
+  )
+  return folder / 'pieces.model'
+
+
+def test_the_vocabulary_must_fit_the_model(vocabulary, tmp_path):
+  params = _params(GATED)
+  with pytest.raises(ValueError, match='with 21 extra ids 61 tokens'):
+    hf_checkpoint.save_hf(
+      tmp_path / 'model',
+      params,
+      GATED,
+      sentencepiece_file=vocabulary,
+      extra_ids=21,
+    )
+  hf_checkpoint.save_hf(
+    tmp_path / 'model',
+    params,
+    GATED,
+    sentencepiece_file=vocabulary,
+    extra_ids=20,
+  )
+  copied = (tmp_path / 'model' / 'spiece.model').read_bytes()
+  assert copied == vocabulary.read_bytes()
+  special = json.loads(
+    (tmp_path / 'model' / 'special_tokens_map.json').read_text()
+  )
+  assert special['pad_token'] == '<pad>' and special['eos_token'] == '</s>'
+  assert special['additional_special_tokens'][19] == '<extra_id_19>'
+
+
+@pytest.mark.parametrize('config', [GATED, TIED], ids=['gated', 'tied'])
+def test_transformers_computes_the_same(vocabulary, tmp_path, config):
+  transformers = pytest.importorskip(
+    'transformers', reason='transformers is not installed'
+  )
+  torch = pytest.importorskip('torch', reason='torch is not installed')
+  folder, params = tmp_path / 'model', _params(config)
+  hf_checkpoint.save_hf(
+    folder, params, config, sentencepiece_file=vocabulary, extra_ids=20
+  )
+  tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+  ids = tokenizer('the lazy fox <extra_id_0>').input_ids
+  assert ids[-2:] == [59, 1] and len(tokenizer) == 60
+  model = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
+  targets = np.array([[5, 9, 30, 1]], np.int32)
+  with torch.no_grad():
+    expected = model(
+      input_ids=torch.tensor([ids]),
+      labels=torch.tensor(targets.astype(np.int64)),
+    ).logits.numpy()
+  found = network.apply(
+    params,
+    config,
+    {
+      'encoder_input_tokens': np.array([ids], np.int32),
+      'decoder_input_tokens': np.array([[0, 5, 9, 30]], np.int32),
+      'decoder_target_tokens': targets,
+    },
+  )
+  np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
