@@ -64,14 +64,9 @@ def tokenize(
 
   def encode(text: tf.Tensor, vocabulary: seqio.Vocabulary) -> tf.Tensor:
     pieces = tf.strings.split(text, vocabularies.EOS_TEXT)
-    ids = tf.map_fn(
-      lambda piece: tf.concat(
-        [vocabulary.encode_tf(piece), [contract.EOS_ID]], axis=0
-      ),
-      pieces,
-      fn_output_signature=tf.RaggedTensorSpec([None], tf.int32),
-    )
-    return ids.flat_values[:-1]
+    ids = _encode_pieces(pieces, vocabulary)
+    end = tf.fill([tf.shape(pieces)[0], 1], contract.EOS_ID)
+    return tf.concat([ids, end], axis=1).flat_values[:-1]
 
   def convert(example):
     done = dict(example)
@@ -81,6 +76,17 @@ def tokenize(
     return done
 
   return dataset.map(convert, tf.data.AUTOTUNE)
+
+
+def _encode_pieces(
+  pieces: tf.Tensor, vocabulary: seqio.Vocabulary
+) -> tf.RaggedTensor:
+  """Ids of each of several texts."""
+  resolved = getattr(vocabulary, 'resolve', lambda: vocabulary)()
+  if isinstance(resolved, seqio.SentencePieceVocabulary):
+    return resolved.encode_tf(pieces)  # takes a vector, unlike bytes
+  signature = tf.RaggedTensorSpec([None], tf.int32)
+  return tf.map_fn(resolved.encode_tf, pieces, fn_output_signature=signature)
 
 
 def task_ids(term: int) -> Preprocessor:

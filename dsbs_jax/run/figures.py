@@ -62,8 +62,8 @@ def by_fraction(
     caption = _count_text(mine)
     if chart.marks:
       caption += (
-        f' Stars: {published.SOURCE}, {published.MODEL}, pre-trained: compare'
-        ' only with a model of that size. Arrows: values off the scale.'
+        f' Stars, at 100 %: {published.SOURCE}, {published.MODEL}, pre-trained;'
+        ' compare with a model like that only. Arrows: values off the scale.'
       )
     found.append(Figure(f'Trained on {words}', chart, caption))
   return found

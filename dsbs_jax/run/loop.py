@@ -12,9 +12,10 @@ from typing import Any
 
 import jax
 
+from dsbs_jax import contract
 from dsbs_jax.core import network, partitioning, steps
 from dsbs_jax.core import objective as objective_lib
-from dsbs_jax.data import loader, ordering, register, vocabularies
+from dsbs_jax.data import loader, ordering, register, views, vocabularies
 from dsbs_jax.interop import checkpoints as foreign
 from dsbs_jax.run import (
   checkpoints,
@@ -40,7 +41,7 @@ class Training:
     lengths: {'inputs': S, 'targets': T} or None to take them from the data.
     initial_checkpoint_path: where a new run takes its parameters from.
     model: the network.
-    objective: the loss.
+    objective: the loss of a mixture; a single task trains on its plain loss.
     paired: whether each step sees both views of the same examples, as in the
       paper, or samples the mixture's tasks by their rates, as seqio does.
     train_steps: steps of the whole run.
@@ -201,7 +202,7 @@ def train(run: Training) -> int:
   train_step = jax.jit(
     steps.make_train_step(
       run.model,
-      run.objective,
+      objective_of(run),
       optimizer,
       run_key=run_key,
       num_microbatches=run.microbatches,
@@ -256,6 +257,19 @@ def train(run: Training) -> int:
     return signals.INTERRUPTED_STATUS
   log.say(f'done: {step:,} steps, checkpoints in {run.model_dir}')
   return 0
+
+
+def objective_of(run: Training) -> objective_lib.Distillation:
+  """The run's objective; a task with one term trains on its plain loss.
+
+  Standard finetuning has nothing for alpha to weigh, and half a loss would be
+  clipped at another norm than the original code's.
+  """
+  name = views.own_name(run.mixture_or_task_name)
+  if name is None or name.form == 'dsbs':
+    return run.objective
+  alpha = float(contract.term_of(name.form) == contract.LABEL_ID)
+  return dataclasses.replace(run.objective, alpha=alpha)
 
 
 def to_global(batch: Any, sharding: jax.sharding.Sharding) -> Any:

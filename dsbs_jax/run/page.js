@@ -32,7 +32,12 @@
   const HIDDEN = new RegExp('([\\u0000-\\u0008\\u000b-\\u001f\\u007f-\\u009f\\u00ad\\u061c\\u200b-\\u200f' +
     '\\u2028-\\u202e\\u2060-\\u206f\\ufeff]|[\\ud800-\\udbff](?![\\udc00-\\udfff])|(?<![\\ud800-\\udbff])[\\udc00-\\udfff])');
 
-  const state = { benchmark: 0, student: 0, show: 'all', q: '', page: 1 };
+  const state = { benchmark: 0, student: usual(0), show: 'all', q: '', page: 1 };
+
+  // The student to begin with: step-by-step, where there is one.
+  function usual(benchmark) {
+    return Math.max(0, all[benchmark].students.findIndex((s) => s.method.endsWith('_dsbs')));
+  }
 
   function readAddress() {
     const given = new URLSearchParams(location.hash.slice(1));
@@ -40,8 +45,8 @@
     const name = given.get('benchmark');
     const found = all.findIndex((b) => b.name === name);
     state.benchmark = found < 0 ? 0 : found;
-    const student = Number(given.get('student') || 0);
-    state.student = all[state.benchmark].students[student] ? student : 0;
+    const student = parseInt(given.get('student'), 10);
+    state.student = all[state.benchmark].students[student] ? student : usual(state.benchmark);
     state.show = TESTS[given.get('show')] ? given.get('show') : 'all';
     state.q = given.get('q') || '';
     state.page = Math.max(1, parseInt(given.get('page'), 10) || 1);
@@ -186,7 +191,7 @@
   function change(key, value) {
     state[key] = value;
     if (key !== 'page') state.page = 1;
-    if (key === 'benchmark') state.student = 0;
+    if (key === 'benchmark') state.student = usual(value);
     writeAddress();
     render();
   }

@@ -175,7 +175,7 @@ def golden(shared_dir):
   }
   packed = {
     view: packed_steps(
-      padded[view], num_rows=4, source_length=176, target_length=length
+      padded[view], num_rows=4, source_length=192, target_length=length
     )
     for view, length in (('label', 16), ('rationale', 96))
   }

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dsbs_jax.contract import LABEL_ID, RATIONALE_ID
-from dsbs_jax.core import cross_entropy, objective
+from dsbs_jax.core import objective
 
 VOCAB = 11
 WIDTH = 5
@@ -213,34 +213,6 @@ def test_a_term_without_tokens_contributes_zero():
   np.testing.assert_allclose(loss, 0.25 * label, rtol=1e-6)
   assert sums['rationale/tokens'] == 0
   assert np.all(np.isfinite(gradient))
-
-
-def test_a_perfect_prediction_costs_nothing_when_smoothed():
-  wanted = np.full(VOCAB, 0.1 / (VOCAB - 1), np.float32)
-  wanted[3] = 0.9
-  losses, correct = cross_entropy.token_losses(
-    jnp.log(wanted)[None], jnp.array([3]), label_smoothing=0.1
-  )
-  assert abs(float(losses[0])) < 1e-6
-  assert correct[0] == 1
-
-
-def test_large_logits_neither_overflow_nor_lose_the_gradient():
-  logits = jnp.array([[1e4, 0.0, -1e4]])
-
-  def loss_of(logits):
-    return cross_entropy.token_losses(logits, jnp.array([1]))[0][0]
-
-  loss, gradient = jax.value_and_grad(loss_of)(logits)
-  assert loss == 1e4
-  np.testing.assert_array_equal(gradient, [[1.0, -1.0, 0.0]])
-
-
-def test_a_target_outside_of_the_vocabulary_is_not_a_number():
-  losses, _ = cross_entropy.token_losses(
-    jnp.zeros((2, VOCAB)), jnp.array([VOCAB, 0])
-  )
-  assert np.isnan(losses[0]) and np.isfinite(losses[1])
 
 
 def test_correct_counts_argmax_hits():

@@ -135,12 +135,12 @@ def test_benchmarks_are_found_without_seqio():
     'import sys\n'
     'from dsbs_jax.data import register\n'
     'print(register.benchmark("svamp").name, "seqio" in sys.modules)\n'
-    'register.build()\n'
-    'import seqio\n'
-    'print("svamp_gt_dsbs" in seqio.MixtureRegistry.names())\n'
   )
   done = subprocess.run(
     [sys.executable, '-c', code], capture_output=True, text=True, cwd=REPOSITORY
   )
-  assert done.stdout.split() == ['svamp', 'False', 'True'], done.stderr
-  assert 'cqa' in benchmark.names()
+  assert done.stdout.split() == ['svamp', 'False'], done.stderr
+  register.benchmark('svamp')
+  register.build()
+  assert 'svamp_gt_dsbs' in seqio.MixtureRegistry.names()
+  assert 'svamp' in benchmark.names()

@@ -153,6 +153,8 @@ def test_the_baselines_train(settings, tmp_path, task):
   last = json.loads(_lines(run).splitlines()[-1])
   assert (last['step'], last['split']) == (4, 'test')
   assert 'rationale/loss' not in _lines(run)
+  first = json.loads(_lines(run).splitlines()[0])
+  assert first['loss'] == pytest.approx(first['label/loss'], rel=0.05)
 
 
 @pytest.mark.parametrize('layout', ['Padded', 'Bucketed'])
