@@ -14,9 +14,7 @@ from dsbs_jax.data import benchmark, metrics, parsing, register
 
 BENCHMARK = benchmark.Benchmark(
   name='parcels',
-  splits={
-    split: f'{split}.jsonl' for split in ('train', 'validation', 'test')
-  },
+  splits={split: f'{split}.jsonl' for split in ('train', 'validation', 'test')},
   render=lambda row: f'{row["first"]} or {row["second"]}?',
   label=lambda row: row['heavier'],
   parse=parsing.after_marker('So the answer is', label=r'(\w+)\.'),

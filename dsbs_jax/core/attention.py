@@ -169,6 +169,16 @@ def dropout(
   return inputs * jnp.where(keep, scale, jnp.zeros_like(scale))
 
 
+def project(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
+  """[..., D] x [D, E] -> [..., E] in the dtype of the inputs.
+
+  The rows are flattened first: with two leading axes, XLA's CPU backend
+  transposes copies for the kernel's gradient, 1.5 times the time of an MLP.
+  """
+  flat = inputs.reshape(-1, inputs.shape[-1]) @ kernel.astype(inputs.dtype)
+  return flat.reshape(*inputs.shape[:-1], kernel.shape[-1])
+
+
 def split_heads(joined: jax.Array, num_heads: int) -> jax.Array:
   """[B, L, H * K] -> [B, H, L, K]; a head is a contiguous block."""
   batch, length, width = joined.shape
@@ -190,7 +200,7 @@ def keys_values(params: dict, memory: jax.Array, num_heads: int) -> KeyValue:
   # 2-D products, heads split afterwards: 1.3 to 1.5 times faster on CPU than
   # contracting with a [D, H, K] kernel.
   key, value = (
-    split_heads(memory @ params[name]['kernel'].astype(memory.dtype), num_heads)
+    split_heads(project(memory, params[name]['kernel']), num_heads)
     for name in ('key', 'value')
   )
   return KeyValue(key, value)
@@ -237,7 +247,7 @@ def attend(
   dtype = queries.dtype
   num_rows, num_heads, _, _ = memory.key.shape
   batch, length, _ = queries.shape
-  joined = queries @ params['query']['kernel'].astype(dtype)
+  joined = project(queries, params['query']['kernel'])
   joined = joined.reshape(num_rows, -1, joined.shape[-1])  # [B/G, G*T, H*K]
   query = split_heads(joined, num_heads)
 
@@ -248,6 +258,6 @@ def attend(
   scores = jnp.where(mask, scores, MASKED_SCORE)
   probabilities = jax.nn.softmax(scores, axis=-1).astype(dtype)
   probabilities = dropout(probabilities, dropout_keep, rate=dropout_rate)
-  context = jnp.einsum('BHTS,BHSK->BTHK', probabilities, memory.value)
-  context = context.reshape(batch, length, -1)  # [B, T, H*K]
-  return context @ params['out']['kernel'].astype(dtype)
+  context = jnp.einsum('BHTS,BHSK->BHTK', probabilities, memory.value)
+  context = jnp.swapaxes(context, 1, 2).reshape(batch, length, -1)
+  return project(context, params['out']['kernel'])

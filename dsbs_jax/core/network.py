@@ -115,8 +115,8 @@ def logits(params: dict, config: T5Config, hidden: jax.Array) -> jax.Array:
   wide = hidden.astype(jnp.float32)
   if config.logits_via_embedding:
     embedding = params['token_embedder']['embedding']
-    return (wide * config.emb_dim**-0.5) @ embedding.T
-  return wide @ params['decoder']['logits_dense']['kernel']
+    return attention.project(wide * config.emb_dim**-0.5, embedding.T)
+  return attention.project(wide, params['decoder']['logits_dense']['kernel'])
 
 
 def hidden(

@@ -6,7 +6,6 @@ latest update used; `learning_rate_of` reads it for the step's metrics. Moments
 are float32. State shapes come from `jax.eval_shape(optimizer.init, params)`.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dsbs_jax.core import factored_rms
+from dsbs_jax.core import adam, factored_rms
 
 Schedule = Callable[[jax.Array], jax.Array]
 Rate = float | Schedule
@@ -137,7 +136,7 @@ def adamw_hf(
   """
   return _chain(
     clip_norm,
-    _scale_by_adam(beta1, beta2, epsilon, _hf_direction),
+    adam.direction_hf(beta1=beta1, beta2=beta2, epsilon=epsilon),
     _descend(learning_rate, weight_decay, decay_after_step=True),
   )
 
@@ -158,7 +157,7 @@ def adamw(
   """
   return _chain(
     clip_norm,
-    _scale_by_adam(beta1, beta2, epsilon, _torch_direction),
+    adam.direction(beta1=beta1, beta2=beta2, epsilon=epsilon),
     _descend(learning_rate, weight_decay, decay_after_step=False),
   )
 
@@ -200,7 +199,6 @@ def adafactor(
 
   Source: Shazeer and Stern 2018, algorithm 4 without momentum.
   """
-
   direction = factored_rms.direction(
     decay_exponent=decay_exponent,
     step_offset=step_offset,
@@ -267,49 +265,3 @@ def _descend(learning_rate, weight_decay, *, decay_after_step):
     return updates, DescentState(state.count + 1, rate)
 
   return optax.GradientTransformation(init, update)
-
-
-def _scale_by_adam(beta1, beta2, epsilon, direction):
-  """Keeps Adam's moments; `direction` says where epsilon goes."""
-
-  def init(params):
-    def zeros():
-      return jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
-
-    return optax.ScaleByAdamState(jnp.zeros([], jnp.int32), zeros(), zeros())
-
-  def update(gradients, state, params=None):
-    del params
-    count = state.count + 1
-    mean = jax.tree.map(
-      lambda m, g: beta1 * m + (1.0 - beta1) * g, state.mu, gradients
-    )
-    square = jax.tree.map(
-      lambda v, g: beta2 * v + (1.0 - beta2) * jnp.square(g),
-      state.nu,
-      gradients,
-    )
-    corrections = _bias_correction(beta1, count), _bias_correction(beta2, count)
-    directions = jax.tree.map(
-      lambda m, v: direction(m, v, *corrections, epsilon), mean, square
-    )
-    return directions, optax.ScaleByAdamState(count, mean, square)
-
-  return optax.GradientTransformation(init, update)
-
-
-def _hf_direction(mean, square, correction1, correction2, epsilon):
-  scale = jnp.sqrt(correction2) / correction1
-  return scale * (mean / (jnp.sqrt(square) + epsilon))
-
-
-def _torch_direction(mean, square, correction1, correction2, epsilon):
-  root = jnp.sqrt(square) / jnp.sqrt(correction2)
-  return mean / correction1 / (root + epsilon)
-
-
-def _bias_correction(beta, count):
-  """1 - beta^count without cancellation: beta is near 1."""
-  if beta == 0.0:
-    return jnp.float32(1.0)
-  return -jnp.expm1(count.astype(jnp.float32) * math.log(beta))

@@ -58,11 +58,11 @@ def _mlp(params: dict, inputs: jax.Array, config: T5Config, keep):
   for name, activation in zip(
     config.mlp_inputs, config.mlp_activations, strict=True
   ):
-    part = inputs @ params[name]['kernel'].astype(inputs.dtype)
+    part = attention.project(inputs, params[name]['kernel'])
     part = t5_config.ACTIVATIONS[activation](part)
     hidden = part if hidden is None else hidden * part
   hidden = attention.dropout(hidden, keep, rate=config.dropout_rate)
-  return hidden @ params['wo']['kernel'].astype(inputs.dtype)
+  return attention.project(hidden, params['wo']['kernel'])
 
 
 def _mlp_block(params: dict, inputs: jax.Array, config: T5Config, keeps):

@@ -160,7 +160,8 @@ class Packed:
     # Ever fewer candidates on ever more batches: the fullest batch decides.
     for number, kept in _ROUNDS:
       needed = [
-        _needed(examples, samples[:number], width, multiple) for width in widths
+        _needed(examples, samples[:number], width, multiple=multiple)
+        for width in widths
       ]
       needed.sort(key=Shape.work)
       widths = [shape[1:] for shape in needed[:kept]]
@@ -199,6 +200,7 @@ def _needed(
   examples: placement.Pool,
   samples: Sequence[np.ndarray],
   width: tuple[int, int],
+  *,
   multiple: int,
 ) -> Shape:
   """The rows of this width that the fullest of some batches needs."""

@@ -197,10 +197,13 @@ def fill(
     A row group as `contract` describes it; rows without example are zeros.
   """
   source = _Side(
-    examples.inputs, positions, placement.row, placement.input_start
+    examples.inputs, positions, row=placement.row, start=placement.input_start
   )
   target = _Side(
-    examples.targets, positions, placement.row, placement.target_start
+    examples.targets,
+    positions,
+    row=placement.row,
+    start=placement.target_start,
   )
   source.lay(shape.rows, shape.inputs)
   target.lay(shape.rows, shape.targets)
@@ -227,7 +230,7 @@ def fill(
 class _Side:
   """The encoder's or decoder's half of a row group while it is filled."""
 
-  def __init__(self, ids: ragged.Ragged, positions, row, start):
+  def __init__(self, ids: ragged.Ragged, positions, *, row, start):
     self._ids = ids
     self._begin = ids.offsets[positions]
     self._full = ids.offsets[positions + 1] - self._begin

@@ -159,7 +159,10 @@ class PreparedSource(seqio.DataSource):
     del sequence_length, use_cached, num_epochs
     prepared = self._prepared()
     columns = _columns(
-      prepared.name, str(prepared.data_dir), split, prepared.fingerprint(split)
+      prepared.name,
+      str(prepared.data_dir),
+      split,
+      fingerprint=prepared.fingerprint(split),
     )
     order = tf.data.Dataset.range(prepared.num_examples(split))
     if shuffle:
@@ -182,7 +185,7 @@ class PreparedSource(seqio.DataSource):
 
 @functools.lru_cache(maxsize=8)
 def _columns(
-  name: str, data_dir: str, split: str, fingerprint: str
+  name: str, data_dir: str, split: str, *, fingerprint: str
 ) -> dict[str, tf.Tensor]:
   """All examples of a split, one tensor per field."""
   del fingerprint  # part of the cache's key: a dataset may be prepared anew

@@ -125,12 +125,13 @@ def load(name: str, split: str, source: Source) -> Tokens:
       f' {parsed.benchmark}_rationale.'
     )
   prepared = store.read(parsed.benchmark, source.data_dir)
-  folder = source.cache / _key(parsed, split, source, prepared)
+  fingerprint = prepared.fingerprint(split)
+  folder = source.cache / _key(parsed, split, source, examples=fingerprint)
   if not folder.is_dir():
     logging.info('Tokenising %s %s into %s', name, split, folder)
-    rows = _tokenise(parsed, split, source, prepared.examples(split))
-    _write(folder, rows)
-  tokens = _open(folder, name, split, vocabularies.load(source.vocabulary))
+    _write(folder, _tokenise(parsed, split, source))
+  vocabulary = vocabularies.load(source.vocabulary)
+  tokens = _open(folder, name, split, vocabulary=vocabulary)
   if len(tokens) != prepared.num_examples(split):
     raise ValueError(
       f'token cache {folder} holds {len(tokens)} examples, expected'
@@ -146,26 +147,22 @@ def splits(name: str, source: Source) -> tuple[str, ...]:
 
 
 def _key(
-  name: contract.TaskName,
-  split: str,
-  source: Source,
-  prepared: store.Prepared,
+  name: contract.TaskName, split: str, source: Source, *, examples: str
 ) -> str:
   """A folder name that changes with anything that changes the arrays."""
-  label = forms.label_source(name, split) if name.label_source else 'llm'
+  label = forms.label_source(name, split) if name.label_source else ''
   vocabulary = vocabularies.load(source.vocabulary)
   decisive = {
     'format': _FORMAT,
-    'examples': prepared.fingerprint(split),
+    'examples': examples,
     'vocabulary': vocabulary.fingerprint,
     'prefix': forms.prefixes(source.prefixes).of(name.form),
     'marker': forms.SINGLE_MARKER,
     'label': label,
   }
   digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode())
-  return '-'.join(
-    [name.benchmark, label, name.form, split, digest.hexdigest()[:16]]
-  )
+  parts = (name.benchmark, label, name.form, split, digest.hexdigest()[:16])
+  return '-'.join(part for part in parts if part)
 
 
 @dataclasses.dataclass
@@ -176,17 +173,13 @@ class _Rows:
   columns: dict[str, list[ragged.Ragged]]
 
 
-def _tokenise(
-  name: contract.TaskName,
-  split: str,
-  source: Source,
-  examples: Iterable[benchmark.Example],
-) -> _Rows:
+def _tokenise(name: contract.TaskName, split: str, source: Source) -> _Rows:
   vocabulary = vocabularies.load(source.vocabulary)
   prefix = forms.prefixes(source.prefixes).of(name.form)
   llm = forms.label_source(name, split) == 'llm'
   rows = _Rows([], {field: [] for field in _RAGGED})
-  for batch in _chunks(examples, 4096):
+  prepared = store.read(name.benchmark, source.data_dir)
+  for batch in _chunks(prepared.examples(split), 4096):
     labels = [e.llm_label if llm else e.gt_label for e in batch]
     inputs = [prefix + e.input for e in batch]
     targets = [
@@ -261,6 +254,7 @@ def _open(
   folder: pathlib.Path,
   name: str,
   split: str,
+  *,
   vocabulary: vocabularies.Vocabulary,
 ) -> Tokens:
   columns = {}

@@ -161,7 +161,9 @@ def _y_range(chart: Chart) -> tuple[float, float]:
 
 
 def round_numbers(low: float, high: float, *, count: int = 5) -> list[float]:
-  """About `count` round numbers within an interval."""
+  """About `count` round numbers within an interval; its end if it is empty."""
+  if not low < high:
+    return [low]
   step = 10.0 ** math.floor(math.log10((high - low) / count))
   step *= next(m for m in (1, 2, 5, 10) if (high - low) / (m * step) <= count)
   first = math.ceil(low / step - 1e-9)

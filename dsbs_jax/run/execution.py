@@ -20,7 +20,6 @@ from dsbs_jax.run import folders, jobs, launching, signals
 from dsbs_jax.run import pace as pace_lib
 
 LOG_FILE = 'train.log'
-FAILURE_FILE = 'failed.json'
 
 Launcher = Callable[[signals.StopRequest], launching.Processes | launching.Here]
 
@@ -97,7 +96,7 @@ class _Execution:
     if status:
       self._failed(name, status, log, folder)
     else:
-      (folder / FAILURE_FILE).unlink(missing_ok=True)
+      (folder / folders.FAILURE_FILE).unlink(missing_ok=True)
 
   def _train(self, number: int, job: jobs.Job) -> None:
     if not job.subset.done:
@@ -123,7 +122,7 @@ class _Execution:
       self._train_locked(number, job, lock)
 
   def _train_locked(self, number: int, job: jobs.Job, lock: int) -> None:
-    (job.path / FAILURE_FILE).unlink(missing_ok=True)
+    (job.path / folders.FAILURE_FILE).unlink(missing_ok=True)
     started = time.monotonic()
     log = job.path / LOG_FILE
 
@@ -169,7 +168,7 @@ class _Execution:
     self._failures.append(failure)
     facts = {'name': name, 'status': status, 'log': str(log)}
     text = json.dumps({**facts, 'tail': failure.tail}, indent=2)
-    (folder / FAILURE_FILE).write_text(text + '\n', encoding='utf-8')
+    (folder / folders.FAILURE_FILE).write_text(text + '\n', encoding='utf-8')
     self._line.say(f'FAILED with status {status}: {name} ({log})')
 
   def _close(self) -> int:

@@ -232,7 +232,7 @@ def _source(row: comparison.Row) -> str:
 
 def _count_text(rows: Sequence[comparison.Row]) -> str:
   counts = sorted({row.chosen.count for row in rows if row.chosen})
-  return (
-    f'n = {" to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))} runs'
-    ' a point; bars are standard errors.'
-  )
+  if counts[-1] == 1:
+    return 'One run a point.'
+  words = ' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+  return f'{words} runs a point; bars are standard errors.'

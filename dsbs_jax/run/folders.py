@@ -15,6 +15,8 @@ from dsbs_jax.run import checkpoints, journal
 
 CONFIG_FILE = 'config.gin'
 METRICS_FILE = journal.METRICS_FILE
+# What a sweep writes beside a run, or a subset, that failed.
+FAILURE_FILE = 'failed.json'
 TRAIN, VALIDATION, TEST = 'train', 'validation', 'test'
 
 Metrics = Mapping[str, float]

@@ -47,6 +47,7 @@ class Training:
     train_steps: steps of the whole run.
     batch_size: examples (paired: pairs) per step over all devices.
     microbatches: how many parts of a batch are computed one after another.
+    chunk_tokens: target tokens whose logits exist at once; 0 for all.
     learning_rate: peak learning rate.
     schedule: peak rate and total_steps -> learning rate at a step.
     optimizer: schedule and clip_norm -> gradient transformation.
@@ -76,6 +77,7 @@ class Training:
   train_steps: int
   batch_size: int
   microbatches: int
+  chunk_tokens: int
   learning_rate: float
   schedule: Callable[..., Any]
   optimizer: Callable[..., Any]
@@ -206,6 +208,7 @@ def train(run: Training) -> int:
       optimizer,
       run_key=run_key,
       num_microbatches=run.microbatches,
+      chunk_tokens=run.chunk_tokens,
     ),
     in_shardings=(shardings, batch_sharding),
     out_shardings=(shardings, replicated),

@@ -39,6 +39,8 @@ def build(
   runs: Sequence[results.Run],
   rows: Sequence[comparison.Row],
   browsers: Sequence[dict[str, Any]],
+  *,
+  failed: Sequence[str] = (),
 ) -> str:
   """Builds the page.
 
@@ -46,6 +48,7 @@ def build(
     runs: all runs.
     rows: their comparison.
     browsers: the examples, of `examples.browsers`.
+    failed: names of runs that a sweep gave up.
 
   Returns:
     The HTML text.
@@ -63,7 +66,7 @@ def build(
   folder = pathlib.Path(__file__).parent
   slots = {
     'title': _escape(TITLE),
-    'lead': _escape(_lead(runs)),
+    'lead': _escape(_lead(runs, failed)),
     'nav': '\n'.join(f'<a href="#{n}">{_escape(t)}</a>' for n, t in shown),
     'sections': '\n'.join(_section(n, t, bodies[n]) for n, t in shown),
     'style': (folder / 'page.css').read_text(encoding='utf-8'),
@@ -110,13 +113,15 @@ def _section(name: str, title: str, body: str) -> str:
   )
 
 
-def _lead(runs: Sequence[results.Run]) -> str:
+def _lead(runs: Sequence[results.Run], failed: Sequence[str]) -> str:
   finished = sum(run.finished for run in runs)
   benchmarks = sorted({run.coordinates.benchmark for run in runs})
   waiting = len(runs) - finished
   text = f'{finished:,} finished runs on {", ".join(benchmarks)}.'
   if waiting:
     text += f' Not ended, and in no mean: {waiting:,}.'
+  if failed:
+    text += f' Failed, and missing: {", ".join(failed)}.'
   return text
 
 

@@ -4,12 +4,12 @@
 import pathlib
 from collections.abc import Sequence
 
-from dsbs_jax.run import comparison, page, results, tables
+from dsbs_jax.run import comparison, folders, page, results, tables
 from dsbs_jax.run import examples as examples_lib
 
 
 def report(
-  folders: Sequence[str],
+  paths: Sequence[str],
   *,
   out: str | None = None,
   examples: int = examples_lib.MAX_EXAMPLES,
@@ -17,7 +17,7 @@ def report(
   """Writes the report and prints the table.
 
   Args:
-    folders: folders with runs at any depth.
+    paths: folders with runs at any depth.
     out: folder of the report; None is `report` in the first folder.
     examples: how many examples the page holds at most.
 
@@ -27,20 +27,25 @@ def report(
   Raises:
     ValueError: there are no runs, or one cannot be read.
   """
-  if not folders:
+  if not paths:
     raise ValueError(
       'no folder is given, expected one with runs: python -m dsbs_jax.report'
       ' RUNS_DIR.'
     )
-  runs = [run for folder in folders for run in results.read_all(folder)]
+  runs = [run for path in paths for run in results.read_all(path)]
   rows = comparison.rows(results.told_apart(runs))
   browsers = examples_lib.browsers(rows, limit=examples)
-  target = pathlib.Path(out or pathlib.Path(folders[0]) / 'report')
+  failed = [
+    found.parent.name
+    for path in paths
+    for found in sorted(pathlib.Path(path).rglob(folders.FAILURE_FILE))
+  ]
+  target = pathlib.Path(out or pathlib.Path(paths[0]) / 'report')
   texts = {
     'table.md': tables.markdown(rows),
     'table.csv': tables.settings_csv(rows),
     'runs.csv': tables.runs_csv(runs),
-    'report.html': page.build(runs, rows, browsers),
+    'report.html': page.build(runs, rows, browsers, failed=failed),
   }
   target.mkdir(parents=True, exist_ok=True)
   for name, text in texts.items():

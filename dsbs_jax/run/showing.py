@@ -70,10 +70,10 @@ def show(request: Request) -> None:
         place -= len(parts[0])
         parts = parts[1:]
       example = {key: value[row] for key, value in rows.items()}
-      _show_example(console, parts[0], place, example)
+      _show_example(console, parts[0], place, row=example)
 
 
-def _show_example(console, tokens, position: int, row) -> None:
+def _show_example(console, tokens, position: int, *, row) -> None:
   name = f'{tokens.name} {tokens.split} {int(tokens.index[position])}'
   console.rule(f'{name} ({tokens.example_id(position)})')
   for title, text in (

@@ -43,20 +43,28 @@ def facts(
 
 
 def _gain(row: comparison.Row, where: str) -> Fact:
-  share = tables.percent(row.coordinates.fraction)
-  seeds = f'{row.gain.count} seed' + ('s' if row.gain.count > 1 else '')
+  gain = row.gain
+  if gain.error is None:
+    sure = 'One seed: it may be chance.'
+  elif abs(gain.mean) <= 2 * gain.error:
+    sure = f'{gain.count} seeds: within two standard errors of nothing.'
+  else:
+    sure = f'Paired over {gain.count} seeds.'
   return Fact(
-    f'{row.gain.text(sign=True)} points',
+    f'{gain.text(sign=True)} points',
     f'{row.coordinates.title}, over finetuning on the same labels:'
-    f' {row.chosen.text()} %, paired over {seeds}.',
-    f'{where}, {share} of the data',
+    f' {row.chosen.text()} %. {sure}',
+    f'{where}, {tables.percent(row.coordinates.fraction)} of the data',
   )
 
 
 def _saved(
   row: comparison.Row, members: Sequence[comparison.Row], where: str
 ) -> list[Fact]:
-  """The smallest share at which a method passes finetuning on the most."""
+  """The smallest share whose mean reaches that of finetuning on the most.
+
+  Nothing is said of single runs, or where finetuning learned nothing.
+  """
   source = row.coordinates.method.split('_')[0]
   target = next(
     (
@@ -68,7 +76,7 @@ def _saved(
     ),
     None,
   )
-  if target is None or target.chosen is None:
+  if target is None or not target.chosen or not target.chosen.mean:
     return []
   shares = [
     other.coordinates.fraction
@@ -76,6 +84,7 @@ def _saved(
     if other.coordinates.title == row.coordinates.title
     and other.coordinates.fraction < row.coordinates.fraction
     and other.chosen is not None
+    and other.chosen.count > 1
     and other.chosen.mean >= target.chosen.mean
   ]
   if not shares:
@@ -83,8 +92,8 @@ def _saved(
   return [
     Fact(
       tables.percent(min(shares)),
-      f'of the data is enough for "{row.coordinates.title}" to reach'
-      f' finetuning on {tables.percent(row.coordinates.fraction)}'
+      f'of the data is enough for the mean of "{row.coordinates.title}" to'
+      f' reach finetuning on {tables.percent(row.coordinates.fraction)}'
       f' ({target.chosen.text()} %).',
       where,
     )

@@ -21,22 +21,18 @@ CASES = {
   '8x1': ('8x1', 'standard_rules', 'adamw_hf', 1),
   '4x2': ('4x2', 'standard_rules', 'adamw_hf', 1),
   '2x4': ('2x4', 'standard_rules', 'adamw_hf', 1),
-  '4x2 fully sharded, two microbatches': (
-    '4x2',
-    'fully_sharded_rules',
-    'adamw_hf',
-    2,
-  ),
-  '2x4 fully sharded, adafactor': (
+  '4x2 fully sharded': ('4x2', 'fully_sharded_rules', 'adamw_hf', 1),
+  '2x4 fully sharded, adafactor, two microbatches': (
     '2x4',
     'fully_sharded_rules',
     'adafactor',
-    1,
+    2,
   ),
 }
+# Microbatches draw dropout masks of their own, so the reference has them too.
 REFERENCES = {
   'adamw_hf': ('1x1', 'standard_rules', 'adamw_hf', 1),
-  'adafactor': ('1x1', 'standard_rules', 'adafactor', 1),
+  'adafactor': ('1x1', 'standard_rules', 'adafactor', 2),
 }
 
 

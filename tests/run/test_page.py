@@ -226,9 +226,31 @@ def test_figures_show_every_method_the_llm_and_the_paper(make_run, monkeypatch):
   assert 'Rationale loss in training' in text
   assert 'start from random parameters' in text
   # 65.5 with all of the data; the half of it (60.5) passes finetuning's 60.5.
-  assert re.search(
-    r'50 %\s+of the data is enough for "Step-by-step, human', text
-  )
+  assert re.search(r'50 %\s+of the data is enough for the mean of "Step', text)
+  assert '+5.00 ± 0.00 points' in text
+  assert 'Paired over 2 seeds.' in text
+
+
+def test_one_seed_or_a_small_gain_is_not_sold_as_a_finding(make_run):
+  make_run(method='gt_finetune', test=(0.0, 10.0))
+  make_run(method='gt_dsbs', test=(0.0, 30.0))
+  make_run(method='gt_dsbs', test=(0.0, 30.0), fraction=0.5)
+  text = _Reader(_build(make_run)[0]).text
+  assert 'One seed: it may be chance.' in text
+  assert 'is enough for' not in text
+  for seed, gain in ((1, -15.0), (2, 8.0)):
+    make_run(method='gt_finetune', seed=seed, test=(0.0, 20.0))
+    make_run(method='gt_dsbs', seed=seed, test=(0.0, 20.0 + gain))
+  text = _Reader(_build(make_run)[0]).text
+  assert '3 seeds: within two standard errors of nothing.' in text
+
+
+def test_nothing_is_saved_where_nothing_was_learned(make_run):
+  for seed in (0, 1):
+    for method in ('gt_finetune', 'gt_dsbs'):
+      for fraction in (0.5, 1.0):
+        make_run(method=method, seed=seed, fraction=fraction, test=(0.0, 0.0))
+  assert 'is enough for' not in _Reader(_build(make_run)[0]).text
 
 
 def test_sizes_are_compared_where_there_are_two(make_run):
@@ -243,6 +265,16 @@ def test_a_folder_without_finished_runs_has_a_page(make_run):
   text, browsers = _build(make_run)
   assert browsers == []
   assert '0 finished runs' in text
+
+
+def test_failed_runs_are_named(make_run, tmp_path):
+  make_run()
+  broken = make_run.folder / 'cqa_gt_dsbs-tiny-f1-s1'
+  broken.mkdir()
+  (broken / folders.FAILURE_FILE).write_text('{}')
+  path = reporting.report([str(make_run.folder)], out=str(tmp_path / 'out'))
+  text = _Reader(path.read_text()).text
+  assert 'Failed, and missing: cqa_gt_dsbs-tiny-f1-s1.' in text
 
 
 def _chromium():
@@ -267,7 +299,7 @@ def _dom(path: pathlib.Path, state: dict[str, str], profile: pathlib.Path):
     [_chromium(), *flags.split(), f'--user-data-dir={profile}', address],
     capture_output=True,
     check=True,
-    timeout=120,
+    timeout=300,
   )
   return done.stdout.decode('utf-8', 'replace')
 

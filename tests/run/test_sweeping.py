@@ -64,9 +64,9 @@ def command(tmp_path):
     f'--source={tmp_path / "datasets"}',
     '--vocabulary=bytes',
     '--gin.VOCAB_SIZE=384',
-    '--gin.TRAIN_STEPS=2000',
-    '--gin.EVAL_PERIOD=500',
-    '--gin.LOG_PERIOD=100',
+    '--gin.TRAIN_STEPS=800',
+    '--gin.EVAL_PERIOD=200',
+    '--gin.LOG_PERIOD=50',
     '--gin.BATCH_SIZE=4',
     '--gin.MAX_DECODE_LEN=8',
   ]
@@ -108,22 +108,22 @@ def test_a_killed_sweep_goes_on_and_the_report_has_all_of_it(command, tmp_path):
       command, cwd=REPOSITORY, stdout=log, stderr=log, start_new_session=True
     )
     deadline = time.monotonic() + 900
-    while not list(runs.glob('*/checkpoint_500')):
+    while not list(runs.glob('*/checkpoint_200')):
       assert first.poll() is None, (tmp_path / 'first.log').read_text()
       assert time.monotonic() < deadline
       time.sleep(0.2)
     first.send_signal(signal.SIGTERM)
     assert first.wait(timeout=300) == 75
   (begun,) = runs.glob('cqa_*')
-  assert max(_steps(begun)) < 2000
+  assert max(_steps(begun)) < 800
 
   second = _run(command, timeout=1800)
   assert second.returncode == 0, second.stderr
   assert '1 to go on with, 3 new' in second.stderr
   assert '4 of 4 runs are finished, 0 failed' in second.stderr
   for path in runs.glob('cqa_*'):
-    assert sorted(set(_steps(path))) == list(range(100, 2001, 100))
-    assert len(_steps(path)) == 20 + 2 * 4
+    assert sorted(set(_steps(path))) == list(range(50, 801, 50))
+    assert len(_steps(path)) == 16 + 2 * 4
 
   third = _run(command, timeout=300)
   assert '4 finished' in third.stderr

@@ -109,19 +109,24 @@ def train_ours(data, name, params, *, num_steps, num_microbatches, mesh):
     )
 
 
-def train_t5x(data, name, params, *, num_steps, num_microbatches, submesh):
-  """Yields the same of T5X's trainer with our model, optimizer and batches."""
-  wrapped = t5x_optimizer.OptaxOptimizer(make_optimizer(name))
+def make_model(optimizer_def, *, alpha):
+  """Our model over T5X's network."""
   vocabulary = seqio.ByteVocabulary()
-  model = t5x_model.DistillationModel(
-    objective=DISTILLATION,
+  return t5x_model.DistillationModel(
+    objective=objective.Distillation(alpha=alpha),
     module=t5x_network.Transformer(
       config=t5x_network.T5Config(**SIZE, dtype='float32', dropout_rate=0.0)
     ),
     input_vocabulary=vocabulary,
     output_vocabulary=vocabulary,
-    optimizer_def=wrapped,
+    optimizer_def=optimizer_def,
   )
+
+
+def train_t5x(data, name, params, *, num_steps, num_microbatches, submesh):
+  """Yields the same of T5X's trainer with our model, optimizer and batches."""
+  wrapped = t5x_optimizer.OptaxOptimizer(make_optimizer(name))
+  model = make_model(wrapped, alpha=DISTILLATION.alpha)
   partitioner = t5x_partitioning.PjitPartitioner(
     num_partitions=None, model_parallel_submesh=submesh
   )

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Adam's direction: the mean gradient over the root of the mean square."""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def direction(
+  *, beta1: float, beta2: float, epsilon: float
+) -> optax.GradientTransformation:
+  """m_hat / (sqrt(v_hat) + epsilon), as torch and optax have it."""
+
+  def divide(mean, square, correction1, correction2):
+    root = jnp.sqrt(square) / jnp.sqrt(correction2)
+    return mean / correction1 / (root + epsilon)
+
+  return _with_moments(beta1, beta2, divide)
+
+
+def direction_hf(
+  *, beta1: float, beta2: float, epsilon: float
+) -> optax.GradientTransformation:
+  """sqrt(c2) / c1 * m / (sqrt(v) + epsilon), as transformers' old AdamW has it.
+
+  c1 and c2 are the bias corrections; epsilon counts 1 / sqrt(c2) times as much
+  as in `direction`: 32 times in the first step.
+  """
+
+  def divide(mean, square, correction1, correction2):
+    scale = jnp.sqrt(correction2) / correction1
+    return scale * (mean / (jnp.sqrt(square) + epsilon))
+
+  return _with_moments(beta1, beta2, divide)
+
+
+def _with_moments(
+  beta1: float, beta2: float, divide: Callable[..., jax.Array]
+) -> optax.GradientTransformation:
+  """Keeps the two moments, in float32, and hands them to `divide`."""
+
+  def init(params):
+    def zeros():
+      return jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
+
+    return optax.ScaleByAdamState(jnp.zeros([], jnp.int32), zeros(), zeros())
+
+  def update(gradients, state, params=None):
+    del params
+    count = state.count + 1
+    mean = jax.tree.map(
+      lambda m, g: beta1 * m + (1.0 - beta1) * g, state.mu, gradients
+    )
+    square = jax.tree.map(
+      lambda v, g: beta2 * v + (1.0 - beta2) * jnp.square(g),
+      state.nu,
+      gradients,
+    )
+    corrections = _bias_correction(beta1, count), _bias_correction(beta2, count)
+    directions = jax.tree.map(
+      lambda m, v: divide(m, v, *corrections), mean, square
+    )
+    return directions, optax.ScaleByAdamState(count, mean, square)
+
+  return optax.GradientTransformation(init, update)
+
+
+def _bias_correction(beta, count):
+  """1 - beta^count without cancellation: beta is near 1."""
+  if beta == 0.0:
+    return jnp.float32(1.0)
+  return -jnp.expm1(count.astype(jnp.float32) * math.log(beta))

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Asks a trained student for rationales, which evaluation never does.
+
+The rationale task is there to train on. What a student writes for it tells
+what it has learned, so the report shows it beside the labels where it finds
+it: in the run's `predictions/`, under the name of the rationale task.
+"""
+
+import json
+import pathlib
+
+import jax
+import numpy as np
+
+from dsbs_jax import contract
+from dsbs_jax.core import decoding, network, partitioning
+from dsbs_jax.data import loader, register, tokens
+from dsbs_jax.interop import checkpoints as foreign
+from dsbs_jax.run import checkpoints, evaluation, folders, loop, scoring
+
+
+def write_rationales(
+  run: loop.Training, *, split: str = folders.TEST, max_decode_len: int
+) -> pathlib.Path:
+  """Decodes the rationales of a split and writes them as predictions.
+
+  Args:
+    run: settings of a finished run on a mixture of label and rationale.
+    split: whose inputs to explain.
+    max_decode_len: tokens of a rationale at most.
+
+  Returns:
+    The file: one JSON line per example, in the split's order, with the keys of
+    `evaluation.Evaluator.write`.
+
+  Raises:
+    ValueError: the run has no checkpoint, or its data is gone.
+  """
+  name = contract.parse_task_name(run.mixture_or_task_name).benchmark
+  source = register.source(
+    data_dir=run.data_dir, vocabulary=run.vocabulary, prefixes=run.prefixes
+  )
+  data = tokens.load(f'{name}_rationale', split, source)
+  path, step = scoring.find_checkpoint(run.model_dir, 'best')
+  texts = _decode(
+    _read_params(run, path),
+    run.model,
+    data,
+    batch_size=run.eval_batch_size,
+    max_decode_len=max_decode_len,
+  )
+  lines = (
+    {
+      'index': int(data.index[i]),
+      'id': data.example_id(i),
+      'input': data.input_text(i),
+      'target': data.target_text(i),
+      'prediction': text,
+    }
+    for i, text in enumerate(texts)
+  )
+  folder = pathlib.Path(run.model_dir) / evaluation.PREDICTIONS
+  folder.mkdir(exist_ok=True)
+  file = folder / f'{data.name}-{split}-{step:06}.jsonl'
+  partial = file.with_suffix('.tmp')
+  partial.write_text(''.join(json.dumps(line) + '\n' for line in lines))
+  partial.replace(file)
+  return file
+
+
+def _read_params(run: loop.Training, path: pathlib.Path):
+  """The parameters of a checkpoint, in the run's shardings."""
+  shapes = network.param_shapes(run.model)
+  shardings = partitioning.shardings(
+    shapes, partitioning.make_mesh(run.mesh), run.sharding_rules()
+  )
+  return foreign.load_initial(
+    path,
+    run.model,
+    like=checkpoints.shapes_with_shardings(shapes, shardings),
+  )
+
+
+def _decode(
+  params,
+  model: network.T5Config,
+  data: tokens.Tokens,
+  *,
+  batch_size: int,
+  max_decode_len: int,
+) -> list[str]:
+  """What the model writes for each example, in the order of the data."""
+  decode = jax.jit(
+    lambda params, rows: decoding.greedy(
+      params, model, rows, max_decode_len=max_decode_len
+    )
+  )
+  texts = [''] * len(data)
+  for positions, rows in loader.eval_batches(data, batch_size):
+    ids = np.asarray(decode(params, rows))
+    for position, row in zip(positions, ids, strict=True):
+      if position >= 0:
+        texts[position] = data.vocabulary.decode(row.tolist())
+  return texts

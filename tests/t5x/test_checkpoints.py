@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints pass both ways between T5X itself and this project."""
+
+import jax
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from dsbs_jax.core import network
+from dsbs_jax.interop import t5x_checkpoint, t5x_writing
+
+
+def flat(tree):
+  return {
+    name: np.asarray(leaf)
+    for name, leaf in traverse_util.flatten_dict(tree, sep='/').items()
+  }
+
+
+def assert_equal(left, right):
+  left, right = flat(left), flat(right)
+  assert left.keys() == right.keys()
+  for name, array in left.items():
+    np.testing.assert_array_equal(array, right[name], err_msg=name)
+
+
+@pytest.fixture(scope='module')
+def run(parts):
+  """T5X's Adafactor, its empty state and a state at step 7."""
+  from t5x import adafactor
+
+  definition = adafactor.Adafactor(
+    decay_rate=0.8,
+    logical_factor_rules=adafactor.standard_logical_factor_rules(),
+  )
+  model = parts.model(definition)
+  mesh = parts.partitioner()
+  initializer = parts.initializer(model, mesh)
+  state = initializer.from_scratch(jax.random.PRNGKey(0))
+  gradients = jax.tree.map(lambda leaf: 0.1 * leaf + 0.01, state.params)
+  state = jax.jit(lambda s, g: s.apply_gradient(g, learning_rate=1e-3))(
+    state, gradients
+  )
+  return parts.config(), mesh, initializer, state
+
+
+def manager(run, folder):
+  from t5x import checkpoints
+
+  _, mesh, initializer, _ = run
+  folder.mkdir(exist_ok=True, parents=True)
+  return checkpoints.OrbaxCheckpointManagerInterface(
+    str(folder),
+    initializer.global_train_state_shape,
+    mesh,
+    restore_dtype=np.float32,
+  )
+
+
+def test_we_read_what_t5x_writes(run, parts, tmp_path):
+  from t5x import checkpoints
+
+  config, mesh, _, state = run
+  checkpoints.Checkpointer(state, mesh, str(tmp_path / 'legacy')).save(state)
+  saver = manager(run, tmp_path / 'orbax')
+  saver.save(state)
+  saver.close()
+  for kind in ('legacy', 'orbax'):
+    path = str(tmp_path / kind)
+    assert_equal(
+      t5x_checkpoint.load_params(path, config), parts.to_numpy(state.params)
+    )
+    assert t5x_checkpoint.read_step(path) == 1
+    inferred = t5x_checkpoint.infer_config(path)
+    assert network.param_shapes(inferred) == network.param_shapes(config)
+
+
+def test_t5xs_float_steps_are_read(run, tmp_path):
+  """After an Orbax restore T5X saves its step as float32."""
+  _, _, _, state = run
+  saver = manager(run, tmp_path)
+  saver.save(state)
+  saver.wait_until_finished()
+  restored = saver.restore(step=1)
+  again = manager(run, tmp_path / 'again')
+  again.save(restored)
+  again.close()
+  assert t5x_checkpoint.read_step(str(tmp_path / 'again')) == 1
+
+
+@pytest.mark.parametrize('kind', ['save_orbax', 'save_legacy'])
+def test_t5x_restores_what_we_write(run, parts, tmp_path, kind):
+  """Parameters, step and every optimizer state, as finetune.gin asks."""
+  config, _, _, state = run
+  params = parts.to_numpy(state.params)
+  moments = t5x_writing.fresh_moments(network.param_shapes(config))
+  expected = parts.to_numpy(state.param_states)
+  written = getattr(t5x_writing, kind)(
+    str(tmp_path), params, config, step=3, moments=moments
+  )
+  restored = manager(run, tmp_path / 'unused').restore(path=written)
+  assert_equal(parts.to_numpy(restored.params), params)
+  assert int(restored.step) == 3
+  states = flat(traverse_util.unflatten_dict(_states(restored)))
+  assert {name: leaf.shape for name, leaf in states.items()} == {
+    name: leaf.shape
+    for name, leaf in flat(traverse_util.unflatten_dict(_states(state))).items()
+  }
+  assert not any(leaf.any() for leaf in states.values())
+  assert expected
+
+
+def _states(state):
+  tree = state.state_dict()['state']['param_states']
+  return traverse_util.flatten_dict(tree)
+
+
+def test_scalable_t5_is_read(parts, tmp_path):
+  """A scanned model of T5X, its bias tables made equal, computes the same."""
+  from t5x import checkpoints, models, utils
+  from t5x.examples.scalable_t5 import network as scalable
+
+  size = {
+    'vocab_size': 64,
+    'emb_dim': 32,
+    'num_heads': 2,
+    'head_dim': 16,
+    'mlp_dim': 48,
+    'num_encoder_layers': 2,
+    'num_decoder_layers': 2,
+    'mlp_activations': ('gelu', 'linear'),
+    'logits_via_embedding': False,
+    'dropout_rate': 0.0,
+  }
+  module = scalable.Transformer(
+    config=scalable.T5Config(**size, dtype='float32')
+  )
+  model = models.EncoderDecoderModel(module, None, None, None)
+  mesh = parts.partitioner()
+  shapes = {
+    key: (2, 8) for key in ('encoder_input_tokens', 'decoder_input_tokens')
+  }
+  initializer = utils.TrainStateInitializer(
+    None, model.get_initial_variables, shapes, mesh
+  )
+  state = initializer.from_scratch(jax.random.PRNGKey(0))
+  tree = parts.to_numpy(state.params)
+  for stack in ('encoder', 'decoder'):
+    table = tree[stack][stack]['relpos_bias']['rel_embedding'].copy()
+    table[:] = table[:, :1]
+    tree[stack][stack]['relpos_bias']['rel_embedding'] = table
+  state = state.replace_params(tree)
+  checkpoints.Checkpointer(state, mesh, str(tmp_path)).save(state)
+  config = network.T5Config(**size)
+  ours = t5x_checkpoint.load_params(str(tmp_path), config)
+  random = np.random.default_rng(0)
+  batch = {
+    'encoder_input_tokens': random.integers(3, 60, (2, 8)),
+    'decoder_input_tokens': random.integers(3, 60, (2, 8)),
+    'decoder_target_tokens': random.integers(3, 60, (2, 8)),
+  }
+  theirs = model._compute_logits(tree, batch)
+  np.testing.assert_allclose(
+    network.apply(ours, config, batch), theirs, atol=1e-5, rtol=0
+  )

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ordinary seqio mixtures: the objective, and what the plain model makes."""
+
+import jax
+import numpy as np
+import pytest
+
+from dsbs_jax import contract
+from dsbs_jax.core import network
+
+LENGTHS = {'inputs': 96, 'targets': 64}
+
+
+@pytest.fixture(scope='module')
+def mixture(cqa):
+  """The vocabulary of cqa_gt_dsbs, whose tasks are then registered."""
+  from dsbs_jax.interop import t5x_batches
+
+  return t5x_batches.vocabulary(
+    spec=cqa.vocabulary,
+    data_dir=cqa.data_dir,
+    prefixes=None,
+    task='cqa_gt_dsbs',
+  )
+
+
+def open_batch(layout, converter, *, batch_size=8):
+  from t5x import utils
+
+  from dsbs_jax.interop import t5x_batches
+
+  cfg = utils.DatasetConfig(
+    mixture_or_task_name='cqa_gt_dsbs',
+    task_feature_lengths=LENGTHS,
+    split='train',
+    batch_size=batch_size,
+    shuffle=True,
+    seed=0,
+  )
+  data = t5x_batches.get_dataset(
+    cfg, 0, 1, converter, paired=False, layout=layout, lengths=None
+  )
+  return next(iter(data.as_numpy_iterator()))
+
+
+def reference(logits, batch, alpha):
+  """The objective in float64, token by token."""
+  terms = {}
+  for term, task in (('label', 1), ('rationale', 2)):
+    losses = []
+    for row, column in np.argwhere(batch['decoder_task_ids'] == task):
+      scores = np.asarray(logits[row, column], np.float64)
+      top = scores.max()
+      target = batch['decoder_target_tokens'][row, column]
+      losses.append(top + np.log(np.exp(scores - top).sum()) - scores[target])
+    terms[term] = np.mean(losses), len(losses)
+  loss = alpha * terms['label'][0] + (1 - alpha) * terms['rationale'][0]
+  return loss, terms
+
+
+@pytest.mark.parametrize('packed', [False, True], ids=['padded', 'packed'])
+def test_the_objective_on_a_mixture(mixture, packed):
+  from dsbs_jax.data import features, packing
+  from tests.t5x import engines
+
+  layout = packing.Packed if packed else packing.Padded
+  batch = open_batch(layout, features.DistillationFeatureConverter)
+  assert ('decoder_segment_ids' in batch) == packed
+  ids, targets = batch['decoder_task_ids'], batch['decoder_target_tokens']
+  np.testing.assert_array_equal(ids != 0, targets != 0)
+  assert set(np.unique(ids)) == {0, contract.LABEL_ID, contract.RATIONALE_ID}
+  params = engines.initial_params()
+  model = engines.make_model(None, alpha=0.3)
+  loss, metrics = jax.jit(lambda p, b: model.loss_fn(p, b, None))(params, batch)
+  logits = jax.jit(lambda p, b: network.apply(p, engines.CONFIG, b))(
+    params, batch
+  )
+  expected, terms = reference(np.asarray(logits), batch, 0.3)
+  np.testing.assert_allclose(loss, expected, rtol=1e-5)
+  for term, (mean, count) in terms.items():
+    np.testing.assert_allclose(
+      metrics[f'{term}/loss'].compute(), mean, rtol=1e-5
+    )
+    assert metrics[f'{term}/target_tokens'].total == count
+
+
+def test_padding_rows_are_inert(mixture):
+  from dsbs_jax.data import features, packing
+  from tests.t5x import engines
+
+  batch = open_batch(packing.Padded, features.DistillationFeatureConverter)
+  longer = {
+    key: np.concatenate([array, np.zeros_like(array)])
+    for key, array in batch.items()
+  }
+  model = engines.make_model(None, alpha=0.3)
+  loss = jax.jit(lambda p, b: model.loss_fn(p, b, None)[0])
+  params = engines.initial_params()
+  np.testing.assert_allclose(
+    loss(params, longer), loss(params, batch), rtol=1e-6
+  )
+
+
+def test_the_plain_model_weighs_tokens_alike(mixture):
+  """T5X's own converter and loss run on the mixture; labels count little."""
+  import seqio
+
+  from dsbs_jax.data import features, packing
+
+  plain = open_batch(
+    packing.Packed, seqio.EncDecFeatureConverter, batch_size=64
+  )
+  assert 'decoder_task_ids' not in plain
+  batch = open_batch(
+    packing.Packed, features.DistillationFeatureConverter, batch_size=64
+  )
+  np.testing.assert_array_equal(
+    plain['decoder_target_tokens'], batch['decoder_target_tokens']
+  )
+  ids = batch['decoder_task_ids']
+  share = np.sum(ids == contract.LABEL_ID) / np.sum(ids != 0)
+  print(f'label share of target tokens: {share:.1%}')
+  assert 0.05 < share < 0.15
+
+
+def test_a_mixture_without_ids_says_what_to_do(mixture):
+  import seqio
+
+  from dsbs_jax.data import features, packing
+
+  if 'plain_mix' not in seqio.MixtureRegistry.names():
+    seqio.MixtureRegistry.add(
+      'plain_mix', ['cqa_gt_label', 'cqa_rationale'], default_rate=1.0
+    )
+  with pytest.raises(ValueError, match='mixture_cls=providers.Mixture'):
+    from t5x import utils
+
+    from dsbs_jax.interop import t5x_batches
+
+    t5x_batches.get_dataset(
+      utils.DatasetConfig('plain_mix', LENGTHS, 'train', 8, True, 0),
+      0,
+      1,
+      features.DistillationFeatureConverter,
+      paired=False,
+      layout=packing.Padded,
+      lengths=None,
+    )
