@@ -6,12 +6,13 @@ VENV ?= .venv
 RUN := $(CURDIR)/$(VENV)/bin/python
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: help env demo test test-long lint clean
+.PHONY: help env demo test test-long bench lint clean
 
 help:
 	@echo 'make demo       set up, then train and evaluate on the bundled benchmark'
 	@echo 'make test       set up, then run the test suite'
 	@echo 'make test-long  the tests that take longer than ten minutes'
+	@echo 'make bench      throughput of stage 1 beside a bare client'
 	@echo 'make lint       format and import checks'
 	@echo 'make env        only set up $(VENV)'
 
@@ -34,6 +35,9 @@ test: env
 
 test-long: env
 	$(RUN) -m pytest -m long
+
+bench: env
+	$(RUN) -m bench.bench_extract
 
 lint: env
 	$(RUN) -m ruff format --check .

@@ -4,7 +4,8 @@
 import setuptools
 
 HF = ['safetensors', 'transformers', 'torch']
-TEST = ['hypothesis', 'pytest', 'ruff', 'safetensors', 'openai']
+EXTRACT = ['openai>=3']
+TEST = ['hypothesis', 'pytest', 'ruff', 'safetensors', *EXTRACT]
 
 setuptools.setup(
   name='dsbs_jax',
@@ -38,7 +39,7 @@ setuptools.setup(
   ],
   extras_require={
     'test': TEST,
-    'extract': ['openai'],
+    'extract': EXTRACT,
     'hf': HF,
     'serve': ['aiohttp'],
     'tpu': ['jax[tpu]'],

@@ -22,7 +22,8 @@ A *row group* is a dict of arrays that share their number of rows:
 
 A *batch* is a dict of row groups. Paired batches hold {'label': rows,
 'rationale': rows}, two views of the same examples whose target lengths may
-differ; every other batch holds one group, {'mixture': rows}.
+differ. A single task of this project gives one of the two, so that its steps
+are those of that view in a pair; sampled mixtures give {'mixture': rows}.
 """
 
 import dataclasses

@@ -63,7 +63,7 @@ class Demo:
   Attributes:
     out: folder of the runs and the report.
     cache: folder of the prepared data.
-    fractions: shares of the 1,200 training examples.
+    fractions: shares of the 800 training examples.
     seeds: runs per method and share.
     steps: training steps of each run.
   """

@@ -9,7 +9,7 @@ the benchmark has in common with real ones is the point of the method: a label
 ('first' or 'second') tells little about the two things in the parcels, and the
 rationale spells out what the label depends on, the weight of each.
 
-Each of 80 things has one of 4 weights, written down nowhere but in rationales.
+Each of 60 things has one of 4 weights, written down nowhere but in rationales.
 No pair of things, in either order, occurs in two rows, so test pairs are new;
 each of their things is known from other pairs.
 
@@ -25,17 +25,15 @@ import pathlib
 import random
 from collections.abc import Iterator
 
-SIZES = {'train': 1200, 'validation': 150, 'test': 400}
+SIZES = {'train': 800, 'validation': 100, 'test': 400}
 SEED = 2023
 KILOGRAMS = (1, 2, 5, 9)
 THINGS = (
-  'badge bag ball banjo barrel basket beaker bell belt bench blanket book'
-  ' boot bottle bowl box bread brick broom brush bucket candle canoe carpet'
-  ' chain chair clock coat comb cork crown cup cushion desk doll drum fan'
-  ' feather flag flute fork guitar hammer hat helmet hook jar kettle key kite'
-  ' knife ladder lamp lantern map mask mirror mug nail needle net paddle pan pen'
-  ' piano pillow pipe plate pot quilt radio rake ribbon ring rope rug saddle'
-  ' saw scarf towel'
+  'bag ball banjo barrel basket bell belt bench blanket book boot bottle'
+  ' bowl box brick broom bucket candle canoe carpet chain chair clock coat'
+  ' crown cup desk doll drum fan flag flute fork guitar hammer hat helmet'
+  ' jar kettle key kite knife ladder lamp mask mirror mug needle pan piano'
+  ' pillow plate pot quilt radio rope rug saddle towel vase'
 ).split()
 # Share of completions with each kind of error; the rest is right.
 ERRORS = {'weight': 0.05, 'slip': 0.01, 'no_answer': 0.01, 'cut': 0.01}

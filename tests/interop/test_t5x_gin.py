@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Both engines have one recipe: the macros that they share are equal."""
+
+import pathlib
+import re
+
+import pytest
+
+GIN = pathlib.Path(__file__).resolve().parents[2] / 'gin'
+_MACRO = re.compile(r'^([A-Z][A-Z_]*) = (.*)$', re.MULTILINE)
+# What T5X says in its own words: its mesh, splits and remat.
+BUILT_IN_ONLY = {
+  'train.gin': {
+    'CHUNK_TOKENS',
+    'EVAL_SPLITS',
+    'MESH',
+    'REMAT',
+    'SCAN_LAYERS',
+    'SHARDING_RULES',
+  },
+  'eval.gin': {
+    'EVAL_SPLITS',
+    'MESH',
+    'SCAN_LAYERS',
+    'SHARDING_RULES',
+    'STEP',
+  },
+}
+
+
+def macros(path):
+  return dict(_MACRO.findall(path.read_text()))
+
+
+@pytest.mark.parametrize('name', BUILT_IN_ONLY)
+def test_macros_have_the_same_defaults(name):
+  ours, theirs = macros(GIN / name), macros(GIN / 't5x' / name)
+  shared = set(ours) & set(theirs) - {'EVAL_OUTPUT_DIR'}
+  assert {key: ours[key] for key in shared} == {
+    key: theirs[key] for key in shared
+  }
+  missing = set(ours) - set(theirs)
+  assert missing <= BUILT_IN_ONLY[name], sorted(missing)
