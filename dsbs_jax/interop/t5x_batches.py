@@ -49,20 +49,15 @@ class Iterator(dataset_iterator.DatasetIterator):
     self._data = data
     self._num_rows = num_rows
     self._first_step = None
-    self._start(0)
-
-  def _start(self, position: int) -> None:
-    self._position = position
-    self._batches = self._data.iterate(position)
+    self._batches = data.iterate()
 
   def __next__(self) -> dict[str, np.ndarray]:
     batch = next(self._batches)
-    self._position += 1
     return t5x_wire.flatten(batch, num_rows=self._num_rows)
 
   def reset(self) -> None:
     """Goes back to the first batch."""
-    self._start(0)
+    self._batches = self._data.iterate()
 
   @property
   def element_spec(self) -> dict[str, dataset_iterator.ArraySpec]:
@@ -88,7 +83,6 @@ class Iterator(dataset_iterator.DatasetIterator):
     state = json.loads(epath.Path(f'{filename}.json').read_text())
     self._first_step = state.pop('first')
     self._batches.set_state(state)
-    self._position = state['next_step']
 
   load = restore
 

@@ -59,6 +59,13 @@ class DistillationModel(models.EncoderDecoderModel):
   ):
     super().__init__(feature_converter_cls=feature_converter_cls, **kwargs)
     self.objective = objective
+    ids = self.output_vocabulary.vocab_size
+    rows = self.module.config.vocab_size
+    if ids > rows:
+      raise ValueError(
+        f'the vocabulary has {ids} ids, but the model only {rows} rows'
+        f' (VOCAB_SIZE). Set --gin.VOCAB_SIZE={-(-ids // 128) * 128}.'
+      )
 
   def weigh(self, groups: Mapping[str, t5x_wire.Rows]) -> dict[str, Any]:
     """Adds each target token's factor in the objective to a whole batch."""

@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import flax
 import jax
 import jax.numpy as jnp
 from absl import logging
@@ -97,12 +98,10 @@ class TrainStateInitializer(utils.TrainStateInitializer):
       lambda param: jax.ShapeDtypeStruct(
         param.shape, param.dtype, sharding=param.sharding
       ),
-      state.params,
+      flax.core.unfreeze(state.params),
     )
-    params = checkpoints.load_initial(
-      self._path, self._config, like=jax.tree.map(lambda leaf: leaf, dict(like))
-    )
-    return state.replace_params(type(state.params)(params))
+    params = checkpoints.load_initial(self._path, self._config, like=like)
+    return state.replace_params(flax.core.freeze(params))
 
 
 def _num_devices(mesh: jax.sharding.Mesh, spec: Any) -> int:

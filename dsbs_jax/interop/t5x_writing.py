@@ -134,7 +134,9 @@ def save_legacy(
     _tree(params, config, step, moments), sep='/'
   )
   index = {
-    path: array if array.size == 1 else _write_zarr(folder, path, array)
+    path: _write_zarr(folder, path, array)
+    if _is_sharded(path, array)
+    else array
     for path, array in flat.items()
   }
   contents = {
@@ -146,6 +148,11 @@ def save_legacy(
     serialization.msgpack_serialize(contents)
   )
   return str(folder)
+
+
+def _is_sharded(path: str, array: np.ndarray) -> bool:
+  """Whether T5X cuts an array over devices; the others must be in the index."""
+  return array.size > 1 and path.rpartition('/')[2] not in ('v_row', 'v_col')
 
 
 def _tree(params, config, step, moments) -> dict[str, Any]:

@@ -143,6 +143,8 @@ class _Execution:
       self._line.say(
         f'[{number}/{len(self._open)}] {job.name}  {_result(job)}'
         f'  {pace_lib.duration(seconds)}'
+        f'  all {100 * self._pace.share():.0f} %'
+        f'  ETA {pace_lib.duration(self._pace.eta())}'
       )
 
   def _show(self, number: int, job: jobs.Job, step: int, spent: float) -> None:

@@ -64,13 +64,11 @@ def heavier(first: int, second: int) -> str:
   return SIDES[first < second]
 
 
-def rationale(pair: tuple[str, str], kilograms: list[int]) -> str:
-  """The reasoning from two things and what they weigh."""
-  first, second = (
-    f'{thing} weighs {weight} kg'
-    for thing, weight in zip(pair, kilograms, strict=True)
+def rationale(first: int, second: int) -> str:
+  """The reasoning from what the two things weigh."""
+  return (
+    f'{first} kg is {"more" if first > second else "less"} than {second} kg.'
   )
-  return f'A {first}, a {second}.'
 
 
 def completion(
@@ -88,9 +86,9 @@ def completion(
     answer = SIDES[answer == SIDES[0]]
   if error == 'no_answer':
     answer = 'unknown'
-  reasons = rationale(pair, kilograms)
+  reasons = rationale(*kilograms)
   if error == 'cut':
-    return reasons[: -len(' kg.')]
+    return reasons.partition(' than')[0]
   return f'{reasons} So the answer is {answer}.'
 
 

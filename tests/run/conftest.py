@@ -5,7 +5,19 @@ import json
 
 import pytest
 
-from dsbs_jax.run import coordinates
+from dsbs_jax.data import benchmark
+from dsbs_jax.run import coordinates, folders
+
+HOSTILE = (
+  '</script><script>document.title="pwned"</script>',
+  '<!--<script>',
+  '<img src=x onerror=document.title="pwned">',
+  '"\'&amp;&lt;`${x}`{{style}}',
+  'nul \x00 and bell \x07',
+  'right \u202eto left\u202c and \u2066isolate\u2069',
+  'lone \ud800 surrogate',
+  'line \u2028 and \u2029 separators',
+)
 
 CONFIG = """\
 # Macros:
@@ -100,6 +112,17 @@ class RunMaker:
       (path / f'checkpoint_{steps[-1]}').mkdir()
     return path
 
+  @staticmethod
+  def line(index, *, target='yes', prediction='yes', text='question'):
+    """A line of a predictions file."""
+    return {
+      'index': index,
+      'id': f'test-{index}',
+      'input': f'[label] {text} {index}',
+      'target': target,
+      'prediction': prediction,
+    }
+
   def _predict(self, path, point, step, predictions):
     if not predictions:
       return
@@ -111,7 +134,57 @@ class RunMaker:
     )
 
 
+class Teacher:
+  """Prepared data that lies in memory."""
+
+  splits = ('train', 'validation', 'test')
+  metadata = {
+    'fraction': 1.0,
+    'splits': {'test': {'rows': 3, 'counts': {'accuracy': 77.25}}},
+  }
+
+  def __init__(self, examples_of_test):
+    self._examples = examples_of_test
+
+  def num_examples(self, split):
+    return {'train': 1234}.get(split, len(self._examples))
+
+  def examples(self, split):
+    assert split == 'test'
+    return iter(self._examples)
+
+
+@pytest.fixture
+def teach(monkeypatch):
+  """Makes every run find prepared data with these examples of test."""
+
+  def teach(*examples):
+    prepared = Teacher(examples)
+    monkeypatch.setattr(folders, 'prepared', lambda name, data_dir: prepared)
+
+  return teach
+
+
 @pytest.fixture
 def make_run(tmp_path):
   """Makes run folders below tmp_path / 'runs'."""
   return RunMaker(tmp_path / 'runs')
+
+
+@pytest.fixture
+def hostile_runs(make_run, teach):
+  """Runs whose every text is hostile; the texts are in `.texts`."""
+  lines = [
+    make_run.line(i, target=text, prediction=text, text=text)
+    for i, text in enumerate(HOSTILE)
+  ]
+  teach(
+    *(
+      benchmark.Example(i, f'test-{i}', text, text, text, text, 'parsed')
+      for i, text in enumerate(HOSTILE)
+    )
+  )
+  for name in ('<script>alert(1)<', '"><img src=x onerror=x>', 'a&b'):
+    make_run(name=name, predictions=lines)
+  make_run.texts = list(HOSTILE)
+  return make_run

@@ -11,7 +11,57 @@ import numpy as np
 import pytest
 
 from dsbs_jax.core import network
-from dsbs_jax.run import checkpoints, journal, loop, scoring, signals
+from dsbs_jax.run import (
+  checkpoints,
+  config,
+  journal,
+  loop,
+  preparation,
+  scoring,
+  signals,
+)
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+ARCHIVE = REPOSITORY / 'tests/data/fixtures/archive'
+FILES = ['gin/train.gin', 'gin/models/tiny.gin', 'gin/benchmarks/svamp.gin']
+SMALL = (
+  "VOCABULARY = 'bytes'",
+  'VOCAB_SIZE = 384',
+  'EMB_DIM = 16',
+  'HEAD_DIM = 4',
+  'MLP_DIM = 32',
+  'NUM_ENCODER_LAYERS = 1',
+  'NUM_DECODER_LAYERS = 1',
+  'BATCH_SIZE = 4',
+  'TRAIN_STEPS = 12',
+  'EVAL_PERIOD = 6',
+  'LOG_PERIOD = 4',
+  'EVAL_BATCH_SIZE = 2',
+  'MAX_DECODE_LEN = 8',
+  'LEARNING_RATE = 1e-2',
+)
+
+
+@pytest.fixture(scope='module')
+def settings(tmp_path_factory):
+  """Makes settings through the real gin files, for prepared rows of ours."""
+  data_dir = str(tmp_path_factory.mktemp('prepared'))
+  preparation.prepare(
+    preparation.Preparation(
+      benchmark='svamp', source=str(ARCHIVE), data_dir=data_dir
+    )
+  )
+
+  def make(model_dir, *bindings) -> loop.Training:
+    folders = (f"MODEL_DIR = '{model_dir}'", f"DATA_DIR = '{data_dir}'")
+    return config.build(
+      loop.Training,
+      gin_files=FILES,
+      gin_bindings=[*folders, *SMALL, *bindings],
+      search_paths=[str(REPOSITORY)],
+    )
+
+  return make
 
 
 def _params(run, step):

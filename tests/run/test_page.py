@@ -3,58 +3,10 @@
 
 import html.parser
 import json
-import os
-import pathlib
 import re
-import shutil
-import subprocess
-import urllib.parse
-
-import pytest
 
 from dsbs_jax.data import benchmark
 from dsbs_jax.run import comparison, examples, folders, page, reporting, results
-
-HOSTILE = (
-  '</script><script>document.title="pwned"</script>',
-  '<!--<script>',
-  '<img src=x onerror=document.title="pwned">',
-  '"\'&amp;&lt;`${x}`{{style}}',
-  'nul \x00 and bell \x07',
-  'right \u202eto left\u202c and \u2066isolate\u2069',
-  'lone \ud800 surrogate',
-  'line \u2028 and \u2029 separators',
-)
-
-
-class _Teacher:
-  """Prepared data that lies in memory."""
-
-  splits = ('train', 'validation', 'test')
-  metadata = {
-    'fraction': 1.0,
-    'splits': {'test': {'rows': 3, 'counts': {'accuracy': 77.25}}},
-  }
-
-  def __init__(self, examples_of_test):
-    self._examples = examples_of_test
-
-  def num_examples(self, split):
-    return {'train': 1234}.get(split, len(self._examples))
-
-  def examples(self, split):
-    assert split == 'test'
-    return iter(self._examples)
-
-
-def _line(index, *, target='yes', prediction='yes', text='question'):
-  return {
-    'index': index,
-    'id': f'test-{index}',
-    'input': f'[label] {text} {index}',
-    'target': target,
-    'prediction': prediction,
-  }
 
 
 def _build(maker, **options):
@@ -94,27 +46,8 @@ class _Reader(html.parser.HTMLParser):
       self.text += data
 
 
-@pytest.fixture
-def hostile_page(make_run, monkeypatch):
-  """A page whose every text is hostile."""
-  lines = [
-    _line(i, target=text, prediction=text, text=text)
-    for i, text in enumerate(HOSTILE)
-  ]
-  prepared = _Teacher(
-    [
-      benchmark.Example(i, f'test-{i}', text, text, text, text, 'parsed')
-      for i, text in enumerate(HOSTILE)
-    ]
-  )
-  monkeypatch.setattr(folders, 'prepared', lambda name, data_dir: prepared)
-  for name in ('<script>alert(1)<', '"><img src=x onerror=x>', 'a&b'):
-    make_run(name=name, predictions=lines)
-  return make_run
-
-
-def test_hostile_texts_are_only_text(hostile_page):
-  text, browsers = _build(hostile_page)
+def test_hostile_texts_are_only_text(hostile_runs):
+  text, browsers = _build(hostile_runs)
   reader = _Reader(text)
   assert reader.tags.count('script') == 2
   assert 'img' not in reader.tags
@@ -122,21 +55,21 @@ def test_hostile_texts_are_only_text(hostile_page):
   data = json.loads(reader.scripts[0])
   assert data == browsers
   shown = data[0]['examples']
-  assert [e['gold'] for e in shown] == list(HOSTILE)
-  assert [e['teacher']['rationale'] for e in shown] == list(HOSTILE)
+  assert [e['gold'] for e in shown] == hostile_runs.texts
+  assert [e['teacher']['rationale'] for e in shown] == hostile_runs.texts
   assert '<script>alert(1)<' in reader.text
 
 
-def test_the_page_refers_to_nothing_outside(hostile_page):
-  text, _ = _build(hostile_page)
+def test_the_page_refers_to_nothing_outside(hostile_runs):
+  text, _ = _build(hostile_runs)
   assert all(ref.startswith('#') for ref in _Reader(text).references)
   assert not re.search(r'@import|url\(|https?:|fetch\(|XMLHttp', text)
   assert "default-src 'none'" in text
 
 
-def test_a_page_with_lone_surrogates_can_be_written(hostile_page):
-  out = hostile_page.folder / 'out'
-  path = reporting.report([str(hostile_page.folder)], out=str(out))
+def test_a_page_with_lone_surrogates_can_be_written(hostile_runs):
+  out = hostile_runs.folder / 'out'
+  path = reporting.report([str(hostile_runs.folder)], out=str(out))
   assert path.read_text(encoding='utf-8').startswith('<!doctype html>')
   assert sorted(p.name for p in out.iterdir()) == [
     'report.html',
@@ -146,20 +79,17 @@ def test_a_page_with_lone_surrogates_can_be_written(hostile_page):
   ]
 
 
-def test_the_browser_has_teacher_students_and_verdicts(make_run, monkeypatch):
-  prepared = _Teacher(
-    [
-      benchmark.Example(0, 'a', 'q0', '( 4 / 2 )', '(1 + 1)', 'why', 'parsed'),
-      benchmark.Example(1, 'b', 'q1', '3', 'x', '', 'no_label'),
-    ]
+def test_the_browser_has_teacher_students_and_verdicts(make_run, teach):
+  teach(
+    benchmark.Example(0, 'a', 'q0', '( 4 / 2 )', '(1 + 1)', 'why', 'parsed'),
+    benchmark.Example(1, 'b', 'q1', '3', 'x', '', 'no_label'),
   )
-  monkeypatch.setattr(folders, 'prepared', lambda name, data_dir: prepared)
   lines = [
-    _line(0, target='( 4 / 2 )', prediction='2'),
-    _line(1, target='3', prediction='4'),
+    make_run.line(0, target='( 4 / 2 )', prediction='2'),
+    make_run.line(1, target='3', prediction='4'),
   ]
   path = make_run(benchmark='svamp', predictions=lines)
-  rationale = [{**_line(1), 'prediction': 'because'}]
+  rationale = [{**make_run.line(1), 'prediction': 'because'}]
   (path / 'predictions/svamp_rationale-test-000020.jsonl').write_text(
     json.dumps(rationale[0]) + '\n'
   )
@@ -180,38 +110,41 @@ def test_the_browser_has_teacher_students_and_verdicts(make_run, monkeypatch):
 
 def test_predictions_are_those_of_the_chosen_step(make_run):
   path = make_run(
-    validation=(30.0, 20.0), predictions=[_line(0, prediction='late')]
+    validation=(30.0, 20.0), predictions=[make_run.line(0, prediction='late')]
   )
   early = path / 'predictions/cqa_gt_label-test-000010.jsonl'
-  early.write_text(json.dumps(_line(0, prediction='early')) + '\n')
+  early.write_text(json.dumps(make_run.line(0, prediction='early')) + '\n')
   _, (browser,) = _build(make_run)
   assert browser['students'][0]['step'] == 10
   assert browser['examples'][0]['students'][0]['label'] == 'early'
 
 
 def test_a_long_split_is_cut_and_says_so(make_run):
-  make_run(predictions=[_line(i) for i in range(30)])
+  make_run(predictions=[make_run.line(i) for i in range(30)])
   _, (browser,) = _build(make_run, limit=20)
   assert (browser['total'], len(browser['examples'])) == (30, 20)
 
 
 def test_without_data_the_inputs_of_the_predictions_are_shown(make_run):
-  make_run(predictions=[_line(0)])
+  make_run(predictions=[make_run.line(0)])
   _, (browser,) = _build(make_run)
   assert browser['examples'][0]['teacher'] is None
   assert browser['examples'][0]['input'] == '[label] question 0'
 
 
 def test_a_benchmark_that_nobody_registers_compares_texts(make_run):
-  make_run(benchmark='mystery', predictions=[_line(0), _line(1, target='no')])
+  make_run(
+    benchmark='mystery',
+    predictions=[make_run.line(0), make_run.line(1, target='no')],
+  )
   _, (browser,) = _build(make_run)
   assert 'equal text' in browser['note']
   verdicts = [e['students'][0]['right'] for e in browser['examples']]
   assert verdicts == [True, False]
 
 
-def test_figures_show_every_method_the_llm_and_the_paper(make_run, monkeypatch):
-  monkeypatch.setattr(folders, 'prepared', lambda name, data_dir: _Teacher([]))
+def test_figures_show_every_method_the_llm_and_the_paper(make_run, teach):
+  teach()
   for fraction in (0.5, 1.0):
     for seed in (0, 1):
       for i, method in enumerate(('gt_finetune', 'gt_dsbs', 'llm_dsbs')):
@@ -275,65 +208,3 @@ def test_failed_runs_are_named(make_run, tmp_path):
   path = reporting.report([str(make_run.folder)], out=str(tmp_path / 'out'))
   text = _Reader(path.read_text()).text
   assert 'Failed, and missing: cqa_gt_dsbs-tiny-f1-s1.' in text
-
-
-def _chromium():
-  found = os.environ.get('CHROMIUM') or next(
-    filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'chrome'))),
-    None,
-  )
-  if found is None:
-    pytest.skip('Chromium is not installed (or set CHROMIUM)')
-  return found
-
-
-def _dom(path: pathlib.Path, state: dict[str, str], profile: pathlib.Path):
-  """The page's elements after its script ran, as Chromium writes them."""
-  address = path.as_uri() + '#' + urllib.parse.urlencode(state)
-  flags = (
-    '--headless --no-sandbox --disable-gpu --disable-quic --no-first-run'
-    ' --disable-background-networking --disable-component-update'
-    ' --disable-sync --dump-dom'
-  )
-  done = subprocess.run(
-    [_chromium(), *flags.split(), f'--user-data-dir={profile}', address],
-    capture_output=True,
-    check=True,
-    timeout=300,
-  )
-  return done.stdout.decode('utf-8', 'replace')
-
-
-def _shown(dom: str) -> list[int]:
-  return [int(i) for i in re.findall(r'<article[^>]*data-index="(\d+)"', dom)]
-
-
-def test_chromium_filters_searches_and_pages(make_run, tmp_path):
-  lines = [
-    _line(i, prediction='yes' if i % 3 else 'no', text='tree' if i > 30 else '')
-    for i in range(40)
-  ]
-  make_run(predictions=lines)
-  path = reporting.report([str(make_run.folder)], out=str(tmp_path / 'out'))
-  profile = tmp_path / 'profile'
-
-  wrong = _dom(path, {'show': 'wrong'}, profile)
-  assert _shown(wrong) == [0, 3, 6, 9, 12, 15, 18, 21, 24, 27]
-  assert '14 of 40 examples; the chosen student is right on 0' in wrong
-  second = _dom(path, {'show': 'wrong', 'page': '2'}, profile)
-  assert _shown(second) == [30, 33, 36, 39]
-  found = _dom(path, {'show': 'right', 'q': 'TREE'}, profile)
-  assert _shown(found) == [31, 32, 34, 35, 37, 38]
-  assert '<mark>tree</mark>' in found
-
-
-def test_chromium_runs_no_hostile_text(hostile_page, tmp_path):
-  path = reporting.report([str(hostile_page.folder)], out=str(tmp_path / 'out'))
-  dom = _dom(path, {'show': 'all'}, tmp_path / 'profile')
-  assert _shown(dom) == list(range(len(HOSTILE)))
-  assert '<title>Distilling step-by-step' in dom
-  assert 'pwned</title>' not in dom
-  assert '<img' not in dom
-  assert dom.count('<script') == 2
-  for code in ('U+0000', 'U+0007', 'U+202E', 'U+2066', 'U+2028', 'U+D800'):
-    assert f'>{code}</span>' in dom

@@ -71,11 +71,8 @@ def test_states_are_cut_like_their_parameters(parts, name):
       moments += 1
     else:
       assert not axes[path], path  # kept whole on every device
-  assert (
-    moments
-    >= len(traverse_util.flatten_dict(network.param_shapes(parts.config())))
-    // 2
-  )
+  # Two per parameter; of Adafactor only those that are not factored.
+  assert moments == {'adafactor': 14}.get(name, 2 * 52)
 
 
 def _flat(state):

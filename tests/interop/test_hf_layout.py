@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A T5 in Hugging Face's words, and models that are none."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from dsbs_jax.core import network
+from dsbs_jax.interop import hf_checkpoint
+
+GATED = network.T5Config(
+  vocab_size=60,
+  emb_dim=8,
+  num_heads=2,
+  head_dim=6,
+  mlp_dim=16,
+  num_encoder_layers=2,
+  num_decoder_layers=3,
+  num_buckets=16,
+  max_distance=40,
+)
+
+
+def _params(config, seed=0):
+  rng = np.random.default_rng(seed)
+  return jax.tree.map(
+    lambda leaf: rng.normal(scale=0.3, size=leaf.shape).astype(np.float32),
+    network.param_shapes(config),
+  )
+
+
+def _tensors(folder):
+  return safetensors.numpy.load_file(folder / 'model.safetensors')
+
+
+@pytest.fixture
+def saved(tmp_path):
+  folder = tmp_path / 'model'
+  params = _params(GATED)
+  hf_checkpoint.save_hf(folder, params, GATED)
+  return folder, params
+
+
+def test_tensors_have_the_names_and_orientation_of_hugging_face(saved):
+  folder, params = saved
+  tensors = _tensors(folder)
+  layer = params['decoder']['layers_2']
+  for name, expected in (
+    ('shared.weight', params['token_embedder']['embedding']),
+    ('lm_head.weight', params['decoder']['logits_dense']['kernel'].T),
+    (
+      'decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight',
+      params['decoder']['relpos_bias']['rel_embedding'].T,
+    ),
+    (
+      'decoder.block.2.layer.1.EncDecAttention.o.weight',
+      layer['encoder_decoder_attention']['out']['kernel'].T,
+    ),
+    (
+      'decoder.block.2.layer.2.DenseReluDense.wi_1.weight',
+      layer['mlp']['wi_1']['kernel'].T,
+    ),
+    (
+      'decoder.block.2.layer.1.layer_norm.weight',
+      layer['pre_cross_attention_layer_norm']['scale'],
+    ),
+  ):
+    np.testing.assert_array_equal(tensors[name], expected)
+  assert len(tensors) == len(jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'model_type': 'umt5'}, "model_type is 'umt5'"),
+    ({'feed_forward_proj': 'gelu'}, "feed_forward_proj is 'gelu'"),
+    ({'layer_norm_epsilon': 1e-5}, 'layer_norm_epsilon is 1e-05'),
+    ({'d_kv': None}, r"has no \['d_kv'\]"),
+  ],
+)
+def test_models_that_are_no_t5_are_refused(saved, changes, message):
+  folder, _ = saved
+  path = folder / 'config.json'
+  values = json.loads(path.read_text()) | changes
+  values = {name: value for name, value in values.items() if value is not None}
+  path.write_text(json.dumps(values))
+  with pytest.raises(ValueError, match=message):
+    hf_checkpoint.config_from_hf(folder)
+
+
+def test_activations_unknown_to_hugging_face_are_refused(tmp_path):
+  config = dataclasses.replace(GATED, mlp_activations=('relu', 'relu'))
+  with pytest.raises(ValueError, match='Hugging Face can express'):
+    hf_checkpoint.save_hf(tmp_path / 'model', _params(config), config)
