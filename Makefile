@@ -31,7 +31,7 @@ demo: env
 	@$(RUN) -m dsbs_jax.run.demo
 
 test: env
-	$(RUN) -m pytest -m 'not long'
+	$(RUN) -m pytest -m 'not long' -n 2 --dist loadfile
 
 test-long: env
 	$(RUN) -m pytest -m long

@@ -5,7 +5,7 @@ import setuptools
 
 HF = ['safetensors', 'transformers', 'torch']
 EXTRACT = ['openai>=3']
-TEST = ['hypothesis', 'pytest', 'ruff', 'safetensors', *EXTRACT]
+TEST = ['hypothesis', 'pytest', 'pytest-xdist', 'ruff', *EXTRACT]
 
 setuptools.setup(
   name='dsbs_jax',
@@ -32,6 +32,7 @@ setuptools.setup(
     'optax',
     'orbax-checkpoint',
     'rich',
+        'safetensors',
     'sentencepiece',
     'seqio',
     'tensorboard',

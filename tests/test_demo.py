@@ -133,7 +133,7 @@ def test_a_short_demo_prepares_trains_explains_and_compares(tmp_path, capsys):
   )
   assert demo.run(settings) == 0
   shown = capsys.readouterr().out
-  for part in ('1/4', '2/4', '3/4', '4/4', 'Standard finetuning', 'its label'):
+  for part in ('1/4', '2/4', '3/4', '4/4', 'Standard finetuning', 'Gold'):
     assert part in shown
   page = tmp_path / 'runs' / 'report' / 'report.html'
   assert str(page) in shown

@@ -20,6 +20,8 @@ VERBS = (
   'train',
   'eval',
   'export',
+  'sweep',
+  'report',
 )
 
 _GIN_FLAG = '--gin.'

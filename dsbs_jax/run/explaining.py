@@ -8,15 +8,27 @@ it: in the run's `predictions/`, under the name of the rationale task.
 
 import json
 import pathlib
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
+import rich.table
 
 from dsbs_jax import contract
 from dsbs_jax.core import decoding, network, partitioning
 from dsbs_jax.data import loader, register, tokens
 from dsbs_jax.interop import checkpoints as foreign
-from dsbs_jax.run import checkpoints, evaluation, folders, loop, scoring
+from dsbs_jax.run import (
+  checkpoints,
+  coordinates,
+  evaluation,
+  folders,
+  jobs,
+  loop,
+  scoring,
+)
+from dsbs_jax.run import examples as examples_lib
 
 
 def write_rationales(
@@ -68,6 +80,38 @@ def write_rationales(
   return file
 
 
+def side_by_side(
+  runs: Sequence[jobs.Job], explained: pathlib.Path, *, title: str, num: int
+) -> rich.table.Table:
+  """The first examples with what several runs made of them.
+
+  Args:
+    runs: finished runs on the same benchmark; the last one wrote rationales.
+    explained: the file of these rationales.
+    title: of the table.
+    num: how many examples.
+
+  Returns:
+    The table.
+  """
+  rationales = examples_lib.read_predictions(explained)
+  columns = [_predictions(job) for job in runs]
+  table = rich.table.Table(title=title)
+  names = [coordinates.METHODS[job.point.method] for job in runs]
+  for name in ('Input', 'Gold', *names, 'and its rationale', "The teacher's"):
+    table.add_column(name)
+  for index in list(rationales)[:num]:
+    rationale = rationales[index]
+    table.add_row(
+      rationale['input'].strip(),
+      columns[0][index]['target'],
+      *(labels[index]['prediction'] for labels in columns),
+      rationale['prediction'],
+      rationale['target'],
+    )
+  return table
+
+
 def _read_params(run: loop.Training, path: pathlib.Path):
   """The parameters of a checkpoint, in the run's shardings."""
   shapes = network.param_shapes(run.model)
@@ -102,3 +146,11 @@ def _decode(
       if position >= 0:
         texts[position] = data.vocabulary.decode(row.tolist())
   return texts
+
+
+def _predictions(job: jobs.Job) -> dict[int, dict[str, Any]]:
+  """A run's labels at its best step on validation, by index."""
+  _, step = scoring.find_checkpoint(str(job.path), 'best')
+  task = evaluation.evaluated_task(job.point.task)
+  name = f'{task}-{folders.TEST}-{step:06}.jsonl'
+  return examples_lib.read_predictions(job.path / evaluation.PREDICTIONS / name)
