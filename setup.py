@@ -19,7 +19,10 @@ setuptools.setup(
   packages=setuptools.find_packages(
     include=['dsbs_jax*', 'tasks*', 'rationales*']
   ),
-  package_data={'rationales': ['prompts/*.json'], 'tasks': ['README.md']},
+  package_data={
+    'dsbs_jax.run': ['page.html', 'page.css', 'page.js'],
+    'rationales': ['prompts/*.json'],
+  },
   install_requires=[
     'absl-py',
     'array_record',
@@ -32,10 +35,11 @@ setuptools.setup(
     'optax',
     'orbax-checkpoint',
     'rich',
-        'safetensors',
+    'safetensors',
     'sentencepiece',
     'seqio',
     'tensorboard',
+    'tensorboardX',
     'tensorflow-datasets',
   ],
   extras_require={
