@@ -6,13 +6,14 @@ VENV ?= .venv
 RUN := $(CURDIR)/$(VENV)/bin/python
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: help env demo test test-long bench lint clean
+.PHONY: help env demo test test-long bench t5x test-t5x lint clean
 
 help:
 	@echo 'make demo       set up, then train and evaluate on the bundled benchmark'
 	@echo 'make test       set up, then run the test suite'
 	@echo 'make test-long  the tests that take longer than ten minutes'
 	@echo 'make bench      throughput of stage 1 beside a bare client'
+	@echo 'make t5x        what T5X needs, at proven versions (docs/t5x.md)'
 	@echo 'make lint       format and import checks'
 	@echo 'make env        only set up $(VENV)'
 
@@ -38,6 +39,15 @@ test-long: env
 
 bench: env
 	$(RUN) -m bench.bench_extract
+
+t5x: env
+	$(RUN) -m pip install --disable-pip-version-check -c constraints.txt -c constraints-t5x.txt \
+	  cached-property chex fiddle jaxtyping
+	@$(RUN) -c 'import t5x.train' 2>/dev/null && echo 'T5X imports: make test-t5x' \
+	  || echo 'The pins are in. Now put T5X, airio and jestimator on PYTHONPATH: docs/t5x.md'
+
+test-t5x: t5x
+	$(RUN) -m pytest tests/t5x
 
 lint: env
 	$(RUN) -m ruff format --check .

@@ -69,7 +69,7 @@ class Demo:
   cache: str = str(REPOSITORY / '.cache' / 'demo')
   fractions: Sequence[float] = (0.25, 0.5, 1.0)
   seeds: Sequence[int] = (0, 1, 2)
-  steps: int = 300
+  steps: int = 400
 
   @property
   def data_dir(self) -> pathlib.Path:
