@@ -21,7 +21,7 @@ FLAGS = {
   'data_dir': S('data_dir', None, 'Default: data in runs_dir.'),
   'source': S('source', None, 'Of the data, as in prepare.'),
   'vocabulary': S('vocabulary', None, 'As in prepare and train.'),
-  'prepare_flags': M('prepare', [], 'More flags of prepare: --keep=agree.'),
+  'prepare_flags': M('prepare', [], 'More flags of prepare: --keep=correct.'),
   'gin_files': M(
     'gin_file', ['gin/train.gin'], 'Engine, then what follows the model.'
   ),

@@ -239,6 +239,9 @@ class Batches:
       watch.failed(call, reason)
       return
     got = dataclasses.replace(call, samples=call.samples[: len(answer.texts)])
+    if answer.usage is None:
+      utmost = self._account.at_most(got)
+      answer = dataclasses.replace(answer, usage=utmost.usage(estimated=True))
     self._file.append(*lines.answer(got, answer))
     self._account.answer(got, answer.usage)
     watch.answered(got, answer)

@@ -10,7 +10,6 @@ import pathlib
 
 from absl import flags
 
-from dsbs_jax.data import benchmark as benchmark_lib
 from dsbs_jax.data import register
 from dsbs_jax.run import door
 from rationales import bill, calls, extraction, pacing, secret, worklist
@@ -155,11 +154,8 @@ def _sampling(prompt: prompt_lib.Prompt) -> calls.Sampling:
 
 def _worklist(prompt: prompt_lib.Prompt) -> worklist.Worklist:
   per_call = _PER_CALL.value
-  # Only training needs seqio's tasks, and they need TensorFlow.
-  with register.without_seqio():
-    benchmark = benchmark_lib.find(_BENCHMARK.value, module=_MODULE.value)
   return worklist.Worklist(
-    benchmark,
+    register.benchmark(_BENCHMARK.value, module=_MODULE.value),
     _SOURCE.value,
     _SPLIT.value,
     prompt,

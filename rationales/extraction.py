@@ -109,7 +109,9 @@ class Extraction:
       account = self._account()
       past = self._history(account)
       if past.jobs.pending():
-        self._await_batches(file, past, account, console)
+        ending, watch = self._await_batches(file, past, account, console)
+        if past.jobs.pending():  # asked again, their rows would be paid twice
+          return self._status(ending, watch, console)
         account = self._account()
         past = self._history(account)
       survey = self._survey(past, account)
@@ -169,7 +171,9 @@ class Extraction:
   ) -> worklist.Survey:
     return worklist.survey(self._calls(past), account)
 
-  def _await_batches(self, file, past, account, console) -> None:
+  def _await_batches(
+    self, file, past, account, console
+  ) -> tuple[tuple[session.Ending, str], progress.Progress]:
     """Collects the batches of an earlier run, before more is asked."""
     numbers = ', '.join(job.batch_id or '?' for job in past.jobs.pending())
     if self.server.backend != 'batch':
@@ -181,9 +185,10 @@ class Extraction:
     with progress.Progress(
       self.todo.benchmark, worklist.Survey(), account, console
     ) as watch:
-      ending, reason = self._ask(iter(()), file, past, account, watch)
-    if ending != session.Ending.DONE:
-      console.print(reason)
+      ending = self._ask(iter(()), file, past, account, watch)
+    if ending[0] != session.Ending.DONE and not past.jobs.pending():
+      console.print(ending[1])
+    return ending, watch
 
   def _ask(
     self, todo, file, past, account, watch
@@ -206,7 +211,11 @@ class Extraction:
         poll_seconds=server.poll_seconds,
         size=server.batch_size,
       )
-      return asyncio.run(runner.run(todo, past.index, watch)), runner.reason
+      try:
+        return asyncio.run(runner.run(todo, past.index, watch)), runner.reason
+      except KeyboardInterrupt:  # nothing is lost: batches are collected later
+        reason = 'interrupted; the same command goes on'
+        return session.Ending.INTERRUPTED, reason
     if server.backend == 'replay':
       backend = backends.Replay(pathlib.Path(server.replay))
     else:

@@ -47,7 +47,7 @@ def exact_match(
   Raises:
     ValueError: different numbers of texts, or none.
 
-  Source: paper-facts on the original text accuracy (arXiv 2305.02301).
+  Source: the text accuracy of the original code of arXiv 2305.02301.
   """
   return _percent([t == p for t, p in _pairs(targets, predictions)])
 

@@ -12,7 +12,9 @@ import json
 import os
 import pathlib
 import shutil
+import sys
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -22,6 +24,7 @@ from dsbs_jax import contract
 from dsbs_jax.data import benchmark, forms, ragged, store, vocabularies
 
 _FORMAT = 1
+_SECONDS_BETWEEN_LINES = 5.0
 _TEXTS = ('example_id', 'input', 'target', 'answer')
 _RAGGED = ('inputs', 'targets', *_TEXTS)
 
@@ -179,6 +182,7 @@ def _tokenise(name: contract.TaskName, split: str, source: Source) -> _Rows:
   llm = forms.label_source(name, split) == 'llm'
   rows = _Rows([], {field: [] for field in _RAGGED})
   prepared = store.read(name.benchmark, source.data_dir)
+  told = time.monotonic()
   for batch in _chunks(prepared.examples(split), 4096):
     labels = [e.llm_label if llm else e.gt_label for e in batch]
     inputs = [prefix + e.input for e in batch]
@@ -199,9 +203,11 @@ def _tokenise(name: contract.TaskName, split: str, source: Source) -> _Rows:
     }
     for field, column in added.items():
       rows.columns[field].append(column)
-    logging.log_every_n_seconds(
-      logging.INFO, '  %s %s: %d examples', 5, name, split, len(rows.index)
-    )
+    if time.monotonic() - told > _SECONDS_BETWEEN_LINES:
+      told = time.monotonic()
+      done, total = len(rows.index), prepared.num_examples(split)
+      line = f'tokenising {name} {split}: {done:,} of {total:,}'
+      print(line, file=sys.stderr, flush=True)
   return rows
 
 

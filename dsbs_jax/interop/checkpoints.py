@@ -45,7 +45,7 @@ def load_initial(
   if like is not None:
     shardings = jax.tree.map(lambda leaf: leaf.sharding, like)
   if is_hugging_face(path):
-    # Imported here: its safetensors come with the extra `hf` only.
+    # Imported here: no other format needs safetensors.
     from dsbs_jax.interop import hf_checkpoint
 
     return _place(hf_checkpoint.load_params(path, config), shardings)

@@ -96,4 +96,7 @@ def front() -> None:
     print(f'usage: dsbs {{{",".join(VERBS)}}} [flags]', file=sys.stderr)
     sys.exit(0 if verb in ('-h', '--help') else USER_ERROR_STATUS)
   sys.argv = [f'dsbs {verb}', *sys.argv[2:]]
+  # As `python -m` does: --module may name a file of this folder.
+  if not sys.flags.safe_path:
+    sys.path.insert(0, os.getcwd())
   runpy.run_module(f'dsbs_jax.{verb}', run_name='__main__', alter_sys=True)

@@ -18,7 +18,7 @@ import numpy as np
 
 from dsbs_jax import contract
 from dsbs_jax.core import decoding, network, partitioning
-from dsbs_jax.data import forms, loader, register, tokens, views
+from dsbs_jax.data import benchmark, forms, loader, register, tokens, views
 from dsbs_jax.run import journal
 
 PREDICTIONS = 'predictions'
@@ -44,6 +44,13 @@ class Evaluating:
   batch_size: int = 128
   max_decode_len: int = 64
   num_beams: int = 1
+
+  def __post_init__(self):
+    if isinstance(self.splits, str) or set(self.splits) - set(benchmark.SPLITS):
+      raise ValueError(
+        f'EVAL_SPLITS is {self.splits!r}, expected a tuple of some of'
+        f" {', '.join(benchmark.SPLITS)}, such as ('validation', 'test')."
+      )
 
 
 def evaluated_task(name: str) -> str | None:

@@ -42,7 +42,7 @@ def to_hugging_face(export: Exporting) -> str:
   Returns:
     What was written, for people.
   """
-  # Imported here: its safetensors come with the extra `hf` only.
+  # Imported here: no other format needs safetensors.
   from dsbs_jax.interop import hf_checkpoint
 
   path, _ = _locate(export)

@@ -172,7 +172,7 @@ def _handlers_kept() -> Iterator[None]:
 
 
 def _options(flags: Sequence[str]) -> dict[str, object]:
-  """'--keep=agree' -> {'keep': 'agree'}, as prepare's own flags read."""
+  """'--keep=correct' -> {'keep': 'correct'}, as prepare's own flags read."""
   options = {}
   for flag in flags:
     name, equals, value = flag.removeprefix('--').partition('=')

@@ -47,7 +47,7 @@ class Sweep:
       `runs_dir/data`.
     source: as in prepare; None where everything is prepared.
     vocabulary: as in prepare and train.
-    prepare_flags: further flags of prepare, such as '--keep=agree'.
+    prepare_flags: further flags of prepare, such as '--keep=correct'.
     gin_files: the engine's, then files that follow the model's.
     gin_bindings: 'NAME = VALUE' for every run.
     search_paths: folders of relative gin files.

@@ -14,6 +14,7 @@ from dsbs_jax.data import (
   benchmark,
   download,
   filters,
+  forms,
   register,
   sources,
   store,
@@ -216,11 +217,15 @@ def _download_bar(progress: rich.progress.Progress) -> download.Progress:
 def _train_vocabulary(prepared: store.Prepared, size: int) -> str:
   """Trains a vocabulary on everything that the tasks read and write."""
   split = 'train' if 'train' in prepared.splits else prepared.splits[0]
+  prefixes = forms.prefixes('paper')
 
   def texts() -> Iterator[str]:
     for example in prepared.examples(split):
       for field in _FIELDS:
         yield getattr(example, field)
+      # Every input of these tasks begins so; few pieces make it short.
+      for form in ('label', 'rationale'):
+        yield prefixes.of(form) + example.input
 
   with _progress() as progress:
     watched = _watched(progress, f'vocabulary of {size} pieces', texts())

@@ -44,13 +44,20 @@ def check(
   changed = [
     f'{name}: {saved.get(name)!r} -> {value!r}'
     for name, value in now.items()
-    if saved.get(name) != _as_json(value)
+    if _decisive(saved.get(name)) != _decisive(_as_json(value))
   ]
   if changed:
     raise ValueError(
       f'{model_dir} holds a run with other settings: {"; ".join(changed)}.'
       ' Restore the settings, or train in another MODEL_DIR.'
     )
+
+
+def _decisive(fact: Any) -> Any:
+  """A fact without what only saves memory and may change."""
+  if isinstance(fact, dict):
+    return {key: value for key, value in fact.items() if key != 'remat'}
+  return fact
 
 
 def _as_json(value: Any) -> Any:

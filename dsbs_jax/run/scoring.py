@@ -95,6 +95,11 @@ def score(run: Scoring) -> int:
     mesh=mesh,
     param_shardings=shardings,
   )
+  if evaluator.task is None:
+    raise ValueError(
+      f'{run.mixture_or_task_name} has no label to score, expected a task or'
+      ' mixture with labels, such as cqa_gt_dsbs. Set MIXTURE_OR_TASK_NAME.'
+    )
   if not evaluator.splits:
     raise ValueError(
       f'none of the splits {run.eval_splits} of {run.mixture_or_task_name} is'
