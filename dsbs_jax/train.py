@@ -3,7 +3,7 @@
 
 from absl import flags
 
-from dsbs_jax.run import config, door, loop
+from dsbs_jax.run import cluster, config, door, loop
 
 GIN_FILES = flags.DEFINE_multi_string(
   'gin_file', [], 'Engine, then model, then benchmark.'
@@ -13,16 +13,20 @@ GIN_PATHS = flags.DEFINE_list(
   'gin_search_paths', ['.'], 'Folders of relative gin files.'
 )
 
+DISTRIBUTED = flags.DEFINE_bool(
+  'distributed', False, 'This is one process of several; see docs/training.md.'
+)
+
 
 def main() -> int:
+  cluster.join(DISTRIBUTED.value)
   run = config.build(
     loop.Training,
     gin_files=GIN_FILES.value,
     gin_bindings=GIN_BINDINGS.value,
     search_paths=GIN_PATHS.value,
   )
-  config.write_operative(run.model_dir)
-  return loop.train(run)
+  return loop.train(run, config_text=config.operative_text())
 
 
 if __name__ == '__main__':

@@ -31,7 +31,7 @@ def dataset_name(name: str) -> str:
 
 def folder(name: str, data_dir: str | os.PathLike[str]) -> pathlib.Path:
   """Where a benchmark's prepared dataset lies, whether it exists or not."""
-  return pathlib.Path(data_dir) / dataset_name(name) / VERSION
+  return pathlib.Path(data_dir).expanduser() / dataset_name(name) / VERSION
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +155,7 @@ def write(
       f'{target} exists already. Give another --data_dir, or --overwrite to'
       ' replace it.'
     )
-  root = pathlib.Path(data_dir)
+  root = pathlib.Path(data_dir).expanduser()
   root.mkdir(parents=True, exist_ok=True)
   scratch = pathlib.Path(tempfile.mkdtemp(prefix='.preparing-', dir=root))
   try:

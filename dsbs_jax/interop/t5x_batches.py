@@ -145,7 +145,12 @@ def get_dataset(
 
 
 def vocabulary(
-  *, spec: str | None, data_dir: str | None, prefixes: str, task: str
+  *,
+  spec: str | None,
+  data_dir: str | None,
+  prefixes: str | None,
+  task: str,
+  module: str | None = None,
 ) -> seqio.Vocabulary:
   """The vocabulary of every task of this project.
 
@@ -156,15 +161,19 @@ def vocabulary(
   Args:
     spec: SentencePiece path or 'bytes'; None for the default one.
     data_dir: the folder that `prepare` wrote to.
-    prefixes: 'paper' or 'code'.
+    prefixes: 'paper' or 'code'; None for the default ones.
     task: a task or mixture.
+    module: dotted name of a module that registers it; None finds the tasks of
+      this project by their names.
 
   Returns:
     What `input_vocabulary` and `output_vocabulary` must be.
   """
   register.configure(vocabulary=spec, data_dir=data_dir, prefixes=prefixes)
   parsed = views.own_name(task)
-  if parsed is not None:
+  if module is not None:
+    utils.import_module(module)
+  elif parsed is not None:
     register.benchmark(parsed.benchmark)
   register.build()
   return register.vocabulary()

@@ -83,13 +83,6 @@ def operative_text() -> str:
   return gin.operative_config_str()
 
 
-def write_operative(folder: str | pathlib.Path) -> None:
-  """Writes the operative config to `folder/config.gin`, as T5X does."""
-  folder = pathlib.Path(folder)
-  folder.mkdir(parents=True, exist_ok=True)
-  (folder / 'config.gin').write_text(operative_text())
-
-
 def describe(settings: object) -> dict[str, str]:
   """One string per field of a settings dataclass, for a summary or a diff."""
   return {

@@ -96,6 +96,14 @@ class Evaluator:
       for split in settings.splits
       if split in prepared
     }
+    for split, data in self._splits.items():
+      longest = int(data.targets.lengths.max())
+      if longest > settings.max_decode_len:
+        journal.say(
+          f'{self.task} {split} has targets of up to {longest} tokens, but'
+          f' MAX_DECODE_LEN is {settings.max_decode_len}: longer answers are'
+          ' cut and count as wrong.'
+        )
     name = contract.parse_task_name(self.task).benchmark
     self._metric = register.benchmark(name).metric
     self._data_shards = mesh.shape[partitioning.DATA_AXIS]

@@ -49,6 +49,11 @@ class Journal:
       # CLU's writer would import TensorFlow: 4 seconds and 300 MB.
       self._writer = tensorboardX.SummaryWriter(str(self._folder))
 
+  def config(self, text: str | None) -> None:
+    """Keeps the gin config that the run was made from, as T5X does."""
+    if self._writes and text is not None:
+      (self._folder / 'config.gin').write_text(text)
+
   def train(self, step: int, scalars: Mapping[str, float]) -> None:
     """Writes the means of the steps since the last call.
 

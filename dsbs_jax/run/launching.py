@@ -140,8 +140,7 @@ class Here:
         gin_bindings=job.gin_bindings,
         search_paths=job.search_paths,
       )
-      config.write_operative(settings.model_dir)
-      return loop.train(settings)
+      return loop.train(settings, config_text=config.operative_text())
 
     with _handlers_kept():
       return _guarded(train, log)

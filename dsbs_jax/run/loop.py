@@ -5,17 +5,13 @@ tokens -> mesh -> state -> restore -> steps, with evaluations and checkpoints
 between them. No hooks and no callbacks: what happens, happens in `train`.
 """
 
-import dataclasses
 import time
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 
-from dsbs_jax import contract
 from dsbs_jax.core import network, partitioning, steps
-from dsbs_jax.core import objective as objective_lib
-from dsbs_jax.data import loader, ordering, register, views, vocabularies
+from dsbs_jax.data import loader, ordering, register, vocabularies
 from dsbs_jax.interop import checkpoints as foreign
 from dsbs_jax.run import (
   checkpoints,
@@ -23,105 +19,21 @@ from dsbs_jax.run import (
   evaluation,
   journal,
   resuming,
+  settings,
   signals,
 )
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Training:
-  """A training run's settings; gin/train.gin binds every field.
-
-  Attributes:
-    model_dir: folder of checkpoints, metrics and predictions.
-    mixture_or_task_name: what to train on, such as 'cqa_gt_dsbs'.
-    data_dir: folder that `prepare` wrote to; None for the default one.
-    vocabulary: SentencePiece path or 'bytes', with ':N' for N extra ids, or
-      None for the public T5 vocabulary.
-    prefixes: 'paper' ([label]), 'code' (predict: ), None for the default.
-    lengths: {'inputs': S, 'targets': T} or None to take them from the data.
-    initial_checkpoint_path: where a new run takes its parameters from.
-    model: the network.
-    objective: the loss of a mixture; a single task trains on its plain loss.
-    paired: whether each step sees both views of the same examples, as in the
-      paper, or samples the mixture's tasks by their rates, as seqio does.
-    train_steps: steps of the whole run.
-    batch_size: examples (paired: pairs) per step over all devices.
-    microbatches: how many parts of a batch are computed one after another.
-    chunk_tokens: target tokens whose logits exist at once; 0 for all.
-    learning_rate: peak learning rate.
-    schedule: peak rate and total_steps -> learning rate at a step.
-    optimizer: schedule and clip_norm -> gradient transformation.
-    clip_norm: global norm to which gradients are clipped, None for never.
-    layout: packing.Packed, packing.Bucketed or packing.Padded.
-    seed: of parameters, dropout and data order.
-    mesh: (data, model) devices such as '4x2'; None for all devices as data.
-    sharding_rules: makes the table of core/partitioning.py to shard by.
-    eval_period: steps between evaluations and checkpoints.
-    eval_splits: splits to evaluate; the first chooses the best checkpoint.
-    eval_batch_size: rows per decoding batch.
-    max_decode_len: target tokens to generate at most.
-    log_period: steps that a line of metrics averages over.
-    keep_checkpoints: how many of the newest to keep, besides the best.
-  """
-
-  model_dir: str
-  mixture_or_task_name: str
-  data_dir: str | None
-  vocabulary: str | None
-  prefixes: str | None
-  lengths: Mapping[str, int] | None
-  initial_checkpoint_path: str | None
-  model: network.T5Config
-  objective: objective_lib.Distillation
-  paired: bool
-  train_steps: int
-  batch_size: int
-  microbatches: int
-  chunk_tokens: int
-  learning_rate: float
-  schedule: Callable[..., Any]
-  optimizer: Callable[..., Any]
-  clip_norm: float | None
-  layout: Callable[..., Any]
-  seed: int
-  mesh: str | None
-  sharding_rules: Callable[[], partitioning.Rules]
-  eval_period: int
-  eval_splits: tuple[str, ...]
-  eval_batch_size: int
-  max_decode_len: int
-  log_period: int
-  keep_checkpoints: int
-
-  def __post_init__(self):
-    for name in (
-      'train_steps',
-      'batch_size',
-      'microbatches',
-      'eval_period',
-      'eval_batch_size',
-      'max_decode_len',
-      'log_period',
-      'keep_checkpoints',
-    ):
-      if getattr(self, name) < 1:
-        raise ValueError(
-          f'{name} is {getattr(self, name)}, expected a positive number.'
-        )
-
-  def transformation(self):
-    """The optimizer with its schedule."""
-    rate = self.schedule(self.learning_rate, total_steps=self.train_steps)
-    return self.optimizer(rate, clip_norm=self.clip_norm)
+Training = settings.Training
 
 
-def train(run: Training) -> int:
+def train(run: Training, *, config_text: str | None = None) -> int:
   """Trains, evaluates and saves until `train_steps` are done.
 
   A run that finds checkpoints in its folder goes on from the newest.
 
   Args:
     run: all settings.
+    config_text: the gin config behind them, kept beside the checkpoints.
 
   Returns:
     0, or signals.INTERRUPTED_STATUS if a signal ended the run early.
@@ -143,7 +55,10 @@ def train(run: Training) -> int:
     run.mixture_or_task_name,
     source,
     ordering.Reading(
-      batch_size=run.batch_size, seed=run.seed, paired=run.paired
+      batch_size=run.batch_size,
+      seed=run.seed,
+      paired=run.paired,
+      rates=run.rates,
     ),
     layout=run.layout(lengths=run.lengths),
     place=loader.Place(
@@ -204,7 +119,7 @@ def train(run: Training) -> int:
   train_step = jax.jit(
     steps.make_train_step(
       run.model,
-      objective_of(run),
+      settings.objective_of(run),
       optimizer,
       run_key=run_key,
       num_microbatches=run.microbatches,
@@ -222,11 +137,12 @@ def train(run: Training) -> int:
     start_step=step,
     writes=jax.process_index() == 0,
   )
+  log.config(config_text)
   stop = signals.StopRequest()
   if step < run.train_steps:
     log.say('compiling the train step')
   first = True
-  while step < run.train_steps and not stop.requested():
+  while step < run.train_steps and not stop.requested(step):
     batch = to_global(next(batches), batch_sharding)
     state, metrics = train_step(state, batch)
     step += 1
@@ -245,7 +161,7 @@ def train(run: Training) -> int:
       position = {'loader': batches.get_state(), 'pending': []}
       saved.save(state, position=position, run=facts, metrics=scores)
       log.pause(step)
-  if stop.requested() and step != saved.latest_step():
+  if stop.name and step != saved.latest_step():
     # Lines of metrics average over log_period steps, whoever computed them.
     unwritten = [{k: float(v) for k, v in m.items()} for m in pending]
     position = {'loader': batches.get_state(), 'pending': unwritten}
@@ -260,19 +176,6 @@ def train(run: Training) -> int:
     return signals.INTERRUPTED_STATUS
   log.say(f'done: {step:,} steps, checkpoints in {run.model_dir}')
   return 0
-
-
-def objective_of(run: Training) -> objective_lib.Distillation:
-  """The run's objective; a task with one term trains on its plain loss.
-
-  Standard finetuning has nothing for alpha to weigh, and half a loss would be
-  clipped at another norm than the original code's.
-  """
-  name = views.own_name(run.mixture_or_task_name)
-  if name is None or name.form == 'dsbs':
-    return run.objective
-  alpha = float(contract.term_of(name.form) == contract.LABEL_ID)
-  return dataclasses.replace(run.objective, alpha=alpha)
 
 
 def to_global(batch: Any, sharding: jax.sharding.Sharding) -> Any:

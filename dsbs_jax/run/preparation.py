@@ -72,7 +72,21 @@ class Preparation:
     for name in ('data_dir', 'splits', 'module', 'overwrite', 'benchmark'):
       del decisive[name]
     del decisive['vocabulary'], decisive['train_vocab']
+    # Completions that have grown since make other examples.
+    decisive['completions_bytes'] = sum(
+      file.stat().st_size for file in _files(self.completions)
+    )
     return decisive
+
+
+def _files(path: str | None) -> list[pathlib.Path]:
+  """The files at a path or below it."""
+  if path is None:
+    return []
+  place = pathlib.Path(path).expanduser()
+  if place.is_file():
+    return [place]
+  return [file for file in place.rglob('*') if file.is_file()]
 
 
 def prepare(request: Preparation) -> None:

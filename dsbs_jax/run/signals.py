@@ -3,28 +3,47 @@
 
 import signal
 
+import jax
+from jax.experimental import multihost_utils
+
 # EX_TEMPFAIL of sysexits.h: saved; the same command goes on.
 INTERRUPTED_STATUS = 75
 
 
 class StopRequest:
-  """Remembers the first signal; a second SIGINT ends the process at once."""
+  """Remembers the first signal; a second SIGINT ends the process at once.
+
+  Among several processes JAX receives SIGTERM, whichever process gets it, and
+  all of them agree on the step after which they stop. SIGINT is left alone
+  there: stop such a run with SIGTERM.
+  """
 
   def __init__(self):
     self._signal = None
-    for number in (signal.SIGTERM, signal.SIGINT):
-      signal.signal(number, self._receive)
+    if jax.process_count() == 1:
+      for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, self._receive)
 
   def _receive(self, number, frame):
     del frame
     self._signal = number
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-  def requested(self) -> bool:
-    """Whether a signal arrived."""
+  def requested(self, step: int) -> bool:
+    """Whether to stop now; to be asked once per step by every process.
+
+    Args:
+      step: steps done, the same on all processes.
+
+    Returns:
+      True from the step on after which the run stops.
+    """
+    if self._signal is None and jax.process_count() > 1:
+      if multihost_utils.reached_preemption_sync_point(step):
+        self._signal = signal.SIGTERM
     return self._signal is not None
 
   @property
-  def name(self) -> str:
-    """The signal's name, such as 'SIGTERM'."""
-    return signal.Signals(self._signal).name
+  def name(self) -> str | None:
+    """The signal's name, such as 'SIGTERM', or None before there is one."""
+    return self._signal and signal.Signals(self._signal).name

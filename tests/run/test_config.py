@@ -65,8 +65,8 @@ def test_flags_may_name_what_no_file_binds(files):
 
 def test_operative_config_rebuilds_the_settings(files, tmp_path):
   built = _build(files, "FOLDER = '/a'")
-  config.write_operative(tmp_path / 'run')
-  written = str(tmp_path / 'run' / 'config.gin')
+  written = str(tmp_path / 'config.gin')
+  (tmp_path / 'config.gin').write_text(config.operative_text())
   assert config.build(Settings, gin_files=[written], gin_bindings=[]) == built
 
 

@@ -91,7 +91,8 @@ def test_printed_lines_are_the_commands(tmp_path):
 
 
 def _finish(job, *, saved=20):
-  config.write_operative(job.path)
+  job.path.mkdir(parents=True, exist_ok=True)
+  (job.path / 'config.gin').write_text(config.operative_text())
   lines = ['{"step": 20, "split": "train", "loss": 1.0}']
   for split in ('validation', 'test'):
     lines.append(f'{{"step": 20, "split": "{split}", "accuracy": 5.0}}')

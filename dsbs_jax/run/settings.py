@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The settings of a training run, checked where they are made."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from dsbs_jax import contract
+from dsbs_jax.core import network, partitioning
+from dsbs_jax.core import objective as objective_lib
+from dsbs_jax.data import views
+
+_COUNTS = (
+  'train_steps',
+  'batch_size',
+  'microbatches',
+  'eval_period',
+  'eval_batch_size',
+  'max_decode_len',
+  'log_period',
+  'keep_checkpoints',
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Training:
+  """A training run's settings; gin/train.gin binds every field.
+
+  Attributes:
+    model_dir: folder of checkpoints, metrics and predictions.
+    mixture_or_task_name: what to train on, such as 'cqa_gt_dsbs'.
+    data_dir: folder that `prepare` wrote to; None for the default one.
+    vocabulary: SentencePiece path or 'bytes', with ':N' for N extra ids, or
+      None for the public T5 vocabulary.
+    prefixes: 'paper' ([label]), 'code' (predict: ), None for the default.
+    lengths: {'inputs': S, 'targets': T} or None to take them from the data.
+    initial_checkpoint_path: where a new run takes its parameters from.
+    model: the network.
+    objective: the loss of a mixture; a single task trains on its plain loss.
+    paired: whether each step sees both views of the same examples, as in the
+      paper, or samples the mixture's tasks by their rates, as seqio does.
+    rates: task -> rate where the mixture is sampled; None for its own.
+    train_steps: steps of the whole run.
+    batch_size: examples (paired: pairs) per step over all devices.
+    microbatches: how many parts of a batch are computed one after another.
+    chunk_tokens: target tokens whose logits exist at once; 0 for all.
+    learning_rate: peak learning rate.
+    schedule: peak rate and total_steps -> learning rate at a step.
+    optimizer: schedule and clip_norm -> gradient transformation.
+    clip_norm: global norm to which gradients are clipped, None for never.
+    layout: packing.Packed, packing.Bucketed or packing.Padded.
+    seed: of parameters, dropout and data order.
+    mesh: (data, model) devices such as '4x2'; None for all devices as data.
+    sharding_rules: makes the table of core/partitioning.py to shard by.
+    eval_period: steps between evaluations and checkpoints.
+    eval_splits: splits to evaluate; the first chooses the best checkpoint.
+    eval_batch_size: rows per decoding batch.
+    max_decode_len: target tokens to generate at most.
+    log_period: steps that a line of metrics averages over.
+    keep_checkpoints: how many of the newest to keep, besides the best.
+  """
+
+  model_dir: str
+  mixture_or_task_name: str
+  data_dir: str | None
+  vocabulary: str | None
+  prefixes: str | None
+  lengths: Mapping[str, int] | None
+  initial_checkpoint_path: str | None
+  model: network.T5Config
+  objective: objective_lib.Distillation
+  paired: bool
+  rates: Mapping[str, float] | None
+  train_steps: int
+  batch_size: int
+  microbatches: int
+  chunk_tokens: int
+  learning_rate: float
+  schedule: Callable[..., Any]
+  optimizer: Callable[..., Any]
+  clip_norm: float | None
+  layout: Callable[..., Any]
+  seed: int
+  mesh: str | None
+  sharding_rules: Callable[[], partitioning.Rules]
+  eval_period: int
+  eval_splits: tuple[str, ...]
+  eval_batch_size: int
+  max_decode_len: int
+  log_period: int
+  keep_checkpoints: int
+
+  def __post_init__(self):
+    for name in _COUNTS:
+      value = getattr(self, name)
+      if not isinstance(value, int) or value < 1:
+        raise ValueError(f'{name} is {value!r}, expected a whole number >= 1.')
+    for name in ('learning_rate', 'clip_norm', 'chunk_tokens'):
+      value = getattr(self, name)
+      if value is not None and not (
+        isinstance(value, int | float) and value >= 0
+      ):
+        raise ValueError(f'{name} is {value!r}, expected a number >= 0.')
+    if '://' in self.model_dir:
+      raise ValueError(
+        f'MODEL_DIR is {self.model_dir!r}, expected a folder of this machine or'
+        ' one that is mounted; the T5X engine writes to cloud storage.'
+      )
+
+  def transformation(self):
+    """The optimizer with its schedule."""
+    rate = self.schedule(self.learning_rate, total_steps=self.train_steps)
+    return self.optimizer(rate, clip_norm=self.clip_norm)
+
+
+def objective_of(run: Training) -> objective_lib.Distillation:
+  """The run's objective; a task with one term trains on its plain loss.
+
+  Standard finetuning has nothing for alpha to weigh, and half a loss would be
+  clipped at another norm than the original code's.
+  """
+  name = views.own_name(run.mixture_or_task_name)
+  if name is None or name.form == 'dsbs':
+    return run.objective
+  alpha = float(contract.term_of(name.form) == contract.LABEL_ID)
+  return dataclasses.replace(run.objective, alpha=alpha)
