@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from absl import logging
 from t5x import partitioning, trainer, utils
 
+from dsbs_jax.data import providers, register, vocabularies
 from dsbs_jax.interop import checkpoints, t5x_model, t5x_wire
 
 
@@ -86,7 +87,7 @@ class TrainStateInitializer(utils.TrainStateInitializer):
   def __init__(self, *, path: str | None, **kwargs):
     super().__init__(**kwargs)
     self._path = path
-    self._config = t5x_model.our_config(kwargs['init_fn'].__self__)
+    self._model = kwargs['init_fn'].__self__
 
   def from_scratch(self, init_rng: jax.Array):
     """A fresh state, with the checkpoint's parameters if there is one."""
@@ -100,8 +101,20 @@ class TrainStateInitializer(utils.TrainStateInitializer):
       ),
       flax.core.unfreeze(state.params),
     )
-    params = checkpoints.load_initial(self._path, self._config, like=like)
+    params = checkpoints.load_initial(
+      self._path,
+      t5x_model.our_config(self._model),
+      like=like,
+      vocabulary_fingerprint=_fingerprint(self._model.input_vocabulary),
+    )
     return state.replace_params(flax.core.freeze(params))
+
+
+def _fingerprint(vocabulary: Any) -> str | None:
+  """What a checkpoint's own vocabulary is compared with; None of others'."""
+  if not isinstance(vocabulary, providers.LazyVocabulary):
+    return None
+  return vocabularies.load(register.source().vocabulary).fingerprint
 
 
 def _num_devices(mesh: jax.sharding.Mesh, spec: Any) -> int:

@@ -19,6 +19,7 @@ import numpy as np
 from dsbs_jax import contract
 from dsbs_jax.core import decoding, network, partitioning
 from dsbs_jax.data import forms, vocabularies
+from dsbs_jax.run import drafts
 from dsbs_jax.run import questions as questions_lib
 
 # Logits that exist at once while options are scored: 1 GiB in float32.
@@ -70,15 +71,6 @@ class Answer:
   rationale: str | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class _Draft:
-  """A generated output: ids before the label, and the label with its end."""
-
-  stem: list[int]
-  said: list[int]
-  rationale: str | None = None
-
-
 class Answerer:
   """Answers questions in batches of few shapes; compiles once per shape.
 
@@ -103,9 +95,6 @@ class Answerer:
     self._vocabulary = vocabulary
     self._shards = mesh.shape[partitioning.DATA_AXIS]
     self._rows = -(-settings.batch_size // self._shards) * self._shards
-    self._marker = forms.round_trip(
-      forms.SINGLE_MARKER, vocabulary=vocabulary
-    ).strip()
     self._sharding = partitioning.batch_sharding(mesh)
     replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
@@ -190,50 +179,23 @@ class Answerer:
     self, batch: np.ndarray, asked: Sequence[questions_lib.Question]
   ) -> list[Answer]:
     settings = self._settings
-    drafts = [_Draft([], [])] * len(asked)
+    written = [drafts.Draft([], [])] * len(asked)
     if not settings.score_labels or settings.form == 'single':
       tokens = np.asarray(self._generate(self._params, batch)).tolist()
-      drafts = [self._draft(row) for row in tokens[: len(asked)]]
+      written = [
+        drafts.split(row, settings.form, vocabulary=self._vocabulary)
+        for row in tokens[: len(asked)]
+      ]
     choices = [question.choices or settings.labels for question in asked]
     options = [
-      self._options(draft, own)
-      for draft, own in zip(drafts, choices, strict=True)
+      drafts.options(draft, own, vocabulary=self._vocabulary)
+      for draft, own in zip(written, choices, strict=True)
     ]
     scores = self._scores(batch, options)
     return [
       self._conclude(*parts)
-      for parts in zip(drafts, choices, scores, strict=True)
+      for parts in zip(written, choices, scores, strict=True)
     ]
-
-  def _draft(self, tokens: list[int]) -> _Draft:
-    """Splits generated tokens into what precedes the label, and the label."""
-    ids = tokens
-    if contract.EOS_ID in tokens:
-      ids = tokens[: tokens.index(contract.EOS_ID) + 1]
-    if self._settings.form != 'single':
-      return _Draft([], ids)
-    text = self._vocabulary.decode(ids)
-    written, found, _ = text.rpartition(self._marker)
-    if not found:
-      marker = self._vocabulary.encode(f' {forms.SINGLE_MARKER}')
-      stem = [token for token in ids if token != contract.EOS_ID]
-      return _Draft([*stem, *marker], [], text.strip())
-    count = text.count(self._marker)
-    cut = next(
-      i
-      for i in range(len(ids) + 1)
-      if self._vocabulary.decode(ids[:i]).count(self._marker) == count
-    )
-    return _Draft(ids[:cut], ids[cut:], written.strip())
-
-  def _options(self, draft: _Draft, choices: Sequence[str]) -> list[list[int]]:
-    """The outputs whose scores decide: every choice, or what was said."""
-    if not choices:
-      given = [draft.stem] if draft.stem else []
-      return [draft.stem + draft.said, *given]
-    space = ' ' if draft.stem else ''
-    encoded = self._vocabulary.encode_all([space + text for text in choices])
-    return [[*draft.stem, *ids, contract.EOS_ID] for ids in encoded]
 
   def _scores(
     self, batch: np.ndarray, options: Sequence[Sequence[list[int]]]
@@ -261,7 +223,7 @@ class Answerer:
     return scores[: len(options)]
 
   def _conclude(
-    self, draft: _Draft, choices: Sequence[str], scores: np.ndarray
+    self, draft: drafts.Draft, choices: Sequence[str], scores: np.ndarray
   ) -> Answer:
     settings = self._settings
     rationale = draft.rationale if settings.rationales else None

@@ -19,6 +19,7 @@ VERBS = (
   'show',
   'train',
   'eval',
+  'infer',
   'export',
   'sweep',
   'report',

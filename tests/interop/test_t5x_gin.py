@@ -14,6 +14,7 @@ BUILT_IN_ONLY = {
     'CHUNK_TOKENS',
     'EVAL_SPLITS',
     'MESH',
+    'MIXTURE_RATES',
     'REMAT',
     'SCAN_LAYERS',
     'SHARDING_RULES',

@@ -35,6 +35,8 @@ class Store:
       found = sorted(self.batches.values(), key=lambda b: -b['created_at'])
       return 200, {'object': 'list', 'data': found, 'has_more': False}
     if parts[:1] == ['batches'] and parts[1] in self.batches:
+      if self.teacher.behaviour.batches_unreachable:
+        return 503, {'error': {'message': 'come back later'}}
       return 200, self.look(parts[1])
     return 404, {'error': {'message': f'no {method} {path}'}}
 

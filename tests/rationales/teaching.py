@@ -38,6 +38,7 @@ class Behaviour:
     batch_polls: looks at a batch before it is completed.
     batch_end: status in which a batch ends.
     lost_creations: batches that are created, and then 500 is answered.
+    batches_unreachable: whether looks at a batch are answered with 503.
   """
 
   faults: float = 0.0
@@ -54,6 +55,7 @@ class Behaviour:
   batch_polls: int = 1
   batch_end: str = 'completed'
   lost_creations: int = 0
+  batches_unreachable: bool = False
 
 
 class Teacher:

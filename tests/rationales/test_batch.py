@@ -66,6 +66,24 @@ def test_a_killed_wait_goes_on_with_the_same_batch(server, extract, out):
   assert server.stats()['batches'] == 1
 
 
+def test_a_batch_that_cannot_be_polled_is_not_asked_again(server, extract, out):
+  server.configure(batch_polls=10**6)
+  running = extract(8, *FLAGS, wait=False)
+  while not out.exists() or (1, jobs.CREATED) not in _events(out):
+    assert running.process.is_alive(), running.output
+    time.sleep(0.02)
+  running.kill()
+  server.change(batches_unreachable=True)
+  stopped = extract(None, *FLAGS, '--attempts=1')
+  assert stopped.status not in (0, 1), stopped.output
+  assert server.stats()['batches'] == 1
+  server.change(batches_unreachable=False, batch_polls=1)
+  assert extract(None, *FLAGS).status == 0
+  assert_one_good_line_per_row(out, 8)
+  stats = server.stats()
+  assert stats['batches'] == 1 and stats['paid'] == 8
+
+
 def test_a_creation_whose_answer_is_lost_is_not_repeated(server, extract, out):
   server.configure(lost_creations=1)
   assert extract(8, *FLAGS).status == 0
