@@ -3,7 +3,7 @@
 
 import setuptools
 
-HF = ['safetensors', 'transformers', 'torch']
+HF = ['transformers', 'torch']
 EXTRACT = ['openai>=3']
 TEST = ['hypothesis', 'pytest', 'pytest-xdist', 'ruff', *EXTRACT]
 
