@@ -129,7 +129,8 @@ class AnswerFile:
       end += len(line)
       num_lines += 1
       num_errors += 'error' in _entry(line, num_lines, self._path)
-    self._file.truncate(end)
+    if end < os.fstat(self._file.fileno()).st_size:
+      self._file.truncate(end)
     return num_lines, num_errors
 
   def _write_state(self) -> None:

@@ -50,6 +50,7 @@ RECIPE = (
   f'TASK_FEATURE_LENGTHS = {LENGTHS}',
   'LAYOUT = @packing.Padded',
   'BATCH_SIZE = 32',
+  'DROPOUT_RATE = 0.0',
   'LEARNING_RATE = 2e-3',
   'MAX_DECODE_LEN = 4',
   'EVAL_BATCH_SIZE = 200',

@@ -167,7 +167,7 @@ def infer(run: Inference) -> int:
         f'{total:,} lines ({answers.num_errors:,} errors),'
         f' {total - before:,} now at {rate:,.1f} lines/s  -> {run.output}'
       )
-      if stop.requested():
+      if stop.requested(total):
         journal.say(f'stopped by {stop.name}; the same command goes on')
         return signals.INTERRUPTED_STATUS
       return ERRORS_STATUS if answers.num_errors else 0

@@ -52,8 +52,9 @@ def answer_lines(
     Lines that the output holds.
   """
   lines = iter(lines)
-  progress = _Progress(reading.name, first=answers.num_lines)
   written = answers.num_lines
+  # A window that is partly written is answered again as a whole.
+  progress = _Progress(reading.name, first=written - written % reading.window)
   while window := list(itertools.islice(lines, reading.window)):
     for line in window:
       answers.read(line.content)
@@ -68,7 +69,7 @@ def answer_lines(
       for position, answer in zip(positions, given, strict=True):
         entries[asked[position]] |= _fields(answer)
       progress.answered(len(positions))
-      if stop.requested():
+      if stop.requested(written):
         return written
     skipped = max(0, written - window[0].number + 1)
     answers.append(entries[skipped:])

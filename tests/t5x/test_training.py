@@ -42,6 +42,7 @@ def test_microbatches_change_nothing(cqa, packed):
   assert engines.worst((found['ours'], found['t5x'])) < 1e-5
 
 
+@pytest.mark.long
 def test_four_devices_give_the_same_losses(cqa, tmp_path):
   """A 2 x 2 mesh in both engines against one device."""
   from tests.t5x import engines
