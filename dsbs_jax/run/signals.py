@@ -29,11 +29,11 @@ class StopRequest:
     self._signal = number
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-  def requested(self, step: int) -> bool:
+  def requested(self, step: int = 0) -> bool:
     """Whether to stop now; to be asked once per step by every process.
 
     Args:
-      step: steps done, the same on all processes.
+      step: steps done, the same on all processes; one process needs none.
 
     Returns:
       True from the step on after which the run stops.
