@@ -8,11 +8,12 @@ it: in the run's `predictions/`, under the name of the rationale task.
 
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
+import rich.box
 import rich.table
 
 from dsbs_jax import contract
@@ -21,7 +22,6 @@ from dsbs_jax.data import loader, register, tokens
 from dsbs_jax.interop import checkpoints as foreign
 from dsbs_jax.run import (
   checkpoints,
-  coordinates,
   evaluation,
   folders,
   jobs,
@@ -81,12 +81,13 @@ def write_rationales(
 
 
 def side_by_side(
-  runs: Sequence[jobs.Job], explained: pathlib.Path, *, title: str, num: int
+  runs: Mapping[str, jobs.Job], explained: pathlib.Path, *, title: str, num: int
 ) -> rich.table.Table:
   """The first examples with what several runs made of them.
 
   Args:
-    runs: finished runs on the same benchmark; the last one wrote rationales.
+    runs: column title -> a finished run, all on the same benchmark; the last
+      one wrote the rationales.
     explained: the file of these rationales.
     title: of the table.
     num: how many examples.
@@ -95,10 +96,9 @@ def side_by_side(
     The table.
   """
   rationales = examples_lib.read_predictions(explained)
-  columns = [_predictions(job) for job in runs]
-  table = rich.table.Table(title=title)
-  names = [coordinates.METHODS[job.point.method] for job in runs]
-  for name in ('Input', 'Gold', *names, 'and its rationale', "The teacher's"):
+  columns = [_predictions(job) for job in runs.values()]
+  table = rich.table.Table(title=title, box=rich.box.SIMPLE)
+  for name in ('Input', 'Gold', *runs, 'Its rationale'):
     table.add_column(name)
   for index in list(rationales)[:num]:
     rationale = rationales[index]
@@ -107,7 +107,6 @@ def side_by_side(
       columns[0][index]['target'],
       *(labels[index]['prediction'] for labels in columns),
       rationale['prediction'],
-      rationale['target'],
     )
   return table
 
