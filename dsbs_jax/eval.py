@@ -1,27 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """python -m dsbs_jax.eval --gin_file=gin/eval.gin --gin_file=... --gin.X=..."""
 
-from absl import flags
-
-from dsbs_jax.run import config, door, scoring
-
-GIN_FILES = flags.DEFINE_multi_string(
-  'gin_file', [], 'Engine, then model, then benchmark.'
-)
-GIN_BINDINGS = flags.DEFINE_multi_string('gin_bindings', [], 'NAME = VALUE.')
-GIN_PATHS = flags.DEFINE_list(
-  'gin_search_paths', ['.'], 'Folders of relative gin files.'
-)
+from dsbs_jax.run import door, gin_flags, scoring
 
 
 def main() -> int:
-  run = config.build(
-    scoring.Scoring,
-    gin_files=GIN_FILES.value,
-    gin_bindings=GIN_BINDINGS.value,
-    search_paths=GIN_PATHS.value,
-  )
-  return scoring.score(run)
+  return scoring.score(gin_flags.build(scoring.Scoring))
 
 
 if __name__ == '__main__':

@@ -3,15 +3,7 @@
 
 from absl import flags
 
-from dsbs_jax.run import cluster, config, door, loop
-
-GIN_FILES = flags.DEFINE_multi_string(
-  'gin_file', [], 'Engine, then model, then benchmark.'
-)
-GIN_BINDINGS = flags.DEFINE_multi_string('gin_bindings', [], 'NAME = VALUE.')
-GIN_PATHS = flags.DEFINE_list(
-  'gin_search_paths', ['.'], 'Folders of relative gin files.'
-)
+from dsbs_jax.run import cluster, config, door, gin_flags, loop
 
 DISTRIBUTED = flags.DEFINE_bool(
   'distributed', False, 'This is one process of several; see docs/training.md.'
@@ -20,12 +12,7 @@ DISTRIBUTED = flags.DEFINE_bool(
 
 def main() -> int:
   cluster.join(DISTRIBUTED.value)
-  run = config.build(
-    loop.Training,
-    gin_files=GIN_FILES.value,
-    gin_bindings=GIN_BINDINGS.value,
-    search_paths=GIN_PATHS.value,
-  )
+  run = gin_flags.build(loop.Training)
   return loop.train(run, config_text=config.operative_text())
 
 
