@@ -8,23 +8,17 @@ What a student writes before the label (`_single`) is given, not counted.
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
 
-import jax
 import numpy as np
 
 from dsbs_jax import contract
-from dsbs_jax.core import decoding, network, partitioning
+from dsbs_jax.core import network
 from dsbs_jax.data import forms, vocabularies
-from dsbs_jax.run import drafts
+from dsbs_jax.run import batch_shapes, drafts
+from dsbs_jax.run import programs as programs_lib
 from dsbs_jax.run import questions as questions_lib
-
-# Logits that exist at once while options are scored: 1 GiB in float32.
-_MAX_LOGITS = 1 << 28
-_SHORTEST_INPUT, _SHORTEST_TARGET = 16, 8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,81 +55,71 @@ class Answering:
     """The form of the task."""
     return contract.parse_task_name(self.task).form
 
+  @property
+  def explains_apart(self) -> bool:
+    """Whether rationales come from a task of their own."""
+    return self.rationales and self.form != 'single'
+
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-  """What a student says; `rationale` is None where none was asked for."""
+  """What a student says.
+
+  Attributes:
+    label: what it answers.
+    probability: how sure it is.
+    rationale: why; None where that was not asked.
+    cut: whether label or rationale ran into its longest length.
+  """
 
   label: str
   probability: float
   rationale: str | None = None
+  cut: bool = False
 
 
 class Answerer:
-  """Answers questions in batches of few shapes; compiles once per shape.
+  """Answers questions in batches of few shapes.
 
   Args:
     settings: see `Answering`.
-    params: the parameters.
+    programs: of the student.
     vocabulary: of the checkpoint.
-    mesh: the devices.
-    param_shardings: a sharding per parameter.
+    shapes: of the batches; `settings.batch_size` rows of any length if None.
   """
 
   def __init__(
     self,
     settings: Answering,
-    params: Any,
+    programs: programs_lib.Programs,
     *,
     vocabulary: vocabularies.Vocabulary,
-    mesh: jax.sharding.Mesh,
-    param_shardings: Any,
+    shapes: batch_shapes.Shapes | None = None,
   ):
-    self._settings, self._params = settings, params
+    self._settings, self._programs = settings, programs
     self._vocabulary = vocabulary
-    self._shards = mesh.shape[partitioning.DATA_AXIS]
-    self._rows = -(-settings.batch_size // self._shards) * self._shards
-    self._sharding = partitioning.batch_sharding(mesh)
-    replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-
-    def jit(function, num_batches=1):
-      return jax.jit(
-        function,
-        in_shardings=(param_shardings, *[self._sharding] * num_batches),
-        out_shardings=replicated,
-      )
-
-    decode = functools.partial(_decode, model=settings.model)
-    self._generate = jit(
-      functools.partial(
-        decode, length=settings.max_decode_len, num_beams=settings.num_beams
-      )
-    )
-    self._explain = jit(
-      functools.partial(decode, length=settings.max_rationale_len)
-    )
-    self._score = jit(
-      lambda params, batch, tokens: decoding.score_options(
-        params,
-        settings.model,
-        {'encoder_input_tokens': batch},
-        options_tokens=tokens,
-      ),
-      num_batches=2,
-    )
+    self._shapes = shapes or batch_shapes.Ladders(settings.batch_size)
 
   def lengths(self, questions: Sequence[questions_lib.Question]) -> list[int]:
-    """Tokens of each question's input, the prefix and the end included."""
+    """Tokens of each question's longest input, prefix and end included."""
     texts = [question.text for question in questions]
-    return [len(ids) for ids in self._input_ids(texts, self._settings.form)]
+    forms_asked = [self._settings.form]
+    if self._settings.explains_apart:
+      forms_asked.append('rationale')
+    inputs = [self._input_ids(texts, form) for form in forms_asked]
+    return [max(map(len, own)) for own in zip(*inputs, strict=True)]
 
   def answer(
-    self, questions: Sequence[questions_lib.Question]
+    self,
+    questions: Sequence[questions_lib.Question],
+    *,
+    rationales: bool = True,
   ) -> Iterator[tuple[np.ndarray, list[Answer]]]:
     """Answers questions, those with long inputs first.
 
     Args:
       questions: what to answer.
+      rationales: whether rationales are wanted where the settings have them.
 
     Yields:
       Per batch, positions in `questions` and the answers to them.
@@ -143,11 +127,13 @@ class Answerer:
     texts = [question.text for question in questions]
     ids = self._input_ids(texts, self._settings.form)
     order = np.argsort([-len(row) for row in ids], kind='stable')
-    for first in range(0, len(order), self._rows):
-      positions = order[first : first + self._rows]
+    for first in range(0, len(order), self._shapes.max_rows):
+      positions = order[first : first + self._shapes.max_rows]
       asked = [questions[position] for position in positions]
       answers = self._labels(self._batch([ids[p] for p in positions]), asked)
-      yield positions, self._explained(answers, asked)
+      if rationales and self._settings.explains_apart:
+        answers = self._explained(answers, asked)
+      yield positions, answers
 
   def _input_ids(self, texts: Sequence[str], form: str) -> list[list[int]]:
     prefix = self._settings.prefixes.of(form)
@@ -155,8 +141,9 @@ class Answerer:
     return [[*row, contract.EOS_ID] for row in encoded]
 
   def _batch(self, ids: Sequence[list[int]]) -> np.ndarray:
-    width = rung(max(map(len, ids)), _SHORTEST_INPUT)
-    rows = np.zeros((self._rows, width), np.int32)
+    width = self._shapes.inputs(max(map(len, ids)))
+    num_rows = self._programs.divisible(self._shapes.rows(len(ids)))
+    rows = np.zeros((num_rows, width), np.int32)
     for row, own in zip(rows, ids, strict=False):
       row[: len(own)] = own
     return rows
@@ -165,14 +152,16 @@ class Answerer:
     self, answers: list[Answer], asked: Sequence[questions_lib.Question]
   ) -> list[Answer]:
     """The answers with the rationales that the rationale task gives."""
-    if not self._settings.rationales or self._settings.form == 'single':
-      return answers
     texts = [question.text for question in asked]
     batch = self._batch(self._input_ids(texts, 'rationale'))
-    tokens = np.asarray(self._explain(self._params, batch))
+    written = self._programs.explain(batch).tolist()
     return [
-      dataclasses.replace(given, rationale=self._vocabulary.decode(row))
-      for given, row in zip(answers, tokens.tolist(), strict=False)
+      dataclasses.replace(
+        given,
+        rationale=self._vocabulary.decode(row),
+        cut=given.cut or contract.EOS_ID not in row,
+      )
+      for given, row in zip(answers, written, strict=False)
     ]
 
   def _labels(
@@ -180,12 +169,14 @@ class Answerer:
   ) -> list[Answer]:
     settings = self._settings
     written = [drafts.Draft([], [])] * len(asked)
+    cut = [False] * len(asked)
     if not settings.score_labels or settings.form == 'single':
-      tokens = np.asarray(self._generate(self._params, batch)).tolist()
+      tokens = self._programs.generate(batch).tolist()[: len(asked)]
       written = [
         drafts.split(row, settings.form, vocabulary=self._vocabulary)
-        for row in tokens[: len(asked)]
+        for row in tokens
       ]
+      cut = [contract.EOS_ID not in row for row in tokens]
     choices = [question.choices or settings.labels for question in asked]
     options = [
       drafts.options(draft, own, vocabulary=self._vocabulary)
@@ -193,34 +184,22 @@ class Answerer:
     ]
     scores = self._scores(batch, options)
     return [
-      self._conclude(*parts)
-      for parts in zip(written, choices, scores, strict=True)
+      dataclasses.replace(self._conclude(*parts), cut=was_cut)
+      for was_cut, *parts in zip(cut, written, choices, scores, strict=True)
     ]
 
   def _scores(
     self, batch: np.ndarray, options: Sequence[Sequence[list[int]]]
   ) -> np.ndarray:
     """[rows, C] log p of options, 0 for the empty one of a free label."""
-    num_options = max(map(len, options))
+    num_options = self._shapes.options(max(map(len, options)))
     longest = max(len(ids) for own in options for ids in own)
-    length = rung(longest, _SHORTEST_TARGET)
-    tokens = np.zeros((self._rows, num_options, length), np.int32)
+    length = self._shapes.targets(longest)
+    tokens = np.zeros((len(batch), num_options, length), np.int32)
     for row, own in zip(tokens, options, strict=False):
       for place, ids in zip(row, own, strict=False):
         place[: len(ids)] = ids
-    rows, logits = self._rows, num_options * length
-    logits *= self._settings.model.vocab_size
-    while rows * logits > _MAX_LOGITS and rows % (2 * self._shards) == 0:
-      rows //= 2
-    scores = np.concatenate(
-      [
-        np.asarray(
-          self._score(self._params, batch[i : i + rows], tokens[i : i + rows])
-        )
-        for i in range(0, self._rows, rows)
-      ]
-    )
-    return scores[: len(options)]
+    return self._programs.score(batch, tokens)[: len(options)]
 
   def _conclude(
     self, draft: drafts.Draft, choices: Sequence[str], scores: np.ndarray
@@ -245,29 +224,3 @@ class Answerer:
       if written == said:
         return Answer(said, float(share), rationale)
     return Answer(said, 0.0, rationale)
-
-
-def _decode(
-  params: Any,
-  batch: jax.Array,
-  *,
-  model: network.T5Config,
-  length: int,
-  num_beams: int = 1,
-) -> jax.Array:
-  rows = {'encoder_input_tokens': batch}
-  if num_beams == 1:
-    return decoding.greedy(params, model, rows, max_decode_len=length)
-  beams, _ = decoding.beam_search(
-    params, model, rows, num_beams=num_beams, max_decode_len=length
-  )
-  return beams[:, 0]
-
-
-def rung(length: int, shortest: int) -> int:
-  """The next of the lengths n, 1.5 n, 2 n, 3 n, 4 n, ... at or above."""
-  while shortest < length:
-    if shortest * 3 // 2 >= length:
-      return shortest * 3 // 2
-    shortest *= 2
-  return shortest

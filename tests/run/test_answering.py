@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from dsbs_jax import contract
-from dsbs_jax.core import network, partitioning
+from dsbs_jax.core import decoding, network, partitioning
 from dsbs_jax.data import forms, vocabularies
-from dsbs_jax.run import answering, questions
+from dsbs_jax.run import answering, programs, questions
 
 BYTES = vocabularies.load('bytes')
 MODEL = network.T5Config(
@@ -76,20 +76,27 @@ def ask(params):
 
   def ask(texts, *, task='svamp_gt_label', choices=(), **options):
     mesh = partitioning.make_mesh(None)
+    settings = answering.Answering(
+      task=task,
+      model=MODEL,
+      prefixes=forms.prefixes('paper'),
+      batch_size=4,
+      **{'max_decode_len': 4, **options},
+    )
     answerer = answering.Answerer(
-      answering.Answering(
-        task=task,
-        model=MODEL,
-        prefixes=forms.prefixes('paper'),
-        batch_size=4,
-        **{'max_decode_len': 4, **options},
+      settings,
+      programs.Programs(
+        MODEL,
+        params,
+        mesh=mesh,
+        param_shardings=partitioning.shardings(
+          network.param_shapes(MODEL), mesh, partitioning.standard_rules()
+        ),
+        max_decode_len=settings.max_decode_len,
+        max_rationale_len=settings.max_rationale_len,
+        num_beams=settings.num_beams,
       ),
-      params,
       vocabulary=BYTES,
-      mesh=mesh,
-      param_shardings=partitioning.shardings(
-        network.param_shapes(MODEL), mesh, partitioning.standard_rules()
-      ),
     )
     answers = {}
     asked = [questions.Question(text, choices) for text in texts]
@@ -106,7 +113,7 @@ def say(monkeypatch):
 
   def say(ids):
     monkeypatch.setattr(
-      answering.decoding,
+      decoding,
       'greedy',
       lambda *_, **__: jnp.tile(jnp.array([ids]), (4, 1)),
     )
@@ -191,18 +198,9 @@ def test_beams_give_labels_too(ask):
 
 def test_scores_that_do_not_fit_are_computed_in_parts(ask, monkeypatch):
   whole = ask(TEXTS, labels=NLI, score_labels=True)
-  monkeypatch.setattr(answering, '_MAX_LOGITS', 1)
+  monkeypatch.setattr(programs, '_MAX_LOGITS', 1)
   for one, other in zip(
     whole, ask(TEXTS, labels=NLI, score_labels=True), strict=True
   ):
     assert one.label == other.label
     assert one.probability == pytest.approx(other.probability, rel=1e-4)
-
-
-def test_lengths_are_few():
-  lengths = {answering.rung(length, 16) for length in range(1, 2049)}
-  assert len(lengths) == 15 and max(lengths) == 2048
-  assert all(
-    length <= answering.rung(length, 16) < max(17, 1.5 * length + 1)
-    for length in range(1, 2049)
-  )
