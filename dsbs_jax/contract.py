@@ -43,11 +43,18 @@ MIXTURE_VIEW = 'mixture'
 VIEWS = (LABEL_VIEW, RATIONALE_VIEW, MIXTURE_VIEW)
 
 LABEL_SOURCES = ('gt', 'llm')
-FORMS = ('finetune', 'label', 'rationale', 'single', 'dsbs')
+FORMS = (
+  'finetune',
+  'label',
+  'rationale',
+  'single',
+  'answer_first',
+  'dsbs',
+)
 
 _NAME = re.compile(
   r'(?P<benchmark>[a-z][a-z0-9_]*?)'
-  r'(?:_(?P<source>gt|llm)_(?P<form>finetune|label|single|dsbs)'
+  r'(?:_(?P<source>gt|llm)_(?P<form>finetune|label|single|answer_first|dsbs)'
   r'|_(?P<rationale>rationale))'
 )
 
@@ -73,8 +80,8 @@ def parse_task_name(name: str) -> TaskName:
   """Splits a task or mixture name by the project's grammar.
 
   Args:
-    name: `{benchmark}_{gt|llm}_{finetune|label|single|dsbs}` or
-      `{benchmark}_rationale`.
+    name: `{benchmark}_{gt|llm}_{finetune|label|single|answer_first|dsbs}`
+      or `{benchmark}_rationale`.
 
   Returns:
     The name's parts.
@@ -86,7 +93,7 @@ def parse_task_name(name: str) -> TaskName:
   if match is None:
     raise ValueError(
       f'{name!r} is not a task name of this project, expected'
-      ' BENCHMARK_{gt|llm}_{finetune|label|single|dsbs} or'
+      ' BENCHMARK_{gt|llm}_{finetune|label|single|answer_first|dsbs} or'
       " BENCHMARK_rationale, such as 'cqa_gt_dsbs'."
     )
   form = match['form'] or match['rationale']

@@ -24,6 +24,7 @@ def greedy(
   rows: dict[str, jax.Array],
   *,
   max_decode_len: int,
+  stop: tuple[int, ...] = (),
 ) -> jax.Array:
   """Takes the likeliest token at every position until all rows have ended.
 
@@ -33,9 +34,10 @@ def greedy(
     rows: encoder_input_tokens [B, S] int32, one example per row; a row of
       padding counts as ended.
     max_decode_len: L, tokens at most, the end token included.
+    stop: ids other than 0 that end a row too, once its last tokens are these.
 
   Returns:
-    [B, L] int32, 0 after the end token.
+    [B, L] int32, 0 after the end token or the last of `stop`.
   """
   cache.check_length(max_decode_len)
   encoded = network.encode(params, config, rows)
@@ -58,11 +60,25 @@ def greedy(
       index=state.index + 1,
       tokens=tokens,
       caches=caches,
-      done=state.done | (chosen == contract.EOS_ID),
+      done=state.done
+      | (chosen == contract.EOS_ID)
+      | _ends_with(tokens, stop, state.index),
     )
 
   state = cache.start(config, source, max_decode_len=max_decode_len)
   return jax.lax.while_loop(unfinished, choose, state).tokens
+
+
+def _ends_with(
+  tokens: jax.Array, stop: tuple[int, ...], index: jax.Array
+) -> jax.Array | bool:
+  """Whether the tokens up to and with `index` end with `stop`, [B] bool."""
+  if not 0 < len(stop) <= tokens.shape[1]:
+    return False
+  # Before there are as many tokens, the window holds zeros and never matches.
+  start = index - len(stop) + 1
+  last = jax.lax.dynamic_slice_in_dim(tokens, start, len(stop), axis=1)
+  return jnp.all(last == jnp.array(stop, tokens.dtype), axis=1)
 
 
 def score_options(

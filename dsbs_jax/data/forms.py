@@ -1,16 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """What each form of task puts into the encoder and asks of the decoder.
 
-  form       input             target
-  finetune   input             label
-  label      [label] input     label
-  rationale  [rationale] input rationale
-  single     input             rationale [label] label
+  form          input             target
+  finetune      input             label
+  label         [label] input     label
+  rationale     [rationale] input rationale
+  single        input             rationale [label] label
+  answer_first  input             label [rationale] rationale
 
 The label is the human one (gt) or the LLM's (llm); outside of train it is
 always the human one, because that is what is scored. `[rationale] ` and
 `[label] ` are the paper's prefixes; its code writes `explain: ` and
 `predict: `.
+
+`single` is the paper's ablation, equation 5. `answer_first` is not in the
+paper: Wadhwa et al. 2024, arXiv:2406.14511, find that rationales teach more
+behind the label than before it. Its answer ends at the marker, so a student
+need not write the rationale.
 """
 
 import dataclasses
@@ -19,6 +25,8 @@ from dsbs_jax import contract
 from dsbs_jax.data import vocabularies
 
 SINGLE_MARKER = '[label]'
+# What divides the two parts of a target that holds both.
+MARKERS = {'single': SINGLE_MARKER, 'answer_first': '[rationale]'}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +88,9 @@ def target(form: str, *, label: str, rationale: str) -> str:
   if form == 'rationale':
     return rationale
   if form == 'single':
-    return f'{rationale} {SINGLE_MARKER} {label}'
+    return f'{rationale} {MARKERS[form]} {label}'
+  if form == 'answer_first':
+    return f'{label} {MARKERS[form]} {rationale}'
   return label
 
 
@@ -94,14 +104,23 @@ def answer(name: str, text: str, *, vocabulary: vocabularies.Vocabulary) -> str:
       vocabulary writes it.
 
   Returns:
-    The text itself, or for `_single` what follows its last marker ('' where
-    it has none).
+    The text itself; for `_single` what follows its last marker ('' where it
+    has none); for `_answer_first` what precedes its first one (all of the
+    text where it has none).
   """
-  if contract.parse_task_name(name).form != 'single':
+  form = contract.parse_task_name(name).form
+  if form not in MARKERS:
     return text
-  marker = round_trip(SINGLE_MARKER, vocabulary=vocabulary).strip()
+  marker = written_marker(form, vocabulary=vocabulary)
+  if form == 'answer_first':
+    return text.partition(marker)[0].strip()
   _, found, after = text.rpartition(marker)
   return after.strip() if found else ''
+
+
+def written_marker(form: str, *, vocabulary: vocabularies.Vocabulary) -> str:
+  """The marker of a form of `MARKERS` as the vocabulary can write it."""
+  return round_trip(MARKERS[form], vocabulary=vocabulary).strip()
 
 
 def round_trip(text: str, *, vocabulary: vocabularies.Vocabulary) -> str:

@@ -38,7 +38,10 @@ def texts(
     target = {
       'rationale': example['rationale'],
       'single': tf.strings.join(
-        [example['rationale'], forms.SINGLE_MARKER, label], ' '
+        [example['rationale'], forms.MARKERS['single'], label], ' '
+      ),
+      'answer_first': tf.strings.join(
+        [label, forms.MARKERS['answer_first'], example['rationale']], ' '
       ),
     }.get(name.form, label)
     kept = {key: example[key] for key in ('index', 'example_id')}

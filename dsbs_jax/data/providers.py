@@ -35,7 +35,7 @@ def add(benchmark: benchmark_lib.Benchmark) -> None:
   name = benchmark.name
   _add_task(benchmark, contract.TaskName(name, None, 'rationale'))
   for source in contract.LABEL_SOURCES:
-    for form in ('finetune', 'label', 'single'):
+    for form in ('finetune', 'label', *forms.MARKERS):
       _add_task(benchmark, contract.TaskName(name, source, form))
     seqio.MixtureRegistry.add(
       f'{name}_{source}_dsbs',

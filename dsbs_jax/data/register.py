@@ -3,11 +3,12 @@
 
 `register(BENCHMARK)` adds, with {b} the benchmark's name:
 
-  {b}_gt_finetune  {b}_llm_finetune   input -> label, no prefix
-  {b}_gt_label     {b}_llm_label      [label] input -> label
-  {b}_rationale                       [rationale] input -> rationale
-  {b}_gt_single    {b}_llm_single     input -> rationale [label] label
-  {b}_gt_dsbs      {b}_llm_dsbs       mixture of label and rationale
+  {b}_gt_finetune {b}_llm_finetune          input -> label, no prefix
+  {b}_gt_label {b}_llm_label                [label] input -> label
+  {b}_rationale                             [rationale] input -> rationale
+  {b}_gt_single {b}_llm_single              input -> rationale [label] label
+  {b}_gt_answer_first {b}_llm_answer_first  input -> label [rationale] rationale
+  {b}_gt_dsbs {b}_llm_dsbs                  mixture of label and rationale
 
 No file is read: folder, vocabulary and prefixes are looked up when a task is
 used, from `configure` or the environment. The built-in engine reads prepared

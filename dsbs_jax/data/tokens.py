@@ -160,7 +160,7 @@ def _key(
     'examples': examples,
     'vocabulary': vocabulary.fingerprint,
     'prefix': forms.prefixes(source.prefixes).of(name.form),
-    'marker': forms.SINGLE_MARKER,
+    'marker': forms.MARKERS.get(name.form, forms.SINGLE_MARKER),
     'label': label,
   }
   digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode())

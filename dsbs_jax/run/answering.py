@@ -4,7 +4,8 @@
 The probability of a label is that among the closed set where there is one:
 the benchmark's labels, or the row's own choices; a text outside of the set
 has 0. Free labels have exp(sum of log p) of their tokens, the end included.
-What a student writes before the label (`_single`) is given, not counted.
+What a student writes before the label (`_single`) is given, not counted; what
+it writes behind it (`_answer_first`) is written only if it is asked for.
 """
 
 import dataclasses
@@ -58,7 +59,7 @@ class Answering:
   @property
   def explains_apart(self) -> bool:
     """Whether rationales come from a task of their own."""
-    return self.rationales and self.form != 'single'
+    return self.rationales and self.form not in forms.MARKERS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,7 +169,8 @@ class Answerer:
     self, batch: np.ndarray, asked: Sequence[questions_lib.Question]
   ) -> list[Answer]:
     settings = self._settings
-    written = [drafts.Draft([], [])] * len(asked)
+    end = drafts.ending(settings.form, vocabulary=self._vocabulary)
+    written = [drafts.Draft([], [], end=end)] * len(asked)
     cut = [False] * len(asked)
     if not settings.score_labels or settings.form == 'single':
       tokens = self._programs.generate(batch).tolist()[: len(asked)]
@@ -176,7 +178,12 @@ class Answerer:
         drafts.split(row, settings.form, vocabulary=self._vocabulary)
         for row in tokens
       ]
-      cut = [contract.EOS_ID not in row for row in tokens]
+      # A student that was not asked why ends at the marker before it.
+      cut = [
+        contract.EOS_ID not in row
+        and (settings.rationales or tuple(draft.said[-len(end) :]) != end)
+        for row, draft in zip(tokens, written, strict=True)
+      ]
     choices = [question.choices or settings.labels for question in asked]
     options = [
       drafts.options(draft, own, vocabulary=self._vocabulary)
@@ -207,6 +214,8 @@ class Answerer:
     settings = self._settings
     rationale = draft.rationale if settings.rationales else None
     said = self._vocabulary.decode(draft.said)
+    if settings.form == 'answer_first':
+      said = forms.answer(settings.task, said, vocabulary=self._vocabulary)
     said = said.strip() if settings.form == 'single' else said
     if not settings.score_labels and not draft.said:
       return Answer('', 0.0, rationale)  # a `_single` output without label

@@ -20,9 +20,11 @@ METHODS = {
   'gt_finetune': 'Standard finetuning',
   'gt_dsbs': 'Step-by-step, human labels',
   'gt_single': 'Single task, human labels',
+  'gt_answer_first': 'Answer first, human labels',
   'llm_finetune': 'Standard distillation',
   'llm_dsbs': 'Step-by-step, LLM labels',
   'llm_single': 'Single task, LLM labels',
+  'llm_answer_first': 'Answer first, LLM labels',
   'gt_label': 'Label task alone, human labels',
   'llm_label': 'Label task alone, LLM labels',
 }

@@ -14,14 +14,17 @@ class Draft:
 
   Attributes:
     stem: ids before the label: for `_single` all up to its marker, else none.
-    said: ids of the label, with the end id unless it was cut off; none where
-      a `_single` output has no label.
-    rationale: the text before the marker, None for other forms.
+    said: ids of the label with what ends it, the end id or the marker of
+      `_answer_first`, unless it was cut off; none where a `_single` output
+      has no label.
+    rationale: the text on the marker's other side, None for other forms.
+    end: ids that end a label of this form.
   """
 
   stem: list[int]
   said: list[int]
   rationale: str | None = None
+  end: tuple[int, ...] = (contract.EOS_ID,)
 
 
 def split(
@@ -41,22 +44,44 @@ def split(
   ids = tokens
   if contract.EOS_ID in tokens:
     ids = tokens[: tokens.index(contract.EOS_ID) + 1]
-  if form != 'single':
+  if form not in forms.MARKERS:
     return Draft([], ids)
   text = vocabulary.decode(ids)
-  marker = forms.round_trip(forms.SINGLE_MARKER, vocabulary=vocabulary).strip()
-  rationale, found, _ = text.rpartition(marker)
-  if not found:
+  marker = forms.written_marker(form, vocabulary=vocabulary)
+  first = form == 'answer_first'
+  if marker not in text:
+    if first:
+      return Draft([], ids, '', end=ending(form, vocabulary=vocabulary))
     stem = [token for token in ids if token != contract.EOS_ID]
-    stem += vocabulary.encode(f' {forms.SINGLE_MARKER}')
+    stem += vocabulary.encode(f' {forms.MARKERS[form]}')
     return Draft(stem, [], text.strip())
-  count = text.count(marker)
+  count = 1 if first else text.count(marker)
   cut = next(
     i
     for i in range(len(ids) + 1)
     if vocabulary.decode(ids[:i]).count(marker) == count
   )
-  return Draft(ids[:cut], ids[cut:], rationale.strip())
+  if first:
+    rationale = text.partition(marker)[2].strip()
+    end = ending(form, vocabulary=vocabulary)
+    return Draft([], ids[:cut], rationale, end=end)
+  return Draft(ids[:cut], ids[cut:], text.rpartition(marker)[0].strip())
+
+
+def ending(
+  form: str, *, vocabulary: vocabularies.Vocabulary
+) -> tuple[int, ...]:
+  """The ids that end a label: the end id, or the marker before a rationale."""
+  if form != 'answer_first':
+    return (contract.EOS_ID,)
+  return tuple(vocabulary.encode(f' {forms.MARKERS[form]}'))
+
+
+def stop(form: str, *, vocabulary: vocabularies.Vocabulary) -> tuple[int, ...]:
+  """The ids after which a label is whole though its output is not."""
+  if form != 'answer_first':
+    return ()
+  return ending(form, vocabulary=vocabulary)
 
 
 def options(
@@ -81,4 +106,4 @@ def options(
     return [draft.stem + draft.said, *given]
   space = ' ' if draft.stem else ''
   encoded = vocabulary.encode_all([space + text for text in choices])
-  return [[*draft.stem, *ids, contract.EOS_ID] for ids in encoded]
+  return [[*draft.stem, *ids, *draft.end] for ids in encoded]

@@ -18,8 +18,16 @@ import numpy as np
 
 from dsbs_jax import contract
 from dsbs_jax.core import decoding, network, partitioning
-from dsbs_jax.data import benchmark, forms, loader, register, tokens, views
-from dsbs_jax.run import journal
+from dsbs_jax.data import (
+  benchmark,
+  forms,
+  loader,
+  register,
+  tokens,
+  views,
+  vocabularies,
+)
+from dsbs_jax.run import drafts, journal
 
 PREDICTIONS = 'predictions'
 
@@ -96,16 +104,18 @@ class Evaluator:
       for split in settings.splits
       if split in prepared
     }
+    parts = contract.parse_task_name(self.task)
+    vocabulary = vocabularies.load(source.vocabulary)
+    self._stop = drafts.stop(parts.form, vocabulary=vocabulary)
     for split, data in self._splits.items():
-      longest = int(data.targets.lengths.max())
+      longest = _longest(data, self._stop)
       if longest > settings.max_decode_len:
         journal.say(
           f'{self.task} {split} has targets of up to {longest} tokens, but'
           f' MAX_DECODE_LEN is {settings.max_decode_len}: longer answers are'
           ' cut and count as wrong.'
         )
-    name = contract.parse_task_name(self.task).benchmark
-    self._metric = register.benchmark(name).metric
+    self._metric = register.benchmark(parts.benchmark).metric
     self._data_shards = mesh.shape[partitioning.DATA_AXIS]
     self._batch_sharding = partitioning.batch_sharding(mesh)
     replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
@@ -206,7 +216,11 @@ class Evaluator:
     settings = self._settings
     if settings.num_beams == 1:
       return decoding.greedy(
-        params, settings.model, rows, max_decode_len=settings.max_decode_len
+        params,
+        settings.model,
+        rows,
+        max_decode_len=settings.max_decode_len,
+        stop=self._stop,
       )
     beams, _ = decoding.beam_search(
       params,
@@ -216,6 +230,14 @@ class Evaluator:
       max_decode_len=settings.max_decode_len,
     )
     return beams[:, 0]
+
+
+def _longest(data: tokens.Tokens, stop: Sequence[int]) -> int:
+  """Tokens that must be generated for the longest answer."""
+  if not stop:
+    return int(data.targets.lengths.max())
+  answers = [data.answer(i) for i in range(len(data))]
+  return max(map(len, data.vocabulary.encode_all(answers))) + len(stop)
 
 
 def _line(data: tokens.Tokens, i: int, prediction: str) -> dict[str, Any]:

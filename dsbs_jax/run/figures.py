@@ -154,7 +154,7 @@ def _line(row: comparison.Row) -> charts.Series:
   """Colour and dashes by method, the marker by what else was varied."""
   source, _, form = row.coordinates.method.partition('_')
   style = 'label-only' if form == 'label' else form
-  forms = ('finetune', 'dsbs', 'single', 'label')
+  forms = ('finetune', 'dsbs', 'single', 'label', 'answer_first')
   place = forms.index(form) + sum(map(ord, ' '.join(row.coordinates.setting)))
   return charts.Series(
     label=row.coordinates.title,

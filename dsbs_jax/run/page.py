@@ -214,7 +214,8 @@ def _curves(rows: Sequence[comparison.Row], draw: _Drawer) -> str:
     )
   note = (
     'Means over seeds; bands are standard errors. The label loss of a'
-    ' single-task run covers its whole target, rationale and label.'
+    ' single-task or answer-first run covers its whole target, rationale and'
+    ' label.'
   )
   return f'<p>{note}</p>{_legend(rows)}{"".join(parts)}' if parts else ''
 

@@ -27,6 +27,8 @@ class Programs:
     max_decode_len: tokens to generate at most for a label.
     max_rationale_len: tokens to generate at most for a rationale.
     num_beams: 1 for greedy decoding; rationales are decoded greedily.
+    stop: ids behind which a label is whole though its output is not; beams
+      go on.
   """
 
   def __init__(
@@ -39,6 +41,7 @@ class Programs:
     max_decode_len: int,
     max_rationale_len: int,
     num_beams: int = 1,
+    stop: tuple[int, ...] = (),
   ):
     self._params, self._vocab_size = params, model.vocab_size
     self._shards = mesh.shape[partitioning.DATA_AXIS]
@@ -54,7 +57,9 @@ class Programs:
 
     decode = functools.partial(_decode, model=model)
     self._generate = jit(
-      functools.partial(decode, length=max_decode_len, num_beams=num_beams)
+      functools.partial(
+        decode, length=max_decode_len, num_beams=num_beams, stop=stop
+      )
     )
     self._explain = jit(functools.partial(decode, length=max_rationale_len))
     self._score = jit(
@@ -117,10 +122,13 @@ def _decode(
   model: network.T5Config,
   length: int,
   num_beams: int = 1,
+  stop: tuple[int, ...] = (),
 ) -> jax.Array:
   rows = {'encoder_input_tokens': batch}
   if num_beams == 1:
-    return decoding.greedy(params, model, rows, max_decode_len=length)
+    return decoding.greedy(
+      params, model, rows, max_decode_len=length, stop=stop
+    )
   beams, _ = decoding.beam_search(
     params, model, rows, num_beams=num_beams, max_decode_len=length
   )

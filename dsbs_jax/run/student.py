@@ -19,6 +19,7 @@ from dsbs_jax.run import (
   batch_shapes,
   checkpoints,
   compilation,
+  drafts,
   evaluation,
   journal,
   programs,
@@ -79,7 +80,13 @@ class Student:
     if self.rationales and form == 'finetune':
       raise ValueError(
         f'RATIONALES is True, but {self.mixture_or_task_name} teaches none.'
-        ' Leave it out, or take a student of _dsbs or _single.'
+        ' Leave it out, or take a student of _dsbs, _single or _answer_first.'
+      )
+    if self.rationales and self.score_labels and form == 'answer_first':
+      raise ValueError(
+        f'RATIONALES and SCORE_LABELS are True, but {self.mixture_or_task_name}'
+        ' writes its rationale for the label that it generates, not for the'
+        ' likeliest of the set. Leave one of the two out.'
       )
 
   def require_positive(self, *names: str) -> None:
@@ -195,6 +202,9 @@ def open_student(
     max_decode_len=student.max_decode_len,
     max_rationale_len=student.max_rationale_len,
     num_beams=student.num_beams,
+    stop=()
+    if settings.rationales
+    else drafts.stop(settings.form, vocabulary=vocabulary),
   )
   answerer = answering.Answerer(
     settings, computed, vocabulary=vocabulary, shapes=shapes

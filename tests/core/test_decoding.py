@@ -39,6 +39,27 @@ def test_greedy_equals_the_argmax_of_full_forward_passes(seed):
     assert not tokens[row, len(expected) :].any()
 
 
+def test_greedy_ends_a_row_behind_the_stop_tokens():
+  params, config = tiny_decoder.params(seed=1), tiny_decoder.TINY
+  decode = functools.partial(decoding.greedy, max_decode_len=4)
+  whole = np.asarray(decode(params, config, tiny_decoder.ROWS))
+  row = int(np.argmax((whole > 1).sum(axis=1)))
+  free = tiny_decoder.strip(whole[row])
+  assert len(free) >= 3
+  for length in (1, 2, 3):
+    for end in range(length, len(free) + 1):
+      stop = tuple(free[end - length : end])
+      found = np.asarray(decode(params, config, tiny_decoder.ROWS, stop=stop))[
+        row
+      ]
+      cut = next(
+        i for i in range(length, 5) if tuple(free[i - length : i]) == stop
+      )
+      assert found.tolist() == [*free[:cut], *[0] * (4 - cut)]
+  unseen = np.asarray(decode(params, config, tiny_decoder.ROWS, stop=(2,) * 9))
+  np.testing.assert_array_equal(unseen, whole)
+
+
 def test_decoding_stops_when_all_rows_have_ended(monkeypatch):
   tiny_decoder.replace_end_logit(monkeypatch, 30.0)
   steps = tiny_decoder.count_steps(monkeypatch)

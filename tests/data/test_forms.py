@@ -39,6 +39,33 @@ def test_single_answers_are_read_back_from_targets():
   assert forms.answer('cqa_gt_label', kept, vocabulary=vocabulary) == kept
 
 
+def test_an_answer_that_comes_first_is_read_back_from_targets():
+  vocabulary = vocabularies.load('bytes')
+
+  def read(text):
+    return forms.answer('cqa_gt_answer_first', text, vocabulary=vocabulary)
+
+  why = 'So [rationale] x [label] y'
+  written = forms.target('answer_first', label='( 1 + 2 )', rationale=why)
+  assert written == '( 1 + 2 ) [rationale] So [rationale] x [label] y'
+  assert read(written) == '( 1 + 2 )'
+  assert read('no marker at all') == 'no marker at all'
+  assert read(forms.target('answer_first', label='', rationale='why')) == ''
+
+
+def test_the_marker_behind_an_answer_has_ids_of_its_own():
+  """Decoding stops at these ids, whatever the answer before them is."""
+  texts = ['( 8 - 3 ) [rationale] He ate 3 of 8.', 'a dog', 'why not'] * 9
+  model = vocabulary_training.train(texts, size=60, required='[]')
+  trained = vocabularies.SentencePieceVocabulary(model, extra_ids=0)
+  for vocabulary in (trained, vocabularies.load('bytes')):
+    marker = vocabulary.encode(' [rationale]')
+    for label in ('( 8 - 3 )', 'dog.', 'a'):
+      target = forms.target('answer_first', label=label, rationale='He ate.')
+      ids, said = vocabulary.encode(target), vocabulary.encode(label)
+      assert ids[: len(said) + len(marker)] == said + marker
+
+
 def test_single_works_where_brackets_are_unknown():
   model = vocabulary_training.train(
     ['label a why b cd'] * 20, size=30, required=''

@@ -18,6 +18,8 @@ FORMS = (
   'rationale',
   'gt_single',
   'llm_single',
+  'gt_answer_first',
+  'llm_answer_first',
 )
 
 

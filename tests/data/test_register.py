@@ -22,6 +22,8 @@ TASKS = (
   'cqa_rationale',
   'cqa_gt_single',
   'cqa_llm_single',
+  'cqa_gt_answer_first',
+  'cqa_llm_answer_first',
 )
 
 

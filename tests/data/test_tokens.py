@@ -13,7 +13,14 @@ import pytest
 from dsbs_jax.data import ragged, tokens, vocabularies
 from tests.data import prepared
 
-FORMS = ('gt_label', 'llm_label', 'rationale', 'gt_finetune', 'llm_single')
+FORMS = (
+  'gt_label',
+  'llm_label',
+  'rationale',
+  'gt_finetune',
+  'llm_single',
+  'gt_answer_first',
+)
 
 
 @pytest.mark.parametrize('split', ['train', 'test'])
@@ -32,6 +39,7 @@ def test_ids_are_those_of_prefix_input_and_target(source, task, split):
     target = {
       'rationale': example.rationale,
       'llm_single': f'{example.rationale} [label] {label}',
+      'gt_answer_first': f'{label} [rationale] {example.rationale}',
     }.get(task, label)
     text = prefix + example.input
     assert found.inputs[i].tolist() == [*vocabulary.encode(text), 1]

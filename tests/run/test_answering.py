@@ -191,6 +191,24 @@ def test_a_single_label_is_scored_after_its_rationale(ask, slow, say):
   assert scored.probability == pytest.approx(expected, rel=1e-3)
 
 
+def test_an_answer_that_comes_first_is_scored_up_to_its_marker(ask, slow, say):
+  label = BYTES.encode('3 [rationale]')
+  say([*label, *BYTES.encode(' It is 3.'), 1])
+  first = {'task': 'svamp_gt_answer_first', 'rationales': True}
+  (answer,) = ask(['2 and 1?'], **first)
+  assert (answer.label, answer.rationale) == ('3', 'It is 3.')
+  three = slow_log_prob(slow, '2 and 1?', label)
+  assert answer.probability == pytest.approx(np.exp(three), rel=1e-4)
+  (scored,) = ask(['2 and 1?'], **first, labels=('3', '4'))
+  four = slow_log_prob(slow, '2 and 1?', BYTES.encode('4 [rationale]'))
+  expected = 1 / (1 + np.exp(four - three))
+  assert scored.probability == pytest.approx(expected, rel=1e-3)
+  for said, cut in ((label, False), (label[:-1], True)):
+    say(said)
+    (answer,) = ask(['2 and 1?'], task='svamp_gt_answer_first')
+    assert (answer.cut, answer.rationale) == (cut, None)
+
+
 def test_beams_give_labels_too(ask):
   one, two = ask(TEXTS[:1])[0], ask(TEXTS[:1], num_beams=2)[0]
   assert 0 < one.probability <= 1 and 0 < two.probability <= 1

@@ -20,6 +20,21 @@ def test_single_outputs_are_split_at_their_marker():
   assert BYTES.decode(bare.stem) == 'so [label]'
 
 
+def test_outputs_with_the_answer_first_are_cut_behind_their_marker():
+  first = {'form': 'answer_first', 'vocabulary': BYTES}
+  label, why = BYTES.encode('3 [rationale]'), BYTES.encode(' It is 3.')
+  draft = drafts.split([*label, *why, 1, 0], **first)
+  assert (draft.stem, draft.said) == ([], label)
+  assert draft.rationale == 'It is 3.'
+  assert drafts.options(draft, (), vocabulary=BYTES) == [label]
+  three, four = drafts.options(draft, ('3', '4'), vocabulary=BYTES)
+  assert three == label and BYTES.decode(four) == '4 [rationale]'
+  bare = drafts.split([*BYTES.encode('so'), 1], **first)
+  assert (bare.said, bare.rationale) == ([*BYTES.encode('so'), 1], '')
+  assert label[-len(drafts.stop(**first)) :] == list(drafts.stop(**first))
+  assert drafts.stop('label', vocabulary=BYTES) == ()
+
+
 def test_labels_without_rationale_are_the_whole_output():
   draft = drafts.split([*BYTES.encode('yes'), 1, 0], 'label', vocabulary=BYTES)
   assert (draft.stem, draft.rationale) == ([], None)

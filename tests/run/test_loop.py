@@ -206,7 +206,9 @@ def test_the_checkpoint_scores_as_in_training(unbroken, tmp_path):
   assert (tmp_path / name).read_text() == trained
 
 
-@pytest.mark.parametrize('task', ['svamp_llm_finetune', 'svamp_gt_single'])
+@pytest.mark.parametrize(
+  'task', ['svamp_llm_finetune', 'svamp_gt_single', 'svamp_gt_answer_first']
+)
 def test_the_baselines_train(settings, tmp_path, task):
   run = settings(
     tmp_path, f"MIXTURE_OR_TASK_NAME = '{task}'", 'TRAIN_STEPS = 4'
