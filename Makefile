@@ -6,13 +6,14 @@ VENV ?= .venv
 RUN := $(CURDIR)/$(VENV)/bin/python
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: help env demo test test-long bench t5x test-t5x lint clean
+.PHONY: help env demo test test-long bench bench-serve t5x test-t5x lint clean
 
 help:
 	@echo 'make demo       set up, then train and evaluate on the bundled benchmark'
 	@echo 'make test       set up, then run the test suite'
 	@echo 'make test-long  the tests that take longer than ten minutes'
 	@echo 'make bench      throughput of stage 1 beside a bare client'
+	@echo 'make bench-serve  requests per second and latency of a server'
 	@echo 'make t5x        what T5X needs, at proven versions (docs/t5x.md)'
 	@echo 'make lint       format and import checks'
 	@echo 'make env        only set up $(VENV)'
@@ -39,6 +40,9 @@ test-long: env
 
 bench: env
 	$(RUN) -m bench.bench_extract
+
+bench-serve: env
+	$(RUN) -m bench.bench_serve
 
 t5x: env
 	$(RUN) -m pip install --disable-pip-version-check -c constraints.txt -c constraints-t5x.txt \

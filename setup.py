@@ -5,7 +5,8 @@ import setuptools
 
 HF = ['transformers', 'torch']
 EXTRACT = ['openai>=3']
-TEST = ['hypothesis', 'pytest', 'pytest-xdist', 'ruff', *EXTRACT]
+SERVE = ['aiohttp', 'prometheus_client']
+TEST = ['hypothesis', 'pytest', 'pytest-xdist', 'ruff', *EXTRACT, *SERVE]
 
 setuptools.setup(
   name='dsbs_jax',
@@ -46,7 +47,7 @@ setuptools.setup(
     'test': TEST,
     'extract': EXTRACT,
     'hf': HF,
-    'serve': ['aiohttp'],
+    'serve': SERVE,
     'tpu': ['jax[tpu]'],
     'cuda': ['jax[cuda12]'],
   },

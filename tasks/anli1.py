@@ -46,6 +46,7 @@ BENCHMARK = benchmark.Benchmark(
   labels=esnli.LABELS,
   example_id=lambda row: row['uid'],
   parsers={'gpt-neox': parse_neox},
+  completion='{rationale} So the answer is {label}.',
 )
 
 register.register(BENCHMARK)

@@ -45,6 +45,7 @@ BENCHMARK = benchmark.Benchmark(
   vote=metrics.value,
   parsers={'gpt-neox': svamp.parse_neox},
   derive_validation=True,
+  completion='{rationale} The answer is ({label}).',
 )
 
 AUGMENTED = benchmark.Benchmark(
@@ -61,6 +62,7 @@ AUGMENTED = benchmark.Benchmark(
   vote=metrics.value,
   parsers={'gpt-neox': svamp.parse_neox},
   derive_validation=True,
+  completion=svamp.BENCHMARK.completion,
 )
 
 register.register(BENCHMARK)

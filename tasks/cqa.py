@@ -67,6 +67,7 @@ BENCHMARK = benchmark.Benchmark(
   example_id=lambda row: row['id'],
   parsers={'gpt-neox': parse_neox},
   derive_validation=True,
+  completion='{rationale} So the answer is (x) {label}.',
 )
 
 register.register(BENCHMARK)

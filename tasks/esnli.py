@@ -57,6 +57,7 @@ BENCHMARK = benchmark.Benchmark(
   metric=metrics.exact_match,
   labels=LABELS,
   parsers={'gpt-neox': parse_neox},
+  completion='{rationale}\nAnswer: {label}',
 )
 
 register.register(BENCHMARK)

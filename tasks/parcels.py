@@ -21,6 +21,7 @@ BENCHMARK = benchmark.Benchmark(
   metric=metrics.exact_match,
   labels=('first', 'second'),
   example_id=lambda row: row['id'],
+  completion='{rationale} So the answer is {label}.',
 )
 
 register.register(BENCHMARK)

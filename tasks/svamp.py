@@ -80,6 +80,7 @@ BENCHMARK = benchmark.Benchmark(
     for split in ('train', 'test')
   },
   derive_validation=True,
+  completion='{rationale} The answer is {label}.',
 )
 
 register.register(BENCHMARK)

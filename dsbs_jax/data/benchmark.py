@@ -67,6 +67,8 @@ class Benchmark:
     fallbacks: where a split's file is absent, the part of another file that
       holds its rows.
     derive_validation: whether validation is a tenth of train, as in the paper.
+    completion: what `parse` reads, with `{rationale}` and `{label}`; with it a
+      student is served as a teacher. None where that is not said.
   """
 
   name: str
@@ -84,6 +86,7 @@ class Benchmark:
   parsers: Mapping[str, Parser] = dataclasses.field(default_factory=dict)
   fallbacks: Mapping[str, Part] = dataclasses.field(default_factory=dict)
   derive_validation: bool = False
+  completion: str | None = None
 
   def __post_init__(self):
     if not _NAME.fullmatch(self.name):

@@ -136,6 +136,18 @@ class Answerer:
         answers = self._explained(answers, asked)
       yield positions, answers
 
+  def answer_all(
+    self,
+    questions: Sequence[questions_lib.Question],
+    *,
+    rationales: bool = True,
+  ) -> list[Answer]:
+    """The same, all at once and in the order of the questions."""
+    answers = {}
+    for positions, given in self.answer(questions, rationales=rationales):
+      answers |= dict(zip(positions.tolist(), given, strict=True))
+    return [answers[i] for i in range(len(questions))]
+
   def _input_ids(self, texts: Sequence[str], form: str) -> list[list[int]]:
     prefix = self._settings.prefixes.of(form)
     encoded = self._vocabulary.encode_all([prefix + text for text in texts])

@@ -56,8 +56,7 @@ class Fixed:
 
   def __post_init__(self):
     for name, sizes in dataclasses.asdict(self).items():
-      if not sizes or sizes[0] < 1 or list(sizes) != sorted(set(sizes)):
-        raise ValueError(f'{name} is {sizes}, expected rising numbers from 1.')
+      check_rising(name, sizes)
 
   @property
   def max_rows(self) -> int:
@@ -90,6 +89,12 @@ def target_lengths(longest: int) -> tuple[int, ...]:
   steps = math.ceil(math.log(top / _SHORTEST_TARGET, _TARGET_STEP))
   short = (_SHORTEST_TARGET * _TARGET_STEP**i for i in range(steps))
   return tuple(length for length in short if length < top) + (top,)
+
+
+def check_rising(name: str, sizes: tuple[int, ...]) -> None:
+  """Raises where sizes are none, below 1, or not in rising order."""
+  if not sizes or sizes[0] < 1 or list(sizes) != sorted(set(sizes)):
+    raise ValueError(f'{name} is {sizes}, expected rising numbers from 1.')
 
 
 def rung(length: int, shortest: int) -> int:

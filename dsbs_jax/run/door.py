@@ -20,6 +20,7 @@ VERBS = (
   'train',
   'eval',
   'infer',
+  'serve',
   'export',
   'sweep',
   'report',

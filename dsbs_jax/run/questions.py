@@ -146,22 +146,43 @@ def _row_parser(
         f'{place} is {str(row)[:60]!r}, expected a JSON object. Fix or drop'
         ' the line.'
       )
-    ids = {field: row[field] for field in id_fields if field in row}
-    try:
-      return _question(benchmark, row, ids)
-    except _ERRORS as error:
-      missing = isinstance(error, KeyError)
-      wanted = benchmark.name if benchmark else 'input'
-      return Unreadable(
-        f'{place} cannot be read'
-        f' ({f"no field {error}" if missing else error}), expected'
-        f' {f"a row of {wanted!r}" if benchmark else "text under input"};'
-        f' there are {", ".join(map(repr, row)) or "no fields"}. Fix the row,'
-        ' or set BENCHMARK to what it is a row of.',
-        ids,
-      )
+    return of_row(row, place, benchmark=benchmark, id_fields=id_fields)
 
   return parse
+
+
+def of_row(
+  row: dict[str, Any],
+  place: str,
+  *,
+  benchmark: benchmark_lib.Benchmark | None = None,
+  id_fields: Sequence[str] = (),
+) -> Question | Unreadable:
+  """The question of one JSON object.
+
+  Args:
+    row: the object.
+    place: where it stands, for errors.
+    benchmark: renders it; None takes its text from `input`.
+    id_fields: fields that the answer repeats.
+
+  Returns:
+    The question, whose text may still be blank.
+  """
+  ids = {field: row[field] for field in id_fields if field in row}
+  try:
+    return _question(benchmark, row, ids)
+  except _ERRORS as error:
+    missing = isinstance(error, KeyError)
+    wanted = benchmark.name if benchmark else 'input'
+    return Unreadable(
+      f'{place} cannot be read'
+      f' ({f"no field {error}" if missing else error}), expected'
+      f' {f"a row of {wanted!r}" if benchmark else "text under input"};'
+      f' there are {", ".join(map(repr, row)) or "no fields"}. Fix the row,'
+      ' or set BENCHMARK to what it is a row of.',
+      ids,
+    )
 
 
 def _question(

@@ -9,7 +9,7 @@ import pytest
 from dsbs_jax import contract
 from dsbs_jax.core import decoding, network, partitioning
 from dsbs_jax.data import forms, vocabularies
-from dsbs_jax.run import answering, programs, questions
+from dsbs_jax.run import answering, batch_shapes, programs, questions
 
 BYTES = vocabularies.load('bytes')
 MODEL = network.T5Config(
@@ -74,7 +74,7 @@ def slow_greedy(slow, text, length):
 def ask(params):
   """Answers texts, in their order."""
 
-  def ask(texts, *, task='svamp_gt_label', choices=(), **options):
+  def ask(texts, *, task='svamp_gt_label', choices=(), shapes=None, **options):
     mesh = partitioning.make_mesh(None)
     settings = answering.Answering(
       task=task,
@@ -97,12 +97,10 @@ def ask(params):
         num_beams=settings.num_beams,
       ),
       vocabulary=BYTES,
+      shapes=shapes,
     )
-    answers = {}
     asked = [questions.Question(text, choices) for text in texts]
-    for positions, given in answerer.answer(asked):
-      answers |= dict(zip(positions.tolist(), given, strict=True))
-    return [answers[i] for i in range(len(texts))]
+    return answerer.answer_all(asked)
 
   return ask
 
@@ -219,6 +217,16 @@ def test_scores_that_do_not_fit_are_computed_in_parts(ask, monkeypatch):
   monkeypatch.setattr(programs, '_MAX_LOGITS', 1)
   for one, other in zip(
     whole, ask(TEXTS, labels=NLI, score_labels=True), strict=True
+  ):
+    assert one.label == other.label
+    assert one.probability == pytest.approx(other.probability, rel=1e-4)
+
+
+def test_the_shapes_of_batches_decide_no_answer(ask):
+  shapes = batch_shapes.Fixed((2, 3), (48, 64), (24,), (5,))
+  options = {'choices': NLI, 'score_labels': True}
+  for one, other in zip(
+    ask(TEXTS, **options), ask(TEXTS, shapes=shapes, **options), strict=True
   ):
     assert one.label == other.label
     assert one.probability == pytest.approx(other.probability, rel=1e-4)

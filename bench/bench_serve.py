@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""python -m bench.bench_serve: requests per second and latency of a server.
+
+Two servers of one random student, which answers like a trained one of its
+size but does not stop before its longest length: one answers several inputs
+together, the other one at a time. Clients on loopback, in one process of
+their own, send one input per request and the next one as soon as they have
+their answer; both servers are measured in turns. Prints a Markdown table, and
+JSON with --json.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import json
+import pathlib
+import statistics
+import tempfile
+import time
+
+import aiohttp
+from absl import flags
+
+from dsbs_jax.run import config, door, serving
+from tests.run import serving_process
+
+_MODEL = flags.DEFINE_string('model', 'mini', 'A file of gin/models.')
+_CLIENTS = flags.DEFINE_list('clients', ['1', '8', '64'], 'Clients at once.')
+_SECONDS = flags.DEFINE_float('seconds', 3.0, 'Of one measurement.')
+_REPEATS = flags.DEFINE_integer('repeats', 3, 'Measurements of each.')
+_RATIONALES = flags.DEFINE_bool('rationales', False, 'Ask for them, too.')
+_BATCHES = flags.DEFINE_list('batch_sizes', ['1', '8', '32'], 'With batching.')
+_JSON = flags.DEFINE_bool('json', False, 'Print JSON instead of a table.')
+
+_REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
+_FILES = ('benchmarks/parcels',)
+_MACROS = {
+  'VOCABULARY': 'bytes',
+  'VOCAB_SIZE': 384,
+  'MAX_DECODE_LEN': 8,
+  'MAX_RATIONALE_LEN': 32,
+  'INPUT_LENGTHS': (64,),
+}
+# 34 to 46 tokens, prefix and end included.
+_TEXTS = [f'{"big " * (i % 4)}parcel {i} or parcel {i + 1}?' for i in range(90)]
+
+
+def main() -> None:
+  """Prints medians over the repeats."""
+  batched = tuple(map(int, _BATCHES.value))
+  with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
+    folder = pathlib.Path(name)
+    macros = _MACROS | {
+      'CHECKPOINT_PATH': str(folder / 'run'),
+      'RATIONALES': _RATIONALES.value,
+    }
+    files = (f'models/{_MODEL.value}', *_FILES)
+    _write_student(folder, files, macros)
+    servers = {
+      sizes: stack.enter_context(
+        serving_process.Process(
+          folder / f'{sizes[-1]}.log', *files, **macros, BATCH_SIZES=sizes
+        )
+      )
+      for sizes in (batched, (1,))
+    }
+    for server in servers.values():
+      server.wait()
+    print(_shown(_measure_all(servers)))
+
+
+def _write_student(folder: pathlib.Path, files, macros) -> None:
+  run = config.build(
+    serving.Serving,
+    gin_files=[f'gin/{name}.gin' for name in ('serve', *files)],
+    gin_bindings=[f'{name} = {value!r}' for name, value in macros.items()],
+    search_paths=[str(_REPOSITORY)],
+  )
+  serving_process.write_student(folder / 'run', run.model)
+
+
+def _measure_all(servers) -> list[dict]:
+  rows = []
+  for clients in map(int, _CLIENTS.value):
+    measured = {sizes: [] for sizes in servers}
+    for number in range(_REPEATS.value + 1):
+      for sizes, server in servers.items():
+        result = asyncio.run(_measure(server.address(), clients))
+        if number:  # the first of each warms up connections and caches
+          measured[sizes].append(result)
+    for sizes, results in measured.items():
+      medians = {
+        name: round(statistics.median(r[name] for r in results), 2)
+        for name in results[0]
+      }
+      rows.append({'clients': clients, 'batch': sizes[-1], **medians})
+  return rows
+
+
+async def _measure(address: str, clients: int) -> dict[str, float]:
+  """Requests per second, and latencies in milliseconds."""
+  seconds = []
+  async with aiohttp.ClientSession(
+    connector=aiohttp.TCPConnector(limit=clients)
+  ) as session:
+    start = time.perf_counter()
+    texts = itertools.cycle(_TEXTS)
+
+    async def ask() -> None:
+      while (begin := time.perf_counter()) - start < _SECONDS.value:
+        body = {'input': next(texts)}
+        async with session.post(f'{address}/v1/answers', json=body) as got:
+          assert got.status == 200, await got.text()
+          await got.read()
+        seconds.append(time.perf_counter() - begin)
+
+    await asyncio.gather(*(ask() for _ in range(clients)))
+    whole = time.perf_counter() - start
+  marks = statistics.quantiles(seconds, n=100, method='inclusive')
+  return {
+    'requests_per_second': len(seconds) / whole,
+    'p50_ms': 1000 * marks[49],
+    'p99_ms': 1000 * marks[98],
+  }
+
+
+def _shown(rows: list[dict]) -> str:
+  if _JSON.value:
+    return json.dumps(rows, indent=2)
+  lines = [
+    '| clients | largest batch | requests/s | p50 ms | p99 ms |',
+    '|---:|---:|---:|---:|---:|',
+  ]
+  for row in rows:
+    lines.append(
+      f'| {row["clients"]} | {row["batch"]} |'
+      f' {row["requests_per_second"]:,.1f} | {row["p50_ms"]:,.1f} |'
+      f' {row["p99_ms"]:,.1f} |'
+    )
+  return '\n'.join(lines)
+
+
+if __name__ == '__main__':
+  door.run(main)

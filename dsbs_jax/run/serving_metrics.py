@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a server counts, in the text format of Prometheus."""
+
+import prometheus_client
+
+CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST
+
+_SECONDS = (
+  *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
+  *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
+)
+
+
+class Metrics:
+  """The counters of one server.
+
+  Args:
+    batch_sizes: numbers of rows that are compiled, as bounds of a histogram.
+  """
+
+  def __init__(self, batch_sizes: tuple[int, ...]):
+    self._registry = prometheus_client.CollectorRegistry()
+
+    def make(kind, name, text, labels=(), **options):
+      return kind(name, text, labels, registry=self._registry, **options)
+
+    counter = prometheus_client.Counter
+    gauge = prometheus_client.Gauge
+    histogram = prometheus_client.Histogram
+    self.requests = make(
+      counter, 'dsbs_requests', 'Requests by status.', ('route', 'status')
+    )
+    self.errors = make(
+      counter, 'dsbs_errors', 'Requests without an answer.', ('code',)
+    )
+    self.seconds = make(
+      histogram,
+      'dsbs_request_seconds',
+      'From the head of a request to its response.',
+      ('route',),
+      buckets=_SECONDS,
+    )
+    self.batch_inputs = make(
+      histogram,
+      'dsbs_batch_inputs',
+      'Inputs that were answered together.',
+      buckets=batch_sizes,
+    )
+    self.batch_seconds = make(
+      histogram,
+      'dsbs_batch_seconds',
+      'Time of a batch in the model.',
+      buckets=_SECONDS,
+    )
+    self.dropped = make(
+      counter, 'dsbs_dropped_inputs', 'Inputs whose client left or gave up.'
+    )
+    self.unreadable = make(
+      counter,
+      'dsbs_unreadable_completions',
+      "Completions that the benchmark's parser does not read back.",
+    )
+    self.queue = make(gauge, 'dsbs_queue_inputs', 'Inputs that wait.')
+    self.in_flight = make(
+      gauge, 'dsbs_requests_in_flight', 'Requests that are not answered yet.'
+    )
+    self.ready = make(gauge, 'dsbs_ready', '1 while requests are answered.')
+
+  def text(self) -> bytes:
+    """All of them, as Prometheus reads them."""
+    return prometheus_client.generate_latest(self._registry)
