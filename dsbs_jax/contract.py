@@ -19,6 +19,8 @@ A *row group* is a dict of arrays that share their number of rows:
   packed rows add, all int32: encoder_segment_ids [B, S],
   encoder_positions [B, S], decoder_segment_ids [B, T],
   decoder_positions [B, T]; segments count from 1, 0 = padding
+  decoder_pair_ids       [B, T] int32    on request: the example of the batch
+                         that a target is of, from 1, 0 = padding
 
 A *batch* is a dict of row groups. Paired batches hold {'label': rows,
 'rationale': rows}, two views of the same examples whose target lengths may

@@ -74,6 +74,7 @@ class Loader:
     *,
     layout: packing.Layout,
     place: Place,
+    pair_ids: bool = False,
   ):
     """See `open`; `views` are the tasks behind each row group."""
     self.name = name
@@ -81,11 +82,14 @@ class Loader:
     self._place = place
     samples = [order.positions(i) for i in range(order.num_sampled)]
     self._plans = {
-      view: packing.for_view(layout, view).plan(
-        placement.pool(parts),
-        samples,
-        batch_size=order.reading.batch_size,
-        multiple=place.multiple,
+      view: dataclasses.replace(
+        packing.for_view(layout, view).plan(
+          placement.pool(parts),
+          samples,
+          batch_size=order.reading.batch_size,
+          multiple=place.multiple,
+        ),
+        pair_ids=pair_ids,
       )
       for view, parts in views.items()
     }
@@ -109,15 +113,8 @@ class Loader:
     }
 
   def _local_shapes(self, plan, shape) -> dict[str, tuple[int, ...]]:
-    none = np.zeros(0, np.int64)
-    rows = placement.fill(
-      plan.examples,
-      none,
-      placement.one_per_row(0),
-      shape=shape,
-      packed=plan.packed,
-    )
-    return {key: value.shape for key, value in self._place.own(rows).items()}
+    rows = self._place.own(plan.no_rows(shape))
+    return {key: value.shape for key, value in rows.items()}
 
   def describe(self) -> str:
     """The choice of shapes in words, one line per view."""
@@ -203,6 +200,7 @@ def open(
   layout: packing.Layout | None = None,
   place: Place | None = None,
   split: str = 'train',
+  pair_ids: bool = False,
 ) -> Loader:
   """Opens the batches that a task or mixture trains on.
 
@@ -214,6 +212,7 @@ def open(
     layout: how they lie in rows; None is `Packed()`.
     place: this process among all; None is the only one.
     split: the split.
+    pair_ids: whether rows tell which example of the batch a target is of.
 
   Returns:
     The loader. Its batches hold 'label' and 'rationale' for a paired `_dsbs`,
@@ -236,6 +235,7 @@ def open(
     order,
     layout=layout or packing.Packed(),
     place=place or Place(),
+    pair_ids=pair_ids,
   )
 
 

@@ -31,12 +31,14 @@ class Plan:
     shapes: shapes in order of preference, the last takes any batch.
     packed: whether rows hold several examples.
     summary: one line for people: the choice and what it wastes.
+    pair_ids: whether rows tell which example of the batch a target is of.
   """
 
   examples: placement.Pool
   shapes: tuple[Shape, ...]
   packed: bool
   summary: str = ''
+  pair_ids: bool = False
 
   def rows(self, positions: np.ndarray) -> dict[str, np.ndarray]:
     """The row group of these examples, in the first shape that takes them."""
@@ -56,8 +58,21 @@ class Plan:
         fits = inputs.max() <= shape.inputs and targets.max() <= shape.targets
       if fits:
         break
+    return self._fill(positions, placed, shape)
+
+  def no_rows(self, shape: Shape) -> dict[str, np.ndarray]:
+    """A row group of this shape that holds no example."""
+    none = np.zeros(0, np.int64)
+    return self._fill(none, placement.one_per_row(0), shape)
+
+  def _fill(self, positions, placed, shape) -> dict[str, np.ndarray]:
     return placement.fill(
-      self.examples, positions, placed, shape=shape, packed=self.packed
+      self.examples,
+      positions,
+      placed,
+      shape=shape,
+      packed=self.packed,
+      pair_ids=self.pair_ids,
     )
 
 

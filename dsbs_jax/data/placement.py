@@ -183,6 +183,7 @@ def fill(
   *,
   shape: Shape,
   packed: bool,
+  pair_ids: bool = False,
 ) -> dict[str, np.ndarray]:
   """Writes examples into rows.
 
@@ -192,6 +193,7 @@ def fill(
     placement: where each goes.
     shape: sizes of the rows; longer examples are cut, their last id EOS_ID.
     packed: whether segment ids and positions are added.
+    pair_ids: whether each target's number in `positions` is added.
 
   Returns:
     A row group as `contract` describes it; rows without example are zeros.
@@ -224,6 +226,9 @@ def fill(
       'decoder_segment_ids': target.each(placement.segment, np.int32),
       'decoder_positions': target.place(target.within, np.int32),
     }
+  if pair_ids:
+    numbers = np.arange(1, len(positions) + 1)
+    rows['decoder_pair_ids'] = target.each(numbers, np.int32)
   return rows
 
 

@@ -58,6 +58,12 @@ class DistillationModel(models.EncoderDecoderModel):
     **kwargs,
   ):
     super().__init__(feature_converter_cls=feature_converter_cls, **kwargs)
+    if objective.mutual_information:
+      raise ValueError(
+        f'mutual_information is {objective.mutual_information}, expected 0:'
+        ' the term is not built for T5X, where each view has its own loss.'
+        ' Take the built-in engine, python -m dsbs_jax.train.'
+      )
     self.objective = objective
     ids = self.output_vocabulary.vocab_size
     rows = self.module.config.vocab_size

@@ -66,6 +66,7 @@ def train(run: Training, *, config_text: str | None = None) -> int:
       jax.process_count(),
       row_multiple=mesh.shape[partitioning.DATA_AXIS] * run.microbatches,
     ),
+    pair_ids=bool(settings.objective_of(run).mutual_information),
   )
   journal.say(data.describe())
 
@@ -124,6 +125,7 @@ def train(run: Training, *, config_text: str | None = None) -> int:
       run_key=run_key,
       num_microbatches=run.microbatches,
       chunk_tokens=run.chunk_tokens,
+      num_pairs=run.batch_size,
     ),
     in_shardings=(shardings, batch_sharding),
     out_shardings=(shardings, replicated),

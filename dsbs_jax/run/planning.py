@@ -16,6 +16,8 @@ from dsbs_jax.run import coordinates as coordinates_lib
 
 # Macros that the plan sets in every run.
 RESERVED = ('MODEL_DIR', 'DATA_DIR', 'MIXTURE_OR_TASK_NAME', 'SEED')
+# Weights of the terms of a pair's objective.
+_OF_TWO_TERMS = ('ALPHA', 'MUTUAL_INFORMATION')
 # Macros that may change between two sessions of a run: how long and how often,
 # and on what devices, but not what is computed.
 _FREE = RESERVED + (
@@ -100,14 +102,16 @@ class Sweep:
       seeds=tuple(_number(int, seed, 'seeds') for seed in self.seeds),
       settings=tuple(itertools.product(*map(_values, self.vary))),
     )
-    # Alpha weighs two terms; where there is one, all its values are one run.
+    # Where there is one term, all weights of two are one and the same run.
     return list(
       dict.fromkeys(
         point
         if _has_two_terms(point)
         else dataclasses.replace(
           point,
-          setting=tuple(s for s in point.setting if s.split('=')[0] != 'ALPHA'),
+          setting=tuple(
+            s for s in point.setting if s.split('=')[0] not in _OF_TWO_TERMS
+          ),
         )
         for point in grid
       )
@@ -159,7 +163,8 @@ def _job(
     bindings.append(f'VOCABULARY = {_absolute(sweep.vocabulary)!r}')
   bindings += [setting.replace('=', ' = ', 1) for setting in point.setting]
   if not _has_two_terms(point):
-    bindings.append('ALPHA = 1.0')  # the plain loss, as in the original
+    # The plain loss, as in the original.
+    bindings += ['ALPHA = 1.0', 'MUTUAL_INFORMATION = 0.0']
   bindings += [
     f'MODEL_DIR = {str(path)!r}',
     f'DATA_DIR = {subset.data_dir!r}',

@@ -58,9 +58,11 @@ def check(
 
 
 def _decisive(fact: Any) -> Any:
-  """A fact without what only saves memory and may change."""
+  """A fact without what only saves memory, and without terms that are off."""
   if isinstance(fact, dict):
-    return {key: value for key, value in fact.items() if key != 'remat'}
+    fact = {key: value for key, value in fact.items() if key != 'remat'}
+    if not fact.get('mutual_information'):  # older runs do not name it
+      fact.pop('mutual_information', None)
   return fact
 
 

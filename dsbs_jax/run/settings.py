@@ -106,6 +106,16 @@ class Training:
         f'MODEL_DIR is {self.model_dir!r}, expected a folder of this machine or'
         ' one that is mounted; the T5X engine writes to cloud storage.'
       )
+    if objective_of(self).mutual_information and (
+      not self.paired or self.chunk_tokens or not _is_pair(self)
+    ):
+      raise ValueError(
+        f'MUTUAL_INFORMATION is {self.objective.mutual_information} with'
+        f' {self.mixture_or_task_name}, PAIRED {self.paired} and CHUNK_TOKENS'
+        f' {self.chunk_tokens}, expected a _dsbs mixture, pairs and no chunks:'
+        ' the term ties each label to all of its rationale. Set'
+        ' MUTUAL_INFORMATION=0.0 or change the others.'
+      )
 
   def transformation(self):
     """The optimizer with its schedule."""
@@ -123,4 +133,9 @@ def objective_of(run: Training) -> objective_lib.Distillation:
   if name is None or name.form == 'dsbs':
     return run.objective
   alpha = float(contract.term_of(name.form) == contract.LABEL_ID)
-  return dataclasses.replace(run.objective, alpha=alpha)
+  return dataclasses.replace(run.objective, alpha=alpha, mutual_information=0.0)
+
+
+def _is_pair(run: Training) -> bool:
+  name = views.own_name(run.mixture_or_task_name)
+  return name is not None and name.form == 'dsbs'

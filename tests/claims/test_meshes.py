@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 
 STEPS = 20
-# name -> mesh, rule table, optimizer, microbatches.
+PAIRS = 8
+# name -> mesh, rule table, optimizer, microbatches, whether the batch is paired
+# and its views are tied by the mutual-information term.
 CASES = {
   '8x1': ('8x1', 'standard_rules', 'adamw_hf', 1),
   '4x2': ('4x2', 'standard_rules', 'adamw_hf', 1),
@@ -28,11 +30,13 @@ CASES = {
     'adafactor',
     2,
   ),
+  '4x2 tied pairs': ('4x2', 'standard_rules', 'adamw_hf', 1, True),
 }
 # Microbatches draw dropout masks of their own, so the reference has them too.
 REFERENCES = {
   'adamw_hf': ('1x1', 'standard_rules', 'adamw_hf', 1),
   'adafactor': ('1x1', 'standard_rules', 'adafactor', 2),
+  'tied': ('1x1', 'standard_rules', 'adamw_hf', 1, True),
 }
 
 
@@ -57,7 +61,8 @@ def losses():
 
 @pytest.mark.parametrize('case', CASES)
 def test_a_mesh_has_the_losses_of_one_device(losses, case):
-  expected = np.array(losses[CASES[case][2]])
+  _, _, optimizer, _, *tied = CASES[case]
+  expected = np.array(losses['tied' if tied else optimizer])
   ours = np.array(losses[case])
   assert ours.shape == (STEPS,)
   assert ours[-1] < 0.9 * ours[0]  # it trains, so that 20 steps are a test
@@ -90,7 +95,9 @@ def main():
   print(json.dumps(losses))
 
 
-def train(config, mesh_shape, rules, optimizer_name, num_microbatches):
+def train(
+  config, mesh_shape, rules, optimizer_name, num_microbatches, tied=False
+):
   """The losses of 20 steps on one mesh, state born in its shardings."""
   import jax
 
@@ -112,10 +119,11 @@ def train(config, mesh_shape, rules, optimizer_name, num_microbatches):
   step = jax.jit(
     steps.make_train_step(
       config,
-      objective.Distillation(),
+      objective.Distillation(mutual_information=0.3 if tied else 0.0),
       transformation,
       run_key=jax.random.key(1),
       num_microbatches=num_microbatches,
+      num_pairs=PAIRS,
     ),
     in_shardings=(layout, rows_layout),
     out_shardings=(layout, None),
@@ -126,6 +134,8 @@ def train(config, mesh_shape, rules, optimizer_name, num_microbatches):
   losses = []
   for index in range(STEPS):
     batch = make_batch(index)
+    if tied:
+      batch = pairs(batch['mixture'])
     partitioning.check_batch(batch, mesh, num_microbatches=num_microbatches)
     state, metrics = step(state, jax.device_put(batch, rows_layout))
     losses.append(float(metrics['loss']))
@@ -150,6 +160,21 @@ def make_batch(seed):
     'decoder_task_ids': np.where(real, term, 0).astype(np.int32),
   }
   return {'mixture': rows}
+
+
+def pairs(rows):
+  """Two rows of a mixture, a rationale's and a label's, as one pair."""
+  views = {'rationale': 0, 'label': 1}
+  numbers = np.arange(1, PAIRS + 1, dtype=np.int32)[:, None]
+  return {
+    view: {key: array[first::2] for key, array in rows.items()}
+    | {
+      'decoder_pair_ids': np.where(
+        rows['decoder_task_ids'][first::2] > 0, numbers, 0
+      )
+    }
+    for view, first in views.items()
+  }
 
 
 if __name__ == '__main__':

@@ -172,6 +172,24 @@ def test_the_label_view_of_a_pair_equals_the_label_task(source):
     assert same({'label': both.batch(step)['label']}, alone.batch(step))
 
 
+@pytest.mark.parametrize('layout', LAYOUTS.values(), ids=LAYOUTS)
+def test_pair_ids_join_the_two_views_of_an_example(source, layout):
+  plain = open_(source, layout=layout)
+  opened = open_(source, layout=layout, pair_ids=True)
+  for step in (0, 5):  # the second one is the smaller rest of the epoch
+    batch = opened.batch(step)
+    for number, position in enumerate(opened.positions(step), 1):
+      for view, task in (('label', 'gt_label'), ('rationale', 'rationale')):
+        mine = batch[view]['decoder_pair_ids'] == number
+        ids = tokens.load(f'cqa_{task}', 'train', source).targets[position]
+        found = batch[view]['decoder_target_tokens'][mine]
+        assert found.tolist() == ids.tolist()
+    for rows in batch.values():
+      ids = rows.pop('decoder_pair_ids')
+      assert not ids[rows['decoder_loss_weights'] == 0].any()
+    assert same(batch, plain.batch(step))
+
+
 def test_unpaired_mixtures_follow_their_rates(source):
   reading = loader.Reading(
     batch_size=8,

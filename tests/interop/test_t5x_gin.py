@@ -8,13 +8,15 @@ import pytest
 
 GIN = pathlib.Path(__file__).resolve().parents[2] / 'gin'
 _MACRO = re.compile(r'^([A-Z][A-Z_]*) = (.*)$', re.MULTILINE)
-# What T5X says in its own words: its mesh, splits and remat.
+# What T5X says in its own words, such as its mesh, splits and remat, and the
+# term that ties the two views of a pair, which T5X trains one after another.
 BUILT_IN_ONLY = {
   'train.gin': {
     'CHUNK_TOKENS',
     'EVAL_SPLITS',
     'MESH',
     'MIXTURE_RATES',
+    'MUTUAL_INFORMATION',
     'REMAT',
     'SCAN_LAYERS',
     'SHARDING_RULES',

@@ -221,6 +221,26 @@ def test_the_baselines_train(settings, tmp_path, task):
   assert first['loss'] == pytest.approx(first['label/loss'], rel=0.05)
 
 
+def test_the_mutual_information_term_is_trained_where_it_can_be(
+  settings, tmp_path
+):
+  tied = 'MUTUAL_INFORMATION = 0.1'
+  run = settings(tmp_path, tied, 'TRAIN_STEPS = 4', 'EVAL_SPLITS = ()')
+  assert loop.train(run) == 0
+  (line,) = (json.loads(line) for line in _lines(run).splitlines())
+  terms = (line['label/loss'] + line['rationale/loss']) / 2
+  assert line['loss'] == pytest.approx(
+    terms + 0.1 * line['mutual_information'], rel=0.05
+  )
+  one_term = settings(
+    tmp_path, tied, "MIXTURE_OR_TASK_NAME = 'svamp_gt_finetune'"
+  )
+  assert not loop.settings.objective_of(one_term).mutual_information
+  for other in ('PAIRED = False', 'CHUNK_TOKENS = 8'):
+    with pytest.raises(ValueError, match='a _dsbs mixture, pairs and no chun'):
+      settings(tmp_path, tied, other)
+
+
 @pytest.mark.parametrize('layout', ['Padded', 'Bucketed'])
 def test_layouts_give_the_same_losses(unbroken, settings, tmp_path, layout):
   """Dropout draws other masks in other shapes, so it is off."""

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The mutual-information term of Chen et al. 2024, for paired batches.
+
+  loss += weight * mean over pairs i of - sum_v p_i(v) log softmax(q_i)(v)
+
+  p_i(v) = max over i's label targets t of softmax(label logits t)(v)
+  q_i(v) = max over i's rationale targets t of softmax(rationale logits t)(v)
+
+The paper wants the representations of both tasks to share information and
+bounds that by a cross entropy of what the two predict. The formula is read
+from its authors' code, not from its text, and keeps what stands there: p is
+constant, so rationales are drawn towards labels and not the other way; p is
+not normalised; q holds probabilities and passes through a softmax all the
+same; the weight is 0.1. Two things differ. Padding takes no part, whereas
+there a batch's shorter targets are pooled up to the length of its longest. The
+mean is over the pairs of the whole batch, whatever it is cut into.
+
+p needs no gradient, so it is computed first, and each rationale row then has
+all that it needs: packed rows, microbatches and devices change nothing.
+
+Source: Chen et al. 2024, arXiv:2403.03348; TaskPrefixTrainer.compute_loss in
+github.com/xinchen9/cot_distillation_ACL2024 at 59ca033.
+"""
+
+import jax
+import jax.numpy as jnp
+
+PAIR_IDS = 'decoder_pair_ids'
+METRIC = 'mutual_information'
+
+
+def count_pairs(rows: dict[str, jax.Array]) -> jax.Array:
+  """Pairs in a whole batch, by either of its views; float32 scalar."""
+  if PAIR_IDS not in rows:
+    raise ValueError(
+      f'the rows have no {PAIR_IDS}, which the mutual-information term pairs'
+      ' labels and rationales by. Open the loader with pair_ids=True.'
+    )
+  return jnp.max(rows[PAIR_IDS]).astype(jnp.float32)
+
+
+def pool(logits: jax.Array, pair_ids: jax.Array, *, num_pairs: int):
+  """The greatest probability of every token over the targets of each pair.
+
+  Args:
+    logits: [B, T, V] float32.
+    pair_ids: [B, T] int32, the pair that a target belongs to, from 1; 0 where
+      padded.
+    num_pairs: P, pairs in a batch at most.
+
+  Returns:
+    [P, V] float32, 0 for a pair that has no target among the rows.
+  """
+  probabilities = jax.nn.softmax(logits, axis=-1)
+  pooled = jax.ops.segment_max(
+    probabilities.reshape(-1, logits.shape[-1]),
+    pair_ids.reshape(-1),
+    num_segments=num_pairs + 1,
+  )
+  return jnp.maximum(pooled[1:], 0.0)  # -inf where there was nothing
+
+
+def cross_entropy(
+  labels: jax.Array, rationales: jax.Array, *, count: jax.Array
+) -> jax.Array:
+  """The part of the term that some rationale rows contribute, unweighted.
+
+  Args:
+    labels: [P, V] `pool` of the batch's labels.
+    rationales: [P, V] `pool` of rationale rows, or of a part of them.
+    count: `count_pairs` of the whole batch.
+
+  Returns:
+    float32 scalar; parts add up to the mean over the batch's pairs.
+  """
+  log_predicted = jax.nn.log_softmax(rationales, axis=-1)
+  each = -jnp.sum(labels * log_predicted, axis=-1)  # [P]
+  present = jnp.any(rationales > 0, axis=-1)
+  return jnp.sum(jnp.where(present, each, 0.0)) / jnp.maximum(count, 1.0)
