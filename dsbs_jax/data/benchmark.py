@@ -150,6 +150,7 @@ class Example:
       no 'accuracy'.
     votes: completions that gave this label.
     samples: completions of this row.
+    options: the row's answer choices, () where it has none.
   """
 
   index: int
@@ -162,6 +163,7 @@ class Example:
   correct: bool | None = None
   votes: int = 0
   samples: int = 0
+  options: tuple[str, ...] = ()
 
 
 def add(benchmark: Benchmark) -> None:

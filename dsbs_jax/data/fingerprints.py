@@ -16,6 +16,8 @@ TEXT_FIELDS = (
   'status',
 )
 FIELDS = ('index', *TEXT_FIELDS)
+# Answer choices, as a JSON array.
+OPTIONS = 'options'
 
 
 class Digest:
@@ -28,6 +30,8 @@ class Digest:
   def add(self, example: benchmark.Example) -> None:
     """Takes in one example; the order of examples counts."""
     values = [getattr(example, field) for field in FIELDS]
+    if example.options:  # others are as they were before options were kept
+      values.append(example.options)
     line = json.dumps(values, ensure_ascii=False, separators=(',', ':'))
     self._hasher.update(line.encode() + b'\n')
     self.rows += 1

@@ -97,6 +97,7 @@ def join(
     correct=correct,
     votes=votes,
     samples=len(free),
+    options=tuple(benchmark.options(row.fields)) if benchmark.options else (),
   )
 
 

@@ -77,7 +77,11 @@ class Prepared:
         texts = {
           field: _text(record[field]) for field in fingerprints.TEXT_FIELDS
         }
-        yield benchmark.Example(index=int(record['index']), **texts)
+        # Datasets of earlier versions do not have the field.
+        options = json.loads(_text(record.get(fingerprints.OPTIONS, '[]')))
+        yield benchmark.Example(
+          index=int(record['index']), options=tuple(options), **texts
+        )
 
   def _about(self, split: str) -> Mapping[str, Any]:
     if split not in self.metadata['splits']:
@@ -194,6 +198,7 @@ def _build(
         field: tfds.features.Text() for field in fingerprints.TEXT_FIELDS
       }
       features['index'] = tfds.features.Scalar(np.int64)
+      features[fingerprints.OPTIONS] = tfds.features.Text()
       return tfds.core.DatasetInfo(
         builder=self,
         description=f'{name}: inputs, labels and LLM rationales.',
@@ -214,8 +219,9 @@ def _build(
         fingerprints.sound(examples, f'{name} {split}')
       ):
         digest.add(example)
-        fields = dataclasses.asdict(example)
-        yield position, {field: fields[field] for field in fingerprints.FIELDS}
+        fields = {f: getattr(example, f) for f in fingerprints.FIELDS}
+        fields[fingerprints.OPTIONS] = json.dumps(example.options)
+        yield position, fields
       self.info.metadata['splits'][split] = {
         'rows': digest.rows,
         'fingerprint': digest.hexdigest(),

@@ -3,8 +3,8 @@
 
 A model is evaluated on the task it is deployed for: one trained on
 `cqa_gt_dsbs` predicts the labels of `cqa_gt_label`. Outputs are generated, as
-in the paper, and scored by the benchmark's metric, the function that seqio's
-evaluator calls too.
+in the paper, or chosen among given labels (see `choosing`), and scored by the
+benchmark's metric, the function that seqio's evaluator calls too.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from dsbs_jax.data import (
   views,
   vocabularies,
 )
-from dsbs_jax.run import drafts, journal
+from dsbs_jax.run import choosing, drafts, journal
 
 PREDICTIONS = 'predictions'
 
@@ -44,6 +44,7 @@ class Evaluating:
     batch_size: rows per decoding batch over all devices.
     max_decode_len: target tokens to generate at most.
     num_beams: 1 for greedy decoding, as in the paper.
+    score_labels: whether labels are chosen among given ones, not generated.
   """
 
   task: str
@@ -52,6 +53,7 @@ class Evaluating:
   batch_size: int = 128
   max_decode_len: int = 64
   num_beams: int = 1
+  score_labels: bool = False
 
   def __post_init__(self):
     if isinstance(self.splits, str) or set(self.splits) - set(benchmark.SPLITS):
@@ -109,12 +111,25 @@ class Evaluator:
     self._stop = drafts.stop(parts.form, vocabulary=vocabulary)
     for split, data in self._splits.items():
       longest = _longest(data, self._stop)
-      if longest > settings.max_decode_len:
+      if longest > settings.max_decode_len and not settings.score_labels:
         journal.say(
           f'{self.task} {split} has targets of up to {longest} tokens, but'
           f' MAX_DECODE_LEN is {settings.max_decode_len}: longer answers are'
           ' cut and count as wrong.'
         )
+    self._labels, self._chooser = {}, None
+    if settings.score_labels:
+      self._labels = {
+        split: choosing.labels_of(self.task, split, source)
+        for split in self._splits
+      }
+      self._chooser = choosing.Chooser(
+        self.task,
+        settings.model,
+        mesh=mesh,
+        param_shardings=param_shardings,
+        batch_size=settings.batch_size,
+      )
     self._metric = register.benchmark(parts.benchmark).metric
     self._data_shards = mesh.shape[partitioning.DATA_AXIS]
     self._batch_sharding = partitioning.batch_sharding(mesh)
@@ -160,8 +175,10 @@ class Evaluator:
     return scores
 
   def predict(self, params: Any, split: str) -> list[str]:
-    """Generates the answers of a split, in its order."""
+    """Generates or chooses the answers of a split, in its order."""
     data = self._splits[split]
+    if self._chooser is not None:
+      return self._chooser.choose(params, data, self._labels[split])
     place = loader.Place(
       jax.process_index(), jax.process_count(), row_multiple=self._data_shards
     )
@@ -204,7 +221,8 @@ class Evaluator:
     data = self._splits[split]
     folder = pathlib.Path(model_dir) / PREDICTIONS
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f'{self.task}-{split}-{step:06}.jsonl'
+    how = '-chosen' if self._settings.score_labels else ''
+    path = folder / f'{self.task}-{split}-{step:06}{how}.jsonl'
     partial = path.with_suffix('.tmp')
     with partial.open('w') as file:
       for i, prediction in enumerate(predictions):

@@ -33,6 +33,8 @@ class Scoring:
     eval_batch_size: rows per decoding batch.
     max_decode_len: target tokens to generate at most.
     num_beams: 1 for greedy decoding.
+    score_labels: whether to answer by the likeliest label of the closed set,
+      or of an example's choices, rather than generate one.
     mesh: as in training.
     sharding_rules: as in training.
   """
@@ -49,6 +51,7 @@ class Scoring:
   eval_batch_size: int
   max_decode_len: int
   num_beams: int
+  score_labels: bool
   mesh: str | None
   sharding_rules: Callable[[], partitioning.Rules]
 
@@ -90,6 +93,7 @@ def score(run: Scoring) -> int:
       batch_size=run.eval_batch_size,
       max_decode_len=run.max_decode_len,
       num_beams=run.num_beams,
+      score_labels=run.score_labels,
     ),
     source=source,
     mesh=mesh,
@@ -106,6 +110,8 @@ def score(run: Scoring) -> int:
       f' prepared in {source.data_dir}. Run dsbs_jax.prepare.'
     )
   folder = pathlib.Path(run.output_dir or path.parent)
+  if run.score_labels:
+    journal.say('choosing the likeliest of the given labels, not generating')
   for split in evaluator.splits:
     predictions = evaluator.predict(params, split)
     metrics = evaluator.score(split, predictions)
@@ -115,6 +121,7 @@ def score(run: Scoring) -> int:
       'step': step,
       'task': evaluator.task,
       'split': split,
+      'answers': 'chosen' if run.score_labels else 'generated',
       **metrics,
     }
     with (folder / SCORES_FILE).open('a') as file:

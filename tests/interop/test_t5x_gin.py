@@ -25,6 +25,7 @@ BUILT_IN_ONLY = {
     'EVAL_SPLITS',
     'MESH',
     'SCAN_LAYERS',
+    'SCORE_LABELS',
     'SHARDING_RULES',
     'STEP',
   },

@@ -197,6 +197,7 @@ def test_the_checkpoint_scores_as_in_training(unbroken, tmp_path):
     eval_batch_size=3,
     max_decode_len=8,
     num_beams=1,
+    score_labels=False,
     mesh=None,
     sharding_rules=unbroken.sharding_rules,
   )
