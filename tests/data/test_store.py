@@ -28,6 +28,7 @@ def test_examples_come_back_in_order_also_through_tfds(source):
     'llm_label',
     'rationale',
     'status',
+    'options',
   }
   assert records[0]['input'].decode() == first.input
   assert builder.info.metadata['source'] == 'invented'
@@ -36,7 +37,8 @@ def test_examples_come_back_in_order_also_through_tfds(source):
 def test_fingerprint_follows_contents_and_order(tmp_path):
   rows = prepared.examples('train', number=5)
   changed = [*rows[:4], dataclasses.replace(rows[4], rationale='other')]
-  variants = [rows, rows[::-1], changed, rows[:4], rows]
+  chosen = [*rows[:4], dataclasses.replace(rows[4], options=('1', '2'))]
+  variants = [rows, rows[::-1], changed, chosen, rows[:4], rows]
   found = []
   for variant in variants:
     opened = store.write(
@@ -48,7 +50,7 @@ def test_fingerprint_follows_contents_and_order(tmp_path):
       overwrite=True,
     )
     found.append(opened.fingerprint('train'))
-  assert len(set(found)) == 4 and found[0] == found[-1]
+  assert len(set(found)) == 5 and found[0] == found[-1]
   assert opened.metadata['splits']['train']['note'] == 'train'
 
 

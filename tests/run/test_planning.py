@@ -202,7 +202,8 @@ def _flags(path):
     ('figure6_xxl', 64),
     ('ablation', 48),
     ('alpha', 42),
-    ('cpu', 54),
+    ('cpu', 45),
+    ('cpu_cqa', 45),
   ],
 )
 def test_the_sweeps_that_come_along_resolve(tmp_path, name, count):
