@@ -90,17 +90,7 @@ def make_train_step(
       meets chunk_tokens; later, when the step is traced, a batch with unknown
       views or with rows that do not divide.
   """
-  if num_microbatches < 1:
-    raise ValueError(
-      f'num_microbatches is {num_microbatches}, expected a number >= 1.'
-    )
-  if distillation.mutual_information and (chunk_tokens or num_pairs < 1):
-    raise ValueError(
-      f'mutual_information is {distillation.mutual_information} with'
-      f' chunk_tokens {chunk_tokens} and num_pairs {num_pairs}, expected no'
-      ' chunks, because the term needs all targets of a rationale at once, and'
-      ' the number of pairs. Set one of the first two to 0.'
-    )
+  _check_cuts(distillation, num_microbatches, chunk_tokens, num_pairs)
 
   def train_step(state, batch):
     batch_gradient, loss, sums = gradients.of_batch(
@@ -134,6 +124,21 @@ def make_train_step(
     return new_state, metrics
 
   return train_step
+
+
+def _check_cuts(distillation, num_microbatches, chunk_tokens, num_pairs):
+  """Raises where a batch cannot be cut like that."""
+  if num_microbatches < 1:
+    raise ValueError(
+      f'num_microbatches is {num_microbatches}, expected a number >= 1.'
+    )
+  if distillation.mutual_information and (chunk_tokens or num_pairs < 1):
+    raise ValueError(
+      f'mutual_information is {distillation.mutual_information} with'
+      f' chunk_tokens {chunk_tokens} and num_pairs {num_pairs}, expected no'
+      ' chunks, because the term needs all targets of a rationale at once, and'
+      ' the number of pairs. Set chunk_tokens=0 and num_pairs to the batch size.'
+    )
 
 
 def make_eval_step(
