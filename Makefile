@@ -6,13 +6,15 @@ VENV ?= .venv
 RUN := $(CURDIR)/$(VENV)/bin/python
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: help env demo test test-long bench bench-serve t5x test-t5x lint clean
+.PHONY: help env demo test test-long bench bench-gpu bench-extract bench-serve t5x test-t5x lint clean
 
 help:
 	@echo 'make demo       set up, then train and evaluate on the bundled benchmark'
 	@echo 'make test       set up, then run the test suite'
 	@echo 'make test-long  the tests that take longer than ten minutes'
-	@echo 'make bench      throughput of stage 1 beside a bare client'
+	@echo 'make bench      speed of training, loading and evaluation, as a table'
+	@echo 'make bench-gpu WORKLOAD=batches.npz  the step on one accelerator'
+	@echo 'make bench-extract  throughput of stage 1 beside a bare client'
 	@echo 'make bench-serve  requests per second and latency of a server'
 	@echo 'make t5x        what T5X needs, at proven versions (docs/t5x.md)'
 	@echo 'make lint       format and import checks'
@@ -38,7 +40,14 @@ test: env
 test-long: env
 	$(RUN) -m pytest -m long
 
+# More comparisons: make bench BENCH="--mixture=cqa_gt_dsbs --data_dir=data ..."
 bench: env
+	$(RUN) -m bench.suite $(BENCH)
+
+bench-gpu:
+	$(PYTHON) -m bench.accelerator --workload=$(WORKLOAD) $(BENCH)
+
+bench-extract: env
 	$(RUN) -m bench.bench_extract
 
 bench-serve: env

@@ -14,6 +14,7 @@ from dsbs_jax.core import network, partitioning, steps
 from dsbs_jax.data import loader, ordering, register, vocabularies
 from dsbs_jax.interop import checkpoints as foreign
 from dsbs_jax.run import (
+  allocation,
   checkpoints,
   compilation,
   evaluation,
@@ -42,6 +43,7 @@ def train(run: Training, *, config_text: str | None = None) -> int:
     ValueError: the settings do not fit each other, the data or a checkpoint.
   """
   started = time.monotonic()
+  allocation.keep_freed_memory()
   compilation.use_cache()
   mesh = partitioning.make_mesh(run.mesh)
   rules = run.sharding_rules()

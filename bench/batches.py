@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""python -m bench.batches: writes the batches that the benchmarks compute."""
+
+import argparse
+import pathlib
+
+from bench import workload
+from dsbs_jax.data import loader, ordering, packing, register
+
+LAYOUTS = {
+  'packed': packing.Packed,
+  'bucketed': packing.Bucketed,
+  'padded': packing.Padded,
+}
+_SIDES = {'inputs': 'encoder_input_tokens', 'targets': 'decoder_target_tokens'}
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument('--mixture', default='cqa_gt_dsbs')
+  parser.add_argument('--data_dir', required=True)
+  parser.add_argument('--vocabulary', required=True)
+  parser.add_argument('--batch_size', type=int, default=64)
+  parser.add_argument('--num_steps', type=int, default=16)
+  parser.add_argument('--out', required=True, help='Of the .npz file.')
+  arguments = parser.parse_args()
+  made = make(
+    name=arguments.mixture,
+    data_dir=arguments.data_dir,
+    vocabulary=arguments.vocabulary,
+    batch_size=arguments.batch_size,
+    num_steps=arguments.num_steps,
+  )
+  made.save(pathlib.Path(arguments.out))
+  for description in made.facts['layouts'].values():
+    print(description)
+  print(f'written: {arguments.out}')
+
+
+def make(
+  *,
+  name: str,
+  data_dir: str,
+  vocabulary: str,
+  batch_size: int,
+  num_steps: int,
+) -> workload.Workload:
+  """Lays out the first batches of a mixture.
+
+  Args:
+    name: mixture, such as 'cqa_gt_dsbs'.
+    data_dir: where `prepare` put the benchmark.
+    vocabulary: of the tokens.
+    batch_size: pairs of a step.
+    num_steps: steps.
+
+  Returns:
+    The workload.
+  """
+  source = register.source(data_dir=data_dir, vocabulary=vocabulary)
+  paired = ordering.Reading(batch_size=batch_size)
+  # Both tasks in the same rows, as a seqio mixture packs them for T5X.
+  mixed = ordering.Reading(batch_size=2 * batch_size, paired=False)
+  readings = {layout: (paired, make) for layout, make in LAYOUTS.items()}
+  readings['mixed'] = mixed, packing.Packed
+  arrays, described = {}, {}
+  for layout, (reading, make_layout) in readings.items():
+    data = loader.open(name, source, reading, layout=make_layout())
+    described[layout] = data.describe()
+    for step in range(num_steps):
+      for view, rows in data.batch(step).items():
+        for feature, array in rows.items():
+          arrays[f'{layout}/{step}/{view}/{feature}'] = array
+  for step in range(num_steps):
+    for view in workload.VIEWS:
+      rows = {f: arrays[f'padded/{step}/{view}/{f}'] for f in _SIDES.values()}
+      real = rows['decoder_target_tokens'].any(axis=1)
+      for side, feature in _SIDES.items():
+        ids = rows[feature][real]
+        prefix = f'raw/{step}/{view}/{side}'
+        arrays[prefix] = ids[ids > 0]
+        arrays[f'{prefix}_lengths'] = (ids > 0).sum(axis=1)
+  facts = {
+    'mixture': name,
+    'vocabulary': source.vocabulary,
+    'batch_size': batch_size,
+    'num_steps': num_steps,
+    'layouts': described,
+  }
+  return workload.Workload(facts, arrays)
+
+
+if __name__ == '__main__':
+  main()

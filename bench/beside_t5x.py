@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""python -m bench.beside_t5x: a worker that takes T5X's own training step.
+
+T5X's example network, its encoder-decoder model, its Adafactor and its
+`train_with_lr`, jitted whole on the rows that are called `mixed`: nothing of
+this project but those rows. Needs T5X on PYTHONPATH (docs/t5x.md).
+"""
+
+import argparse
+import functools
+
+import jax
+import seqio
+from t5x import adafactor, models, train_state, trainer
+from t5x.examples.t5 import network as t5x_network
+
+from bench import worker, workload
+from dsbs_jax.run import allocation, compilation
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument('--workload', required=True)
+  parser.add_argument('--vocab_size', type=int, required=True)
+  parser.add_argument('--dropout', type=float, default=0.1)
+  arguments = parser.parse_args()
+  allocation.keep_freed_memory()  # the same help for both
+  compilation.use_cache()
+  data = workload.load(arguments.workload)
+  model = model_of(arguments.vocab_size, arguments.dropout)
+  rows = data.batch('mixed', 0)['mixture']
+  state = jax.jit(functools.partial(initial, model, rows))(jax.random.key(0))
+  step = jax.jit(
+    functools.partial(
+      trainer.train_with_lr, model=model, num_microbatches=None
+    ),
+    donate_argnums=0,
+  )
+  holder = [state]
+
+  def measure(request):
+    batch = features_of(data.batch('mixed', int(request))['mixture'])
+    holder[0], metrics = step(
+      holder[0], batch, 1e-3, jax.random.fold_in(jax.random.key(1), 0)
+    )
+    return {'loss': float(metrics['loss'].total)}
+
+  for number in range(data.num_steps):
+    measure(number)
+  worker.serve(measure, {'num_steps': data.num_steps})
+
+
+def model_of(vocab_size: int, dropout: float) -> models.EncoderDecoderModel:
+  """T5X's model of the benchmark's size."""
+  ours = workload.model('mini', vocab_size=vocab_size)
+  vocabulary = seqio.ByteVocabulary()
+  config = t5x_network.T5Config(
+    vocab_size=vocab_size,
+    emb_dim=ours.emb_dim,
+    num_heads=ours.num_heads,
+    head_dim=ours.head_dim,
+    mlp_dim=ours.mlp_dim,
+    num_encoder_layers=ours.num_encoder_layers,
+    num_decoder_layers=ours.num_decoder_layers,
+    mlp_activations=ours.mlp_activations,
+    dropout_rate=dropout,
+    dtype='float32',
+  )
+  return models.EncoderDecoderModel(
+    module=t5x_network.Transformer(config=config),
+    input_vocabulary=vocabulary,
+    output_vocabulary=vocabulary,
+    optimizer_def=adafactor.Adafactor(
+      decay_rate=0.8,
+      step_offset=0,
+      logical_factor_rules=adafactor.standard_logical_factor_rules(),
+    ),
+  )
+
+
+def initial(model, rows, key):
+  """T5X's train state with fresh parameters."""
+  shapes = {name: array.shape for name, array in features_of(rows).items()}
+  variables = model.get_initial_variables(key, shapes)
+  return train_state.FlaxOptimTrainState.create(model.optimizer_def, variables)
+
+
+def features_of(rows: dict) -> dict:
+  """What T5X's model reads of our rows."""
+  return {name: a for name, a in rows.items() if name != 'decoder_task_ids'}
+
+
+if __name__ == '__main__':
+  main()

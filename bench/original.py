@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""python -m bench.original: a worker that trains as the original code does.
+
+PyTorch and transformers' T5 (`pip install -e '.[hf]'`), both tasks of the same
+examples in every step, each padded to the longest of its batch, the weighted
+sum of two mean losses, clipping, AdamW, a linear schedule. What a Trainer adds
+around that (logging, callbacks) is left out, which only makes it faster.
+"""
+
+import argparse
+import os
+
+os.environ.setdefault('TRANSFORMERS_VERBOSITY', 'error')
+
+import numpy as np
+import torch
+import transformers
+
+from bench import worker, workload
+
+ALPHA = 0.5
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument('--workload', required=True)
+  parser.add_argument('--vocab_size', type=int, required=True)
+  parser.add_argument('--dropout', type=float, default=0.1)
+  parser.add_argument('--threads', type=int, default=2)
+  parser.add_argument('--decode_len', type=int, default=0)
+  arguments = parser.parse_args()
+  torch.set_num_threads(arguments.threads)
+  torch.manual_seed(0)
+  data = workload.load(arguments.workload)
+  model = transformers.T5ForConditionalGeneration(
+    config_of(arguments.vocab_size, arguments.dropout)
+  )
+  ready = {
+    'torch': torch.__version__,
+    'transformers': transformers.__version__,
+    'num_steps': data.num_steps,
+  }
+  if arguments.decode_len:
+    worker.serve(decoder(data, model, arguments.decode_len), ready)
+  else:
+    worker.serve(trainer(data, model), ready)
+
+
+def config_of(vocab_size: int, dropout: float) -> transformers.T5Config:
+  """The same model in transformers' words."""
+  ours = workload.model('mini', vocab_size=vocab_size)
+  return transformers.T5Config(
+    vocab_size=vocab_size,
+    d_model=ours.emb_dim,
+    d_kv=ours.head_dim,
+    d_ff=ours.mlp_dim,
+    num_layers=ours.num_encoder_layers,
+    num_decoder_layers=ours.num_decoder_layers,
+    num_heads=ours.num_heads,
+    dropout_rate=dropout,
+    feed_forward_proj='gated-gelu',
+    tie_word_embeddings=False,
+    decoder_start_token_id=0,
+  )
+
+
+def trainer(data: workload.Workload, model):
+  """(batch number) -> one optimizer step."""
+  model.train()
+  optimizer = torch.optim.AdamW(model.parameters(), lr=5e-5, weight_decay=0.0)
+  schedule = transformers.get_linear_schedule_with_warmup(optimizer, 0, 10_000)
+
+  def step(request):
+    losses = []
+    for view in workload.VIEWS:
+      losses.append(model(**padded(data, int(request), view)).loss)
+    loss = ALPHA * losses[0] + (1 - ALPHA) * losses[1]
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    schedule.step()
+    optimizer.zero_grad()
+    return {'loss': float(loss.detach())}
+
+  return step
+
+
+def decoder(data: workload.Workload, model, max_decode_len: int):
+  """(batch number) -> greedy outputs for the inputs of the label task."""
+  model.eval()
+
+  def generate(request):
+    rows = padded(data, int(request), 'label')
+    with torch.no_grad():
+      tokens = model.generate(
+        input_ids=rows['input_ids'],
+        attention_mask=rows['attention_mask'],
+        do_sample=False,
+        num_beams=1,
+        min_new_tokens=max_decode_len,
+        max_new_tokens=max_decode_len,
+      )
+    return {'tokens': int((tokens[:, 1:] > 0).sum())}
+
+  return generate
+
+
+def padded(data: workload.Workload, step: int, view: str) -> dict:
+  """A batch as transformers' collator lays it out."""
+  inputs, targets = zip(*data.examples(step, view), strict=True)
+  ids, mask = _pad(inputs, 0)
+  labels, _ = _pad(targets, -100)
+  return {
+    'input_ids': torch.from_numpy(ids),
+    'attention_mask': torch.from_numpy(mask),
+    'labels': torch.from_numpy(labels),
+  }
+
+
+def _pad(sequences, filler):
+  width = max(map(len, sequences))
+  ids = np.full((len(sequences), width), filler, np.int64)
+  mask = np.zeros_like(ids)
+  for row, sequence in enumerate(sequences):
+    ids[row, : len(sequence)] = sequence
+    mask[row, : len(sequence)] = 1
+  return ids, mask
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Processes that take turns: what is compared runs in the same minute.
+
+A machine that others use is fast now and slow later, so rivals are started
+together, each in a process of its own with its own libraries, and asked for
+one measurement each, round after round. A worker prints a line of JSON when
+it is ready, then one for every line it reads.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+
+class Failed(RuntimeError):
+  """A worker could not start, or died."""
+
+
+class Worker:
+  """A process that measures something each time it is asked."""
+
+  def __init__(
+    self,
+    module: str,
+    *arguments: str,
+    python: str = sys.executable,
+    environment: Mapping[str, str] | None = None,
+  ):
+    """Starts `python -m module arguments`.
+
+    Args:
+      module: its main program calls `serve`.
+      *arguments: for it.
+      python: the interpreter, where the rival's libraries are.
+      environment: variables beside this process's.
+    """
+    self.name = module
+    self._process = subprocess.Popen(
+      [python, '-m', module, *arguments],
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      text=True,
+      env=os.environ | dict(environment or {}),
+    )
+    self.ready = self._read()
+
+  def ask(self, request: str = '') -> dict:
+    """One measurement."""
+    try:
+      self._process.stdin.write(request + '\n')
+      self._process.stdin.flush()
+    except BrokenPipeError as error:
+      raise Failed(f'{self.name} has ended') from error
+    return self._read()
+
+  def close(self) -> None:
+    """Ends the process."""
+    self._process.stdin.close()
+    self._process.wait(timeout=60)
+
+  def _read(self) -> dict:
+    for line in self._process.stdout:
+      if line.startswith('{'):
+        return json.loads(line)
+    raise Failed(f'{self.name} ended with status {self._process.wait()}')
+
+
+def serve(measure: Callable[[str], object], ready: Mapping) -> None:
+  """Answers requests on standard input until it ends.
+
+  Args:
+    measure: request -> what to call and time; it may return a dict of more.
+    ready: told to the asker first.
+  """
+  print(json.dumps(dict(ready)), flush=True)
+  for request in sys.stdin:
+    started, cpu = time.perf_counter(), time.process_time()
+    more = measure(request.strip())
+    result = {
+      'seconds': time.perf_counter() - started,
+      'cpu_seconds': time.process_time() - cpu,
+    }
+    if isinstance(more, Mapping):
+      result |= more
+    print(json.dumps(result), flush=True)
+
+
+def take_turns(
+  workers: Mapping[str, Worker], *, rounds: int, requests: Sequence[str] = ('',)
+) -> dict[str, list[dict]]:
+  """Asks all workers in turn, round after round; the first is a warm-up.
+
+  Returns:
+    name -> one result per round, in the order of the rounds; with several
+    requests, their sums over a round.
+  """
+  found: dict[str, list[dict]] = {name: [] for name in workers}
+  for number in range(rounds + 1):
+    for name, worker in _rotated(workers, number):
+      time.sleep(0.3)  # the threads of the one before stop spinning
+      results = [worker.ask(request) for request in requests]
+      if number:
+        found[name].append(
+          {key: sum(r[key] for r in results) for key in results[0]}
+        )
+  return found
+
+
+def _rotated(workers, number) -> Iterator:
+  """Another one begins each round."""
+  items = list(workers.items())
+  first = number % len(items)
+  return iter(items[first:] + items[:first])
