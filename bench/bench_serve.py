@@ -5,7 +5,8 @@ Two servers of one random student, which answers like a trained one of its
 size but does not stop before its longest length: one answers several inputs
 together, the other one at a time. Clients on loopback, in one process of
 their own, send one input per request and the next one as soon as they have
-their answer; both servers are measured in turns. Prints a Markdown table, and
+their answer; both servers are measured in turns. CPU time is the server's and,
+other than the rest, the same on a machine that is busy with more. Prints a Markdown table, and
 JSON with --json.
 """
 
@@ -14,7 +15,9 @@ import contextlib
 import itertools
 import json
 import pathlib
+import signal
 import statistics
+import sys
 import tempfile
 import time
 
@@ -47,6 +50,8 @@ _TEXTS = [f'{"big " * (i % 4)}parcel {i} or parcel {i + 1}?' for i in range(90)]
 
 def main() -> None:
   """Prints medians over the repeats."""
+  # Stopped from outside, it ends its servers too.
+  signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
   batched = tuple(map(int, _BATCHES.value))
   with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
     folder = pathlib.Path(name)
@@ -85,7 +90,10 @@ def _measure_all(servers) -> list[dict]:
     measured = {sizes: [] for sizes in servers}
     for number in range(_REPEATS.value + 1):
       for sizes, server in servers.items():
+        before = _cpu_seconds(server)
         result = asyncio.run(_measure(server.address(), clients))
+        cpu = 1000 * (_cpu_seconds(server) - before)
+        result['cpu_ms'] = cpu / result.pop('requests')
         if number:  # the first of each warms up connections and caches
           measured[sizes].append(result)
     for sizes, results in measured.items():
@@ -118,24 +126,33 @@ async def _measure(address: str, clients: int) -> dict[str, float]:
     whole = time.perf_counter() - start
   marks = statistics.quantiles(seconds, n=100, method='inclusive')
   return {
+    'requests': len(seconds),
     'requests_per_second': len(seconds) / whole,
     'p50_ms': 1000 * marks[49],
     'p99_ms': 1000 * marks[98],
   }
 
 
+def _cpu_seconds(server: serving_process.Process) -> float:
+  """What the server has used, all of its threads together."""
+  lines = server.get('/metrics')[1].decode().splitlines()
+  (found,) = [x for x in lines if x.startswith('process_cpu_seconds_total ')]
+  return float(found.split()[1])
+
+
 def _shown(rows: list[dict]) -> str:
   if _JSON.value:
     return json.dumps(rows, indent=2)
   lines = [
-    '| clients | largest batch | requests/s | p50 ms | p99 ms |',
-    '|---:|---:|---:|---:|---:|',
+    '| clients | largest batch | requests/s | p50 ms | p99 ms'
+    ' | CPU ms per request |',
+    '|---:|---:|---:|---:|---:|---:|',
   ]
   for row in rows:
     lines.append(
       f'| {row["clients"]} | {row["batch"]} |'
       f' {row["requests_per_second"]:,.1f} | {row["p50_ms"]:,.1f} |'
-      f' {row["p99_ms"]:,.1f} |'
+      f' {row["p99_ms"]:,.1f} | {row["cpu_ms"]:,.1f} |'
     )
   return '\n'.join(lines)
 

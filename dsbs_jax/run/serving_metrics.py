@@ -20,6 +20,8 @@ class Metrics:
 
   def __init__(self, batch_sizes: tuple[int, ...]):
     self._registry = prometheus_client.CollectorRegistry()
+    # CPU seconds, memory and open files of the process.
+    prometheus_client.ProcessCollector(registry=self._registry)
 
     def make(kind, name, text, labels=(), **options):
       return kind(name, text, labels, registry=self._registry, **options)
