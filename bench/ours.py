@@ -129,7 +129,10 @@ def part(data, config, arguments) -> Callable:
 
 
 def decoder(data, config, max_decode_len: int) -> Callable:
-  """(batch number) -> greedy outputs for the inputs of the label task."""
+  """(batch number) -> greedy outputs for the inputs of the label task.
+
+  Rows have the few lengths that evaluation chooses, too.
+  """
   params = initial_state(config, optimizer.adamw_hf(0.0)).params
   greedy = jax.jit(
     functools.partial(
@@ -138,7 +141,7 @@ def decoder(data, config, max_decode_len: int) -> Callable:
   )
 
   def measure(request):
-    rows = data.batch('padded', int(request))['label']
+    rows = data.batch('bucketed', int(request))['label']
     rows = {'encoder_input_tokens': rows['encoder_input_tokens']}
     tokens = np.asarray(greedy(params, rows=rows))
     return {'tokens': int((tokens > 0).sum())}

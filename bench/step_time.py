@@ -127,7 +127,9 @@ def decoding(task: Task, length: int = 64) -> Iterator[table.Row]:
       ),
       'this project': _started(stack, 'bench.ours', task, *flags),
     }
-    found = worker.take_turns(workers, rounds=task.rounds, requests=['0'])
+    found = worker.take_turns(
+      workers, rounds=task.rounds, requests=task.requests()
+    )
   rates = {
     name: [r['tokens'] / r['seconds'] for r in results]
     for name, results in found.items()
