@@ -20,6 +20,7 @@ from collections.abc import Iterator
 
 from bench import (
   batches,
+  choices,
   devices,
   evaluating,
   step_time,
@@ -32,6 +33,7 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 SECTIONS = (
   'layouts',
   'shares',
+  'choices',
   'options',
   'peers',
   'decoding',
@@ -129,6 +131,7 @@ def measure(
   sections = {
     'layouts': lambda: step_time.layouts(task),
     'shares': lambda: step_time.shares(task),
+    'choices': choices.choices,
     'options': lambda: step_time.options(task),
     'peers': lambda: step_time.peers(task),
     'decoding': lambda: step_time.decoding(task),

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Figures of single choices: how this project computes, beside the other way.
+
+Each is a piece of gin/models/mini.gin with its gradient, on the rows that a
+batch of 32 pairs of CommonsenseQA is packed into; both ways in turns.
+"""
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bench import table
+from dsbs_jax.core import attention, cross_entropy
+
+_ROWS, _LENGTH, _WIDTH, _HEADS, _VOCABULARY = 8, 256, 256, 4, 32128
+_TARGETS = 1368  # target tokens of such rows, padding included
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+  """Two ways to compute one thing.
+
+  Attributes:
+    name: what was chosen, and what instead.
+    ours: function of the arguments.
+    other: likewise, the same values.
+    arguments: differentiated where they are floats.
+  """
+
+  name: str
+  ours: Callable[..., jax.Array]
+  other: Callable[..., jax.Array]
+  arguments: tuple[jax.Array, ...]
+
+
+def choices(*, rounds: int = 7) -> Iterator[table.Row]:
+  """Milliseconds of the gradient by our way, against the other."""
+  for choice in _choices():
+    programs = [_gradient(way, choice) for way in (choice.ours, choice.other)]
+    sizes = [
+      program.memory_analysis().temp_size_in_bytes for program in programs
+    ]
+    seconds: list[list[float]] = [[], []]
+    for number in range(rounds + 1):
+      for program, found in zip(programs, seconds, strict=True):
+        started = time.perf_counter()
+        jax.block_until_ready(program(*choice.arguments))
+        if number:
+          found.append(time.perf_counter() - started)
+    ours, other = ([1000 * s for s in found] for found in seconds)
+    mib = ' and '.join(f'{size / 2**20:,.0f}' for size in sizes)
+    yield table.row(
+      'Choices: gradient of one piece of T5 mini, against the other way',
+      f'{choice.name} (temporaries {mib} MiB)',
+      ours,
+      'ms',
+      others=other,
+      against=f'of {statistics.median(other):.3g} ms',
+    )
+
+
+def _gradient(way, choice):
+  floats = tuple(
+    i
+    for i, array in enumerate(choice.arguments)
+    if jnp.issubdtype(array.dtype, jnp.floating)
+  )
+  weights = jnp.cos(jnp.arange(64.0))
+
+  def scalar(*arguments):
+    out = way(*arguments)
+    return jnp.sum(out.reshape(-1, 8) * weights[:8])
+
+  return jax.jit(jax.grad(scalar, floats)).lower(*choice.arguments).compile()
+
+
+def _choices() -> list[Choice]:
+  def draw(number, *shape):
+    return jax.random.normal(jax.random.key(number), shape)
+
+  rows = draw(0, _ROWS, _LENGTH, _WIDTH)
+  head_width = _WIDTH // _HEADS
+  heads = [draw(i, _ROWS, _HEADS, _LENGTH, head_width) for i in range(1, 4)]
+  kernel = draw(4, _WIDTH, _WIDTH) / 16
+  segments = jnp.tile(jnp.arange(_LENGTH) // 45, (_ROWS, 1))
+  real = jnp.ones((_ROWS, _LENGTH), bool)
+  mask = attention.pair_mask(
+    real, real, query_segments=segments, key_segments=segments
+  )
+  bias_table = draw(5, _HEADS, 32)
+  buckets = attention.relative_buckets(
+    np.arange(_LENGTH)[None] - np.arange(_LENGTH)[:, None], bidirectional=True
+  )
+  bias = bias_table[:, buckets][None]
+  ids = jax.random.randint(jax.random.key(6), (_TARGETS,), 0, _VOCABULARY)
+  keep_features = jax.random.key(7)
+  return [
+    Choice(
+      'projections as products of matrices, not [D, H, K] kernels',
+      lambda x, w: attention.split_heads(attention.project(x, w), _HEADS),
+      lambda x, w: jnp.einsum(
+        'BLD,DHK->BHLK', x, w.reshape(_WIDTH, _HEADS, head_width)
+      ),
+      (rows, kernel),
+    ),
+    Choice(
+      'embedding by gather, not by a product with one-hots',
+      lambda e: jnp.take(e, ids, axis=0, mode='fill'),
+      lambda e: jax.nn.one_hot(ids, _VOCABULARY) @ e,
+      (draw(8, _VOCABULARY, _WIDTH),),
+    ),
+    Choice(
+      "cross entropy with its gradient written out, not autodiff's",
+      lambda x: cross_entropy.token_losses(x, ids)[0],
+      lambda x: (
+        -jnp.take_along_axis(jax.nn.log_softmax(x), ids[:, None], axis=1)[:, 0]
+      ),
+      (draw(9, _TARGETS, _VOCABULARY),),
+    ),
+    Choice(
+      'relative bias as shifted rows, not looked up pair by pair',
+      lambda t: attention.relative_bias(
+        t, _LENGTH, _LENGTH, bidirectional=True
+      ),
+      lambda t: t[:, buckets][None],
+      (bias_table,),
+    ),
+    Choice(
+      'attention written out, not jax.nn.dot_product_attention',
+      lambda q, k, v, b: _attend(q, k, v, mask, b),
+      lambda q, k, v, b: _library(q, k, v, mask, b),
+      (*heads, bias),
+    ),
+    Choice(
+      'dropout of features, the same for all positions of a row',
+      lambda x: _dropped(x, keep_features, (_ROWS, 1, _WIDTH)),
+      lambda x: _dropped(x, keep_features, x.shape),
+      (rows,),
+    ),
+  ]
+
+
+def _attend(query, key, value, mask, bias):
+  scores = jnp.einsum('BHTK,BHSK->BHTS', query, key) + bias
+  scores = jnp.where(mask, scores, attention.MASKED_SCORE)
+  probabilities = jax.nn.softmax(scores, axis=-1)
+  return jnp.einsum('BHTS,BHSK->BHTK', probabilities, value)
+
+
+def _library(query, key, value, mask, bias):
+  query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
+  out = jax.nn.dot_product_attention(
+    query, key, value, bias=bias, mask=mask, scale=1.0
+  )
+  return jnp.swapaxes(out, 1, 2)
+
+
+def _dropped(inputs, key, shape):
+  keep = jax.random.bernoulli(key, 0.9, shape)
+  return attention.dropout(inputs, keep, rate=0.1)
