@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""python -m dsbs_jax.export --format=hf|t5x --model_dir=... --out=..."""
+"""python -m dsbs_jax.export --format=hf|t5x|stablehlo --model_dir=... --out=..."""
 
 from absl import flags
 
 from dsbs_jax.run import door, exporting
 
-FORMAT = flags.DEFINE_enum('format', 'hf', ['hf', 't5x'], 'Who will load it.')
+FORMAT = flags.DEFINE_enum(
+  'format', 'hf', ['hf', 't5x', 'stablehlo'], 'Who will load it.'
+)
 LEGACY = flags.DEFINE_bool('legacy', False, 'The older of T5X formats.')
 FLAGS = {
   'model_dir': flags.DEFINE_string(
@@ -16,6 +18,12 @@ FLAGS = {
   'vocabulary': flags.DEFINE_string(
     'vocabulary', None, "SentencePiece file; default: the run's."
   ),
+  'input_length': flags.DEFINE_integer(
+    'input_length', 256, 'StableHLO: tokens of an input at most.'
+  ),
+  'output_length': flags.DEFINE_integer(
+    'output_length', 64, 'StableHLO: tokens of an output at most.'
+  ),
 }
 
 
@@ -25,6 +33,8 @@ def main() -> None:
   )
   if FORMAT.value == 'hf':
     print(exporting.to_hugging_face(export))
+  elif FORMAT.value == 'stablehlo':
+    print(exporting.to_stablehlo(export))
   else:
     print(exporting.to_t5x(export, legacy=LEGACY.value))
 

@@ -79,7 +79,7 @@ def _embed(params: dict, tokens: jax.Array, config: T5Config, key):
   embedding = params['token_embedder']['embedding']
   embedded = jnp.take(embedding, tokens, axis=0, mode='fill')  # [B, L, D]
   embedded = embedded.astype(config.dtype)
-  (keep,) = _keep_masks(key, config, len(tokens), (config.emb_dim,))
+  (keep,) = _keep_masks(key, config, tokens.shape[0], (config.emb_dim,))
   return attention.dropout(embedded, keep, rate=config.dropout_rate)
 
 
@@ -236,7 +236,7 @@ def run_decoder(
   """
   stack = params['decoder']
   embed_key, layers_key, norm_key = split_key(dropout_key, 3)
-  rate, batch = config.dropout_rate, len(tokens)
+  rate, batch = config.dropout_rate, tokens.shape[0]
   width, heads = config.emb_dim, config.num_heads
   own_width, cross_width = (
     heads * mask.shape[-1] for mask in (self_mask, cross_mask)

@@ -126,7 +126,7 @@ class SentencePieceVocabulary(Vocabulary):
 
   def __init__(self, model: bytes, *, extra_ids: int = EXTRA_IDS):
     self._processor = sentencepiece.SentencePieceProcessor(
-      model_proto=_add_extra_ids(model, extra_ids)
+      model_proto=with_extra_ids(model, extra_ids)
     )
     found = (self._processor.pad_id(), self._processor.eos_id())
     if found != (contract.PAD_ID, contract.EOS_ID):
@@ -261,7 +261,8 @@ def write_file(path: pathlib.Path, contents: bytes) -> None:
   os.replace(file.name, path)
 
 
-def _add_extra_ids(model: bytes, extra_ids: int) -> bytes:
+def with_extra_ids(model: bytes, extra_ids: int) -> bytes:
+  """A SentencePiece model with extra ids at its end, as another such model."""
   # Imported here: it brings protobuf, which byte vocabularies do without.
   from google.protobuf import message
   from sentencepiece import sentencepiece_model_pb2

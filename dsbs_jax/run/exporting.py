@@ -6,10 +6,36 @@ import pathlib
 from typing import Any
 
 from dsbs_jax.core import network
-from dsbs_jax.data import vocabularies
+from dsbs_jax.data import forms, views, vocabularies
 from dsbs_jax.interop import checkpoints as foreign
 from dsbs_jax.interop import t5x_checkpoint, t5x_writing
-from dsbs_jax.run import folders, scoring
+from dsbs_jax.run import folders, model_card, scoring
+
+_HUGGING_FACE_USE = """\
+```python
+import transformers
+
+tokenizer = transformers.AutoTokenizer.from_pretrained('.')
+model = transformers.AutoModelForSeq2SeqLM.from_pretrained('.')
+batch = tokenizer([{prefix!r} + 'your input'], return_tensors='pt', padding=True)
+outputs = model.generate(**batch, max_new_tokens=64)
+print(tokenizer.batch_decode(outputs, skip_special_tokens=True))
+```
+
+{prefix!r} stands before every input; decoding is greedy.
+"""
+_STABLEHLO_USE = """\
+```sh
+pip install jax numpy safetensors sentencepiece
+echo 'your input' | python run.py
+```
+
+`run.py` shows all of it in a page: the text that stands before inputs and the
+lengths are in `settings.json`, tokens come from `spiece.model` and end in
+`</s>`, `model.stablehlo` takes them to greedy outputs by
+`jax.export.deserialize` on CPU, CUDA or TPU. JAX keeps such programs readable
+for six months; `settings.json` says which version wrote this one.
+"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,12 +49,16 @@ class Exporting:
     step: 'latest', 'best' (on validation) or a number, of a run's folder.
     vocabulary: SentencePiece file whose tokenizer goes along; None takes the
       run's own.
+    input_length: of a StableHLO program, tokens of an input at most.
+    output_length: of a StableHLO program, tokens of an output at most.
   """
 
   model_dir: str
   out: str
   step: str = 'latest'
   vocabulary: str | None = None
+  input_length: int = 256
+  output_length: int = 64
 
   def __post_init__(self):
     for name in ('model_dir', 'out'):
@@ -45,7 +75,7 @@ def to_hugging_face(export: Exporting) -> str:
   # Imported here: no other format needs safetensors.
   from dsbs_jax.interop import hf_checkpoint
 
-  path, _ = _locate(export)
+  path, step = _locate(export)
   config, facts = _describe(path)
   params = foreign.load_initial(path, config)
   spec = _vocabulary(export, facts)
@@ -56,6 +86,15 @@ def to_hugging_face(export: Exporting) -> str:
       'extra_ids': spec.extra_ids,
     }
   hf_checkpoint.save_hf(export.out, params, config, **options)
+  model_card.write(
+    export.out,
+    checkpoint=path,
+    step=step,
+    config=config,
+    facts=facts,
+    library='transformers',
+    usage=_HUGGING_FACE_USE.format(prefix=_prefix(facts)),
+  )
   tokenizer = 'with its tokenizer' if options else 'without a tokenizer'
   return f'{export.out}: {path} for Hugging Face, {tokenizer}'
 
@@ -74,9 +113,9 @@ def to_t5x(export: Exporting, *, legacy: bool = False) -> str:
     What was written, for people.
   """
   path, step = _locate(export)
-  config, _ = _describe(path)
+  config, facts = _describe(path)
   params = foreign.load_initial(path, config)
-  moments = None
+  exported_step, moments = step, None
   if not foreign.is_hugging_face(str(path)):
     moments = t5x_writing.read_moments(str(path), config)
   kind = 'with its Adafactor state'
@@ -86,7 +125,73 @@ def to_t5x(export: Exporting, *, legacy: bool = False) -> str:
     moments = t5x_writing.fresh_moments(network.param_shapes(plain))
   save = t5x_writing.save_legacy if legacy else t5x_writing.save_orbax
   written = save(export.out, params, config, step=step, moments=moments)
+  model_card.write(
+    export.out,
+    checkpoint=path,
+    step=exported_step,
+    config=config,
+    facts=facts,
+    library='t5x',
+    usage=f'A T5X checkpoint, {kind}: `{pathlib.Path(written).name}/`. Give its'
+    ' path as `INITIAL_CHECKPOINT_PATH` or `CHECKPOINT_PATH`.',
+  )
   return f'{written}: {path} for T5X, {kind}'
+
+
+def to_stablehlo(export: Exporting) -> str:
+  """Writes a folder that runs by `jax.export`, without this project.
+
+  Returns:
+    What was written, for people.
+
+  Raises:
+    ValueError: no vocabulary is known, or the folder is in use.
+  """
+  # Imported here: no other format needs safetensors.
+  from dsbs_jax.interop import stablehlo
+
+  path, step = _locate(export)
+  config, facts = _describe(path)
+  given = export.vocabulary or _run_vocabulary(pathlib.Path(export.model_dir))
+  if given is None:
+    raise ValueError(
+      f'{export.model_dir} names no vocabulary, without which a program reads'
+      ' no text. Give --vocabulary.'
+    )
+  spec, model = _vocabulary(export, facts), None
+  if spec is not None:
+    file = vocabularies.local_file(spec.path)
+    model = vocabularies.with_extra_ids(file.read_bytes(), spec.extra_ids)
+  stablehlo.save(
+    export.out,
+    foreign.load_initial(path, config),
+    config,
+    stablehlo.Serving(
+      prefix=_prefix(facts),
+      input_length=export.input_length,
+      output_length=export.output_length,
+      sentencepiece_model=model,
+    ),
+  )
+  model_card.write(
+    export.out,
+    checkpoint=path,
+    step=step,
+    config=config,
+    facts=facts,
+    library='jax',
+    usage=_STABLEHLO_USE,
+  )
+  return f'{export.out}: {path} for jax.export; try {export.out}/run.py'
+
+
+def _prefix(facts: dict[str, Any]) -> str:
+  """What stands before the inputs that the model answers; '' if unknown."""
+  name = views.own_name(facts.get('task', ''))
+  if name is None:
+    return ''
+  form = 'label' if name.form == 'dsbs' else name.form
+  return forms.prefixes(facts.get('prefixes') or 'paper').of(form)
 
 
 def _locate(export: Exporting) -> tuple[pathlib.Path, int]:
