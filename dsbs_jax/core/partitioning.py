@@ -80,17 +80,7 @@ def make_mesh(
       the number of devices.
   """
   devices = jax.devices() if devices is None else list(devices)
-  shape = f'{len(devices)}x1' if shape is None else shape
-  sizes = shape
-  if isinstance(shape, str):
-    match = re.fullmatch(r'(\d+)x(\d+)', shape.strip().lower())
-    sizes = match.groups() if match else ()
-  sizes = tuple(int(size) for size in sizes)
-  if len(sizes) != 2 or min(sizes) < 1:
-    raise ValueError(
-      f'mesh is {shape!r}, expected data x model shards such as "4x2" or'
-      ' (4, 2).'
-    )
+  sizes = mesh_sizes(f'{len(devices)}x1' if shape is None else shape)
   if sizes[0] * sizes[1] != len(devices):
     raise ValueError(
       f'mesh {sizes[0]}x{sizes[1]} needs {sizes[0] * sizes[1]} devices, but'
@@ -103,6 +93,25 @@ def make_mesh(
     axis_types=(AxisType.Auto, AxisType.Auto),
     devices=devices,
   )
+
+
+def mesh_sizes(shape: str | Sequence[int]) -> tuple[int, int]:
+  """Data and model shards of a mesh's shape, '4x2' or (4, 2).
+
+  Raises:
+    ValueError: it is not two positive numbers.
+  """
+  sizes = shape
+  if isinstance(shape, str):
+    match = re.fullmatch(r'(\d+)x(\d+)', shape.strip().lower())
+    sizes = match.groups() if match else ()
+  sizes = tuple(int(size) for size in sizes)
+  if len(sizes) != 2 or min(sizes) < 1:
+    raise ValueError(
+      f'mesh is {shape!r}, expected data x model shards such as "4x2" or'
+      ' (4, 2).'
+    )
+  return sizes
 
 
 def path_name(path: Sequence[Any]) -> str:

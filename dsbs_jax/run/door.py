@@ -22,6 +22,7 @@ VERBS = (
   'infer',
   'serve',
   'export',
+  'plan',
   'sweep',
   'report',
 )

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The flags of the doors that gin configures, as T5X names them."""
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 from absl import flags
@@ -18,11 +19,22 @@ _PATHS = flags.DEFINE_list(
 )
 
 
-def build(settings: type[Settings]) -> Settings:
-  """Builds a door's settings from its flags; see `config.build`."""
+def build(settings: type[Settings], *, engine: Sequence[str] = ()) -> Settings:
+  """Builds a door's settings from its flags; see `config.build`.
+
+  Args:
+    settings: what the engine file binds.
+    engine: files that go first, unless the first of them is given anyway.
+
+  Returns:
+    The settings.
+  """
+  files = list(_FILES.value)
+  if engine and engine[0] not in files:
+    files = [*engine, *files]
   return config.build(
     settings,
-    gin_files=_FILES.value,
+    gin_files=files,
     gin_bindings=_BINDINGS.value,
     search_paths=_PATHS.value,
   )

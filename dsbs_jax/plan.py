@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""python -m dsbs_jax.plan --gin_file=gin/models/xxl.gin --mesh=8x4 --device=v5e"""
+
+from absl import flags
+
+from dsbs_jax.run import devices, door, gin_flags, hardware_plan, loop
+
+ENGINE = ('gin/train.gin', 'gin/plan.gin')
+FLAGS = {
+  'mesh': flags.DEFINE_string('mesh', '', 'Data x model devices: 8x4.'),
+  'device': flags.DEFINE_enum(
+    'device', None, sorted(devices.DEVICES), 'Kind of accelerator.'
+  ),
+  'batch': flags.DEFINE_multi_string(
+    'batch', [], 'Shape of a view, label:32x128/16; default: of the data.'
+  ),
+  'price_per_device_hour': flags.DEFINE_float(
+    'price_per_device_hour', None, 'In any currency.'
+  ),
+  'remedies': flags.DEFINE_bool(
+    'remedies', True, 'Look for what fits if this does not.'
+  ),
+}
+UTILISATION = flags.DEFINE_list(
+  'utilisation', None, 'Shares of the peak rate, low and high: 0.24,0.47.'
+)
+JSON = flags.DEFINE_bool('json', False, 'Print JSON.')
+
+
+def main() -> int:
+  values = {name: flag.value for name, flag in FLAGS.items()}
+  if UTILISATION.value:
+    values['utilisation'] = tuple(map(float, UTILISATION.value))
+  question = hardware_plan.Question(**values)
+  hardware_plan.simulate(question)
+  run = gin_flags.build(loop.Training, engine=ENGINE)
+  return hardware_plan.show(
+    hardware_plan.make(run, question), as_json=JSON.value
+  )
+
+
+if __name__ == '__main__':
+  door.run(main)

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plans a training run for hardware that is not there: memory, time, price."""
+
+import dataclasses
+import functools
+import json
+import math
+from typing import Any
+
+import jax
+
+from dsbs_jax.core import partitioning
+from dsbs_jax.run import (
+  blueprints,
+  capacity,
+  devices,
+  forecast,
+  journal,
+  plan_table,
+  remedies,
+  row_shapes,
+  settings,
+)
+
+DOES_NOT_FIT_STATUS = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Question:
+  """What a plan is made for.
+
+  Attributes:
+    mesh: data x model devices, such as '8x4'.
+    device: a name of `devices.DEVICES`.
+    batch: shapes such as 'label:32x128/16'; none takes those of prepared data
+      (DATA_DIR), or typical ones.
+    price_per_device_hour: in any currency; None for no price.
+    utilisation: shares of the peak rate to assume, low and high.
+    remedies: whether to look for what fits if this does not.
+  """
+
+  mesh: str
+  device: str
+  batch: tuple[str, ...] = ()
+  price_per_device_hour: float | None = None
+  utilisation: tuple[float, ...] = forecast.PUBLISHED_UTILISATION
+  remedies: bool = True
+
+  def __post_init__(self):
+    for name in ('mesh', 'device'):
+      if not getattr(self, name):
+        raise ValueError(
+          f'--{name} is not given; a plan is for --mesh=8x4 --device=v5e, say.'
+        )
+    partitioning.mesh_sizes(self.mesh)
+    devices.device(self.device)
+    low, high = (*self.utilisation, 0, 0)[:2]
+    if len(self.utilisation) != 2 or not 0 < low <= high <= 1:
+      raise ValueError(
+        f'--utilisation is {self.utilisation}, expected two shares of the peak,'
+        ' low and high, such as 0.24,0.47.'
+      )
+    price = self.price_per_device_hour
+    if price is not None and not price >= 0:
+      raise ValueError(
+        f'--price_per_device_hour is {price}, expected a number >= 0.'
+      )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+  """The answer.
+
+  Attributes:
+    question: what was asked.
+    assumed: settings that decide the figures, by their macros.
+    batch_from: where the shapes of the batch come from.
+    views: shapes of the batch: view -> (rows, inputs, targets).
+    num_params: parameters of the network.
+    memory: usable bytes of a device.
+    parts: bytes per device by shapes.
+    compiled: what the compiler says; None where shapes rule the step out.
+    fits: whether it fits.
+    unsplit: parameters that a mesh axis does not divide.
+    forecast: time and price.
+    tried: (changes, bytes at peak, fits) of options, in the order tried.
+    remedy: changes of the first that fits, () where none does or none is
+      needed.
+  """
+
+  question: Question
+  assumed: dict[str, Any]
+  batch_from: str
+  views: dict[str, tuple[int, int, int]]
+  num_params: int
+  memory: int
+  parts: capacity.Parts
+  compiled: capacity.Compiled | None
+  fits: bool
+  unsplit: list[str]
+  forecast: forecast.Forecast
+  tried: list[tuple[tuple[str, ...], int, bool]]
+  remedy: tuple[str, ...]
+
+
+def simulate(question: Question) -> None:
+  """Starts JAX on CPU, with as many simulated devices as a plan may need.
+
+  Must come before anything that starts JAX's backends. An accelerator of this
+  machine, if any, stays free.
+  """
+  jax.config.update('jax_platforms', 'cpu')
+  if devices.device(question.device).is_tpu:
+    # JAX cannot read programs back that are for a machine that is not there.
+    jax.config.update('jax_enable_compilation_cache', False)
+  else:
+    asked = math.prod(partitioning.mesh_sizes(question.mesh))
+    jax.config.update('jax_num_cpu_devices', asked * remedies.LARGEST)
+
+
+def make(run: settings.Training, question: Question) -> Plan:
+  """Makes the plan.
+
+  Args:
+    run: the settings of the training run; its own mesh is not looked at.
+    question: the hardware.
+
+  Returns:
+    The plan.
+
+  Raises:
+    ValueError: the mesh is no slice of the device, the compiler is not
+      installed, or the batch's rows do not divide.
+  """
+  device = devices.device(question.device)
+  given = row_shapes.given(question.batch)
+  shapes = functools.partial(_shapes, given)
+  mesh = capacity.mesh_of(device, question.mesh)
+  views = shapes(run, question.mesh)
+  partitioning.check_batch(
+    blueprints.batch_shapes(views, mesh),
+    mesh,
+    num_microbatches=run.microbatches,
+  )
+  asked = remedies.Option(run, question.mesh)
+  journal.say(f'compiling the train step for {question.mesh} {device.name}')
+  verdict = remedies.judge(asked, device, shapes=shapes)
+  tried, remedy = [], None
+  if question.remedies and not verdict.fits(device):
+    tried, remedy = _search(asked, device, shapes)
+  state = blueprints.state(run, mesh)
+  return Plan(
+    question=question,
+    assumed=_assumed(run),
+    batch_from=_origin(run, given),
+    views={view: tuple(shape) for view, shape in views.items()},
+    num_params=sum(x.size for x in jax.tree.leaves(state.shapes.params)),
+    memory=device.memory,
+    parts=verdict.parts,
+    compiled=verdict.compiled,
+    fits=verdict.fits(device),
+    unsplit=partitioning.dropped_axes(
+      state.shapes.params, mesh, run.sharding_rules()
+    ),
+    forecast=forecast.forecast(
+      run,
+      device,
+      num_devices=mesh.size,
+      views=views,
+      utilisation=question.utilisation,
+      price_per_device_hour=question.price_per_device_hour,
+    ),
+    tried=tried,
+    remedy=remedy.changes if remedy else (),
+  )
+
+
+def _search(asked, device, shapes):
+  """Tries options until one fits; all that were tried, and that one."""
+  tried = []
+  for option in remedies.ladder(asked, device):
+    journal.say(f'it does not fit; trying {" ".join(option.changes)}')
+    verdict = remedies.judge(option, device, shapes=shapes)
+    if verdict is None:
+      continue
+    peak = verdict.compiled.peak if verdict.compiled else verdict.parts.total
+    tried.append((option.changes, peak, verdict.fits(device)))
+    if verdict.fits(device):
+      return tried, option
+  return tried, None
+
+
+def _shapes(given, run, mesh):
+  if given:
+    return given
+  multiple = partitioning.mesh_sizes(mesh)[0] * run.microbatches
+  if run.data_dir:
+    return row_shapes.of_data(run, multiple=multiple)
+  return row_shapes.typical(run, multiple=multiple)
+
+
+def _origin(run, given) -> str:
+  if given:
+    return '--batch'
+  if run.data_dir:
+    return f'packing of {run.mixture_or_task_name} in {run.data_dir}'
+  return 'typical: CommonsenseQA packed; --batch or DATA_DIR says otherwise'
+
+
+def _assumed(run: settings.Training) -> dict[str, Any]:
+  return {
+    'OPTIMIZER': run.optimizer.__name__,
+    'SHARDING_RULES': run.sharding_rules.__name__,
+    'ACTIVATION_DTYPE': run.model.dtype,
+    'REMAT': run.model.remat,
+    'SCAN_LAYERS': run.model.scan_layers,
+    'MICROBATCHES': run.microbatches,
+    'CHUNK_TOKENS': run.chunk_tokens,
+    'BATCH_SIZE': run.batch_size,
+    'TRAIN_STEPS': run.train_steps,
+  }
+
+
+def show(plan: Plan, *, as_json: bool) -> int:
+  """Prints a plan; the exit status says whether the step fits."""
+  if as_json:
+    print(json.dumps(dataclasses.asdict(plan), indent=2))
+  else:
+    plan_table.show(plan)
+  return 0 if plan.fits else DOES_NOT_FIT_STATUS
