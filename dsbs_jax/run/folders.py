@@ -72,7 +72,9 @@ def read_metrics(
         f'{path}:{number} reads {line[:60]!r}, expected a JSON object with'
         f' step and split ({error}). Remove the line, or run again.'
       ) from error
-    (trained if split == TRAIN else evaluated[split])[step] = entry
+    # The train split may be evaluated too, and then has lines of both kinds.
+    is_training = split == TRAIN and 'loss' in entry
+    (trained if is_training else evaluated[split])[step] = entry
   return trained, dict(evaluated)
 
 

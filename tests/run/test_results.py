@@ -146,3 +146,14 @@ def test_a_run_under_way_can_be_read(make_run):
   run = results.read(path)
   assert not run.finished
   assert run.last_step == 20
+
+
+def test_the_train_split_may_be_evaluated_too(make_run):
+  path = make_run(validation=(), test=(11.0, 21.0))
+  assert not _finished(path, splits=('train', 'test'))
+  with (path / 'metrics.jsonl').open('a') as file:
+    file.write('{"step": 20, "split": "train", "accuracy": 97.0}\n')
+  assert _finished(path, splits=('train', 'test'))
+  trained, evaluated = folders.read_metrics(path / 'metrics.jsonl')
+  assert trained[20]['loss'] == 0.1
+  assert evaluated['train'] == {20: {'accuracy': 97.0}}
