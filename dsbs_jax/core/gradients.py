@@ -68,7 +68,7 @@ def rows_loss(
   def project(projection, states):
     return network.logits(projection, config, states)
 
-  loss, sums = objective.batch_loss(
+  return objective.batch_loss(
     distillation,
     hidden,
     rows,
@@ -76,11 +76,8 @@ def rows_loss(
     project=project,
     projection=_projection(params, config),
     chunk_tokens=chunk_tokens,
+    logits_loss=extra_loss and functools.partial(extra_loss, rows),
   )
-  if extra_loss is None:
-    return loss, sums
-  extra, extra_sums = extra_loss(rows, network.logits(params, config, hidden))
-  return loss + extra, sums | extra_sums
 
 
 def _projection(params, config):

@@ -43,7 +43,7 @@ def pool(logits: jax.Array, pair_ids: jax.Array, *, num_pairs: int):
   """The greatest probability of every token over the targets of each pair.
 
   Args:
-    logits: [B, T, V] float32.
+    logits: [B, T, V] or [B * T, V] float32.
     pair_ids: [B, T] int32, the pair that a target belongs to, from 1; 0 where
       padded.
     num_pairs: P, pairs in a batch at most.

@@ -121,6 +121,7 @@ def batch_loss(
   project: Callable[[Any, Array], Array],
   projection: Any,
   chunk_tokens: int = 0,
+  logits_loss: Callable[[Array], tuple[Array, Sums]] | None = None,
 ) -> tuple[Array, Sums]:
   """The part of the objective that one row group contributes, and its sums.
 
@@ -142,20 +143,28 @@ def batch_loss(
       over traced values.
     projection: the parameters that `project` uses.
     chunk_tokens: logits of about this many tokens exist at once; 0: of all.
+    logits_loss: all logits [B * T, V] -> a further part of the loss, and its
+      sums; without chunks only.
 
   Returns:
     loss: float32 scalar. The gradient flows through it alone.
     sums: `{term}/loss_sum`, `{term}/tokens`, `{term}/correct`, float32.
 
   Raises:
-    ValueError: chunk_tokens is negative.
+    ValueError: chunk_tokens is negative, or meets logits_loss.
   """
   if chunk_tokens < 0:
     raise ValueError(
       f'chunk_tokens is {chunk_tokens}, expected 0 (no chunks) or the number'
       ' of tokens whose logits may exist at once.'
     )
-  chunk_loss = functools.partial(_rows_loss, objective, project)
+  if chunk_tokens and logits_loss is not None:
+    raise ValueError(
+      f'chunk_tokens is {chunk_tokens}, expected 0 with a loss of all logits.'
+    )
+  chunk_loss = functools.partial(
+    _rows_loss, objective, project, logits_loss=logits_loss
+  )
   tokens = {
     'targets': rows['decoder_target_tokens'],
     'weights': token_weights(objective, rows, counts),
@@ -179,13 +188,16 @@ def _in_term(rows: Rows, task_id: int) -> Array:
   return jnp.where(rows['decoder_task_ids'] == task_id, weights, 0.0)
 
 
-def _rows_loss(objective, project, projection, hidden, tokens):
+def _rows_loss(
+  objective, project, projection, hidden, tokens, *, logits_loss=None
+):
   """Loss and sums of the given positions, all of their logits at once."""
   # One axis of tokens: products of matrices are faster than of [B, T, D].
   hidden = hidden.reshape(-1, hidden.shape[-1])
   tokens = jax.tree.map(jnp.ravel, tokens)
+  logits = project(projection, hidden)
   losses, correct = cross_entropy.token_losses(
-    project(projection, hidden),
+    logits,
     tokens['targets'],
     z_loss=objective.z_loss,
     label_smoothing=objective.label_smoothing,
@@ -196,6 +208,9 @@ def _rows_loss(objective, project, projection, hidden, tokens):
     sums[f'{term}/loss_sum'] = jnp.sum(tokens[term] * losses)
     sums[f'{term}/tokens'] = jnp.sum(tokens[term])
     sums[f'{term}/correct'] = jnp.sum(tokens[term] * correct)
+  if logits_loss is not None:
+    extra, extra_sums = logits_loss(logits)
+    loss, sums = loss + extra, sums | extra_sums
   return loss, jax.lax.stop_gradient(sums)
 
 
