@@ -84,13 +84,19 @@ def train_step(
 
 
 def batch_shapes(
-  views: Mapping[str, placement.Shape], mesh: Mesh, *, packed: bool = True
+  views: Mapping[str, placement.Shape],
+  mesh: Mesh,
+  *,
+  packed: bool = True,
+  pair_ids: bool = False,
 ) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:
   """A batch by shapes: view -> row group, see contract.py."""
   sharding = partitioning.batch_sharding(mesh)
+  names = _ROWS | (_PACKED_ROWS if packed else {})
+  if pair_ids:
+    names |= {'decoder_pair_ids': jnp.int32}
 
   def group(shape):
-    names = _ROWS | (_PACKED_ROWS if packed else {})
     return {
       name: jax.ShapeDtypeStruct(
         (
@@ -124,7 +130,8 @@ def lower_train_step(
   Raises:
     ValueError: rows do not divide over the mesh and the microbatches.
   """
-  batch = batch_shapes(views, mesh)
+  tied = bool(settings.objective_of(run).mutual_information)
+  batch = batch_shapes(views, mesh, pair_ids=tied)
   partitioning.check_batch(batch, mesh, num_microbatches=run.microbatches)
   described = state(run, mesh)
   step = train_step(

@@ -75,7 +75,7 @@ def of_data(run: settings.Training, *, multiple: int) -> dict:
       *shapes[0]['encoder_input_tokens'],
       shapes[0]['decoder_target_tokens'][1],
     )
-    for view, shapes in data.shapes().items()
+    for view, shapes in data.shapes.items()
   }
 
 
