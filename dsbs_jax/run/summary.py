@@ -63,26 +63,30 @@ def _saved(
 ) -> list[Fact]:
   """The smallest share whose mean reaches that of finetuning on the most.
 
-  Nothing is said of single runs, or where finetuning learned nothing.
+  Nothing is said of single runs, where finetuning learned nothing, or of a
+  share at which finetuning itself does as well as on the most.
   """
   source = row.coordinates.method.split('_')[0]
-  target = next(
-    (
-      other
-      for other in members
-      if other.coordinates.method == f'{source}_{comparison.BASELINE_FORM}'
-      and other.coordinates.fraction == row.coordinates.fraction
-      and not other.coordinates.setting
-    ),
-    None,
-  )
+  finetuned = {
+    other.coordinates.fraction: other
+    for other in members
+    if other.coordinates.method == f'{source}_{comparison.BASELINE_FORM}'
+    and not other.coordinates.setting
+  }
+  target = finetuned.get(row.coordinates.fraction)
   if target is None or not target.chosen or not target.chosen.mean:
     return []
+  as_well = {
+    fraction
+    for fraction, other in finetuned.items()
+    if other.chosen is not None and other.chosen.mean >= target.chosen.mean
+  }
   shares = [
     other.coordinates.fraction
     for other in members
     if other.coordinates.title == row.coordinates.title
     and other.coordinates.fraction < row.coordinates.fraction
+    and other.coordinates.fraction not in as_well
     and other.chosen is not None
     and other.chosen.count > 1
     and other.chosen.mean >= target.chosen.mean

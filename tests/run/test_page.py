@@ -186,6 +186,20 @@ def test_nothing_is_saved_where_nothing_was_learned(make_run):
   assert 'is enough for' not in _Reader(_build(make_run)[0]).text
 
 
+def test_nothing_is_saved_where_finetuning_needs_no_more(make_run):
+  for seed in (0, 1):
+    for method, fraction, score in (
+      ('gt_finetune', 0.5, 30.0),
+      ('gt_finetune', 1.0, 20.0),
+      ('gt_dsbs', 0.5, 40.0),
+      ('gt_dsbs', 1.0, 40.0),
+    ):
+      make_run(
+        method=method, seed=seed, fraction=fraction, test=(0.0, score + seed)
+      )
+  assert 'is enough for' not in _Reader(_build(make_run)[0]).text
+
+
 def test_sizes_are_compared_where_there_are_two(make_run):
   make_run(model='tiny')
   assert 'Accuracy by model size' not in _build(make_run)[0]
