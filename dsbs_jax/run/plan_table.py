@@ -72,7 +72,7 @@ def _pace_rows(plan):
   yield (
     'utilisation (MFU)',
     f'{100 * low:.0f} to {100 * high:.0f} %',
-    'assumed; published for T5: 24 to 47 %',
+    'assumed; for T5, 24 to 47 are published',
   )
   milliseconds = [1e3 * seconds for seconds in pace.step_seconds]
   yield 'step time', _span(milliseconds, ' ms'), ''
