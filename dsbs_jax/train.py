@@ -13,7 +13,8 @@ DISTRIBUTED = flags.DEFINE_bool(
 def main() -> int:
   cluster.join(DISTRIBUTED.value)
   run = gin_flags.build(loop.Training)
-  return loop.train(run, config_text=config.operative_text())
+  with cluster.together():
+    return loop.train(run, config_text=config.operative_text())
 
 
 if __name__ == '__main__':

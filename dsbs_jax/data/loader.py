@@ -80,6 +80,7 @@ class Loader:
     self.name = name
     self._order = order
     self._place = place
+    self._parts = next(iter(views.values()))
     samples = [order.positions(i) for i in range(order.num_sampled)]
     self._plans = {
       view: dataclasses.replace(
@@ -128,6 +129,16 @@ class Loader:
   def positions(self, step: int) -> np.ndarray:
     """Which examples the batch of a step holds, as positions in its pool."""
     return self._order.positions(step)
+
+  def example_ids(self, step: int) -> list[str]:
+    """Which examples the whole batch of a step holds, by their rows' ids."""
+    firsts = np.cumsum([0, *(len(part) for part in self._parts)])
+    positions = self.positions(step)
+    parts = np.searchsorted(firsts, positions, side='right') - 1
+    return [
+      self._parts[part].example_id(int(position - firsts[part]))
+      for part, position in zip(parts, positions, strict=True)
+    ]
 
   def batch(self, step: int) -> Batch:
     """This process's rows of a step's batch."""

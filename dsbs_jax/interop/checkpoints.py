@@ -10,7 +10,7 @@ import jax
 from etils import epath
 
 from dsbs_jax.core import network
-from dsbs_jax.interop import t5x_checkpoint
+from dsbs_jax.interop import checksums, t5x_checkpoint
 
 # Where the built-in engine notes what a run was made of.
 _RUN_FACTS = ('run', 'metadata')
@@ -38,7 +38,8 @@ def load_initial(
     The parameter tree, float32.
 
   Raises:
-    ValueError: no such checkpoint, or one of another network or vocabulary.
+    ValueError: no such checkpoint, a damaged one, or one of another network or
+      vocabulary.
   """
   path = str(path)
   shardings = None
@@ -50,6 +51,7 @@ def load_initial(
 
     return _place(hf_checkpoint.load_params(path, config), shardings)
   folder = t5x_checkpoint.find(path)
+  checksums.check(folder)
   _check_vocabulary(folder, vocabulary_fingerprint)
   return t5x_checkpoint.load_params(folder, config, shardings=shardings)
 
@@ -73,6 +75,7 @@ def _place(params: Any, shardings: Any) -> Any:
 
 def run_facts(folder: str) -> dict[str, Any]:
   """What the built-in engine noted in a checkpoint, {} for foreign ones."""
+  checksums.check(folder, below=f'{_RUN_FACTS[0]}/')
   file = epath.Path(folder).joinpath(*_RUN_FACTS)
   return json.loads(file.read_text()) if file.is_file() else {}
 

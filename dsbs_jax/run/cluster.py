@@ -1,12 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Joining the other processes of a run, before anything else touches JAX."""
 
+import contextlib
 import os
+import re
+from collections.abc import Iterator
 
 import jax
 
 _NUMBERS = ('JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
 _ADDRESS = 'JAX_COORDINATOR_ADDRESS'
+# A process that is silent for so long is taken for dead, which ends the others.
+HEARTBEAT_SECONDS = 30
+# How long a process that ends by an error waits for the others to end.
+SHUTDOWN_SECONDS = 30
+_LOST = re.compile('gloo|nccl|unavailable|deadline_exceeded|aborted|connection')
 
 
 def join(distributed: bool) -> None:
@@ -33,12 +41,45 @@ def join(distributed: bool) -> None:
     )
   try:
     if missing:
-      jax.distributed.initialize()
+      jax.distributed.initialize(
+        heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        shutdown_timeout_seconds=SHUTDOWN_SECONDS,
+      )
     else:
-      jax.distributed.initialize(given[_ADDRESS], *_integers(given))
+      jax.distributed.initialize(
+        given[_ADDRESS],
+        *_integers(given),
+        heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        shutdown_timeout_seconds=SHUTDOWN_SECONDS,
+      )
   except RuntimeError as error:
     raise ValueError(
       f'the processes of the run did not meet: {error}'
+    ) from error
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+  """Says in one line that another process of the run is gone.
+
+  JAX ends this process in any case: at once if process 0 is gone, which keeps
+  the list of all, else when process 0 has missed the other's heartbeats for
+  HEARTBEAT_SECONDS; its last lines then tell the number of the lost process.
+
+  Raises:
+    OSError: what the processes compute together has failed.
+  """
+  try:
+    yield
+  except jax.errors.JaxRuntimeError as error:
+    reason = str(error).partition('\n')[0]
+    if jax.process_count() == 1 or not _LOST.search(reason.lower()):
+      raise
+    raise OSError(
+      f'process {jax.process_index()} of {jax.process_count()} has lost another'
+      f' one ({reason}). Which one it is stands below within'
+      f' {HEARTBEAT_SECONDS} s. Start all of them again: they go on from the'
+      ' newest checkpoint.'
     ) from error
 
 

@@ -27,7 +27,7 @@ from dsbs_jax.data import (
   views,
   vocabularies,
 )
-from dsbs_jax.run import choosing, drafts, journal
+from dsbs_jax.run import choosing, disk, drafts, journal
 
 PREDICTIONS = 'predictions'
 
@@ -220,14 +220,15 @@ class Evaluator:
     """Writes one JSON line per example, in the split's order."""
     data = self._splits[split]
     folder = pathlib.Path(model_dir) / PREDICTIONS
-    folder.mkdir(parents=True, exist_ok=True)
     how = '-chosen' if self._settings.score_labels else ''
     path = folder / f'{self.task}-{split}-{step:06}{how}.jsonl'
-    partial = path.with_suffix('.tmp')
-    with partial.open('w') as file:
-      for i, prediction in enumerate(predictions):
-        file.write(json.dumps(_line(data, i, prediction)) + '\n')
-    partial.replace(path)
+    lines = [
+      json.dumps(_line(data, i, prediction)) + '\n'
+      for i, prediction in enumerate(predictions)
+    ]
+    with disk.writing(path):
+      folder.mkdir(parents=True, exist_ok=True)
+    disk.replace_text(path, ''.join(lines))
     return path
 
   def _decode_rows(self, params: Any, rows: Mapping[str, Any]) -> jax.Array:

@@ -14,7 +14,8 @@ from collections.abc import Mapping
 
 import jax
 import numpy as np
-import tensorboardX
+
+from dsbs_jax.run import disk, events
 
 METRICS_FILE = 'metrics.jsonl'
 
@@ -41,18 +42,18 @@ class Journal:
     self._folder = pathlib.Path(model_dir)
     self._train_steps = train_steps
     self._writes = writes
-    self._writer = None
+    self._events = None
     self._mark = (time.monotonic(), start_step)
     if writes:
       self._folder.mkdir(parents=True, exist_ok=True)
       drop_lines_after(self._folder / METRICS_FILE, start_step)
-      # CLU's writer would import TensorFlow: 4 seconds and 300 MB.
-      self._writer = tensorboardX.SummaryWriter(str(self._folder))
+      with disk.writing(self._folder):
+        self._events = events.EventFile(self._folder)
 
   def config(self, text: str | None) -> None:
     """Keeps the gin config that the run was made from, as T5X does."""
     if self._writes and text is not None:
-      (self._folder / 'config.gin').write_text(text)
+      disk.replace_text(self._folder / 'config.gin', text)
 
   def train(self, step: int, scalars: Mapping[str, float]) -> None:
     """Writes the means of the steps since the last call.
@@ -103,23 +104,26 @@ class Journal:
 
   def close(self) -> None:
     """Writes out what TensorBoard still holds."""
-    if self._writer is not None:
-      self._writer.close()
+    if self._events is not None:
+      with disk.writing(self._folder):
+        self._events.close()
 
   def _line(self, step: int, split: str, scalars: Mapping[str, float]) -> None:
     if not self._writes:
       return
     line = json.dumps({'step': step, 'split': split, **scalars})
-    with (self._folder / METRICS_FILE).open('a') as file:
+    path = self._folder / METRICS_FILE
+    with disk.writing(path), path.open('a') as file:
       file.write(line + '\n')
 
   def _tensorboard(
     self, step: int, split: str, scalars: Mapping[str, float]
   ) -> None:
-    if self._writer is None:
-      return
-    for key, value in scalars.items():
-      self._writer.add_scalar(f'{split}/{key}', value, step)
+    if self._events is not None:
+      with disk.writing(self._folder):
+        self._events.scalars(
+          step, {f'{split}/{key}': value for key, value in scalars.items()}
+        )
 
 
 def summarise(metrics: list[Mapping[str, jax.Array]]) -> dict[str, float]:
@@ -173,9 +177,7 @@ def drop_lines_after(path: pathlib.Path, step: int) -> None:
       continue
     if entry['step'] <= step:
       kept.append(line if line.endswith('\n') else line + '\n')
-  partial = path.with_suffix('.tmp')
-  partial.write_text(''.join(kept))
-  partial.replace(path)
+  disk.replace_text(path, ''.join(kept))
 
 
 def say(text: str) -> None:

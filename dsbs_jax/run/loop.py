@@ -5,24 +5,28 @@ tokens -> mesh -> state -> restore -> steps, with evaluations and checkpoints
 between them. No hooks and no callbacks: what happens, happens in `train`.
 """
 
+import contextlib
 import time
 from typing import Any
 
 import jax
 
-from dsbs_jax.core import network, partitioning, steps
-from dsbs_jax.data import loader, ordering, register, vocabularies
+from dsbs_jax.core import network, partitioning, skipping, steps
+from dsbs_jax.data import loader, ordering, register, tokens, vocabularies
 from dsbs_jax.interop import checkpoints as foreign
 from dsbs_jax.run import (
   allocation,
   checkpoints,
   compilation,
+  damage,
+  disk,
   evaluation,
   journal,
   resuming,
   settings,
   signals,
 )
+from dsbs_jax.run import tally as tally_lib
 
 Training = settings.Training
 
@@ -45,31 +49,15 @@ def train(run: Training, *, config_text: str | None = None) -> int:
   started = time.monotonic()
   allocation.keep_freed_memory()
   compilation.use_cache()
+  disk.check_writable(run.model_dir)
   mesh = partitioning.make_mesh(run.mesh)
-  rules = run.sharding_rules()
   source = register.source(
     data_dir=run.data_dir, vocabulary=run.vocabulary, prefixes=run.prefixes
   )
   journal.say(f'reading {run.mixture_or_task_name} ({source.vocabulary})')
   vocabulary = vocabularies.load(source.vocabulary)
   check_vocabulary(vocabulary, run.model)
-  data = loader.open(
-    run.mixture_or_task_name,
-    source,
-    ordering.Reading(
-      batch_size=run.batch_size,
-      seed=run.seed,
-      paired=run.paired,
-      rates=run.rates,
-    ),
-    layout=run.layout(lengths=run.lengths),
-    place=loader.Place(
-      jax.process_index(),
-      jax.process_count(),
-      row_multiple=mesh.shape[partitioning.DATA_AXIS] * run.microbatches,
-    ),
-    pair_ids=bool(settings.objective_of(run).mutual_information),
-  )
+  data = open_data(run, source, mesh)
   journal.say(data.describe())
 
   optimizer = run.transformation()
@@ -79,8 +67,9 @@ def train(run: Training, *, config_text: str | None = None) -> int:
     return steps.init_state(key, run.model, optimizer)
 
   shapes = jax.eval_shape(init, init_key)
-  shardings = partitioning.state_shardings(shapes, mesh, rules)
+  shardings = partitioning.state_shardings(shapes, mesh, run.sharding_rules())
   like = checkpoints.shapes_with_shardings(shapes, shardings)
+  newest = damage.newest_whole(run.model_dir)
   saved = checkpoints.Checkpoints(
     run.model_dir,
     keep=run.keep_checkpoints,
@@ -88,13 +77,11 @@ def train(run: Training, *, config_text: str | None = None) -> int:
   )
   facts = resuming.facts_of(run, source, vocabulary)
   batches = data.iterate()
-  pending = []
-  newest = saved.latest_step()
+  position = {}
   if newest is not None:
     resuming.check(saved.run_facts(newest), facts, run.model_dir)
     state, position = saved.restore(newest, like)
     batches.set_state(position['loader'])
-    pending = position['pending']
     journal.say(f'resuming {run.model_dir} from step {newest:,}')
   else:
     journal.say(f'initialising {count(shapes.params):,} parameters')
@@ -117,23 +104,7 @@ def train(run: Training, *, config_text: str | None = None) -> int:
     mesh=mesh,
     param_shardings=shardings.params,
   )
-  batch_sharding = partitioning.batch_sharding(mesh)
-  replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-  train_step = jax.jit(
-    steps.make_train_step(
-      run.model,
-      settings.objective_of(run),
-      optimizer,
-      run_key=run_key,
-      num_microbatches=run.microbatches,
-      chunk_tokens=run.chunk_tokens,
-      num_pairs=run.batch_size,
-    ),
-    in_shardings=(shardings, batch_sharding),
-    out_shardings=(shardings, replicated),
-    donate_argnums=0,
-  )
-
+  train_step = jit_step(run, optimizer, run_key, mesh=mesh, shardings=shardings)
   step = int(state.step)
   log = journal.Journal(
     run.model_dir,
@@ -142,36 +113,41 @@ def train(run: Training, *, config_text: str | None = None) -> int:
     writes=jax.process_index() == 0,
   )
   log.config(config_text)
+  facts |= {'config': config_text}
+  tally = tally_lib.Tally(
+    data.example_ids,
+    saved.newest,
+    max_bad_steps=run.max_bad_steps,
+    position=position,
+  )
   stop = signals.StopRequest()
   if step < run.train_steps:
     log.say('compiling the train step')
   first = True
-  while step < run.train_steps and not stop.requested(step):
-    batch = to_global(next(batches), batch_sharding)
-    state, metrics = train_step(state, batch)
-    step += 1
-    pending.append(metrics)
-    if first:
-      jax.block_until_ready(metrics)
-      log.say(f'first step after {time.monotonic() - started:.1f} s')
-      log.pause(step)
-      first = False
-    due = step % run.eval_period == 0 or step == run.train_steps
-    if step % run.log_period == 0 or due:
-      log.train(step, journal.summarise(pending))
-      pending = []
-    if due:
-      scores = evaluator.evaluate_all(state.params, step, run.model_dir, log)
-      position = {'loader': batches.get_state(), 'pending': []}
-      saved.save(state, position=position, run=facts, metrics=scores)
-      log.pause(step)
-  if stop.name and step != saved.latest_step():
-    # Lines of metrics average over log_period steps, whoever computed them.
-    unwritten = [{k: float(v) for k, v in m.items()} for m in pending]
-    position = {'loader': batches.get_state(), 'pending': unwritten}
-    saved.save(state, position=position, run=facts)
-  saved.close()
-  log.close()
+  with contextlib.closing(log), contextlib.closing(saved):
+    while step < run.train_steps and not stop.requested(step):
+      batch = to_global(next(batches), partitioning.batch_sharding(mesh))
+      state, metrics = train_step(state, batch)
+      step += 1
+      tally.add(step, metrics)
+      if first:
+        tally.look()
+        log.say(f'first step after {time.monotonic() - started:.1f} s')
+        log.pause(step)
+        first = False
+      due = step % run.eval_period == 0 or step == run.train_steps
+      if step % run.log_period == 0 or due:
+        log.train(step, tally.line())
+        saved.look()
+      if due:
+        scores = evaluator.evaluate_all(state.params, step, run.model_dir, log)
+        position = {'loader': batches.get_state(), **tally.position()}
+        saved.save(state, position=position, run=facts, metrics=scores)
+        log.pause(step)
+    if stop.name and step != saved.latest_step():
+      # Lines of metrics average over log_period steps, whoever computed them.
+      position = {'loader': batches.get_state(), **tally.position()}
+      saved.save(state, position=position, run=facts)
   if step < run.train_steps:
     log.say(
       f'stopped by {stop.name} at step {step:,}; the same command goes on from'
@@ -180,6 +156,53 @@ def train(run: Training, *, config_text: str | None = None) -> int:
     return signals.INTERRUPTED_STATUS
   log.say(f'done: {step:,} steps, checkpoints in {run.model_dir}')
   return 0
+
+
+def open_data(
+  run: Training, source: tokens.Source, mesh: jax.sharding.Mesh
+) -> loader.Loader:
+  """Opens this process's part of the batches."""
+  return loader.open(
+    run.mixture_or_task_name,
+    source,
+    ordering.Reading(
+      batch_size=run.batch_size,
+      seed=run.seed,
+      paired=run.paired,
+      rates=run.rates,
+    ),
+    layout=run.layout(lengths=run.lengths),
+    place=loader.Place(
+      jax.process_index(),
+      jax.process_count(),
+      row_multiple=mesh.shape[partitioning.DATA_AXIS] * run.microbatches,
+    ),
+    pair_ids=bool(settings.objective_of(run).mutual_information),
+  )
+
+
+def jit_step(
+  run: Training, optimizer: Any, run_key: jax.Array, *, mesh, shardings
+) -> Any:
+  """The compiled training step: (state, batch) -> (state, metrics)."""
+  train_step = steps.make_train_step(
+    run.model,
+    settings.objective_of(run),
+    optimizer,
+    run_key=run_key,
+    num_microbatches=run.microbatches,
+    chunk_tokens=run.chunk_tokens,
+    num_pairs=run.batch_size,
+  )
+  if run.max_bad_steps:
+    train_step = skipping.skip_non_finite(train_step)
+  replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  return jax.jit(
+    train_step,
+    in_shardings=(shardings, partitioning.batch_sharding(mesh)),
+    out_shardings=(shardings, replicated),
+    donate_argnums=0,
+  )
 
 
 def to_global(batch: Any, sharding: jax.sharding.Sharding) -> Any:

@@ -58,6 +58,8 @@ class Training:
     max_decode_len: target tokens to generate at most.
     log_period: steps that a line of metrics averages over.
     keep_checkpoints: how many of the newest to keep, besides the best.
+    max_bad_steps: how many steps with a loss or gradient that is not finite are
+      skipped; the next one ends the run. 0 skips none.
   """
 
   model_dir: str
@@ -89,12 +91,17 @@ class Training:
   max_decode_len: int
   log_period: int
   keep_checkpoints: int
+  max_bad_steps: int
 
   def __post_init__(self):
     for name in _COUNTS:
       value = getattr(self, name)
       if not isinstance(value, int) or value < 1:
         raise ValueError(f'{name} is {value!r}, expected a whole number >= 1.')
+    if not isinstance(self.max_bad_steps, int) or self.max_bad_steps < 0:
+      raise ValueError(
+        f'MAX_BAD_STEPS is {self.max_bad_steps!r}, expected a whole number >= 0.'
+      )
     for name in ('learning_rate', 'clip_norm', 'chunk_tokens'):
       value = getattr(self, name)
       if value is not None and not (

@@ -146,6 +146,46 @@ def test_processes_share_each_global_batch(source, layout, processes):
     assert same(joined, batch)
 
 
+def _inputs(rows):
+  """The encoder tokens of every example in packed or padded rows."""
+  segments = rows.get('encoder_segment_ids')
+  if segments is None:
+    segments = (rows['encoder_input_tokens'] > 0).astype(np.int32)
+  return [
+    tuple(tokens[owners == owner].tolist())
+    for tokens, owners in zip(
+      rows['encoder_input_tokens'], segments, strict=True
+    )
+    for owner in range(1, owners.max(initial=0) + 1)
+  ]
+
+
+@pytest.mark.parametrize('layout', LAYOUTS)
+@pytest.mark.parametrize('processes', [2, 4])
+def test_no_example_goes_to_two_processes_and_none_to_no_one(
+  source, layout, processes
+):
+  parts = [
+    open_(source, layout=LAYOUTS[layout], place=loader.Place(i, processes))
+    for i in range(processes)
+  ]
+  first = parts[0]
+  ids = [
+    example
+    for step in range(first.steps_per_epoch)
+    for example in first.example_ids(step)
+  ]
+  assert len(set(ids)) == len(ids) == first.num_examples
+  for view in first.batch(0):
+    found = [
+      example
+      for part in parts
+      for step in range(first.steps_per_epoch)
+      for example in _inputs(part.batch(step)[view])
+    ]
+    assert len(set(found)) == len(found) == len(ids)
+
+
 def test_rows_divide_over_devices_and_microbatches(source):
   for layout in LAYOUTS.values():
     opened = open_(source, layout=layout, place=loader.Place(0, 1, 6))

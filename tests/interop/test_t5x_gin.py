@@ -14,6 +14,7 @@ BUILT_IN_ONLY = {
   'train.gin': {
     'CHUNK_TOKENS',
     'EVAL_SPLITS',
+    'MAX_BAD_STEPS',
     'MESH',
     'MIXTURE_RATES',
     'MUTUAL_INFORMATION',

@@ -188,3 +188,33 @@ def hostile_runs(make_run, teach):
     make_run(name=name, predictions=lines)
   make_run.texts = list(HOSTILE)
   return make_run
+
+
+@pytest.fixture(scope='session')
+def small_data(tmp_path_factory):
+  """Prepared rows of ours, for runs of `small`."""
+  # Imported here: most tests of this folder need no JAX.
+  from tests.run import small
+
+  return small.prepare(tmp_path_factory.mktemp('prepared'))
+
+
+@pytest.fixture(scope='session')
+def settings(small_data):
+  """Makes settings of small runs, through the real gin files."""
+  from tests.run import small
+
+  def make(model_dir, *bindings):
+    return small.settings(model_dir, small_data, *bindings)
+
+  return make
+
+
+@pytest.fixture(scope='session')
+def unbroken(settings, tmp_path_factory):
+  """A run of 12 steps that nothing happened to, saved at 6 and 12."""
+  from dsbs_jax.run import loop
+
+  run = settings(tmp_path_factory.mktemp('runs') / 'unbroken')
+  assert loop.train(run) == 0
+  return run

@@ -10,83 +10,12 @@ import jax
 import numpy as np
 import pytest
 
-from dsbs_jax.core import network
-from dsbs_jax.run import (
-  checkpoints,
-  config,
-  journal,
-  loop,
-  preparation,
-  scoring,
-  signals,
-)
-
-REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
-ARCHIVE = REPOSITORY / 'tests/data/fixtures/archive'
-FILES = ['gin/train.gin', 'gin/models/tiny.gin', 'gin/benchmarks/svamp.gin']
-SMALL = (
-  "VOCABULARY = 'bytes'",
-  'VOCAB_SIZE = 384',
-  'EMB_DIM = 16',
-  'HEAD_DIM = 4',
-  'MLP_DIM = 32',
-  'NUM_ENCODER_LAYERS = 1',
-  'NUM_DECODER_LAYERS = 1',
-  'BATCH_SIZE = 4',
-  'TRAIN_STEPS = 12',
-  'EVAL_PERIOD = 6',
-  'LOG_PERIOD = 4',
-  'EVAL_BATCH_SIZE = 2',
-  'MAX_DECODE_LEN = 8',
-  'LEARNING_RATE = 1e-2',
-)
-
-
-@pytest.fixture(scope='module')
-def settings(tmp_path_factory):
-  """Makes settings through the real gin files, for prepared rows of ours."""
-  data_dir = str(tmp_path_factory.mktemp('prepared'))
-  preparation.prepare(
-    preparation.Preparation(
-      benchmark='svamp', source=str(ARCHIVE), data_dir=data_dir
-    )
-  )
-
-  def make(model_dir, *bindings) -> loop.Training:
-    folders = (f"MODEL_DIR = '{model_dir}'", f"DATA_DIR = '{data_dir}'")
-    return config.build(
-      loop.Training,
-      gin_files=FILES,
-      gin_bindings=[*folders, *SMALL, *bindings],
-      search_paths=[str(REPOSITORY)],
-    )
-
-  return make
-
-
-def _params(run, step):
-  shapes = network.param_shapes(run.model)
-  device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  like = checkpoints.shapes_with_shardings(
-    shapes, jax.tree.map(lambda _: device, shapes)
-  )
-  saved = checkpoints.Checkpoints(run.model_dir, read_only=True)
-  return saved.restore_params(step, like)
-
-
-def _lines(run):
-  return (pathlib.Path(run.model_dir) / journal.METRICS_FILE).read_text()
-
-
-@pytest.fixture(scope='module')
-def unbroken(settings, tmp_path_factory):
-  run = settings(tmp_path_factory.mktemp('runs') / 'unbroken')
-  assert loop.train(run) == 0
-  return run
+from dsbs_jax.run import checkpoints, loop, scoring, signals
+from tests.run import small
 
 
 def test_both_terms_fall_and_everything_is_written(unbroken):
-  lines = [json.loads(line) for line in _lines(unbroken).splitlines()]
+  lines = [json.loads(line) for line in small.lines(unbroken).splitlines()]
   train = [line for line in lines if line['split'] == 'train']
   assert [line['step'] for line in train] == [4, 6, 8, 12]
   for term in ('label/loss', 'rationale/loss', 'loss'):
@@ -132,15 +61,17 @@ def test_a_stopped_run_ends_bit_for_bit_as_an_unbroken_one(
   assert stop_at <= stopped_at <= stop_at + 1
   assert loop.train(run) == 0
   jax.tree.map(
-    np.testing.assert_array_equal, _params(run, 12), _params(unbroken, 12)
+    np.testing.assert_array_equal,
+    small.params(run, 12),
+    small.params(unbroken, 12),
   )
-  assert _lines(run) == _lines(unbroken)
+  assert small.lines(run) == small.lines(unbroken)
 
 
 def test_a_finished_run_has_nothing_to_do(unbroken):
-  before = _lines(unbroken)
+  before = small.lines(unbroken)
   assert loop.train(unbroken) == 0
-  assert _lines(unbroken) == before
+  assert small.lines(unbroken) == before
 
 
 @pytest.mark.parametrize(
@@ -179,7 +110,9 @@ def test_a_run_starts_from_another_run(unbroken, settings, tmp_path):
   run = settings(tmp_path, path, 'LEARNING_RATE = 0.0', 'TRAIN_STEPS = 1')
   assert loop.train(run) == 0
   jax.tree.map(
-    np.testing.assert_array_equal, _params(run, 1), _params(unbroken, 12)
+    np.testing.assert_array_equal,
+    small.params(run, 1),
+    small.params(unbroken, 12),
   )
 
 
@@ -215,10 +148,10 @@ def test_the_baselines_train(settings, tmp_path, task):
     tmp_path, f"MIXTURE_OR_TASK_NAME = '{task}'", 'TRAIN_STEPS = 4'
   )
   assert loop.train(run) == 0
-  last = json.loads(_lines(run).splitlines()[-1])
+  last = json.loads(small.lines(run).splitlines()[-1])
   assert (last['step'], last['split']) == (4, 'test')
-  assert 'rationale/loss' not in _lines(run)
-  first = json.loads(_lines(run).splitlines()[0])
+  assert 'rationale/loss' not in small.lines(run)
+  first = json.loads(small.lines(run).splitlines()[0])
   assert first['loss'] == pytest.approx(first['label/loss'], rel=0.05)
 
 
@@ -228,7 +161,7 @@ def test_the_mutual_information_term_is_trained_where_it_can_be(
   tied = 'MUTUAL_INFORMATION = 0.1'
   run = settings(tmp_path, tied, 'TRAIN_STEPS = 4', 'EVAL_SPLITS = ()')
   assert loop.train(run) == 0
-  (line,) = (json.loads(line) for line in _lines(run).splitlines())
+  (line,) = (json.loads(line) for line in small.lines(run).splitlines())
   terms = (line['label/loss'] + line['rationale/loss']) / 2
   assert line['loss'] == pytest.approx(
     terms + 0.1 * line['mutual_information'], rel=0.05
@@ -251,7 +184,7 @@ def test_layouts_give_the_same_losses(unbroken, settings, tmp_path, layout):
       tmp_path / name, f'LAYOUT = @packing.{name}', 'DROPOUT_RATE = 0.0'
     )
     loop.train(run)
-    both.append([json.loads(line) for line in _lines(run).splitlines()])
+    both.append([json.loads(line) for line in small.lines(run).splitlines()])
   for packed, other in zip(*both, strict=True):
     for key in ('label/loss', 'rationale/loss', 'grad_norm'):
       if key in packed:

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A checkpoint's list of its files: saved with it, compared before it is read.
+
+OCDBT checks its index, but neither the arrays that lie outside of it nor the
+JSON files beside it: a flipped bit there would be read as it stands. So every
+checkpoint of this project holds `checksums.json`, with the size and the
+SHA-256 of each file, and appears together with it. Checkpoints of others have
+no such list and are read as they are.
+"""
+
+import concurrent.futures
+import hashlib
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+FILE = 'checksums.json'
+
+_FORMAT = 1
+_READERS = 4
+_CHUNK = 1 << 20  # bytes
+
+
+def write(folder: pathlib.Path) -> None:
+  """Lists all files in the items of a checkpoint that is not yet in place.
+
+  Files directly in the folder are left out: Orbax still writes to them, and
+  nothing that a run depends on is in them.
+  """
+  paths = sorted(path for path in folder.glob('*/**/*') if path.is_file())
+  with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
+    entries = pool.map(_entry, paths)
+    files = {
+      path.relative_to(folder).as_posix(): entry
+      for path, entry in zip(paths, entries, strict=True)
+    }
+  contents = {'format': _FORMAT, 'files': files, 'sha256': _digest(files)}
+  (folder / FILE).write_text(json.dumps(contents))
+
+
+def is_listed(folder: str | epath.Path) -> bool:
+  """Whether a checkpoint has a list of its files."""
+  return (epath.Path(folder) / FILE).exists()
+
+
+def damage(
+  folder: str | epath.Path, *, largest: int | None = None, below: str = ''
+) -> str | None:
+  """What is wrong with a checkpoint.
+
+  Args:
+    folder: the checkpoint.
+    largest: files of more bytes are compared by size only; None reads all.
+    below: compares the files of one item only, such as 'metrics'.
+
+  Returns:
+    The damage in words; None where all is well, or where there is no list.
+  """
+  folder = epath.Path(folder)
+  if not is_listed(folder):
+    return None
+  try:
+    contents = json.loads((folder / FILE).read_text())
+    files = contents['files']
+    if contents['sha256'] != _digest(files):
+      return f'{FILE} holds other bytes than were saved'
+  except (ValueError, KeyError, TypeError) as error:
+    return f'{FILE} cannot be read ({error})'
+  expected = {
+    folder / name: (entry['bytes'], entry['sha256'])
+    for name, entry in files.items()
+    if name.startswith(below)
+  }
+  with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
+    found = pool.map(lambda pair: _compare(*pair, largest), expected.items())
+    problems = [
+      f'{path.relative_to(folder).as_posix()} {problem}'
+      for path, problem in zip(expected, found, strict=True)
+      if problem
+    ]
+  if not problems:
+    return None
+  rest = f', and {len(problems) - 1} more files' if problems[1:] else ''
+  return problems[0] + rest
+
+
+def check(folder: str | epath.Path, *, below: str = '') -> None:
+  """Raises ValueError if a checkpoint is not as it was saved."""
+  problem = damage(folder, below=below)
+  if problem:
+    raise ValueError(
+      f'{str(folder)!r} is damaged: {problem}. Take another checkpoint of the'
+      ' run, or a copy of this one.'
+    )
+
+
+def _entry(path: pathlib.Path) -> Mapping[str, Any]:
+  return {'bytes': path.stat().st_size, 'sha256': _sha256(path)}
+
+
+def _digest(files: Mapping[str, Any]) -> str:
+  text = json.dumps(files, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _sha256(path: pathlib.PurePath) -> str:
+  hasher = hashlib.sha256()
+  with path.open('rb') as file:
+    while chunk := file.read(_CHUNK):
+      hasher.update(chunk)
+  return hasher.hexdigest()
+
+
+def _compare(path, expected, largest) -> str | None:
+  size, sha256 = expected
+  if not path.is_file():
+    return 'is missing'
+  found = path.stat().length
+  if found != size:
+    return f'has {found:,} bytes, expected {size:,}'
+  if (largest is None or size <= largest) and _sha256(path) != sha256:
+    return 'holds other bytes than were saved'
+  return None
