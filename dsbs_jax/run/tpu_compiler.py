@@ -16,6 +16,8 @@ from dsbs_jax.run import devices as devices_lib
 # Without these the library looks for the metadata server of a TPU machine.
 _ENVIRONMENT = {
   'TPU_SKIP_MDS_QUERY': '1',
+  # Several processes may compile at once: none of them opens a chip.
+  'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
   'TPU_ACCELERATOR_TYPE': 'v5litepod-4',
   'TPU_WORKER_HOSTNAMES': 'localhost',
 }
