@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 import jax
+import numpy as np
 
 from dsbs_jax.core import network, partitioning, skipping, steps
 from dsbs_jax.data import loader, ordering, register, tokens, vocabularies
@@ -104,7 +105,8 @@ def train(run: Training, *, config_text: str | None = None) -> int:
     mesh=mesh,
     param_shardings=shardings.params,
   )
-  train_step = jit_step(run, optimizer, run_key, mesh=mesh, shardings=shardings)
+  train_step = jit_step(run, optimizer, mesh=mesh, shardings=shardings)
+  key_data = np.asarray(jax.random.key_data(run_key))
   step = int(state.step)
   log = journal.Journal(
     run.model_dir,
@@ -127,7 +129,7 @@ def train(run: Training, *, config_text: str | None = None) -> int:
   with contextlib.closing(log), contextlib.closing(saved):
     while step < run.train_steps and not stop.requested(step):
       batch = to_global(next(batches), partitioning.batch_sharding(mesh))
-      state, metrics = train_step(state, batch)
+      state, metrics = train_step(state, batch, key_data)
       step += 1
       tally.add(step, metrics)
       if first:
@@ -182,24 +184,32 @@ def open_data(
 
 
 def jit_step(
-  run: Training, optimizer: Any, run_key: jax.Array, *, mesh, shardings
+  run: Training, optimizer: Any, *, mesh: jax.sharding.Mesh, shardings: Any
 ) -> Any:
-  """The compiled training step: (state, batch) -> (state, metrics)."""
-  train_step = steps.make_train_step(
-    run.model,
-    settings.objective_of(run),
-    optimizer,
-    run_key=run_key,
-    num_microbatches=run.microbatches,
-    chunk_tokens=run.chunk_tokens,
-    num_pairs=run.batch_size,
-  )
-  if run.max_bad_steps:
-    train_step = skipping.skip_non_finite(train_step)
+  """The compiled step: (state, batch, key data) -> (state, metrics).
+
+  The run's key is an argument, so that runs which differ in their seed alone
+  share one compiled program.
+  """
+
+  def train_step(state, batch, key_data):
+    step = steps.make_train_step(
+      run.model,
+      settings.objective_of(run),
+      optimizer,
+      run_key=jax.random.wrap_key_data(key_data),
+      num_microbatches=run.microbatches,
+      chunk_tokens=run.chunk_tokens,
+      num_pairs=run.batch_size,
+    )
+    if run.max_bad_steps:
+      step = skipping.skip_non_finite(step)
+    return step(state, batch)
+
   replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
   return jax.jit(
     train_step,
-    in_shardings=(shardings, partitioning.batch_sharding(mesh)),
+    in_shardings=(shardings, partitioning.batch_sharding(mesh), replicated),
     out_shardings=(shardings, replicated),
     donate_argnums=0,
   )

@@ -189,3 +189,30 @@ def test_layouts_give_the_same_losses(unbroken, settings, tmp_path, layout):
     for key in ('label/loss', 'rationale/loss', 'grad_norm'):
       if key in packed:
         assert packed[key] == pytest.approx(other[key], rel=1e-5)
+
+
+def test_runs_that_differ_in_their_seed_share_one_program(settings, tmp_path):
+  texts = set()
+  for seed in (0, 1):
+    run = settings(tmp_path / str(seed), f'SEED = {seed}', 'DROPOUT_RATE = 0.1')
+    optimizer = run.transformation()
+    init_key, run_key = jax.random.split(jax.random.key(seed))
+    mesh = loop.partitioning.make_mesh('1x1')
+    shapes = jax.eval_shape(
+      lambda key: loop.steps.init_state(key, run.model, optimizer), init_key
+    )
+    source = loop.register.source(
+      data_dir=run.data_dir, vocabulary=run.vocabulary, prefixes=run.prefixes
+    )
+    step = loop.jit_step(
+      run,
+      optimizer,
+      mesh=mesh,
+      shardings=loop.partitioning.state_shardings(
+        shapes, mesh, run.sharding_rules()
+      ),
+    )
+    batch = next(loop.open_data(run, source, mesh).iterate())
+    batch = jax.tree.map(np.zeros_like, batch)
+    texts.add(step.lower(shapes, batch, jax.random.key_data(run_key)).as_text())
+  assert len(texts) == 1
