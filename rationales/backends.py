@@ -159,9 +159,9 @@ class Replay:
       raise calls.Permanent('the recorded file has no answer for this row')
     return calls.Answer(
       texts=tuple(record['text'] for record in found),
-      finish_reasons=tuple(record['finish_reason'] for record in found),
+      finish_reasons=tuple(record.get('finish_reason') for record in found),
       usage=None,
-      model=found[0]['model'],
+      model=found[0].get('model'),
       source=self.name,
     )
 

@@ -44,7 +44,7 @@ class Jobs:
   def remember(self, record: Mapping[str, Any]) -> None:
     """Takes in a line of the file; skips other kinds."""
     if record['kind'] == records.BATCH:
-      fields = {f.name: record[f.name] for f in dataclasses.fields(Job)}
+      fields = {f.name: record.get(f.name) for f in dataclasses.fields(Job)}
       self._jobs[record['number']] = Job(**fields)
 
   def pending(self) -> list[Job]:

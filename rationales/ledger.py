@@ -130,7 +130,7 @@ class Ledger:
       return 0
     try:
       json.loads(tail)
-    except ValueError:
+    except (ValueError, RecursionError):
       os.ftruncate(self._descriptor, start)
       return len(tail)
     self._write(b'\n')

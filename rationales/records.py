@@ -21,6 +21,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
@@ -34,6 +35,19 @@ LOST = 'lost'
 BATCH = 'batch'
 
 ANSWERS = (COMPLETION, RATIONALIZATION)
+
+_HASH = re.compile('[0-9a-f]{1,16}')
+# What is read of the lines of a kind, and what it must be.
+_FIELDS = {
+  HEADER: {'settings': dict},
+  BATCH: {
+    'number': int,
+    'event': str,
+    'file_id': str,
+    'uploaded_at': (int, float),
+  },
+  **dict.fromkeys(ANSWERS, {'id': str, 'sample': int, 'prompt_hash': str}),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +96,7 @@ def scan(path: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
       try:
         record = json.loads(line)
         kind = record['kind']
-      except (ValueError, TypeError, KeyError):
+      except (ValueError, TypeError, KeyError, RecursionError):
         if not line.endswith(b'\n'):
           return
         raise ValueError(
@@ -95,8 +109,37 @@ def scan(path: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
           f'{path}:{number} is a {kind} without a text. Delete the line;'
           ' the next run asks again.'
         )
+      fault = _fault(record)
+      if fault:
+        raise ValueError(
+          f'{path}:{number} is a {kind} whose {fault}. The file was edited:'
+          ' mend or delete the line, or give another file with --out.'
+        )
       yield offset, record
       offset += len(line)
+
+
+def _fault(record: dict[str, Any]) -> str | None:
+  """What a line lacks that its readers rely on, in words."""
+  kind = record['kind']
+  fields = _FIELDS.get(kind, {}) if isinstance(kind, str) else {}
+  for name, expected in fields.items():
+    if not isinstance(record.get(name), expected):
+      return f'{name} is {record.get(name)!r:.60}'
+  if kind in ANSWERS and not _HASH.fullmatch(record['prompt_hash']):
+    return f'prompt_hash is {record["prompt_hash"]!r:.60}'
+  usage = record.get('usage')
+  if usage and not _is_usage(usage):
+    return f'usage is {usage!r:.60}'
+  return None
+
+
+def _is_usage(usage: Any) -> bool:
+  names = ('prompt_tokens', 'completion_tokens')
+  return isinstance(usage, dict) and all(
+    isinstance(usage.get(name), int) and 0 <= usage[name] < 1 << 53
+    for name in names
+  )
 
 
 class Index:

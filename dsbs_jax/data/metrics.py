@@ -109,13 +109,26 @@ def _within_bounds(text: str) -> bool:
 
 def _walk(node: ast.AST) -> int | float:
   """The value of a syntax tree; SyntaxError for what is not arithmetic."""
+  # A long sum leans to the left: walked in a loop, so that the depth of calls
+  # is bounded by MAX_DEPTH and no value depends on how deep the caller is.
+  pending = []
+  while isinstance(node, ast.BinOp) and type(node.op) in _BINARY:
+    pending.append(node)
+    node = node.left
+  number = _operand(node)
+  for outer in reversed(pending):
+    number = _BINARY[type(outer.op)](number, _walk(outer.right))
+  return number
+
+
+def _operand(node: ast.AST) -> int | float:
   match node:
     case ast.Constant(value=int() | float() as number):
       return number
-    case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
-      return _BINARY[type(op)](_walk(left), _walk(right))
     case ast.UnaryOp(op=op, operand=operand) if type(op) in _UNARY:
       return _UNARY[type(op)](_walk(operand))
+    case ast.BinOp(op=op) if type(op) in _BINARY:
+      return _walk(node)
   raise SyntaxError(f'{type(node).__name__} is not arithmetic')
 
 

@@ -19,6 +19,10 @@ NO_LABEL = 'no_label'
 BLANK_LABEL = 'blank_label'
 BLANK_RATIONALE = 'blank_rationale'
 
+# A pattern may take time quadratic in what it searches, and completions are
+# as long as a model runs on.
+MAX_SEARCHED_CHARS = 10_000
+
 
 @dataclasses.dataclass(frozen=True)
 class Parsed:
@@ -80,8 +84,8 @@ def after_marker(
 
   Args:
     marker: literal text that ends the rationale and must occur once.
-    label: regular expression, searched after the marker; its first group, or
-      the whole match without one, is the label.
+    label: regular expression, searched in the MAX_SEARCHED_CHARS after the
+      marker; its first group, or the whole match without one, is the label.
     until: texts that begin the next example where a model runs on, such as
       'Q:'; the completion is cut at the first of them.
 
@@ -96,7 +100,7 @@ def after_marker(
     if isinstance(parts, Unparsed):
       return parts
     rationale = parts[0].strip()
-    match = pattern.search(parts[1])
+    match = pattern.search(parts[1][:MAX_SEARCHED_CHARS])
     if match is None:
       return Unparsed(NO_LABEL, rationale)
     found = match[1] if pattern.groups else match[0]

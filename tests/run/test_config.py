@@ -74,9 +74,9 @@ def test_operative_config_rebuilds_the_settings(files, tmp_path):
   ('binding', 'expected'),
   [
     ('WIDHT = 3', 'WIDHT is read by nothing.*Did you mean WIDTH'),
-    ('here.Model.widht = 3', "doesn't have a parameter named 'widht'"),
-    ('here.Modle.width = 3', 'has no attribute Modle'),
-    ('WIDTH = eight', 'Failed to parse token .eight'),
+    ('here.Model.widht = 3', 'has no parameter widht. Did you mean width?'),
+    ('here.Modle.width = 3', 'has no Modle. Did you mean here.Model?'),
+    ('WIDTH = eight', 'gin.WIDTH=eight: the value cannot be read'),
   ],
 )
 def test_typos_are_errors(files, binding, expected):
