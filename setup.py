@@ -3,6 +3,7 @@
 
 import setuptools
 
+FUZZ = ['atheris']
 HF = ['transformers', 'torch']
 EXTRACT = ['openai>=3']
 SERVE = ['aiohttp', 'prometheus_client']
@@ -46,6 +47,7 @@ setuptools.setup(
   extras_require={
     'test': TEST,
     'extract': EXTRACT,
+    'fuzz': FUZZ,
     'hf': HF,
     'serve': SERVE,
     'tpu': ['jax[tpu]'],

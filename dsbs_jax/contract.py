@@ -91,7 +91,7 @@ def parse_task_name(name: str) -> TaskName:
   Raises:
     ValueError: the name does not follow the grammar.
   """
-  match = _NAME.fullmatch(name)
+  match = _NAME.fullmatch(name) if isinstance(name, str) else None
   if match is None:
     raise ValueError(
       f'{name!r} is not a task name of this project, expected'

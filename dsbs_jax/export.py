@@ -24,6 +24,9 @@ FLAGS = {
   'output_length': flags.DEFINE_integer(
     'output_length', 64, 'StableHLO: tokens of an output at most.'
   ),
+  'allow_bin': flags.DEFINE_bool(
+    'allow_bin', False, 'Read pytorch_model.bin, by a weights-only loader.'
+  ),
 }
 
 

@@ -19,4 +19,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  door.run(main)
+  door.run(main, takes_arguments=True)

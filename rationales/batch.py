@@ -21,9 +21,7 @@ import asyncio
 import dataclasses
 import itertools
 import json
-import pathlib
 from collections.abc import Iterator
-from typing import Any
 
 import openai
 
@@ -57,6 +55,8 @@ class Batches:
     account: the money.
     poll_seconds: between two looks at a batch.
     size: most calls in a batch.
+    forget: whether batches that the server no longer knows are given up:
+      their cost is booked as lost, their rows are asked again.
   """
 
   def __init__(
@@ -72,6 +72,7 @@ class Batches:
     account: bill.Bill,
     poll_seconds: float,
     size: int,
+    forget: bool = False,
   ):
     if size < 1 or poll_seconds < 0:
       raise ValueError(
@@ -84,6 +85,7 @@ class Batches:
     self._sampling, self._key, self._file = sampling, key, file
     self._jobs, self._backoff, self._account = known, backoff, account
     self._poll_seconds, self._size = poll_seconds, size
+    self._forget = forget
 
   async def run(
     self,
@@ -102,7 +104,8 @@ class Batches:
       Why it ended; `reason` has the words.
     """
     try:
-      for chunk in _chunks(self._affordable(todo), self._size):
+      affordable = self._affordable(todo)
+      while chunk := list(itertools.islice(affordable, self._size)):
         await self._submit(chunk)
       await self._collect_all(index, watch)
     except calls.Fatal as error:
@@ -121,11 +124,14 @@ class Batches:
 
   async def _submit(self, chunk: list[calls.Call]) -> None:
     number = self._jobs.next_number()
-    requests, kept = self._paths(number)
+    requests, kept = jobs.paths(self._file.path, number)
     jobs.write(kept, map(jobs.call_record, chunk))
     jobs.write(
       requests,
-      (self._request(call, place) for place, call in enumerate(chunk)),
+      (
+        jobs.request(self._sampling, call, place)
+        for place, call in enumerate(chunk)
+      ),
     )
     uploaded = await self._insist(
       lambda: self._client.files.create(file=requests, purpose='batch')
@@ -135,15 +141,6 @@ class Batches:
     )
     self._note(job)
     await self._start(job, known=False)
-
-  def _request(self, call: calls.Call, place: int) -> dict[str, Any]:
-    chat = self._sampling.endpoint == calls.CHAT
-    return {
-      'custom_id': str(place),
-      'method': 'POST',
-      'url': f'/v1/{"chat/" if chat else ""}completions',
-      'body': self._sampling.body(call),
-    }
 
   async def _start(self, job: jobs.Job, *, known: bool) -> None:
     """Creates the batch of an uploaded file, unless there is one.
@@ -183,24 +180,61 @@ class Batches:
     self, index: records.Index, watch: progress.Progress
   ) -> None:
     for job in self._jobs.pending():
-      if job.event == jobs.UPLOADED:
+      if job.event == jobs.UPLOADED and not await self._given_up(job):
         await self._start(job, known=True)
     waiting = self._jobs.pending()
     while waiting:
       for job in list(waiting):
-        state = await self._insist(
-          lambda job=job: self._client.batches.retrieve(job.batch_id)
-        )
-        if state.status not in _RUNNING:
+        state = await self._insist(lambda job=job: self._look(job))
+        if state is None:
+          self._give_up(job, watch)
+          waiting.remove(job)
+        elif state.status not in _RUNNING:
           await self._collect(job, state, index, watch)
           waiting.remove(job)
       watch.tick()
       if waiting:
         await asyncio.sleep(self._poll_seconds)
 
+  async def _look(self, job: jobs.Job):
+    """The server's state of a batch; None where it knows none and may not."""
+    try:
+      return await self._client.batches.retrieve(job.batch_id)
+    except openai.NotFoundError as error:
+      if self._forget:
+        return None
+      raise calls.Fatal(
+        f'the server does not know the batch {job.batch_id} (404): it belongs'
+        ' to another account or --base_url, or its answers are gone. Give the'
+        ' right one, or ask its rows again with --forget_batches'
+      ) from error
+
+  async def _given_up(self, job: jobs.Job) -> bool:
+    """Drops an upload that became no batch, where that is wanted: it is free."""
+    if not self._forget or await self._insist(lambda: self._find(job)):
+      return False
+    self._drop(job)
+    return True
+
+  def _give_up(self, job: jobs.Job, watch: progress.Progress) -> None:
+    """Books a batch as paid for nothing; its rows are open again."""
+    _, kept = jobs.paths(self._file.path, job.number)
+    reason = f'the server no longer knows the batch {job.batch_id}'
+    for record in jobs.read(kept):
+      call = jobs.call(record)
+      utmost = self._account.lose(call)
+      self._file.append(lines.lost(call, reason, utmost, self.name))
+    watch.fault(reason)
+    self._drop(job)
+
+  def _drop(self, job: jobs.Job) -> None:
+    self._note(dataclasses.replace(job, event=jobs.COLLECTED))
+    for path in jobs.paths(self._file.path, job.number):
+      path.unlink(missing_ok=True)
+
   async def _collect(self, job, state, index, watch) -> None:
     """Writes the answers of a batch that has ended, however it ended."""
-    requests, kept = self._paths(job.number)
+    _, kept = jobs.paths(self._file.path, job.number)
     asked = [jobs.call(record) for record in jobs.read(kept)]
     for file_id in (state.output_file_id, state.error_file_id):
       if file_id is None:
@@ -211,9 +245,7 @@ class Batches:
       for line in content.content.splitlines():
         self._keep(asked, json.loads(line), index, watch)
     self._file.sync()
-    self._note(dataclasses.replace(job, event=jobs.COLLECTED))
-    requests.unlink(missing_ok=True)
-    kept.unlink(missing_ok=True)
+    self._drop(job)
     if state.status != 'completed':
       errors = getattr(state.errors, 'data', None) or []
       words = '; '.join(str(error.message) for error in errors[:3])
@@ -264,15 +296,3 @@ class Batches:
     self._file.append(job.line())
     self._file.sync()
     self._jobs.remember(job.line())
-
-  def _paths(self, number: int) -> tuple[pathlib.Path, pathlib.Path]:
-    path = self._file.path
-    requests = path.with_name(f'{path.name}.batch-{number}.requests')
-    return requests, path.with_name(f'{path.name}.batch-{number}.calls')
-
-
-def _chunks(
-  todo: Iterator[calls.Call], size: int
-) -> Iterator[list[calls.Call]]:
-  while chunk := list(itertools.islice(todo, size)):
-    yield chunk

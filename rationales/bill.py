@@ -15,6 +15,7 @@ A call that may have been paid but gave no answer counts at most.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 from rationales import calls, records
@@ -40,7 +41,8 @@ class Prices:
   budget: float | None = None
 
   def __post_init__(self):
-    if self.prompt < 0 or self.completion < 0 or (self.budget or 0) < 0:
+    figures = (self.prompt, self.completion, self.budget or 0)
+    if not all(0 <= figure < math.inf for figure in figures):
       raise ValueError(
         f'--price_in is {self.prompt}, --price_out {self.completion},'
         f' --budget {self.budget}; expected 0 or more, in money per million'

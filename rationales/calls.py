@@ -74,7 +74,7 @@ class Sampling:
       )
     if not self.model:
       raise ValueError("--model is missing: give the server's name of it.")
-    if self.temperature < 0 or self.max_tokens < 0:
+    if not 0 <= self.temperature < float('inf') or self.max_tokens < 0:
       raise ValueError(
         f'--temperature is {self.temperature} and --max_tokens'
         f' {self.max_tokens}, expected 0 or more of both.'

@@ -80,6 +80,11 @@ _TPM = flags.DEFINE_float('tpm', 0, 'Tokens per minute; 0 sets no limit.')
 _TIMEOUT = flags.DEFINE_float('timeout', 120.0, 'Seconds for one call.')
 _ATTEMPTS = flags.DEFINE_integer('attempts', 8, 'Attempts per call.')
 _POLL = flags.DEFINE_float('poll_seconds', 30.0, 'Between looks at a batch.')
+_FORGET = flags.DEFINE_bool(
+  'forget_batches',
+  False,
+  'Give up batches that the server no longer knows: their rows are asked again.',
+)
 _BATCH_SIZE = flags.DEFINE_integer('batch_size', 20_000, 'Calls per batch.')
 
 _PRICE_IN = flags.DEFINE_float('price_in', 0.0, 'Per million prompt tokens.')
@@ -181,6 +186,7 @@ def _server(key: secret.Secret) -> extraction.Server:
     poll_seconds=_POLL.value,
     batch_size=_BATCH_SIZE.value,
     replay=_REPLAY.value,
+    forget_batches=_FORGET.value,
   )
 
 

@@ -3,12 +3,14 @@
 
 import asyncio
 import dataclasses
+import math
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import rich.console
 
+from dsbs_jax.data import printing
 from rationales import (
   backends,
   batch,
@@ -45,6 +47,7 @@ class Server:
     backoff: waits between attempts.
     poll_seconds, batch_size: see `batch.Batches`.
     replay: the completions file of the replay backend.
+    forget_batches: see `batch.Batches`.
   """
 
   backend: str
@@ -58,10 +61,16 @@ class Server:
   poll_seconds: float
   batch_size: int
   replay: str | None
+  forget_batches: bool = False
 
   def __post_init__(self):
-    if self.timeout <= 0:
+    if not 0 < self.timeout < math.inf:
       raise ValueError(f'--timeout is {self.timeout}, expected more than 0.')
+    if self.concurrency < 1 or not (self.rpm >= 0 and self.tpm >= 0):
+      raise ValueError(
+        f'--concurrency is {self.concurrency}, --rpm {self.rpm}, --tpm'
+        f' {self.tpm}; expected at least 1, 0 and 0 (0 sets no limit).'
+      )
     if self.concurrency > _MOST_CONNECTIONS:
       raise ValueError(
         f'--concurrency is {self.concurrency}, expected at most'
@@ -125,7 +134,7 @@ class Extraction:
       ) as watch:
         ending = self._ask(self._calls(past), file, past, account, watch)
     for line in watch.summary():
-      console.print(line)
+      console.print(printing.visible(line))
     return self._status(ending, watch, console)
 
   def _account(self) -> bill.Bill:
@@ -163,6 +172,12 @@ class Extraction:
 
   def _calls(self, past: history.History) -> Iterator[calls.Call]:
     if self.rationalize:
+      if not self.path.is_file():
+        raise ValueError(
+          f'{self.path} does not exist, expected the completions of a first'
+          ' pass: --rationalize asks again about their wrong labels. Run'
+          ' without it first, or correct --out.'
+        )
       return self.todo.second_pass(past.index, self.path)
     return self.todo.first_pass(past.index)
 
@@ -187,7 +202,7 @@ class Extraction:
     ) as watch:
       ending = self._ask(iter(()), file, past, account, watch)
     if ending[0] != session.Ending.DONE and not past.jobs.pending():
-      console.print(ending[1])
+      console.print(printing.visible(ending[1]))
     return ending, watch
 
   def _ask(
@@ -210,6 +225,7 @@ class Extraction:
         account=account,
         poll_seconds=server.poll_seconds,
         size=server.batch_size,
+        forget=server.forget_batches,
       )
       try:
         return asyncio.run(runner.run(todo, past.index, watch)), runner.reason
@@ -239,7 +255,7 @@ class Extraction:
         ' the same command goes on from there.'
       )
     if reason:
-      console.print(f'stopped: {reason}')
+      console.print(printing.visible(f'stopped: {reason}'))
     console.print(f'completions: {self.path}')
     statuses = {
       session.Ending.BUDGET: _OUT_OF_MONEY,

@@ -83,3 +83,22 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
     )
   with path.open('rb') as file:
     return [json.loads(line) for line in file]
+
+
+def paths(path: pathlib.Path, number: int) -> tuple[pathlib.Path, pathlib.Path]:
+  """The files of a batch's requests and calls, beside the completions."""
+  requests = path.with_name(f'{path.name}.batch-{number}.requests')
+  return requests, path.with_name(f'{path.name}.batch-{number}.calls')
+
+
+def request(
+  sampling: calls.Sampling, asked: calls.Call, place: int
+) -> dict[str, Any]:
+  """A line of the file of requests."""
+  chat = sampling.endpoint == calls.CHAT
+  return {
+    'custom_id': str(place),
+    'method': 'POST',
+    'url': f'/v1/{"chat/" if chat else ""}completions',
+    'body': sampling.body(asked),
+  }

@@ -103,9 +103,15 @@ def load(path: pathlib.Path) -> Prompt:
       ' five to start from) or name yours with --prompt=FILE.'
     ) from None
   except ValueError as error:
-    raise ValueError(f'{path} is not JSON: {error}.') from None
+    raise ValueError(
+      f'{path} is not JSON ({error}), expected a prompt file. Correct it, or'
+      ' give another with --prompt.'
+    ) from None
   if not isinstance(data, dict):
-    raise ValueError(f'{path} holds a {type(data).__name__}, not an object.')
+    raise ValueError(
+      f'{path} holds a {type(data).__name__}, expected a JSON object. Correct'
+      ' it, or give another with --prompt.'
+    )
   missing = [name for name in _TEXTS if not isinstance(data.get(name), str)]
   if missing or not isinstance(data.get('exemplars'), list):
     raise ValueError(

@@ -50,6 +50,8 @@ class Worklist:
         f'--samples is {self.samples} and --samples_per_call'
         f' {self.samples_per_call}, expected 1 or more of both.'
       )
+    if self.limit is not None and self.limit < 1:
+      raise ValueError(f'--limit is {self.limit}, expected 1 row or more.')
 
   def first_pass(self, index: records.Index) -> Iterator[calls.Call]:
     """Calls for the samples that the file has no answer to.

@@ -54,9 +54,13 @@ class Distillation:
   mutual_information: float = 0.0
 
   def __post_init__(self):
+    for name in ('alpha', 'z_loss', 'label_smoothing'):
+      value = getattr(self, name)
+      if not isinstance(value, int | float):
+        raise ValueError(f'{name} is {value!r}, expected a number.')
     if not 0.0 <= self.alpha <= 1.0:
       raise ValueError(f'alpha is {self.alpha}, expected a number in [0, 1].')
-    if not self.z_loss >= 0.0:
+    if not 0.0 <= self.z_loss < float('inf'):
       raise ValueError(f'z_loss is {self.z_loss}, expected a number >= 0.')
     if not 0.0 <= self.label_smoothing < 1.0:
       raise ValueError(

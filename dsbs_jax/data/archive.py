@@ -6,6 +6,7 @@ folders above `cqa/cqa_train.json`. Zip files come from elsewhere and are
 checked before a byte of them is used.
 """
 
+import collections
 import dataclasses
 import fnmatch
 import glob
@@ -84,12 +85,23 @@ def open_archive(path: str | pathlib.Path) -> Archive:
       ' Check the path.'
     )
   if not zipfile.is_zipfile(path):
+    if path.suffix.lower() == '.zip':
+      raise ValueError(
+        f'The source {path} is no whole zip file: it is cut or damaged. Get it'
+        ' again.'
+      )
     raise ValueError(
       f'The source {path} is neither a folder nor a zip file. Give the'
       " folder that holds the rows' file."
     )
-  with zipfile.ZipFile(path) as archive:
-    members = archive.infolist()
+  try:
+    with zipfile.ZipFile(path) as archive:
+      members = archive.infolist()
+  except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+    raise ValueError(
+      f'The source {path} is damaged ({error}), expected a whole zip file. Get'
+      ' it again.'
+    ) from error
   if len(members) > MAX_MEMBERS:
     raise ValueError(
       f'{path} has {len(members):,} members, expected at most'
@@ -97,6 +109,14 @@ def open_archive(path: str | pathlib.Path) -> Archive:
     )
   for member in members:
     _check(member, path)
+  names = collections.Counter(member.filename for member in members)
+  name, times = max(names.items(), key=lambda item: item[1], default=('', 0))
+  if times > 1:
+    raise ValueError(
+      f'{path} has {times} members named {name!r}, expected each once: the'
+      ' one that is read could be another than the one that is looked at.'
+      ' Unpack what is needed and give the folder.'
+    )
   return Zip(path, frozenset(m.filename for m in members if not m.is_dir()))
 
 

@@ -129,7 +129,10 @@ class Benchmark:
     """
     if self.example_id is None:
       return f'{split}-{index}'
-    return str(self.example_id(row))
+    found = self.example_id(row)
+    if not isinstance(found, str | int) or found == '':
+      raise ValueError(f'the id is {found!r:.60}, expected text or a number')
+    return str(found)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,6 +217,11 @@ def find(name: str, *, module: str | None = None) -> Benchmark:
       ' when its module is imported first (see tasks/README.md).'
     )
   return _REGISTRY[name]
+
+
+def import_all() -> None:
+  """Imports every module of `tasks`, so that all benchmarks are known."""
+  _import_tasks('')
 
 
 def _import_tasks(name: str) -> None:

@@ -91,7 +91,7 @@ class Positional:
     extra = sum(1 for _ in self._texts)
     if extra:
       raise ValueError(
-        f'{self._files[0][0]} and its {len(self._files) - 1} followers have'
+        f'{" + ".join(name for name, _ in self._files)}: there are'
         f' {num_rows + extra:,} completions for {num_rows:,} rows, expected'
         ' one per row. Check that they belong to this split.'
       )
@@ -101,7 +101,7 @@ class Positional:
       for record in records.read(opener(), name):
         if not isinstance(record.value, str):
           raise ValueError(
-            f'{record.place} is a {type(record.value).__name__}, expected a'
+            f'{record.place} is {str(record.value)!r:.60}, expected a JSON'
             ' string, the completion of one row. Fix the file.'
           )
         yield _encodable(record.value)

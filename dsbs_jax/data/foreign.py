@@ -5,6 +5,7 @@ They are read through seqio once per run and kept in memory: what such a task
 is made of cannot be known, so neither can it when a copy on disk is stale.
 """
 
+import difflib
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +14,7 @@ import tensorflow as tf
 from absl import logging
 
 from dsbs_jax import contract
+from dsbs_jax.data import benchmark as benchmark_lib
 from dsbs_jax.data import providers, ragged, register, tokens
 
 
@@ -38,10 +40,15 @@ def load(
   try:
     provider = seqio.get_mixture_or_task(name)
   except ValueError as error:
+    benchmark_lib.import_all()  # so that their names can be guessed
+    register.build()
+    known = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
+    near = difflib.get_close_matches(str(name), sorted(known), n=3)
+    hint = f' Did you mean {" or ".join(near)}?' if near else ''
     raise ValueError(
       f'{name!r} is neither a name of this project (BENCHMARK_gt_dsbs and the'
-      f' like) nor registered with seqio: {error} Import the module that'
-      ' registers it.'
+      f' like) nor registered with seqio.{hint} Correct MIXTURE_OR_TASK_NAME,'
+      ' or import the module that registers it.'
     ) from error
   found = {task: _splits(task, source) for task in seqio.get_subtasks(provider)}
   tasks = [task for task, splits in found.items() if split in splits]

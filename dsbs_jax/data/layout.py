@@ -60,6 +60,48 @@ def parts(
   return found
 
 
+def files(
+  benchmark: benchmark_lib.Benchmark, path: Path, names: Sequence[str]
+) -> dict[str, list[str]]:
+  """The files that hold the rows of some splits, with the source's path.
+
+  Args:
+    benchmark: the benchmark.
+    path: folder or zip file.
+    names: splits, a derived one too.
+
+  Returns:
+    split -> its files.
+
+  Raises:
+    ValueError: a file is missing, or two splits lie in different folders.
+      Files are searched some folders deep: where one is missing, another
+      benchmark's of the same name would be taken for it.
+  """
+  source = archive.open_archive(path)
+  found, folders = {}, {}
+  for split in names:
+    home = home_of(benchmark, split)
+    found[split] = [part.file for part in parts(benchmark, source, home)]
+    file, wanted = found[split][0], benchmark.splits[home]
+    if isinstance(wanted, str) and file.endswith(wanted):
+      folders.setdefault(file.removesuffix(wanted), (split, file))
+  if len(folders) > 1:
+    (one, first), (other, second) = list(folders.values())[:2]
+    raise ValueError(
+      f'{source.root} has the {one} rows of {benchmark.name!r} in {first} and'
+      f' its {other} rows in {second}, expected one folder. Give that folder'
+      f' as the source, or leave one out: --splits={one}.'
+    )
+  return {s: [f'{source.root}/{f}' for f in found[s]] for s in found}
+
+
+def home_of(benchmark: benchmark_lib.Benchmark, split: str) -> str:
+  """The split whose file holds the rows of a split."""
+  derived = benchmark.derive_validation and split == 'validation'
+  return 'train' if derived else split
+
+
 def file_names(benchmark: benchmark_lib.Benchmark, split: str) -> str:
   """The file names that hold a split, for errors."""
   files = benchmark.splits[split]
@@ -174,7 +216,9 @@ def _header_split(path: pathlib.Path) -> str:
     for number, _, line in itertools.islice(records.lines(file, str(path)), 1):
       header = records.decode(line, f'{path}:{number}')
       if isinstance(header, dict) and header.get('kind') == 'header':
-        return (header.get('settings') or {}).get('split') or 'train'
+        settings = header.get('settings')
+        split = settings.get('split') if isinstance(settings, dict) else None
+        return split or 'train'
   return 'train'
 
 

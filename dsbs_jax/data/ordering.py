@@ -40,8 +40,10 @@ class Reading:
   def __post_init__(self):
     if self.batch_size < 1:
       raise ValueError(f'batch_size is {self.batch_size}, expected 1 or more.')
-    if self.seed < 0:
-      raise ValueError(f'seed is {self.seed}, expected 0 or more.')
+    if not isinstance(self.seed, int) or not 0 <= self.seed < 1 << 32:
+      raise ValueError(
+        f'seed is {self.seed!r}, expected a whole number from 0 to 2**32 - 1.'
+      )
     if self.num_epochs is not None and self.num_epochs < 1:
       raise ValueError(
         f'num_epochs is {self.num_epochs}, expected 1 or more, or None.'

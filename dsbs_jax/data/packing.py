@@ -201,7 +201,13 @@ def for_view(layout: Layout, view: str) -> Layout:
   Returns:
     A layout whose lengths are None or {'inputs': S, 'targets': T}.
   """
-  if layout.lengths is None or 'inputs' in layout.lengths:
+  lengths = layout.lengths
+  if lengths is not None and not isinstance(lengths, Mapping):
+    raise ValueError(
+      f"lengths is {lengths!r}, expected None or {{'inputs': S, 'targets': T}}."
+      ' Correct TASK_FEATURE_LENGTHS.'
+    )
+  if lengths is None or 'inputs' in lengths:
     return layout
   if view not in layout.lengths:
     raise ValueError(
@@ -269,12 +275,18 @@ def _widths(
     ('targets', examples.targets.lengths),
   ):
     allowed = lengths[side]
+    if not isinstance(allowed, int) or allowed < 1:
+      raise ValueError(
+        f'{side} length is {allowed!r}, expected a whole number of tokens, 1'
+        ' or more. Correct TASK_FEATURE_LENGTHS.'
+      )
     cut = found > allowed
     if cut.any() and not truncate:
       raise ValueError(
         f'{side} length is {allowed}, but {cut.sum():,} of {len(found):,}'
-        f' examples are longer, by {(found[cut] - allowed).mean():.1f} tokens'
-        f' on average; the longest has {found.max()}. Raise the length, leave'
+        f' examples are longer and would be cut, by'
+        f' {(found[cut] - allowed).mean():.1f} tokens on average; the longest'
+        f' has {found.max()}. Raise the length, leave'
         ' it out to have it chosen, or allow cutting with truncate=True.'
       )
   return int(lengths['inputs']), int(lengths['targets'])

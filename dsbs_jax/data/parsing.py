@@ -21,7 +21,7 @@ BLANK_RATIONALE = 'blank_rationale'
 
 # A pattern may take time quadratic in what it searches, and completions are
 # as long as a model runs on.
-MAX_SEARCHED_CHARS = 10_000
+MAX_SEARCHED_CHARS = 4_000
 
 
 @dataclasses.dataclass(frozen=True)

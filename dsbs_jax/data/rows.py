@@ -105,7 +105,12 @@ def check(
       f' {", ".join(map(repr, fields)) or "none"}. Fix or drop the row.'
     ) from error
   for name, found in (('id', row_id), ('input', text), ('label', label)):
-    if not isinstance(found, str) or not _storable(found):
+    if not isinstance(found, str):
+      raise ValueError(
+        f'{place} has the {name} {found!r:.60}, expected text. Fix or drop the'
+        ' row.'
+      )
+    if not _storable(found):
       raise ValueError(
         f'{place} has the {name} {found!r:.60}, expected text without'
         ' NUL characters and lone surrogates. Fix or drop the row.'

@@ -153,9 +153,7 @@ class Examples:
 
   @property
   def _home(self) -> str:
-    """The split whose file holds the rows."""
-    derived = self.benchmark.derive_validation and self.split == 'validation'
-    return 'train' if derived else self.split
+    return layout.home_of(self.benchmark, self.split)
 
   def _chosen(self) -> np.ndarray | None:
     """Indices of the split's rows in its file; None where all are taken."""
@@ -279,7 +277,8 @@ class _Slots:
 def _records(
   source: archive.Archive, part: benchmark_lib.Part
 ) -> Iterator[records.Record]:
-  found = records.read(source.open(part.file), part.file)
+  place = f'{source.root}/{part.file}'
+  found = records.read(source.open(part.file), place)
   if part.select is None:
     return found
   every = list(found)

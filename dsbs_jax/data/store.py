@@ -69,11 +69,19 @@ class Prepared:
     # Imported here: a training run from cached tokens reads no examples.
     import tensorflow_datasets as tfds
 
-    builder = tfds.builder(dataset_name(self.name), data_dir=self.data_dir)
-    records = builder.as_data_source(split=split)
-    for start in range(0, len(records), chunk):
-      stop = min(start + chunk, len(records))
-      for record in records.__getitems__(range(start, stop)):
+    try:
+      builder = tfds.builder(dataset_name(self.name), data_dir=self.data_dir)
+      records = builder.as_data_source(split=split)
+      total = len(records)
+    except (RuntimeError, OSError, ValueError) as error:
+      raise self._damaged(split, error) from error
+    for start in range(0, total, chunk):
+      stop = min(start + chunk, total)
+      try:
+        rows = records.__getitems__(range(start, stop))
+      except (RuntimeError, OSError, ValueError) as error:
+        raise self._damaged(split, error) from error
+      for record in rows:
         texts = {
           field: _text(record[field]) for field in fingerprints.TEXT_FIELDS
         }
@@ -82,6 +90,14 @@ class Prepared:
         yield benchmark.Example(
           index=int(record['index']), options=tuple(options), **texts
         )
+
+  def _damaged(self, split: str, error: Exception) -> ValueError:
+    path = folder(self.name, self.data_dir)
+    return ValueError(
+      f'{split} in {path} is damaged ({" ".join(str(error).split())[:200]}),'
+      ' expected what prepare wrote. Prepare the benchmark again with'
+      ' --overwrite.'
+    )
 
   def _about(self, split: str) -> Mapping[str, Any]:
     if split not in self.metadata['splits']:
@@ -115,17 +131,34 @@ def read(name: str, data_dir: str | os.PathLike[str]) -> Prepared:
   if not path.is_file():
     raise ValueError(
       f'benchmark {name!r} is not prepared in {str(data_dir)!r} ({path} does'
-      f' not exist). Run python -m dsbs_jax.prepare --benchmark={name}'
+      f' not exist{_prepared_there(data_dir)}). Run python -m dsbs_jax.prepare --benchmark={name}'
       f' --data_dir={data_dir} --source=..., or correct --data_dir or'
       ' DSBS_DATA_DIR.'
     )
-  metadata = json.loads(path.read_text())
-  if metadata.get('format') != VERSION:
+  try:
+    metadata = json.loads(path.read_text(encoding='utf-8'))
+    known = metadata.get('format'), dict(metadata['splits'])
+  except (ValueError, AttributeError, KeyError, TypeError) as error:
+    raise ValueError(
+      f'{path} is damaged ({type(error).__name__}: {error}), expected what'
+      ' prepare wrote. Prepare the benchmark again with --overwrite.'
+    ) from error
+  if known[0] != VERSION:
     raise ValueError(
       f'{path} has format {metadata.get("format")!r}, expected {VERSION!r}.'
       ' Prepare the benchmark again with --overwrite.'
     )
   return Prepared(name, pathlib.Path(data_dir), metadata)
+
+
+def _prepared_there(data_dir: str | os.PathLike[str]) -> str:
+  """What else is prepared in a folder, for the error."""
+  root, prefix = pathlib.Path(data_dir).expanduser(), dataset_name('')
+  found = sorted(
+    path.parent.parent.name.removeprefix(prefix)
+    for path in root.glob(f'{prefix}*/{VERSION}/metadata.json')
+  )
+  return f'; prepared there: {", ".join(found)}' if found else ''
 
 
 def write(

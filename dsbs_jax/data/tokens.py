@@ -263,17 +263,20 @@ def _open(
   *,
   vocabulary: vocabularies.Vocabulary,
 ) -> Tokens:
-  columns = {}
-  for field in _RAGGED:
-    flat = _map(folder / f'{field}.npy')
-    offsets = np.load(folder / f'{field}.offsets.npy')
-    columns[field] = ragged.Ragged(flat, offsets)
+  try:
+    columns = {field: _column(folder, field) for field in _RAGGED}
+    index = _load(folder / 'index.npy')
+  except (OSError, ValueError, EOFError) as error:
+    raise ValueError(
+      f'the token cache {folder} is damaged ({error}). Delete that folder: it'
+      ' is written again.'
+    ) from error
   return Tokens(
     name=name,
     split=split,
     inputs=columns['inputs'],
     targets=columns['targets'],
-    index=np.load(folder / 'index.npy'),
+    index=index,
     term=contract.term_of(contract.parse_task_name(name).form),
     task_ids=None,
     texts={field: columns[field] for field in _TEXTS},
@@ -281,7 +284,17 @@ def _open(
   )
 
 
-def _map(path: pathlib.Path) -> np.ndarray:
+def _column(folder: pathlib.Path, field: str) -> ragged.Ragged:
+  flat = folder / f'{field}.npy'
   # An empty array cannot be memory-mapped.
-  mapped = np.load(path, mmap_mode='r') if path.stat().st_size > 128 else None
-  return np.load(path) if mapped is None else np.asarray(mapped)
+  mode = 'r' if flat.stat().st_size > 128 else None
+  offsets = _load(folder / f'{field}.offsets.npy')
+  values = _load(flat, mmap_mode=mode)
+  if len(offsets) == 0 or offsets[0] != 0 or offsets[-1] != len(values):
+    raise ValueError(f'{flat} holds {len(values)} values, not what it should')
+  return ragged.Ragged(values, offsets)
+
+
+def _load(path: pathlib.Path, *, mmap_mode: str | None = None) -> np.ndarray:
+  """One array of plain numbers; never a pickled object."""
+  return np.asarray(np.load(path, mmap_mode=mmap_mode, allow_pickle=False))

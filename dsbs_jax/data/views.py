@@ -61,12 +61,16 @@ def _mixture(
 ) -> tuple[dict[str, list[tokens.Tokens]], list[float] | None]:
   if reading.rates is not None:
     names = [part.name for part in parts]
-    if set(reading.rates) != set(names):
+    numbers = [
+      rate for rate in reading.rates.values() if isinstance(rate, int | float)
+    ]
+    if set(reading.rates) != set(names) or len(numbers) != len(names):
       raise ValueError(
-        f'rates names {sorted(reading.rates)}, expected {sorted(names)}.'
+        f'rates is {dict(reading.rates)}, expected a number for each of'
+        f' {", ".join(sorted(names))}. Correct MIXTURE_RATES.'
       )
     rates = [float(reading.rates[task]) for task in names]
-  if min(rates) <= 0:
+  if not all(0 < rate < float('inf') for rate in rates):
     raise ValueError(f'rates are {rates}, expected numbers above 0.')
   if len(parts) == 1:  # not a mixture, so it has epochs
     return {contract.MIXTURE_VIEW: parts}, None

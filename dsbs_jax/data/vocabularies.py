@@ -203,7 +203,12 @@ def _load_file(
   try:
     return SentencePieceVocabulary(path.read_bytes(), extra_ids=extra_ids)
   except (RuntimeError, ValueError) as error:
-    raise ValueError(f'vocabulary {path} cannot be used: {error}') from error
+    reason = ' '.join(str(error).split()).rstrip('.')
+    raise ValueError(
+      f'vocabulary {path} cannot be used ({reason}), expected a SentencePiece'
+      " model of T5's kind. Give its .model file, 'bytes', or train one with"
+      ' python -m dsbs_jax.prepare --train_vocab=4096.'
+    ) from error
 
 
 def local_file(path: str) -> pathlib.Path:

@@ -22,6 +22,7 @@ def load_initial(
   *,
   like: Any = None,
   vocabulary_fingerprint: str | None = None,
+  allow_bin: bool = False,
 ) -> Any:
   """Reads parameters from a checkpoint of any known format.
 
@@ -33,6 +34,8 @@ def load_initial(
       None reads NumPy arrays.
     vocabulary_fingerprint: the vocabulary in use; compared where the
       checkpoint says which one it was trained with.
+    allow_bin: whether a Hugging Face folder may hold a pickled
+      pytorch_model.bin, read by torch's weights-only loader.
 
   Returns:
     The parameter tree, float32.
@@ -49,7 +52,8 @@ def load_initial(
     # Imported here: no other format needs safetensors.
     from dsbs_jax.interop import hf_checkpoint
 
-    return _place(hf_checkpoint.load_params(path, config), shardings)
+    params = hf_checkpoint.load_params(path, config, allow_bin=allow_bin)
+    return _place(params, shardings)
   folder = t5x_checkpoint.find(path)
   checksums.check(folder)
   _check_vocabulary(folder, vocabulary_fingerprint)

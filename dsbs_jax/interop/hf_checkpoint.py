@@ -8,16 +8,14 @@ model.safetensors.index.json; names and shapes: see hf_layout.py.
 import dataclasses
 import json
 import pathlib
-from collections.abc import Callable
 
-import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
 from dsbs_jax import contract
 from dsbs_jax.core import parameters
 from dsbs_jax.core.t5_config import T5Config
-from dsbs_jax.interop import hf_layout
+from dsbs_jax.interop import hf_layout, hf_weights
 
 config_from_hf = hf_layout.read_config
 
@@ -32,13 +30,6 @@ _UNUSED = (
   'decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight'
 )
 
-_DTYPES = {
-  'F64': np.float64,
-  'F32': np.float32,
-  'F16': np.float16,
-  'BF16': jnp.bfloat16,
-}
-
 
 def _unrolled(config: T5Config) -> T5Config:
   return dataclasses.replace(config, scan_layers=False)
@@ -48,67 +39,6 @@ def _get(tree: dict, path: tuple[str, ...]):
   for name in path:
     tree = tree[name]
   return tree
-
-
-def _open_safetensors(path: pathlib.Path) -> dict[str, Callable]:
-  """Reads the header; each tensor is read when its function is called."""
-  # The package's numpy reader knows no bfloat16, in which some T5s come.
-  with path.open('rb') as file:
-    header_size = int.from_bytes(file.read(8), 'little')
-    header = json.loads(file.read(header_size))
-  header.pop('__metadata__', None)
-  content = np.memmap(path, np.uint8, 'r', offset=8 + header_size)
-  expected = max(entry['data_offsets'][1] for entry in header.values())
-  if content.size != expected:
-    raise ValueError(
-      f'{path} holds {content.size} bytes of tensors, expected {expected} by'
-      ' its header. The copy is incomplete: fetch it again.'
-    )
-
-  def read(entry):
-    first, last = entry['data_offsets']
-    flat = content[first:last].view(_DTYPES[entry['dtype']])
-    return flat.reshape(entry['shape']).astype(np.float32)
-
-  return {name: lambda e=entry: read(e) for name, entry in header.items()}
-
-
-def _open_bin(path: pathlib.Path) -> dict[str, Callable]:
-  try:
-    import torch
-  except ImportError as error:
-    raise ValueError(
-      f'{path} is a pickled file, which only torch reads, and torch is not'
-      ' installed. Install it, or save the model as safetensors.'
-    ) from error
-  tensors = torch.load(path, map_location='cpu', weights_only=True)
-  return {
-    name: lambda tensor=tensor: tensor.float().numpy()
-    for name, tensor in tensors.items()
-  }
-
-
-def _open(folder: pathlib.Path, allow_bin: bool) -> dict[str, Callable]:
-  """Name -> function that reads the tensor as float32, for a whole folder."""
-  kinds = [('model.safetensors', _open_safetensors)]
-  if allow_bin:
-    kinds.append(('pytorch_model.bin', _open_bin))
-  for name, opener in kinds:
-    index = folder / f'{name}.index.json'
-    if (folder / name).is_file():
-      return opener(folder / name)
-    if index.is_file():
-      weight_map = json.loads(index.read_text())['weight_map']
-      tensors = {}
-      for shard in sorted(set(weight_map.values())):
-        tensors |= opener(folder / shard)
-      return tensors
-  found = sorted(path.name for path in folder.glob('*') if path.is_file())
-  raise ValueError(
-    f'{folder} has no model.safetensors and no model.safetensors.index.json'
-    f' (it has {found}). Pickled pytorch_model.bin files are read only with'
-    ' allow_bin=True.'
-  )
 
 
 def _check_names(tensors: dict, names: dict, folder: pathlib.Path) -> None:
@@ -155,7 +85,7 @@ def load_params(
     ValueError: names or shapes are not those of `config`.
   """
   folder = pathlib.Path(folder)
-  tensors = _open(folder, allow_bin)
+  tensors = hf_weights.open_folder(folder, allow_bin=allow_bin)
   for alias in _EMBEDDING_NAMES[1:]:
     if alias in tensors:
       tensors.setdefault('shared.weight', tensors[alias])

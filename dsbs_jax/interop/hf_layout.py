@@ -41,7 +41,13 @@ def read_config(folder: str | pathlib.Path) -> T5Config:
     raise ValueError(
       f'{folder} has no config.json, expected a Hugging Face model folder.'
     )
-  values = json.loads(path.read_text())
+  try:
+    values = dict(json.loads(path.read_text(encoding='utf-8')))
+  except (ValueError, TypeError) as error:
+    raise ValueError(
+      f'{path} cannot be read ({error}), expected a JSON object. Fetch it'
+      ' again.'
+    ) from error
   if values.get('model_type') not in MODEL_TYPES:
     raise ValueError(
       f'{path}: model_type is {values.get("model_type")!r}, expected one of'

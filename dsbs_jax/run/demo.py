@@ -129,7 +129,7 @@ def run(demo: Demo) -> int:
     return status
   found = planning.plan(sweep).jobs
   title('3/4 Explain: step-by-step students are asked for rationales, too.')
-  rich.console.Console().print(explain(demo, found))
+  rich.console.Console(markup=False, emoji=False).print(explain(demo, found))
   title(f'4/4 Compare: accuracy on {TEST_PAIRS} that nobody trained on.')
   page = reporting.report([demo.out])
   say(farewell(demo, found[-1], page, seconds=time.monotonic() - started))

@@ -6,12 +6,15 @@ T5X's habit `--gin.NAME=VALUE`, and turns an error of the user's into one line
 and exit status 2. `--debug` shows the traceback instead.
 """
 
+import errno
 import os
 import runpy
 import sys
 from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
+
+from dsbs_jax.data import printing
 
 USER_ERROR_STATUS = 2
 VERBS = (
@@ -30,6 +33,20 @@ VERBS = (
 _GIN_FLAG = '--gin.'
 # What bad input raises. A bug raises something else and keeps its traceback.
 _USER_ERRORS = (ValueError, OSError)
+
+# What to do about what the system says.
+_REMEDIES = {
+  errno.ENOENT: 'Expected a path that exists, or whose folder can be made.',
+  errno.EEXIST: 'Expected a folder, or a path that is free. Give another.',
+  errno.ENOTDIR: 'Expected a folder where there is a file. Give another path.',
+  errno.EISDIR: 'Expected a file, not a folder. Give the path of a file.',
+  errno.EACCES: 'Change its permissions, or give another path.',
+  errno.EPERM: 'Change its permissions, or give another path.',
+  errno.EROFS: 'Expected a file system that can be written. Give another path.',
+  errno.ENAMETOOLONG: 'Expected a shorter path.',
+  errno.ENOSPC: 'Free space on that disk; the same command goes on.',
+  errno.EDQUOT: 'Free space on that disk; the same command goes on.',
+}
 
 flags.DEFINE_bool('debug', False, 'Show the traceback of a user error.')
 
@@ -61,11 +78,14 @@ def rewrite_gin_flags(arguments: Sequence[str]) -> list[str]:
   return rewritten
 
 
-def run(main: Callable[[], int | None]) -> None:
+def run(
+  main: Callable[[], int | None], *, takes_arguments: bool = False
+) -> None:
   """Parses the flags, calls `main`, exits with its status.
 
   Args:
     main: the command; returns an exit status or None for success.
+    takes_arguments: whether the command line may hold more than flags.
   """
   # TensorFlow, where a command needs it, only reads files: keep it quiet.
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
@@ -75,7 +95,30 @@ def run(main: Callable[[], int | None]) -> None:
     sys.exit(_report(error))
   # Libraries announce every save at INFO; --verbosity=0 brings that back.
   logging.set_verbosity(logging.WARNING)
-  app.run(lambda _: _guarded(main), argv=arguments)
+
+  def start(rest: Sequence[str]) -> int:
+    extra = [] if takes_arguments else rest[1:]
+    return _guarded(lambda: _refuse(extra) if extra else main())
+
+  app.run(start, argv=arguments, flags_parser=_parse)
+
+
+def _parse(arguments: Sequence[str]) -> list[str]:
+  """Parses flags; a wrong one is an error of the user's like any other."""
+  try:
+    return flags.FLAGS(arguments)
+  except flags.Error as error:
+    message = ' '.join(str(error).removeprefix('ERROR:: ').split()).rstrip(
+      '. ?'
+    )
+    sys.exit(_report(ValueError(f'{message}. --help lists the flags.')))
+
+
+def _refuse(arguments: Sequence[str]) -> None:
+  raise ValueError(
+    f'{arguments[0]!r} is no flag, expected --NAME=VALUE only (put a value'
+    ' with spaces in quotes). --help lists the flags.'
+  )
 
 
 def _guarded(main: Callable[[], int | None]) -> int:
@@ -88,8 +131,17 @@ def _guarded(main: Callable[[], int | None]) -> int:
 
 
 def _report(error: BaseException) -> int:
-  print(f'error: {error}', file=sys.stderr)
+  text = _of_system(error) if isinstance(error, OSError) else str(error)
+  print(f'error: {printing.visible(text)}', file=sys.stderr)
   return USER_ERROR_STATUS
+
+
+def _of_system(error: OSError) -> str:
+  """What the system says about a file, with what was expected of it."""
+  if error.filename is None or error.strerror is None:
+    return str(error)
+  remedy = _REMEDIES.get(error.errno, 'Check the path and the disk.')
+  return f'{os.fsdecode(error.filename)!r}: {error.strerror}. {remedy}'
 
 
 def front() -> None:

@@ -19,7 +19,6 @@ import numpy as np
 from dsbs_jax import contract
 from dsbs_jax.core import decoding, network, partitioning
 from dsbs_jax.data import (
-  benchmark,
   forms,
   loader,
   register,
@@ -27,7 +26,7 @@ from dsbs_jax.data import (
   views,
   vocabularies,
 )
-from dsbs_jax.run import choosing, disk, drafts, journal
+from dsbs_jax.run import checks, choosing, disk, drafts, journal
 
 PREDICTIONS = 'predictions'
 
@@ -56,11 +55,7 @@ class Evaluating:
   score_labels: bool = False
 
   def __post_init__(self):
-    if isinstance(self.splits, str) or set(self.splits) - set(benchmark.SPLITS):
-      raise ValueError(
-        f'EVAL_SPLITS is {self.splits!r}, expected a tuple of some of'
-        f" {', '.join(benchmark.SPLITS)}, such as ('validation', 'test')."
-      )
+    checks.splits(self, 'splits')
 
 
 def evaluated_task(name: str) -> str | None:

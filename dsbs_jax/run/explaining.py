@@ -15,10 +15,11 @@ import jax
 import numpy as np
 import rich.box
 import rich.table
+import rich.text
 
 from dsbs_jax import contract
 from dsbs_jax.core import decoding, network, partitioning
-from dsbs_jax.data import loader, register, tokens
+from dsbs_jax.data import loader, printing, register, tokens
 from dsbs_jax.interop import checkpoints as foreign
 from dsbs_jax.run import (
   checkpoints,
@@ -103,12 +104,17 @@ def side_by_side(
   for index in list(rationales)[:num]:
     rationale = rationales[index]
     table.add_row(
-      rationale['input'].strip(),
-      columns[0][index]['target'],
-      *(labels[index]['prediction'] for labels in columns),
-      rationale['prediction'],
+      _plain(rationale['input'].strip()),
+      _plain(columns[0][index]['target']),
+      *(_plain(labels[index]['prediction']) for labels in columns),
+      _plain(rationale['prediction']),
     )
   return table
+
+
+def _plain(text: str) -> rich.text.Text:
+  """What a model wrote, neither markup nor commands to the terminal."""
+  return rich.text.Text(printing.visible(text))
 
 
 def _read_params(run: loop.Training, path: pathlib.Path):

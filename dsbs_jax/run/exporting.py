@@ -51,6 +51,8 @@ class Exporting:
       run's own.
     input_length: of a StableHLO program, tokens of an input at most.
     output_length: of a StableHLO program, tokens of an output at most.
+    allow_bin: whether to read a pickled pytorch_model.bin, by torch's
+      weights-only loader.
   """
 
   model_dir: str
@@ -59,6 +61,7 @@ class Exporting:
   vocabulary: str | None = None
   input_length: int = 256
   output_length: int = 64
+  allow_bin: bool = False
 
   def __post_init__(self):
     for name in ('model_dir', 'out'):
@@ -77,7 +80,7 @@ def to_hugging_face(export: Exporting) -> str:
 
   path, step = _locate(export)
   config, facts = _describe(path)
-  params = foreign.load_initial(path, config)
+  params = foreign.load_initial(path, config, allow_bin=export.allow_bin)
   spec = _vocabulary(export, facts)
   options = {}
   if spec is not None:
@@ -114,7 +117,7 @@ def to_t5x(export: Exporting, *, legacy: bool = False) -> str:
   """
   path, step = _locate(export)
   config, facts = _describe(path)
-  params = foreign.load_initial(path, config)
+  params = foreign.load_initial(path, config, allow_bin=export.allow_bin)
   exported_step, moments = step, None
   if not foreign.is_hugging_face(str(path)):
     moments = t5x_writing.read_moments(str(path), config)

@@ -32,7 +32,18 @@ def read_macros(path: pathlib.Path) -> dict[str, Any]:
       f'{path} does not exist, expected the config that a run writes at its'
       ' start. Remove the folder, or run it again.'
     )
-  return parse_macros(path.read_text(encoding='utf-8'))
+  return parse_macros(_read(path))
+
+
+def _read(path: pathlib.Path) -> str:
+  try:
+    return path.read_text(encoding='utf-8')
+  except UnicodeDecodeError as error:
+    raise ValueError(
+      f'{path} has the byte 0x{error.object[error.start]:02x} at position'
+      f' {error.start:,}, expected UTF-8 text. Remove the folder, or run it'
+      ' again.'
+    ) from error
 
 
 def parse_macros(text: str) -> dict[str, Any]:
@@ -61,7 +72,7 @@ def read_metrics(
   """
   trained = {}
   evaluated = collections.defaultdict(dict)
-  lines = path.read_text(encoding='utf-8').split('\n')
+  lines = _read(path).split('\n')
   # What follows the last newline is empty, or a line still being written.
   for number, line in enumerate(lines[:-1], start=1):
     try:

@@ -3,6 +3,7 @@
 
 import difflib
 import re
+import tokenize
 from collections.abc import Iterable
 
 _REQUIRED = re.compile(r'([\w./]+?)(?:/macro\.value)? set to `%gin')
@@ -66,6 +67,8 @@ def explain(error: Exception, known: Iterable[str]) -> str:
 def line(error: Exception) -> str:
   """':<line>' where the error names one, else ''."""
   found = _LINE.findall(str(error))
+  if isinstance(error, tokenize.TokenError):
+    found = [error.args[1][0]]
   number = getattr(error, 'lineno', None) or (found[-1] if found else None)
   return f':{number}' if number else ''
 

@@ -15,6 +15,7 @@ import jax
 
 from dsbs_jax.run import (
   answer_file,
+  checks,
   journal,
   questions,
   signals,
@@ -51,10 +52,13 @@ class Inference(student.Student):
 
   def __post_init__(self):
     super().__post_init__()
+    checks.texts(self, 'input', 'output')
+    self.require_positive('eval_batch_size', 'window', 'max_input_len')
+    if not isinstance(self.id_fields, tuple | list):
+      raise ValueError(
+        f"id_fields is {self.id_fields!r}, expected a tuple such as ('id',)."
+      )
     object.__setattr__(self, 'id_fields', tuple(self.id_fields))
-    self.require_positive(
-      'eval_batch_size', 'window', 'max_input_len', 'num_beams'
-    )
     taken = sorted(set(self.id_fields) & set(_OWN_FIELDS))
     if taken:
       raise ValueError(

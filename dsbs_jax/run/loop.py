@@ -89,7 +89,10 @@ def train(run: Training, *, config_text: str | None = None) -> int:
     state = jax.jit(init, out_shardings=shardings)(init_key)
     if run.initial_checkpoint_path:
       params = foreign.load_initial(
-        run.initial_checkpoint_path, run.model, like=like.params
+        run.initial_checkpoint_path,
+        run.model,
+        like=like.params,
+        allow_bin=run.allow_bin,
       )
       state = state.replace(params=params)
 

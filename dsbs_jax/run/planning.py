@@ -11,6 +11,7 @@ import itertools
 import pathlib
 from collections.abc import Mapping, Sequence
 
+from dsbs_jax.data import register
 from dsbs_jax.run import config, folders, jobs, loop
 from dsbs_jax.run import coordinates as coordinates_lib
 
@@ -235,6 +236,7 @@ def _check_settings(path: pathlib.Path, macros: Mapping[str, object]) -> None:
 def _check_data(sweep: Sweep, found: jobs.Plan) -> None:
   missing = [] if sweep.source else found.open_subsets
   if missing:
+    register.benchmark(missing[0].benchmark)  # a misspelt name says so
     raise ValueError(
       f'{missing[0].benchmark} is not prepared in {missing[0].data_dir}'
       f' ({len(missing)} missing in all). Give --source, so that the sweep can'

@@ -15,6 +15,7 @@ from dsbs_jax.data import (
   download,
   filters,
   forms,
+  layout,
   register,
   sources,
   store,
@@ -55,6 +56,8 @@ class Preparation:
       raise ValueError(
         f'--fraction is {self.fraction}, expected a number in (0, 1].'
       )
+    if self.run < 0:
+      raise ValueError(f'--run is {self.run}, expected 0 or more.')
     for flag, table in (('keep', filters.KEEP), ('clean', filters.CLEAN)):
       if getattr(self, flag) not in table:
         raise ValueError(
@@ -98,7 +101,7 @@ def prepare(request: Preparation) -> None:
   Raises:
     ValueError: the request or the data is wrong.
   """
-  console = rich.console.Console()
+  console = rich.console.Console(markup=False, emoji=False)
   known = register.benchmark(request.benchmark, module=request.module)
   if request.vocabulary is not None:
     vocabularies.load(request.vocabulary)  # a wrong one is an error at once
@@ -159,6 +162,8 @@ def _write(request: Preparation, known: benchmark.Benchmark) -> store.Prepared:
         f'--splits names {", ".join(sorted(unknown))}, expected some of'
         f' {", ".join(known.split_names())}.'
       )
+    for split, files in layout.files(known, local, names).items():
+      progress.console.print(f'{known.name} {split}: {", ".join(files)}')
     rules = (*filters.CLEAN[request.clean], *filters.KEEP[request.keep])
     examples = {
       split: sources.load(
@@ -201,7 +206,7 @@ def _progress() -> rich.progress.Progress:
     rich.progress.BarColumn(),
     rich.progress.TextColumn('{task.completed:,.0f}'),
     rich.progress.TimeElapsedColumn(),
-    console=rich.console.Console(stderr=True),
+    console=rich.console.Console(stderr=True, markup=False, soft_wrap=True),
   )
 
 

@@ -4,6 +4,7 @@
 import pathlib
 from collections.abc import Sequence
 
+from dsbs_jax.data import printing
 from dsbs_jax.run import comparison, folders, page, results, tables
 from dsbs_jax.run import examples as examples_lib
 
@@ -32,6 +33,8 @@ def report(
       'no folder is given, expected one with runs: python -m dsbs_jax.report'
       ' RUNS_DIR.'
     )
+  if examples < 0:
+    raise ValueError(f'--examples is {examples}, expected 0 or more.')
   runs = [run for path in paths for run in results.read_all(path)]
   rows = comparison.rows(results.told_apart(runs))
   browsers = examples_lib.browsers(rows, limit=examples)
@@ -50,7 +53,7 @@ def report(
   target.mkdir(parents=True, exist_ok=True)
   for name, text in texts.items():
     _write(target / name, text)
-  print(texts['table.md'])
+  print(printing.visible(texts['table.md']))
   print(f'tables and page: {", ".join(str(target / name) for name in texts)}')
   return target / 'report.html'
 

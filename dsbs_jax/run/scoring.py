@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dsbs_jax.core import network, partitioning
 from dsbs_jax.data import register, vocabularies
 from dsbs_jax.interop import checkpoints as foreign
-from dsbs_jax.run import checkpoints, compilation, evaluation, journal
+from dsbs_jax.run import checkpoints, checks, compilation, evaluation, journal
 
 SCORES_FILE = 'eval.jsonl'
 
@@ -24,6 +24,8 @@ class Scoring:
     mixture_or_task_name: what it was trained on, or a task of it.
     step: 'latest', 'best' (on validation) or a number; only a run's folder
       leaves the choice.
+    allow_bin: whether weights may be a pickled pytorch_model.bin, read by
+      torch's weights-only loader.
     output_dir: where scores and predictions go; None for the checkpoint's run.
     data_dir: as in training.
     vocabulary: as in training.
@@ -42,6 +44,7 @@ class Scoring:
   checkpoint_path: str
   mixture_or_task_name: str
   step: str | int
+  allow_bin: bool = False
   output_dir: str | None
   data_dir: str | None
   vocabulary: str | None
@@ -54,6 +57,16 @@ class Scoring:
   score_labels: bool
   mesh: str | None
   sharding_rules: Callable[[], partitioning.Rules]
+
+  def __post_init__(self):
+    checks.texts(self, 'checkpoint_path', 'mixture_or_task_name')
+    checks.texts_or_none(
+      self, 'output_dir', 'data_dir', 'vocabulary', 'prefixes'
+    )
+    checks.counts(self, 'eval_batch_size', 'max_decode_len', 'num_beams')
+    checks.splits(self, 'eval_splits')
+    checks.flags(self, 'allow_bin')
+    checks.functions(self, 'sharding_rules')
 
 
 def score(run: Scoring) -> int:
@@ -84,6 +97,7 @@ def score(run: Scoring) -> int:
     run.model,
     like=checkpoints.shapes_with_shardings(shapes, shardings),
     vocabulary_fingerprint=vocabulary.fingerprint,
+    allow_bin=run.allow_bin,
   )
   evaluator = evaluation.Evaluator(
     evaluation.Evaluating(

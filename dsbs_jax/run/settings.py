@@ -9,6 +9,7 @@ from dsbs_jax import contract
 from dsbs_jax.core import network, partitioning
 from dsbs_jax.core import objective as objective_lib
 from dsbs_jax.data import views
+from dsbs_jax.run import checks
 
 _COUNTS = (
   'train_steps',
@@ -35,6 +36,7 @@ class Training:
     prefixes: 'paper' ([label]), 'code' (predict: ), None for the default.
     lengths: {'inputs': S, 'targets': T} or None to take them from the data.
     initial_checkpoint_path: where a new run takes its parameters from.
+    allow_bin: whether these may be a pickled pytorch_model.bin.
     model: the network.
     objective: the loss of a mixture; a single task trains on its plain loss.
     paired: whether each step sees both views of the same examples, as in the
@@ -69,6 +71,7 @@ class Training:
   prefixes: str | None
   lengths: Mapping[str, int] | None
   initial_checkpoint_path: str | None
+  allow_bin: bool
   model: network.T5Config
   objective: objective_lib.Distillation
   paired: bool
@@ -94,20 +97,23 @@ class Training:
   max_bad_steps: int
 
   def __post_init__(self):
-    for name in _COUNTS:
-      value = getattr(self, name)
-      if not isinstance(value, int) or value < 1:
-        raise ValueError(f'{name} is {value!r}, expected a whole number >= 1.')
-    if not isinstance(self.max_bad_steps, int) or self.max_bad_steps < 0:
+    checks.texts(self, 'model_dir', 'mixture_or_task_name')
+    checks.splits(self, 'eval_splits')
+    checks.texts_or_none(
+      self, 'data_dir', 'vocabulary', 'prefixes', 'initial_checkpoint_path'
+    )
+    checks.counts(self, *_COUNTS)
+    checks.counts(self, 'chunk_tokens', 'max_bad_steps', least=0)
+    checks.counts(self, 'seed', least=0, below=1 << 32)
+    checks.numbers(self, 'learning_rate', 'clip_norm')
+    checks.flags(self, 'paired', 'allow_bin')
+    checks.functions(self, 'schedule', 'optimizer', 'layout', 'sharding_rules')
+    if self.rates is not None and self.paired and self._pairs:
       raise ValueError(
-        f'MAX_BAD_STEPS is {self.max_bad_steps!r}, expected a whole number >= 0.'
+        f'rates is {dict(self.rates)}, but {self.mixture_or_task_name} is'
+        ' trained in pairs, which have none. Leave MIXTURE_RATES out, or set'
+        ' --gin.PAIRED=False.'
       )
-    for name in ('learning_rate', 'clip_norm', 'chunk_tokens'):
-      value = getattr(self, name)
-      if value is not None and not (
-        isinstance(value, int | float) and value >= 0
-      ):
-        raise ValueError(f'{name} is {value!r}, expected a number >= 0.')
     if '://' in self.model_dir:
       raise ValueError(
         f'MODEL_DIR is {self.model_dir!r}, expected a folder of this machine or'
@@ -123,6 +129,11 @@ class Training:
         ' the term ties each label to all of its rationale. Set'
         ' MUTUAL_INFORMATION=0.0 or change the others.'
       )
+
+  @property
+  def _pairs(self) -> bool:
+    name = views.own_name(self.mixture_or_task_name)
+    return name is not None and name.form == 'dsbs'
 
   def transformation(self):
     """The optimizer with its schedule."""

@@ -9,7 +9,7 @@ import rich.table
 import rich.text
 
 from dsbs_jax import contract
-from dsbs_jax.data import loader, packing, register, views
+from dsbs_jax.data import loader, packing, printing, register, views
 
 _TERMS = {contract.LABEL_ID: 'label', contract.RATIONALE_ID: 'rationale'}
 
@@ -58,7 +58,7 @@ def show(request: Request) -> None:
     layout=packing.Padded(),
     split=request.split,
   )
-  console = rich.console.Console()
+  console = rich.console.Console(markup=False, emoji=False)
   console.print(f'{request.task}: {opened.num_examples:,} examples')
   batch, positions = opened.batch(0), opened.positions(0)
   for row, position in enumerate(positions):
@@ -75,14 +75,15 @@ def show(request: Request) -> None:
 
 def _show_example(console, tokens, position: int, *, row) -> None:
   name = f'{tokens.name} {tokens.split} {int(tokens.index[position])}'
-  console.rule(f'{name} ({tokens.example_id(position)})')
+  title = f'{name} ({tokens.example_id(position)})'
+  console.rule(rich.text.Text(printing.visible(title)))
   for title, text in (
     ('input', tokens.input_text(position)),
     ('target', tokens.target_text(position)),
     ('answer to compare with', tokens.answer(position)),
   ):
     console.print(rich.text.Text(f'{title}:', style='bold'))
-    console.print(rich.text.Text(text))
+    console.print(rich.text.Text(printing.visible(text)))
   source = row['encoder_input_tokens']
   pieces = [_piece(tokens, token) for token in source[: _length(source)]]
   console.print(rich.text.Text(f'{len(pieces)} input tokens:', style='bold'))
@@ -114,6 +115,10 @@ def _length(ids: np.ndarray) -> int:
 
 
 def _piece(tokens, token: int) -> str:
+  return printing.visible(_raw_piece(tokens, token))
+
+
+def _raw_piece(tokens, token: int) -> str:
   if token == contract.PAD_ID:
     return '<start>'
   if token == contract.EOS_ID:

@@ -18,6 +18,7 @@ from dsbs_jax.run import (
   answering,
   batch_shapes,
   checkpoints,
+  checks,
   compilation,
   drafts,
   evaluation,
@@ -39,6 +40,7 @@ class Student:
     mixture_or_task_name: what the student was trained on; its label form is
       what it is asked.
     step: as in evaluation.
+    allow_bin: as in evaluation.
     benchmark: name of the benchmark whose raw rows it is asked about; None
       where inputs are text, or objects with `input`.
     rationales: whether to write the student's rationales too.
@@ -68,8 +70,14 @@ class Student:
   num_beams: int
   mesh: str | None
   sharding_rules: Callable[[], partitioning.Rules]
+  allow_bin: bool = False
 
   def __post_init__(self):
+    checks.texts(self, 'checkpoint_path')
+    checks.texts_or_none(self, 'benchmark', 'vocabulary', 'prefixes')
+    checks.counts(self, 'max_decode_len', 'max_rationale_len', 'num_beams')
+    checks.flags(self, 'rationales', 'score_labels', 'allow_bin')
+    checks.functions(self, 'sharding_rules')
     form = contract.parse_task_name(self.mixture_or_task_name).form
     if form == 'rationale':
       raise ValueError(
@@ -90,12 +98,8 @@ class Student:
       )
 
   def require_positive(self, *names: str) -> None:
-    """Raises where one of these fields is below 1."""
-    for name in names:
-      if getattr(self, name) < 1:
-        raise ValueError(
-          f'{name.upper()} is {getattr(self, name)}, expected 1 or more.'
-        )
+    """Raises where one of these fields is no whole number of 1 or more."""
+    checks.counts(self, *names)
 
   @property
   def taught(self) -> benchmark_lib.Benchmark:
@@ -185,6 +189,7 @@ def open_student(
     student.model,
     like=checkpoints.shapes_with_shardings(param_shapes, shardings),
     vocabulary_fingerprint=vocabulary.fingerprint,
+    allow_bin=student.allow_bin,
   )
   facts = dataclasses.asdict(settings) | {
     'step': step,

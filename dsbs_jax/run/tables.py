@@ -101,6 +101,7 @@ def by_model(
 def _cell(text: str) -> str:
   """Text that neither ends a Markdown cell nor becomes HTML."""
   text = text.replace('\\', '\\\\').replace('|', '\\|').replace('<', '&lt;')
+  text = text.replace('[', '\\[')
   return ' '.join(text.split())
 
 

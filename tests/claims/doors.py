@@ -3,7 +3,6 @@
 
 import contextlib
 import dataclasses
-import importlib
 import io
 import runpy
 import sys
@@ -11,7 +10,20 @@ import unittest.mock
 
 from absl import flags
 
+from dsbs_jax.run import door
+
 _FLAGS_OF = 'dsbs_jax.run.gin_flags'
+# How absl names the module of a door: by its file, or as it was imported.
+_DOORS = tuple(
+  form.format(name)
+  for name in (
+    *(f'dsbs_jax/{verb}' for verb in door.VERBS),
+    'rationales/extract',
+  )
+  for form in ('{}.py', '{}')
+) + ('rationales.extract',)
+
+_RESTORED = set()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +49,7 @@ def call(module: str, *arguments: str, stdin: bytes = b'') -> Ended:
   out, err = io.StringIO(), io.StringIO()
   status = 0
   with (
-    _own_flags(module),
+    _own_flags(),
     contextlib.redirect_stdout(out),
     contextlib.redirect_stderr(err),
     unittest.mock.patch.object(sys, 'argv', [module, *arguments]),
@@ -53,18 +65,38 @@ def call(module: str, *arguments: str, stdin: bytes = b'') -> Ended:
 
 
 @contextlib.contextmanager
-def _own_flags(module: str):
-  """Inside, the flags of a door may be defined; they are gone after it."""
-  importlib.import_module('dsbs_jax.run.door')  # its own flag stays
-  if _FLAGS_OF in sys.modules:
-    importlib.reload(sys.modules[_FLAGS_OF])
+def _own_flags():
+  """Inside, no flag of a door is defined; outside, all are as before."""
+  before = _take_flags()
+  module = _take_module()
   try:
     yield
   finally:
-    defined = flags.FLAGS.flags_by_module_dict()
-    for owner in (module, _FLAGS_OF):
-      for name in {flag.name for flag in defined.get(owner, ())}:
-        if name in flags.FLAGS:
-          delattr(flags.FLAGS, name)
+    _take_flags()
+    _take_module()
+    if module is not None:
+      sys.modules[_FLAGS_OF] = module
+    for name, flag in before.items():
+      flags.FLAGS[name] = flag
+      _RESTORED.add(name)  # absl no longer knows whose it is
     flags.FLAGS['debug'].unparse()
     flags.FLAGS.unparse_flags()
+
+
+def _take_module():
+  """Unloads the module that defines gin's flags; the doors load it anew."""
+  package, _, name = _FLAGS_OF.rpartition('.')
+  vars(sys.modules[package]).pop(name, None)
+  return sys.modules.pop(_FLAGS_OF, None)
+
+
+def _take_flags() -> dict[str, flags.Flag]:
+  """Removes what doors have defined, and returns it."""
+  taken = {name: flags.FLAGS[name] for name in _RESTORED}
+  _RESTORED.clear()
+  for owner, owned in flags.FLAGS.flags_by_module_dict().items():
+    if owner == _FLAGS_OF or owner.endswith(_DOORS):
+      taken |= {flag.name: flag for flag in owned}
+  for name in taken:
+    delattr(flags.FLAGS, name)
+  return taken

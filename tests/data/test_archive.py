@@ -67,5 +67,5 @@ def test_a_damaged_zip_is_one_clear_error(tmp_path):
   with pytest.raises(ValueError, match='train.jsonl is damaged'):
     list(sources.load(toy.BENCHMARK, path, split='train'))
   path.write_bytes(data[: len(data) // 2])
-  with pytest.raises(ValueError, match='neither a folder nor a zip'):
+  with pytest.raises(ValueError, match='no whole zip file'):
     sources.load(toy.BENCHMARK, path, split='train')

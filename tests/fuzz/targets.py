@@ -14,11 +14,13 @@ import re
 import tempfile
 from collections.abc import Callable
 
-from dsbs_jax.data import completions, metrics, parsing, records
+from dsbs_jax.data import completions, metrics, parsing, records, register
 from dsbs_jax.run import config, door, questions
 from rationales import bill, history
-from tasks import anli1, asdiv, cqa, esnli, parcels, svamp
 from tests.fuzz import gin_settings
+
+with register.without_seqio():  # TensorFlow has no part in this
+  from tasks import anli1, asdiv, cqa, esnli, parcels, svamp
 
 BENCHMARKS = tuple(
   benchmark
@@ -90,7 +92,7 @@ def parsers(data: bytes) -> None:
       assert re.fullmatch('[a-z_]+', outcome.reason), outcome
   outcome = svamp.parse(text)
   _, *rest = text.split('Q:')[0].rstrip().split('The answer is')
-  if len(rest) == 1:
+  if len(rest) == 1 and len(text) < 2000:
     match = re.search(r'\(.*\)', rest[0])
     assert outcome.label == (match[0] if match else ' '), outcome
   assert isinstance(metrics.has_value(outcome.label), bool)

@@ -177,7 +177,7 @@ def test_pickled_weights_need_the_flag(saved):
   tensors = {n: torch.tensor(t) for n, t in _tensors(folder).items()}
   torch.save(tensors, folder / 'pytorch_model.bin')
   (folder / 'model.safetensors').unlink()
-  with pytest.raises(ValueError, match='allow_bin=True'):
+  with pytest.raises(ValueError, match='ALLOW_BIN=True'):
     hf_checkpoint.load_params(folder, GATED)
   read = hf_checkpoint.load_params(folder, GATED, allow_bin=True)
   jax.tree.map(np.testing.assert_array_equal, read, params)

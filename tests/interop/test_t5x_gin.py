@@ -12,6 +12,7 @@ _MACRO = re.compile(r'^([A-Z][A-Z_]*) = (.*)$', re.MULTILINE)
 # term that ties the two views of a pair, which T5X trains one after another.
 BUILT_IN_ONLY = {
   'train.gin': {
+    'ALLOW_BIN',
     'CHUNK_TOKENS',
     'EVAL_SPLITS',
     'MAX_BAD_STEPS',
@@ -23,6 +24,7 @@ BUILT_IN_ONLY = {
     'SHARDING_RULES',
   },
   'eval.gin': {
+    'ALLOW_BIN',
     'EVAL_SPLITS',
     'MESH',
     'SCAN_LAYERS',

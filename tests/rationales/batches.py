@@ -34,6 +34,9 @@ class Store:
     if parts == ['batches']:
       found = sorted(self.batches.values(), key=lambda b: -b['created_at'])
       return 200, {'object': 'list', 'data': found, 'has_more': False}
+    forgotten = self.teacher.behaviour.batches_forgotten
+    if parts == ['batches', 'batch-0'] and forgotten:
+      return 404, {'error': {'message': 'no such batch'}}
     if parts[:1] == ['batches'] and parts[1] in self.batches:
       if self.teacher.behaviour.batches_unreachable:
         return 503, {'error': {'message': 'come back later'}}

@@ -39,6 +39,7 @@ class Behaviour:
     batch_end: status in which a batch ends.
     lost_creations: batches that are created, and then 500 is answered.
     batches_unreachable: whether looks at a batch are answered with 503.
+    batches_forgotten: whether the first batch is unknown (404).
   """
 
   faults: float = 0.0
@@ -56,6 +57,7 @@ class Behaviour:
   batch_end: str = 'completed'
   lost_creations: int = 0
   batches_unreachable: bool = False
+  batches_forgotten: bool = False
 
 
 class Teacher:

@@ -84,6 +84,31 @@ def test_a_batch_that_cannot_be_polled_is_not_asked_again(server, extract, out):
   assert stats['batches'] == 1 and stats['paid'] == 8
 
 
+def test_a_batch_that_the_server_forgot_is_given_up_only_on_demand(
+  server, extract, out
+):
+  server.configure(batch_polls=10**6)
+  running = extract(8, *FLAGS, wait=False)
+  while not out.exists() or (1, jobs.CREATED) not in _events(out):
+    assert running.process.is_alive(), running.output
+    time.sleep(0.02)
+  running.kill()
+  server.change(batches_forgotten=True, batch_polls=1)
+  refused = extract(None, *FLAGS)
+  assert refused.status == 2 and server.stats()['batches'] == 1
+  for part in ('batch-0 (404)', '--base_url', '--forget_batches'):
+    assert part in refused.output, refused.output
+  priced = ('--price_in=1000', '--price_out=1000', '--budget=1000')
+  again = extract(None, *FLAGS, *priced, '--forget_batches')
+  assert again.status == 0, again.output
+  assert_one_good_line_per_row(out, 8)
+  # What the lost batch may have cost counts against the budget.
+  lost = command.lines(out, records.LOST)
+  assert len(lost) == 8 and all('batch-0' in line['reason'] for line in lost)
+  assert server.stats()['batches'] == 2
+  assert [path.name for path in out.parent.iterdir()] == [out.name]
+
+
 def test_a_creation_whose_answer_is_lost_is_not_repeated(server, extract, out):
   server.configure(lost_creations=1)
   assert extract(8, *FLAGS).status == 0

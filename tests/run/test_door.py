@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Commands answer bad input with one line and status 2."""
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -68,3 +69,32 @@ def test_front_refuses_unknown_verbs():
   done = _run('from dsbs_jax.run import door; door.front()', 'trian')
   assert done.returncode == door.USER_ERROR_STATUS
   assert 'usage: dsbs' in done.stderr
+
+
+@pytest.mark.parametrize(
+  'number, remedy',
+  [
+    (13, "'/data/x': Permission denied. Change its permissions, or give"),
+    (28, "'/data/x': No space left on device. Free space on that disk"),
+    (30, "'/data/x': Read-only file system. Expected a file system that"),
+    (5, "'/data/x': Input/output error. Check the path and the disk"),
+  ],
+)
+def test_what_the_system_refuses_is_told_with_a_remedy(number, remedy, capsys):
+  error = OSError(number, os.strerror(number), '/data/x')
+  assert door._report(error) == door.USER_ERROR_STATUS
+  assert capsys.readouterr().err.startswith(f'error: {remedy}')
+
+
+def test_errors_cannot_steer_the_terminal(capsys):
+  door._report(ValueError('the id is \x1b[2J\u202e'))
+  assert capsys.readouterr().err == 'error: the id is \\x1b[2J\\u202e\n'
+
+
+def test_a_wrong_flag_is_an_error_like_any_other():
+  done = _run(FAILING, '--alhpa=2')
+  assert done.returncode == door.USER_ERROR_STATUS
+  assert done.stderr.startswith("error: Unknown command line flag 'alhpa'")
+  done = _run(FAILING, 'alpha=2')
+  assert done.returncode == door.USER_ERROR_STATUS
+  assert "error: 'alpha=2' is no flag, expected --NAME=VALUE" in done.stderr

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tensors in a Hugging Face folder: safetensors, or .bin where it is allowed.
+
+A .bin file is a pickle, which may run anything when it is loaded; only torch's
+weights-only loader ever opens one, and only where the user says so.
+"""
+
+import json
+import math
+import pathlib
+from collections.abc import Callable
+from pickle import UnpicklingError  # the error alone: nothing is unpickled
+
+import jax.numpy as jnp
+import numpy as np
+
+_MAX_HEADER_BYTES = 100 << 20
+_DTYPES = {
+  'F64': np.float64,
+  'F32': np.float32,
+  'F16': np.float16,
+  'BF16': jnp.bfloat16,
+}
+
+
+def _open_safetensors(path: pathlib.Path) -> dict[str, Callable]:
+  """Reads the header; each tensor is read when its function is called."""
+  # The package's numpy reader knows no bfloat16, in which some T5s come.
+  header, begin = _header(path)
+  content = np.memmap(path, np.uint8, 'r', offset=begin)
+  expected = max(entry['data_offsets'][1] for entry in header.values())
+  if content.size != expected:
+    raise ValueError(
+      f'{path} holds {content.size} bytes of tensors, expected {expected} by'
+      ' its header. The copy is incomplete: fetch it again.'
+    )
+
+  def read(entry):
+    first, last = entry['data_offsets']
+    flat = content[first:last].view(_DTYPES[entry['dtype']])
+    return flat.reshape(entry['shape']).astype(np.float32)
+
+  return {name: lambda e=entry: read(e) for name, entry in header.items()}
+
+
+def _header(path: pathlib.Path) -> tuple[dict[str, dict], int]:
+  """The tensors that a file lists, and where their bytes begin."""
+  size = path.stat().st_size
+  try:
+    with path.open('rb') as file:
+      header_size = int.from_bytes(file.read(8), 'little')
+      if not 2 <= header_size <= min(size - 8, _MAX_HEADER_BYTES):
+        raise ValueError(f'its header claims {header_size:,} bytes')
+      header = json.loads(file.read(header_size))
+    header.pop('__metadata__', None)
+    for name, entry in header.items():
+      first, last = entry['data_offsets']
+      itemsize = np.dtype(_DTYPES[entry['dtype']]).itemsize
+      if not 0 <= first <= last or last - first != (
+        itemsize * math.prod(entry['shape'])
+      ):
+        raise ValueError(f'{name} has bytes {first} to {last}')
+    if not header:
+      raise ValueError('it lists no tensors')
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
+    raise ValueError(
+      f'{path} is no whole safetensors file of floats'
+      f' ({" ".join(str(error).split())[:200]}). Fetch it again.'
+    ) from error
+  return header, 8 + header_size
+
+
+def _open_bin(path: pathlib.Path) -> dict[str, Callable]:
+  try:
+    import torch
+  except ImportError as error:
+    raise ValueError(
+      f'{path} is a pickled file, which only torch reads, and torch is not'
+      ' installed. Install it, or save the model as safetensors.'
+    ) from error
+  try:
+    tensors = torch.load(path, map_location='cpu', weights_only=True)
+    if not isinstance(tensors, dict) or not all(
+      isinstance(tensor, torch.Tensor) for tensor in tensors.values()
+    ):
+      raise AttributeError('it is no table of tensors')
+  except (UnpicklingError, RuntimeError, EOFError, AttributeError) as error:
+    raise ValueError(
+      f'{path} is refused by the weights-only loader'
+      f' ({" ".join(str(error).split())[:200]}), expected tensors and nothing'
+      ' else. Do not load it in another way; take safetensors.'
+    ) from error
+  return {
+    name: lambda tensor=tensor: tensor.float().numpy()
+    for name, tensor in tensors.items()
+  }
+
+
+def open_folder(
+  folder: pathlib.Path, *, allow_bin: bool
+) -> dict[str, Callable]:
+  """Opens the weights of a folder without reading them.
+
+  Args:
+    folder: with model.safetensors, or its shards and their index.
+    allow_bin: whether pickled pytorch_model.bin files are read too, by
+      torch's weights-only loader.
+
+  Returns:
+    Name -> function that reads the tensor as float32.
+
+  Raises:
+    ValueError: there are no weights, or not as they should be.
+  """
+  kinds = [('model.safetensors', _open_safetensors)]
+  if allow_bin:
+    kinds.append(('pytorch_model.bin', _open_bin))
+  for name, opener in kinds:
+    index = folder / f'{name}.index.json'
+    if (folder / name).is_file():
+      return opener(folder / name)
+    if index.is_file():
+      weight_map = json.loads(index.read_text())['weight_map']
+      tensors = {}
+      for shard in sorted(set(weight_map.values())):
+        if pathlib.PurePath(shard).name != shard:
+          raise ValueError(
+            f'{index} names the shard {shard!r}, expected a file of its own'
+            ' folder. Fetch the model again.'
+          )
+        tensors |= opener(folder / shard)
+      return tensors
+  found = sorted(path.name for path in folder.glob('*') if path.is_file())
+  raise ValueError(
+    f'{folder} has no model.safetensors and no model.safetensors.index.json'
+    f' (it has {found[:8]}). A pickled pytorch_model.bin is read only with'
+    ' --gin.ALLOW_BIN=True, or export --allow_bin, and then by the weights-only'
+    ' loader.'
+  )
