@@ -108,7 +108,7 @@ def test_a_torn_last_line_of_completions_is_left_out(tmp_path, cut):
   [
     ('["a", "b"]', r'2 completions for 1 rows'),
     ('[]', r'ends after 0 completions, but .*train.jsonl:1 is row 1'),
-    ('[5]', r'train_CoT_0.json\[0\] is a int'),
+    ('[5]', r'train_CoT_0.json\[0\] is .5., expected a JSON string'),
     ('["a"', r'expected JSON'),
   ],
 )
