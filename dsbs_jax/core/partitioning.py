@@ -101,12 +101,12 @@ def mesh_sizes(shape: str | Sequence[int]) -> tuple[int, int]:
   Raises:
     ValueError: it is not two positive numbers.
   """
-  sizes = shape
+  sizes = tuple(shape) if isinstance(shape, tuple | list) else ()
   if isinstance(shape, str):
-    match = re.fullmatch(r'(\d+)x(\d+)', shape.strip().lower())
-    sizes = match.groups() if match else ()
-  sizes = tuple(int(size) for size in sizes)
-  if len(sizes) != 2 or min(sizes) < 1:
+    match = re.fullmatch(r'(\d{1,6})x(\d{1,6})', shape.strip().lower())
+    sizes = tuple(map(int, match.groups())) if match else ()
+  whole = all(isinstance(size, int) and size >= 1 for size in sizes)
+  if len(sizes) != 2 or not whole:
     raise ValueError(
       f'mesh is {shape!r}, expected data x model shards such as "4x2" or'
       ' (4, 2).'
