@@ -25,7 +25,7 @@ def test_the_walk_of_the_readme(tmp_path):
   assert (tmp_path / 'mine.py').is_file()
   # seqio, and so T5X, knows every name that the page promises.
   promised = sorted(set(re.findall(r'`(mine_\w+)`', page)))
-  assert len(promised) == 9
+  assert len(promised) == 11
   (tmp_path / 'names.py').write_text(
     'import mine, seqio\n'
     f'for name in {promised!r}:\n  seqio.get_mixture_or_task(name)\n'

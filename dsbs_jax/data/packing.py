@@ -284,10 +284,10 @@ def _widths(
     if cut.any() and not truncate:
       raise ValueError(
         f'{side} length is {allowed}, but {cut.sum():,} of {len(found):,}'
-        f' examples are longer and would be cut, by'
+        ' examples are longer and would be cut, by'
         f' {(found[cut] - allowed).mean():.1f} tokens on average; the longest'
-        f' has {found.max()}. Raise the length, leave'
-        ' it out to have it chosen, or allow cutting with truncate=True.'
+        f' has {found.max()}. Raise the length, leave it out to have it chosen,'
+        ' or allow cutting with truncate=True.'
       )
   return int(lengths['inputs']), int(lengths['targets'])
 

@@ -33,6 +33,11 @@ def check_writable(folder: str | pathlib.Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as file:
       file.write(b'dsbs_jax')
+  except (FileExistsError, NotADirectoryError) as error:
+    raise OSError(
+      f'{str(folder)!r} is a file or inside of one, expected a folder to write'
+      ' to. Give another path.'
+    ) from error
   except OSError as error:
     raise OSError(
       f'{str(folder)!r} cannot be written to: {error.strerror or error}.'

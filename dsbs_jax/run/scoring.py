@@ -9,7 +9,14 @@ from collections.abc import Callable
 from dsbs_jax.core import network, partitioning
 from dsbs_jax.data import register, vocabularies
 from dsbs_jax.interop import checkpoints as foreign
-from dsbs_jax.run import checkpoints, checks, compilation, evaluation, journal
+from dsbs_jax.run import (
+  checkpoints,
+  checks,
+  compilation,
+  disk,
+  evaluation,
+  journal,
+)
 
 SCORES_FILE = 'eval.jsonl'
 
@@ -82,6 +89,8 @@ def score(run: Scoring) -> int:
     ValueError: there is no such checkpoint, or it does not fit the model, the
       vocabulary or the prepared data.
   """
+  if run.output_dir:
+    disk.check_writable(run.output_dir)
   compilation.use_cache()
   mesh = partitioning.make_mesh(run.mesh)
   source = register.source(

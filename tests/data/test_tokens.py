@@ -125,7 +125,7 @@ def test_a_damaged_cache_is_an_error(source, tmp_path):
   shorter = ragged.pack([[1], [2, 1]], np.int32)
   (folder,) = tmp_path.iterdir()
   np.save(folder / 'inputs.offsets.npy', shorter.offsets)
-  with pytest.raises(ValueError, match='holds 2 examples, expected 45. Delete'):
+  with pytest.raises(ValueError, match='is damaged .*Delete that folder'):
     tokens.load('cqa_gt_label', 'train', source)
 
 

@@ -96,7 +96,7 @@ def test_a_folder_that_cannot_be_written_to_is_told_at_once(
 
 def test_a_file_in_place_of_the_folder_is_told(tmp_path):
   (tmp_path / 'run').write_text('')
-  with pytest.raises(OSError, match='MODEL_DIR'):
+  with pytest.raises(OSError, match='expected a folder'):
     disk.check_writable(tmp_path / 'run')
 
 

@@ -207,7 +207,7 @@ def test_a_signal_stops_after_the_batch(make, monkeypatch):
   [
     ("MIXTURE_OR_TASK_NAME = 'svamp_rationale'", 'no label to predict'),
     ("ID_FIELDS = ('label',)", 'ID_FIELDS names'),
-    ('WINDOW = 0', 'WINDOW is 0'),
+    ('WINDOW = 0', 'window is 0'),
   ],
 )
 def test_impossible_settings_are_refused(make, binding, reason):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run, broken anywhere, ends where an unbroken one ends, bit for bit."""
 
+import functools
 import json
 import os
 import pathlib
@@ -199,7 +200,10 @@ def test_runs_that_differ_in_their_seed_share_one_program(settings, tmp_path):
     init_key, run_key = jax.random.split(jax.random.key(seed))
     mesh = loop.partitioning.make_mesh('1x1')
     shapes = jax.eval_shape(
-      lambda key: loop.steps.init_state(key, run.model, optimizer), init_key
+      functools.partial(
+        loop.steps.init_state, config=run.model, transformation=optimizer
+      ),
+      init_key,
     )
     source = loop.register.source(
       data_dir=run.data_dir, vocabulary=run.vocabulary, prefixes=run.prefixes

@@ -229,7 +229,7 @@ def settings(folder, *files, **macros):
     ({'BATCH_SIZES': (4, 1)}, 'BATCH_SIZES is'),
     ({'INPUT_LENGTHS': ()}, 'INPUT_LENGTHS is'),
     ({'MAX_INPUTS': 300}, 'MAX_INPUTS is 300'),
-    ({'MAX_QUEUE': 0}, 'MAX_QUEUE is 0'),
+    ({'MAX_QUEUE': 0}, 'max_queue is 0'),
     ({'MAX_WAIT_MS': -1.0}, 'MAX_WAIT_MS'),
     ({'REQUEST_TIMEOUT': 0.0}, 'REQUEST_TIMEOUT'),
     ({'PORT': 70000}, 'PORT is 70000'),
