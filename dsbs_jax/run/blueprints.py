@@ -13,7 +13,13 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from dsbs_jax.core import decoding, network, partitioning, steps
+from dsbs_jax.core import (
+  decoding,
+  network,
+  partitioning,
+  skipping,
+  steps,
+)
 from dsbs_jax.data import placement
 from dsbs_jax.run import checkpoints, settings
 
@@ -57,28 +63,39 @@ def state(run: settings.Training, mesh: Mesh) -> State:
 
 
 def train_step(
-  run: settings.Training, shardings: Any, mesh: Mesh, *, run_key: jax.Array
+  run: settings.Training, shardings: Any, mesh: Mesh
 ) -> jax.stages.Wrapped:
-  """The train step as `loop.train` has it: (state, batch) -> (state, metrics).
+  """The training step: (state, batch, key data) -> (state, metrics).
+
+  The run's key is an argument, so that runs which differ in their seed alone
+  share one compiled program.
 
   Args:
     run: all settings.
     shardings: of the train state.
     mesh: the devices.
-    run_key: typed key, see `steps.make_train_step`.
   """
-  return jax.jit(
-    steps.make_train_step(
+  transformation = run.transformation()
+
+  def step(state, batch, key_data):
+    take = steps.make_train_step(
       run.model,
       settings.objective_of(run),
-      run.transformation(),
-      run_key=run_key,
+      transformation,
+      run_key=jax.random.wrap_key_data(key_data),
       num_microbatches=run.microbatches,
       chunk_tokens=run.chunk_tokens,
       num_pairs=run.batch_size,
-    ),
-    in_shardings=(shardings, partitioning.batch_sharding(mesh)),
-    out_shardings=(shardings, NamedSharding(mesh, PartitionSpec())),
+    )
+    if run.max_bad_steps:
+      take = skipping.skip_non_finite(take)
+    return take(state, batch)
+
+  replicated = NamedSharding(mesh, PartitionSpec())
+  return jax.jit(
+    step,
+    in_shardings=(shardings, partitioning.batch_sharding(mesh), replicated),
+    out_shardings=(shardings, replicated),
     donate_argnums=0,
   )
 
@@ -134,10 +151,11 @@ def lower_train_step(
   batch = batch_shapes(views, mesh, pair_ids=tied)
   partitioning.check_batch(batch, mesh, num_microbatches=run.microbatches)
   described = state(run, mesh)
-  step = train_step(
-    run, described.shardings, mesh, run_key=jax.random.key(run.seed)
+  key_data = jax.eval_shape(
+    lambda: jax.random.key_data(jax.random.key(run.seed))
   )
-  return step.lower(described.like, batch)
+  step = train_step(run, described.shardings, mesh)
+  return step.lower(described.like, batch, key_data)
 
 
 def lower_decode_step(

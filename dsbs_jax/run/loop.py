@@ -12,11 +12,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from dsbs_jax.core import network, partitioning, skipping, steps
+from dsbs_jax.core import network, partitioning, steps
 from dsbs_jax.data import loader, ordering, register, tokens, vocabularies
 from dsbs_jax.interop import checkpoints as foreign
 from dsbs_jax.run import (
   allocation,
+  blueprints,
   checkpoints,
   compilation,
   damage,
@@ -108,7 +109,7 @@ def train(run: Training, *, config_text: str | None = None) -> int:
     mesh=mesh,
     param_shardings=shardings.params,
   )
-  train_step = jit_step(run, optimizer, mesh=mesh, shardings=shardings)
+  train_step = blueprints.train_step(run, shardings, mesh)
   key_data = np.asarray(jax.random.key_data(run_key))
   step = int(state.step)
   log = journal.Journal(
@@ -183,38 +184,6 @@ def open_data(
       row_multiple=mesh.shape[partitioning.DATA_AXIS] * run.microbatches,
     ),
     pair_ids=bool(settings.objective_of(run).mutual_information),
-  )
-
-
-def jit_step(
-  run: Training, optimizer: Any, *, mesh: jax.sharding.Mesh, shardings: Any
-) -> Any:
-  """The compiled step: (state, batch, key data) -> (state, metrics).
-
-  The run's key is an argument, so that runs which differ in their seed alone
-  share one compiled program.
-  """
-
-  def train_step(state, batch, key_data):
-    step = steps.make_train_step(
-      run.model,
-      settings.objective_of(run),
-      optimizer,
-      run_key=jax.random.wrap_key_data(key_data),
-      num_microbatches=run.microbatches,
-      chunk_tokens=run.chunk_tokens,
-      num_pairs=run.batch_size,
-    )
-    if run.max_bad_steps:
-      step = skipping.skip_non_finite(step)
-    return step(state, batch)
-
-  replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-  return jax.jit(
-    train_step,
-    in_shardings=(shardings, partitioning.batch_sharding(mesh), replicated),
-    out_shardings=(shardings, replicated),
-    donate_argnums=0,
   )
 
 

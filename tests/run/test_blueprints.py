@@ -195,12 +195,10 @@ def cross_lower(mesh):
 
   run = build('tiny', 'standard')
   described = blueprints.state(run, mesh)
-  step = blueprints.train_step(
-    run, described.shardings, mesh, run_key=jax.random.key(0)
-  )
+  step = blueprints.train_step(run, described.shardings, mesh)
   batch = blueprints.batch_shapes(row_shapes.typical(run, multiple=8), mesh)
   exported = jax.export.export(step, platforms=('cuda', 'tpu'))(
-    described.like, batch
+    described.like, batch, jax.random.key_data(jax.random.key(0))
   )
   assert exported.nr_devices == 8 and exported.mlir_module_serialized
   return exported.platforms

@@ -32,7 +32,7 @@ from dsbs_jax.run import (
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 FILES = ('gin/train.gin', 'gin/models/nano.gin', 'gin/benchmarks/svamp.gin')
 NUM_KILLS = 25
-TRAIN_STEPS, EVAL_PERIOD = 600, 10
+TRAIN_STEPS, EVAL_PERIOD = 250, 10
 BINDINGS = (
   f'TRAIN_STEPS = {TRAIN_STEPS}',
   f'EVAL_PERIOD = {EVAL_PERIOD}',

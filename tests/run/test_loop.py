@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run, broken anywhere, ends where an unbroken one ends, bit for bit."""
 
-import functools
 import json
 import os
 import pathlib
@@ -11,7 +10,9 @@ import jax
 import numpy as np
 import pytest
 
-from dsbs_jax.run import checkpoints, loop, scoring, signals
+from dsbs_jax.core import partitioning
+from dsbs_jax.data import placement
+from dsbs_jax.run import blueprints, checkpoints, loop, scoring, signals
 from tests.run import small
 
 
@@ -193,30 +194,10 @@ def test_layouts_give_the_same_losses(unbroken, settings, tmp_path, layout):
 
 
 def test_runs_that_differ_in_their_seed_share_one_program(settings, tmp_path):
+  mesh = partitioning.make_mesh('1x1', devices=jax.devices()[:1])
+  views = {'label': placement.Shape(4, 16, 8)}
   texts = set()
   for seed in (0, 1):
     run = settings(tmp_path / str(seed), f'SEED = {seed}', 'DROPOUT_RATE = 0.1')
-    optimizer = run.transformation()
-    init_key, run_key = jax.random.split(jax.random.key(seed))
-    mesh = loop.partitioning.make_mesh('1x1')
-    shapes = jax.eval_shape(
-      functools.partial(
-        loop.steps.init_state, config=run.model, transformation=optimizer
-      ),
-      init_key,
-    )
-    source = loop.register.source(
-      data_dir=run.data_dir, vocabulary=run.vocabulary, prefixes=run.prefixes
-    )
-    step = loop.jit_step(
-      run,
-      optimizer,
-      mesh=mesh,
-      shardings=loop.partitioning.state_shardings(
-        shapes, mesh, run.sharding_rules()
-      ),
-    )
-    batch = next(loop.open_data(run, source, mesh).iterate())
-    batch = jax.tree.map(np.zeros_like, batch)
-    texts.add(step.lower(shapes, batch, jax.random.key_data(run_key)).as_text())
+    texts.add(blueprints.lower_train_step(run, mesh, views).as_text())
   assert len(texts) == 1
