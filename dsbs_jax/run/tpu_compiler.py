@@ -45,7 +45,7 @@ def devices(kind: devices_lib.Device, num_chips: int) -> list[jax.Device]:
     raise ValueError(
       f'compiling for {kind.name} needs the TPU compiler, which runs without'
       ' a TPU, but libtpu is not installed. Install it: pip install -c'
-      " constraints.txt 'dsbs_jax[tpu]'."
+      " constraints.txt -e '.[tpu]'."
     )
   layout = devices_lib.layout(kind, num_chips)
   for name, value in _ENVIRONMENT.items():
