@@ -232,11 +232,11 @@ def test_the_budget_is_never_passed_and_the_run_goes_on_later(
 
 
 def test_requests_keep_to_the_rate(server, extract):
-  assert extract(30, '--rpm=600').status == 0
+  assert extract(50, '--rpm=600').status == 0
   times = sorted(server.stats()['times'])
-  # A second's worth at once, then ten per second: 2 s, less what a busy
-  # machine delays the first by. Without a rate it is a tenth of a second.
-  assert times[-1] - times[0] > 1.0
+  # A second's worth at once, then ten per second: 4 s, less what a busy
+  # machine delays the first by.
+  assert times[-1] - times[0] > 3.0
 
 
 @pytest.mark.parametrize(
