@@ -30,7 +30,7 @@ JSON = flags.DEFINE_bool('json', False, 'Print JSON.')
 def main() -> int:
   values = {name: flag.value for name, flag in FLAGS.items()}
   if UTILISATION.value:
-    values['utilisation'] = tuple(map(float, UTILISATION.value))
+    values['utilisation'] = hardware_plan.shares(UTILISATION.value)
   question = hardware_plan.Question(**values)
   hardware_plan.simulate(question)
   run = gin_flags.build(loop.Training, engine=ENGINE)

@@ -5,6 +5,8 @@ import bisect
 import dataclasses
 import math
 
+from dsbs_jax.run import checks
+
 _SHORTEST_INPUT, _SHORTEST_TARGET = 16, 8
 # Between the lengths of scored outputs that a server compiles.
 _TARGET_STEP = 4
@@ -55,8 +57,7 @@ class Fixed:
   options_of: tuple[int, ...]
 
   def __post_init__(self):
-    for name, sizes in dataclasses.asdict(self).items():
-      check_rising(name, sizes)
+    checks.rising(self, *(field.name for field in dataclasses.fields(self)))
 
   @property
   def max_rows(self) -> int:
@@ -89,12 +90,6 @@ def target_lengths(longest: int) -> tuple[int, ...]:
   steps = math.ceil(math.log(top / _SHORTEST_TARGET, _TARGET_STEP))
   short = (_SHORTEST_TARGET * _TARGET_STEP**i for i in range(steps))
   return tuple(length for length in short if length < top) + (top,)
-
-
-def check_rising(name: str, sizes: tuple[int, ...]) -> None:
-  """Raises where sizes are none, below 1, or not in rising order."""
-  if not sizes or sizes[0] < 1 or list(sizes) != sorted(set(sizes)):
-    raise ValueError(f'{name} is {sizes}, expected rising numbers from 1.')
 
 
 def rung(length: int, shortest: int) -> int:

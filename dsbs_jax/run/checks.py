@@ -37,12 +37,26 @@ def counts(
 
 
 def numbers(settings: Any, *names: str) -> None:
-  """Raises unless these fields are finite numbers >= 0, or None."""
+  """Raises unless these fields are finite numbers >= 0."""
   for name in names:
     value = getattr(settings, name)
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if value is not None and not (number and 0 <= value < math.inf):
+    if not (number and 0 <= value < math.inf):
       _refuse(name, value, 'a number >= 0')
+
+
+def numbers_or_none(settings: Any, *names: str) -> None:
+  """The same, or None."""
+  numbers(settings, *(n for n in names if getattr(settings, n) is not None))
+
+
+def rising(settings: Any, *names: str) -> None:
+  """Raises unless these fields are tuples of rising whole numbers from 1."""
+  for name in names:
+    value = getattr(settings, name)
+    whole = isinstance(value, tuple) and all(type(v) is int for v in value)
+    if not whole or not value or (0, *value) != (*sorted({0, *value}),):
+      _refuse(name, value, 'a tuple of rising whole numbers from 1')
 
 
 def flags(settings: Any, *names: str) -> None:

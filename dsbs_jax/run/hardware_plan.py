@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -23,6 +24,11 @@ from dsbs_jax.run import (
 )
 
 DOES_NOT_FIT_STATUS = 1
+
+_NO_SHARES = (
+  '--utilisation is {}, expected two shares of the peak, low and high, such as'
+  ' 0.24,0.47.'
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,17 +60,27 @@ class Question:
         )
     partitioning.mesh_sizes(self.mesh)
     devices.device(self.device)
+    row_shapes.given(self.batch)
     low, high = (*self.utilisation, 0, 0)[:2]
     if len(self.utilisation) != 2 or not 0 < low <= high <= 1:
-      raise ValueError(
-        f'--utilisation is {self.utilisation}, expected two shares of the peak,'
-        ' low and high, such as 0.24,0.47.'
-      )
+      raise ValueError(_NO_SHARES.format(','.join(map(str, self.utilisation))))
     price = self.price_per_device_hour
     if price is not None and not price >= 0:
       raise ValueError(
         f'--price_per_device_hour is {price}, expected a number >= 0.'
       )
+
+
+def shares(texts: Sequence[str]) -> tuple[float, ...]:
+  """The numbers of --utilisation.
+
+  Raises:
+    ValueError: a text is no number.
+  """
+  try:
+    return tuple(map(float, texts))
+  except ValueError as error:
+    raise ValueError(_NO_SHARES.format(','.join(texts))) from error
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -53,7 +53,7 @@ class Inference(student.Student):
   def __post_init__(self):
     super().__post_init__()
     checks.texts(self, 'input', 'output')
-    self.require_positive('eval_batch_size', 'window', 'max_input_len')
+    checks.counts(self, 'eval_batch_size', 'window', 'max_input_len')
     if not isinstance(self.id_fields, tuple | list):
       raise ValueError(
         f"id_fields is {self.id_fields!r}, expected a tuple such as ('id',)."

@@ -18,6 +18,7 @@ from aiohttp import web
 from dsbs_jax.run import (
   answering,
   batch_shapes,
+  checks,
   journal,
   questions,
   serving_batches,
@@ -79,26 +80,22 @@ class Serving(student.Student):
   def __post_init__(self):
     super().__post_init__()
     for name in ('batch_sizes', 'input_lengths'):
-      sizes = tuple(getattr(self, name))
-      object.__setattr__(self, name, sizes)
-      batch_shapes.check_rising(name.upper(), sizes)
-    self.require_positive(
-      'max_queue', 'max_inputs', 'max_body_bytes', 'num_beams'
-    )
+      if isinstance(sizes := getattr(self, name), list):
+        object.__setattr__(self, name, tuple(sizes))
+    checks.rising(self, 'batch_sizes', 'input_lengths')
+    checks.texts(self, 'host', 'prompt')
+    checks.texts_or_none(self, 'model_name', 'completion')
+    checks.counts(self, 'port', least=0, below=1 << 16)
+    checks.counts(self, 'max_queue', 'max_inputs', 'max_body_bytes')
+    checks.counts(self, 'max_choices', least=0)
+    checks.numbers(self, 'max_wait_ms', 'request_timeout', 'drain_timeout')
     if self.max_inputs > self.max_queue:
       raise ValueError(
         f'MAX_INPUTS is {self.max_inputs}, expected at most MAX_QUEUE'
         f' ({self.max_queue}): such a request would never be let in.'
       )
-    if not 0 <= self.port < 1 << 16:
-      raise ValueError(f'PORT is {self.port}, expected 0 to 65535.')
-    for name in ('max_wait_ms', 'max_choices', 'drain_timeout'):
-      if getattr(self, name) < 0:
-        raise ValueError(f'{name.upper()} is {getattr(self, name)}, below 0.')
-    if self.request_timeout <= 0:
-      raise ValueError(
-        f'REQUEST_TIMEOUT is {self.request_timeout}, expected seconds above 0.'
-      )
+    if not self.request_timeout:
+      raise ValueError('request_timeout is 0, expected seconds above 0.')
     chosen = self.score_labels and not self.taught.labels
     rows = self.row_benchmark
     if not self.max_choices and (chosen or (rows and rows.options)):

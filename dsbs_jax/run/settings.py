@@ -105,7 +105,7 @@ class Training:
     checks.counts(self, *_COUNTS)
     checks.counts(self, 'chunk_tokens', 'max_bad_steps', least=0)
     checks.counts(self, 'seed', least=0, below=1 << 32)
-    checks.numbers(self, 'learning_rate', 'clip_norm')
+    checks.numbers_or_none(self, 'learning_rate', 'clip_norm')
     checks.flags(self, 'paired', 'allow_bin')
     checks.functions(self, 'schedule', 'optimizer', 'layout', 'sharding_rules')
     if self.rates is not None and self.paired and self._pairs:

@@ -97,10 +97,6 @@ class Student:
         ' likeliest of the set. Leave one of the two out.'
       )
 
-  def require_positive(self, *names: str) -> None:
-    """Raises where one of these fields is no whole number of 1 or more."""
-    checks.counts(self, *names)
-
   @property
   def taught(self) -> benchmark_lib.Benchmark:
     """The benchmark that it was trained on."""

@@ -47,10 +47,14 @@ def gin(verb, place, *flags, files=FILES):
       'INPUT': f"'{place / 'q.txt'}'",
       'OUTPUT': f"'{place / 'answers'}'",
     },
+    'serve': {'CHECKPOINT_PATH': f"'{place / 'run'}'", 'PORT': 0},
   }[verb]
-  if verb != 'infer':
+  if verb in ('train', 'eval'):
     own['DATA_DIR'] = f"'{place / 'data'}'"
-  settings = [f'{k}={v}' for k, v in (own | MODEL).items()]
+  model = MODEL
+  if verb == 'serve':
+    model = {k: v for k, v in MODEL.items() if k != 'EVAL_BATCH_SIZE'}
+  settings = [f'{k}={v}' for k, v in (own | model).items()]
   ended = doors.call(
     f'dsbs_jax.{verb}',
     f'--gin_search_paths={REPOSITORY}',

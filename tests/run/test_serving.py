@@ -226,13 +226,13 @@ def settings(folder, *files, **macros):
 @pytest.mark.parametrize(
   ('macros', 'reason'),
   [
-    ({'BATCH_SIZES': (4, 1)}, 'BATCH_SIZES is'),
-    ({'INPUT_LENGTHS': ()}, 'INPUT_LENGTHS is'),
+    ({'BATCH_SIZES': (4, 1)}, 'batch_sizes is'),
+    ({'INPUT_LENGTHS': ()}, 'input_lengths is'),
     ({'MAX_INPUTS': 300}, 'MAX_INPUTS is 300'),
     ({'MAX_QUEUE': 0}, 'max_queue is 0'),
-    ({'MAX_WAIT_MS': -1.0}, 'MAX_WAIT_MS'),
-    ({'REQUEST_TIMEOUT': 0.0}, 'REQUEST_TIMEOUT'),
-    ({'PORT': 70000}, 'PORT is 70000'),
+    ({'MAX_WAIT_MS': -1.0}, 'max_wait_ms is -1'),
+    ({'REQUEST_TIMEOUT': 0.0}, 'request_timeout is 0'),
+    ({'PORT': 70000}, 'port is 70000'),
     ({'BENCHMARK': 'cqa'}, 'MAX_CHOICES is 0'),
     ({'MIXTURE_OR_TASK_NAME': 'parcels_rationale'}, 'no label'),
     ({'MIXTURE_OR_TASK_NAME': 'parcels_gt_finetune'}, 'teaches none'),
