@@ -7,7 +7,15 @@ FUZZ = ['atheris']
 HF = ['transformers', 'torch']
 EXTRACT = ['openai>=3']
 SERVE = ['aiohttp', 'prometheus_client']
-TEST = ['hypothesis', 'pytest', 'pytest-xdist', 'ruff', *EXTRACT, *SERVE]
+TEST = [
+  'hypothesis',
+  'pytest',
+  'pytest-timeout',
+  'pytest-xdist',
+  'ruff',
+  *EXTRACT,
+  *SERVE,
+]
 
 setuptools.setup(
   name='dsbs_jax',

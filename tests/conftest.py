@@ -6,6 +6,7 @@ import pathlib
 
 import pytest
 
+_LONG_SECONDS = 3600
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 
 # Before jax is imported: CPU unless told otherwise, compiled programs kept.
@@ -14,6 +15,12 @@ os.environ.setdefault(
   'JAX_COMPILATION_CACHE_DIR', str(REPOSITORY / '.cache' / 'compiled')
 )
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')
+
+
+def pytest_collection_modifyitems(items):
+  for item in items:
+    if item.get_closest_marker('long'):
+      item.add_marker(pytest.mark.timeout(_LONG_SECONDS))
 
 
 @pytest.fixture(scope='session')

@@ -307,9 +307,11 @@ def highest_while(action):
 
   watcher = threading.Thread(target=watch)
   watcher.start()
-  action()
-  done.set()
-  watcher.join()
+  try:
+    action()
+  finally:
+    done.set()
+    watcher.join()
   return max(samples)
 
 
@@ -327,12 +329,15 @@ def main(model):
     lambda leaf: jax.device_put(np.ones(leaf.shape, leaf.dtype), leaf.sharding),
     (state.like, blueprints.batch_shapes(views, mesh)),
   )
+  key_data = jax.random.key_data(jax.random.key(run.seed))
   held = capacity.bytes_per_device(arrays)
   state, batch = jax.block_until_ready(arrays)
   del arrays
   # The first step alone: its temporaries may stay with the allocator.
   before = resident()
-  highest = highest_while(lambda: jax.block_until_ready(step(state, batch)))
+  highest = highest_while(
+    lambda: jax.block_until_ready(step(state, batch, key_data))
+  )
   print(json.dumps([planned, held + highest - before]))
 
 
