@@ -17,6 +17,9 @@ BrevityPenalty = beams.BrevityPenalty
 LengthPenalty = beams.LengthPenalty
 DecodeState = cache.DecodeState
 
+# Divides the public vocabulary's 32,128 ids, and every table padded to it.
+_BLOCK = 128
+
 
 def greedy(
   params: dict,
@@ -51,7 +54,7 @@ def greedy(
   def choose(state: cache.DecodeState):
     hidden, caches = cache.step(params, config, source, state=state)
     logits = network.logits(params, config, hidden)
-    chosen = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    chosen = likeliest(logits)
     chosen = jnp.where(state.done, contract.PAD_ID, chosen)
     tokens = jax.lax.dynamic_update_slice_in_dim(
       state.tokens, chosen[:, None], state.index, axis=1
@@ -67,6 +70,28 @@ def greedy(
 
   state = cache.start(config, source, max_decode_len=max_decode_len)
   return jax.lax.while_loop(unfinished, choose, state).tokens
+
+
+def likeliest(logits: jax.Array) -> jax.Array:
+  """The first id of the highest score, as argmax says of numbers, sooner.
+
+  XLA's CPU backend finds a maximum with vector instructions, an argmax without:
+  only the blocks' maxima and the winning block are searched that way.
+
+  Args:
+    logits: [R, V] float32.
+
+  Returns:
+    [R] int32.
+  """
+  num_rows, vocab_size = logits.shape
+  if vocab_size % _BLOCK:
+    return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+  blocks = logits.reshape(num_rows, -1, _BLOCK)
+  block = jnp.argmax(jnp.max(blocks, axis=-1), axis=-1)
+  within = jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]
+  chosen = block * _BLOCK + jnp.argmax(within, axis=-1)
+  return chosen.astype(jnp.int32)
 
 
 def _ends_with(

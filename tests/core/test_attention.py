@@ -165,6 +165,24 @@ def test_masked_keys_are_inert():
   )
 
 
+def test_the_bias_gathers_the_gradients_of_all_rows():
+  params, *case = _random_case(3, batch=3)
+  weights = np.random.default_rng(3).normal(size=(3, 5, 12))
+
+  @functools.partial(jax.jit, compiler_options=_OPTIONS)
+  @jax.grad
+  def gradient(bias, queries, memory, mask, weights):
+    memory = attention.keys_values(params, memory, 3)
+    output = attention.attend(params, queries, memory, mask=mask, bias=bias)
+    return jnp.sum(output * weights)
+
+  *rows, bias = (*case[:3], weights.astype(np.float32), case[3])
+  alone = [gradient(bias, *(a[i : i + 1] for a in rows)) for i in range(3)]
+  together = gradient(bias, *rows)
+  assert together.shape == bias.shape
+  np.testing.assert_allclose(together, sum(alone), rtol=1e-5, atol=1e-6)
+
+
 def test_query_rows_that_share_a_memory_row_equal_repeated_memory():
   params, queries, memory, mask, bias = _random_case(2, batch=6, length=4)
   memory, mask = memory[::3], mask[::3, :, :1]
@@ -225,8 +243,7 @@ def test_dropout_keeps_the_mean_and_the_dtype():
 def test_dropped_probabilities_are_left_out_of_the_sum():
   params, queries, memory, mask, bias = _random_case(4)
   mask[:] = True
-  keep = np.ones((2, 3, 1, 7), bool)
-  keep[:, 1:] = False
+  keep = np.random.default_rng(4).random((2, 3, 1, 7)) < 0.5
   found = _attend(
     params,
     queries,
@@ -236,7 +253,12 @@ def test_dropped_probabilities_are_left_out_of_the_sum():
     dropout_rate=0.5,
     dropout_keep=jnp.asarray(keep),
   )
-  only_first = jax.tree.map(np.array, params)
-  only_first['out']['kernel'][3:] = 0.0
-  expected = 2 * _attend(only_first, queries, memory, mask, bias)
+  query, key, value = (
+    (x @ np.asarray(params[name]['kernel'])).reshape(2, -1, 3, 3)
+    for x, name in ((queries, 'query'), (memory, 'key'), (memory, 'value'))
+  )
+  scores = np.exp(np.einsum('BTHK,BSHK->BHTS', query, key) + bias)
+  probabilities = scores / scores.sum(-1, keepdims=True) * np.where(keep, 2, 0)
+  context = np.einsum('BHTS,BSHK->BTHK', probabilities, value)
+  expected = context.reshape(2, 5, 9) @ np.asarray(params['out']['kernel'])
   np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)

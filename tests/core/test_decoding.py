@@ -39,6 +39,16 @@ def test_greedy_equals_the_argmax_of_full_forward_passes(seed):
     assert not tokens[row, len(expected) :].any()
 
 
+@pytest.mark.parametrize('vocab_size', [128, 384, 400])
+def test_the_likeliest_is_the_first_of_the_highest(vocab_size):
+  random = np.random.RandomState(0)
+  logits = random.randint(-3, 4, (64, vocab_size)).astype(np.float32)
+  logits[0] = -np.inf
+  found = jax.jit(decoding.likeliest)(logits)
+  np.testing.assert_array_equal(found, np.argmax(logits, axis=-1))
+  assert found.dtype == np.int32
+
+
 def test_greedy_ends_a_row_behind_the_stop_tokens():
   params, config = tiny_decoder.params(seed=1), tiny_decoder.TINY
   decode = functools.partial(decoding.greedy, max_decode_len=4)
