@@ -6,6 +6,10 @@ and backward pass, and each in microbatches: gradients add up in float32. All
 token weights are known before the first pass, so the sum is the gradient of the
 whole batch's objective, whatever it was cut into. The mutual-information term
 needs what the labels say, so that is computed before the rationales' pass.
+
+Where parameters are replicated over the data axis of a mesh, each data shard
+adds up its own gradient, and the shards' are summed once, at the end: devices
+then talk once per step, not once per view and microbatch.
 """
 
 import functools
@@ -14,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from dsbs_jax import contract
-from dsbs_jax.core import mutual_information, network, objective
+from dsbs_jax.core import mutual_information, network, objective, stacks
 
 Batch = dict[str, dict[str, jax.Array]]
 
@@ -56,7 +60,7 @@ def rows_loss(
     params: its parameters.
     rows: the row group, or a part of its rows.
     counts: `objective.token_counts` of the whole batch.
-    dropout_key: typed key, None for no dropout.
+    dropout_key: typed keys of the rows, None for no dropout.
     chunk_tokens: as in `objective.batch_loss`.
     extra_loss: rows and their logits -> a further part of the loss, and sums.
 
@@ -95,6 +99,7 @@ def of_batch(
   *,
   dropout_key,
   num_microbatches,
+  num_shards,
   chunk_tokens,
   num_pairs,
 ):
@@ -106,7 +111,8 @@ def of_batch(
     params: its parameters.
     batch: view -> row group.
     dropout_key: typed key of this step.
-    num_microbatches: as in `steps.make_train_step`, as the next two.
+    num_microbatches: as in `steps.make_train_step`, as the next three.
+    num_shards: see there.
     chunk_tokens: see there.
     num_pairs: see there.
 
@@ -116,7 +122,7 @@ def of_batch(
   counts = objective.token_counts(batch)
   extra_losses = {}
 
-  def part_gradients(view, rows, key):
+  def part_gradients(view, rows, keys):
     (loss, sums), gradients = jax.value_and_grad(
       lambda p: rows_loss(
         config,
@@ -124,7 +130,7 @@ def of_batch(
         p,
         rows,
         counts,
-        key,
+        keys,
         chunk_tokens,
         extra_losses.get(view),
       ),
@@ -134,11 +140,11 @@ def of_batch(
 
   def over_parts(function, total, view):
     view_key = jax.random.fold_in(dropout_key, _VIEW_KEYS[view])
-    if num_microbatches == 1:
-      part = function(batch[view], jax.random.fold_in(view_key, 0))
-      return part if total is None else _add(total, part)
-    parts = _cut(view, batch[view], num_microbatches)
-    return _accumulate(function, total, view_key, parts)
+    keys = stacks.row_keys(view_key, len(batch[view]['decoder_target_tokens']))
+    parts = _cut(view, (batch[view], keys), num_shards, num_microbatches)
+    if num_shards > 1:
+      function = jax.vmap(function)
+    return _accumulate(function, total, parts)
 
   if distillation.mutual_information:
     extra_losses = _mutual_information(
@@ -146,13 +152,13 @@ def of_batch(
       distillation,
       params,
       batch,
-      over_parts=over_parts,
+      over_parts=lambda *parts: _of_shards(over_parts(*parts), num_shards),
       num_pairs=num_pairs,
     )
   total = None
   for view, _ in views(batch):
     total = over_parts(functools.partial(part_gradients, view), total, view)
-  return total
+  return _of_shards(total, num_shards)
 
 
 def _mutual_information(
@@ -171,8 +177,8 @@ def _mutual_information(
     ids = rows[mutual_information.PAIR_IDS]
     return mutual_information.pool(logits, ids, num_pairs=num_pairs)
 
-  def pool_labels(rows, key):  # with the masks that the label's loss has
-    return pool(rows, network.apply(params, config, rows, dropout_key=key))
+  def pool_labels(rows, keys):  # with the masks that the label's loss has
+    return pool(rows, network.apply(params, config, rows, dropout_key=keys))
 
   # A pair's label is in one part, and is 0 in the others: their sum is it.
   labels = over_parts(pool_labels, None, contract.LABEL_VIEW)
@@ -193,36 +199,48 @@ def _mutual_information(
   }
 
 
-def _accumulate(part_gradients, total, view_key, parts):
-  """Adds the gradients of all parts to the total, one part at a time."""
-  num_parts = len(jax.tree.leaves(parts)[0])
+def _accumulate(function, total, parts):
+  """Adds what the function says of each part to the total, part by part."""
+  first = jax.tree.map(lambda array: array[0], parts)
+  if len(jax.tree.leaves(parts)[0]) == 1:
+    only = function(*first)
+    return only if total is None else _add(total, only)
   if total is None:
-    first = jax.tree.map(lambda array: array[0], parts)
-    shapes = jax.eval_shape(part_gradients, first, view_key)
+    shapes = jax.eval_shape(function, *first)
     total = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
-  def visit(carry, indexed):
-    index, rows = indexed
-    key = jax.random.fold_in(view_key, index)
-    return _add(carry, part_gradients(rows, key)), None
+  def visit(carry, part):
+    return _add(carry, function(*part)), None
 
-  return jax.lax.scan(visit, total, (jnp.arange(num_parts), parts))[0]
+  return jax.lax.scan(visit, total, parts)[0]
 
 
-def _cut(view, rows, num_microbatches):
-  """[B, ...] -> [microbatches, B / microbatches, ...], rows dealt in turn."""
-  num_rows = len(rows['decoder_target_tokens'])
-  if num_rows % num_microbatches:
+def _of_shards(total, num_shards):
+  """The sum over the shards' leading axis, where there is one."""
+  if num_shards == 1:
+    return total
+  return jax.tree.map(lambda array: jnp.sum(array, axis=0), total)
+
+
+def _cut(view, tree, num_shards, num_parts):
+  """Deals rows, [B, ...], into parts: [parts, B / parts, ...].
+
+  With shards [parts, shards, B / parts / shards, ...]; a shard's rows are next
+  to each other in the batch, and so on one device.
+  """
+  num_rows = len(jax.tree.leaves(tree)[0])
+  if num_rows % (num_shards * num_parts):
     raise ValueError(
-      f'view {view!r} has {num_rows} rows, which {num_microbatches}'
-      ' microbatches do not divide. Change one of the two.'
+      f'view {view!r} has {num_rows} rows, which {num_parts} microbatches of'
+      f' {num_shards} data shards do not divide. Change one of the two.'
     )
 
   def deal(array):
-    dealt = array.reshape(-1, num_microbatches, *array.shape[1:])
-    return jnp.moveaxis(dealt, 1, 0)
+    dealt = array.reshape(num_shards, -1, num_parts, *array.shape[1:])
+    dealt = jnp.moveaxis(dealt, 2, 0)
+    return dealt if num_shards > 1 else dealt[:, 0]
 
-  return jax.tree.map(deal, rows)
+  return jax.tree.map(deal, tree)
 
 
 def _add(left, right):

@@ -33,7 +33,7 @@ def encode(
     config: its size.
     rows: encoder_input_tokens [B, S] int32; packed rows also
       encoder_segment_ids [B, S].
-    dropout_key: typed random key, or None for no dropout.
+    dropout_key: typed random key, or one per row [B]; None for no dropout.
 
   Returns:
     [B, S, D] in the activation dtype, after the final norm.
@@ -64,7 +64,7 @@ def decode(
     encoded: [B, S, D] from `encode`.
     rows: encoder_input_tokens [B, S], decoder_input_tokens and
       decoder_target_tokens [B, T]; packed rows also both segment ids.
-    dropout_key: typed random key, or None for no dropout.
+    dropout_key: typed random key, or one per row [B]; None for no dropout.
 
   Returns:
     [B, T, D] in the activation dtype, after the final norm.
@@ -131,9 +131,11 @@ def hidden(
   The logits of a whole batch are its largest array by far; from here a loss
   can make them in pieces. Arguments: see `apply`.
   """
-  encoder_key, decoder_key = stacks.split_key(dropout_key, 2)
-  encoded = encode(params, config, rows, dropout_key=encoder_key)
-  return decode(params, config, encoded, rows=rows, dropout_key=decoder_key)
+  num_rows = len(rows['encoder_input_tokens'])
+  keys = stacks.row_keys(dropout_key, num_rows)
+  encoder_keys, decoder_keys = stacks.split_keys(keys, 2)
+  encoded = encode(params, config, rows, dropout_key=encoder_keys)
+  return decode(params, config, encoded, rows=rows, dropout_key=decoder_keys)
 
 
 def apply(
@@ -149,7 +151,7 @@ def apply(
     params: the whole parameter tree, laid out as config.scan_layers says.
     config: its size.
     rows: a row group (see contract.py), padded or packed.
-    dropout_key: typed random key, or None for no dropout.
+    dropout_key: typed random key, or one per row [B]; None for no dropout.
 
   Returns:
     [B, T, V] float32.

@@ -215,6 +215,23 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
 
 
+def gradient_shards(mesh: Mesh, rules: Rules) -> int:
+  """Data shards that may add up their gradients apart and sum them at the end.
+
+  Each then holds a gradient of whole parameters: those that the data axis
+  splits are not whole anywhere, so their gradients are reduced part by part.
+
+  Args:
+    mesh: the devices.
+    rules: where parameters live.
+
+  Returns:
+    The number of data shards, or 1 where the rules split over the data axis.
+  """
+  split = any(DATA_AXIS in spec for _, spec in rules)
+  return 1 if split else mesh.shape[DATA_AXIS]
+
+
 def check_batch(batch: Any, mesh: Mesh, *, num_microbatches: int = 1) -> None:
   """Raises unless the rows of each view divide evenly.
 

@@ -3,7 +3,8 @@
 
 Masks come from outside: what a position may see is the caller's matter, so
 the same decoder runs whole rows and single positions over a cache. Each
-layer draws its dropout from its own key.
+layer draws its dropout from a key of its own for each row, so that a row's masks
+are the same wherever and with whichever others it is computed.
 """
 
 from collections.abc import Callable
@@ -26,23 +27,34 @@ def rms_norm(inputs: jax.Array, scale: jax.Array) -> jax.Array:
   return normed.astype(inputs.dtype) * scale.astype(inputs.dtype)
 
 
-def split_key(key: jax.Array | None, num: int):
-  """`num` keys, or as many Nones when there is no dropout."""
-  return [None] * num if key is None else jax.random.split(key, num)
+def row_keys(key: jax.Array | None, num_rows: int) -> jax.Array | None:
+  """One key per row, [B], of one key; keys of rows and None stay as they are."""
+  if key is None or key.ndim:
+    return key
+  return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(num_rows))
+
+
+def split_keys(keys: jax.Array | None, num: int):
+  """Keys of rows [B] -> `num` such, or as many Nones without dropout."""
+  if keys is None:
+    return [None] * num
+  return jax.vmap(lambda key: jax.random.split(key, num), out_axes=1)(keys)
 
 
 def _keep_masks(
-  key: jax.Array | None, config: T5Config, batch: int, widths: tuple[int, ...]
+  keys: jax.Array | None, config: T5Config, widths: tuple[int, ...]
 ) -> list[jax.Array | None]:
   """Draws what dropout keeps at several places, [B, 1, width] bool each.
 
   T5 drops the same features at all positions of a row. One draw is cut into
   the masks of a whole layer: each draw costs compile time.
   """
-  if key is None or config.dropout_rate == 0.0:
+  if keys is None or config.dropout_rate == 0.0:
     return [None] * len(widths)
   share = 1.0 - config.dropout_rate
-  keep = jax.random.bernoulli(key, share, (batch, 1, sum(widths)))
+  keep = jax.vmap(
+    lambda key: jax.random.bernoulli(key, share, (1, sum(widths)))
+  )(keys)
   return jnp.split(keep, np.cumsum(widths)[:-1], axis=2)
 
 
@@ -71,7 +83,7 @@ def _mlp_block(params: dict, inputs: jax.Array, config: T5Config, keeps):
   return inputs + attention.dropout(output, keeps[1], rate=config.dropout_rate)
 
 
-def _embed(params: dict, tokens: jax.Array, config: T5Config, key):
+def _embed(params: dict, tokens: jax.Array, config: T5Config, keys):
   """Looks tokens [B, L] up; a gather, where T5X multiplies by one-hots.
 
   An id beyond the vocabulary becomes NaN, not a wrong row.
@@ -79,7 +91,7 @@ def _embed(params: dict, tokens: jax.Array, config: T5Config, key):
   embedding = params['token_embedder']['embedding']
   embedded = jnp.take(embedding, tokens, axis=0, mode='fill')  # [B, L, D]
   embedded = embedded.astype(config.dtype)
-  (keep,) = _keep_masks(key, config, tokens.shape[0], (config.emb_dim,))
+  (keep,) = _keep_masks(keys, config, (config.emb_dim,))
   return attention.dropout(embedded, keep, rate=config.dropout_rate)
 
 
@@ -91,19 +103,19 @@ def _run_layers(
   config: T5Config,
   stack: str,
   memories: dict | None = None,
-  key: jax.Array | None = None,
+  keys: jax.Array | None = None,
 ) -> tuple[jax.Array, dict | None]:
   """Runs the layers of one stack, as a Python loop or as lax.scan.
 
   Args:
-    layer: (layer_params, inputs, memories, key) -> (outputs, memories).
+    layer: (layer_params, inputs, memories, keys) -> (outputs, memories).
     params: the stack's parameters.
     inputs: [B, L, D].
     config: says how the layers are laid out and what is computed again.
     stack: 'encoder' or 'decoder'.
     memories: per layer a pytree that the layer reads and returns changed,
       under the names of the layers in `params`.
-    key: typed random key, split into one per layer; or None.
+    keys: typed random keys of the rows [B], split for each layer; or None.
 
   Returns:
     Outputs [B, L, D]; what the layers returned, under the same names.
@@ -125,16 +137,17 @@ def _run_layers(
       layer, policy=policy, prevent_cse=not config.scan_layers
     )
   if config.scan_layers:
-    keys = None if key is None else jax.random.split(key, num_layers)
-    stacked = (params['layers'], memories and memories['layers'], keys)
+    of_layers = None if keys is None else split_keys(keys, num_layers)
+    stacked = (params['layers'], memories and memories['layers'], of_layers)
     outputs, changed = jax.lax.scan(
       lambda x, xs: layer(xs[0], x, xs[1], xs[2]), inputs, stacked
     )
     return outputs, {'layers': changed}
   outputs, changed = inputs, {}
-  for name, layer_key in zip(names, split_key(key, num_layers), strict=True):
+  of_layers = split_keys(keys, num_layers)
+  for name, layer_keys in zip(names, of_layers, strict=True):
     outputs, changed[name] = layer(
-      params[name], outputs, memories and memories[name], layer_key
+      params[name], outputs, memories and memories[name], layer_keys
     )
   return outputs, changed
 
@@ -154,13 +167,14 @@ def run_encoder(
     config: its size.
     tokens: [B, S] int32.
     mask: bool, broadcast to [B, H, S, S].
-    dropout_key: typed random key, or None for no dropout.
+    dropout_key: typed random key, or one per row [B]; None for no dropout.
 
   Returns:
     [B, S, D] in the activation dtype, after the final norm.
   """
   stack = params['encoder']
   batch, length = tokens.shape
+  keys = row_keys(dropout_key, batch)
   rate = config.dropout_rate
   widths = (
     config.num_heads * length,
@@ -175,10 +189,10 @@ def run_encoder(
     bidirectional=True,
     max_distance=config.max_distance,
   )
-  embed_key, layers_key, norm_key = split_key(dropout_key, 3)
+  embed_keys, layers_keys, norm_keys = split_keys(keys, 3)
 
-  def layer(layer_params, inputs, _, key):
-    keeps = _keep_masks(key, config, batch, widths)
+  def layer(layer_params, inputs, _, keys):
+    keeps = _keep_masks(keys, config, widths)
     normed = rms_norm(inputs, layer_params['pre_attention_layer_norm']['scale'])
     weights = layer_params['attention']
     output = attention.attend(
@@ -193,14 +207,14 @@ def run_encoder(
     inputs = inputs + attention.dropout(output, keeps[1], rate=rate)
     return _mlp_block(layer_params, inputs, config, keeps[2:]), None
 
-  embedded = _embed(params, tokens, config, embed_key)
+  embedded = _embed(params, tokens, config, embed_keys)
   hidden, _ = _run_layers(
-    layer, stack, embedded, config=config, stack='encoder', key=layers_key
+    layer, stack, embedded, config=config, stack='encoder', keys=layers_keys
   )
   normed = rms_norm(hidden, stack['encoder_norm']['scale'])
   # The one place where T5X draws a mask per position.
   widths = (length * config.emb_dim,)
-  (keep,) = _keep_masks(norm_key, config, batch, widths)
+  (keep,) = _keep_masks(norm_keys, config, widths)
   keep = keep if keep is None else keep.reshape(normed.shape)
   return attention.dropout(normed, keep, rate=rate)
 
@@ -229,22 +243,23 @@ def run_decoder(
     self_mask: bool, broadcast to [B, H, T, S'].
     cross_mask: bool, broadcast to [B, H, T, S].
     memories: per layer, under the layers' names, what make_memories reads.
-    dropout_key: typed random key, or None for no dropout.
+    dropout_key: typed random key, or one per row [B]; None for no dropout.
 
   Returns:
     [B, T, D] after the final norm; per layer what make_memories returned.
   """
   stack = params['decoder']
-  embed_key, layers_key, norm_key = split_key(dropout_key, 3)
-  rate, batch = config.dropout_rate, tokens.shape[0]
+  keys = row_keys(dropout_key, tokens.shape[0])
+  embed_keys, layers_keys, norm_keys = split_keys(keys, 3)
+  rate = config.dropout_rate
   width, heads = config.emb_dim, config.num_heads
   own_width, cross_width = (
     heads * mask.shape[-1] for mask in (self_mask, cross_mask)
   )
   widths = (own_width, width, cross_width, width, config.mlp_dim, width)
 
-  def layer(layer_params, inputs, layer_memories, key):
-    keeps = _keep_masks(key, config, batch, widths)
+  def layer(layer_params, inputs, layer_memories, keys):
+    keeps = _keep_masks(keys, config, widths)
     scale = layer_params['pre_self_attention_layer_norm']['scale']
     normed = rms_norm(inputs, scale)
     own, cross, changed = make_memories(layer_params, normed, layer_memories)
@@ -273,14 +288,14 @@ def run_decoder(
   hidden, changed = _run_layers(
     layer,
     stack,
-    _embed(params, tokens, config, embed_key),
+    _embed(params, tokens, config, embed_keys),
     config=config,
     stack='decoder',
     memories=memories,
-    key=layers_key,
+    keys=layers_keys,
   )
   normed = rms_norm(hidden, stack['decoder_norm']['scale'])
-  (keep,) = _keep_masks(norm_key, config, batch, (width,))
+  (keep,) = _keep_masks(norm_keys, config, (width,))
   return attention.dropout(normed, keep, rate=rate), changed
 
 

@@ -60,6 +60,7 @@ def make_train_step(
   *,
   run_key: jax.Array,
   num_microbatches: int = 1,
+  num_shards: int = 1,
   chunk_tokens: int = 0,
   num_pairs: int = 0,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
@@ -69,11 +70,13 @@ def make_train_step(
     config: the network.
     distillation: the objective.
     transformation: the optimizer.
-    run_key: typed key of the run; masks depend on it, the step, the view and
-      the microbatch alone.
+    run_key: typed key of the run; a row's masks depend on it, the step, the
+      view and the row's place in the batch alone.
     num_microbatches: parts into which the rows of each view are cut, to save
       memory. Part i is every num_microbatches-th row, so that rows sharded over
       devices stay where they are.
+    num_shards: data shards whose gradients are summed once, at the end; see
+      `partitioning.gradient_shards`.
     chunk_tokens: target tokens of a part whose logits exist at once; 0: all.
       See `objective.batch_loss`.
     num_pairs: examples of a batch at most, for the mutual-information term.
@@ -100,6 +103,7 @@ def make_train_step(
       batch,
       dropout_key=jax.random.fold_in(run_key, state.step),
       num_microbatches=num_microbatches,
+      num_shards=num_shards,
       chunk_tokens=chunk_tokens,
       num_pairs=num_pairs,
     )

@@ -84,6 +84,7 @@ def train_step(
       transformation,
       run_key=jax.random.wrap_key_data(key_data),
       num_microbatches=run.microbatches,
+      num_shards=partitioning.gradient_shards(mesh, run.sharding_rules()),
       chunk_tokens=run.chunk_tokens,
       num_pairs=run.batch_size,
     )
