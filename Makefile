@@ -28,7 +28,7 @@ $(VENV)/ready: constraints.txt setup.py
 	@$(PYTHON) -c 'import sys; v = sys.version_info; \
 	  sys.exit(0 if v >= (3, 11) else f"Python is {v[0]}.{v[1]}, expected 3.11 or newer: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[test]' \
+	$(RUN) -m pip install --disable-pip-version-check --no-compile --progress-bar off -c constraints.txt -e '.[test]' \
 	  | grep -v 'already satisfied'
 	@touch $@
 

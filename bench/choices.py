@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bench import table
-from dsbs_jax.core import attention, cross_entropy
+from dsbs_jax.core import attention, cross_entropy, decoding
 
 _ROWS, _LENGTH, _WIDTH, _HEADS, _VOCABULARY = 8, 256, 256, 4, 32128
 _TARGETS = 1368  # target tokens of such rows, padding included
@@ -30,12 +30,14 @@ class Choice:
     ours: function of the arguments.
     other: likewise, the same values.
     arguments: differentiated where they are floats.
+    forward: whether values are computed rather than gradients.
   """
 
   name: str
   ours: Callable[..., jax.Array]
   other: Callable[..., jax.Array]
   arguments: tuple[jax.Array, ...]
+  forward: bool = False
 
 
 def choices(*, rounds: int = 7) -> Iterator[table.Row]:
@@ -55,7 +57,7 @@ def choices(*, rounds: int = 7) -> Iterator[table.Row]:
     ours, other = ([1000 * s for s in found] for found in seconds)
     mib = ' and '.join(f'{size / 2**20:,.0f}' for size in sizes)
     yield table.row(
-      'Choices: gradient of one piece of T5 mini, against the other way',
+      'Choices: one piece of T5 mini, with its gradient, against the other way',
       f'{choice.name} (temporaries {mib} MiB)',
       ours,
       'ms',
@@ -65,6 +67,8 @@ def choices(*, rounds: int = 7) -> Iterator[table.Row]:
 
 
 def _gradient(way, choice):
+  if choice.forward:
+    return jax.jit(way).lower(*choice.arguments).compile()
   floats = tuple(
     i
     for i, array in enumerate(choice.arguments)
@@ -99,6 +103,10 @@ def _choices() -> list[Choice]:
   bias = bias_table[:, buckets][None]
   ids = jax.random.randint(jax.random.key(6), (_TARGETS,), 0, _VOCABULARY)
   keep_features = jax.random.key(7)
+  scores = draw(11, _ROWS, _HEADS, _LENGTH, _LENGTH)
+  dropped_keys = jax.random.bernoulli(
+    jax.random.key(12), 0.9, (_ROWS, _HEADS, _LENGTH, 1)
+  )
   return [
     Choice(
       'projections as products of matrices, not [D, H, K] kernels',
@@ -135,6 +143,27 @@ def _choices() -> list[Choice]:
       lambda q, k, v, b: _attend(q, k, v, mask, b),
       lambda q, k, v, b: _library(q, k, v, mask, b),
       (*heads, bias),
+    ),
+    Choice(
+      "the bias's gradient over rows as a product, not as a sum",
+      lambda b, s: attention.for_all_rows(b, _ROWS) * s,
+      lambda b, s: b * s,
+      (bias, scores),
+    ),
+    Choice(
+      'dropout of a key on its value, not on its probabilities',
+      lambda p, v: p @ attention.dropout(v, dropped_keys, rate=0.1),
+      lambda p, v: (
+        attention.dropout(p, jnp.swapaxes(dropped_keys, 2, 3), rate=0.1) @ v
+      ),
+      (scores, heads[2]),
+    ),
+    Choice(
+      'likeliest token by blocks of ids, not at once (forward)',
+      decoding.likeliest,
+      lambda x: jnp.argmax(x, axis=-1),
+      (draw(10, 32, _VOCABULARY),),
+      forward=True,
     ),
     Choice(
       'dropout of features, the same for all positions of a row',

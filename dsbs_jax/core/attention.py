@@ -219,7 +219,7 @@ def write_position(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _for_all_rows(bias: jax.Array, num_rows: int) -> jax.Array:
+def for_all_rows(bias: jax.Array, num_rows: int) -> jax.Array:
   """[1, H, T, S] -> [B, H, T, S].
 
   The gradient's sum over rows is written as a product: XLA's CPU backend takes
@@ -229,7 +229,7 @@ def _for_all_rows(bias: jax.Array, num_rows: int) -> jax.Array:
 
 
 def _for_all_rows_forward(bias, num_rows):
-  return _for_all_rows(bias, num_rows), None
+  return for_all_rows(bias, num_rows), None
 
 
 def _for_all_rows_backward(num_rows, _, gradient):
@@ -238,7 +238,7 @@ def _for_all_rows_backward(num_rows, _, gradient):
   return (total[None],)
 
 
-_for_all_rows.defvjp(_for_all_rows_forward, _for_all_rows_backward)
+for_all_rows.defvjp(_for_all_rows_forward, _for_all_rows_backward)
 
 
 def attend(
@@ -278,7 +278,7 @@ def attend(
   scores = jnp.einsum('BHTK,BHSK->BHTS', query, memory.key)
   scores = scores.astype(jnp.float32)
   if bias is not None:
-    scores += _for_all_rows(bias, len(scores))
+    scores += for_all_rows(bias, scores.shape[0])
   scores = jnp.where(mask, scores, MASKED_SCORE)
   probabilities = jax.nn.softmax(scores, axis=-1).astype(dtype)
   value = memory.value

@@ -41,11 +41,25 @@ REFERENCES = {
 }
 
 
+# Compiling takes most of the time.
+LONG = ('4x2', '2x4', '4x2 fully sharded')
+
+
 @pytest.fixture(scope='module')
 def losses():
+  return run(*(case for case in CASES if case not in LONG))
+
+
+@pytest.fixture(scope='module')
+def more_losses():
+  return run(*LONG)
+
+
+def run(*cases):
+  """{case: losses} of these cases and of the references."""
   flags = os.environ.get('XLA_FLAGS', '')
-  run = subprocess.run(
-    [sys.executable, __file__],
+  done = subprocess.run(
+    [sys.executable, __file__, *cases],
     env=os.environ
     | {
       'JAX_PLATFORMS': 'cpu',
@@ -56,12 +70,23 @@ def losses():
     text=True,
     check=False,
   )
-  assert run.returncode == 0, run.stderr
-  return json.loads(run.stdout.splitlines()[-1])
+  assert done.returncode == 0, done.stderr
+  return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize('case', CASES)
+@pytest.mark.parametrize('case', [case for case in CASES if case not in LONG])
 def test_a_mesh_has_the_losses_of_one_device(losses, case):
+  check(losses, case)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize('case', LONG)
+def test_other_meshes_have_the_losses_of_one_device(more_losses, case):
+  check(more_losses, case)
+
+
+def check(losses, case):
+  """Asserts that a case has its reference's losses."""
   _, _, optimizer, _, *tied = CASES[case]
   expected = np.array(losses['tied' if tied else optimizer])
   ours = np.array(losses[case])
@@ -77,8 +102,8 @@ def test_gradients_are_reduced_once_per_step(losses):
   assert losses['sums'] == {'in loops': 0, 'of gradients': 1}
 
 
-def main():
-  """Trains on each mesh in turn and prints {case: losses} as JSON."""
+def main(*cases):
+  """Trains on these meshes in turn and prints {case: losses} as JSON."""
   import jax
 
   from dsbs_jax.core import network
@@ -97,6 +122,7 @@ def main():
   losses = {
     case: train(config, *settings)[0]
     for case, settings in (REFERENCES | CASES).items()
+    if case in REFERENCES or case in cases
   }
   scanned = dataclasses.replace(config, scan_layers=True, num_encoder_layers=2)
   _, program = train(scanned, '8x1', 'standard_rules', 'adamw_hf', 2, steps=1)
@@ -212,4 +238,4 @@ def pairs(rows):
 
 
 if __name__ == '__main__':
-  main()
+  main(*sys.argv[1:])

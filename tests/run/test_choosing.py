@@ -83,8 +83,13 @@ def test_choices_are_kept_in_prepared_data(source):
   ('task', 'prefix', 'end'),
   [
     ('cqa_gt_dsbs', '[label] ', [1]),
-    ('cqa_gt_answer_first', '', BYTES.encode(' [rationale]')),
-    ('esnli_gt_finetune', '', [1]),
+    pytest.param(
+      'cqa_gt_answer_first',
+      '',
+      BYTES.encode(' [rationale]'),
+      marks=pytest.mark.long,
+    ),
+    pytest.param('esnli_gt_finetune', '', [1], marks=pytest.mark.long),
   ],
 )
 def test_the_likeliest_label_of_each_example_is_chosen(

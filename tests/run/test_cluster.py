@@ -108,6 +108,7 @@ def _same(alone, together):
     assert single == pytest.approx(joint, rel=1e-5)
 
 
+@pytest.mark.long
 def test_two_processes_of_two_devices_have_the_losses_of_one(
   data_dir, tmp_path
 ):

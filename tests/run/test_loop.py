@@ -97,9 +97,9 @@ def test_training_longer_is_allowed(settings, tmp_path):
     loop.train(settings(tmp_path, 'TRAIN_STEPS = 4', 'EVAL_PERIOD = 4')) == 0
   )
   assert (
-    loop.train(settings(tmp_path, 'TRAIN_STEPS = 8', 'EVAL_PERIOD = 4')) == 0
+    loop.train(settings(tmp_path, 'TRAIN_STEPS = 12', 'EVAL_PERIOD = 4')) == 0
   )
-  assert checkpoints.Checkpoints(tmp_path).latest_step() == 8
+  assert checkpoints.Checkpoints(tmp_path).latest_step() == 12
 
 
 def test_a_vocabulary_larger_than_the_model_is_refused(settings, tmp_path):
