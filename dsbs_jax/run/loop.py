@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from dsbs_jax.core import network, partitioning, steps
-from dsbs_jax.data import loader, ordering, register, tokens, vocabularies
+from dsbs_jax.data import loader, register, tokens, vocabularies
 from dsbs_jax.interop import checkpoints as foreign
 from dsbs_jax.run import (
   allocation,
@@ -171,12 +171,7 @@ def open_data(
   return loader.open(
     run.mixture_or_task_name,
     source,
-    ordering.Reading(
-      batch_size=run.batch_size,
-      seed=run.seed,
-      paired=run.paired,
-      rates=run.rates,
-    ),
+    run.reading(),
     layout=run.layout(lengths=run.lengths),
     place=loader.Place(
       jax.process_index(),

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from dsbs_jax import contract
-from dsbs_jax.data import loader, ordering, placement, register, views
+from dsbs_jax.data import loader, placement, register, views
 from dsbs_jax.run import settings
 
 _GIVEN = re.compile(r'(?:([a-z]+):)?(\d+)x(\d+)/(\d+)')
@@ -61,12 +61,7 @@ def of_data(run: settings.Training, *, multiple: int) -> dict:
   data = loader.open(
     run.mixture_or_task_name,
     source,
-    ordering.Reading(
-      batch_size=run.batch_size,
-      seed=run.seed,
-      paired=run.paired,
-      rates=run.rates,
-    ),
+    run.reading(),
     layout=run.layout(lengths=run.lengths),
     place=loader.Place(0, 1, row_multiple=multiple),
   )

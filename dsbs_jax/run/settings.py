@@ -8,7 +8,7 @@ from typing import Any
 from dsbs_jax import contract
 from dsbs_jax.core import network, partitioning
 from dsbs_jax.core import objective as objective_lib
-from dsbs_jax.data import views
+from dsbs_jax.data import ordering, views
 from dsbs_jax.run import checks
 
 _COUNTS = (
@@ -134,6 +134,15 @@ class Training:
   def _pairs(self) -> bool:
     name = views.own_name(self.mixture_or_task_name)
     return name is not None and name.form == 'dsbs'
+
+  def reading(self) -> ordering.Reading:
+    """Which examples each step sees."""
+    return ordering.Reading(
+      batch_size=self.batch_size,
+      seed=self.seed,
+      paired=self.paired,
+      rates=self.rates,
+    )
 
   def transformation(self):
     """The optimizer with its schedule."""
