@@ -84,43 +84,43 @@ def _gradient(way, choice):
 
 
 def _choices() -> list[Choice]:
-  def draw(number, *shape):
-    return jax.random.normal(jax.random.key(number), shape)
+  return [*_of_features(), *_of_vocabulary(), *_of_attention()]
 
-  rows = draw(0, _ROWS, _LENGTH, _WIDTH)
-  head_width = _WIDTH // _HEADS
-  heads = [draw(i, _ROWS, _HEADS, _LENGTH, head_width) for i in range(1, 4)]
-  kernel = draw(4, _WIDTH, _WIDTH) / 16
-  segments = jnp.tile(jnp.arange(_LENGTH) // 45, (_ROWS, 1))
-  real = jnp.ones((_ROWS, _LENGTH), bool)
-  mask = attention.pair_mask(
-    real, real, query_segments=segments, key_segments=segments
-  )
-  bias_table = draw(5, _HEADS, 32)
-  buckets = attention.relative_buckets(
-    np.arange(_LENGTH)[None] - np.arange(_LENGTH)[:, None], bidirectional=True
-  )
-  bias = bias_table[:, buckets][None]
-  ids = jax.random.randint(jax.random.key(6), (_TARGETS,), 0, _VOCABULARY)
+
+def _draw(number, *shape):
+  return jax.random.normal(jax.random.key(number), shape)
+
+
+def _of_features() -> list[Choice]:
+  rows = _draw(0, _ROWS, _LENGTH, _WIDTH)
+  kernel = _draw(4, _WIDTH, _WIDTH) / 16
   keep_features = jax.random.key(7)
-  scores = draw(11, _ROWS, _HEADS, _LENGTH, _LENGTH)
-  dropped_keys = jax.random.bernoulli(
-    jax.random.key(12), 0.9, (_ROWS, _HEADS, _LENGTH, 1)
-  )
   return [
     Choice(
       'projections as products of matrices, not [D, H, K] kernels',
       lambda x, w: attention.split_heads(attention.project(x, w), _HEADS),
       lambda x, w: jnp.einsum(
-        'BLD,DHK->BHLK', x, w.reshape(_WIDTH, _HEADS, head_width)
+        'BLD,DHK->BHLK', x, w.reshape(_WIDTH, _HEADS, -1)
       ),
       (rows, kernel),
     ),
     Choice(
+      'dropout of features, the same for all positions of a row',
+      lambda x: _dropped(x, keep_features, (_ROWS, 1, _WIDTH)),
+      lambda x: _dropped(x, keep_features, x.shape),
+      (rows,),
+    ),
+  ]
+
+
+def _of_vocabulary() -> list[Choice]:
+  ids = jax.random.randint(jax.random.key(6), (_TARGETS,), 0, _VOCABULARY)
+  return [
+    Choice(
       'embedding by gather, not by a product with one-hots',
       lambda e: jnp.take(e, ids, axis=0, mode='fill'),
       lambda e: jax.nn.one_hot(ids, _VOCABULARY) @ e,
-      (draw(8, _VOCABULARY, _WIDTH),),
+      (_draw(8, _VOCABULARY, _WIDTH),),
     ),
     Choice(
       "cross entropy with its gradient written out, not autodiff's",
@@ -128,8 +128,37 @@ def _choices() -> list[Choice]:
       lambda x: (
         -jnp.take_along_axis(jax.nn.log_softmax(x), ids[:, None], axis=1)[:, 0]
       ),
-      (draw(9, _TARGETS, _VOCABULARY),),
+      (_draw(9, _TARGETS, _VOCABULARY),),
     ),
+    Choice(
+      'likeliest token by blocks of ids, not at once (forward)',
+      decoding.likeliest,
+      lambda x: jnp.argmax(x, axis=-1),
+      (_draw(10, 32, _VOCABULARY),),
+      forward=True,
+    ),
+  ]
+
+
+def _of_attention() -> list[Choice]:
+  heads = [
+    _draw(i, _ROWS, _HEADS, _LENGTH, _WIDTH // _HEADS) for i in range(1, 4)
+  ]
+  scores = _draw(11, _ROWS, _HEADS, _LENGTH, _LENGTH)
+  segments = jnp.tile(jnp.arange(_LENGTH) // 45, (_ROWS, 1))
+  real = jnp.ones((_ROWS, _LENGTH), bool)
+  mask = attention.pair_mask(
+    real, real, query_segments=segments, key_segments=segments
+  )
+  bias_table = _draw(5, _HEADS, 32)
+  buckets = attention.relative_buckets(
+    np.arange(_LENGTH)[None] - np.arange(_LENGTH)[:, None], bidirectional=True
+  )
+  bias = bias_table[:, buckets][None]
+  dropped_keys = jax.random.bernoulli(
+    jax.random.key(12), 0.9, (_ROWS, _HEADS, _LENGTH, 1)
+  )
+  return [
     Choice(
       'relative bias as shifted rows, not looked up pair by pair',
       lambda t: attention.relative_bias(
@@ -157,19 +186,6 @@ def _choices() -> list[Choice]:
         attention.dropout(p, jnp.swapaxes(dropped_keys, 2, 3), rate=0.1) @ v
       ),
       (scores, heads[2]),
-    ),
-    Choice(
-      'likeliest token by blocks of ids, not at once (forward)',
-      decoding.likeliest,
-      lambda x: jnp.argmax(x, axis=-1),
-      (draw(10, 32, _VOCABULARY),),
-      forward=True,
-    ),
-    Choice(
-      'dropout of features, the same for all positions of a row',
-      lambda x: _dropped(x, keep_features, (_ROWS, 1, _WIDTH)),
-      lambda x: _dropped(x, keep_features, x.shape),
-      (rows,),
     ),
   ]
 

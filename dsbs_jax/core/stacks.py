@@ -219,38 +219,15 @@ def run_encoder(
   return attention.dropout(normed, keep, rate=rate)
 
 
-def run_decoder(
-  params: dict,
+def _decoder_layer(
   config: T5Config,
-  tokens: jax.Array,
-  *,
   make_memories: Callable,
+  *,
   bias: jax.Array,
   self_mask: jax.Array,
   cross_mask: jax.Array,
-  memories: dict | None = None,
-  dropout_key: jax.Array | None = None,
-) -> tuple[jax.Array, dict | None]:
-  """Runs the decoder over whole rows or over one position with a cache.
-
-  Args:
-    params: the whole parameter tree.
-    config: its size.
-    tokens: [B, T] int32 decoder inputs.
-    make_memories: (layer_params, normed inputs, the layer's entry of
-      `memories`) -> (own KeyValue, the encoder's KeyValue, what to return).
-    bias: [1, H, T, S'] float32 of the self-attention, S' its keys.
-    self_mask: bool, broadcast to [B, H, T, S'].
-    cross_mask: bool, broadcast to [B, H, T, S].
-    memories: per layer, under the layers' names, what make_memories reads.
-    dropout_key: typed random key, or one per row [B]; None for no dropout.
-
-  Returns:
-    [B, T, D] after the final norm; per layer what make_memories returned.
-  """
-  stack = params['decoder']
-  keys = row_keys(dropout_key, tokens.shape[0])
-  embed_keys, layers_keys, norm_keys = split_keys(keys, 3)
+) -> Callable:
+  """A decoder layer as `_run_layers` calls it; arguments of `run_decoder`."""
   rate = config.dropout_rate
   width, heads = config.emb_dim, config.num_heads
   own_width, cross_width = (
@@ -285,6 +262,48 @@ def run_decoder(
     inputs = inputs + attention.dropout(output, keeps[3], rate=rate)
     return _mlp_block(layer_params, inputs, config, keeps[4:]), changed
 
+  return layer
+
+
+def run_decoder(
+  params: dict,
+  config: T5Config,
+  tokens: jax.Array,
+  *,
+  make_memories: Callable,
+  bias: jax.Array,
+  self_mask: jax.Array,
+  cross_mask: jax.Array,
+  memories: dict | None = None,
+  dropout_key: jax.Array | None = None,
+) -> tuple[jax.Array, dict | None]:
+  """Runs the decoder over whole rows or over one position with a cache.
+
+  Args:
+    params: the whole parameter tree.
+    config: its size.
+    tokens: [B, T] int32 decoder inputs.
+    make_memories: (layer_params, normed inputs, the layer's entry of
+      `memories`) -> (own KeyValue, the encoder's KeyValue, what to return).
+    bias: [1, H, T, S'] float32 of the self-attention, S' its keys.
+    self_mask: bool, broadcast to [B, H, T, S'].
+    cross_mask: bool, broadcast to [B, H, T, S].
+    memories: per layer, under the layers' names, what make_memories reads.
+    dropout_key: typed random key, or one per row [B]; None for no dropout.
+
+  Returns:
+    [B, T, D] after the final norm; per layer what make_memories returned.
+  """
+  stack = params['decoder']
+  keys = row_keys(dropout_key, tokens.shape[0])
+  embed_keys, layers_keys, norm_keys = split_keys(keys, 3)
+  layer = _decoder_layer(
+    config,
+    make_memories,
+    bias=bias,
+    self_mask=self_mask,
+    cross_mask=cross_mask,
+  )
   hidden, changed = _run_layers(
     layer,
     stack,
@@ -295,8 +314,8 @@ def run_decoder(
     keys=layers_keys,
   )
   normed = rms_norm(hidden, stack['decoder_norm']['scale'])
-  (keep,) = _keep_masks(norm_keys, config, (width,))
-  return attention.dropout(normed, keep, rate=rate), changed
+  (keep,) = _keep_masks(norm_keys, config, (config.emb_dim,))
+  return attention.dropout(normed, keep, rate=config.dropout_rate), changed
 
 
 def decoder_bias(params: dict, config: T5Config, length: int) -> jax.Array:
