@@ -47,7 +47,7 @@ def _keep_masks(
   """Draws what dropout keeps at several places, [B, 1, width] bool each.
 
   T5 drops the same features at all positions of a row. One draw is cut into
-  the masks of a whole layer: each draw costs compile time.
+  several masks: each draw costs compile time.
   """
   if keys is None or config.dropout_rate == 0.0:
     return [None] * len(widths)
@@ -75,6 +75,31 @@ def _mlp(params: dict, inputs: jax.Array, config: T5Config, keep):
     hidden = part if hidden is None else hidden * part
   hidden = attention.dropout(hidden, keep, rate=config.dropout_rate)
   return attention.project(hidden, params['wo']['kernel'])
+
+
+def _layer_masks(
+  keys: jax.Array | None, config: T5Config, *lengths: int
+) -> tuple[list, jax.Array | None, list]:
+  """Draws what dropout keeps in a layer whose attentions have these keys.
+
+  A mesh's model axis splits heads and the MLP's features, but not the
+  embedding's. Cut from one draw, all would be split alike, and activations
+  gathered in every layer; so there are two.
+
+  Returns:
+    [B, H, 1, length] of each attention; [B, 1, M] within the MLP; [B, 1, D]
+    of each block's output; Nones without dropout.
+  """
+  wide_keys, narrow_keys = split_keys(keys, 2)
+  *heads, mlp = _keep_masks(
+    wide_keys,
+    config,
+    (*(config.num_heads * length for length in lengths), config.mlp_dim),
+  )
+  outputs = _keep_masks(
+    narrow_keys, config, (config.emb_dim,) * (len(lengths) + 1)
+  )
+  return [_per_head(keep, config.num_heads) for keep in heads], mlp, outputs
 
 
 def _mlp_block(params: dict, inputs: jax.Array, config: T5Config, keeps):
@@ -176,12 +201,6 @@ def run_encoder(
   batch, length = tokens.shape
   keys = row_keys(dropout_key, batch)
   rate = config.dropout_rate
-  widths = (
-    config.num_heads * length,
-    config.emb_dim,
-    config.mlp_dim,
-    config.emb_dim,
-  )
   bias = attention.relative_bias(
     stack['relpos_bias']['rel_embedding'],
     length,
@@ -192,7 +211,7 @@ def run_encoder(
   embed_keys, layers_keys, norm_keys = split_keys(keys, 3)
 
   def layer(layer_params, inputs, _, keys):
-    keeps = _keep_masks(keys, config, widths)
+    heads, mlp, outputs = _layer_masks(keys, config, length)
     normed = rms_norm(inputs, layer_params['pre_attention_layer_norm']['scale'])
     weights = layer_params['attention']
     output = attention.attend(
@@ -202,10 +221,10 @@ def run_encoder(
       mask=mask,
       bias=bias,
       dropout_rate=rate,
-      dropout_keep=_per_head(keeps[0], config.num_heads),
+      dropout_keep=heads[0],
     )
-    inputs = inputs + attention.dropout(output, keeps[1], rate=rate)
-    return _mlp_block(layer_params, inputs, config, keeps[2:]), None
+    inputs = inputs + attention.dropout(output, outputs[0], rate=rate)
+    return _mlp_block(layer_params, inputs, config, (mlp, outputs[1])), None
 
   embedded = _embed(params, tokens, config, embed_keys)
   hidden, _ = _run_layers(
@@ -229,14 +248,11 @@ def _decoder_layer(
 ) -> Callable:
   """A decoder layer as `_run_layers` calls it; arguments of `run_decoder`."""
   rate = config.dropout_rate
-  width, heads = config.emb_dim, config.num_heads
-  own_width, cross_width = (
-    heads * mask.shape[-1] for mask in (self_mask, cross_mask)
-  )
-  widths = (own_width, width, cross_width, width, config.mlp_dim, width)
 
   def layer(layer_params, inputs, layer_memories, keys):
-    keeps = _keep_masks(keys, config, widths)
+    heads, mlp, outputs = _layer_masks(
+      keys, config, self_mask.shape[-1], cross_mask.shape[-1]
+    )
     scale = layer_params['pre_self_attention_layer_norm']['scale']
     normed = rms_norm(inputs, scale)
     own, cross, changed = make_memories(layer_params, normed, layer_memories)
@@ -247,9 +263,9 @@ def _decoder_layer(
       mask=self_mask,
       bias=bias,
       dropout_rate=rate,
-      dropout_keep=_per_head(keeps[0], heads),
+      dropout_keep=heads[0],
     )
-    inputs = inputs + attention.dropout(output, keeps[1], rate=rate)
+    inputs = inputs + attention.dropout(output, outputs[0], rate=rate)
     scale = layer_params['pre_cross_attention_layer_norm']['scale']
     output = attention.attend(
       layer_params['encoder_decoder_attention'],
@@ -257,10 +273,11 @@ def _decoder_layer(
       cross,
       mask=cross_mask,
       dropout_rate=rate,
-      dropout_keep=_per_head(keeps[2], heads),
+      dropout_keep=heads[1],
     )
-    inputs = inputs + attention.dropout(output, keeps[3], rate=rate)
-    return _mlp_block(layer_params, inputs, config, keeps[4:]), changed
+    inputs = inputs + attention.dropout(output, outputs[1], rate=rate)
+    output = _mlp_block(layer_params, inputs, config, (mlp, outputs[2]))
+    return output, changed
 
   return layer
 

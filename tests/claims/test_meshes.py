@@ -99,7 +99,17 @@ def check(losses, case):
 
 def test_gradients_are_reduced_once_per_step(losses):
   """Though layers, microbatches and views are loops and passes of their own."""
-  assert losses['sums'] == {'in loops': 0, 'of gradients': 1}
+  assert losses['data'] == {
+    'sums in loops': 0,
+    'gathers in loops': 0,
+    'sums of gradients': 1,
+  }
+
+
+def test_split_heads_and_features_stay_split(losses):
+  """Dropout on: in a layer, model shards talk in sums alone."""
+  assert losses['model']['sums in loops'] > 0
+  assert losses['model']['gathers in loops'] == 0
 
 
 def main(*cases):
@@ -125,22 +135,25 @@ def main(*cases):
     if case in REFERENCES or case in cases
   }
   scanned = dataclasses.replace(config, scan_layers=True, num_encoder_layers=2)
-  _, program = train(scanned, '8x1', 'standard_rules', 'adamw_hf', 2, steps=1)
-  losses['sums'] = count_sums(program)
+  for axis, mesh in (('data', '8x1'), ('model', '2x4')):
+    _, program = train(scanned, mesh, 'standard_rules', 'adamw_hf', 2, steps=1)
+    losses[axis] = count_talk(program)
   print(json.dumps(losses))
 
 
-def count_sums(program):
-  """All-reduces of a compiled step, in loops, and of more than scalars."""
+def count_talk(program):
+  """All-reduces and all-gathers of a compiled step; scalars left out."""
   loops = set(re.findall(r'body=%?([\w.]+)', program))
-  found = {'in loops': 0, 'of gradients': 0}
+  found = {'sums in loops': 0, 'gathers in loops': 0, 'sums of gradients': 0}
   for computation in re.split(r'\n(?=\S)', program):
     sums = re.findall(r'= (.*?) all-reduce(?:-start)?\(', computation)
     name = re.match(r'(?:ENTRY )?%?([\w.]*)', computation)[1]
     if name in loops:
-      found['in loops'] += len(sums)
+      found['sums in loops'] += len(sums)
+      found['gathers in loops'] += computation.count(' all-gather')
     else:
-      found['of gradients'] += sum(bool(re.search(r'\[\d', s)) for s in sums)
+      of_arrays = [text for text in sums if re.search(r'\[\d', text)]
+      found['sums of gradients'] += len(of_arrays)
   return found
 
 
