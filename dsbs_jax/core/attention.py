@@ -223,7 +223,7 @@ def for_all_rows(bias: jax.Array, num_rows: int) -> jax.Array:
   """[1, H, T, S] -> [B, H, T, S].
 
   The gradient's sum over rows is written as a product: XLA's CPU backend takes
-  40 times as long for the plain sum, an eighth of a small T5's step.
+  many times as long for the plain sum, 7 % of a small T5's step.
   """
   return jnp.broadcast_to(bias, (num_rows, *bias.shape[1:]))
 

@@ -20,7 +20,7 @@ from dsbs_jax.data import ragged, tokens
 # Work of an encoder token is 1; of a decoder token 1.25, with its share of
 # cross attention and logits in T5 base. A token's attention over a row of n
 # places adds n / _ATTENTION: n / 5400 by FLOPs, more for score traffic. On a CPU
-# 1000 chooses faster steps than 2000 or 500 (docs/performance.md).
+# 1000 chooses faster steps than 2000 (docs/performance.md).
 _DECODER_TOKEN = 1.25
 _ATTENTION = 1000.0
 
