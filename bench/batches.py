@@ -59,13 +59,22 @@ def make(
   """
   source = register.source(data_dir=data_dir, vocabulary=vocabulary)
   paired = ordering.Reading(batch_size=batch_size)
-  # Both tasks in the same rows, as a seqio mixture packs them for T5X.
+  # Both tasks in the same rows, as a seqio mixture packs them for T5X: in the
+  # rows that suit a network which computes them whole.
   mixed = ordering.Reading(batch_size=2 * batch_size, paired=False)
-  readings = {layout: (paired, make) for layout, make in LAYOUTS.items()}
-  readings['mixed'] = mixed, packing.Packed
+  (plan,) = loader.open(name, source, mixed).plans.values()
+  _, inputs, targets = plan.shapes[0][:3]
+  readings = {layout: (paired, make()) for layout, make in LAYOUTS.items()}
+  readings['mixed'] = (
+    mixed,
+    packing.Packed({'inputs': inputs, 'targets': targets}),
+  )
+  readings['whole rows'] = paired, packing.Packed()
   arrays, described = {}, {}
-  for layout, (reading, make_layout) in readings.items():
-    data = loader.open(name, source, reading, layout=make_layout())
+  for layout, (reading, how) in readings.items():
+    data = loader.open(
+      name, source, reading, layout=how, unpadded=layout != 'whole rows'
+    )
     described[layout] = data.describe()
     for step in range(num_steps):
       for view, rows in data.batch(step).items():

@@ -17,6 +17,8 @@ from t5x.examples.t5 import network as t5x_network
 from bench import worker, workload
 from dsbs_jax.run import allocation, compilation
 
+_OURS = ('decoder_task_ids', 'encoder_places', 'decoder_places')
+
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
@@ -87,7 +89,7 @@ def initial(model, rows, key):
 
 def features_of(rows: dict) -> dict:
   """What T5X's model reads of our rows."""
-  return {name: a for name, a in rows.items() if name != 'decoder_task_ids'}
+  return {name: a for name, a in rows.items() if name not in _OURS}
 
 
 if __name__ == '__main__':

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bench import table
-from dsbs_jax.core import attention, cross_entropy, decoding
+from dsbs_jax.core import attention, cross_entropy, decoding, dropout
 
 _ROWS, _LENGTH, _WIDTH, _HEADS, _VOCABULARY = 8, 256, 256, 4, 32128
 _TARGETS = 1368  # target tokens of such rows, padding included
@@ -181,9 +181,9 @@ def _of_attention() -> list[Choice]:
     ),
     Choice(
       'dropout of a key on its value, not on its probabilities',
-      lambda p, v: p @ attention.dropout(v, dropped_keys, rate=0.1),
+      lambda p, v: p @ dropout.dropout(v, dropped_keys, rate=0.1),
       lambda p, v: (
-        attention.dropout(p, jnp.swapaxes(dropped_keys, 2, 3), rate=0.1) @ v
+        dropout.dropout(p, jnp.swapaxes(dropped_keys, 2, 3), rate=0.1) @ v
       ),
       (scores, heads[2]),
     ),
@@ -207,4 +207,4 @@ def _library(query, key, value, mask, bias):
 
 def _dropped(inputs, key, shape):
   keep = jax.random.bernoulli(key, 0.9, shape)
-  return attention.dropout(inputs, keep, rate=0.1)
+  return dropout.dropout(inputs, keep, rate=0.1)

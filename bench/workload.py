@@ -104,6 +104,9 @@ class Workload:
         rows['encoder_input_tokens'].shape[1],
         rows['decoder_target_tokens'].shape[1],
         rows=len(rows['decoder_target_tokens']),
+        tokens=(rows['encoder_places'].size, rows['decoder_places'].size)
+        if 'encoder_places' in rows
+        else None,
       )
       for rows in self.batch(layout, step).values()
     )

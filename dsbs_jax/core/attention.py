@@ -12,6 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dsbs_jax.core import dropout
+from dsbs_jax.core.unpadding import Unpadding
+
 # Score of a masked pair. T5X adds it; selecting it gives the same softmax,
 # because float32 cannot hold both it and a score.
 MASKED_SCORE = -1e10
@@ -151,25 +154,6 @@ def causal_mask(length: int) -> jax.Array:
   return (positions[:, None] >= positions[None, :])[None, None]
 
 
-def dropout(
-  inputs: jax.Array, keep: jax.Array | None, *, rate: float
-) -> jax.Array:
-  """Zeroes what is not kept and scales the rest up by 1 / (1 - rate).
-
-  Args:
-    inputs: any float array.
-    keep: bool, broadcast against `inputs`; None keeps everything as it is.
-    rate: the share of zeroes that `keep` was drawn with, in [0, 1).
-
-  Returns:
-    An array like `inputs`.
-  """
-  if keep is None:
-    return inputs
-  scale = jnp.asarray(1.0 / (1.0 - rate), inputs.dtype)
-  return inputs * jnp.where(keep, scale, jnp.zeros_like(scale))
-
-
 def project(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
   """[..., D] x [D, E] -> [..., E] in the dtype of the inputs.
 
@@ -187,13 +171,20 @@ def split_heads(joined: jax.Array, num_heads: int) -> jax.Array:
   return jnp.swapaxes(heads, 1, 2)
 
 
-def keys_values(params: dict, memory: jax.Array, num_heads: int) -> KeyValue:
+def keys_values(
+  params: dict,
+  memory: jax.Array,
+  num_heads: int,
+  *,
+  unpadding: Unpadding | None = None,
+) -> KeyValue:
   """Projects what is attended to.
 
   Args:
     params: one attention layer's parameters.
-    memory: [B, S, D].
+    memory: [B, S, D], or flat.
     num_heads: H.
+    unpadding: of the memory where it is flat.
 
   Returns:
     KeyValue of [B, H, S, K].
@@ -201,10 +192,16 @@ def keys_values(params: dict, memory: jax.Array, num_heads: int) -> KeyValue:
   # 2-D products, heads split afterwards: 1.3 to 1.5 times faster on CPU than
   # contracting with a [D, H, K] kernel.
   key, value = (
-    split_heads(project(memory, params[name]['kernel']), num_heads)
-    for name in ('key', 'value')
+    split_heads(_rows(joined, unpadding), num_heads)
+    for joined in (
+      project(memory, params[name]['kernel']) for name in ('key', 'value')
+    )
   )
   return KeyValue(key, value)
+
+
+def _rows(joined: jax.Array, unpadding: Unpadding | None) -> jax.Array:
+  return joined if unpadding is None else unpadding.rows(joined)
 
 
 def write_position(
@@ -250,6 +247,7 @@ def attend(
   bias: jax.Array | None = None,
   dropout_rate: float = 0.0,
   dropout_keep: jax.Array | None = None,
+  unpadding: Unpadding | None = None,
 ) -> jax.Array:
   """Attends from `queries` to `memory` and projects back to the model width.
 
@@ -264,14 +262,15 @@ def attend(
     dropout_rate: of the attention probabilities.
     dropout_keep: [B, H, 1, S] bool, the same for all queries as T5 has it, or
       None for no dropout.
+    unpadding: of the queries where they are flat, [C * n, D].
 
   Returns:
-    [B, T, D] in the activation dtype.
+    An array like `queries`.
   """
   dtype = queries.dtype
   num_rows, num_heads, _, _ = memory.key.shape
-  batch, length, _ = queries.shape
-  joined = project(queries, params['query']['kernel'])
+  joined = _rows(project(queries, params['query']['kernel']), unpadding)
+  batch, length, _ = joined.shape
   joined = joined.reshape(num_rows, -1, joined.shape[-1])  # [B/G, G*T, H*K]
   query = split_heads(joined, num_heads)
 
@@ -285,7 +284,9 @@ def attend(
   if dropout_keep is not None:
     # A key that all queries drop is a value of 0: S * K products, not T * S.
     keep = jnp.swapaxes(dropout_keep, 2, 3)
-    value = dropout(value, keep, rate=dropout_rate)
+    value = dropout.dropout(value, keep, rate=dropout_rate)
   context = jnp.einsum('BHTS,BHSK->BHTK', probabilities, value)
   context = jnp.swapaxes(context, 1, 2).reshape(batch, length, -1)
+  if unpadding is not None:
+    context = unpadding.flat(context)
   return project(context, params['out']['kernel'])

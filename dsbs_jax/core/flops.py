@@ -11,7 +11,7 @@ from dsbs_jax.core.t5_config import T5Config
 TRAINING = 3
 
 
-def forward(config: T5Config, inputs, targets, *, rows=1):
+def forward(config: T5Config, inputs, targets, *, rows=1, tokens=None):
   """FLOPs of a forward pass over rows of one length, logits included.
 
   Args:
@@ -19,24 +19,28 @@ def forward(config: T5Config, inputs, targets, *, rows=1):
     inputs: S, encoder tokens of a row; a number or a NumPy array.
     targets: T, decoder tokens of a row, likewise.
     rows: how many such rows.
+    tokens: encoder and decoder tokens of all rows that are computed where no
+      other token is needed; None: all places of all rows.
 
   Returns:
     A number or an array like `inputs`. Attention counts all S x S, T x T and
     T x S pairs, as they are computed.
   """
+  sources, outputs = tokens or (rows * inputs, rows * targets)
   width = config.num_heads * config.head_dim
   attention_kernel = config.emb_dim * width
   mlp = (len(config.mlp_activations) + 1) * config.emb_dim * config.mlp_dim
-  encoder = inputs * (4 * attention_kernel + mlp) + 2 * inputs * inputs * width
-  decoder = targets * (6 * attention_kernel + mlp)
-  decoder += inputs * 2 * attention_kernel  # keys and values of the encoder
-  decoder += 2 * targets * (targets + inputs) * width
+  encoder = sources * (4 * attention_kernel + mlp)
+  encoder += 2 * rows * inputs * inputs * width
+  decoder = outputs * (6 * attention_kernel + mlp)
+  decoder += sources * 2 * attention_kernel  # keys and values of the encoder
+  decoder += 2 * rows * targets * (targets + inputs) * width
   total = config.num_encoder_layers * encoder
   total += config.num_decoder_layers * decoder
-  total += targets * config.emb_dim * config.vocab_size
-  return 2 * rows * total
+  total += outputs * config.emb_dim * config.vocab_size
+  return 2 * total
 
 
-def train(config: T5Config, inputs, targets, *, rows=1):
+def train(config: T5Config, inputs, targets, *, rows=1, tokens=None):
   """FLOPs of a forward and a backward pass; arguments as in `forward`."""
-  return TRAINING * forward(config, inputs, targets, rows=rows)
+  return TRAINING * forward(config, inputs, targets, rows=rows, tokens=tokens)

@@ -18,7 +18,13 @@ import jax
 import jax.numpy as jnp
 
 from dsbs_jax import contract
-from dsbs_jax.core import mutual_information, network, objective, stacks
+from dsbs_jax.core import (
+  dropout,
+  mutual_information,
+  network,
+  objective,
+  unpadding,
+)
 
 Batch = dict[str, dict[str, jax.Array]]
 
@@ -68,6 +74,7 @@ def rows_loss(
     float32 scalar, and sums.
   """
   hidden = network.hidden(params, config, rows, dropout_key=dropout_key)
+  rows = unpadding.flat_targets(rows)
 
   def project(projection, states):
     return network.logits(projection, config, states)
@@ -140,7 +147,7 @@ def of_batch(
 
   def over_parts(function, total, view):
     view_key = jax.random.fold_in(dropout_key, _VIEW_KEYS[view])
-    keys = stacks.row_keys(view_key, len(batch[view]['decoder_target_tokens']))
+    keys = dropout.row_keys(view_key, len(batch[view]['decoder_target_tokens']))
     parts = _cut(view, (batch[view], keys), num_shards, num_microbatches)
     if num_shards > 1:
       function = jax.vmap(function)
@@ -226,14 +233,16 @@ def _cut(view, tree, num_shards, num_parts):
   """Deals rows, [B, ...], into parts: [parts, B / parts, ...].
 
   With shards [parts, shards, B / parts / shards, ...]; a shard's rows are next
-  to each other in the batch, and so on one device.
+  to each other in the batch, and so on one device. The cells of places are
+  dealt likewise.
   """
-  num_rows = len(jax.tree.leaves(tree)[0])
-  if num_rows % (num_shards * num_parts):
-    raise ValueError(
-      f'view {view!r} has {num_rows} rows, which {num_parts} microbatches of'
-      f' {num_shards} data shards do not divide. Change one of the two.'
-    )
+  for array in jax.tree.leaves(tree):
+    if len(array) % (num_shards * num_parts):
+      raise ValueError(
+        f'view {view!r} has {len(array)} rows or cells, which {num_parts}'
+        f' microbatches of {num_shards} data shards do not divide. Change one of'
+        ' the two.'
+      )
 
   def deal(array):
     dealt = array.reshape(num_shards, -1, num_parts, *array.shape[1:])

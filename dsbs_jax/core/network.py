@@ -9,7 +9,14 @@ only when a key is given. Rows and letters: see contract.py.
 import jax
 import jax.numpy as jnp
 
-from dsbs_jax.core import attention, parameters, stacks, t5_config
+from dsbs_jax.core import (
+  attention,
+  dropout,
+  parameters,
+  stacks,
+  t5_config,
+  unpadding,
+)
 
 T5Config = t5_config.T5Config
 init = parameters.init
@@ -32,11 +39,13 @@ def encode(
     params: the whole parameter tree.
     config: its size.
     rows: encoder_input_tokens [B, S] int32; packed rows also
-      encoder_segment_ids [B, S].
+      encoder_segment_ids [B, S], and encoder_places [C, n] where padding is
+      not to be computed.
     dropout_key: typed random key, or one per row [B]; None for no dropout.
 
   Returns:
-    [B, S, D] in the activation dtype, after the final norm.
+    [B, S, D] in the activation dtype, after the final norm; flat, [C * n, D],
+    where there are encoder_places.
   """
   tokens = rows['encoder_input_tokens']
   segments = rows.get('encoder_segment_ids')
@@ -44,7 +53,12 @@ def encode(
     tokens > 0, tokens > 0, query_segments=segments, key_segments=segments
   )
   return stacks.run_encoder(
-    params, config, tokens, mask=mask, dropout_key=dropout_key
+    params,
+    config,
+    tokens,
+    mask=mask,
+    dropout_key=dropout_key,
+    unpadding=unpadding.of_rows(rows.get(unpadding.ENCODER_PLACES), tokens),
   )
 
 
@@ -61,13 +75,15 @@ def decode(
   Args:
     params: the whole parameter tree.
     config: its size.
-    encoded: [B, S, D] from `encode`.
+    encoded: from `encode`.
     rows: encoder_input_tokens [B, S], decoder_input_tokens and
-      decoder_target_tokens [B, T]; packed rows also both segment ids.
+      decoder_target_tokens [B, T]; packed rows also both segment ids, and
+      both places where padding is not to be computed.
     dropout_key: typed random key, or one per row [B]; None for no dropout.
 
   Returns:
-    [B, T, D] in the activation dtype, after the final norm.
+    [B, T, D] in the activation dtype, after the final norm; flat, [C * n, D],
+    where there are decoder_places.
   """
   real = rows['decoder_target_tokens'] > 0
   segments = rows.get('decoder_segment_ids')
@@ -81,12 +97,23 @@ def decode(
     query_segments=segments,
     key_segments=rows.get('encoder_segment_ids'),
   )
+  of_sources = unpadding.of_rows(
+    rows.get(unpadding.ENCODER_PLACES), rows['encoder_input_tokens']
+  )
+  of_targets = unpadding.of_rows(rows.get(unpadding.DECODER_PLACES), real)
 
   def make_memories(layer_params, normed, _):
     heads = config.num_heads
-    own = attention.keys_values(layer_params['self_attention'], normed, heads)
-    cross = layer_params['encoder_decoder_attention']
-    return own, attention.keys_values(cross, encoded, heads), None
+    own = attention.keys_values(
+      layer_params['self_attention'], normed, heads, unpadding=of_targets
+    )
+    cross = attention.keys_values(
+      layer_params['encoder_decoder_attention'],
+      encoded,
+      heads,
+      unpadding=of_sources,
+    )
+    return own, cross, None
 
   outputs, _ = stacks.run_decoder(
     params,
@@ -97,6 +124,7 @@ def decode(
     self_mask=self_mask,
     cross_mask=cross_mask,
     dropout_key=dropout_key,
+    unpadding=of_targets,
   )
   return outputs
 
@@ -129,13 +157,16 @@ def hidden(
   """Encodes and decodes rows up to the final hidden states, [B, T, D].
 
   The logits of a whole batch are its largest array by far; from here a loss
-  can make them in pieces. Arguments: see `apply`.
+  can make them in pieces. With decoder_places they are [C, n, D], as
+  `unpadding.flat_targets` makes the targets [C, n]. Arguments: see `apply`.
   """
   num_rows = len(rows['encoder_input_tokens'])
-  keys = stacks.row_keys(dropout_key, num_rows)
-  encoder_keys, decoder_keys = stacks.split_keys(keys, 2)
+  keys = dropout.row_keys(dropout_key, num_rows)
+  encoder_keys, decoder_keys = dropout.split_keys(keys, 2)
   encoded = encode(params, config, rows, dropout_key=encoder_keys)
-  return decode(params, config, encoded, rows=rows, dropout_key=decoder_keys)
+  states = decode(params, config, encoded, rows=rows, dropout_key=decoder_keys)
+  places = rows.get(unpadding.DECODER_PLACES)
+  return states if places is None else states.reshape(*places.shape, -1)
 
 
 def apply(
@@ -156,5 +187,10 @@ def apply(
   Returns:
     [B, T, V] float32.
   """
-  outputs = hidden(params, config, rows, dropout_key=dropout_key)
-  return logits(params, config, outputs)
+  states = hidden(params, config, rows, dropout_key=dropout_key)
+  way = unpadding.of_rows(
+    rows.get(unpadding.DECODER_PLACES), rows['decoder_target_tokens']
+  )
+  if way is not None:
+    states = way.rows(states.reshape(-1, states.shape[-1]))
+  return logits(params, config, states)

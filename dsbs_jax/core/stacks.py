@@ -2,67 +2,64 @@
 """The two stacks of a T5: layers, dropout sites, and how layers are run.
 
 Masks come from outside: what a position may see is the caller's matter, so
-the same decoder runs whole rows and single positions over a cache. Each
-layer draws its dropout from a key of its own for each row, so that a row's masks
-are the same wherever and with whichever others it is computed.
+the same decoder runs whole rows and single positions over a cache. Between
+attentions, tokens may be flat: see unpadding.py.
 """
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from dsbs_jax.core import attention, parameters, t5_config
+from dsbs_jax.core import attention, dropout, parameters, t5_config
 from dsbs_jax.core.t5_config import T5Config
+from dsbs_jax.core.unpadding import Unpadding
 
 NORM_EPSILON = 1e-6
 
 
+@jax.custom_vjp
 def rms_norm(inputs: jax.Array, scale: jax.Array) -> jax.Array:
-  """Divides by the root mean square over D, in float32; no mean, no bias."""
+  """Divides by the root mean square over D, in float32; no mean, no bias.
+
+  The scale's gradient, a sum over all tokens, is written as a product: XLA's CPU
+  backend is slow at sums over leading axes.
+
+  Args:
+    inputs: [..., D].
+    scale: [D].
+
+  Returns:
+    An array like `inputs`.
+  """
+  return _rms_norm_forward(inputs, scale)[0]
+
+
+def _rms_norm_forward(inputs, scale):
   wide = inputs.astype(jnp.float32)
   mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
-  normed = wide * jax.lax.rsqrt(mean_square + NORM_EPSILON)
-  return normed.astype(inputs.dtype) * scale.astype(inputs.dtype)
+  inverse = jax.lax.rsqrt(mean_square + NORM_EPSILON)
+  normed = (wide * inverse).astype(inputs.dtype)
+  return normed * scale.astype(inputs.dtype), (inputs, scale, inverse)
 
 
-def row_keys(key: jax.Array | None, num_rows: int) -> jax.Array | None:
-  """One key per row, [B], of one key; keys of rows and None stay as they are."""
-  if key is None or key.ndim:
-    return key
-  return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(num_rows))
+def _rms_norm_backward(residuals, gradient):
+  inputs, scale, inverse = residuals
+  wide = inputs.astype(jnp.float32)
+  gradient = gradient.astype(jnp.float32)
+  product = gradient * wide
+  scale_gradient = jnp.einsum(
+    'N,ND->D',
+    inverse.reshape(-1),
+    product.reshape(-1, product.shape[-1]),
+    precision='highest',
+  )
+  mean = jnp.mean(product * scale, axis=-1, keepdims=True)
+  of_inputs = gradient * scale * inverse - wide * (mean * inverse**3)
+  return of_inputs.astype(inputs.dtype), scale_gradient.astype(scale.dtype)
 
 
-def split_keys(keys: jax.Array | None, num: int):
-  """Keys of rows [B] -> `num` such, or as many Nones without dropout."""
-  if keys is None:
-    return [None] * num
-  return jax.vmap(lambda key: jax.random.split(key, num), out_axes=1)(keys)
-
-
-def _keep_masks(
-  keys: jax.Array | None, config: T5Config, widths: tuple[int, ...]
-) -> list[jax.Array | None]:
-  """Draws what dropout keeps at several places, [B, 1, width] bool each.
-
-  T5 drops the same features at all positions of a row. One draw is cut into
-  several masks: each draw costs compile time.
-  """
-  if keys is None or config.dropout_rate == 0.0:
-    return [None] * len(widths)
-  share = 1.0 - config.dropout_rate
-  keep = jax.vmap(
-    lambda key: jax.random.bernoulli(key, share, (1, sum(widths)))
-  )(keys)
-  return jnp.split(keep, np.cumsum(widths)[:-1], axis=2)
-
-
-def _per_head(keep: jax.Array | None, num_heads: int):
-  """[B, 1, H * S] -> [B, H, 1, S], what attention drops for all queries."""
-  if keep is None:
-    return None
-  return keep.reshape(keep.shape[0], num_heads, 1, -1)
+rms_norm.defvjp(_rms_norm_forward, _rms_norm_backward)
 
 
 def _mlp(params: dict, inputs: jax.Array, config: T5Config, keep):
@@ -73,51 +70,30 @@ def _mlp(params: dict, inputs: jax.Array, config: T5Config, keep):
     part = attention.project(inputs, params[name]['kernel'])
     part = t5_config.ACTIVATIONS[activation](part)
     hidden = part if hidden is None else hidden * part
-  hidden = attention.dropout(hidden, keep, rate=config.dropout_rate)
+  hidden = dropout.dropout(hidden, keep, rate=config.dropout_rate)
   return attention.project(hidden, params['wo']['kernel'])
-
-
-def _layer_masks(
-  keys: jax.Array | None, config: T5Config, *lengths: int
-) -> tuple[list, jax.Array | None, list]:
-  """Draws what dropout keeps in a layer whose attentions have these keys.
-
-  A mesh's model axis splits heads and the MLP's features, but not the
-  embedding's. Cut from one draw, all would be split alike, and activations
-  gathered in every layer; so there are two.
-
-  Returns:
-    [B, H, 1, length] of each attention; [B, 1, M] within the MLP; [B, 1, D]
-    of each block's output; Nones without dropout.
-  """
-  wide_keys, narrow_keys = split_keys(keys, 2)
-  *heads, mlp = _keep_masks(
-    wide_keys,
-    config,
-    (*(config.num_heads * length for length in lengths), config.mlp_dim),
-  )
-  outputs = _keep_masks(
-    narrow_keys, config, (config.emb_dim,) * (len(lengths) + 1)
-  )
-  return [_per_head(keep, config.num_heads) for keep in heads], mlp, outputs
 
 
 def _mlp_block(params: dict, inputs: jax.Array, config: T5Config, keeps):
   normed = rms_norm(inputs, params['pre_mlp_layer_norm']['scale'])
   output = _mlp(params['mlp'], normed, config, keeps[0])
-  return inputs + attention.dropout(output, keeps[1], rate=config.dropout_rate)
+  return inputs + dropout.dropout(output, keeps[1], rate=config.dropout_rate)
 
 
-def _embed(params: dict, tokens: jax.Array, config: T5Config, keys):
+def _embed(params: dict, tokens: jax.Array, config: T5Config, keys, unpadding):
   """Looks tokens [B, L] up; a gather, where T5X multiplies by one-hots.
 
   An id beyond the vocabulary becomes NaN, not a wrong row.
   """
+  if unpadding is not None:
+    tokens = unpadding.flat(tokens)
   embedding = params['token_embedder']['embedding']
   embedded = jnp.take(embedding, tokens, axis=0, mode='fill')  # [B, L, D]
   embedded = embedded.astype(config.dtype)
-  (keep,) = _keep_masks(keys, config, (config.emb_dim,))
-  return attention.dropout(embedded, keep, rate=config.dropout_rate)
+  (keep,) = dropout.feature_masks(
+    keys, config, (config.emb_dim,), unpadding=unpadding
+  )
+  return dropout.dropout(embedded, keep, rate=config.dropout_rate)
 
 
 def _run_layers(
@@ -162,14 +138,14 @@ def _run_layers(
       layer, policy=policy, prevent_cse=not config.scan_layers
     )
   if config.scan_layers:
-    of_layers = None if keys is None else split_keys(keys, num_layers)
+    of_layers = None if keys is None else dropout.split_keys(keys, num_layers)
     stacked = (params['layers'], memories and memories['layers'], of_layers)
     outputs, changed = jax.lax.scan(
       lambda x, xs: layer(xs[0], x, xs[1], xs[2]), inputs, stacked
     )
     return outputs, {'layers': changed}
   outputs, changed = inputs, {}
-  of_layers = split_keys(keys, num_layers)
+  of_layers = dropout.split_keys(keys, num_layers)
   for name, layer_keys in zip(names, of_layers, strict=True):
     outputs, changed[name] = layer(
       params[name], outputs, memories and memories[name], layer_keys
@@ -184,6 +160,7 @@ def run_encoder(
   *,
   mask: jax.Array,
   dropout_key: jax.Array | None = None,
+  unpadding: Unpadding | None = None,
 ) -> jax.Array:
   """Runs the encoder.
 
@@ -193,13 +170,15 @@ def run_encoder(
     tokens: [B, S] int32.
     mask: bool, broadcast to [B, H, S, S].
     dropout_key: typed random key, or one per row [B]; None for no dropout.
+    unpadding: of the tokens, to compute them without padding; or None.
 
   Returns:
-    [B, S, D] in the activation dtype, after the final norm.
+    [B, S, D] in the activation dtype, after the final norm; with unpadding
+    flat, [C * n, D].
   """
   stack = params['encoder']
   batch, length = tokens.shape
-  keys = row_keys(dropout_key, batch)
+  keys = dropout.row_keys(dropout_key, batch)
   rate = config.dropout_rate
   bias = attention.relative_bias(
     stack['relpos_bias']['rel_embedding'],
@@ -208,34 +187,37 @@ def run_encoder(
     bidirectional=True,
     max_distance=config.max_distance,
   )
-  embed_keys, layers_keys, norm_keys = split_keys(keys, 3)
+  embed_keys, layers_keys, norm_keys = dropout.split_keys(keys, 3)
 
   def layer(layer_params, inputs, _, keys):
-    heads, mlp, outputs = _layer_masks(keys, config, length)
+    heads, mlp, outputs = dropout.layer_masks(
+      keys, config, length, unpadding=unpadding
+    )
     normed = rms_norm(inputs, layer_params['pre_attention_layer_norm']['scale'])
     weights = layer_params['attention']
     output = attention.attend(
       weights,
       normed,
-      attention.keys_values(weights, normed, config.num_heads),
+      attention.keys_values(
+        weights, normed, config.num_heads, unpadding=unpadding
+      ),
       mask=mask,
       bias=bias,
       dropout_rate=rate,
       dropout_keep=heads[0],
+      unpadding=unpadding,
     )
-    inputs = inputs + attention.dropout(output, outputs[0], rate=rate)
+    inputs = inputs + dropout.dropout(output, outputs[0], rate=rate)
     return _mlp_block(layer_params, inputs, config, (mlp, outputs[1])), None
 
-  embedded = _embed(params, tokens, config, embed_keys)
+  embedded = _embed(params, tokens, config, embed_keys, unpadding)
   hidden, _ = _run_layers(
     layer, stack, embedded, config=config, stack='encoder', keys=layers_keys
   )
   normed = rms_norm(hidden, stack['encoder_norm']['scale'])
   # The one place where T5X draws a mask per position.
-  widths = (length * config.emb_dim,)
-  (keep,) = _keep_masks(norm_keys, config, widths)
-  keep = keep if keep is None else keep.reshape(normed.shape)
-  return attention.dropout(normed, keep, rate=rate)
+  keep = dropout.position_masks(norm_keys, config, normed, unpadding=unpadding)
+  return dropout.dropout(normed, keep, rate=rate)
 
 
 def _decoder_layer(
@@ -245,13 +227,18 @@ def _decoder_layer(
   bias: jax.Array,
   self_mask: jax.Array,
   cross_mask: jax.Array,
+  unpadding: Unpadding | None,
 ) -> Callable:
   """A decoder layer as `_run_layers` calls it; arguments of `run_decoder`."""
   rate = config.dropout_rate
 
   def layer(layer_params, inputs, layer_memories, keys):
-    heads, mlp, outputs = _layer_masks(
-      keys, config, self_mask.shape[-1], cross_mask.shape[-1]
+    heads, mlp, outputs = dropout.layer_masks(
+      keys,
+      config,
+      self_mask.shape[-1],
+      cross_mask.shape[-1],
+      unpadding=unpadding,
     )
     scale = layer_params['pre_self_attention_layer_norm']['scale']
     normed = rms_norm(inputs, scale)
@@ -264,8 +251,9 @@ def _decoder_layer(
       bias=bias,
       dropout_rate=rate,
       dropout_keep=heads[0],
+      unpadding=unpadding,
     )
-    inputs = inputs + attention.dropout(output, outputs[0], rate=rate)
+    inputs = inputs + dropout.dropout(output, outputs[0], rate=rate)
     scale = layer_params['pre_cross_attention_layer_norm']['scale']
     output = attention.attend(
       layer_params['encoder_decoder_attention'],
@@ -274,8 +262,9 @@ def _decoder_layer(
       mask=cross_mask,
       dropout_rate=rate,
       dropout_keep=heads[1],
+      unpadding=unpadding,
     )
-    inputs = inputs + attention.dropout(output, outputs[1], rate=rate)
+    inputs = inputs + dropout.dropout(output, outputs[1], rate=rate)
     output = _mlp_block(layer_params, inputs, config, (mlp, outputs[2]))
     return output, changed
 
@@ -293,6 +282,7 @@ def run_decoder(
   cross_mask: jax.Array,
   memories: dict | None = None,
   dropout_key: jax.Array | None = None,
+  unpadding: Unpadding | None = None,
 ) -> tuple[jax.Array, dict | None]:
   """Runs the decoder over whole rows or over one position with a cache.
 
@@ -307,32 +297,37 @@ def run_decoder(
     cross_mask: bool, broadcast to [B, H, T, S].
     memories: per layer, under the layers' names, what make_memories reads.
     dropout_key: typed random key, or one per row [B]; None for no dropout.
+    unpadding: of the tokens, to compute them without padding; or None.
 
   Returns:
-    [B, T, D] after the final norm; per layer what make_memories returned.
+    [B, T, D] after the final norm, with unpadding flat, [C * n, D]; per layer
+    what make_memories returned.
   """
   stack = params['decoder']
-  keys = row_keys(dropout_key, tokens.shape[0])
-  embed_keys, layers_keys, norm_keys = split_keys(keys, 3)
+  keys = dropout.row_keys(dropout_key, tokens.shape[0])
+  embed_keys, layers_keys, norm_keys = dropout.split_keys(keys, 3)
   layer = _decoder_layer(
     config,
     make_memories,
     bias=bias,
     self_mask=self_mask,
     cross_mask=cross_mask,
+    unpadding=unpadding,
   )
   hidden, changed = _run_layers(
     layer,
     stack,
-    _embed(params, tokens, config, embed_keys),
+    _embed(params, tokens, config, embed_keys, unpadding),
     config=config,
     stack='decoder',
     memories=memories,
     keys=layers_keys,
   )
   normed = rms_norm(hidden, stack['decoder_norm']['scale'])
-  (keep,) = _keep_masks(norm_keys, config, (config.emb_dim,))
-  return attention.dropout(normed, keep, rate=config.dropout_rate), changed
+  (keep,) = dropout.feature_masks(
+    norm_keys, config, (config.emb_dim,), unpadding=unpadding
+  )
+  return dropout.dropout(normed, keep, rate=config.dropout_rate), changed
 
 
 def decoder_bias(params: dict, config: T5Config, length: int) -> jax.Array:

@@ -17,6 +17,7 @@ from typing import Any
 import grain
 import numpy as np
 
+from dsbs_jax.data import cells as cells_lib
 from dsbs_jax.data import ordering, packing, placement, tokens, views
 
 Reading = ordering.Reading
@@ -34,11 +35,13 @@ class Place:
     process_count: number of processes; each gets equally many rows.
     row_multiple: what the number of global rows must divide by: data-parallel
       devices times microbatches.
+    microbatches: into which the train step cuts each batch.
   """
 
   process_index: int = 0
   process_count: int = 1
   row_multiple: int = 1
+  microbatches: int = 1
 
   def __post_init__(self):
     if not 0 <= self.process_index < self.process_count:
@@ -50,17 +53,32 @@ class Place:
       raise ValueError(
         f'row_multiple is {self.row_multiple}, expected 1 or more.'
       )
+    if self.microbatches < 1 or self.row_multiple % self.microbatches:
+      raise ValueError(
+        f'microbatches is {self.microbatches}, expected a divisor of'
+        f' row_multiple {self.row_multiple}.'
+      )
 
   @property
   def multiple(self) -> int:
     """What the number of global rows is a multiple of."""
     return math.lcm(self.row_multiple, self.process_count)
 
+  @property
+  def cells(self) -> cells_lib.Cells | None:
+    """How the train step cuts a batch; None if that splits a process's rows."""
+    if self.row_multiple % self.process_count:
+      return None
+    shards = self.row_multiple // self.microbatches
+    return cells_lib.Cells(shards, self.microbatches)
+
   def own(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The part of global rows that belongs to this process."""
-    each = len(next(iter(rows.values()))) // self.process_count
-    first = self.process_index * each
-    return {key: value[first : first + each] for key, value in rows.items()}
+    """The part of global rows, and of cells, that belongs to this process."""
+    own = {}
+    for key, value in rows.items():
+      each = len(value) // self.process_count
+      own[key] = value[self.process_index * each :][:each]
+    return own
 
 
 class Loader:
@@ -75,6 +93,7 @@ class Loader:
     layout: packing.Layout,
     place: Place,
     pair_ids: bool = False,
+    unpadded: bool = False,
   ):
     """See `open`; `views` are the tasks behind each row group."""
     self.name = name
@@ -89,6 +108,7 @@ class Loader:
           samples,
           batch_size=order.reading.batch_size,
           multiple=place.multiple,
+          cells=place.cells if unpadded else None,
         ),
         pair_ids=pair_ids,
       )
@@ -104,6 +124,11 @@ class Loader:
   def steps_per_epoch(self) -> int:
     """Batches until every example was seen once (for mixtures, on average)."""
     return math.ceil(self.num_examples / self._order.reading.batch_size)
+
+  @property
+  def plans(self) -> Mapping[str, packing.Plan]:
+    """How each view's rows are laid out."""
+    return self._plans
 
   @property
   def shapes(self) -> dict[str, list[dict[str, tuple[int, ...]]]]:
@@ -212,6 +237,7 @@ def open(
   place: Place | None = None,
   split: str = 'train',
   pair_ids: bool = False,
+  unpadded: bool = False,
 ) -> Loader:
   """Opens the batches that a task or mixture trains on.
 
@@ -224,6 +250,8 @@ def open(
     place: this process among all; None is the only one.
     split: the split.
     pair_ids: whether rows tell which example of the batch a target is of.
+    unpadded: whether packed rows tell where their tokens are, so that the
+      network need not compute padding.
 
   Returns:
     The loader. Its batches hold 'label' and 'rationale' for a paired `_dsbs`,
@@ -247,6 +275,7 @@ def open(
     layout=layout or packing.Packed(),
     place=place or Place(),
     pair_ids=pair_ids,
+    unpadded=unpadded,
   )
 
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from dsbs_jax.data import cells as cells_lib
 from dsbs_jax.data import packing_summary, placement
 from dsbs_jax.data.placement import Shape
 
@@ -20,6 +21,7 @@ _MULTIPLE = 8
 _PACKED_INPUTS = (64, 96, 128, 160, 192, 224, 256, 320, 384, 512, 768, 1024)
 _ROUNDS = ((8, 12), (64, 4), (256, 1))  # batches tried on, candidates kept
 _OVERFLOW = 1.25  # more rows than usual for the batch that needs them
+_SLOTS = 16  # of each cell in multiples of this, for products of matrices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Plan:
     packed: whether rows hold several examples.
     summary: one line for people: the choice and what it wastes.
     pair_ids: whether rows tell which example of the batch a target is of.
+    cells: how batches are cut, where tokens are computed without padding.
   """
 
   examples: placement.Pool
@@ -39,26 +42,47 @@ class Plan:
   packed: bool
   summary: str = ''
   pair_ids: bool = False
+  cells: cells_lib.Cells | None = None
 
   def rows(self, positions: np.ndarray) -> dict[str, np.ndarray]:
     """The row group of these examples, in the first shape that takes them."""
+    return self._fill(positions, *self.place(positions))
+
+  def place(self, positions: np.ndarray) -> tuple[placement.Placement, Shape]:
+    """Where these examples go, and the first shape that takes them."""
     inputs, targets = self.examples.lengths(positions)
     placed = None
     for shape in self.shapes:
       if self.packed:
         inputs = np.minimum(inputs, shape.inputs)
         targets = np.minimum(targets, shape.targets)
-        if placed is None:  # packed shapes differ in their rows only
+        if placed is None:  # packed shapes differ in their rows and slots only
           placed = placement.first_fit(
             inputs, targets, inputs=shape.inputs, targets=shape.targets
           )
-        fits = placed.num_rows <= shape.rows
+        fits = placed.num_rows <= shape.rows and self._have_slots(
+          placed, shape, inputs, targets
+        )
       else:
         placed = placement.one_per_row(len(positions))
         fits = inputs.max() <= shape.inputs and targets.max() <= shape.targets
       if fits:
         break
-    return self._fill(positions, placed, shape)
+    return placed, shape
+
+  def _have_slots(self, placed, shape, inputs, targets) -> bool:
+    """Whether the shape has slots for all tokens of each cell."""
+    if not shape.input_slots:
+      return True
+    return all(
+      self.cells.number
+      * self.cells.fullest(placed.row, lengths, num_rows=shape.rows)
+      <= slots
+      for lengths, slots in (
+        (inputs, shape.input_slots),
+        (targets, shape.target_slots),
+      )
+    )
 
   def no_rows(self, shape: Shape) -> dict[str, np.ndarray]:
     """A row group of this shape that holds no example."""
@@ -73,6 +97,7 @@ class Plan:
       shape=shape,
       packed=self.packed,
       pair_ids=self.pair_ids,
+      cells=self.cells,
     )
 
 
@@ -96,8 +121,9 @@ class Padded:
     *,
     batch_size: int,
     multiple: int = 1,
+    cells: cells_lib.Cells | None = None,
   ) -> Plan:
-    """Plans for batches of up to `batch_size` examples."""
+    """Plans for batches of up to `batch_size` examples; `cells` play no part."""
     width = _widths(examples, self.lengths, truncate=self.truncate)
     shape = Shape(_up(batch_size, multiple), *width)
     return _measured(Plan(examples, (shape,), packed=False), samples)
@@ -130,8 +156,9 @@ class Bucketed:
     *,
     batch_size: int,
     multiple: int = 1,
+    cells: cells_lib.Cells | None = None,
   ) -> Plan:
-    """Plans for batches of up to `batch_size` examples."""
+    """Plans for batches of up to `batch_size` examples; `cells` play no part."""
     widest = _widths(examples, self.lengths, truncate=self.truncate)
     rows = _up(batch_size, multiple)
     longest = np.array(
@@ -166,8 +193,12 @@ class Packed:
     *,
     batch_size: int,
     multiple: int = 1,
+    cells: cells_lib.Cells | None = None,
   ) -> Plan:
-    """Plans for batches of up to `batch_size` examples."""
+    """Plans for batches of up to `batch_size` examples.
+
+    With `cells` the shapes have slots, so that padding need not be computed.
+    """
     if self.lengths is None:
       widths = _candidates(examples, batch_size)
     else:
@@ -175,17 +206,20 @@ class Packed:
     # Ever fewer candidates on ever more batches: the fullest batch decides.
     for number, kept in _ROUNDS:
       needed = [
-        _needed(examples, samples[:number], width, multiple=multiple)
+        _needed(examples, samples[:number], width, multiple, cells)
         for width in widths
       ]
       needed.sort(key=Shape.work)
-      widths = [shape[1:] for shape in needed[:kept]]
+      widths = [shape[1:3] for shape in needed[:kept]]
     usual = needed[0]
     most = _up(batch_size, multiple)
     more = min(_up(int(np.ceil(usual.rows * _OVERFLOW)), multiple), most)
-    counts = dict.fromkeys([usual.rows, more, most])
-    shapes = tuple(Shape(count, *usual[1:]) for count in counts)
-    return _measured(Plan(examples, shapes, packed=True), samples)
+    shapes = [usual, usual._replace(rows=more), usual._replace(rows=most)]
+    if cells is not None:
+      shapes[1:] = [_roomy(shapes[1], cells), Shape(*shapes[2][:3])]
+    shapes = tuple(dict.fromkeys(shapes))
+    plan = Plan(examples, shapes, packed=True, cells=cells)
+    return _measured(plan, samples)
 
 
 Layout = Padded | Bucketed | Packed
@@ -221,21 +255,52 @@ def _needed(
   examples: placement.Pool,
   samples: Sequence[np.ndarray],
   width: tuple[int, int],
-  *,
   multiple: int,
+  cells: cells_lib.Cells | None,
 ) -> Shape:
-  """The rows of this width that the fullest of some batches needs."""
-  most = 1
+  """The rows and slots of this width that the fullest of some batches needs."""
+  found = []
   for positions in samples:
-    inputs, targets = examples.lengths(positions)
-    placed = placement.first_fit(
-      np.minimum(inputs, width[0]),
-      np.minimum(targets, width[1]),
-      inputs=width[0],
-      targets=width[1],
-    )
-    most = max(most, placed.num_rows)
-  return Shape(_up(most, multiple), *width)
+    lengths = [
+      np.minimum(each, most)
+      for each, most in zip(examples.lengths(positions), width, strict=True)
+    ]
+    placed = placement.first_fit(*lengths, inputs=width[0], targets=width[1])
+    found.append((placed, lengths))
+  num_rows = _up(max([1, *(placed.num_rows for placed, _ in found)]), multiple)
+  shape = Shape(num_rows, *width)
+  if cells is None:
+    return shape
+  most = np.max(
+    [
+      [cells.fullest(placed.row, side, num_rows=num_rows) for side in lengths]
+      for placed, lengths in found
+    ],
+    axis=0,
+  )
+  slots = _up(np.maximum(most, 1), _SLOTS) * cells.number
+  with_slots = shape._replace(
+    input_slots=min(int(slots[0]), num_rows * width[0]),
+    target_slots=min(int(slots[1]), num_rows * width[1]),
+  )
+  return with_slots if with_slots.tokens != shape.tokens else shape
+
+
+def _roomy(shape: Shape, cells: cells_lib.Cells) -> Shape:
+  """The shape with more slots than usual, no more than it has places."""
+
+  if not shape.input_slots:
+    return shape
+
+  def more(slots, length):
+    each = int(slots * _OVERFLOW) // cells.number
+    places = shape.rows * length // cells.number
+    return min(_up(each, _SLOTS), places) * cells.number
+
+  return shape._replace(
+    input_slots=more(shape.input_slots, shape.inputs),
+    target_slots=more(shape.target_slots, shape.targets),
+  )
 
 
 def _candidates(

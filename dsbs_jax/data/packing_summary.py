@@ -25,17 +25,13 @@ def describe(plan, samples: Sequence[np.ndarray]) -> str:
   usual = 0
   for positions in samples:
     inputs, targets = plan.examples.lengths(positions)
-    rows = plan.rows(positions)
-    shape = placement.Shape(
-      *rows['encoder_input_tokens'].shape,
-      rows['decoder_target_tokens'].shape[1],
-    )
+    _, shape = plan.place(positions)
     usual += shape == plan.shapes[0]
     real += inputs.sum(), targets.sum()
-    room += shape.rows * shape.inputs, shape.rows * shape.targets
+    room += shape.tokens
     ideal += placement.example_work(inputs, targets).sum()
     work += shape.work()
-  shapes = ', '.join(f'{s.rows} x {s.inputs}/{s.targets}' for s in plan.shapes)
+  shapes = ', '.join(map(str, plan.shapes))
   cut = _number_cut(plan)
   return (
     f'{"packed" if plan.packed else "padded"} rows x inputs/targets: {shapes};'

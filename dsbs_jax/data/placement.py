@@ -9,12 +9,14 @@ of a few shapes known beforehand, so that few programs are compiled.
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from dsbs_jax import contract
+from dsbs_jax.data import cells as cells_lib
 from dsbs_jax.data import ragged, tokens
 
 # Work of an encoder token is 1; of a decoder token 1.25, with its share of
@@ -26,21 +28,55 @@ _ATTENTION = 1000.0
 
 
 class Shape(NamedTuple):
-  """Sizes of one row group: number of rows, input and target length."""
+  """Sizes of one row group.
+
+  Attributes:
+    rows: number of rows.
+    inputs: their input length.
+    targets: their target length.
+    input_slots: room for input tokens that are computed without padding, in
+      all cells; 0: whole rows are computed.
+    target_slots: the same for target tokens.
+  """
 
   rows: int
   inputs: int
   targets: int
+  input_slots: int = 0
+  target_slots: int = 0
+
+  @property
+  def tokens(self) -> tuple[int, int]:
+    """Input and target tokens that are computed, padding included."""
+    return (
+      self.input_slots or self.rows * self.inputs,
+      self.target_slots or self.rows * self.targets,
+    )
+
+  def __str__(self) -> str:
+    rows = f'{self.rows} x {self.inputs}/{self.targets}'
+    if not self.input_slots:
+      return rows
+    return f'{rows} of {self.input_slots}/{self.target_slots} tokens'
 
   def work(self) -> float:
     """Relative cost of a training step on such rows."""
-    return self.rows * example_work(self.inputs, self.targets)
+    pairs = self.rows * _pairs(self.inputs, self.targets)
+    return _token_work(*self.tokens) + pairs / _ATTENTION
 
 
 def example_work(inputs, targets):
-  """Relative cost of one row of these lengths (numbers or arrays)."""
-  encoder = inputs * (1 + inputs / _ATTENTION)
-  return encoder + targets * (_DECODER_TOKEN + (targets + inputs) / _ATTENTION)
+  """Relative cost of one example of these lengths (numbers or arrays)."""
+  return _token_work(inputs, targets) + _pairs(inputs, targets) / _ATTENTION
+
+
+def _token_work(inputs, targets):
+  return inputs + _DECODER_TOKEN * targets
+
+
+def _pairs(inputs, targets):
+  """Pairs of a query and a key in both stacks."""
+  return inputs * inputs + targets * (targets + inputs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +184,9 @@ def first_fit(
     targets: target length of a row.
 
   Returns:
-    The placement; rows are numbered in the order in which they were opened.
+    The placement. First-fit leaves its last rows emptier than its first; they
+    are numbered so that blocks of rows, and every k-th row, hold about as many
+    tokens as others: what devices and microbatches get is balanced.
   """
   size = np.maximum(input_lengths / inputs, target_lengths / targets)
   order = np.argsort(-size, kind='stable').tolist()
@@ -174,7 +212,21 @@ def first_fit(
     used_inputs[row] += source
     used_targets[row] += target
   columns = np.array(places, np.int64).reshape(-1, 4).T
-  return Placement(*columns)
+  return Placement(_spread(len(count))[columns[0]], *columns[1:])
+
+
+@functools.cache
+def _spread(num_rows: int) -> np.ndarray:
+  """New numbers of rows, such that old neighbours are far apart.
+
+  Numbers are ordered by their bits read backwards, as in a van der Corput
+  sequence.
+  """
+  width = max(1, (num_rows - 1).bit_length())
+  backwards = [int(f'{row:0{width}b}'[::-1], 2) for row in range(num_rows)]
+  numbers = np.argsort(backwards)
+  numbers.flags.writeable = False
+  return numbers
 
 
 def fill(
@@ -185,6 +237,7 @@ def fill(
   shape: Shape,
   packed: bool,
   pair_ids: bool = False,
+  cells: cells_lib.Cells | None = None,
 ) -> dict[str, np.ndarray]:
   """Writes examples into rows.
 
@@ -195,6 +248,7 @@ def fill(
     shape: sizes of the rows; longer examples are cut, their last id EOS_ID.
     packed: whether segment ids and positions are added.
     pair_ids: whether each target's number in `positions` is added.
+    cells: how the batch is cut, where the shape has slots.
 
   Returns:
     A row group as `contract` describes it; rows without example are zeros.
@@ -230,6 +284,9 @@ def fill(
   if pair_ids:
     numbers = np.arange(1, len(positions) + 1)
     rows['decoder_pair_ids'] = target.each(numbers, np.int32)
+  if shape.input_slots:
+    rows['encoder_places'] = source.places(cells, shape.input_slots)
+    rows['decoder_places'] = target.places(cells, shape.target_slots)
   return rows
 
 
@@ -274,6 +331,10 @@ class _Side:
   def each(self, values: np.ndarray, dtype) -> np.ndarray:
     """One value per example, repeated for each of its tokens."""
     return self.place(np.repeat(values, self._lengths), dtype)
+
+  def places(self, cells: cells_lib.Cells, slots: int) -> np.ndarray:
+    """Where the tokens of each cell are, [C, slots / C]."""
+    return cells.places(self._goal, shape=self._shape, slots=slots)
 
   def shifted(self, ids: np.ndarray, *, packed: bool) -> np.ndarray:
     """The ids one place later; each example of a packed row starts anew.

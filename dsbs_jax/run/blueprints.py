@@ -107,24 +107,28 @@ def batch_shapes(
   *,
   packed: bool = True,
   pair_ids: bool = False,
+  microbatches: int = 1,
 ) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:
   """A batch by shapes: view -> row group, see contract.py."""
   sharding = partitioning.batch_sharding(mesh)
+  num_cells = mesh.shape[partitioning.DATA_AXIS] * microbatches
   names = _ROWS | (_PACKED_ROWS if packed else {})
   if pair_ids:
     names |= {'decoder_pair_ids': jnp.int32}
 
   def group(shape):
-    return {
-      name: jax.ShapeDtypeStruct(
-        (
-          shape.rows,
-          shape.inputs if name.startswith('encoder') else shape.targets,
-        ),
-        dtype,
-        sharding=sharding,
-      )
+    lengths = {'encoder': shape.inputs, 'decoder': shape.targets}
+    found = {
+      name: ((shape.rows, lengths[name.split('_')[0]]), dtype)
       for name, dtype in names.items()
+    }
+    if shape.input_slots:
+      for stack, slots in zip(lengths, shape.tokens, strict=True):
+        cells = num_cells, slots // num_cells
+        found[f'{stack}_places'] = cells, jnp.int32
+    return {
+      name: jax.ShapeDtypeStruct(*described, sharding=sharding)
+      for name, described in found.items()
     }
 
   return {view: group(shape) for view, shape in views.items()}
@@ -149,7 +153,9 @@ def lower_train_step(
     ValueError: rows do not divide over the mesh and the microbatches.
   """
   tied = bool(settings.objective_of(run).mutual_information)
-  batch = batch_shapes(views, mesh, pair_ids=tied)
+  batch = batch_shapes(
+    views, mesh, pair_ids=tied, microbatches=run.microbatches
+  )
   partitioning.check_batch(batch, mesh, num_microbatches=run.microbatches)
   described = state(run, mesh)
   key_data = jax.eval_shape(

@@ -83,7 +83,7 @@ def parts(
 ) -> Parts:
   """The bytes per device that follow from shapes."""
   state = blueprints.state(run, mesh).like
-  batch = blueprints.batch_shapes(views, mesh)
+  batch = blueprints.batch_shapes(views, mesh, microbatches=run.microbatches)
   params = bytes_per_device(state.params)
   return Parts(
     params=params,

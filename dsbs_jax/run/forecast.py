@@ -25,7 +25,7 @@ class Forecast:
     utilisation: share of the peak, low and high.
     step_seconds: at either.
     examples_per_second: examples (paired: pairs).
-    tokens_per_second: places of encoder and decoder rows, padding included.
+    tokens_per_second: tokens of encoder and decoder, computed padding included.
     hours: of all train steps, without evaluation and compiling.
     price: of those hours on all devices; None without a price.
   """
@@ -44,7 +44,13 @@ def step_flops(run: settings.Training, views: row_shapes.Views) -> float:
   """FLOPs of one train step over all devices."""
   return float(
     sum(
-      flops.train(run.model, shape.inputs, shape.targets, rows=shape.rows)
+      flops.train(
+        run.model,
+        shape.inputs,
+        shape.targets,
+        rows=shape.rows,
+        tokens=shape.tokens,
+      )
       for shape in views.values()
     )
   )
@@ -73,7 +79,7 @@ def forecast(
   if run.model.dtype == 'float32':
     peak *= device.float32_share
   total = step_flops(run, views)
-  places = sum(s.rows * (s.inputs + s.targets) for s in views.values())
+  places = sum(sum(shape.tokens) for shape in views.values())
 
   def seconds(share):
     return total / (share * num_devices * peak * 1e12)

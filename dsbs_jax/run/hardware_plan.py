@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from dsbs_jax.core import partitioning
+from dsbs_jax.data import placement
 from dsbs_jax.run import (
   blueprints,
   capacity,
@@ -91,7 +92,7 @@ class Plan:
     question: what was asked.
     assumed: settings that decide the figures, by their macros.
     batch_from: where the shapes of the batch come from.
-    views: shapes of the batch: view -> (rows, inputs, targets).
+    views: shapes of the batch by view.
     num_params: parameters of the network.
     memory: usable bytes of a device.
     parts: bytes per device by shapes.
@@ -107,7 +108,7 @@ class Plan:
   question: Question
   assumed: dict[str, Any]
   batch_from: str
-  views: dict[str, tuple[int, int, int]]
+  views: dict[str, placement.Shape]
   num_params: int
   memory: int
   parts: capacity.Parts
@@ -169,7 +170,7 @@ def make(run: settings.Training, question: Question) -> Plan:
     question=question,
     assumed=_assumed(run),
     batch_from=_origin(run, given),
-    views={view: tuple(shape) for view, shape in views.items()},
+    views=dict(views),
     num_params=sum(x.size for x in jax.tree.leaves(state.shapes.params)),
     memory=device.memory,
     parts=verdict.parts,

@@ -177,7 +177,9 @@ def open_data(
       jax.process_index(),
       jax.process_count(),
       row_multiple=mesh.shape[partitioning.DATA_AXIS] * run.microbatches,
+      microbatches=run.microbatches,
     ),
+    unpadded=run.unpadded,
     pair_ids=bool(settings.objective_of(run).mutual_information),
   )
 

@@ -26,10 +26,7 @@ def show(plan) -> None:
   )
   assumed = ', '.join(f'{name}={value}' for name, value in plan.assumed.items())
   console.print(f'with {assumed}', markup=False, soft_wrap=True)
-  batch = ', '.join(
-    f'{view} {rows} x {inputs}/{targets}'
-    for view, (rows, inputs, targets) in plan.views.items()
-  )
+  batch = ', '.join(f'{view} {shape}' for view, shape in plan.views.items())
   console.print(
     f'batch {batch} ({plan.batch_from})', markup=False, soft_wrap=True
   )

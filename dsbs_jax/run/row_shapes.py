@@ -63,15 +63,12 @@ def of_data(run: settings.Training, *, multiple: int) -> dict:
     source,
     run.reading(),
     layout=run.layout(lengths=run.lengths),
-    place=loader.Place(0, 1, row_multiple=multiple),
+    place=loader.Place(
+      0, 1, row_multiple=multiple, microbatches=run.microbatches
+    ),
+    unpadded=run.unpadded,
   )
-  return {
-    view: placement.Shape(
-      *shapes[0]['encoder_input_tokens'],
-      shapes[0]['decoder_target_tokens'][1],
-    )
-    for view, shapes in data.shapes.items()
-  }
+  return {view: plan.shapes[0] for view, plan in data.plans.items()}
 
 
 def typical(run: settings.Training, *, multiple: int) -> dict:

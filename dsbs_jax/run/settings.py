@@ -51,6 +51,8 @@ class Training:
     optimizer: schedule and clip_norm -> gradient transformation.
     clip_norm: global norm to which gradients are clipped, None for never.
     layout: packing.Packed, packing.Bucketed or packing.Padded.
+    unpadded: whether the padding of packed rows is left out of all but
+      attention; the same losses, sooner.
     seed: of parameters, dropout and data order.
     mesh: (data, model) devices such as '4x2'; None for all devices as data.
     sharding_rules: makes the table of core/partitioning.py to shard by.
@@ -85,6 +87,7 @@ class Training:
   optimizer: Callable[..., Any]
   clip_norm: float | None
   layout: Callable[..., Any]
+  unpadded: bool
   seed: int
   mesh: str | None
   sharding_rules: Callable[[], partitioning.Rules]
@@ -106,7 +109,7 @@ class Training:
     checks.counts(self, 'chunk_tokens', 'max_bad_steps', least=0)
     checks.counts(self, 'seed', least=0, below=1 << 32)
     checks.numbers_or_none(self, 'learning_rate', 'clip_norm')
-    checks.flags(self, 'paired', 'allow_bin')
+    checks.flags(self, 'paired', 'allow_bin', 'unpadded')
     checks.functions(self, 'schedule', 'optimizer', 'layout', 'sharding_rules')
     if self.rates is not None and self.paired and self._pairs:
       raise ValueError(

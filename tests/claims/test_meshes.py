@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Eight devices compute what one computes, however the mesh splits the work.
 
-Dropout is on: masks, too, must depend on neither mesh nor microbatches.
+Dropout is on: masks, too, must depend on neither mesh nor microbatches. Where
+there are microbatches, padding is not computed.
 
 Devices are simulated, which JAX must know before it starts: the test runs this
 file as a program of its own and reads the losses that it prints.
@@ -209,6 +210,8 @@ def train(
     batch = make_batch(index)
     if tied:
       batch = pairs(batch['mixture'])
+    if num_microbatches > 1:
+      batch = with_places(batch, mesh, num_microbatches)
     partitioning.check_batch(batch, mesh, num_microbatches=num_microbatches)
     state, metrics = step(state, jax.device_put(batch, rows_layout))
     losses.append(float(metrics['loss']))
@@ -233,6 +236,26 @@ def make_batch(seed):
     'decoder_task_ids': np.where(real, term, 0).astype(np.int32),
   }
   return {'mixture': rows}
+
+
+def with_places(batch, mesh, num_microbatches):
+  """The batch with its tokens' places: padding is not computed."""
+  from dsbs_jax.core import partitioning
+  from dsbs_jax.data import cells as cells_lib
+
+  cells = cells_lib.Cells(mesh.shape[partitioning.DATA_AXIS], num_microbatches)
+  (rows,) = batch.values()
+  real = {
+    'encoder': rows['encoder_input_tokens'] > 0,
+    'decoder': rows['decoder_loss_weights'] > 0,
+  }
+  places = {
+    f'{side}_places': cells.places(
+      np.flatnonzero(array.reshape(-1)), shape=array.shape, slots=array.size
+    )
+    for side, array in real.items()
+  }
+  return {'mixture': rows | places}
 
 
 def pairs(rows):

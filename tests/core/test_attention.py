@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsbs_jax.core import attention
+from dsbs_jax.core import attention, dropout
 
 # Compiling takes most of the time of these tests.
 _OPTIONS = {'xla_backend_optimization_level': 0}
@@ -233,11 +233,11 @@ def test_a_written_position_replaces_only_itself():
 def test_dropout_keeps_the_mean_and_the_dtype():
   inputs = jnp.full((2, 3, 4), 3.0, jnp.bfloat16)
   keep = np.arange(8).reshape(2, 1, 4) % 4 > 0
-  dropped = attention.dropout(inputs, jnp.asarray(keep), rate=0.25)
+  dropped = dropout.dropout(inputs, jnp.asarray(keep), rate=0.25)
   assert dropped.dtype == jnp.bfloat16
   expected = np.where(keep, 4.0, 0.0).repeat(3, axis=1)
   np.testing.assert_array_equal(np.float32(dropped), expected)
-  assert attention.dropout(inputs, None, rate=0.25) is inputs
+  assert dropout.dropout(inputs, None, rate=0.25) is inputs
 
 
 def test_dropped_probabilities_are_left_out_of_the_sum():

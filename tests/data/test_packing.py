@@ -37,7 +37,7 @@ def test_every_batch_fits_whole_into_a_planned_shape(layout):
       *rows['encoder_input_tokens'].shape,
       rows['decoder_target_tokens'].shape[1],
     )
-    assert shape in plan.shapes
+    assert shape in [planned[:3] for planned in plan.shapes]
     inputs, targets = examples.lengths(positions)
     assert (rows['encoder_input_tokens'] > 0).sum() == inputs.sum()
     assert rows['decoder_loss_weights'].sum() == targets.sum()
@@ -69,7 +69,7 @@ def test_an_unusually_full_batch_takes_more_rows_and_loses_nothing():
   alone = packing.Packed(lengths={'inputs': 100, 'targets': 70}).plan(
     examples, batches(), batch_size=32
   )
-  assert alone.shapes[-1] == (32, 100, 70)
+  assert alone.shapes[-1][:3] == (32, 100, 70)
 
 
 @pytest.mark.parametrize('kind', [packing.Padded, packing.Packed])

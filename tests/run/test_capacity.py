@@ -176,9 +176,9 @@ def test_microbatches_need_rows_that_divide(run):
 
 def test_shapes_of_batches_are_read_and_checked():
   found = row_shapes.given(['label:32x128/16', 'rationale:24x256/176'])
-  assert found['label'] == (32, 128, 16)
-  assert found['rationale'] == (24, 256, 176)
-  assert row_shapes.given(['8x64/8']) == {'mixture': (8, 64, 8)}
+  assert found['label'] == placement.Shape(32, 128, 16)
+  assert found['rationale'] == placement.Shape(24, 256, 176)
+  assert row_shapes.given(['8x64/8']) == {'mixture': placement.Shape(8, 64, 8)}
   for text in ('32x128', 'gold:32x128/16', '0x128/16', 'label:32x128/0'):
     with pytest.raises(ValueError, match=r'expected \[view:\]ROWSxINPUTS'):
       row_shapes.given([text])
@@ -246,7 +246,7 @@ def test_the_command_plans_for_gpus_that_are_not_there():
   assert plan['fits'] and plan['compiled']['compiler'] == 'cpu'
   parts = plan['parts']
   assert plan['compiled']['peak'] > parts['params'] + parts['optimizer']
-  assert plan['views'] == {'label': [8, 32, 16]}
+  assert plan['views'] == {'label': [8, 32, 16, 0, 0]}
   assert plan['num_params'] == network_size(build(bindings=smaller).model)
 
 

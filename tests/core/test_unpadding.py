@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Padding that is not computed changes nothing but the time."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dsbs_jax.core import network, unpadding
+from tests.core import test_steps
+
+SPARE = 3  # slots without token, in the fullest cell
+
+
+def places_of(rows, side, shards=1, parts=1):
+  """Where the tokens of each cell are, one token at a time."""
+  name = {'encoder': 'encoder_input_tokens', 'decoder': 'decoder_loss_weights'}
+  real = np.asarray(rows[name[side]]) > 0
+  num_rows, length = real.shape
+  each = num_rows // shards
+  cells = []
+  for shard in range(shards):
+    for part in range(parts):
+      own = real[shard * each : (shard + 1) * each][part::parts]
+      cells.append(np.flatnonzero(own.reshape(-1)))
+  slots = max(map(len, cells)) + SPARE
+  beyond = num_rows * length // len(cells)
+  return np.array(
+    [np.pad(c, (0, slots - len(c)), constant_values=beyond) for c in cells],
+    np.int32,
+  )
+
+
+def with_places(batch, shards=1, parts=1):
+  return {
+    view: rows
+    | {
+      f'{side}_places': places_of(rows, side, shards, parts)
+      for side in ('encoder', 'decoder')
+    }
+    for view, rows in batch.items()
+  }
+
+
+@pytest.mark.parametrize('cells', [1, 2])
+def test_flat_tokens_are_the_real_ones_in_order_and_come_back(cells):
+  rows = test_steps.make_rows(5, longest=7, term=1)
+  tokens = jnp.asarray(rows['encoder_input_tokens'])
+  way = unpadding.of_rows(places_of(rows, 'encoder', cells), tokens)
+  for flat, own in zip(
+    np.split(np.asarray(way.flat(tokens)), cells),
+    np.split(np.asarray(tokens), cells),
+    strict=True,
+  ):
+    real = own[own > 0]
+    np.testing.assert_array_equal(flat[: len(real)], real)
+    assert not flat[len(real) :].any()
+  np.testing.assert_array_equal(way.rows(way.flat(tokens)), tokens)
+  of_rows = jnp.arange(1, 9).reshape(8, 1, 1)
+  expected = way.flat(jnp.broadcast_to(of_rows, (*tokens.shape, 1)))
+  each = jnp.where(expected > 0, way.each(of_rows), 0)
+  np.testing.assert_array_equal(each, expected)
+
+
+def test_gradients_go_back_the_way_they_came():
+  rows = test_steps.make_rows(5, longest=7, term=1)
+  real = rows['encoder_input_tokens'] > 0
+  way = unpadding.of_rows(places_of(rows, 'encoder', 2), real)
+  there = jax.random.normal(jax.random.key(0), (*real.shape, 3))
+  cotangent = jax.random.normal(jax.random.key(1), way.flat(there).shape)
+  _, pull_back = jax.vjp(way.flat, there)
+  np.testing.assert_array_equal(pull_back(cotangent)[0], way.rows(cotangent))
+  flat = way.flat(there)
+  _, pull_back = jax.vjp(way.rows, flat)
+  np.testing.assert_array_equal(pull_back(there)[0], flat)
+
+
+CASES = {
+  'plain': {},
+  'two microbatches': {'num_microbatches': 2},
+  'two shards of two microbatches': {'num_microbatches': 2, 'num_shards': 2},
+  'logits in chunks': {'chunk_tokens': 16},
+}
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_a_step_without_padding_is_a_step_with_it(case):
+  """Dropout on: the masks are those of the rows."""
+  options = CASES[case]
+  config = dataclasses.replace(test_steps.CONFIG, dropout_rate=0.2)
+  step = test_steps.jitted_step(config, **options)
+  batch = test_steps.make_mixture()
+  unpadded = with_places(
+    batch, options.get('num_shards', 1), options.get('num_microbatches', 1)
+  )
+  expected, expected_metrics = step(test_steps.fresh_state(), batch)
+  ours, metrics = step(test_steps.fresh_state(), unpadded)
+  test_steps.assert_trees_close(metrics, expected_metrics)
+  test_steps.assert_steps_agree(ours, expected)
+
+
+def test_scanned_layers_take_flat_tokens_too():
+  config = dataclasses.replace(
+    test_steps.CONFIG, scan_layers=True, num_encoder_layers=2, remat='full'
+  )
+  params = network.init(jax.random.key(0), config)
+  rows = test_steps.make_rows(5, longest=7, term=1)
+
+  def loss(params, rows):
+    logits = network.apply(params, config, rows)
+    return jnp.sum(rows['decoder_loss_weights'] * jnp.max(logits, axis=-1))
+
+  gradient = jax.jit(jax.grad(loss))
+  test_steps.assert_trees_close(
+    gradient(params, with_places({'x': rows})['x']),
+    gradient(params, rows),
+    rtol=1e-4,
+    atol=1e-6,
+  )
