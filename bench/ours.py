@@ -2,11 +2,9 @@
 """python -m bench.ours: a worker that computes what this project computes."""
 
 import argparse
-import functools
 from collections.abc import Callable
 
 import jax
-import numpy as np
 
 from bench import worker, workload
 from dsbs_jax.core import (
@@ -14,9 +12,11 @@ from dsbs_jax.core import (
   network,
   objective,
   optimizer,
+  partitioning,
   steps,
+  unpadding,
 )
-from dsbs_jax.run import allocation, compilation
+from dsbs_jax.run import allocation, compilation, streams
 
 DISTILLATION = objective.Distillation()
 # Shares of a step: all of it, without the update, without the backward pass.
@@ -108,6 +108,7 @@ def part(data, config, arguments) -> Callable:
     total = 0.0
     for rows in batch.values():
       hidden = network.hidden(params, config, rows, dropout_key=key)
+      rows = unpadding.flat_targets(rows)
       total += objective.batch_loss(
         DISTILLATION,
         hidden,
@@ -134,16 +135,19 @@ def decoder(data, config, max_decode_len: int) -> Callable:
   Rows have the few lengths that evaluation chooses, too.
   """
   params = initial_state(config, optimizer.adamw_hf(0.0)).params
-  greedy = jax.jit(
-    functools.partial(
-      decoding.greedy, config=config, max_decode_len=max_decode_len
-    )
+  greedy = streams.Streams(
+    jax.jit(
+      lambda params, rows: decoding.greedy(
+        params, config, rows, max_decode_len=max_decode_len
+      )
+    ),
+    partitioning.make_mesh('1x1', devices=jax.devices()[:1]),
   )
 
   def measure(request):
     rows = data.batch('bucketed', int(request))['label']
     rows = {'encoder_input_tokens': rows['encoder_input_tokens']}
-    tokens = np.asarray(greedy(params, rows=rows))
+    tokens = greedy(params, rows)
     return {'tokens': int((tokens > 0).sum())}
 
   return measure

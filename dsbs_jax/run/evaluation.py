@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
 from dsbs_jax import contract
 from dsbs_jax.core import decoding, network, partitioning
@@ -26,7 +25,7 @@ from dsbs_jax.data import (
   views,
   vocabularies,
 )
-from dsbs_jax.run import checks, choosing, disk, drafts, journal
+from dsbs_jax.run import checks, choosing, disk, drafts, journal, streams
 
 PREDICTIONS = 'predictions'
 
@@ -129,10 +128,13 @@ class Evaluator:
     self._data_shards = mesh.shape[partitioning.DATA_AXIS]
     self._batch_sharding = partitioning.batch_sharding(mesh)
     replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    self._decode = jax.jit(
-      self._decode_rows,
-      in_shardings=(param_shardings, self._batch_sharding),
-      out_shardings=replicated,
+    self._decode = streams.Streams(
+      jax.jit(
+        self._decode_rows,
+        in_shardings=(param_shardings, self._batch_sharding),
+        out_shardings=replicated,
+      ),
+      mesh,
     )
 
   @property
@@ -181,13 +183,14 @@ class Evaluator:
     for positions, rows in loader.eval_batches(
       data, self._settings.batch_size, place=place
     ):
-      rows = jax.tree.map(
-        lambda local: jax.make_array_from_process_local_data(
-          self._batch_sharding, local
-        ),
-        rows,
-      )
-      decoded = np.asarray(self._decode(params, rows))
+      if jax.process_count() > 1:
+        rows = jax.tree.map(
+          lambda local: jax.make_array_from_process_local_data(
+            self._batch_sharding, local
+          ),
+          rows,
+        )
+      decoded = self._decode(params, rows)
       for position, ids in zip(positions, decoded, strict=True):
         if position >= 0:
           text = data.vocabulary.decode(ids.tolist())

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
 import rich.box
 import rich.table
 import rich.text
@@ -28,6 +27,7 @@ from dsbs_jax.run import (
   jobs,
   loop,
   scoring,
+  streams,
 )
 from dsbs_jax.run import examples as examples_lib
 
@@ -59,6 +59,7 @@ def write_rationales(
     _read_params(run, path),
     run.model,
     data,
+    mesh=partitioning.make_mesh(run.mesh),
     batch_size=run.eval_batch_size,
     max_decode_len=max_decode_len,
   )
@@ -135,18 +136,22 @@ def _decode(
   model: network.T5Config,
   data: tokens.Tokens,
   *,
+  mesh: jax.sharding.Mesh,
   batch_size: int,
   max_decode_len: int,
 ) -> list[str]:
   """What the model writes for each example, in the order of the data."""
-  decode = jax.jit(
-    lambda params, rows: decoding.greedy(
-      params, model, rows, max_decode_len=max_decode_len
-    )
+  decode = streams.Streams(
+    jax.jit(
+      lambda params, rows: decoding.greedy(
+        params, model, rows, max_decode_len=max_decode_len
+      )
+    ),
+    mesh,
   )
   texts = [''] * len(data)
   for positions, rows in loader.eval_batches(data, batch_size):
-    ids = np.asarray(decode(params, rows))
+    ids = decode(params, rows)
     for position, row in zip(positions, ids, strict=True):
       if position >= 0:
         texts[position] = data.vocabulary.decode(row.tolist())

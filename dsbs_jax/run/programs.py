@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from dsbs_jax.core import decoding, network, partitioning
+from dsbs_jax.run import streams
 
 # Logits that exist at once while options are scored: 1 GiB in float32.
 _MAX_LOGITS = 1 << 28
@@ -56,12 +57,13 @@ class Programs:
       )
 
     decode = functools.partial(_decode, model=model)
-    self._generate = jit(
-      functools.partial(
-        decode, length=max_decode_len, num_beams=num_beams, stop=stop
+    self._generate, self._explain = (
+      streams.Streams(jit(functools.partial(decode, **options)), mesh)
+      for options in (
+        {'length': max_decode_len, 'num_beams': num_beams, 'stop': stop},
+        {'length': max_rationale_len},
       )
     )
-    self._explain = jit(functools.partial(decode, length=max_rationale_len))
     self._score = jit(
       lambda params, batch, tokens: decoding.score_options(
         params,
@@ -85,11 +87,11 @@ class Programs:
     Returns:
       [rows, max_decode_len] int32, 0 after the end token.
     """
-    return np.asarray(self._generate(self._params, batch))
+    return self._generate(self._params, batch)
 
   def explain(self, batch: np.ndarray) -> np.ndarray:
     """The same of the rationale task, up to `max_rationale_len` tokens."""
-    return np.asarray(self._explain(self._params, batch))
+    return self._explain(self._params, batch)
 
   def score(self, batch: np.ndarray, options: np.ndarray) -> np.ndarray:
     """Scores given outputs, in parts where their logits would not fit.
