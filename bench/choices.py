@@ -15,7 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from bench import table
-from dsbs_jax.core import attention, cross_entropy, decoding, dropout
+from dsbs_jax.core import (
+  attention,
+  cross_entropy,
+  decoding,
+  dropout,
+  scores,
+  stacks,
+)
 
 _ROWS, _LENGTH, _WIDTH, _HEADS, _VOCABULARY = 8, 256, 256, 4, 32128
 _TARGETS = 1368  # target tokens of such rows, padding included
@@ -105,6 +112,12 @@ def _of_features() -> list[Choice]:
       (rows, kernel),
     ),
     Choice(
+      "norm with its gradient written out, not autodiff's",
+      stacks.rms_norm,
+      _norm,
+      (rows, _draw(13, _WIDTH)),
+    ),
+    Choice(
       'dropout of features, the same for all positions of a row',
       lambda x: _dropped(x, keep_features, (_ROWS, 1, _WIDTH)),
       lambda x: _dropped(x, keep_features, x.shape),
@@ -144,7 +157,7 @@ def _of_attention() -> list[Choice]:
   heads = [
     _draw(i, _ROWS, _HEADS, _LENGTH, _WIDTH // _HEADS) for i in range(1, 4)
   ]
-  scores = _draw(11, _ROWS, _HEADS, _LENGTH, _LENGTH)
+  weights = _draw(11, _ROWS, _HEADS, _LENGTH, _LENGTH)
   segments = jnp.tile(jnp.arange(_LENGTH) // 45, (_ROWS, 1))
   real = jnp.ones((_ROWS, _LENGTH), bool)
   mask = attention.pair_mask(
@@ -169,15 +182,15 @@ def _of_attention() -> list[Choice]:
     ),
     Choice(
       'attention written out, not jax.nn.dot_product_attention',
-      lambda q, k, v, b: _attend(q, k, v, mask, b),
+      lambda q, k, v, b: scores.weigh(q, k, v, b, mask),
       lambda q, k, v, b: _library(q, k, v, mask, b),
       (*heads, bias),
     ),
     Choice(
-      "the bias's gradient over rows as a product, not as a sum",
-      lambda b, s: attention.for_all_rows(b, _ROWS) * s,
-      lambda b, s: b * s,
-      (bias, scores),
+      "attention with its gradient written out, not autodiff's",
+      lambda q, k, v, b: scores.weigh(q, k, v, b, mask),
+      lambda q, k, v, b: _attend(q, k, v, mask, b),
+      (*heads, bias),
     ),
     Choice(
       'dropout of a key on its value, not on its probabilities',
@@ -185,15 +198,16 @@ def _of_attention() -> list[Choice]:
       lambda p, v: (
         dropout.dropout(p, jnp.swapaxes(dropped_keys, 2, 3), rate=0.1) @ v
       ),
-      (scores, heads[2]),
+      (weights, heads[2]),
     ),
   ]
 
 
 def _attend(query, key, value, mask, bias):
-  scores = jnp.einsum('BHTK,BHSK->BHTS', query, key) + bias
-  scores = jnp.where(mask, scores, attention.MASKED_SCORE)
-  probabilities = jax.nn.softmax(scores, axis=-1)
+  """What a softmax library function and autodiff make of it."""
+  pairs = jnp.einsum('BHTK,BHSK->BHTS', query, key) + bias
+  pairs = jnp.where(mask, pairs, scores.MASKED_SCORE)
+  probabilities = jax.nn.softmax(pairs, axis=-1)
   return jnp.einsum('BHTS,BHSK->BHTK', probabilities, value)
 
 
@@ -203,6 +217,11 @@ def _library(query, key, value, mask, bias):
     query, key, value, bias=bias, mask=mask, scale=1.0
   )
   return jnp.swapaxes(out, 1, 2)
+
+
+def _norm(inputs, scale):
+  mean_square = jnp.mean(jnp.square(inputs), axis=-1, keepdims=True)
+  return inputs * jax.lax.rsqrt(mean_square + stacks.NORM_EPSILON) * scale
 
 
 def _dropped(inputs, key, shape):

@@ -5,6 +5,7 @@ import argparse
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 
 from bench import worker, workload
 from dsbs_jax.core import (
@@ -13,6 +14,7 @@ from dsbs_jax.core import (
   objective,
   optimizer,
   partitioning,
+  scores,
   steps,
   unpadding,
 )
@@ -28,6 +30,8 @@ def main() -> None:
   if arguments.keep_memory:
     allocation.keep_freed_memory()
   compilation.use_cache()
+  if arguments.no_scores:
+    scores.weigh = _no_scores
   data = workload.load(arguments.workload)
   config = workload.model(
     arguments.model,
@@ -61,6 +65,7 @@ def parse() -> argparse.Namespace:
   parser.add_argument('--remat', default='none')
   parser.add_argument('--chunk_tokens', type=int, default=0)
   parser.add_argument('--adafactor', action='store_true')
+  parser.add_argument('--no_scores', action='store_true')
   parser.add_argument('--keep_memory', type=int, default=1)
   parser.add_argument('--decode_len', type=int, default=0)
   return parser.parse_args()
@@ -151,6 +156,12 @@ def decoder(data, config, max_decode_len: int) -> Callable:
     return {'tokens': int((tokens > 0).sum())}
 
   return measure
+
+
+def _no_scores(query, key, value, bias, mask):
+  """What attention would cost without pairs: queries, keys, values are used."""
+  del bias, mask
+  return query + jnp.sum(key + value, axis=2, keepdims=True)
 
 
 def initial_state(config, transformation) -> steps.TrainState:

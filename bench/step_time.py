@@ -48,19 +48,26 @@ class Task:
 
 
 def layouts(task: Task) -> Iterator[table.Row]:
-  """Padded, bucketed and packed."""
+  """Padded, bucketed, packed, and that without computing its padding."""
   variants = {
     name: (f'--layout={name}', f'--model={task.model}')
-    for name in ('padded', 'bucketed', 'packed')
+    for name in ('padded', 'bucketed', 'whole rows', 'packed')
   }
   yield from _compare(task, variants, 'Layouts', against='padded')
 
 
 def shares(task: Task) -> Iterator[table.Row]:
-  """The whole step, its gradients, its forward pass."""
+  """The whole step, its parts, and the step without some of its pieces."""
   variants = {
     name: (f'--part={name}', f'--model={task.model}')
     for name in ('step', 'gradients', 'forward')
+  }
+  variants |= {
+    'step without dropout': ('--dropout=0', f'--model={task.model}'),
+    'step without scores and their softmax': (
+      '--no_scores',
+      f'--model={task.model}',
+    ),
   }
   yield from _compare(task, variants, 'Shares of a step', against='step')
 

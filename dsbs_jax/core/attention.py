@@ -5,19 +5,14 @@ T5's attention has no bias vectors and does not divide the scores by sqrt(K):
 the query's initial values carry that factor. Letters: see contract.py.
 """
 
-import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dsbs_jax.core import dropout
+from dsbs_jax.core import dropout, scores
 from dsbs_jax.core.unpadding import Unpadding
-
-# Score of a masked pair. T5X adds it; selecting it gives the same softmax,
-# because float32 cannot hold both it and a score.
-MASKED_SCORE = -1e10
 
 
 class KeyValue(NamedTuple):
@@ -215,29 +210,6 @@ def write_position(
   return KeyValue(key, value)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def for_all_rows(bias: jax.Array, num_rows: int) -> jax.Array:
-  """[1, H, T, S] -> [B, H, T, S].
-
-  The gradient's sum over rows is written as a product: XLA's CPU backend takes
-  many times as long for the plain sum, 7 % of a small T5's step.
-  """
-  return jnp.broadcast_to(bias, (num_rows, *bias.shape[1:]))
-
-
-def _for_all_rows_forward(bias, num_rows):
-  return for_all_rows(bias, num_rows), None
-
-
-def _for_all_rows_backward(num_rows, _, gradient):
-  ones = jnp.ones([num_rows], gradient.dtype)
-  total = jnp.einsum('B,BHTS->HTS', ones, gradient, precision='highest')
-  return (total[None],)
-
-
-for_all_rows.defvjp(_for_all_rows_forward, _for_all_rows_backward)
-
-
 def attend(
   params: dict,
   queries: jax.Array,
@@ -267,25 +239,18 @@ def attend(
   Returns:
     An array like `queries`.
   """
-  dtype = queries.dtype
   num_rows, num_heads, _, _ = memory.key.shape
   joined = _rows(project(queries, params['query']['kernel']), unpadding)
   batch, length, _ = joined.shape
   joined = joined.reshape(num_rows, -1, joined.shape[-1])  # [B/G, G*T, H*K]
   query = split_heads(joined, num_heads)
 
-  scores = jnp.einsum('BHTK,BHSK->BHTS', query, memory.key)
-  scores = scores.astype(jnp.float32)
-  if bias is not None:
-    scores += for_all_rows(bias, scores.shape[0])
-  scores = jnp.where(mask, scores, MASKED_SCORE)
-  probabilities = jax.nn.softmax(scores, axis=-1).astype(dtype)
   value = memory.value
   if dropout_keep is not None:
     # A key that all queries drop is a value of 0: S * K products, not T * S.
     keep = jnp.swapaxes(dropout_keep, 2, 3)
     value = dropout.dropout(value, keep, rate=dropout_rate)
-  context = jnp.einsum('BHTS,BHSK->BHTK', probabilities, value)
+  context = scores.weigh(query, memory.key, value, bias, mask)
   context = jnp.swapaxes(context, 1, 2).reshape(batch, length, -1)
   if unpadding is not None:
     context = unpadding.flat(context)

@@ -16,6 +16,11 @@ _TYPICAL = {
   contract.LABEL_VIEW: placement.Shape(32, 128, 16),
   contract.RATIONALE_VIEW: placement.Shape(32, 128, 96),
 }
+# And where rows come in any number: one device, one microbatch.
+_TYPICAL_ALONE = {
+  contract.LABEL_VIEW: placement.Shape(36, 104, 16, 3408, 224),
+  contract.RATIONALE_VIEW: placement.Shape(35, 112, 72, 3472, 2128),
+}
 
 Views = Mapping[str, placement.Shape]
 
@@ -83,15 +88,25 @@ def typical(run: settings.Training, *, multiple: int) -> dict:
   """
   name = views.own_name(run.mixture_or_task_name)
   form = 'dsbs' if name is None else name.form
-  label, rationale = (_TYPICAL[view] for view in _TYPICAL)
+  usual = _TYPICAL
+  if multiple == 1 and run.unpadded:
+    usual = _TYPICAL_ALONE
+  label, rationale = usual.values()
   wanted = {
-    'dsbs': _TYPICAL,
+    'dsbs': usual,
     'rationale': {contract.RATIONALE_VIEW: rationale},
     'single': {contract.LABEL_VIEW: rationale},
     'answer_first': {contract.LABEL_VIEW: rationale},
   }.get(form, {contract.LABEL_VIEW: label})
   chosen = {}
   for view, shape in wanted.items():
-    rows = -(-shape.rows * run.batch_size // _TYPICAL_PAIRS)
-    chosen[view] = shape._replace(rows=-(-rows // multiple) * multiple)
+    rows, inputs, targets = (
+      -(-number * run.batch_size // _TYPICAL_PAIRS)
+      for number in (shape.rows, shape.input_slots, shape.target_slots)
+    )
+    chosen[view] = shape._replace(
+      rows=-(-rows // multiple) * multiple,
+      input_slots=inputs,
+      target_slots=targets,
+    )
   return chosen

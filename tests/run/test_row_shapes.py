@@ -38,13 +38,13 @@ def test_prepared_data_gives_its_own_shapes_and_tied_pairs_lower(tmp_path):
     gin_bindings=[*BINDINGS, f'DATA_DIR = {str(tmp_path)!r}'],
     search_paths=[str(REPOSITORY)],
   )
-  views = row_shapes.of_data(run, multiple=2)
+  views = row_shapes.of_data(run, multiple=1)
   data = loader.open(
     run.mixture_or_task_name,
     register.source(data_dir=run.data_dir, vocabulary=run.vocabulary),
     ordering.Reading(batch_size=4, seed=run.seed),
-    place=loader.Place(row_multiple=2),
     pair_ids=True,
+    unpadded=True,
   )
   batch = data.batch(0)
   assert views.keys() == batch.keys()

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attention and its written-out gradient against plain float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dsbs_jax.core import scores, stacks
+
+B, H, T, S, K = 3, 2, 5, 7, 4
+
+
+def draw(seed=0):
+  random = np.random.default_rng(seed)
+  query, key, value, cotangent = (
+    random.normal(size=(B, H, length, K)) for length in (T, S, S, T)
+  )
+  mask = random.random((B, 1, T, S)) < 0.6
+  mask[..., 0] = True  # each query may look somewhere
+  return (query, key, value, random.normal(size=(1, H, T, S))), mask, cotangent
+
+
+def slow(query, key, value, bias, mask):
+  """Each query by itself, over the keys that it may look at."""
+  out = np.zeros(query.shape)
+  for row, head, at in np.ndindex(B, H, T):
+    seen = np.flatnonzero(mask[row, 0, at])
+    pairs = key[row, head, seen] @ query[row, head, at]
+    pairs = pairs + (0 if bias is None else bias[0, head, at, seen])
+    weights = np.exp(pairs) / np.exp(pairs).sum()
+    out[row, head, at] = weights @ value[row, head, seen]
+  return out
+
+
+@pytest.mark.parametrize('with_bias', [True, False])
+def test_values_are_averaged_over_the_keys_that_are_seen(with_bias):
+  arrays, mask, _ = draw()
+  arrays = (*arrays[:3], arrays[3] if with_bias else None)
+  ours = scores.weigh(*to_float32(arrays), mask)
+  np.testing.assert_allclose(ours, slow(*arrays, mask), atol=1e-6)
+
+
+def test_the_gradient_is_that_of_finite_differences():
+  arrays, mask, cotangent = draw()
+  _, pull_back = jax.vjp(lambda *x: scores.weigh(*x, mask), *to_float32(arrays))
+  ours = pull_back(jnp.asarray(cotangent, jnp.float32))
+  step = 1e-6
+  for number, (array, gradient) in enumerate(zip(arrays, ours, strict=True)):
+    for place in np.ndindex(array.shape):
+      values = []
+      for sign in (1, -1):
+        moved = list(arrays)
+        moved[number] = array.copy()
+        moved[number][place] += sign * step
+        values.append(np.sum(slow(*moved, mask) * cotangent))
+      slope = (values[0] - values[1]) / (2 * step)
+      np.testing.assert_allclose(gradient[place], slope, atol=2e-5)
+
+
+def test_a_query_that_sees_nothing_averages_all_values():
+  arrays, mask, _ = draw()
+  mask[1, 0, 2] = False
+  query, key, value, bias = to_float32(arrays)
+  ours = scores.weigh(query, key, value, bias, mask)
+  np.testing.assert_allclose(ours[1, :, 2], value[1].mean(axis=1), atol=1e-6)
+
+
+def test_large_scores_neither_overflow_nor_vanish():
+  (query, key, value, bias), mask, cotangent = draw()
+  arrays = to_float32((300 * query, key, value, bias))
+  ours, pull_back = jax.vjp(lambda *x: scores.weigh(*x, mask), *arrays)
+  assert np.isfinite(ours).all()
+  gradients = pull_back(jnp.asarray(cotangent, jnp.float32))
+  assert all(np.isfinite(gradient).all() for gradient in gradients)
+
+
+def test_low_precision_is_kept_to_activations():
+  (query, key, value, bias), mask, _ = draw()
+  low = [jnp.asarray(x, jnp.bfloat16) for x in (query, key, value)]
+  ours = scores.weigh(*low, jnp.asarray(bias, jnp.float32), mask)
+  assert ours.dtype == jnp.bfloat16
+  rounded = [np.asarray(x, np.float64) for x in low]
+  np.testing.assert_allclose(
+    np.asarray(ours, np.float64), slow(*rounded, bias, mask), atol=0.05
+  )
+
+
+def test_the_norms_gradient_is_that_of_autodiff():
+  inputs, weights = draw()[0][0], draw(1)[0][0]
+  scale = np.linspace(0.5, 2.0, K)
+
+  def plain(inputs, scale):
+    mean_square = jnp.mean(jnp.square(inputs), axis=-1, keepdims=True)
+    return scale * inputs / jnp.sqrt(mean_square + stacks.NORM_EPSILON)
+
+  def gradients(norm):
+    return jax.grad(lambda x, s: jnp.sum(weights * norm(x, s)), (0, 1))(
+      *to_float32((inputs, scale))
+    )
+
+  for ours, expected in zip(
+    gradients(stacks.rms_norm), gradients(plain), strict=True
+  ):
+    np.testing.assert_allclose(ours, expected, rtol=2e-5, atol=1e-6)
+
+
+def to_float32(arrays):
+  return [x if x is None else jnp.asarray(x, jnp.float32) for x in arrays]
