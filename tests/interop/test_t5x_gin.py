@@ -22,6 +22,7 @@ BUILT_IN_ONLY = {
     'REMAT',
     'SCAN_LAYERS',
     'SHARDING_RULES',
+    'UNPADDED',
   },
   'eval.gin': {
     'ALLOW_BIN',
