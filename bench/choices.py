@@ -20,8 +20,8 @@ from dsbs_jax.core import (
   cross_entropy,
   decoding,
   dropout,
+  norm,
   scores,
-  stacks,
 )
 
 _ROWS, _LENGTH, _WIDTH, _HEADS, _VOCABULARY = 8, 256, 256, 4, 32128
@@ -113,7 +113,7 @@ def _of_features() -> list[Choice]:
     ),
     Choice(
       "norm with its gradient written out, not autodiff's",
-      stacks.rms_norm,
+      norm.rms_norm,
       _norm,
       (rows, _draw(13, _WIDTH)),
     ),
@@ -221,7 +221,7 @@ def _library(query, key, value, mask, bias):
 
 def _norm(inputs, scale):
   mean_square = jnp.mean(jnp.square(inputs), axis=-1, keepdims=True)
-  return inputs * jax.lax.rsqrt(mean_square + stacks.NORM_EPSILON) * scale
+  return inputs * jax.lax.rsqrt(mean_square + norm.EPSILON) * scale
 
 
 def _dropped(inputs, key, shape):

@@ -42,7 +42,7 @@ def main() -> None:
   )
   ready = {'num_steps': data.num_steps}
   if arguments.decode_len:
-    measure = decoder(data, config, arguments.decode_len)
+    measure = decoder(data, config, arguments)
   elif arguments.part == 'step':
     measure, memory = trainer(data, config, arguments)
     ready |= memory
@@ -68,6 +68,7 @@ def parse() -> argparse.Namespace:
   parser.add_argument('--no_scores', action='store_true')
   parser.add_argument('--keep_memory', type=int, default=1)
   parser.add_argument('--decode_len', type=int, default=0)
+  parser.add_argument('--streams', type=int, help='One per core if not given.')
   return parser.parse_args()
 
 
@@ -134,7 +135,7 @@ def part(data, config, arguments) -> Callable:
   return measure
 
 
-def decoder(data, config, max_decode_len: int) -> Callable:
+def decoder(data, config, arguments) -> Callable:
   """(batch number) -> greedy outputs for the inputs of the label task.
 
   Rows have the few lengths that evaluation chooses, too.
@@ -143,10 +144,11 @@ def decoder(data, config, max_decode_len: int) -> Callable:
   greedy = streams.Streams(
     jax.jit(
       lambda params, rows: decoding.greedy(
-        params, config, rows, max_decode_len=max_decode_len
+        params, config, rows, max_decode_len=arguments.decode_len
       )
     ),
     partitioning.make_mesh('1x1', devices=jax.devices()[:1]),
+    num_cores=arguments.streams,
   )
 
   def measure(request):

@@ -133,6 +133,9 @@ def decoding(task: Task, length: int = 64) -> Iterator[table.Row]:
         environment={'PYTHONPATH': task.peer_paths['original']},
       ),
       'this project': _started(stack, 'bench.ours', task, *flags),
+      'this project, one stream': _started(
+        stack, 'bench.ours', task, *flags, '--streams=1'
+      ),
     }
     found = worker.take_turns(
       workers, rounds=task.rounds, requests=task.requests()

@@ -11,55 +11,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from dsbs_jax.core import attention, dropout, parameters, t5_config
+from dsbs_jax.core import attention, dropout, norm, parameters, t5_config
 from dsbs_jax.core.t5_config import T5Config
 from dsbs_jax.core.unpadding import Unpadding
-
-NORM_EPSILON = 1e-6
-
-
-@jax.custom_vjp
-def rms_norm(inputs: jax.Array, scale: jax.Array) -> jax.Array:
-  """Divides by the root mean square over D, in float32; no mean, no bias.
-
-  The scale's gradient, a sum over all tokens, is written as a product: XLA's CPU
-  backend is slow at sums over leading axes.
-
-  Args:
-    inputs: [..., D].
-    scale: [D].
-
-  Returns:
-    An array like `inputs`.
-  """
-  return _rms_norm_forward(inputs, scale)[0]
-
-
-def _rms_norm_forward(inputs, scale):
-  wide = inputs.astype(jnp.float32)
-  mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
-  inverse = jax.lax.rsqrt(mean_square + NORM_EPSILON)
-  normed = (wide * inverse).astype(inputs.dtype)
-  return normed * scale.astype(inputs.dtype), (inputs, scale, inverse)
-
-
-def _rms_norm_backward(residuals, gradient):
-  inputs, scale, inverse = residuals
-  wide = inputs.astype(jnp.float32)
-  gradient = gradient.astype(jnp.float32)
-  product = gradient * wide
-  scale_gradient = jnp.einsum(
-    'N,ND->D',
-    inverse.reshape(-1),
-    product.reshape(-1, product.shape[-1]),
-    precision='highest',
-  )
-  mean = jnp.mean(product * scale, axis=-1, keepdims=True)
-  of_inputs = gradient * scale * inverse - wide * (mean * inverse**3)
-  return of_inputs.astype(inputs.dtype), scale_gradient.astype(scale.dtype)
-
-
-rms_norm.defvjp(_rms_norm_forward, _rms_norm_backward)
 
 
 def _mlp(params: dict, inputs: jax.Array, config: T5Config, keep):
@@ -75,7 +29,7 @@ def _mlp(params: dict, inputs: jax.Array, config: T5Config, keep):
 
 
 def _mlp_block(params: dict, inputs: jax.Array, config: T5Config, keeps):
-  normed = rms_norm(inputs, params['pre_mlp_layer_norm']['scale'])
+  normed = norm.rms_norm(inputs, params['pre_mlp_layer_norm']['scale'])
   output = _mlp(params['mlp'], normed, config, keeps[0])
   return inputs + dropout.dropout(output, keeps[1], rate=config.dropout_rate)
 
@@ -193,7 +147,9 @@ def run_encoder(
     heads, mlp, outputs = dropout.layer_masks(
       keys, config, length, unpadding=unpadding
     )
-    normed = rms_norm(inputs, layer_params['pre_attention_layer_norm']['scale'])
+    normed = norm.rms_norm(
+      inputs, layer_params['pre_attention_layer_norm']['scale']
+    )
     weights = layer_params['attention']
     output = attention.attend(
       weights,
@@ -214,7 +170,7 @@ def run_encoder(
   hidden, _ = _run_layers(
     layer, stack, embedded, config=config, stack='encoder', keys=layers_keys
   )
-  normed = rms_norm(hidden, stack['encoder_norm']['scale'])
+  normed = norm.rms_norm(hidden, stack['encoder_norm']['scale'])
   # The one place where T5X draws a mask per position.
   keep = dropout.position_masks(norm_keys, config, normed, unpadding=unpadding)
   return dropout.dropout(normed, keep, rate=rate)
@@ -241,7 +197,7 @@ def _decoder_layer(
       unpadding=unpadding,
     )
     scale = layer_params['pre_self_attention_layer_norm']['scale']
-    normed = rms_norm(inputs, scale)
+    normed = norm.rms_norm(inputs, scale)
     own, cross, changed = make_memories(layer_params, normed, layer_memories)
     output = attention.attend(
       layer_params['self_attention'],
@@ -257,7 +213,7 @@ def _decoder_layer(
     scale = layer_params['pre_cross_attention_layer_norm']['scale']
     output = attention.attend(
       layer_params['encoder_decoder_attention'],
-      rms_norm(inputs, scale),
+      norm.rms_norm(inputs, scale),
       cross,
       mask=cross_mask,
       dropout_rate=rate,
@@ -323,7 +279,7 @@ def run_decoder(
     memories=memories,
     keys=layers_keys,
   )
-  normed = rms_norm(hidden, stack['decoder_norm']['scale'])
+  normed = norm.rms_norm(hidden, stack['decoder_norm']['scale'])
   (keep,) = dropout.feature_masks(
     norm_keys, config, (config.emb_dim,), unpadding=unpadding
   )

@@ -14,14 +14,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from dsbs_jax.data import cells as cells_lib
-from dsbs_jax.data import packing_summary, placement
+from dsbs_jax.data import packed_shapes, packing_summary, placement
 from dsbs_jax.data.placement import Shape
 
-_MULTIPLE = 8
-_PACKED_INPUTS = (64, 96, 128, 160, 192, 224, 256, 320, 384, 512, 768, 1024)
-_ROUNDS = ((8, 12), (64, 4), (256, 1))  # batches tried on, candidates kept
-_OVERFLOW = 1.25  # more rows than usual for the batch that needs them
-_SLOTS = 16  # of each cell in multiples of this, for products of matrices
+_MULTIPLE = packed_shapes.MULTIPLE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +121,7 @@ class Padded:
   ) -> Plan:
     """Plans for batches of up to `batch_size` examples; `cells` play no part."""
     width = _widths(examples, self.lengths, truncate=self.truncate)
-    shape = Shape(_up(batch_size, multiple), *width)
+    shape = Shape(packed_shapes.round_up(batch_size, multiple), *width)
     return _measured(Plan(examples, (shape,), packed=False), samples)
 
 
@@ -160,14 +156,16 @@ class Bucketed:
   ) -> Plan:
     """Plans for batches of up to `batch_size` examples; `cells` play no part."""
     widest = _widths(examples, self.lengths, truncate=self.truncate)
-    rows = _up(batch_size, multiple)
+    rows = packed_shapes.round_up(batch_size, multiple)
     longest = np.array(
       [[side.max() for side in examples.lengths(s)] for s in samples]
     )
     shapes = []
     for quantile in np.linspace(0, 1, self.num_shapes, endpoint=False)[1:]:
       width = np.quantile(longest, quantile, axis=0)
-      width = np.minimum(_up(np.ceil(width).astype(int), _MULTIPLE), widest)
+      width = np.minimum(
+        packed_shapes.round_up(np.ceil(width).astype(int), _MULTIPLE), widest
+      )
       shapes.append(Shape(rows, *width.tolist()))
     shapes = tuple(dict.fromkeys([*shapes, Shape(rows, *widest)]))
     return _measured(Plan(examples, shapes, packed=False), samples)
@@ -199,25 +197,17 @@ class Packed:
 
     With `cells` the shapes have slots, so that padding need not be computed.
     """
-    if self.lengths is None:
-      widths = _candidates(examples, batch_size)
-    else:
-      widths = [_widths(examples, self.lengths, truncate=self.truncate)]
-    # Ever fewer candidates on ever more batches: the fullest batch decides.
-    for number, kept in _ROUNDS:
-      needed = [
-        _needed(examples, samples[:number], width, multiple, cells)
-        for width in widths
-      ]
-      needed.sort(key=Shape.work)
-      widths = [shape[1:3] for shape in needed[:kept]]
-    usual = needed[0]
-    most = _up(batch_size, multiple)
-    more = min(_up(int(np.ceil(usual.rows * _OVERFLOW)), multiple), most)
-    shapes = [usual, usual._replace(rows=more), usual._replace(rows=most)]
-    if cells is not None:
-      shapes[1:] = [_roomy(shapes[1], cells), Shape(*shapes[2][:3])]
-    shapes = tuple(dict.fromkeys(shapes))
+    widths = None
+    if self.lengths is not None:
+      widths = _widths(examples, self.lengths, truncate=self.truncate)
+    shapes = packed_shapes.choose(
+      examples,
+      samples,
+      batch_size=batch_size,
+      multiple=multiple,
+      widths=widths,
+      cells=cells,
+    )
     plan = Plan(examples, shapes, packed=True, cells=cells)
     return _measured(plan, samples)
 
@@ -251,76 +241,6 @@ def for_view(layout: Layout, view: str) -> Layout:
   return dataclasses.replace(layout, lengths=layout.lengths[view])
 
 
-def _needed(
-  examples: placement.Pool,
-  samples: Sequence[np.ndarray],
-  width: tuple[int, int],
-  multiple: int,
-  cells: cells_lib.Cells | None,
-) -> Shape:
-  """The rows and slots of this width that the fullest of some batches needs."""
-  found = []
-  for positions in samples:
-    lengths = [
-      np.minimum(each, most)
-      for each, most in zip(examples.lengths(positions), width, strict=True)
-    ]
-    placed = placement.first_fit(*lengths, inputs=width[0], targets=width[1])
-    found.append((placed, lengths))
-  num_rows = _up(max([1, *(placed.num_rows for placed, _ in found)]), multiple)
-  shape = Shape(num_rows, *width)
-  if cells is None:
-    return shape
-  most = np.max(
-    [
-      [cells.fullest(placed.row, side, num_rows=num_rows) for side in lengths]
-      for placed, lengths in found
-    ],
-    axis=0,
-  )
-  slots = _up(np.maximum(most, 1), _SLOTS) * cells.number
-  with_slots = shape._replace(
-    input_slots=min(int(slots[0]), num_rows * width[0]),
-    target_slots=min(int(slots[1]), num_rows * width[1]),
-  )
-  return with_slots if with_slots.tokens != shape.tokens else shape
-
-
-def _roomy(shape: Shape, cells: cells_lib.Cells) -> Shape:
-  """The shape with more slots than usual, no more than it has places."""
-
-  if not shape.input_slots:
-    return shape
-
-  def more(slots, length):
-    each = int(slots * _OVERFLOW) // cells.number
-    places = shape.rows * length // cells.number
-    return min(_up(each, _SLOTS), places) * cells.number
-
-  return shape._replace(
-    input_slots=more(shape.input_slots, shape.inputs),
-    target_slots=more(shape.target_slots, shape.targets),
-  )
-
-
-def _candidates(
-  examples: placement.Pool, batch_size: int
-) -> list[tuple[int, int]]:
-  """Row lengths worth trying: no example is longer, few are wider than need."""
-  longest = [_up(length, _MULTIPLE) for length in examples.longest()]
-  mean_input = examples.inputs.lengths.mean()
-  mean_target = examples.targets.lengths.mean()
-  found = {tuple(longest)}
-  for inputs in {longest[0], *(n for n in _PACKED_INPUTS if n > longest[0])}:
-    per_row = min(inputs / mean_input, batch_size)
-    for slack in (0.95, 1.0, 1.05, 1.1, 1.2, 1.35, 1.6, 2.0):
-      wanted = _up(int(np.ceil(per_row * mean_target * slack)), _MULTIPLE)
-      found.add((inputs, max(wanted, longest[1])))
-    if inputs > 4 * longest[0] and inputs > 256:
-      break
-  return sorted(found)
-
-
 def _widths(
   examples: placement.Pool,
   lengths: Mapping[str, int] | None,
@@ -330,7 +250,9 @@ def _widths(
   """Checked row lengths; from the longest example where none are given."""
   longest = examples.longest()
   if lengths is None:
-    return _up(longest[0], _MULTIPLE), _up(longest[1], _MULTIPLE)
+    return packed_shapes.round_up(
+      longest[0], _MULTIPLE
+    ), packed_shapes.round_up(longest[1], _MULTIPLE)
   if not {'inputs', 'targets'} <= set(lengths):
     raise ValueError(
       f"lengths is {dict(lengths)}, expected the keys 'inputs' and 'targets'."
@@ -355,11 +277,6 @@ def _widths(
         ' or allow cutting with truncate=True.'
       )
   return int(lengths['inputs']), int(lengths['targets'])
-
-
-def _up(value, multiple: int):
-  """The next multiple at or above a number or an array."""
-  return -(-value // multiple) * multiple
 
 
 def _measured(plan: Plan, samples: Sequence[np.ndarray]) -> Plan:
