@@ -315,6 +315,11 @@ def eval_batches(
     batch_size=batch_size,
     multiple=place.multiple,
   )
+  # Inputs alone decide: nothing is computed of targets, and one long target
+  # would have its whole batch computed in the widest rows.
+  widest = plan.shapes[-1].targets
+  shapes = dict.fromkeys(s._replace(targets=widest) for s in plan.shapes)
+  plan = dataclasses.replace(plan, shapes=tuple(shapes))
   for part in parts:
     positions = np.full(plan.shapes[0].rows, -1, np.int32)
     positions[: len(part)] = part

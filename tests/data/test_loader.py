@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from dsbs_jax.data import loader, packing, tokens
+from dsbs_jax.data import loader, packing, ragged, tokens
 from tests.data import prepared
 
 SIZE = prepared.SIZES['train']  # 45: with batches of 8, the sixth holds 5
@@ -283,6 +283,34 @@ def test_wrong_settings_are_clear_errors(source):
     open_(source, name='sums')
   with pytest.raises(ValueError, match='no split'):
     open_(source, split='other')
+
+
+def test_inputs_alone_decide_how_wide_evaluation_computes():
+  """One long target does not have short inputs computed in the widest rows."""
+  lengths = {
+    'inputs': [40] * 4 + [20] * 4 + [9] * 4,
+    'targets': [3] * 11 + [30],
+  }
+  sides = {
+    side: ragged.pack([[5] * n for n in found], np.int32)
+    for side, found in lengths.items()
+  }
+  examples = tokens.Tokens(
+    'mine',
+    'test',
+    **sides,
+    index=np.arange(12),
+    term=1,
+    task_ids=None,
+    texts={},
+    vocabulary=None,
+  )
+  widths = [
+    rows['encoder_input_tokens'].shape[1]
+    for _, rows in loader.eval_batches(examples, 4, num_shapes=3)
+  ]
+  assert widths == sorted(widths, reverse=True)
+  assert widths[0] == 40 and widths[-1] < 40
 
 
 @pytest.mark.parametrize('place', [loader.Place(), loader.Place(1, 2, 4)])
