@@ -107,6 +107,7 @@ def peers(task: Task) -> Iterator[table.Row]:
           stack, 'bench.ours', task, ours, *_adafactor(name)
         ),
         'matmul': _entered(stack, worker.Worker('bench.matmul')),
+        'chain': _entered(stack, worker.Worker('bench.matmul', '--chain')),
       }
       found = worker.take_turns(
         workers, rounds=task.rounds, requests=task.requests()
@@ -192,7 +193,10 @@ def _rates(found, task, section, *, against) -> Iterator[table.Row]:
   """Pairs per second, and the share of the machine's matrix products."""
   data = workload.load(task.path)
   pairs = int(data.facts['batch_size'])
-  ceiling = [r['flops'] / r['seconds'] / 1e9 for r in found.pop('matmul')]
+  ceiling, chain = (
+    [result['flops'] / result['seconds'] / 1e9 for result in found.pop(name)]
+    for name in ('matmul', 'chain')
+  )
   rates = {
     name: [pairs / value for value in values]
     for name, values in _seconds(found, task).items()
@@ -201,6 +205,14 @@ def _rates(found, task, section, *, against) -> Iterator[table.Row]:
     yield table.row(
       section, name, values, 'pairs/s', others=rates[against], against=against
     )
+  yield table.row(
+    section,
+    'a chain of such products with their gradients',
+    chain,
+    'GFLOP/s',
+    others=ceiling,
+    against="the machine's matrix products",
+  )
   config = workload.model(task.model, vocab_size=task.vocab_size)
   steps = range(task.steps)
   work = {

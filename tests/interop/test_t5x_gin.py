@@ -10,6 +10,7 @@ GIN = pathlib.Path(__file__).resolve().parents[2] / 'gin'
 _MACRO = re.compile(r'^([A-Z][A-Z_]*) = (.*)$', re.MULTILINE)
 # What T5X says in its own words, such as its mesh, splits and remat, and the
 # term that ties the two views of a pair, which T5X trains one after another.
+# T5X computes whole rows.
 BUILT_IN_ONLY = {
   'train.gin': {
     'ALLOW_BIN',
