@@ -18,7 +18,7 @@ import grain
 import numpy as np
 
 from dsbs_jax.data import cells as cells_lib
-from dsbs_jax.data import ordering, packing, placement, tokens, views
+from dsbs_jax.data import ordering, packing, pools, tokens, views
 
 Reading = ordering.Reading
 Batch = dict[str, dict[str, np.ndarray]]
@@ -104,7 +104,7 @@ class Loader:
     self._plans = {
       view: dataclasses.replace(
         packing.for_view(layout, view).plan(
-          placement.pool(parts),
+          pools.pool(parts),
           samples,
           batch_size=order.reading.batch_size,
           multiple=place.multiple,
@@ -310,7 +310,7 @@ def eval_batches(
   parts = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
   layout = packing.Bucketed(num_shapes=num_shapes)
   plan = layout.plan(
-    placement.pool([examples]),
+    pools.pool([examples]),
     parts,
     batch_size=batch_size,
     multiple=place.multiple,

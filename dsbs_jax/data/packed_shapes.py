@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dsbs_jax.data import cells as cells_lib
-from dsbs_jax.data import placement
+from dsbs_jax.data import placement, pools
 from dsbs_jax.data.placement import Shape
 
 MULTIPLE = 8
@@ -22,7 +22,7 @@ _SLOTS = 16  # of each cell in multiples of this, for products of matrices
 
 
 def choose(
-  examples: placement.Pool,
+  examples: pools.Pool,
   samples: Sequence[np.ndarray],
   *,
   batch_size: int,
@@ -65,7 +65,7 @@ def choose(
 
 
 def _needed(
-  examples: placement.Pool,
+  examples: pools.Pool,
   samples: Sequence[np.ndarray],
   width: tuple[int, int],
   multiple: int,
@@ -117,9 +117,7 @@ def _roomy(shape: Shape, cells: cells_lib.Cells | None) -> Shape:
   )
 
 
-def _candidates(
-  examples: placement.Pool, batch_size: int
-) -> list[tuple[int, int]]:
+def _candidates(examples: pools.Pool, batch_size: int) -> list[tuple[int, int]]:
   """Row lengths worth trying: no example is longer, few are wider than need."""
   longest = [round_up(length, MULTIPLE) for length in examples.longest()]
   mean_input = examples.inputs.lengths.mean()

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from dsbs_jax.data import cells as cells_lib
-from dsbs_jax.data import packed_shapes, packing_summary, placement
+from dsbs_jax.data import packed_shapes, packing_summary, placement, pools
 from dsbs_jax.data.placement import Shape
 
 _MULTIPLE = packed_shapes.MULTIPLE
@@ -33,7 +33,7 @@ class Plan:
     cells: how batches are cut, where tokens are computed without padding.
   """
 
-  examples: placement.Pool
+  examples: pools.Pool
   shapes: tuple[Shape, ...]
   packed: bool
   summary: str = ''
@@ -112,7 +112,7 @@ class Padded:
 
   def plan(
     self,
-    examples: placement.Pool,
+    examples: pools.Pool,
     samples: Sequence[np.ndarray],
     *,
     batch_size: int,
@@ -147,7 +147,7 @@ class Bucketed:
 
   def plan(
     self,
-    examples: placement.Pool,
+    examples: pools.Pool,
     samples: Sequence[np.ndarray],
     *,
     batch_size: int,
@@ -186,7 +186,7 @@ class Packed:
 
   def plan(
     self,
-    examples: placement.Pool,
+    examples: pools.Pool,
     samples: Sequence[np.ndarray],
     *,
     batch_size: int,
@@ -242,7 +242,7 @@ def for_view(layout: Layout, view: str) -> Layout:
 
 
 def _widths(
-  examples: placement.Pool,
+  examples: pools.Pool,
   lengths: Mapping[str, int] | None,
   *,
   truncate: bool,

@@ -11,7 +11,7 @@ import pytest
 
 from dsbs_jax.contract import LABEL_ID, RATIONALE_ID
 from dsbs_jax.core import mutual_information, network, objective, steps
-from dsbs_jax.data import packing, placement, ragged
+from dsbs_jax.data import packing, pools, ragged
 from tests.core import test_steps
 
 NUM_PAIRS = 6
@@ -30,7 +30,7 @@ def make_views():
 
   def pool(targets, term):
     terms = np.full(NUM_PAIRS, term, np.int32)
-    return placement.Pool(inputs, ragged.pack(targets, np.int32), terms)
+    return pools.Pool(inputs, ragged.pack(targets, np.int32), terms)
 
   return {
     'label': pool(rows(1, 3), LABEL_ID),

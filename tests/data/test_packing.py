@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from dsbs_jax.data import packing, placement, ragged
+from dsbs_jax.data import packing, pools, ragged
 
 LAYOUTS = (packing.Padded(), packing.Bucketed(num_shapes=3), packing.Packed())
 
@@ -16,7 +16,7 @@ def pool(number=400, seed=0):
     sizes = np.clip(rng.normal(mean, mean / 3, number), 1, most).astype(int)
     return ragged.pack([np.ones(n) for n in sizes], np.int32)
 
-  return placement.Pool(rows(45, 100), rows(20, 70), np.ones(number, np.int32))
+  return pools.Pool(rows(45, 100), rows(20, 70), np.ones(number, np.int32))
 
 
 def batches(number=400, size=32, seed=1):

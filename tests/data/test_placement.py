@@ -5,7 +5,7 @@ import hypothesis
 import numpy as np
 from hypothesis import strategies as st
 
-from dsbs_jax.data import placement, ragged
+from dsbs_jax.data import placement, pools, ragged
 from dsbs_jax.data.placement import Shape
 
 
@@ -19,7 +19,7 @@ def random_pool(number=12, seed=0):
     )
 
   terms = rng.integers(1, 3, number).astype(np.int32)
-  return placement.Pool(rows(11), rows(7), terms)
+  return pools.Pool(rows(11), rows(7), terms)
 
 
 def slow_fill(pool, positions, placed, shape, packed):
@@ -102,7 +102,7 @@ def test_packed_rows_equal_a_slow_reference():
 def test_each_token_may_carry_its_own_task():
   pool = random_pool()
   own = ragged.Ragged(pool.targets.flat % 2 + 1, pool.targets.offsets)
-  pool = placement.Pool(pool.inputs, pool.targets, pool.terms, own)
+  pool = pools.Pool(pool.inputs, pool.targets, pool.terms, own)
   shape = Shape(2, 16, 16)
   rows = placement.fill(
     pool, np.array([1, 2]), placement.one_per_row(2), shape=shape, packed=False
