@@ -144,7 +144,8 @@ def logits(params: dict, config: T5Config, hidden: jax.Array) -> jax.Array:
   if config.logits_via_embedding:
     embedding = params['token_embedder']['embedding']
     return attention.project(wide * config.emb_dim**-0.5, embedding.T)
-  return attention.project(wide, params['decoder']['logits_dense']['kernel'])
+  kernel = params['decoder']['logits_dense']['kernel']
+  return attention.project_wide(wide, kernel)
 
 
 def hidden(

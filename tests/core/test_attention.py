@@ -262,3 +262,23 @@ def test_dropped_probabilities_are_left_out_of_the_sum():
   context = np.einsum('BHTS,BSHK->BTHK', probabilities, value)
   expected = context.reshape(2, 5, 9) @ np.asarray(params['out']['kernel'])
   np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_projection_to_the_vocabulary_has_the_gradient_of_a_product():
+  rng = np.random.default_rng(0)
+  inputs = jnp.asarray(rng.normal(size=(3, 5, 8)), jnp.float32)
+  kernel = jnp.asarray(rng.normal(size=(8, 40)), jnp.float32)
+  weights = jnp.asarray(rng.normal(size=(3, 5, 40)), jnp.float32)
+
+  def total(project):
+    return lambda *factors: jnp.sum(weights * project(*factors))
+
+  found, wanted = (
+    jax.value_and_grad(total(project), (0, 1))(inputs, kernel)
+    for project in (attention.project_wide, attention.project)
+  )
+  jax.tree.map(
+    lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-5),
+    found,
+    wanted,
+  )
