@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from bench import worker
+from dsbs_jax.run import allocation
 
 
 def main() -> None:
@@ -22,6 +23,7 @@ def main() -> None:
   parser.add_argument('--dtype', default='float32')
   parser.add_argument('--chain', action='store_true')
   arguments = parser.parse_args()
+  allocation.keep_freed_memory()
   if arguments.chain:
     worker.serve(chain(), {})
     return
