@@ -3,7 +3,7 @@
 
 XLA's CPU backend asks for its buffers anew in every step. The C library gives
 large ones back to the kernel at once, which then hands out cleared pages, one
-fault each: a third of the time of a step of gin/models/mini.gin.
+fault each: over a quarter of the time of a step of gin/models/mini.gin.
 
 The library lends to each thread from an arena of its own, but only that of the
 main thread holds such buffers. So the thread that asks for a step has to be the
