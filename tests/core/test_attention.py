@@ -278,7 +278,9 @@ def test_the_projection_to_the_vocabulary_has_the_gradient_of_a_product():
     for project in (attention.project_wide, attention.project)
   )
   jax.tree.map(
-    lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-5),
+    lambda one, other: np.testing.assert_allclose(
+      one, other, rtol=1e-5, atol=1e-6
+    ),
     found,
     wanted,
   )
