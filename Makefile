@@ -33,7 +33,7 @@ $(VENV)/ready: constraints.txt setup.py
 	@touch $@
 
 demo: env
-	@$(RUN) -m dsbs_jax.run.demo
+	@$(RUN) -m dsbs_jax.experiments.demo
 
 test: env
 	$(RUN) -m pytest -m 'not long' -n 2 --dist loadfile

@@ -30,7 +30,7 @@ setuptools.setup(
     include=['dsbs_jax*', 'tasks*', 'rationales*']
   ),
   package_data={
-    'dsbs_jax.run': ['page.html', 'page.css', 'page.js'],
+    'dsbs_jax.reporting': ['page.html', 'page.css', 'page.js'],
     'rationales': ['prompts/*.json'],
   },
   install_requires=[
@@ -61,5 +61,5 @@ setuptools.setup(
     'tpu': ['jax[tpu]'],
     'cuda': ['jax[cuda12]'],
   },
-  entry_points={'console_scripts': ['dsbs = dsbs_jax.run.door:front']},
+  entry_points={'console_scripts': ['dsbs = dsbs_jax.runtime.command:front']},
 )

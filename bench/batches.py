@@ -5,7 +5,8 @@ import argparse
 import pathlib
 
 from bench import workload
-from dsbs_jax.data import loader, ordering, packing, register
+from dsbs_jax.data import register
+from dsbs_jax.data.batching import loader, ordering, packing
 
 LAYOUTS = {
   'packed': packing.Packed,

@@ -26,7 +26,7 @@ import httpx2
 import openai
 from absl import flags
 
-from dsbs_jax.run import door
+from dsbs_jax.runtime import command
 from rationales import (
   bill,
   calls,
@@ -211,4 +211,4 @@ def _server():
 
 
 if __name__ == '__main__':
-  door.run(main)
+  command.run(main)

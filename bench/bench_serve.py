@@ -24,8 +24,9 @@ import time
 import aiohttp
 from absl import flags
 
-from dsbs_jax.run import config, door, serving
-from tests.run import serving_process
+from dsbs_jax.runtime import command, gin_config
+from dsbs_jax.serving import server as server_lib
+from tests.serving import serving_process
 
 _MODEL = flags.DEFINE_string('model', 'mini', 'A file of gin/models.')
 _CLIENTS = flags.DEFINE_list('clients', ['1', '8', '64'], 'Clients at once.')
@@ -75,8 +76,8 @@ def main() -> None:
 
 
 def _write_student(folder: pathlib.Path, files, macros) -> None:
-  run = config.build(
-    serving.Serving,
+  run = gin_config.build(
+    server_lib.Serving,
     gin_files=[f'gin/{name}.gin' for name in ('serve', *files)],
     gin_bindings=[f'{name} = {value!r}' for name, value in macros.items()],
     search_paths=[str(_REPOSITORY)],
@@ -158,4 +159,4 @@ def _shown(rows: list[dict]) -> str:
 
 
 if __name__ == '__main__':
-  door.run(main)
+  command.run(main)

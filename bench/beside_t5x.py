@@ -15,7 +15,7 @@ from t5x import adafactor, models, train_state, trainer
 from t5x.examples.t5 import network as t5x_network
 
 from bench import worker, workload
-from dsbs_jax.run import allocation, compilation
+from dsbs_jax.runtime import compilation_cache, malloc
 
 _OURS = ('decoder_task_ids', 'encoder_places', 'decoder_places')
 
@@ -26,8 +26,8 @@ def main() -> None:
   parser.add_argument('--vocab_size', type=int, required=True)
   parser.add_argument('--dropout', type=float, default=0.1)
   arguments = parser.parse_args()
-  allocation.keep_freed_memory()  # the same help for both
-  compilation.use_cache()
+  malloc.keep_freed_memory()  # the same help for both
+  compilation_cache.use_cache()
   data = workload.load(arguments.workload)
   model = model_of(arguments.vocab_size, arguments.dropout)
   rows = data.batch('mixed', 0)['mixture']

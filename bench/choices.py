@@ -15,14 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from bench import table
-from dsbs_jax.core import (
-  attention,
-  cross_entropy,
-  decoding,
-  dropout,
-  norm,
-  scores,
-)
+from dsbs_jax.core import cross_entropy, decoding, dropout, norm, scores
+from dsbs_jax.core.t5 import attention
 
 _ROWS, _LENGTH, _WIDTH, _HEADS, _VOCABULARY = 8, 256, 256, 4, 32128
 _TARGETS = 1368  # target tokens of such rows, padding included

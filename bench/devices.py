@@ -61,15 +61,15 @@ def main() -> None:
 
   from bench import workload
   from dsbs_jax.core import objective, optimizer, partitioning, steps
-  from dsbs_jax.run import allocation, compilation
+  from dsbs_jax.runtime import compilation_cache, malloc
 
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--workload', required=True)
   parser.add_argument('--vocab_size', type=int, required=True)
   parser.add_argument('--mesh', required=True)
   arguments = parser.parse_args()
-  allocation.keep_freed_memory()
-  compilation.use_cache()
+  malloc.keep_freed_memory()
+  compilation_cache.use_cache()
   data = workload.load(arguments.workload)
   config = workload.model(
     'tiny', vocab_size=arguments.vocab_size, dropout_rate=0.1

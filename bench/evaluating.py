@@ -11,8 +11,11 @@ import numpy as np
 
 from bench import table, workload
 from dsbs_jax import contract
-from dsbs_jax.core import decoding, network
-from dsbs_jax.data import loader, register, tokens
+from dsbs_jax.core import decoding
+from dsbs_jax.core.t5 import network
+from dsbs_jax.data import register
+from dsbs_jax.data.batching import loader
+from dsbs_jax.data.prepared import tokens
 
 _BATCH = 128
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from bench import worker
-from dsbs_jax.run import allocation
+from dsbs_jax.runtime import malloc
 
 
 def main() -> None:
@@ -23,7 +23,7 @@ def main() -> None:
   parser.add_argument('--dtype', default='float32')
   parser.add_argument('--chain', action='store_true')
   arguments = parser.parse_args()
-  allocation.keep_freed_memory()
+  malloc.keep_freed_memory()
   if arguments.chain:
     worker.serve(chain(), {})
     return

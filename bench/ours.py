@@ -11,7 +11,6 @@ import numpy as np
 from bench import worker, workload
 from dsbs_jax.core import (
   decoding,
-  network,
   objective,
   optimizer,
   partitioning,
@@ -19,8 +18,10 @@ from dsbs_jax.core import (
   steps,
   unpadding,
 )
-from dsbs_jax.data import packed_shapes
-from dsbs_jax.run import allocation, compilation, streams
+from dsbs_jax.core.t5 import network
+from dsbs_jax.data.batching import packed_shapes
+from dsbs_jax.inference import cpu_threads
+from dsbs_jax.runtime import compilation_cache, malloc
 
 DISTILLATION = objective.Distillation()
 # Shares of a step: all of it, without the update, without the backward pass.
@@ -30,8 +31,8 @@ PARTS = ('step', 'gradients', 'forward')
 def main() -> None:
   arguments = parse()
   if arguments.keep_memory:
-    allocation.keep_freed_memory()
-  compilation.use_cache()
+    malloc.keep_freed_memory()
+  compilation_cache.use_cache()
   if arguments.no_scores:
     scores.weigh = _no_scores
   data = workload.load(arguments.workload)
@@ -143,7 +144,7 @@ def decoder(data, config, arguments) -> Callable:
   Rows are as long as their longest, up to the next multiple of 8.
   """
   params = initial_state(config, optimizer.adamw_hf(0.0)).params
-  greedy = streams.Streams(
+  greedy = cpu_threads.Streams(
     jax.jit(
       lambda params, rows: decoding.greedy(
         params, config, rows, max_decode_len=arguments.decode_len

@@ -27,7 +27,7 @@ from bench import (
   surroundings,
   table,
 )
-from dsbs_jax.run import preparation
+from dsbs_jax.preparing import prepare
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 SECTIONS = (
@@ -82,8 +82,8 @@ def bundled(arguments: argparse.Namespace, folder: str) -> None:
   """Prepares the bundled benchmark and points the arguments at it."""
   arguments.data_dir = f'{folder}/data'
   with contextlib.redirect_stdout(sys.stderr):
-    preparation.prepare(
-      preparation.Preparation(
+    prepare.prepare(
+      prepare.Preparation(
         benchmark='parcels',
         source=str(REPOSITORY / 'examples' / 'parcels'),
         data_dir=arguments.data_dir,

@@ -16,14 +16,9 @@ import time
 from collections.abc import Iterator
 
 from bench import table
-from dsbs_jax.data import (
-  loader,
-  ordering,
-  packing,
-  register,
-  vocabularies,
-)
-from dsbs_jax.run import preparation
+from dsbs_jax.data import register, vocabularies
+from dsbs_jax.data.batching import loader, ordering, packing
+from dsbs_jax.preparing import prepare
 
 _REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 _FIRST = re.compile(r'first step after ([\d.]+) s')
@@ -157,8 +152,8 @@ def prepare_rows(folder: str) -> dict[str, float]:
   """Joins, parses, counts and stores them, and trains their vocabulary."""
   started = time.perf_counter()
   with contextlib.redirect_stdout(sys.stderr):
-    preparation.prepare(
-      preparation.Preparation(
+    prepare.prepare(
+      prepare.Preparation(
         benchmark='parcels',
         source=f'{folder}/source',
         data_dir=f'{folder}/data',

@@ -34,6 +34,16 @@ are those of that view in a pair; sampled mixtures give {'mixture': rows}.
 import dataclasses
 import re
 
+
+class UserError(ValueError):
+  """A mistake of the user's: a wrong value, file or combination of settings.
+
+  The message is for them: the value, what was expected, where it stands and
+  what to do. Commands print it as one line and end with status 2; any other
+  exception is a bug and keeps its traceback.
+  """
+
+
 PAD_ID = 0
 EOS_ID = 1
 

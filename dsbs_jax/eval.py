@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """python -m dsbs_jax.eval --gin_file=gin/eval.gin --gin_file=... --gin.X=..."""
 
-from dsbs_jax.run import door, gin_flags, scoring
+from dsbs_jax.inference import evaluate_checkpoint
+from dsbs_jax.runtime import command, gin_flags
 
 
 def main() -> int:
-  return scoring.score(gin_flags.build(scoring.Scoring))
+  return evaluate_checkpoint.score(gin_flags.build(evaluate_checkpoint.Scoring))
 
 
 if __name__ == '__main__':
-  door.run(main)
+  command.run(main)

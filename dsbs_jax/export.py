@@ -3,7 +3,8 @@
 
 from absl import flags
 
-from dsbs_jax.run import door, exporting
+from dsbs_jax.exporting import export as export_lib
+from dsbs_jax.runtime import command
 
 FORMAT = flags.DEFINE_enum(
   'format', 'hf', ['hf', 't5x', 'stablehlo'], 'Who will load it.'
@@ -31,16 +32,16 @@ FLAGS = {
 
 
 def main() -> None:
-  export = exporting.Exporting(
+  export = export_lib.Exporting(
     **{name: flag.value for name, flag in FLAGS.items()}
   )
   if FORMAT.value == 'hf':
-    print(exporting.to_hugging_face(export))
+    print(export_lib.to_hugging_face(export))
   elif FORMAT.value == 'stablehlo':
-    print(exporting.to_stablehlo(export))
+    print(export_lib.to_stablehlo(export))
   else:
-    print(exporting.to_t5x(export, legacy=LEGACY.value))
+    print(export_lib.to_t5x(export, legacy=LEGACY.value))
 
 
 if __name__ == '__main__':
-  door.run(main)
+  command.run(main)

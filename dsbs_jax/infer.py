@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """python -m dsbs_jax.infer --gin_file=gin/infer.gin --gin_file=... --gin.X=..."""
 
-from dsbs_jax.run import door, gin_flags, inference
+from dsbs_jax.inference import infer_file
+from dsbs_jax.runtime import command, gin_flags
 
 
 def main() -> int:
-  return inference.infer(gin_flags.build(inference.Inference))
+  return infer_file.infer(gin_flags.build(infer_file.Inference))
 
 
 if __name__ == '__main__':
-  door.run(main)
+  command.run(main)

@@ -3,13 +3,15 @@
 
 from absl import flags
 
-from dsbs_jax.run import devices, door, gin_flags, hardware_plan, loop
+from dsbs_jax.hardware import accelerators, planner
+from dsbs_jax.runtime import command, gin_flags
+from dsbs_jax.training import loop
 
 ENGINE = ('gin/train.gin', 'gin/plan.gin')
 FLAGS = {
   'mesh': flags.DEFINE_string('mesh', '', 'Data x model devices: 8x4.'),
   'device': flags.DEFINE_enum(
-    'device', None, sorted(devices.DEVICES), 'Kind of accelerator.'
+    'device', None, sorted(accelerators.DEVICES), 'Kind of accelerator.'
   ),
   'batch': flags.DEFINE_multi_string(
     'batch', [], 'Shape of a view, label:32x128/16; default: of the data.'
@@ -30,14 +32,12 @@ JSON = flags.DEFINE_bool('json', False, 'Print JSON.')
 def main() -> int:
   values = {name: flag.value for name, flag in FLAGS.items()}
   if UTILISATION.value:
-    values['utilisation'] = hardware_plan.shares(UTILISATION.value)
-  question = hardware_plan.Question(**values)
-  hardware_plan.simulate(question)
+    values['utilisation'] = planner.shares(UTILISATION.value)
+  question = planner.Question(**values)
+  planner.simulate(question)
   run = gin_flags.build(loop.Training, engine=ENGINE)
-  return hardware_plan.show(
-    hardware_plan.make(run, question), as_json=JSON.value
-  )
+  return planner.show(planner.make(run, question), as_json=JSON.value)
 
 
 if __name__ == '__main__':
-  door.run(main)
+  command.run(main)

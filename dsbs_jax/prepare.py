@@ -3,8 +3,9 @@
 
 from absl import flags
 
-from dsbs_jax.data import download, filters
-from dsbs_jax.run import door, preparation
+from dsbs_jax.data.source import filters
+from dsbs_jax.preparing import download, prepare
+from dsbs_jax.runtime import command
 
 S, B = flags.DEFINE_string, flags.DEFINE_bool
 FLAGS = {
@@ -32,8 +33,8 @@ FLAGS = {
 
 def main() -> None:
   values = {name: flag.value for name, flag in FLAGS.items()}
-  preparation.prepare(preparation.Preparation(**values))
+  prepare.prepare(prepare.Preparation(**values))
 
 
 if __name__ == '__main__':
-  door.run(main)
+  command.run(main)

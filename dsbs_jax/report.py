@@ -5,18 +5,19 @@ import sys
 
 from absl import flags
 
-from dsbs_jax.run import door, examples, reporting
+from dsbs_jax.reporting import example_browser, report
+from dsbs_jax.runtime import command
 
 OUT = flags.DEFINE_string('out', None, 'Default: report in the first folder.')
 EXAMPLES = flags.DEFINE_integer(
-  'examples', examples.MAX_EXAMPLES, 'How many the page holds at most.'
+  'examples', example_browser.MAX_EXAMPLES, 'How many the page holds at most.'
 )
 
 
 def main() -> None:
   folders = flags.FLAGS(sys.argv)[1:]
-  reporting.report(folders, out=OUT.value, examples=EXAMPLES.value)
+  report.report(folders, out=OUT.value, examples=EXAMPLES.value)
 
 
 if __name__ == '__main__':
-  door.run(main, takes_arguments=True)
+  command.run(main, takes_arguments=True)

@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """python -m dsbs_jax.serve --gin_file=gin/serve.gin --gin_file=... --gin.X=..."""
 
-from dsbs_jax.run import door, gin_flags
+from dsbs_jax.runtime import command, gin_flags
 
 
 def main() -> int:
   try:
-    from dsbs_jax.run import serving
+    from dsbs_jax.serving import server
   except ModuleNotFoundError as error:
     raise ValueError(
       f"{error.name} is not installed, expected the extra 'serve':"
       " pip install -e '.[serve]'."
     ) from error
-  return serving.serve(gin_flags.build(serving.Serving))
+  return server.serve(gin_flags.build(server.Serving))
 
 
 if __name__ == '__main__':
-  door.run(main)
+  command.run(main)

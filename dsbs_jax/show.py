@@ -3,7 +3,8 @@
 
 from absl import flags
 
-from dsbs_jax.run import door, showing
+from dsbs_jax.preparing import show
+from dsbs_jax.runtime import command
 
 S = flags.DEFINE_string
 FLAGS = {
@@ -19,8 +20,8 @@ FLAGS = {
 
 def main() -> None:
   values = {name: flag.value for name, flag in FLAGS.items()}
-  showing.show(showing.Request(**values))
+  show.show(show.Request(**values))
 
 
 if __name__ == '__main__':
-  door.run(main)
+  command.run(main)

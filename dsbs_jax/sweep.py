@@ -3,7 +3,9 @@
 
 from absl import flags
 
-from dsbs_jax.run import coordinates, door, planning, sweeping
+from dsbs_jax.experiments import sweep, sweep_plan
+from dsbs_jax.runs import run_names
+from dsbs_jax.runtime import command
 
 S, L, M = flags.DEFINE_string, flags.DEFINE_list, flags.DEFINE_multi_string
 FLAGS = {
@@ -11,7 +13,7 @@ FLAGS = {
   'methods': L(
     'methods',
     ['gt_finetune', 'gt_dsbs'],
-    f'Some of {", ".join(coordinates.METHODS)}.',
+    f'Some of {", ".join(run_names.METHODS)}.',
   ),
   'models': L('models', ['gin/models/tiny.gin'], 'Gin files of models.'),
   'fractions': L('fractions', ['1'], 'Shares of the training data.'),
@@ -29,14 +31,14 @@ FLAGS = {
   'search_paths': L('gin_search_paths', ['.'], 'Of relative gin files.'),
 }
 PRINT = flags.DEFINE_bool('print', False, 'Print the commands, run nothing.')
-STAGE = flags.DEFINE_enum('stage', 'all', sweeping.STAGES, 'What to do.')
+STAGE = flags.DEFINE_enum('stage', 'all', sweep.STAGES, 'What to do.')
 HERE = flags.DEFINE_bool('in_process', False, 'No process per run.')
 
 
 def main() -> int:
   values = {name: flag.value for name, flag in FLAGS.items()}
-  return sweeping.run(
-    planning.Sweep(**values),
+  return sweep.run(
+    sweep_plan.Sweep(**values),
     stage=STAGE.value,
     print_only=PRINT.value,
     in_process=HERE.value,
@@ -44,4 +46,4 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-  door.run(main)
+  command.run(main)

@@ -3,7 +3,8 @@
 
 from absl import flags
 
-from dsbs_jax.run import cluster, config, door, gin_flags, loop
+from dsbs_jax.runtime import command, distributed, gin_config, gin_flags
+from dsbs_jax.training import loop
 
 DISTRIBUTED = flags.DEFINE_bool(
   'distributed', False, 'This is one process of several; see docs/training.md.'
@@ -11,11 +12,11 @@ DISTRIBUTED = flags.DEFINE_bool(
 
 
 def main() -> int:
-  cluster.join(DISTRIBUTED.value)
+  distributed.join(DISTRIBUTED.value)
   run = gin_flags.build(loop.Training)
-  with cluster.together():
-    return loop.train(run, config_text=config.operative_text())
+  with distributed.together():
+    return loop.train(run, config_text=gin_config.operative_text())
 
 
 if __name__ == '__main__':
-  door.run(main)
+  command.run(main)

@@ -11,7 +11,7 @@ import pathlib
 from absl import flags
 
 from dsbs_jax.data import register
-from dsbs_jax.run import door
+from dsbs_jax.runtime import command
 from rationales import bill, calls, extraction, pacing, secret, worklist
 from rationales import prompt as prompt_lib
 
@@ -191,4 +191,4 @@ def _server(key: secret.Secret) -> extraction.Server:
 
 
 if __name__ == '__main__':
-  door.run(main)
+  command.run(main)

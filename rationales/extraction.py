@@ -10,7 +10,7 @@ from typing import Any
 
 import rich.console
 
-from dsbs_jax.data import printing
+from dsbs_jax.runtime import terminal_text
 from rationales import (
   backends,
   batch,
@@ -134,7 +134,7 @@ class Extraction:
       ) as watch:
         ending = self._ask(self._calls(past), file, past, account, watch)
     for line in watch.summary():
-      console.print(printing.visible(line))
+      console.print(terminal_text.visible(line))
     return self._status(ending, watch, console)
 
   def _account(self) -> bill.Bill:
@@ -202,7 +202,7 @@ class Extraction:
     ) as watch:
       ending = self._ask(iter(()), file, past, account, watch)
     if ending[0] != session.Ending.DONE and not past.jobs.pending():
-      console.print(printing.visible(ending[1]))
+      console.print(terminal_text.visible(ending[1]))
     return ending, watch
 
   def _ask(
@@ -255,7 +255,7 @@ class Extraction:
         ' the same command goes on from there.'
       )
     if reason:
-      console.print(printing.visible(f'stopped: {reason}'))
+      console.print(terminal_text.visible(f'stopped: {reason}'))
     console.print(f'completions: {self.path}')
     statuses = {
       session.Ending.BUDGET: _OUT_OF_MONEY,

@@ -12,7 +12,8 @@ import rich.live
 import rich.text
 
 from dsbs_jax.data import benchmark as benchmark_lib
-from dsbs_jax.data import joining, parsing
+from dsbs_jax.data import parsing
+from dsbs_jax.data.source import joining
 from rationales import bill, calls, worklist
 
 _PER_SECOND = 4

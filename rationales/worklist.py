@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from dsbs_jax.data import benchmark as benchmark_lib
-from dsbs_jax.data import joining, rows, sources
+from dsbs_jax.data.source import joining, rows, sources
 from rationales import bill, calls, records
 from rationales import prompt as prompt_lib
 

@@ -7,6 +7,7 @@ import pathlib
 import pytest
 
 _LONG_SECONDS = 3600
+pytest_plugins = ['tests.run_folders']
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 
 # Before jax is imported: CPU unless told otherwise, compiled programs kept.

@@ -9,16 +9,15 @@ import sys
 
 import pytest
 
-from dsbs_jax.data import joining, parsing, register
-from dsbs_jax.run import (
-  config,
-  demo,
-  folders,
-  inference,
-  loop,
-  preparation,
-)
-from tests.run import serving_process
+from dsbs_jax.data import parsing, register
+from dsbs_jax.data.source import joining
+from dsbs_jax.experiments import demo
+from dsbs_jax.inference import infer_file
+from dsbs_jax.preparing import prepare as prepare_lib
+from dsbs_jax.runs import run_folder
+from dsbs_jax.runtime import gin_config
+from dsbs_jax.training import loop
+from tests.serving import serving_process
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 SOURCE = REPOSITORY / 'examples' / 'parcels'
@@ -33,7 +32,7 @@ LENGTHS = {
 
 
 def build(settings, engine, *bindings):
-  return config.build(
+  return gin_config.build(
     settings,
     gin_files=[f'gin/{engine}.gin', 'gin/models/nano.gin'],
     gin_bindings=bindings,
@@ -42,8 +41,8 @@ def build(settings, engine, *bindings):
 
 
 def prepare(folder, **options):
-  preparation.prepare(
-    preparation.Preparation(
+  prepare_lib.prepare(
+    prepare_lib.Preparation(
       benchmark='parcels',
       source=str(SOURCE),
       data_dir=str(folder),
@@ -73,7 +72,7 @@ def infer(folder, run, vocabulary, split):
   """The answers of a student to the rows of a split, by id."""
   output = folder / f'{split}.answers'
   settings = build(
-    inference.Inference,
+    infer_file.Inference,
     'infer',
     f"CHECKPOINT_PATH = '{run}'",
     "MIXTURE_OR_TASK_NAME = 'parcels_gt_dsbs'",
@@ -86,7 +85,7 @@ def infer(folder, run, vocabulary, split):
     'MAX_DECODE_LEN = 4',
     'MAX_RATIONALE_LEN = 24',
   )
-  assert inference.infer(settings) == 0
+  assert infer_file.infer(settings) == 0
   lines = map(json.loads, output.read_text().splitlines())
   return {line['id']: line for line in lines}
 
@@ -166,7 +165,7 @@ def test_a_smaller_student_learns_from_a_served_one(tmp_path, capsys):
       assert isinstance(found, parsing.Parsed) or not found.rationale
 
   prepare(second / 'data', completions=str(completions), vocabulary=vocabulary)
-  prepared = folders.prepared('parcels', str(second / 'data'))
+  prepared = run_folder.prepared('parcels', str(second / 'data'))
   counts = prepared.metadata['splits']['train']['counts']
   assert counts['rows'] == 800
   assert counts['statuses'][joining.PARSED] > 780, counts

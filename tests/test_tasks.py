@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from dsbs_jax.data import sources
+from dsbs_jax.data.source import sources
 from tasks import anli1, asdiv, cqa, esnli, svamp
 from tests.data import toy
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from flax import struct
 
 from dsbs_jax import contract
-from dsbs_jax.core import cache, network
-from dsbs_jax.core.t5_config import T5Config
+from dsbs_jax.core.t5 import cache, network
+from dsbs_jax.core.t5.config import T5Config
 
 # Log probability of what must never be chosen.
 NEVER = -1e9

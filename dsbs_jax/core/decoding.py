@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from dsbs_jax import contract
-from dsbs_jax.core import attention, beams, cache, network, stacks
-from dsbs_jax.core.t5_config import T5Config
+from dsbs_jax.core import beams
+from dsbs_jax.core.t5 import attention, cache, network, stacks
+from dsbs_jax.core.t5.config import T5Config
 
 beam_search = beams.beam_search
 BrevityPenalty = beams.BrevityPenalty

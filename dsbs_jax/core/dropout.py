@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dsbs_jax.core.t5_config import T5Config
+from dsbs_jax.core.t5.config import T5Config
 from dsbs_jax.core.unpadding import Unpadding
 
 

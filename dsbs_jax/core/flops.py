@@ -5,7 +5,7 @@ Only matrix products count, as in published figures of utilisation; norms,
 softmax, activations and the optimizer are less than 3 % of a small model.
 """
 
-from dsbs_jax.core.t5_config import T5Config
+from dsbs_jax.core.t5.config import T5Config
 
 # A backward pass computes a gradient for either side of every product.
 TRAINING = 3

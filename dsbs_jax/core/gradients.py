@@ -18,13 +18,8 @@ import jax
 import jax.numpy as jnp
 
 from dsbs_jax import contract
-from dsbs_jax.core import (
-  dropout,
-  mutual_information,
-  network,
-  objective,
-  unpadding,
-)
+from dsbs_jax.core import dropout, mutual_information, objective, unpadding
+from dsbs_jax.core.t5 import network
 
 Batch = dict[str, dict[str, jax.Array]]
 

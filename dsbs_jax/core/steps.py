@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dsbs_jax.core import gradients, network, objective, optimizer
+from dsbs_jax.core import gradients, objective, optimizer
+from dsbs_jax.core.t5 import network
 
 Batch = dict[str, dict[str, jax.Array]]
 Metrics = dict[str, jax.Array]

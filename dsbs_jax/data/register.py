@@ -23,7 +23,8 @@ import os
 from collections.abc import Iterator
 
 from dsbs_jax.data import benchmark as benchmark_lib
-from dsbs_jax.data import tokens, vocabularies
+from dsbs_jax.data import vocabularies
+from dsbs_jax.data.prepared import tokens
 
 _VARIABLES = {
   'data_dir': 'DSBS_DATA_DIR',
@@ -69,10 +70,10 @@ def build() -> None:
   if not _STATE.waiting:
     return
   # Imported here, with TensorFlow: the built-in engine never comes here.
-  from dsbs_jax.data import providers
+  from dsbs_jax.data.seqio_tasks import providers
 
   while _STATE.waiting:
-    providers.add(_STATE.waiting.pop(0))
+    providers.add(_STATE.waiting.pop(0), source)
 
 
 @contextlib.contextmanager
@@ -186,6 +187,6 @@ def vocabulary():
   Bind a T5X model's vocabularies to it (`@register.vocabulary()` in gin): it
   is equal to the tasks', whatever `configure` and the environment say.
   """
-  from dsbs_jax.data import providers
+  from dsbs_jax.data.seqio_tasks import providers
 
-  return providers.LazyVocabulary()
+  return providers.LazyVocabulary(source)

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from dsbs_jax.core import network
+from dsbs_jax.core.t5 import network
 from dsbs_jax.interop import checksums, t5x_checkpoint
 
 # Where the built-in engine notes what a run was made of.

@@ -13,8 +13,8 @@ import numpy as np
 import safetensors.numpy
 
 from dsbs_jax import contract
-from dsbs_jax.core import parameters
-from dsbs_jax.core.t5_config import T5Config
+from dsbs_jax.core.t5 import parameters
+from dsbs_jax.core.t5.config import T5Config
 from dsbs_jax.interop import hf_layout, hf_weights
 
 config_from_hf = hf_layout.read_config

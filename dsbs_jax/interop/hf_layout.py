@@ -10,8 +10,8 @@ import pathlib
 from collections.abc import Iterator
 
 from dsbs_jax import contract
-from dsbs_jax.core import parameters
-from dsbs_jax.core.t5_config import T5Config
+from dsbs_jax.core.t5 import parameters
+from dsbs_jax.core.t5.config import T5Config
 
 MODEL_TYPES = ('t5', 'mt5')
 _ACTIVATIONS = {

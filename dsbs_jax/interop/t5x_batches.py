@@ -22,14 +22,9 @@ from etils import epath
 from jax.experimental import multihost_utils
 from t5x import utils
 
-from dsbs_jax.data import (
-  loader,
-  ordering,
-  packing,
-  register,
-  tokens,
-  views,
-)
+from dsbs_jax.data import register
+from dsbs_jax.data.batching import loader, ordering, packing
+from dsbs_jax.data.prepared import tokens, views
 from dsbs_jax.interop import t5x_wire
 
 _MULTIPLE = 8

@@ -16,7 +16,7 @@ import numpy as np
 from etils import epath
 from flax import traverse_util
 
-from dsbs_jax.core import network
+from dsbs_jax.core.t5 import network
 from dsbs_jax.interop import t5x_layers, t5x_storage
 
 _STEP_FOLDER = re.compile(r'checkpoint_(\d+)')

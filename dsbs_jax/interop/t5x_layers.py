@@ -17,7 +17,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from dsbs_jax.core import network
+from dsbs_jax.core.t5 import network
 from dsbs_jax.interop import t5x_storage
 
 _STACKS = ('encoder', 'decoder')

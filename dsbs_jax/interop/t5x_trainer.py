@@ -18,7 +18,8 @@ import jax.numpy as jnp
 from absl import logging
 from t5x import partitioning, trainer, utils
 
-from dsbs_jax.data import providers, register, vocabularies
+from dsbs_jax.data import register, vocabularies
+from dsbs_jax.data.seqio_tasks import providers
 from dsbs_jax.interop import checkpoints, t5x_model, t5x_wire
 
 

@@ -18,7 +18,7 @@ import tensorstore
 from etils import epath
 from flax import serialization, traverse_util
 
-from dsbs_jax.core import network
+from dsbs_jax.core.t5 import network
 from dsbs_jax.interop import t5x_layers, t5x_storage
 
 _VERSION = 3

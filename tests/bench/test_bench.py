@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from bench import table, worker, workload
-from dsbs_jax.core import flops, network
+from dsbs_jax.core import flops
+from dsbs_jax.core.t5 import network
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 CONFIG = network.T5Config(
@@ -133,7 +134,7 @@ def test_a_worker_that_cannot_start_is_an_error():
 
 _MALLOC = """
 import ctypes, resource, sys
-from dsbs_jax.run import allocation
+from dsbs_jax.runtime import malloc
 kept = allocation.keep_freed_memory()
 libc = ctypes.CDLL(None)
 libc.malloc.restype = libc.memset.restype = ctypes.c_void_p
@@ -177,7 +178,7 @@ def test_kept_memory_is_not_asked_of_the_kernel_again(keep):
 # than the main one. It takes some runs until a gap is left that holds them.
 _FAULTS = """
 import resource, statistics
-from dsbs_jax.run import allocation
+from dsbs_jax.runtime import malloc
 allocation.keep_freed_memory()
 import jax, jax.numpy as jnp
 square = jax.jit(lambda a: (a @ a.T) @ a)

@@ -5,9 +5,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from dsbs_jax.core import network, steps
+from dsbs_jax.core import steps
+from dsbs_jax.core.t5 import network
 from dsbs_jax.data import vocabularies
-from dsbs_jax.run import checkpoints, config, loop
+from dsbs_jax.runs import checkpoints
+from dsbs_jax.runtime import gin_config
+from dsbs_jax.training import loop
 from tests.claims import doors
 from tests.claims.errors import FILES, MODEL, REPOSITORY
 
@@ -24,7 +27,7 @@ def place(tmp_path_factory):
     '--vocabulary=bytes',
   )
   assert done.status == 0, done
-  model = config.build(
+  model = gin_config.build(
     loop.Training,
     gin_files=['gin/train.gin', *(f'gin/{file}.gin' for file in FILES)],
     gin_bindings=[

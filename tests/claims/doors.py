@@ -10,14 +10,14 @@ import unittest.mock
 
 from absl import flags
 
-from dsbs_jax.run import door
+from dsbs_jax.runtime import command
 
-_FLAGS_OF = 'dsbs_jax.run.gin_flags'
+_FLAGS_OF = 'dsbs_jax.runtime.gin_flags'
 # How absl names the module of a door: by its file, or as it was imported.
 _DOORS = tuple(
   form.format(name)
   for name in (
-    *(f'dsbs_jax/{verb}' for verb in door.VERBS),
+    *(f'dsbs_jax/{verb}' for verb in command.VERBS),
     'rationales/extract',
   )
   for form in ('{}.py', '{}')

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 
 from dsbs_jax.contract import LABEL_ID, RATIONALE_ID
-from dsbs_jax.core import network, objective, optimizer, steps
+from dsbs_jax.core import objective, optimizer, steps
+from dsbs_jax.core.t5 import network
 
 STEPS = 5
 CONFIG = network.T5Config(

@@ -5,8 +5,10 @@ import pathlib
 
 import pytest
 
-from dsbs_jax.core import network
-from dsbs_jax.run import config, loop, scoring
+from dsbs_jax.core.t5 import network
+from dsbs_jax.inference import evaluate_checkpoint
+from dsbs_jax.runtime import gin_config
+from dsbs_jax.training import loop
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 MODELS = sorted(path.stem for path in (REPOSITORY / 'gin/models').glob('*.gin'))
@@ -25,7 +27,7 @@ PARAMETERS = {
 
 
 def _build(settings, engine, *files, bindings=()):
-  return config.build(
+  return gin_config.build(
     settings,
     gin_files=[f'gin/{engine}.gin', *(f'gin/{file}.gin' for file in files)],
     gin_bindings=bindings,
@@ -43,7 +45,7 @@ def _train(*files, bindings=()):
 def test_models_resolve_for_training_and_evaluation(model):
   trained = _train(f'models/{model}', 'benchmarks/cqa').model
   scored = _build(
-    scoring.Scoring,
+    evaluate_checkpoint.Scoring,
     'eval',
     f'models/{model}',
     'benchmarks/cqa',

@@ -117,7 +117,7 @@ def main(*cases):
   """Trains on these meshes in turn and prints {case: losses} as JSON."""
   import jax
 
-  from dsbs_jax.core import network
+  from dsbs_jax.core.t5 import network
 
   config = network.T5Config(
     vocab_size=64,
@@ -241,7 +241,7 @@ def make_batch(seed):
 def with_places(batch, mesh, num_microbatches):
   """The batch with its tokens' places: padding is not computed."""
   from dsbs_jax.core import partitioning
-  from dsbs_jax.data import cells as cells_lib
+  from dsbs_jax.data.batching import cells as cells_lib
 
   cells = cells_lib.Cells(mesh.shape[partitioning.DATA_AXIS], num_microbatches)
   (rows,) = batch.values()

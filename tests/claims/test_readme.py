@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The README's tree is the repository's, its links and flags exist."""
+"""The list of files is the repository's; links and commands of docs exist."""
 
 import pathlib
 import re
@@ -7,53 +7,19 @@ import subprocess
 
 import pytest
 
+from tests.claims import file_list
+
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
-README = (REPOSITORY / 'README.md').read_text()
-# Folders whose files the tree lists one by one.
-LISTED = ('rationales', 'tasks', 'dsbs_jax', 'gin', 'docs', 'bench', 'examples')
-_DATA = ('.json', '.jsonl', '.svg', '.model')
 
 
-def _tracked() -> set[str]:
-  done = subprocess.run(
-    ['git', 'ls-files', '--cached', '--others', '--exclude-standard'],
-    cwd=REPOSITORY,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  if done.returncode:
+def test_the_list_of_files_is_the_repository():
+  try:
+    expected = file_list.page()
+  except (OSError, subprocess.CalledProcessError):
     pytest.skip('not a git checkout')
-  return {name for name in done.stdout.split('\n') if name}
-
-
-def _tree() -> set[str]:
-  """The paths that the README's tree names, by their indentation."""
-  block = README.split('## The tree')[1].split('```')[1]
-  paths, folders = set(), {}
-  for line in block.splitlines()[1:]:
-    if not line.strip():
-      continue
-    depth = (len(line) - len(line.lstrip())) // 2
-    names = re.split(r'\s{2,}', line.strip())[0].split()
-    parent = folders.get(depth - 1, '')
-    for name in names:
-      if name.endswith('/'):
-        folders[depth] = parent + name
-      else:
-        paths.add(parent + name)
-  return paths
-
-
-def test_the_tree_names_every_file_and_no_other():
-  expected = {
-    name
-    for name in _tracked()
-    if name.split('/')[0] in LISTED
-    and not name.endswith(('__init__.py', *_DATA))
-  }
-  tree = {name for name in _tree() if name.split('/')[0] in LISTED}
-  assert tree == expected
+  assert file_list.PAGE.read_text() == expected, (
+    'run python -m tests.claims.file_list'
+  )
 
 
 def test_links_lead_somewhere():

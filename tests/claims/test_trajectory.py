@@ -14,7 +14,8 @@ import pytest
 from safetensors import numpy as safetensors_numpy
 
 from dsbs_jax import contract
-from dsbs_jax.core import network, objective, optimizer, steps
+from dsbs_jax.core import objective, optimizer, steps
+from dsbs_jax.core.t5 import network
 
 STEPS = 100
 LOSS_TOLERANCE = 2e-5

@@ -9,9 +9,10 @@ import zipfile
 
 import pytest
 
-from dsbs_jax.data import archive, printing
+from dsbs_jax.data.source import archive
+from dsbs_jax.experiments import rationale_predictions
 from dsbs_jax.interop import hf_weights
-from dsbs_jax.run import explaining
+from dsbs_jax.runtime import terminal_text
 from tests.data import toy
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
@@ -76,7 +77,7 @@ def test_a_pickle_for_an_array_is_an_error(tmp_path):
   import numpy as np
 
   np.save(tmp_path / 'a.npy', np.array([{}], object), allow_pickle=True)
-  from dsbs_jax.data import tokens
+  from dsbs_jax.data.prepared import tokens
 
   with pytest.raises(ValueError, match='allow_pickle'):
     tokens._load(tmp_path / 'a.npy')
@@ -167,21 +168,21 @@ def test_a_member_that_unpacks_to_more_than_it_says_is_an_error(tmp_path):
   path.write_bytes(path.read_bytes().replace(size, struct.pack('<I', 40)))
   opened = archive.open_archive(path)
   with pytest.raises(ValueError, match='damaged'):
-    from dsbs_jax.data import records
+    from dsbs_jax.data.source import records
 
     list(records.read(opened.open('train.jsonl'), 'train.jsonl'))
 
 
 def test_what_would_steer_a_terminal_is_shown_not_obeyed():
   hostile = '\x1b[2J\x07\x9b31m\u202eabc\r\ud800\ufeff\U000e0041'
-  shown = printing.visible(f'kept: é\t日本\n{hostile}')
+  shown = terminal_text.visible(f'kept: é\t日本\n{hostile}')
   assert shown.startswith('kept: é\t日本\n')
   assert shown.encode() and shown[8:].isprintable() is False  # tab, newline
   tail = shown.partition('\n')[2]
   assert tail.isprintable() and tail.isascii()
-  assert printing.visible(shown) == shown
+  assert terminal_text.visible(shown) == shown
 
 
 def test_a_model_writes_no_markup_into_tables():
-  text = explaining._plain('[/b] [red]x[/red] \x1b[31m')
+  text = rationale_predictions._plain('[/b] [red]x[/red] \x1b[31m')
   assert text.plain == '[/b] [red]x[/red] \\x1b[31m' and not text.spans

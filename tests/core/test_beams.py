@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsbs_jax.core import beams, decoding, network
+from dsbs_jax.core import beams, decoding
+from dsbs_jax.core.t5 import network
 from tests.core import tiny_decoder
 
 

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from dsbs_jax.contract import LABEL_ID, RATIONALE_ID
-from dsbs_jax.core import mutual_information, network, objective, steps
-from dsbs_jax.data import packing, pools, ragged
+from dsbs_jax.core import mutual_information, objective, steps
+from dsbs_jax.core.t5 import network
+from dsbs_jax.data.batching import packing, pools
+from dsbs_jax.data.prepared import ragged
 from tests.core import test_steps
 
 NUM_PAIRS = 6

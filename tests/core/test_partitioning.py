@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, PartitionSpec
 
-from dsbs_jax.core import network, optimizer, partitioning, steps
+from dsbs_jax.core import optimizer, partitioning, steps
+from dsbs_jax.core.t5 import network
 
 BASE = network.T5Config(
   vocab_size=512,

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from dsbs_jax.contract import LABEL_ID, RATIONALE_ID
-from dsbs_jax.core import network, objective, optimizer, steps
+from dsbs_jax.core import objective, optimizer, steps
+from dsbs_jax.core.t5 import network
 
 CONFIG = network.T5Config(
   vocab_size=50,

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsbs_jax.core import network, unpadding
+from dsbs_jax.core import unpadding
+from dsbs_jax.core.t5 import network
 from tests.core import test_steps
 
 SPARE = 3  # slots without token, in the fullest cell

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dsbs_jax.core import cache, decoding, network
+from dsbs_jax.core import decoding
+from dsbs_jax.core.t5 import cache, network
 
 TINY = network.T5Config(
   vocab_size=7,

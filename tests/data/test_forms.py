@@ -4,7 +4,8 @@
 import pytest
 
 from dsbs_jax import contract
-from dsbs_jax.data import forms, vocabularies, vocabulary_training
+from dsbs_jax.data import forms, vocabularies
+from dsbs_jax.preparing import vocabulary_training
 
 
 def test_prefixes_of_the_paper_and_of_its_code():

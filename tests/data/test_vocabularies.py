@@ -9,8 +9,9 @@ import pytest
 import sentencepiece
 import seqio
 
-from dsbs_jax.data import vocabularies, vocabulary_training
-from tests.data import prepared
+from dsbs_jax.data import vocabularies
+from dsbs_jax.preparing import vocabulary_training
+from tests.data import small_prepared
 
 TEXTS = (
   'Ann has 12 pens.',
@@ -25,7 +26,7 @@ TEXTS = (
 
 @pytest.fixture(scope='module')
 def path(tmp_path_factory):
-  return prepared.vocabulary(tmp_path_factory.mktemp('vocabulary'))
+  return small_prepared.vocabulary(tmp_path_factory.mktemp('vocabulary'))
 
 
 def test_ids_equal_the_original_tokenizer(shared_dir):
@@ -85,7 +86,7 @@ def test_end_of_sequence_inside_a_text_is_one_id(path):
 
 
 def test_training_repeats_itself_and_reserves_ids():
-  texts = [e.input for e in prepared.examples('train')]
+  texts = [e.input for e in small_prepared.examples('train')]
   model = vocabulary_training.train(texts, size=90)
   assert model == vocabulary_training.train(texts, size=90)
   processor = sentencepiece.SentencePieceProcessor(model_proto=model)

@@ -14,8 +14,10 @@ import re
 import tempfile
 from collections.abc import Callable
 
-from dsbs_jax.data import completions, metrics, parsing, records, register
-from dsbs_jax.run import config, door, questions
+from dsbs_jax.data import metrics, parsing, register
+from dsbs_jax.data.source import completions, records
+from dsbs_jax.inference import input_lines
+from dsbs_jax.runtime import command, gin_config
 from rationales import bill, history
 from tests.fuzz import gin_settings
 
@@ -109,7 +111,7 @@ def jsonl(data: bytes) -> None:
   _allowed(lambda: _by_id(data))
   _allowed(lambda: _by_position(data))
   for benchmark in (None, cqa.BENCHMARK, svamp.BENCHMARK):
-    lines = list(questions.read(io.BytesIO(data), 'f', benchmark=benchmark))
+    lines = list(input_lines.read(io.BytesIO(data), 'f', benchmark=benchmark))
     assert b''.join(line.content for line in lines) == data
 
 
@@ -125,7 +127,9 @@ def gin_front(data: bytes) -> None:
   """Gin text and flags give settings, or one ValueError."""
   text = _text(data)
   arguments = ['prog', *(f'--gin.{line}' for line in text.split('\n'))]
-  bindings = _allowed(lambda: door.rewrite_gin_flags(arguments), name='--gin')
+  bindings = _allowed(
+    lambda: command.rewrite_gin_flags(arguments), name='--gin'
+  )
   if _PROGRAM.search(text):
     return
   engine = _scratch('.gin')
@@ -141,7 +145,7 @@ def gin_front(data: bytes) -> None:
     ),
   ):
     built = _allowed(
-      lambda files=files, given=given: config.build(
+      lambda files=files, given=given: gin_config.build(
         gin_settings.Settings, gin_files=files, gin_bindings=given
       ),
       name='',

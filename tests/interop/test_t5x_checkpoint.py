@@ -12,7 +12,8 @@ import pytest
 import tensorstore
 from flax import serialization, traverse_util
 
-from dsbs_jax.core import network, optimizer
+from dsbs_jax.core import optimizer
+from dsbs_jax.core.t5 import network
 from dsbs_jax.interop import (
   checkpoints,
   t5x_checkpoint,

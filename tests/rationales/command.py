@@ -13,7 +13,7 @@ import resource
 import sys
 from multiprocessing import process as process_lib
 
-from dsbs_jax.run import door
+from dsbs_jax.runtime import command
 from rationales import extract, records
 
 KEY = 'sk-loopback-0123456789'
@@ -27,7 +27,7 @@ def run(arguments: list[str], environment: dict[str, str], log: str) -> None:
   os.environ.update(environment)
   sys.argv = arguments
   try:
-    door.run(extract.main)
+    command.run(extract.main)
   finally:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     pathlib.Path(log).with_suffix('.rss').write_text(str(peak))

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from dsbs_jax.data import sources
+from dsbs_jax.data.source import sources
 from rationales import records
 from tests.rationales import command, sums
 

@@ -10,8 +10,9 @@ import dataclasses
 
 import pytest
 
-from dsbs_jax.data import archive, layout, register, sources
 from dsbs_jax.data import benchmark as benchmark_lib
+from dsbs_jax.data import register
+from dsbs_jax.data.source import archive, layout, sources
 from rationales import prompt
 from tests.rationales import command
 

@@ -8,7 +8,8 @@ import re
 import pytest
 
 from dsbs_jax.data import benchmark as benchmark_lib
-from dsbs_jax.data import metrics, parsing, register, sources
+from dsbs_jax.data import metrics, parsing, register
+from dsbs_jax.data.source import sources
 from rationales import prompt
 from tests.rationales import sums
 

@@ -9,7 +9,7 @@ import pytest
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 TREES = json.loads(
-  (REPOSITORY / 'tests' / 'core' / 'parameter_tree.json').read_text()
+  (REPOSITORY / 'tests' / 'core' / 't5' / 'parameter_tree.json').read_text()
 )
 SIZE = {
   'vocab_size': 384,
@@ -48,7 +48,8 @@ def parts():
   from t5x import partitioning, utils
   from t5x.examples.t5 import network as t5x_network
 
-  from dsbs_jax.core import network, objective
+  from dsbs_jax.core import objective
+  from dsbs_jax.core.t5 import network
   from dsbs_jax.interop import t5x_decoding, t5x_model
 
   variants = {
@@ -106,12 +107,12 @@ def parts():
 @pytest.fixture(scope='session')
 def cqa(shared_dir, tmp_path_factory):
   """CommonsenseQA with PaLM's outputs, prepared, and a small vocabulary."""
-  from dsbs_jax.run import preparation
+  from dsbs_jax.preparing import prepare
 
   data_dir = tmp_path_factory.mktemp('cqa')
   vocabulary = shared_dir / 'golden' / 'original' / 'tiny.4k.model'
-  preparation.prepare(
-    preparation.Preparation(
+  prepare.prepare(
+    prepare.Preparation(
       benchmark='cqa',
       source=str(shared_dir / 'data' / 'datasets'),
       data_dir=str(data_dir),

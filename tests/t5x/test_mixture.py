@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dsbs_jax import contract
-from dsbs_jax.core import network
+from dsbs_jax.core.t5 import network
 
 LENGTHS = {'inputs': 96, 'targets': 64}
 
@@ -60,7 +60,8 @@ def reference(logits, batch, alpha):
 
 @pytest.mark.parametrize('packed', [False, True], ids=['padded', 'packed'])
 def test_the_objective_on_a_mixture(mixture, packed):
-  from dsbs_jax.data import features, packing
+  from dsbs_jax.data.batching import packing
+  from dsbs_jax.data.seqio_tasks import features
   from tests.t5x import engines
 
   layout = packing.Packed if packed else packing.Padded
@@ -85,7 +86,8 @@ def test_the_objective_on_a_mixture(mixture, packed):
 
 
 def test_padding_rows_are_inert(mixture):
-  from dsbs_jax.data import features, packing
+  from dsbs_jax.data.batching import packing
+  from dsbs_jax.data.seqio_tasks import features
   from tests.t5x import engines
 
   batch = open_batch(packing.Padded, features.DistillationFeatureConverter)
@@ -105,7 +107,8 @@ def test_the_plain_model_weighs_tokens_alike(mixture):
   """T5X's own converter and loss run on the mixture; labels count little."""
   import seqio
 
-  from dsbs_jax.data import features, packing
+  from dsbs_jax.data.batching import packing
+  from dsbs_jax.data.seqio_tasks import features
 
   plain = open_batch(
     packing.Packed, seqio.EncDecFeatureConverter, batch_size=64
@@ -126,7 +129,8 @@ def test_the_plain_model_weighs_tokens_alike(mixture):
 def test_a_mixture_without_ids_says_what_to_do(mixture):
   import seqio
 
-  from dsbs_jax.data import features, packing
+  from dsbs_jax.data.batching import packing
+  from dsbs_jax.data.seqio_tasks import features
 
   if 'plain_mix' not in seqio.MixtureRegistry.names():
     seqio.MixtureRegistry.add(

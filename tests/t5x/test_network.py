@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from dsbs_jax import contract
-from dsbs_jax.core import beams, decoding, network
+from dsbs_jax.core import beams, decoding
+from dsbs_jax.core.t5 import network
 
 VARIANTS = ('gated', 'tied')
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from dsbs_jax.core import network, optimizer
+from dsbs_jax.core import optimizer
+from dsbs_jax.core.t5 import network
 
 
 def test_adafactor_is_t5xs(parts):

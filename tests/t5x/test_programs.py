@@ -234,13 +234,13 @@ def test_infer(trained, shared, tmp_path):
 
 def test_initial_checkpoints_of_every_format(trained, shared, tmp_path):
   """T5X starts from its own, from Hugging Face and from ours: step 0, alike."""
-  from dsbs_jax.run import exporting
+  from dsbs_jax.exporting import export
 
-  source = exporting.Exporting(
+  source = export.Exporting(
     model_dir=str(trained.folder / f'checkpoint_{STEPS}'),
     out=str(tmp_path / 'hf'),
   )
-  exporting.to_hugging_face(source)
+  export.to_hugging_face(source)
   started = {}
   for name, path in (
     ('t5x', trained.folder),

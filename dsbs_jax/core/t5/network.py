@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""T5: encoder, decoder and logits as pure functions of parameters and rows.
+
+The arithmetic follows T5X's T5 example, token id 0 included: it means
+padding wherever it stands, on both sides of the attention. Dropout happens
+only when a key is given. Rows and letters: see contract.py.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from dsbs_jax.core import dropout, unpadding
+from dsbs_jax.core.t5 import attention, parameters, stacks
+from dsbs_jax.core.t5 import config as config_lib
+
+T5Config = config_lib.T5Config
+init = parameters.init
+param_shapes = parameters.param_shapes
+logical_axes = parameters.logical_axes
+stack_layers = parameters.stack_layers
+unstack_layers = parameters.unstack_layers
+
+
+def encode(
+  params: dict,
+  config: T5Config,
+  rows: dict[str, jax.Array],
+  *,
+  dropout_key: jax.Array | None = None,
+) -> jax.Array:
+  """Runs the encoder.
+
+  Args:
+    params: the whole parameter tree.
+    config: its size.
+    rows: encoder_input_tokens [B, S] int32; packed rows also
+      encoder_segment_ids [B, S], and encoder_places [C, n] where padding is
+      not to be computed.
+    dropout_key: typed random key, or one per row [B]; None for no dropout.
+
+  Returns:
+    [B, S, D] in the activation dtype, after the final norm; flat, [C * n, D],
+    where there are encoder_places.
+  """
+  tokens = rows['encoder_input_tokens']
+  segments = rows.get('encoder_segment_ids')
+  mask = attention.pair_mask(
+    tokens > 0, tokens > 0, query_segments=segments, key_segments=segments
+  )
+  return stacks.run_encoder(
+    params,
+    config,
+    tokens,
+    mask=mask,
+    dropout_key=dropout_key,
+    unpadding=unpadding.of_rows(rows.get(unpadding.ENCODER_PLACES), tokens),
+  )
+
+
+def decode(
+  params: dict,
+  config: T5Config,
+  encoded: jax.Array,
+  *,
+  rows: dict[str, jax.Array],
+  dropout_key: jax.Array | None = None,
+) -> jax.Array:
+  """Runs the decoder over whole rows, each target given (teacher forcing).
+
+  Args:
+    params: the whole parameter tree.
+    config: its size.
+    encoded: from `encode`.
+    rows: encoder_input_tokens [B, S], decoder_input_tokens and
+      decoder_target_tokens [B, T]; packed rows also both segment ids, and
+      both places where padding is not to be computed.
+    dropout_key: typed random key, or one per row [B]; None for no dropout.
+
+  Returns:
+    [B, T, D] in the activation dtype, after the final norm; flat, [C * n, D],
+    where there are decoder_places.
+  """
+  real = rows['decoder_target_tokens'] > 0
+  segments = rows.get('decoder_segment_ids')
+  length = real.shape[1]
+  self_mask = attention.causal_mask(length) & attention.pair_mask(
+    real, real, query_segments=segments, key_segments=segments
+  )
+  cross_mask = attention.pair_mask(
+    real,
+    rows['encoder_input_tokens'] > 0,
+    query_segments=segments,
+    key_segments=rows.get('encoder_segment_ids'),
+  )
+  of_sources = unpadding.of_rows(
+    rows.get(unpadding.ENCODER_PLACES), rows['encoder_input_tokens']
+  )
+  of_targets = unpadding.of_rows(rows.get(unpadding.DECODER_PLACES), real)
+
+  def make_memories(layer_params, normed, _):
+    heads = config.num_heads
+    own = attention.keys_values(
+      layer_params['self_attention'], normed, heads, unpadding=of_targets
+    )
+    cross = attention.keys_values(
+      layer_params['encoder_decoder_attention'],
+      encoded,
+      heads,
+      unpadding=of_sources,
+    )
+    return own, cross, None
+
+  outputs, _ = stacks.run_decoder(
+    params,
+    config,
+    rows['decoder_input_tokens'],
+    make_memories=make_memories,
+    bias=stacks.decoder_bias(params, config, length),
+    self_mask=self_mask,
+    cross_mask=cross_mask,
+    dropout_key=dropout_key,
+    unpadding=of_targets,
+  )
+  return outputs
+
+
+def logits(params: dict, config: T5Config, hidden: jax.Array) -> jax.Array:
+  """Scores of all tokens, always computed in float32.
+
+  Args:
+    params: the whole parameter tree.
+    config: its size.
+    hidden: [..., D] from `decode` or `hidden`.
+
+  Returns:
+    [..., V] float32.
+  """
+  wide = hidden.astype(jnp.float32)
+  if config.logits_via_embedding:
+    embedding = params['token_embedder']['embedding']
+    return attention.project(wide * config.emb_dim**-0.5, embedding.T)
+  kernel = params['decoder']['logits_dense']['kernel']
+  return attention.project_wide(wide, kernel)
+
+
+def hidden(
+  params: dict,
+  config: T5Config,
+  rows: dict[str, jax.Array],
+  *,
+  dropout_key: jax.Array | None = None,
+) -> jax.Array:
+  """Encodes and decodes rows up to the final hidden states, [B, T, D].
+
+  The logits of a whole batch are its largest array by far; from here a loss
+  can make them in pieces. With decoder_places they are [C, n, D], as
+  `unpadding.flat_targets` makes the targets [C, n]. Arguments: see `apply`.
+  """
+  num_rows = len(rows['encoder_input_tokens'])
+  keys = dropout.row_keys(dropout_key, num_rows)
+  encoder_keys, decoder_keys = dropout.split_keys(keys, 2)
+  encoded = encode(params, config, rows, dropout_key=encoder_keys)
+  states = decode(params, config, encoded, rows=rows, dropout_key=decoder_keys)
+  places = rows.get(unpadding.DECODER_PLACES)
+  return states if places is None else states.reshape(*places.shape, -1)
+
+
+def apply(
+  params: dict,
+  config: T5Config,
+  rows: dict[str, jax.Array],
+  *,
+  dropout_key: jax.Array | None = None,
+) -> jax.Array:
+  """Computes the logits of every target position.
+
+  Args:
+    params: the whole parameter tree, laid out as config.scan_layers says.
+    config: its size.
+    rows: a row group (see contract.py), padded or packed.
+    dropout_key: typed random key, or one per row [B]; None for no dropout.
+
+  Returns:
+    [B, T, V] float32.
+  """
+  states = hidden(params, config, rows, dropout_key=dropout_key)
+  way = unpadding.of_rows(
+    rows.get(unpadding.DECODER_PLACES), rows['decoder_target_tokens']
+  )
+  if way is not None:
+    states = way.rows(states.reshape(-1, states.shape[-1]))
+  return logits(params, config, states)

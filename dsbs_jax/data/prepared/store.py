@@ -1,0 +1,290 @@
+# SPDX-License-Identifier: Apache-2.0
+"""(TF to write) Prepared examples on disk: one TFDS dataset per benchmark.
+
+`data_dir/dsbs_<benchmark>/1.0.0/` holds array_record files that
+`tfds.builder('dsbs_cqa', data_dir=...).as_data_source('train')` reads, and
+`metadata.json`: where the examples come from, with which options, how many,
+and a fingerprint of their contents. Reading needs no TensorFlow.
+"""
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from dsbs_jax.data import benchmark
+from dsbs_jax.data.prepared import fingerprints
+
+VERSION = '1.0.0'
+Split = Iterable[benchmark.Example]
+
+
+def dataset_name(name: str) -> str:
+  """The TFDS name of a benchmark's prepared dataset."""
+  return f'dsbs_{name}'
+
+
+def folder(name: str, data_dir: str | os.PathLike[str]) -> pathlib.Path:
+  """Where a benchmark's prepared dataset lies, whether it exists or not."""
+  return pathlib.Path(data_dir).expanduser() / dataset_name(name) / VERSION
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+  """A prepared dataset, opened.
+
+  Attributes:
+    name: the benchmark's name.
+    data_dir: the folder above all datasets.
+    metadata: the contents of metadata.json.
+  """
+
+  name: str
+  data_dir: pathlib.Path
+  metadata: Mapping[str, Any]
+
+  @property
+  def splits(self) -> tuple[str, ...]:
+    """The splits that were prepared, in their fixed order."""
+    return tuple(s for s in benchmark.SPLITS if s in self.metadata['splits'])
+
+  def num_examples(self, split: str) -> int:
+    """Number of examples of a split."""
+    return self._about(split)['rows']
+
+  def fingerprint(self, split: str) -> str:
+    """Digest of all fields of a split's examples, in order."""
+    return self._about(split)['fingerprint']
+
+  def examples(
+    self, split: str, *, chunk: int = 4096
+  ) -> Iterator[benchmark.Example]:
+    """A split's examples, in order."""
+    self._about(split)
+    # Imported here: a training run from cached tokens reads no examples.
+    import tensorflow_datasets as tfds
+
+    try:
+      builder = tfds.builder(dataset_name(self.name), data_dir=self.data_dir)
+      records = builder.as_data_source(split=split)
+      total = len(records)
+    except (RuntimeError, OSError, ValueError) as error:
+      raise self._damaged(split, error) from error
+    for start in range(0, total, chunk):
+      stop = min(start + chunk, total)
+      try:
+        rows = records.__getitems__(range(start, stop))
+      except (RuntimeError, OSError, ValueError) as error:
+        raise self._damaged(split, error) from error
+      for record in rows:
+        texts = {
+          field: _text(record[field]) for field in fingerprints.TEXT_FIELDS
+        }
+        # Datasets of earlier versions do not have the field.
+        options = json.loads(_text(record.get(fingerprints.OPTIONS, '[]')))
+        yield benchmark.Example(
+          index=int(record['index']), options=tuple(options), **texts
+        )
+
+  def _damaged(self, split: str, error: Exception) -> ValueError:
+    path = folder(self.name, self.data_dir)
+    return ValueError(
+      f'{split} in {path} is damaged ({" ".join(str(error).split())[:200]}),'
+      ' expected what prepare wrote. Prepare the benchmark again with'
+      ' --overwrite.'
+    )
+
+  def _about(self, split: str) -> Mapping[str, Any]:
+    if split not in self.metadata['splits']:
+      raise ValueError(
+        f'{dataset_name(self.name)} in {self.data_dir} has no split'
+        f' {split!r}, expected one of {", ".join(self.splits)}. Prepare it'
+        f' with --splits={split}.'
+      )
+    return self.metadata['splits'][split]
+
+
+def exists(name: str, data_dir: str | os.PathLike[str]) -> bool:
+  """Whether a benchmark is prepared in a folder."""
+  return (folder(name, data_dir) / 'metadata.json').is_file()
+
+
+def read(name: str, data_dir: str | os.PathLike[str]) -> Prepared:
+  """Opens a prepared dataset.
+
+  Args:
+    name: the benchmark's name.
+    data_dir: the folder that `prepare` wrote to.
+
+  Returns:
+    The dataset.
+
+  Raises:
+    ValueError: it has not been prepared there, or by another version.
+  """
+  path = folder(name, data_dir) / 'metadata.json'
+  if not path.is_file():
+    raise ValueError(
+      f'benchmark {name!r} is not prepared in {str(data_dir)!r} ({path} does'
+      f' not exist{_prepared_there(data_dir)}). Run python -m dsbs_jax.prepare --benchmark={name}'
+      f' --data_dir={data_dir} --source=..., or correct --data_dir or'
+      ' DSBS_DATA_DIR.'
+    )
+  try:
+    metadata = json.loads(path.read_text(encoding='utf-8'))
+    known = metadata.get('format'), dict(metadata['splits'])
+  except (ValueError, AttributeError, KeyError, TypeError) as error:
+    raise ValueError(
+      f'{path} is damaged ({type(error).__name__}: {error}), expected what'
+      ' prepare wrote. Prepare the benchmark again with --overwrite.'
+    ) from error
+  if known[0] != VERSION:
+    raise ValueError(
+      f'{path} has format {metadata.get("format")!r}, expected {VERSION!r}.'
+      ' Prepare the benchmark again with --overwrite.'
+    )
+  return Prepared(name, pathlib.Path(data_dir), metadata)
+
+
+def _prepared_there(data_dir: str | os.PathLike[str]) -> str:
+  """What else is prepared in a folder, for the error."""
+  root, prefix = pathlib.Path(data_dir).expanduser(), dataset_name('')
+  found = sorted(
+    path.parent.parent.name.removeprefix(prefix)
+    for path in root.glob(f'{prefix}*/{VERSION}/metadata.json')
+  )
+  return f'; prepared there: {", ".join(found)}' if found else ''
+
+
+def write(
+  name: str,
+  splits: Mapping[str, Split],
+  *,
+  data_dir: str | os.PathLike[str],
+  about: Mapping[str, Any],
+  counts: Callable[[str], Mapping[str, Any]] = lambda split: {},
+  overwrite: bool = False,
+) -> Prepared:
+  """Writes a prepared dataset, whole or not at all.
+
+  Args:
+    name: the benchmark's name.
+    splits: examples of each split; each is walked through once.
+    data_dir: the folder above all datasets.
+    about: source and options, kept in the metadata; JSON values.
+    counts: split -> more metadata of it, called once it is written.
+    overwrite: whether an existing dataset is replaced.
+
+  Returns:
+    The dataset, read back and checked.
+
+  Raises:
+    ValueError: it exists, a split is empty, or an example is not sound.
+  """
+  target = folder(name, data_dir)
+  if target.exists() and not overwrite:
+    raise ValueError(
+      f'{target} exists already. Give another --data_dir, or --overwrite to'
+      ' replace it.'
+    )
+  root = pathlib.Path(data_dir).expanduser()
+  root.mkdir(parents=True, exist_ok=True)
+  scratch = pathlib.Path(tempfile.mkdtemp(prefix='.preparing-', dir=root))
+  try:
+    _build(name, splits, scratch=scratch, about=about, counts=counts)
+    _check(read(name, scratch))
+    target.parent.mkdir(exist_ok=True)
+    if target.exists():
+      os.replace(target, scratch / 'replaced')
+    os.replace(folder(name, scratch), target)
+  finally:
+    shutil.rmtree(scratch, ignore_errors=True)
+  return read(name, data_dir)
+
+
+def _build(
+  name: str,
+  splits: Mapping[str, Split],
+  *,
+  scratch: pathlib.Path,
+  about: Mapping[str, Any],
+  counts: Callable[[str], Mapping[str, Any]],
+) -> None:
+  """Runs the TFDS builder in a folder of its own."""
+  # Imported here, with TensorFlow: only writing needs them.
+  import numpy as np
+  import tensorflow_datasets as tfds
+
+  class Builder(
+    tfds.core.GeneratorBasedBuilder, skip_registration=True
+  ):  # the name is an argument here, so the class cannot be a module's
+    VERSION = tfds.core.Version(VERSION)
+    url_infos = {}  # nothing is downloaded, so no checksum file is looked for
+
+    def _info(self):
+      features = {
+        field: tfds.features.Text() for field in fingerprints.TEXT_FIELDS
+      }
+      features['index'] = tfds.features.Scalar(np.int64)
+      features[fingerprints.OPTIONS] = tfds.features.Text()
+      return tfds.core.DatasetInfo(
+        builder=self,
+        description=f'{name}: inputs, labels and LLM rationales.',
+        features=tfds.features.FeaturesDict(features),
+        disable_shuffling=True,
+        metadata=tfds.core.MetadataDict(
+          {**about, 'benchmark': name, 'format': VERSION, 'splits': {}}
+        ),
+      )
+
+    def _split_generators(self, dl_manager):
+      del dl_manager
+      return {s: self._generate_examples(s, splits[s]) for s in splits}
+
+    def _generate_examples(self, split: str, examples: Split):
+      digest = fingerprints.Digest()
+      for position, example in enumerate(
+        fingerprints.sound(examples, f'{name} {split}')
+      ):
+        digest.add(example)
+        fields = {f: getattr(example, f) for f in fingerprints.FIELDS}
+        fields[fingerprints.OPTIONS] = json.dumps(example.options)
+        yield position, fields
+      self.info.metadata['splits'][split] = {
+        'rows': digest.rows,
+        'fingerprint': digest.hexdigest(),
+        **counts(split),
+      }
+
+  Builder.name = dataset_name(name)
+  builder = Builder(data_dir=scratch, file_format='array_record')
+  # TFDS speaks of downloads here; the caller reports its own progress.
+  tfds.disable_progress_bar()
+  with contextlib.redirect_stdout(io.StringIO()):
+    builder.download_and_prepare()
+
+
+def _check(prepared: Prepared) -> None:
+  """Reads everything back and compares fingerprints."""
+  for split in prepared.splits:
+    digest = fingerprints.Digest()
+    for example in prepared.examples(split):
+      digest.add(example)
+    found = (digest.rows, digest.hexdigest())
+    wanted = (prepared.num_examples(split), prepared.fingerprint(split))
+    if found != wanted:
+      raise ValueError(
+        f'{prepared.name} {split} was written as {wanted} (rows,'
+        f' fingerprint) but reads as {found}. The disk may be full or'
+        ' failing; prepare again.'
+      )
+
+
+def _text(value: bytes | str) -> str:
+  return value.decode() if isinstance(value, bytes) else value

@@ -1,0 +1,301 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tokens of a task's split: written once, then memory-mapped, no TensorFlow.
+
+`load('cqa_gt_label', 'train', source)` looks in the token cache for arrays
+made from the same examples, vocabulary, prefix and form; where there are
+none, it reads the prepared examples and writes them, whole or not at all.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+from absl import logging
+
+from dsbs_jax import contract
+from dsbs_jax.data import benchmark, forms, vocabularies
+from dsbs_jax.data.prepared import ragged, store
+
+_FORMAT = 1
+_SECONDS_BETWEEN_LINES = 5.0
+_TEXTS = ('example_id', 'input', 'target', 'answer')
+_RAGGED = ('inputs', 'targets', *_TEXTS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """Which examples are read, and as which ids.
+
+  Attributes:
+    data_dir: the folder that `prepare` wrote to.
+    vocabulary: a vocabulary spec (see `vocabularies`).
+    prefixes: 'paper' or 'code' (see `forms`).
+    cache_dir: folder of the token cache; None is `data_dir/tokens`.
+  """
+
+  data_dir: str
+  vocabulary: str
+  prefixes: str = 'paper'
+  cache_dir: str | None = None
+
+  def __post_init__(self):
+    forms.prefixes(self.prefixes)
+    vocabularies.parse_spec(self.vocabulary)
+
+  @property
+  def cache(self) -> pathlib.Path:
+    """Folder of the token cache."""
+    return pathlib.Path(self.cache_dir or os.path.join(self.data_dir, 'tokens'))
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokens:
+  """A task's split as ids, in the order of the prepared examples.
+
+  Attributes:
+    name: the task.
+    split: the split.
+    inputs: encoder ids of each example, EOS_ID last.
+    targets: decoder ids of each example, EOS_ID last.
+    index: [N] int64, position in the original file.
+    term: the task id of every target token, or None where `task_ids` tells.
+    task_ids: the task id of each target token, where they differ.
+    texts: one Ragged of UTF-8 bytes for each of example_id, input, target
+      (as prepared) and answer (what the metric compares with: the label,
+      passed through the vocabulary).
+    vocabulary: encodes and decodes these ids.
+  """
+
+  name: str
+  split: str
+  inputs: ragged.Ragged
+  targets: ragged.Ragged
+  index: np.ndarray
+  term: int | None
+  task_ids: ragged.Ragged | None
+  texts: dict[str, ragged.Ragged]
+  vocabulary: vocabularies.Vocabulary
+
+  def __len__(self) -> int:
+    return len(self.inputs)
+
+  def example_id(self, position: int) -> str:
+    """The row's own id."""
+    return self._text('example_id', position)
+
+  def input_text(self, position: int) -> str:
+    """The encoder's text, with the prefix."""
+    return self._text('input', position)
+
+  def target_text(self, position: int) -> str:
+    """The decoder's text, as prepared."""
+    return self._text('target', position)
+
+  def answer(self, position: int) -> str:
+    """The text that a prediction is compared with."""
+    return self._text('answer', position)
+
+  def _text(self, field: str, position: int) -> str:
+    return self.texts[field][position].tobytes().decode()
+
+
+def load(name: str, split: str, source: Source) -> Tokens:
+  """Opens a task's tokens, writing them first where they are not cached.
+
+  Args:
+    name: a task of this project, such as 'cqa_gt_label'; not a mixture.
+    split: 'train', 'validation' or 'test'.
+    source: which examples, as which ids.
+
+  Returns:
+    The tokens, memory-mapped.
+
+  Raises:
+    ValueError: the name is no task's, or the split is not prepared.
+  """
+  parsed = contract.parse_task_name(name)
+  if parsed.form == 'dsbs':
+    raise ValueError(
+      f'{name!r} is a mixture, expected one task. Its tasks are'
+      f' {parsed.benchmark}_{parsed.label_source}_label and'
+      f' {parsed.benchmark}_rationale.'
+    )
+  prepared = store.read(parsed.benchmark, source.data_dir)
+  fingerprint = prepared.fingerprint(split)
+  folder = source.cache / _key(parsed, split, source, examples=fingerprint)
+  if not folder.is_dir():
+    logging.info('Tokenising %s %s into %s', name, split, folder)
+    _write(folder, _tokenise(parsed, split, source))
+  vocabulary = vocabularies.load(source.vocabulary)
+  tokens = _open(folder, name, split, vocabulary=vocabulary)
+  if len(tokens) != prepared.num_examples(split):
+    raise ValueError(
+      f'token cache {folder} holds {len(tokens)} examples, expected'
+      f' {prepared.num_examples(split)}. Delete that folder.'
+    )
+  return tokens
+
+
+def splits(name: str, source: Source) -> tuple[str, ...]:
+  """The splits that are prepared for a task or mixture of this project."""
+  parsed = contract.parse_task_name(name)
+  return store.read(parsed.benchmark, source.data_dir).splits
+
+
+def _key(
+  name: contract.TaskName, split: str, source: Source, *, examples: str
+) -> str:
+  """A folder name that changes with anything that changes the arrays."""
+  label = forms.label_source(name, split) if name.label_source else ''
+  vocabulary = vocabularies.load(source.vocabulary)
+  decisive = {
+    'format': _FORMAT,
+    'examples': examples,
+    'vocabulary': vocabulary.fingerprint,
+    'prefix': forms.prefixes(source.prefixes).of(name.form),
+    'marker': forms.MARKERS.get(name.form, forms.SINGLE_MARKER),
+    'label': label,
+  }
+  digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode())
+  parts = (name.benchmark, label, name.form, split, digest.hexdigest()[:16])
+  return '-'.join(part for part in parts if part)
+
+
+@dataclasses.dataclass
+class _Rows:
+  """Columns of tokenised examples, in pieces."""
+
+  index: list[int]
+  columns: dict[str, list[ragged.Ragged]]
+
+
+def _tokenise(name: contract.TaskName, split: str, source: Source) -> _Rows:
+  vocabulary = vocabularies.load(source.vocabulary)
+  prefix = forms.prefixes(source.prefixes).of(name.form)
+  llm = forms.label_source(name, split) == 'llm'
+  rows = _Rows([], {field: [] for field in _RAGGED})
+  prepared = store.read(name.benchmark, source.data_dir)
+  told = time.monotonic()
+  for batch in _chunks(prepared.examples(split), 4096):
+    labels = [e.llm_label if llm else e.gt_label for e in batch]
+    inputs = [prefix + e.input for e in batch]
+    targets = [
+      forms.target(name.form, label=label, rationale=e.rationale)
+      for e, label in zip(batch, labels, strict=True)
+    ]
+    answers = targets if name.form == 'rationale' else labels
+    answers = [vocabulary.decode(i) for i in vocabulary.encode_all(answers)]
+    rows.index += [e.index for e in batch]
+    added = {
+      'inputs': _ids(vocabulary, inputs),
+      'targets': _ids(vocabulary, targets),
+      'example_id': _bytes([e.example_id for e in batch]),
+      'input': _bytes(inputs),
+      'target': _bytes(targets),
+      'answer': _bytes(answers),
+    }
+    for field, column in added.items():
+      rows.columns[field].append(column)
+    if time.monotonic() - told > _SECONDS_BETWEEN_LINES:
+      told = time.monotonic()
+      done, total = len(rows.index), prepared.num_examples(split)
+      line = f'tokenising {name} {split}: {done:,} of {total:,}'
+      print(line, file=sys.stderr, flush=True)
+  return rows
+
+
+def _ids(
+  vocabulary: vocabularies.Vocabulary, texts: Sequence[str]
+) -> ragged.Ragged:
+  ids = vocabulary.encode_all(texts)
+  return ragged.pack([[*row, contract.EOS_ID] for row in ids], np.int32)
+
+
+def _bytes(texts: Sequence[str]) -> ragged.Ragged:
+  rows = [np.frombuffer(text.encode(), np.uint8) for text in texts]
+  return ragged.pack(rows, np.uint8)
+
+
+def _chunks(
+  examples: Iterable[benchmark.Example], size: int
+) -> Iterator[list[benchmark.Example]]:
+  chunk = []
+  for example in examples:
+    chunk.append(example)
+    if len(chunk) == size:
+      yield chunk
+      chunk = []
+  if chunk:
+    yield chunk
+
+
+def _write(folder: pathlib.Path, rows: _Rows) -> None:
+  """Writes the arrays into a folder that appears only when it is whole."""
+  folder.parent.mkdir(parents=True, exist_ok=True)
+  scratch = pathlib.Path(tempfile.mkdtemp(prefix='.tokens-', dir=folder.parent))
+  try:
+    np.save(scratch / 'index.npy', np.array(rows.index, np.int64))
+    for field, pieces in rows.columns.items():
+      column = ragged.join(pieces)
+      np.save(scratch / f'{field}.npy', column.flat)
+      np.save(scratch / f'{field}.offsets.npy', column.offsets)
+    os.chmod(scratch, 0o755)
+    try:
+      os.rename(scratch, folder)
+    except OSError:
+      if not folder.is_dir():  # else another process was first: same contents
+        raise
+  finally:
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _open(
+  folder: pathlib.Path,
+  name: str,
+  split: str,
+  *,
+  vocabulary: vocabularies.Vocabulary,
+) -> Tokens:
+  try:
+    columns = {field: _column(folder, field) for field in _RAGGED}
+    index = _load(folder / 'index.npy')
+  except (OSError, ValueError, EOFError) as error:
+    raise ValueError(
+      f'the token cache {folder} is damaged ({error}). Delete that folder: it'
+      ' is written again.'
+    ) from error
+  return Tokens(
+    name=name,
+    split=split,
+    inputs=columns['inputs'],
+    targets=columns['targets'],
+    index=index,
+    term=contract.term_of(contract.parse_task_name(name).form),
+    task_ids=None,
+    texts={field: columns[field] for field in _TEXTS},
+    vocabulary=vocabulary,
+  )
+
+
+def _column(folder: pathlib.Path, field: str) -> ragged.Ragged:
+  flat = folder / f'{field}.npy'
+  # An empty array cannot be memory-mapped.
+  mode = 'r' if flat.stat().st_size > 128 else None
+  offsets = _load(folder / f'{field}.offsets.npy')
+  values = _load(flat, mmap_mode=mode)
+  if len(offsets) == 0 or offsets[0] != 0 or offsets[-1] != len(values):
+    raise ValueError(f'{flat} holds {len(values)} values, not what it should')
+  return ragged.Ragged(values, offsets)
+
+
+def _load(path: pathlib.Path, *, mmap_mode: str | None = None) -> np.ndarray:
+  """One array of plain numbers; never a pickled object."""
+  return np.asarray(np.load(path, mmap_mode=mmap_mode, allow_pickle=False))

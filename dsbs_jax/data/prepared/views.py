@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A task's or mixture's name -> the tokens behind each row group."""
+
+import dataclasses
+
+import numpy as np
+
+from dsbs_jax import contract
+from dsbs_jax.data.batching import ordering
+from dsbs_jax.data.prepared import tokens
+
+
+def load(
+  name: str, split: str, source: tokens.Source, *, reading: ordering.Reading
+) -> tuple[dict[str, list[tokens.Tokens]], list[float] | None]:
+  """The tasks behind each row group of a batch.
+
+  Args:
+    name: a task or mixture.
+    split: the split.
+    source: which examples, as which ids.
+    reading: whether a `_dsbs` mixture is paired, and the rates if not.
+
+  Returns:
+    The tokens of each row group, and the rate of each task where they are
+    mixed in one group, else None.
+
+  Raises:
+    ValueError: nothing has this name, or it lacks the split.
+  """
+  parsed = own_name(name)
+  if parsed is None:
+    from dsbs_jax.data.seqio_tasks import foreign  # brings seqio and TensorFlow
+
+    parts, rates = foreign.load(name, split, source)
+    return _mixture(parts, rates, reading)
+  if parsed.form != 'dsbs':
+    view = _VIEW_OF_TERM[contract.term_of(parsed.form)]
+    return {view: [tokens.load(name, split, source)]}, None
+  label, rationale = (
+    tokens.load(task, split, source) for task in tasks_of(parsed)
+  )
+  if not reading.paired:
+    return _mixture([label, rationale], [1.0, 1.0], reading)
+  if not np.array_equal(label.index, rationale.index):
+    raise ValueError(
+      f'{label.name} and {rationale.name} hold different examples, expected'
+      f' the same. Delete the token cache {source.cache}.'
+    )
+  views = {contract.LABEL_VIEW: [label], contract.RATIONALE_VIEW: [rationale]}
+  return views, None
+
+
+_VIEW_OF_TERM = {
+  contract.LABEL_ID: contract.LABEL_VIEW,
+  contract.RATIONALE_ID: contract.RATIONALE_VIEW,
+}
+
+
+def _mixture(
+  parts: list[tokens.Tokens], rates: list[float], reading: ordering.Reading
+) -> tuple[dict[str, list[tokens.Tokens]], list[float] | None]:
+  if reading.rates is not None:
+    names = [part.name for part in parts]
+    numbers = [
+      rate for rate in reading.rates.values() if isinstance(rate, int | float)
+    ]
+    if set(reading.rates) != set(names) or len(numbers) != len(names):
+      raise ValueError(
+        f'rates is {dict(reading.rates)}, expected a number for each of'
+        f' {", ".join(sorted(names))}. Correct MIXTURE_RATES.'
+      )
+    rates = [float(reading.rates[task]) for task in names]
+  if not all(0 < rate < float('inf') for rate in rates):
+    raise ValueError(f'rates are {rates}, expected numbers above 0.')
+  if len(parts) == 1:  # not a mixture, so it has epochs
+    return {contract.MIXTURE_VIEW: parts}, None
+  return {contract.MIXTURE_VIEW: parts}, [rate / sum(rates) for rate in rates]
+
+
+def own_name(name: str) -> contract.TaskName | None:
+  """The parts of a name of this project, None for any other name."""
+  try:
+    return contract.parse_task_name(name)
+  except ValueError:  # not an error here: seqio may know the name
+    return None
+
+
+def tasks_of(name: contract.TaskName) -> tuple[str, ...]:
+  """The tasks of a mixture of this project; of a task, itself."""
+  if name.form != 'dsbs':
+    return (str(name),)
+  label = dataclasses.replace(name, form='label')
+  rationale = contract.TaskName(name.benchmark, None, 'rationale')
+  return str(label), str(rationale)

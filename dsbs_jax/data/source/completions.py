@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Completions of one split, handed out row by row.
+
+Two kinds of files: arrays of strings that stand in the order of the rows (the
+original archive), and JSON lines that carry the row's id (what `rationales`
+writes, and the user's own). Both check that nothing is left over.
+"""
+
+import array
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, BinaryIO, Protocol
+
+import numpy as np
+
+from dsbs_jax.data.source import records
+
+COMPLETION = 'completion'
+RATIONALIZATION = 'rationalization'
+FAILURE = 'failure'
+
+Opener = Callable[[], BinaryIO]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+  """One completion of a row.
+
+  Attributes:
+    text: what the LLM wrote; lone surrogates are replaced by U+FFFD.
+    number: which of several samples it is.
+    hinted: whether the prompt gave the human label away.
+  """
+
+  text: str
+  number: int = 0
+  hinted: bool = False
+
+
+class Completions(Protocol):
+  """What `sources` asks of a split's completions.
+
+  Attributes:
+    torn: lines at the end that a kill had cut.
+  """
+
+  torn: int
+
+  def take(self, example_id: str, place: str) -> Sequence[Sample] | None:
+    """The samples of the next row; None where a failure is recorded."""
+
+  def finish(self, num_rows: int) -> None:
+    """Raises ValueError where completions are left after the last row."""
+
+
+class Absent:
+  """No completions at all: a benchmark before its first stage."""
+
+  torn = 0
+
+  def take(self, example_id: str, place: str) -> Sequence[Sample]:
+    return ()
+
+  def finish(self, num_rows: int) -> None:
+    pass
+
+
+class Positional:
+  """Arrays of strings, one string per row, in the order of the rows."""
+
+  torn = 0
+
+  def __init__(self, files: Sequence[tuple[str, Opener]]):
+    self._files = files
+    self._texts = self._read()
+    self._taken = 0
+
+  def take(self, example_id: str, place: str) -> Sequence[Sample]:
+    text = next(self._texts, None)
+    if text is None:
+      raise ValueError(
+        f'{self._files[-1][0]} ends after {self._taken:,} completions, but'
+        f' {place} is row {self._taken + 1:,}; expected one completion per'
+        ' row. Add the missing file, or give the completions by id.'
+      )
+    self._taken += 1
+    return (Sample(text),)
+
+  def finish(self, num_rows: int) -> None:
+    extra = sum(1 for _ in self._texts)
+    if extra:
+      raise ValueError(
+        f'{" + ".join(name for name, _ in self._files)}: there are'
+        f' {num_rows + extra:,} completions for {num_rows:,} rows, expected'
+        ' one per row. Check that they belong to this split.'
+      )
+
+  def _read(self) -> Iterator[str]:
+    for name, opener in self._files:
+      for record in records.read(opener(), name):
+        if not isinstance(record.value, str):
+          raise ValueError(
+            f'{record.place} is {str(record.value)!r:.60}, expected a JSON'
+            ' string, the completion of one row. Fix the file.'
+          )
+        yield _encodable(record.value)
+
+
+class Chained:
+  """Positional completions of several files of rows, one after another."""
+
+  torn = 0
+
+  def __init__(self, parts: Iterable[tuple[int, Positional]]):
+    self._parts = iter(parts)
+    self._left, self._size, self._current = 0, 0, None
+
+  def take(self, example_id: str, place: str) -> Sequence[Sample]:
+    while not self._left:
+      self._close()
+      self._size, self._current = next(self._parts)
+      self._left = self._size
+    self._left -= 1
+    return self._current.take(example_id, place)
+
+  def finish(self, num_rows: int) -> None:
+    self._close()
+
+  def _close(self) -> None:
+    if self._current is not None:
+      self._current.finish(self._size)
+
+
+class ById:
+  """JSON lines with an `id`, in any order; only their offsets are in memory.
+
+  Lines are told apart by their `kind`: completions (also lines without one),
+  rationalizations and failures are read, all others are skipped. Of two lines
+  with the same id, sample and kind the first wins. A last line that was cut
+  by a kill is left out and counted in `torn`.
+  """
+
+  def __init__(self, name: str, opener: Opener):
+    self.torn = 0
+    self._name = name
+    self._opener = opener
+    self._file = opener()
+    hashes, offsets = self._scan()
+    order = np.argsort(hashes, kind='stable')
+    self._hashes, self._offsets = hashes[order], offsets[order]
+    self._used = np.zeros(len(order), bool)
+
+  def take(self, example_id: str, place: str) -> Sequence[Sample] | None:
+    key = np.uint64(_hash(example_id))
+    begin = int(np.searchsorted(self._hashes, key, side='left'))
+    end = int(np.searchsorted(self._hashes, key, side='right'))
+    samples, failed = {}, False
+    for position in range(begin, end):
+      line = self._line(int(self._offsets[position]))
+      if line['id'] != example_id:
+        continue
+      self._used[position] = True
+      if line.get('kind') == FAILURE:
+        failed = True
+        continue
+      hinted = line.get('kind') == RATIONALIZATION
+      number = line.get('sample') or 0
+      sample = Sample(_encodable(line['text']), number, hinted)
+      samples.setdefault((hinted, number), sample)
+    if failed and not samples:
+      return None
+    return tuple(samples[key] for key in sorted(samples))
+
+  def finish(self, num_rows: int) -> None:
+    self._file.close()
+    left = np.flatnonzero(~self._used)
+    if not len(left):
+      return
+    with self._opener() as file:
+      file.seek(int(self._offsets[left].min()))
+      line = records.decode(file.readline(), self._name)
+    raise ValueError(
+      f'{self._name} has {len(left):,} completions for ids that none of the'
+      f' {num_rows:,} rows has, the first being {line["id"]!r}; expected ids'
+      ' of this split. Check that rows and completions belong together.'
+    )
+
+  def _line(self, offset: int) -> dict:
+    self._file.seek(offset)
+    return records.decode(self._file.readline(), self._name)
+
+  def _scan(self) -> tuple[np.ndarray, np.ndarray]:
+    """Checks every line; returns uint64 hashes of ids, and byte offsets."""
+    hashes, offsets = array.array('Q'), array.array('Q')
+    with self._opener() as file:
+      for number, offset, line in records.lines(file, self._name):
+        place = f'{self._name}:{number}'
+        try:
+          value = records.decode(line, place)
+        except ValueError:
+          if line.endswith(b'\n'):
+            raise
+          self.torn = 1
+          continue
+        if _is_sample(value, place):
+          hashes.append(_hash(value['id']))
+          offsets.append(offset)
+    return (
+      np.frombuffer(hashes, np.uint64).copy(),
+      np.frombuffer(offsets, np.uint64).copy(),
+    )
+
+
+def _is_sample(line: Any, place: str) -> bool:
+  """Whether a line is about a row; checks the ones that are."""
+  known = isinstance(line, dict)
+  kind = line.get('kind', COMPLETION) if known else None
+  if known and kind not in (COMPLETION, RATIONALIZATION, FAILURE):
+    return False
+  wanted = ('id',) if kind == FAILURE else ('id', 'text')
+  if not known or not all(isinstance(line.get(key), str) for key in wanted):
+    raise ValueError(
+      f'{place} is {str(line)[:60]!r}, expected an object with the strings'
+      ' "id" and "text". Fix or drop the line.'
+    )
+  sample = line.get('sample') or 0
+  if not isinstance(sample, int):
+    raise ValueError(
+      f'{place} has sample {sample!r}, expected a whole number. Fix or drop'
+      ' the line.'
+    )
+  return True
+
+
+def _hash(example_id: str) -> int:
+  data = example_id.encode('utf-8', 'surrogatepass')
+  return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest())
+
+
+def _encodable(text: str) -> str:
+  """The text with lone surrogates, which no file can hold, replaced."""
+  return text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What was found in a split: the numbers to look at before training."""
+
+import collections
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from dsbs_jax.data import benchmark as benchmark_lib
+from dsbs_jax.data.source import joining, rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+  """Counts of one split.
+
+  Attributes:
+    rows: rows of the split.
+    completions: texts that the LLM wrote for them, all samples.
+    answered: rows with a completion.
+    usable: answered rows whose rationale and label both have visible text.
+    blank_rationales: answered rows without a rationale.
+    blank_labels: answered rows without a label.
+    outside_labels: rows whose label has text that is no answer of the
+      benchmark: not in the closed set, not a choice, not arithmetic.
+    correct: answered rows whose LLM label is right, hinted ones excluded.
+    usable_correct: those of them that are usable.
+    scored: answered rows for which the metric gives an accuracy.
+    statuses: status -> rows; 'parsed' and the reasons of all others.
+    kept: rows left after the rules of `filters`.
+    dropped: reason -> rows that the rules dropped.
+    torn: lines at the end of the completions that a kill had cut.
+  """
+
+  rows: int = 0
+  completions: int = 0
+  answered: int = 0
+  usable: int = 0
+  blank_rationales: int = 0
+  blank_labels: int = 0
+  outside_labels: int = 0
+  correct: int = 0
+  usable_correct: int = 0
+  scored: int = 0
+  statuses: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  kept: int = 0
+  dropped: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  torn: int = 0
+
+  @property
+  def accuracy(self) -> float | None:
+    """Percent of answered rows whose label is right, as parsed."""
+    return 100.0 * self.correct / self.scored if self.scored else None
+
+  @property
+  def usable_accuracy(self) -> float | None:
+    """The same among usable rows."""
+    if not self.scored or not self.usable:
+      return None
+    return 100.0 * self.usable_correct / self.usable
+
+  def to_dict(self) -> dict[str, Any]:
+    """All counts and both accuracies as JSON-ready values."""
+    return {
+      **dataclasses.asdict(self),
+      'accuracy': self.accuracy,
+      'usable_accuracy': self.usable_accuracy,
+    }
+
+  def summary(self) -> str:
+    """The counts as lines of text."""
+    lines = [f'{self.rows:,} rows, {self.completions:,} completions']
+    if self.answered:
+      lines.append(
+        f'parsed {self.statuses.get(joining.PARSED, 0):,} of'
+        f' {self.answered:,} answered rows{_reasons(self.statuses)}'
+      )
+      lines.append(
+        f'rationale and label both there: {self.usable:,}; blank rationale'
+        f' {self.blank_rationales:,}, blank label {self.blank_labels:,},'
+        f' label that is no answer {self.outside_labels:,}'
+      )
+    if self.accuracy is not None:
+      lines.append(
+        f'LLM label accuracy {self.accuracy:.2f} %'
+        + (
+          ''
+          if self.usable_accuracy is None
+          else f' ({self.usable_accuracy:.2f} % of the usable)'
+        )
+      )
+    if self.dropped:
+      lines.append(f'kept {self.kept:,} rows{_reasons(self.dropped)}')
+    if self.torn:
+      lines.append('a cut line at the end of the completions was left out')
+    return '\n'.join(lines)
+
+
+class Tally:
+  """Adds up `Counts`, one example at a time."""
+
+  def __init__(self, benchmark: benchmark_lib.Benchmark):
+    self._benchmark = benchmark
+    self._numbers = collections.Counter()
+    self._statuses = collections.Counter()
+    self._dropped = collections.Counter()
+
+  def add(self, row: rows.Row, example: benchmark_lib.Example) -> None:
+    """Counts an example as it was joined, before any rule."""
+    self._statuses[example.status] += 1
+    add = self._numbers
+    add['rows'] += 1
+    if not example.samples:
+      return
+    label, rationale = example.llm_label.strip(), example.rationale.strip()
+    hinted = example.status == joining.RATIONALIZED
+    correct = bool(example.correct) and not hinted
+    problem = label and rows.label_problem(
+      self._benchmark, row.fields, example.llm_label
+    )
+    add['completions'] += example.samples
+    add['answered'] += 1
+    add['usable'] += bool(label and rationale)
+    add['blank_rationales'] += not rationale
+    add['blank_labels'] += not label
+    add['outside_labels'] += bool(problem)
+    add['scored'] += example.correct is not None
+    add['correct'] += correct
+    add['usable_correct'] += correct and bool(label and rationale)
+
+  def keep(self, result: benchmark_lib.Example | str) -> None:
+    """Counts what the rules made of an example: kept, or the reason."""
+    if isinstance(result, str):
+      self._dropped[result] += 1
+    else:
+      self._numbers['kept'] += 1
+
+  def counts(self, *, torn: int = 0) -> Counts:
+    """The counts so far."""
+    return Counts(
+      **self._numbers,
+      statuses=dict(self._statuses.most_common()),
+      dropped=dict(self._dropped.most_common()),
+      torn=torn,
+    )
+
+
+def _reasons(counts: Mapping[str, int]) -> str:
+  """'; 101 no_marker, 28 no_label', or nothing."""
+  named = [f'{n:,} {r}' for r, n in counts.items() if r != joining.PARSED]
+  return f'; {", ".join(named)}' if named else ''

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which training rationales are kept. The paper keeps all of them.
+
+A rule takes an example and gives it back, perhaps repaired, or gives the
+reason to drop it. Rules apply to train only: validation and test stay whole.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+from dsbs_jax.data import benchmark as benchmark_lib
+from dsbs_jax.data import parsing
+from dsbs_jax.data.source import joining, rows
+
+Rule = Callable[
+  [benchmark_lib.Benchmark, rows.Row, benchmark_lib.Example],
+  benchmark_lib.Example | str,
+]
+
+_USABLE = (joining.PARSED, joining.REPAIRED, joining.RATIONALIZED)
+_LABEL_FAULTS = (
+  *rows.LABEL_PROBLEMS,
+  parsing.NO_MARKER,
+  parsing.TWO_MARKERS,
+  parsing.NO_LABEL,
+  parsing.BLANK_LABEL,
+)
+# A stray marker where a small decode budget cut a completion.
+_STRAY = re.compile(r'\s*\n\s*Answer:?\s*$')
+_PUNCTUATION = '.,;:!?\'"()[] \t\n'
+
+
+def parsed(_, row: rows.Row, example: benchmark_lib.Example):
+  """Keeps examples whose completion has a rationale and a possible label."""
+  return example if example.status in _USABLE else example.status
+
+
+def correct(
+  benchmark: benchmark_lib.Benchmark,
+  row: rows.Row,
+  example: benchmark_lib.Example,
+):
+  """Keeps examples whose LLM label is right."""
+  if example.correct is None:
+    raise ValueError(
+      f'The metric of {benchmark.name!r} gives no "accuracy", expected one'
+      ' to keep correct rationales by. Add it, or keep by another rule.'
+    )
+  if example.status not in _USABLE:
+    return example.status
+  return example if example.correct else 'wrong_label'
+
+
+def majority(_, row: rows.Row, example: benchmark_lib.Example):
+  """Keeps examples whose label has more than half of the row's samples."""
+  if example.status not in _USABLE:
+    return example.status
+  won = example.status == joining.RATIONALIZED or (
+    2 * example.votes > example.samples
+  )
+  return example if won else 'no_majority'
+
+
+def drop_corrupted(_, row: rows.Row, example: benchmark_lib.Example):
+  """Drops labels that are blank, cut off or otherwise no answer."""
+  return example.status if example.status in _LABEL_FAULTS else example
+
+
+def repair_corrupted(
+  benchmark: benchmark_lib.Benchmark,
+  row: rows.Row,
+  example: benchmark_lib.Example,
+):
+  """Repairs labels that name one answer after all; drops the other bad ones.
+
+  A stray marker at the end of a rationale is removed too.
+  """
+  rationale = _STRAY.sub('', example.rationale)
+  if example.status in rows.LABEL_PROBLEMS:
+    label = repaired(benchmark, row.fields, example.llm_label)
+    if label is None:
+      return example.status
+    return dataclasses.replace(
+      example,
+      rationale=rationale,
+      llm_label=label,
+      status=joining.REPAIRED,
+      correct=joining.is_correct(benchmark, row.gt_label, label),
+    )
+  if example.status in _LABEL_FAULTS:
+    return example.status
+  if rationale != example.rationale and rationale:
+    return dataclasses.replace(example, rationale=rationale)
+  return example
+
+
+# Flag value -> rules, for `prepare --keep` and `prepare --clean`.
+KEEP: Mapping[str, Sequence[Rule]] = {
+  'all': (),
+  'parsed': (parsed,),
+  'correct': (correct,),
+  'majority': (majority,),
+}
+CLEAN: Mapping[str, Sequence[Rule]] = {
+  'none': (),
+  'drop': (drop_corrupted,),
+  'repair': (repair_corrupted,),
+}
+
+
+def apply(
+  rules: Sequence[Rule],
+  benchmark: benchmark_lib.Benchmark,
+  row: rows.Row,
+  example: benchmark_lib.Example,
+) -> benchmark_lib.Example | str:
+  """The example after all rules in order, or the first reason to drop it."""
+  for rule in rules:
+    if isinstance(example, str):
+      break
+    example = rule(benchmark, row, example)
+  return example
+
+
+def repaired(
+  benchmark: benchmark_lib.Benchmark, fields: benchmark_lib.Row, label: str
+) -> str | None:
+  """The one answer that a corrupted label stands for, or None.
+
+  Case, blanks and punctuation at the ends are forgiven first; then, in a
+  closed set of labels, text after the label (`neutral` and the next
+  exemplar's first letters) and a label cut short (`entail`).
+  """
+  answers = list(benchmark.labels)
+  if benchmark.options is not None:
+    answers = list(dict.fromkeys(benchmark.options(fields)))
+  plain = _plain(label)
+  for fits in (
+    lambda answer: _plain(answer) == plain,
+    lambda answer: benchmark.labels and _starts(label, answer),
+    lambda answer: benchmark.labels and _cut(plain, _plain(answer)),
+  ):
+    found = [answer for answer in answers if fits(answer)]
+    if len(found) == 1:
+      return found[0]
+  return None
+
+
+def _plain(text: str) -> str:
+  return text.strip(_PUNCTUATION).casefold()
+
+
+def _starts(label: str, answer: str) -> bool:
+  """Whether the label's first word or words are the answer."""
+  rest = label.lstrip().casefold().removeprefix(answer.casefold())
+  return len(rest) < len(label.lstrip()) and not rest[:1].isalnum()
+
+
+def _cut(plain: str, answer: str) -> bool:
+  """Whether the label is the beginning of the answer, three letters or more."""
+  return len(plain) >= 3 and answer.startswith(plain)

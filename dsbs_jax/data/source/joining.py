@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One row and its completions -> one Example."""
+
+import collections
+from collections.abc import Iterable, Sequence
+
+from dsbs_jax.data import benchmark as benchmark_lib
+from dsbs_jax.data import parsing
+from dsbs_jax.data.source import completions, rows
+
+# Statuses beside the parsers' reasons and the problems of labels (rows.py).
+PARSED = 'parsed'
+NO_COMPLETION = 'no_completion'
+FAILED = 'failed'
+REPAIRED = 'repaired'
+RATIONALIZED = 'rationalized'
+
+Outcome = parsing.Parsed | parsing.Unparsed
+
+
+def is_correct(
+  benchmark: benchmark_lib.Benchmark, gt_label: str, llm_label: str
+) -> bool | None:
+  """Whether the benchmark's own metric counts this one label as right.
+
+  None where the metric gives no 'accuracy'.
+  """
+  scores = benchmark.metric([gt_label], [llm_label])
+  return scores['accuracy'] == 100.0 if 'accuracy' in scores else None
+
+
+def majority(
+  benchmark: benchmark_lib.Benchmark, outcomes: Sequence[Outcome]
+) -> tuple[Outcome, int]:
+  """The answer that most samples of a row give.
+
+  Args:
+    benchmark: whose `vote` says which labels are the same answer.
+    outcomes: the parsed samples in order, at least one.
+
+  Returns:
+    The first sample with the winning label, and its number of votes. The
+    earlier label wins a tie. Where no sample parses: the first, and 0.
+  """
+  same = benchmark.vote or (lambda label: label)
+  ballots = [o for o in outcomes if isinstance(o, parsing.Parsed)]
+  if not ballots:
+    return outcomes[0], 0
+  keys = [same(o.label) for o in ballots]
+  winner, votes = collections.Counter(keys).most_common(1)[0]
+  return ballots[keys.index(winner)], votes
+
+
+def join(
+  benchmark: benchmark_lib.Benchmark,
+  row: rows.Row,
+  samples: Sequence[completions.Sample] | None,
+  *,
+  parse: benchmark_lib.Parser,
+  rationalized: bool = False,
+) -> benchmark_lib.Example:
+  """Joins one row with its completions.
+
+  Args:
+    benchmark: the row's benchmark.
+    row: the row.
+    samples: its completions; () where there are none, None where a failure
+      is recorded.
+    parse: the parser for these completions.
+    rationalized: whether a completion that was given the human label replaces
+      one whose label is wrong.
+
+  Returns:
+    The example. Nothing is filtered: what could not be parsed carries the
+    parser's sentinels and a status other than 'parsed'.
+  """
+  free = [parse(s.text) for s in samples or () if not s.hinted]
+  hinted = [parse(s.text) for s in samples or () if s.hinted]
+  if free:
+    result, votes = majority(benchmark, free)
+  else:
+    reason = FAILED if samples is None else NO_COMPLETION
+    result, votes = parsing.Unparsed(reason), 0
+  status = _status(benchmark, row, result)
+  correct = is_correct(benchmark, row.gt_label, result.label)
+  if rationalized and not correct:
+    for better in _right(benchmark, row, hinted):
+      result, status, correct = better, RATIONALIZED, True
+      break
+  return benchmark_lib.Example(
+    index=row.index,
+    example_id=row.example_id,
+    input=row.input,
+    gt_label=row.gt_label,
+    llm_label=result.label,
+    rationale=result.rationale,
+    status=status,
+    correct=correct,
+    votes=votes,
+    samples=len(free),
+    options=tuple(benchmark.options(row.fields)) if benchmark.options else (),
+  )
+
+
+def _right(
+  benchmark: benchmark_lib.Benchmark, row: rows.Row, outcomes: Iterable[Outcome]
+) -> list[Outcome]:
+  """The outcomes that parse and give the human label."""
+  return [
+    outcome
+    for outcome in outcomes
+    if isinstance(outcome, parsing.Parsed)
+    and is_correct(benchmark, row.gt_label, outcome.label)
+  ]
+
+
+def _status(
+  benchmark: benchmark_lib.Benchmark, row: rows.Row, outcome: Outcome
+) -> str:
+  if isinstance(outcome, parsing.Unparsed):
+    return outcome.reason
+  return rows.label_problem(benchmark, row.fields, outcome.label) or PARSED

@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a split's rows and completions lie in a source.
+
+The paper's archive has `cqa/cqa_train.json`, its PaLM completions in
+`cqa/llm/train_CoT_0.json`, `..._1.json`, ... and GPT-NeoX's in
+`gpt-neox/cqa/train.json`. Completions by id are in `llm/<split>.jsonl` beside
+the rows' file, or wherever the user says.
+"""
+
+import functools
+import io
+import itertools
+import pathlib
+import posixpath
+import re
+from collections.abc import Mapping, Sequence
+
+from dsbs_jax.data import benchmark as benchmark_lib
+from dsbs_jax.data.source import archive, completions, records
+
+PALM = 'palm'
+
+Path = str | pathlib.Path
+
+# What the archive calls our splits.
+_SHORT = {'train': 'train', 'validation': 'valid', 'test': 'test'}
+_NUMBER = re.compile(r'(\d+)\.json$')
+
+
+def find_parts(
+  benchmark: benchmark_lib.Benchmark, source: archive.Archive, split: str
+) -> tuple[benchmark_lib.Part, ...] | None:
+  """The files of a split, as paths inside the source, or None."""
+  files = benchmark.splits.get(split, ())
+  names = (files,) if isinstance(files, str) else tuple(files)
+  find = functools.partial(archive.find, source, prefer=benchmark.name)
+  found = [find(name) for name in names]
+  if names and all(found):
+    return tuple(benchmark_lib.Part(name) for name in found)
+  fallback = benchmark.fallbacks.get(split)
+  name = fallback and find(fallback.file)
+  return (benchmark_lib.Part(name, fallback.select),) if name else None
+
+
+def parts(
+  benchmark: benchmark_lib.Benchmark, source: archive.Archive, split: str
+) -> tuple[benchmark_lib.Part, ...]:
+  """The same, or a ValueError that says what was looked for."""
+  if split not in benchmark.splits:
+    raise ValueError(
+      f'{benchmark.name!r} has no file for the split {split!r}, expected one'
+      f' of {", ".join(benchmark.splits)}.'
+    )
+  found = find_parts(benchmark, source, split)
+  if found is None:
+    raise ValueError(
+      f'{source.root} has no {split} rows of {benchmark.name!r}, expected'
+      f' {file_names(benchmark, split)}. Give the folder that holds them.'
+    )
+  return found
+
+
+def files(
+  benchmark: benchmark_lib.Benchmark, path: Path, names: Sequence[str]
+) -> dict[str, list[str]]:
+  """The files that hold the rows of some splits, with the source's path.
+
+  Args:
+    benchmark: the benchmark.
+    path: folder or zip file.
+    names: splits, a derived one too.
+
+  Returns:
+    split -> its files.
+
+  Raises:
+    ValueError: a file is missing, or two splits lie in different folders.
+      Files are searched some folders deep: where one is missing, another
+      benchmark's of the same name would be taken for it.
+  """
+  source = archive.open_archive(path)
+  found, folders = {}, {}
+  for split in names:
+    home = home_of(benchmark, split)
+    found[split] = [part.file for part in parts(benchmark, source, home)]
+    file, wanted = found[split][0], benchmark.splits[home]
+    if isinstance(wanted, str) and file.endswith(wanted):
+      folders.setdefault(file.removesuffix(wanted), (split, file))
+  if len(folders) > 1:
+    (one, first), (other, second) = list(folders.values())[:2]
+    raise ValueError(
+      f'{source.root} has the {one} rows of {benchmark.name!r} in {first} and'
+      f' its {other} rows in {second}, expected one folder. Give that folder'
+      f' as the source, or leave one out: --splits={one}.'
+    )
+  return {s: [f'{source.root}/{f}' for f in found[s]] for s in found}
+
+
+def home_of(benchmark: benchmark_lib.Benchmark, split: str) -> str:
+  """The split whose file holds the rows of a split."""
+  derived = benchmark.derive_validation and split == 'validation'
+  return 'train' if derived else split
+
+
+def file_names(benchmark: benchmark_lib.Benchmark, split: str) -> str:
+  """The file names that hold a split, for errors."""
+  files = benchmark.splits[split]
+  names = [files] if isinstance(files, str) else list(files)
+  text = ' and '.join(names)
+  fallback = benchmark.fallbacks.get(split)
+  return f'{text} or {fallback.file}' if fallback else text
+
+
+def size(source: archive.Archive, part: benchmark_lib.Part) -> int:
+  """Number of rows of a part."""
+  total = records.count(source.open(part.file), part.file)
+  return total if part.select is None else len(part.select(total))
+
+
+def beside_rows(
+  source: archive.Archive,
+  split: str,
+  *,
+  teacher: str,
+  parts: Sequence[benchmark_lib.Part],
+) -> completions.Completions:
+  """The completions that lie where the archive has them.
+
+  Args:
+    source: the source.
+    split: the split of these rows.
+    teacher: 'palm', or the folder beside the benchmark's that holds another
+      teacher's completions.
+    parts: the split's files.
+
+  Returns:
+    The completions; `Absent` where PaLM's folder has none for this split.
+
+  Raises:
+    ValueError: a number is missing among the files, only some parts have
+      completions, or another teacher than PaLM has none.
+  """
+  by_id = archive.beside(source, parts[0].file, f'llm/{split}.jsonl')
+  if by_id and teacher == PALM:
+    return completions.ById(by_id[0], _seekable(source, by_id[0]))
+  files = [_positional(source, p.file, split, teacher=teacher) for p in parts]
+  if not any(files) and teacher == PALM:
+    return completions.Absent()
+  for found, part in zip(files, parts, strict=True):
+    if not found:
+      raise ValueError(
+        f'{source.root} has no completions of {teacher!r} for {part.file},'
+        f' expected {_pattern(part.file, split, teacher)}. Add them.'
+      )
+  opened = [
+    [(name, functools.partial(source.open, name)) for name in found]
+    for found in files
+  ]
+  if len(opened) == 1:
+    return completions.Positional(opened[0])
+  sizes = [size(source, part) for part in parts]
+  return completions.Chained(
+    (n, completions.Positional(o)) for n, o in zip(sizes, opened, strict=True)
+  )
+
+
+def by_id(
+  given: Path | Mapping[str, Path], split: str
+) -> completions.Completions:
+  """The completions that the user names, for one split.
+
+  Args:
+    given: a folder with `<split>.jsonl`, one file, or files by split. One
+      file belongs to the split that its header names, and to train without.
+    split: the split.
+
+  Returns:
+    The completions; `Absent` where none of them are of this split.
+
+  Raises:
+    ValueError: nothing is there, or a folder has no file for any split.
+  """
+  if isinstance(given, Mapping):
+    if split not in given:
+      return completions.Absent()
+    path = pathlib.Path(given[split]).expanduser()
+  else:
+    path = pathlib.Path(given).expanduser()
+    if path.is_dir():
+      path = _in_folder(path, split)
+    elif path.is_file() and _header_split(path) != split:
+      path = None
+  if path is None:
+    return completions.Absent()
+  if not path.is_file():
+    raise ValueError(
+      f'The completions {path} do not exist, expected a JSONL file or a'
+      ' folder with <split>.jsonl. Check the path.'
+    )
+  return completions.ById(str(path), functools.partial(open, path, 'rb'))
+
+
+def _in_folder(folder: pathlib.Path, split: str) -> pathlib.Path | None:
+  if not any((folder / f'{s}.jsonl').is_file() for s in benchmark_lib.SPLITS):
+    raise ValueError(
+      f'The completions folder {folder} has none of train.jsonl,'
+      ' validation.jsonl, test.jsonl; expected one or more. Check the path.'
+    )
+  path = folder / f'{split}.jsonl'
+  return path if path.is_file() else None
+
+
+def _header_split(path: pathlib.Path) -> str:
+  """The split that the first line's settings name, or train."""
+  with open(path, 'rb') as file:
+    for number, _, line in itertools.islice(records.lines(file, str(path)), 1):
+      header = records.decode(line, f'{path}:{number}')
+      if isinstance(header, dict) and header.get('kind') == 'header':
+        settings = header.get('settings')
+        split = settings.get('split') if isinstance(settings, dict) else None
+        return split or 'train'
+  return 'train'
+
+
+def _pattern(file: str, split: str, teacher: str) -> str:
+  if teacher == PALM:
+    return f'llm/{_SHORT[split]}_CoT_*.json'
+  folder = posixpath.basename(posixpath.dirname(file)) or '.'
+  return f'../{teacher}/{folder}/{_SHORT[split]}.json'
+
+
+def _positional(
+  source: archive.Archive, file: str, split: str, *, teacher: str
+) -> list[str]:
+  """Files of completions in the order of their numbers."""
+  found = archive.beside(source, file, _pattern(file, split, teacher))
+  if teacher != PALM:
+    return found
+  numbered = sorted(
+    (int(match[1]), name) for name in found if (match := _NUMBER.search(name))
+  )
+  numbers = [number for number, _ in numbered]
+  if numbers != list(range(len(numbers))):
+    raise ValueError(
+      f'{source.root} has completions numbered {numbers} for {file}, expected'
+      ' 0, 1, 2, ... without a gap. Add the missing file.'
+    )
+  return [name for _, name in numbered]
+
+
+def _seekable(source: archive.Archive, name: str) -> completions.Opener:
+  """Opens a file for random access; a zip member is read once."""
+  if isinstance(source, archive.Folder):
+    return functools.partial(source.open, name)
+  with source.open(name) as file:
+    data = file.read()
+  return lambda: io.BytesIO(data)

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One row of a file, rendered and checked."""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from dsbs_jax.data import benchmark as benchmark_lib
+from dsbs_jax.data.source import records
+
+# What is wrong with a label that has text.
+OUTSIDE_LABELS = 'outside_labels'
+NOT_A_CHOICE = 'not_a_choice'
+MALFORMED_LABEL = 'malformed_label'
+LABEL_PROBLEMS = (OUTSIDE_LABELS, NOT_A_CHOICE, MALFORMED_LABEL)
+
+_LONE = re.compile('[\ud800-\udfff]')
+
+# What a benchmark's functions raise on a row that is not as they expect.
+_ERRORS = (KeyError, IndexError, TypeError, ValueError, AttributeError)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """One row of a split's file, checked.
+
+  Attributes:
+    index: position in the file, from 0.
+    example_id: unique in the split.
+    fields: the JSON object.
+    input: rendered text.
+    gt_label: human label.
+    place: 'file:line' for errors.
+  """
+
+  index: int
+  example_id: str
+  fields: dict[str, Any]
+  input: str
+  gt_label: str
+  place: str
+
+
+def label_problem(
+  benchmark: benchmark_lib.Benchmark, fields: benchmark_lib.Row, label: str
+) -> str | None:
+  """Why a label that is not blank cannot be an answer, or None.
+
+  Args:
+    benchmark: whose labels, options or well_formed decide.
+    fields: the row.
+    label: the text in question.
+
+  Returns:
+    'outside_labels', 'not_a_choice', 'malformed_label' or None.
+  """
+  if benchmark.labels and label not in benchmark.labels:
+    return OUTSIDE_LABELS
+  if benchmark.options is not None and label not in benchmark.options(fields):
+    return NOT_A_CHOICE
+  if benchmark.well_formed is not None and not benchmark.well_formed(label):
+    return MALFORMED_LABEL
+  return None
+
+
+def check(
+  benchmark: benchmark_lib.Benchmark,
+  record: records.Record,
+  *,
+  split: str,
+  index: int,
+) -> Row:
+  """Renders and checks one row.
+
+  Args:
+    benchmark: what the row is.
+    record: the JSON value and its place.
+    split: the split whose file it stands in.
+    index: its position there, from 0.
+
+  Returns:
+    The row.
+
+  Raises:
+    ValueError: a field is missing or has the wrong kind, a text cannot be
+      stored, or the human label is no answer of the benchmark.
+  """
+  fields, place = record.value, record.place
+  if not isinstance(fields, dict):
+    raise ValueError(
+      f'{place} is {str(fields)[:60]!r}, expected a JSON object, one row of'
+      f' {benchmark.name!r}. Fix or drop the line.'
+    )
+  try:
+    row_id = benchmark.row_id(fields, split=split, index=index)
+    text, label = benchmark.render(fields), benchmark.label(fields)
+    problem = _gold_problem(benchmark, fields, label)
+  except _ERRORS as error:
+    missing = isinstance(error, KeyError)
+    reason = f'no field {error}' if missing else str(error)
+    raise ValueError(
+      f'{place} cannot be read as a row of {benchmark.name!r} ({reason}),'
+      f' expected the fields that it renders; there are'
+      f' {", ".join(map(repr, fields)) or "none"}. Fix or drop the row.'
+    ) from error
+  for name, found in (('id', row_id), ('input', text), ('label', label)):
+    if not isinstance(found, str):
+      raise ValueError(
+        f'{place} has the {name} {found!r:.60}, expected text. Fix or drop the'
+        ' row.'
+      )
+    if not _storable(found):
+      raise ValueError(
+        f'{place} has the {name} {found!r:.60}, expected text without'
+        ' NUL characters and lone surrogates. Fix or drop the row.'
+      )
+  if problem:
+    raise ValueError(
+      f'{place} has the label {label!r}, expected one of'
+      f' {", ".join(map(repr, problem))}. Fix or drop the row.'
+    )
+  return Row(index, row_id, fields, text, label, place)
+
+
+def _gold_problem(
+  benchmark: benchmark_lib.Benchmark, fields: benchmark_lib.Row, label: str
+) -> Sequence[str]:
+  """The answers that a human label is not one of; () where it is fine."""
+  answers = list(benchmark.labels)
+  if not answers and benchmark.options is not None:
+    answers = list(benchmark.options(fields))
+  return answers if label not in answers else ()
+
+
+def _storable(text: str) -> bool:
+  """Whether a text fits into UTF-8 files that end strings with NUL."""
+  return '\0' not in text and (text.isascii() or not _LONE.search(text))

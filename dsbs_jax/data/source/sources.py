@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows and completions -> the examples of a split, streamed.
+
+Rows and completions come from the paper's archive as it was published, or are
+the user's own JSON lines (see `layout`). Nothing is shuffled or filtered
+before they are joined, because the archive joins by position.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from dsbs_jax.data import benchmark as benchmark_lib
+from dsbs_jax.data.source import (
+  archive,
+  filters,
+  joining,
+  layout,
+  records,
+  rows,
+  splits,
+)
+from dsbs_jax.data.source import completions as completions_lib
+from dsbs_jax.data.source import counts as counts_lib
+
+Path = str | pathlib.Path
+
+
+def available(
+  benchmark: benchmark_lib.Benchmark, source: Path
+) -> tuple[str, ...]:
+  """The benchmark's splits that a source has rows for, derived ones too.
+
+  Raises:
+    ValueError: it has none.
+  """
+  opened = archive.open_archive(source)
+  found = {
+    split
+    for split in benchmark.splits
+    if layout.find_parts(benchmark, opened, split) is not None
+  }
+  if benchmark.derive_validation and 'train' in found:
+    found.add('validation')
+  if not found:
+    names = [layout.file_names(benchmark, split) for split in benchmark.splits]
+    raise ValueError(
+      f'{source} has no rows of {benchmark.name!r}, expected one of'
+      f' {", ".join(names)}. Give the folder that holds them.'
+    )
+  return tuple(split for split in benchmark_lib.SPLITS if split in found)
+
+
+def read_rows(
+  benchmark: benchmark_lib.Benchmark, source: Path, split: str
+) -> Iterator[rows.Row]:
+  """Streams the rows of a split's files, checked and rendered.
+
+  Args:
+    benchmark: what the rows are.
+    source: folder or zip file.
+    split: a split that has a file of its own. A derived validation split has
+      none: its rows are in train's.
+
+  Yields:
+    The rows in file order.
+
+  Raises:
+    ValueError: a file is missing, or a row is wrong (file and line are named).
+  """
+  opened = archive.open_archive(source)
+  index, seen = 0, set()
+  for part in layout.parts(benchmark, opened, split):
+    for record in _records(opened, part):
+      row = rows.check(benchmark, record, split=split, index=index)
+      if benchmark.example_id is not None:
+        if row.example_id in seen:
+          raise ValueError(
+            f'{row.place} has the id {row.example_id!r} again, expected ids'
+            f' that are unique in {split}. Change or drop the row.'
+          )
+        seen.add(row.example_id)
+      index += 1
+      yield row
+
+
+def count_rows(
+  benchmark: benchmark_lib.Benchmark, source: Path, split: str
+) -> int:
+  """The number of rows that `read_rows` yields, found without decoding."""
+  opened = archive.open_archive(source)
+  found = layout.parts(benchmark, opened, split)
+  return sum(layout.size(opened, part) for part in found)
+
+
+@dataclasses.dataclass
+class Examples:
+  """The examples of one split (see `load`). Each iteration reads the files."""
+
+  benchmark: benchmark_lib.Benchmark
+  source: Path
+  split: str
+  _: dataclasses.KW_ONLY
+  teacher: str = layout.PALM
+  completions: Path | Mapping[str, Path] | None = None
+  fraction: float = 1.0
+  run: int = 0
+  rules: Sequence[filters.Rule] = ()
+  rationalized: bool = False
+
+  def __post_init__(self):
+    self._tallies = None
+    layout.parts(self.benchmark, archive.open_archive(self.source), self._home)
+
+  def __iter__(self) -> Iterator[benchmark_lib.Example]:
+    chosen = self._chosen()
+    of_file = counts_lib.Tally(self.benchmark)
+    of_split = of_file if chosen is None else counts_lib.Tally(self.benchmark)
+    rules = self.rules if self.split == 'train' else ()
+    slots = None if chosen is None else _Slots(chosen)
+    taught = self._taught()
+    for row, example in self._joined(taught):
+      of_file.add(row, example)
+      if slots is not None:
+        if row.index not in slots:
+          continue
+        of_split.add(row, example)
+      result = filters.apply(rules, self.benchmark, row, example)
+      of_split.keep(result)
+      if isinstance(result, str):
+        continue
+      if slots is None:
+        yield result
+      else:
+        slots.put(result)
+    self._tallies = tuple(
+      tally.counts(torn=taught.torn) for tally in (of_split, of_file)
+    )
+    if slots is not None:
+      yield from slots
+
+  @property
+  def counts(self) -> counts_lib.Counts:
+    """Of this split; reads the files unless they were read to the end."""
+    return self._counted()[0]
+
+  @property
+  def file_counts(self) -> counts_lib.Counts:
+    """Of the whole file, before a subsample or validation is cut from it."""
+    return self._counted()[1]
+
+  @property
+  def _home(self) -> str:
+    return layout.home_of(self.benchmark, self.split)
+
+  def _chosen(self) -> np.ndarray | None:
+    """Indices of the split's rows in its file; None where all are taken."""
+    derive = self.benchmark.derive_validation
+    if self._home != 'train' or (self.fraction == 1.0 and not derive):
+      return None
+    return splits.select(
+      self.split,
+      count_rows(self.benchmark, self.source, self._home),
+      derive_validation=derive,
+      fraction=self.fraction,
+      run=self.run,
+    )
+
+  def _joined(
+    self, taught: completions_lib.Completions
+  ) -> Iterator[tuple[rows.Row, benchmark_lib.Example]]:
+    parse = self.benchmark.parser(self.teacher)
+    num_rows = 0
+    for row in read_rows(self.benchmark, self.source, self._home):
+      samples = taught.take(row.example_id, row.place)
+      num_rows += 1
+      yield (
+        row,
+        joining.join(
+          self.benchmark,
+          row,
+          samples,
+          parse=parse,
+          rationalized=self.rationalized,
+        ),
+      )
+    taught.finish(num_rows)
+    if not num_rows:
+      raise ValueError(
+        f'{self.source} has no row in {self._home} of'
+        f' {self.benchmark.name!r}, expected at least one. Check the file.'
+      )
+
+  def _taught(self) -> completions_lib.Completions:
+    if self.completions is not None:
+      return layout.by_id(self.completions, self._home)
+    opened = archive.open_archive(self.source)
+    parts = layout.parts(self.benchmark, opened, self._home)
+    return layout.beside_rows(
+      opened, self._home, teacher=self.teacher, parts=parts
+    )
+
+  def _counted(self) -> tuple[counts_lib.Counts, counts_lib.Counts]:
+    if self._tallies is None:
+      for _ in self:
+        pass
+    return self._tallies
+
+
+def load(
+  benchmark: benchmark_lib.Benchmark,
+  source: Path,
+  *,
+  split: str,
+  teacher: str = layout.PALM,
+  completions: Path | Mapping[str, Path] | None = None,
+  fraction: float = 1.0,
+  run: int = 0,
+  rules: Sequence[filters.Rule] = (),
+  rationalized: bool = False,
+) -> Examples:
+  """Joins the rows of a split with the completions of a teacher.
+
+  Args:
+    benchmark: what the rows are.
+    source: folder or zip file with the rows.
+    split: 'train', 'validation' or 'test'.
+    teacher: who wrote the completions beside the rows; see
+      `layout.beside_rows`. Also picks the parser.
+    completions: completions by id instead; see `layout.by_id`.
+    fraction: share of train to keep, in (0, 1].
+    run: seed of that subsample.
+    rules: what to keep of train (see `filters`); () keeps all, as the paper.
+    rationalized: whether completions that were given the human label replace
+      those whose label is wrong.
+
+  Returns:
+    The examples, to iterate over, and their counts. They are streamed unless
+    train is subsampled or validates.
+
+  Raises:
+    ValueError: something is wrong with the files; what is inside them only
+      shows while iterating.
+  """
+  return Examples(
+    benchmark,
+    source,
+    split,
+    teacher=teacher,
+    completions=completions,
+    fraction=fraction,
+    run=run,
+    rules=rules,
+    rationalized=rationalized,
+  )
+
+
+class _Slots:
+  """Examples that arrive in file order and leave in a split's order."""
+
+  def __init__(self, chosen: np.ndarray):
+    self._place = {int(index): place for place, index in enumerate(chosen)}
+    self._examples = [None] * len(chosen)
+
+  def __contains__(self, index: int) -> bool:
+    return index in self._place
+
+  def put(self, example: benchmark_lib.Example) -> None:
+    self._examples[self._place[example.index]] = example
+
+  def __iter__(self) -> Iterator[benchmark_lib.Example]:
+    return (example for example in self._examples if example is not None)
+
+
+def _records(
+  source: archive.Archive, part: benchmark_lib.Part
+) -> Iterator[records.Record]:
+  place = f'{source.root}/{part.file}'
+  found = records.read(source.open(part.file), place)
+  if part.select is None:
+    return found
+  every = list(found)
+  return (every[index] for index in part.select(len(every)))

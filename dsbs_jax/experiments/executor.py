@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs a plan here, one run after another; what fails is kept in mind.
+
+A run is a process of its own: it gives its memory back, and its end is not the
+sweep's. A lock in its folder lives as long as that process, so two sweeps over
+the same folder share the work, and a run that outlived its sweep is left
+alone.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import pathlib
+import time
+from collections.abc import Callable, Iterator
+
+from dsbs_jax.experiments import eta as pace_lib
+from dsbs_jax.experiments import jobs, launchers
+from dsbs_jax.runs import run_folder
+from dsbs_jax.runtime import progress, signals
+
+LOG_FILE = 'train.log'
+
+Launcher = Callable[[signals.StopRequest], launchers.Processes | launchers.Here]
+
+_LOCK_FILE = '.lock'
+_TAIL_LINES = 12
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+  """A command that ended with another status than 0."""
+
+  name: str
+  status: int
+  log: pathlib.Path
+  tail: str
+
+
+def execute(
+  plan: jobs.Plan, *, launcher: Launcher = launchers.Processes
+) -> int:
+  """Prepares and trains what is open in a plan.
+
+  Args:
+    plan: what to do.
+    launcher: launching.Processes, or launching.Here for small runs.
+
+  Returns:
+    0; 1 where a command failed; signals.INTERRUPTED_STATUS where a signal
+    ended the sweep: the run under way has saved, the same command goes on.
+  """
+  return _Execution(plan, launcher).execute()
+
+
+class _Execution:
+  """One pass over a plan."""
+
+  def __init__(self, plan: jobs.Plan, launcher: Launcher):
+    self._plan = plan
+    self._open = plan.open_jobs
+    self._pace = pace_lib.Pace(self._open)
+    self._line = progress.ProgressLine()
+    self._stop = signals.StopRequest()
+    self._interrupted = False
+    self._launcher = launcher(self._stop, self._line.say)
+    self._failures = []
+    self._elsewhere = []
+    self._started = time.monotonic()
+
+  def execute(self) -> int:
+    for subset in self._plan.open_subsets if self._plan.prepares else ():
+      self._prepare(subset)
+      if self._stopping():
+        break
+    trained = self._open if self._plan.trains else ()
+    for number, job in enumerate(trained, start=1):
+      if self._stopping():
+        break
+      self._train(number, job)
+    return self._close()
+
+  def _stopping(self) -> bool:
+    return self._interrupted or self._stop.requested()
+
+  def _prepare(self, subset: jobs.Subset) -> None:
+    folder = pathlib.Path(subset.data_dir)
+    name = f'{subset.benchmark} in {folder.name}'
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / f'prepare-{subset.benchmark}.log'
+    with _locked(folder, wait=True) as lock:
+      if subset.done:
+        return
+      self._line.say(f'preparing {name}')
+      status = self._launcher.prepare(subset, log=log, lock=lock)
+    if status:
+      self._failed(name, status, log, folder)
+    else:
+      (folder / run_folder.FAILURE_FILE).unlink(missing_ok=True)
+
+  def _train(self, number: int, job: jobs.Job) -> None:
+    if not job.subset.done:
+      self._line.say(f'left out: {job.name}, its data is not prepared')
+      self._failures.append(
+        Failure(
+          job.name,
+          launchers.FAILED_STATUS,
+          job.path,
+          'its data is not prepared',
+        )
+      )
+      self._pace.done(job, seconds=0.0, steps=0)
+      return
+    job.path.mkdir(parents=True, exist_ok=True)
+    with _locked(job.path, wait=False) as lock:
+      if lock is None or job.is_finished():
+        self._pace.done(job, seconds=0.0, steps=0)
+        if lock is None:
+          self._elsewhere.append(job)
+          self._line.say(f'left to another process: {job.name}')
+        return
+      self._train_locked(number, job, lock)
+
+  def _train_locked(self, number: int, job: jobs.Job, lock: int) -> None:
+    (job.path / run_folder.FAILURE_FILE).unlink(missing_ok=True)
+    started = time.monotonic()
+    log = job.path / LOG_FILE
+
+    def watch() -> None:
+      step = max(job.step, _logged_step(job.path))
+      self._show(number, job, step, time.monotonic() - started)
+
+    status = self._launcher.train(job, log=log, lock=lock, watch=watch)
+    seconds = time.monotonic() - started
+    steps = max(0, _logged_step(job.path) - job.step)
+    self._pace.done(job, seconds=seconds, steps=steps)
+    if status == signals.INTERRUPTED_STATUS:
+      self._line.say(f'saved and stopped: {job.name}')
+      self._interrupted = True
+    elif status or not job.is_finished():
+      self._failed(job.name, status, log, job.path)
+    else:
+      self._line.say(
+        f'[{number}/{len(self._open)}] {job.name}  {_result(job)}'
+        f'  {progress.duration(seconds)}'
+        f'  all {100 * self._pace.share():.0f} %'
+        f'  ETA {progress.duration(self._pace.eta())}'
+      )
+
+  def _show(self, number: int, job: jobs.Job, step: int, spent: float) -> None:
+    steps = step - job.step
+    eta = self._pace.eta(job, seconds=spent, steps=steps)
+    self._line.update(
+      f'[{number}/{len(self._open)}] {job.name}'
+      f'  step {step:,}/{job.train_steps:,}'
+      f'  all {100 * self._pace.share(job, steps):.0f} %'
+      f'  {progress.duration(time.monotonic() - self._started)}'
+      f'  ETA {progress.duration(eta)}'
+    )
+
+  def _failed(
+    self, name: str, status: int, log: pathlib.Path, folder: pathlib.Path
+  ) -> None:
+    if self._stopping():
+      return  # it ended because it was told to
+    tail = _tail(log)
+    if status == 0:
+      tail += '\n  ended with status 0, but its last step is not there'
+    failure = Failure(name, status, log, tail)
+    self._failures.append(failure)
+    facts = {'name': name, 'status': status, 'log': str(log)}
+    text = json.dumps({**facts, 'tail': failure.tail}, indent=2)
+    (folder / run_folder.FAILURE_FILE).write_text(text + '\n', encoding='utf-8')
+    self._line.say(f'FAILED with status {status}: {name} ({log})')
+
+  def _close(self) -> int:
+    for failure in self._failures:
+      self._line.say(
+        f'\n{failure.name}: status {failure.status},'
+        f' {failure.log}\n{failure.tail}'
+      )
+    finished = sum(job.is_finished() for job in self._plan.jobs)
+    self._line.say(
+      f'{finished:,} of {len(self._plan.jobs):,} runs are finished,'
+      f' {len(self._failures):,} failed, {len(self._elsewhere):,} left to'
+      f' others, {progress.duration(time.monotonic() - self._started)}'
+    )
+    if self._stopping():
+      self._line.say('stopped; the same command goes on from here')
+      return signals.INTERRUPTED_STATUS
+    return launchers.FAILED_STATUS if self._failures else 0
+
+
+@contextlib.contextmanager
+def _locked(folder: pathlib.Path, *, wait: bool) -> Iterator[int | None]:
+  """Holds a folder's lock; gives None where another process has it."""
+  descriptor = os.open(folder / _LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+  try:
+    try:
+      fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+      yield None
+    else:
+      yield descriptor
+  finally:
+    os.close(descriptor)
+
+
+def _logged_step(path: pathlib.Path) -> int:
+  """The last step in metrics.jsonl, 0 where there is none yet."""
+  file = path / run_folder.METRICS_FILE
+  if not file.is_file():
+    return 0
+  return run_folder.last_step(*run_folder.read_metrics(file))
+
+
+def _result(job: jobs.Job) -> str:
+  _, evaluated = run_folder.read_metrics(job.path / run_folder.METRICS_FILE)
+  last = run_folder.last_step({}, evaluated)
+  return '  '.join(
+    f'{split} {steps[last]["accuracy"]:.2f}'
+    for split, steps in evaluated.items()
+    if 'accuracy' in steps.get(last, {})
+  )
+
+
+def _tail(log: pathlib.Path) -> str:
+  if not log.is_file():
+    return ''
+  text = log.read_text(encoding='utf-8', errors='replace')
+  return '\n'.join(f'  {line}' for line in text.splitlines()[-_TAIL_LINES:])

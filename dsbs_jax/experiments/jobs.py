@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a plan is made of: subsets to prepare and runs to train."""
+
+import dataclasses
+import pathlib
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+
+from dsbs_jax.data.prepared import store
+from dsbs_jax.runs import run_folder, run_names
+
+NEW, RESUME, FINISHED = 'new', 'resume', 'finished'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Subset:
+  """A subset of a benchmark's data to prepare.
+
+  Attributes:
+    benchmark: the benchmark's name.
+    source: as in prepare; '' where it cannot be prepared.
+    data_dir: where it is prepared.
+    fraction: share of the training data.
+    run: seed of the subset.
+    vocabulary: as in prepare.
+    flags: further flags of prepare.
+  """
+
+  benchmark: str
+  source: str
+  data_dir: str
+  fraction: float
+  run: int
+  vocabulary: str | None = None
+  flags: Sequence[str] = ()
+
+  @property
+  def done(self) -> bool:
+    """Whether the data is there."""
+    return store.exists(self.benchmark, self.data_dir)
+
+  @property
+  def command(self) -> list[str]:
+    """The command that prepares it."""
+    flags = {
+      'benchmark': self.benchmark,
+      'source': self.source,
+      'data_dir': self.data_dir,
+      'fraction': run_names.decimal_text(self.fraction),
+      'run': self.run,
+    }
+    if self.vocabulary:
+      flags['vocabulary'] = self.vocabulary
+    given = [f'--{name}={value}' for name, value in flags.items()]
+    return [sys.executable, '-m', 'dsbs_jax.prepare', *given, *self.flags]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+  """One run of the plan.
+
+  Attributes:
+    point: its coordinates.
+    path: its folder.
+    subset: what it trains on.
+    gin_files: engine, model, others.
+    gin_bindings: all of them.
+    search_paths: folders of relative gin files.
+    macros: the macros that it reads.
+    train_steps: its number of steps.
+    state: NEW, RESUME or FINISHED, when it was planned.
+    step: the newest saved step.
+  """
+
+  point: run_names.Coordinates
+  path: pathlib.Path
+  subset: Subset
+  gin_files: Sequence[str]
+  gin_bindings: Sequence[str]
+  search_paths: Sequence[str]
+  macros: Mapping[str, object]
+  train_steps: int
+  state: str
+  step: int
+
+  @property
+  def name(self) -> str:
+    """The name of the run."""
+    return self.point.name
+
+  @property
+  def command(self) -> list[str]:
+    """The command that trains it, or goes on with it."""
+    return [
+      sys.executable,
+      '-m',
+      'dsbs_jax.train',
+      *(f'--gin_file={file}' for file in self.gin_files),
+      *map(_gin_flag, self.gin_bindings),
+      *_search_flag(self.search_paths),
+    ]
+
+  def is_finished(self) -> bool:
+    """Whether the run has ended by now."""
+    return is_finished(self.path, self.macros, self.train_steps)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """All runs of a sweep and the subsets that they need, in order.
+
+  Attributes:
+    subsets: the data.
+    jobs: the runs.
+    prepares: whether missing data is to be prepared.
+    trains: whether the runs are to be trained.
+  """
+
+  subsets: Sequence[Subset]
+  jobs: Sequence[Job]
+  prepares: bool = True
+  trains: bool = True
+
+  @property
+  def open_jobs(self) -> list[Job]:
+    """The runs that were not finished when the plan was made."""
+    return [job for job in self.jobs if job.state != FINISHED]
+
+  @property
+  def open_subsets(self) -> list[Subset]:
+    """The missing subsets of runs that are not finished."""
+    needed = [job.subset for job in self.open_jobs]
+    return [s for s in self.subsets if s in needed and not s.done]
+
+  def commands(self) -> list[list[str]]:
+    """What is left to do: the subsets first, then the runs."""
+    subsets = self.open_subsets if self.prepares else []
+    open_jobs = self.open_jobs if self.trains else []
+    return [todo.command for todo in (*subsets, *open_jobs)]
+
+
+def is_finished(
+  path: pathlib.Path, macros: Mapping[str, object], train_steps: int
+) -> bool:
+  """Whether a run with these macros has ended in this folder."""
+  splits = run_folder.expected_splits(macros, macros.get('EVAL_SPLITS', ()))
+  return run_folder.is_finished(path, train_steps=train_steps, splits=splits)
+
+
+def shell_line(command: Sequence[str]) -> str:
+  """A command as one line for a shell, in the folder of this process."""
+  words = [str(pathlib.Path.cwd()), *command]
+  folder, *rest = map(_quoted, words)
+  return f'cd {folder} && {" ".join(rest)}'
+
+
+def _quoted(word: str) -> str:
+  """A word for a shell; double quotes read better around gin's single ones."""
+  if "'" in word and not set(word) & set('"$`\\!\n'):
+    return f'"{word}"'
+  return shlex.quote(word)
+
+
+def _gin_flag(binding: str) -> str:
+  """'ALPHA = 0.5' -> '--gin.ALPHA=0.5'."""
+  name, _, value = binding.partition('=')
+  return f'--gin.{name.strip()}={value.strip()}'
+
+
+def _search_flag(paths: Sequence[str]) -> list[str]:
+  return (
+    [] if tuple(paths) == ('.',) else [f'--gin_search_paths={",".join(paths)}']
+  )

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sweep command: show the plan, then print its commands or run them."""
+
+import collections
+import sys
+
+from dsbs_jax.experiments import executor, jobs, launchers, sweep_plan
+
+STAGES = ('all', 'prepare', 'train')
+
+
+def run(
+  sweep: sweep_plan.Sweep,
+  *,
+  stage: str = 'all',
+  print_only: bool = False,
+  in_process: bool = False,
+) -> int:
+  """Plans a sweep and does what is left of it.
+
+  Args:
+    sweep: what is asked for.
+    stage: 'prepare' for the data only, 'train' for the runs only, or 'all'.
+    print_only: write the commands, one per line, and run nothing.
+    in_process: run in this process, not in one per run.
+
+  Returns:
+    The exit status; see `executor.execute`.
+  """
+  plan = sweep_plan.plan(sweep)
+  print(describe(plan), file=sys.stderr)
+  if stage == 'prepare':
+    plan = jobs.Plan(plan.subsets, plan.jobs, trains=False)
+  if stage == 'train':
+    plan = jobs.Plan(plan.subsets, plan.jobs, prepares=False)
+  if print_only:
+    for command in plan.commands():
+      print(jobs.shell_line(command))
+    return 0
+  launcher = launchers.Here if in_process else launchers.Processes
+  status = executor.execute(plan, launcher=launcher)
+  if stage != 'prepare':
+    print(f'report: python -m dsbs_jax.report {sweep.runs_dir}')
+  return status
+
+
+def describe(plan: jobs.Plan) -> str:
+  """The plan in words: every run and its state, then the totals."""
+  lines = []
+  for job in plan.jobs:
+    state = job.state
+    if state == jobs.RESUME:
+      state = f'go on at step {job.step:,}'
+    lines.append(f'  {job.name}  {job.train_steps:,} steps  {state}')
+  states = collections.Counter(job.state for job in plan.jobs)
+  steps = sum(job.train_steps - job.step for job in plan.open_jobs)
+  lines.append(
+    f'plan: {len(plan.jobs):,} runs, {states[jobs.FINISHED]:,} finished,'
+    f' {states[jobs.RESUME]:,} to go on with, {states[jobs.NEW]:,} new:'
+    f' {steps:,} steps; {len(plan.open_subsets):,} of {len(plan.subsets):,}'
+    ' subsets of data to prepare'
+  )
+  return '\n'.join(lines)

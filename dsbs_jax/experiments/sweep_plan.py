@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plans a sweep: method x share of data x model x seed, and what is left.
+
+Every run has a folder that is named by its coordinates and a command of its
+own, so that a plan can be run here, or printed for a cluster's queue. Planning
+reads the gin files of every run: a typo is found before the first one starts.
+"""
+
+import dataclasses
+import itertools
+import pathlib
+from collections.abc import Mapping, Sequence
+
+from dsbs_jax.data import register
+from dsbs_jax.experiments import jobs
+from dsbs_jax.runs import run_folder, run_names
+from dsbs_jax.runtime import gin_config
+from dsbs_jax.training import loop
+
+# Macros that the plan sets in every run.
+RESERVED = ('MODEL_DIR', 'DATA_DIR', 'MIXTURE_OR_TASK_NAME', 'SEED')
+# Weights of the terms of a pair's objective.
+_OF_TWO_TERMS = ('ALPHA', 'MUTUAL_INFORMATION')
+# Macros that may change between two sessions of a run: how long and how often,
+# and on what devices, but not what is computed.
+_FREE = RESERVED + (
+  'TRAIN_STEPS',
+  'EVAL_PERIOD',
+  'EVAL_BATCH_SIZE',
+  'LOG_PERIOD',
+  'KEEP_CHECKPOINTS',
+  'MICROBATCHES',
+  'MESH',
+  'SHARDING_RULES',
+  'REMAT',
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sweep:
+  """What `python -m dsbs_jax.sweep` is asked to do.
+
+  Attributes:
+    benchmarks: names of benchmarks.
+    methods: keys of `run_names.METHODS`.
+    models: gin files; whatever differs by model stands in them.
+    fractions: shares of the training data, in (0, 1].
+    seeds: of subsets, parameters and data order.
+    vary: 'NAME=VALUE,VALUE' gin bindings, each value a run of its own.
+    runs_dir: folder of the runs.
+    data_dir: folder of the prepared data, one below for each subset; None is
+      `runs_dir/data`.
+    source: as in prepare; None where everything is prepared.
+    vocabulary: as in prepare and train.
+    prepare_flags: further flags of prepare, such as '--keep=correct'.
+    gin_files: the engine's, then files that follow the model's.
+    gin_bindings: 'NAME = VALUE' for every run.
+    search_paths: folders of relative gin files.
+  """
+
+  benchmarks: Sequence[str]
+  methods: Sequence[str]
+  models: Sequence[str]
+  fractions: Sequence[str | float] = (1.0,)
+  seeds: Sequence[str | int] = (0,)
+  vary: Sequence[str] = ()
+  runs_dir: str
+  data_dir: str | None = None
+  source: str | None = None
+  vocabulary: str | None = None
+  prepare_flags: Sequence[str] = ()
+  gin_files: Sequence[str] = ('gin/train.gin',)
+  gin_bindings: Sequence[str] = ()
+  search_paths: Sequence[str] = ('.',)
+
+  def __post_init__(self):
+    for name in ('benchmarks', 'methods', 'models', 'fractions', 'seeds'):
+      values = getattr(self, name)
+      if not values or len(set(values)) != len(values):
+        raise ValueError(
+          f'--{name} is {",".join(map(str, values))!r}, expected one value or'
+          ' more, each once.'
+        )
+    if not self.runs_dir:
+      raise ValueError('--runs_dir is missing. Name the folder of the runs.')
+    if self.source and '://' in self.source:
+      raise ValueError(
+        f'--source is {self.source!r}, expected a folder or a zip file: every'
+        ' subset would download it again. Download it once.'
+      )
+    for binding in (*self.gin_bindings, *self.vary):
+      name = binding.partition('=')[0].strip()
+      if name in RESERVED:
+        raise ValueError(
+          f'{name} is set for each run by the sweep. Remove {binding!r}.'
+        )
+
+  def points(self) -> list[run_names.Coordinates]:
+    """All runs of the sweep, in the order in which they are run."""
+    grid = run_names.grid(
+      benchmarks=tuple(self.benchmarks),
+      methods=tuple(self.methods),
+      models=tuple(model_name(file) for file in self.models),
+      fractions=tuple(_number(float, f, 'fractions') for f in self.fractions),
+      seeds=tuple(_number(int, seed, 'seeds') for seed in self.seeds),
+      settings=tuple(itertools.product(*map(_values, self.vary))),
+    )
+    # Where there is one term, all weights of two are one and the same run.
+    return list(
+      dict.fromkeys(
+        point
+        if _has_two_terms(point)
+        else dataclasses.replace(
+          point,
+          setting=tuple(
+            s for s in point.setting if s.split('=')[0] not in _OF_TWO_TERMS
+          ),
+        )
+        for point in grid
+      )
+    )
+
+
+def plan(sweep: Sweep) -> jobs.Plan:
+  """Plans a sweep.
+
+  Args:
+    sweep: what is asked for.
+
+  Returns:
+    All runs with their state; nothing on disk is changed.
+
+  Raises:
+    ValueError: a coordinate or a gin file is wrong, two runs would share a
+      folder, data is missing and cannot be prepared, or a folder holds a run
+      with other settings.
+  """
+  files = {model_name(file): file for file in sweep.models}
+  subsets, planned = {}, {}
+  for point in sweep.points():
+    wanted = _subset(sweep, point)
+    subset = subsets.setdefault((wanted.benchmark, wanted.data_dir), wanted)
+    job = _job(sweep, point, files[point.model], subset)
+    if job.name in planned:
+      raise ValueError(
+        f'two runs would be named {job.name}. Give values to --vary, and'
+        ' names to model files, that differ in letters and digits.'
+      )
+    planned[job.name] = job
+  found = jobs.Plan(list(subsets.values()), list(planned.values()))
+  _check_data(sweep, found)
+  return found
+
+
+def _job(
+  sweep: Sweep,
+  point: run_names.Coordinates,
+  model_file: str,
+  subset: jobs.Subset,
+) -> jobs.Job:
+  path = pathlib.Path(sweep.runs_dir).absolute() / point.name
+  engine, *others = sweep.gin_files
+  gin_files = [engine, model_file, *others]
+  bindings = list(sweep.gin_bindings)
+  if sweep.vocabulary:
+    bindings.append(f'VOCABULARY = {_absolute(sweep.vocabulary)!r}')
+  bindings += [setting.replace('=', ' = ', 1) for setting in point.setting]
+  if not _has_two_terms(point):
+    # The plain loss, as in the original.
+    bindings += ['ALPHA = 1.0', 'MUTUAL_INFORMATION = 0.0']
+  bindings += [
+    f'MODEL_DIR = {str(path)!r}',
+    f'DATA_DIR = {subset.data_dir!r}',
+    f'MIXTURE_OR_TASK_NAME = {point.task!r}',
+    f'SEED = {point.seed}',
+  ]
+  settings = gin_config.build(
+    loop.Training,
+    gin_files=gin_files,
+    gin_bindings=bindings,
+    search_paths=sweep.search_paths,
+  )
+  macros = run_folder.parse_macros(gin_config.operative_text())
+  _check_settings(path, macros)
+  finished = jobs.is_finished(path, macros, settings.train_steps)
+  step = run_folder.saved_step(path)
+  return jobs.Job(
+    point=point,
+    path=path,
+    subset=subset,
+    gin_files=gin_files,
+    gin_bindings=bindings,
+    search_paths=sweep.search_paths,
+    macros=macros,
+    train_steps=settings.train_steps,
+    state=jobs.FINISHED if finished else jobs.RESUME if step else jobs.NEW,
+    step=step,
+  )
+
+
+def _subset(sweep: Sweep, point: run_names.Coordinates) -> jobs.Subset:
+  """The data of a run; all seeds share the whole of it."""
+  root = pathlib.Path(sweep.data_dir or f'{sweep.runs_dir}/data').absolute()
+  folder = f'fraction-{run_names.decimal_text(point.fraction)}'
+  run = 0
+  if point.fraction < 1:
+    run = point.seed
+    folder += f'-run-{run}'
+  return jobs.Subset(
+    benchmark=point.benchmark,
+    source=_absolute(sweep.source) if sweep.source else '',
+    data_dir=str(root / folder),
+    fraction=point.fraction,
+    run=run,
+    vocabulary=sweep.vocabulary and _absolute(sweep.vocabulary),
+    flags=tuple(sweep.prepare_flags),
+  )
+
+
+def _check_settings(path: pathlib.Path, macros: Mapping[str, object]) -> None:
+  """Raises where the folder holds a run that computed something else."""
+  file = path / run_folder.CONFIG_FILE
+  if not file.is_file():
+    return
+  before = run_folder.read_macros(file)
+  changed = [
+    f'{name}: {before[name]!r} -> {value!r}'
+    for name, value in sorted(macros.items())
+    if name not in _FREE and name in before and before[name] != value
+  ]
+  if changed:
+    raise ValueError(
+      f'{path} holds a run with other settings: {"; ".join(changed)}. Restore'
+      ' the settings, take another --runs_dir, or remove the folder.'
+    )
+
+
+def _check_data(sweep: Sweep, found: jobs.Plan) -> None:
+  missing = [] if sweep.source else found.open_subsets
+  if missing:
+    register.benchmark(missing[0].benchmark)  # a misspelt name says so
+    raise ValueError(
+      f'{missing[0].benchmark} is not prepared in {missing[0].data_dir}'
+      f' ({len(missing)} missing in all). Give --source, so that the sweep can'
+      ' prepare it.'
+    )
+
+
+def _has_two_terms(point: run_names.Coordinates) -> bool:
+  return point.method.endswith('_dsbs')
+
+
+def model_name(file: str) -> str:
+  """The name of a model by its gin file: 'gin/models/base.gin' is 'base'."""
+  return pathlib.PurePath(file).name.removesuffix('.gin')
+
+
+def _values(binding: str) -> list[str]:
+  """'ALPHA=0.1,0.5' -> ['ALPHA=0.1', 'ALPHA=0.5']."""
+  name, equals, values = binding.partition('=')
+  if not equals or not values.strip():
+    raise ValueError(f'--vary is {binding!r}, expected NAME=VALUE,VALUE.')
+  return [f'{name.strip()}={value.strip()}' for value in values.split(',')]
+
+
+def _number(kind, value: str | float, flag: str):
+  try:
+    return kind(value)
+  except ValueError as error:
+    raise ValueError(
+      f'--{flag} has {value!r}, expected numbers with commas between.'
+    ) from error
+
+
+def _absolute(path: str) -> str:
+  """A path that holds in any folder; a spec that is no file stays."""
+  return (
+    str(pathlib.Path(path).absolute()) if pathlib.Path(path).exists() else path
+  )

@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A checkpoint of any known format -> a folder that others load."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+from dsbs_jax.core.t5 import network
+from dsbs_jax.data import forms, vocabularies
+from dsbs_jax.data.prepared import views
+from dsbs_jax.exporting import model_card
+from dsbs_jax.inference import evaluate_checkpoint
+from dsbs_jax.interop import checkpoints as foreign
+from dsbs_jax.interop import t5x_checkpoint, t5x_writing
+from dsbs_jax.runs import run_folder
+
+_HUGGING_FACE_USE = """\
+```python
+import transformers
+
+tokenizer = transformers.AutoTokenizer.from_pretrained('.')
+model = transformers.AutoModelForSeq2SeqLM.from_pretrained('.')
+batch = tokenizer([{prefix!r} + 'your input'], return_tensors='pt', padding=True)
+outputs = model.generate(**batch, max_new_tokens=64)
+print(tokenizer.batch_decode(outputs, skip_special_tokens=True))
+```
+
+{prefix!r} stands before every input; decoding is greedy.
+"""
+_STABLEHLO_USE = """\
+```sh
+pip install jax numpy safetensors sentencepiece
+echo 'your input' | python run.py
+```
+
+`run.py` shows all of it in a page: the text that stands before inputs and the
+lengths are in `settings.json`, tokens come from `spiece.model` and end in
+`</s>`, `model.stablehlo` takes them to greedy outputs by
+`jax.export.deserialize` on CPU, CUDA or TPU. JAX keeps such programs readable
+for six months; `settings.json` says which version wrote this one.
+"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Exporting:
+  """What to export.
+
+  Attributes:
+    model_dir: a run's folder or one of its checkpoints; or a T5X or Hugging
+      Face checkpoint.
+    out: the folder to write.
+    step: 'latest', 'best' (on validation) or a number, of a run's folder.
+    vocabulary: SentencePiece file whose tokenizer goes along; None takes the
+      run's own.
+    input_length: of a StableHLO program, tokens of an input at most.
+    output_length: of a StableHLO program, tokens of an output at most.
+    allow_bin: whether to read a pickled pytorch_model.bin, by torch's
+      weights-only loader.
+  """
+
+  model_dir: str
+  out: str
+  step: str = 'latest'
+  vocabulary: str | None = None
+  input_length: int = 256
+  output_length: int = 64
+  allow_bin: bool = False
+
+  def __post_init__(self):
+    for name in ('model_dir', 'out'):
+      if not getattr(self, name):
+        raise ValueError(f'--{name} is not given, expected a folder.')
+
+
+def to_hugging_face(export: Exporting) -> str:
+  """Writes a folder for transformers' AutoModelForSeq2SeqLM.
+
+  Returns:
+    What was written, for people.
+  """
+  # Imported here: no other format needs safetensors.
+  from dsbs_jax.interop import hf_checkpoint
+
+  path, step = _locate(export)
+  config, facts = _describe(path)
+  params = foreign.load_initial(path, config, allow_bin=export.allow_bin)
+  spec = _vocabulary(export, facts)
+  options = {}
+  if spec is not None:
+    options = {
+      'sentencepiece_file': vocabularies.local_file(spec.path),
+      'extra_ids': spec.extra_ids,
+    }
+  hf_checkpoint.save_hf(export.out, params, config, **options)
+  model_card.write(
+    export.out,
+    checkpoint=path,
+    step=step,
+    config=config,
+    facts=facts,
+    library='transformers',
+    usage=_HUGGING_FACE_USE.format(prefix=_prefix(facts)),
+  )
+  tokenizer = 'with its tokenizer' if options else 'without a tokenizer'
+  return f'{export.out}: {path} for Hugging Face, {tokenizer}'
+
+
+def to_t5x(export: Exporting, *, legacy: bool = False) -> str:
+  """Writes `out/checkpoint_<n>` for T5X, optimizer state included.
+
+  A run that used Adafactor keeps its step and moments. Any other starts T5X's
+  optimizer afresh, hence at step 0.
+
+  Args:
+    export: what to export.
+    legacy: whether in the format of T5X's public checkpoints, not Orbax.
+
+  Returns:
+    What was written, for people.
+  """
+  path, step = _locate(export)
+  config, facts = _describe(path)
+  params = foreign.load_initial(path, config, allow_bin=export.allow_bin)
+  exported_step, moments = step, None
+  if not foreign.is_hugging_face(str(path)):
+    moments = t5x_writing.read_moments(str(path), config)
+  kind = 'with its Adafactor state'
+  if moments is None:
+    step, kind = 0, 'with a fresh Adafactor state'
+    plain = dataclasses.replace(config, scan_layers=False)
+    moments = t5x_writing.fresh_moments(network.param_shapes(plain))
+  save = t5x_writing.save_legacy if legacy else t5x_writing.save_orbax
+  written = save(export.out, params, config, step=step, moments=moments)
+  model_card.write(
+    export.out,
+    checkpoint=path,
+    step=exported_step,
+    config=config,
+    facts=facts,
+    library='t5x',
+    usage=f'A T5X checkpoint, {kind}: `{pathlib.Path(written).name}/`. Give its'
+    ' path as `INITIAL_CHECKPOINT_PATH` or `CHECKPOINT_PATH`.',
+  )
+  return f'{written}: {path} for T5X, {kind}'
+
+
+def to_stablehlo(export: Exporting) -> str:
+  """Writes a folder that runs by `jax.export`, without this project.
+
+  Returns:
+    What was written, for people.
+
+  Raises:
+    ValueError: no vocabulary is known, or the folder is in use.
+  """
+  # Imported here: no other format needs safetensors.
+  from dsbs_jax.exporting import stablehlo
+
+  path, step = _locate(export)
+  config, facts = _describe(path)
+  given = export.vocabulary or _run_vocabulary(pathlib.Path(export.model_dir))
+  if given is None:
+    raise ValueError(
+      f'{export.model_dir} names no vocabulary, without which a program reads'
+      ' no text. Give --vocabulary.'
+    )
+  spec, model = _vocabulary(export, facts), None
+  if spec is not None:
+    file = vocabularies.local_file(spec.path)
+    model = vocabularies.with_extra_ids(file.read_bytes(), spec.extra_ids)
+  stablehlo.save(
+    export.out,
+    foreign.load_initial(path, config),
+    config,
+    stablehlo.Serving(
+      prefix=_prefix(facts),
+      input_length=export.input_length,
+      output_length=export.output_length,
+      sentencepiece_model=model,
+    ),
+  )
+  model_card.write(
+    export.out,
+    checkpoint=path,
+    step=step,
+    config=config,
+    facts=facts,
+    library='jax',
+    usage=_STABLEHLO_USE,
+  )
+  return f'{export.out}: {path} for jax.export; try {export.out}/run.py'
+
+
+def _prefix(facts: dict[str, Any]) -> str:
+  """What stands before the inputs that the model answers; '' if unknown."""
+  name = views.own_name(facts.get('task', ''))
+  if name is None:
+    return ''
+  form = 'label' if name.form == 'dsbs' else name.form
+  return forms.prefixes(facts.get('prefixes') or 'paper').of(form)
+
+
+def _locate(export: Exporting) -> tuple[pathlib.Path, int]:
+  step = int(export.step) if export.step.isdigit() else export.step
+  return evaluate_checkpoint.find_checkpoint(export.model_dir, step)
+
+
+def _describe(
+  path: pathlib.Path,
+) -> tuple[network.T5Config, dict[str, Any]]:
+  """The network of a checkpoint, and what its run noted if it is ours."""
+  if foreign.is_hugging_face(str(path)):
+    from dsbs_jax.interop import hf_checkpoint
+
+    return hf_checkpoint.config_from_hf(path), {}
+  facts = foreign.run_facts(str(path))
+  if 'model' in facts:
+    return network.T5Config(**facts['model']), facts
+  return t5x_checkpoint.infer_config(str(path)), {}
+
+
+def _vocabulary(
+  export: Exporting, facts: dict[str, Any]
+) -> vocabularies.Spec | None:
+  """The SentencePiece file that goes along, None for none."""
+  given = export.vocabulary or _run_vocabulary(pathlib.Path(export.model_dir))
+  if given is None:
+    return None
+  spec = vocabularies.parse_spec(given)
+  if spec.path == 'bytes':
+    return None
+  trained_with = facts.get('vocabulary')
+  fingerprint = vocabularies.load(given).fingerprint
+  if trained_with not in (None, fingerprint):
+    raise ValueError(
+      f'{export.model_dir} was trained with vocabulary {trained_with}, but'
+      f' {given} is {fingerprint}. Give the right file with --vocabulary.'
+    )
+  return spec
+
+
+def _run_vocabulary(model_dir: pathlib.Path) -> str | None:
+  """What the config beside a run's checkpoints says."""
+  for folder in (model_dir, model_dir.parent):
+    file = folder / run_folder.CONFIG_FILE
+    if file.is_file():
+      return run_folder.read_macros(file).get('VOCABULARY')
+  return None

@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The README.md of an exported model: what a run's own files say, no more.
+
+What the files do not tell is "unknown". Texts that come from settings, data or
+paths are escaped, so that they cannot become markup.
+"""
+
+import pathlib
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+
+from dsbs_jax.core.t5 import network
+from dsbs_jax.data.prepared import store, views
+from dsbs_jax.runs import results, run_folder
+
+CARD_FILE = 'README.md'
+UNKNOWN = 'unknown'
+
+_MARKUP = re.compile(r'([\\`*_{}\[\]()#+\-.!|~>])')
+METHODS = {
+  ('gt', 'finetune'): 'standard finetuning on human labels',
+  ('llm', 'finetune'): "standard distillation: finetuning on the LLM's labels",
+  ('gt', 'label'): 'the label task of distilling step-by-step, human labels',
+  ('llm', 'label'): "the label task of distilling step-by-step, LLM's labels",
+  (None, 'rationale'): 'the rationale task of distilling step-by-step alone',
+  ('gt', 'single'): 'single task: rationale, then human label, in one target',
+  ('llm', 'single'): "single task: rationale, then the LLM's label, in one"
+  ' target',
+  ('gt', 'answer_first'): 'human label, then rationale, in one target',
+  ('llm', 'answer_first'): "the LLM's label, then rationale, in one target",
+  ('gt', 'dsbs'): 'distilling step-by-step (arXiv:2305.02301), human labels',
+  ('llm', 'dsbs'): "distilling step-by-step (arXiv:2305.02301), the LLM's"
+  ' labels',
+}
+_HEAD = """\
+---
+library_name: {library}
+license: unknown
+tags:
+- t5
+- distilling-step-by-step
+---
+"""
+
+
+def escape(text: Any) -> str:
+  """A text as Markdown that shows it, on one line."""
+  shown = ''.join(
+    ' ' if unicodedata.category(char)[0] in 'CZ' else char for char in str(text)
+  )
+  shown = shown.replace('&', '&amp;').replace('<', '&lt;')
+  return _MARKUP.sub(r'\\\1', shown)
+
+
+def write(
+  out: str | pathlib.Path,
+  *,
+  checkpoint: pathlib.Path,
+  step: int,
+  config: network.T5Config,
+  facts: Mapping[str, Any],
+  library: str,
+  usage: str,
+) -> None:
+  """Writes the card, and the run's config beside it if there is one.
+
+  Args:
+    out: the exported folder.
+    checkpoint: what was exported.
+    step: its step.
+    config: the network.
+    facts: what the run noted in its checkpoint, {} for a foreign one.
+    library: who loads the folder, for model hubs.
+    usage: Markdown that says how to load it.
+  """
+  out = pathlib.Path(out)
+  run = checkpoint.parent
+  source = run / run_folder.CONFIG_FILE
+  macros = run_folder.read_macros(source) if source.is_file() else {}
+  if macros:
+    (out / 'training.gin').write_text(source.read_text(encoding='utf-8'))
+  data = _data(facts, macros)
+  sections = [
+    _HEAD.format(library=library) + f'# {_title(facts, config)}',
+    _table(('', ''), _facts(checkpoint, step, config, facts, macros, data)),
+    '## Use\n\n' + usage.strip(),
+    '## Results\n\n' + _results(run, step),
+    '## Intended use\n\n' + _intended(facts),
+    '## Licence\n\nUnknown: a run does not record the licences of its data, its'
+    ' teacher or the checkpoint that it started from, and all of them may bind'
+    ' this model. Look them up before you pass it on.',
+    '## Reproduce\n\n' + _reproduce(macros),
+  ]
+  text = '\n\n'.join(sections) + '\n'
+  (out / CARD_FILE).write_text(text, encoding='utf-8')
+
+
+def _title(facts, config) -> str:
+  size = results.size_text(_num_params(config))
+  task = facts.get('task')
+  return f'{escape(task)}, T5 of {size}' if task else f'T5 of {size}'
+
+
+def _num_params(config) -> int:
+  return sum(x.size for x in jax.tree.leaves(network.param_shapes(config)))
+
+
+def _data(facts, macros) -> store.Prepared | None:
+  """The prepared data that the run trained on, None where it is gone."""
+  name = views.own_name(facts.get('task', ''))
+  if name is None:
+    return None
+  data = run_folder.prepared(name.benchmark, macros.get('DATA_DIR'))
+  same = data and data.fingerprint('train') == facts.get('data')
+  return data if same else None
+
+
+def _facts(checkpoint, step, config, facts, macros, data) -> Iterator:
+  """(name, value) pairs, values as Markdown."""
+  name = views.own_name(facts.get('task', ''))
+  yield 'Checkpoint', f'{escape(checkpoint)}, step {step:,}'
+  if name is not None:
+    yield 'Task', escape(facts['task'])
+    yield 'Method', METHODS[name.label_source, name.form]
+    if name.form == 'dsbs':
+      alpha = facts.get('objective', {}).get('alpha')
+      yield 'alpha (weight of the label term)', escape(_or_unknown(alpha))
+  else:
+    yield 'Task', escape(_or_unknown(facts.get('task')))
+    yield 'Method', UNKNOWN
+  yield 'Data', _data_text(name, data)
+  yield 'Teacher', _teacher_text(data)
+  started = macros.get('INITIAL_CHECKPOINT_PATH', UNKNOWN)
+  random = 'random parameters'
+  yield 'Started from', random if started is None else escape(started)
+  yield 'Parameters', f'{_num_params(config):,}'
+  yield 'Network', escape(_network(config))
+  yield 'Recipe', escape(_recipe(facts, macros))
+  yield 'Vocabulary', escape(_or_unknown(facts.get('vocabulary')))
+  yield 'Versions', escape(_pairs(facts.get('versions')))
+
+
+def _or_unknown(value: Any) -> Any:
+  return UNKNOWN if value is None else value
+
+
+def _pairs(values: Mapping[str, Any] | None) -> str:
+  if not values:
+    return UNKNOWN
+  return ', '.join(f'{name} {value}' for name, value in values.items())
+
+
+def _data_text(name, data) -> str:
+  if name is None:
+    return UNKNOWN
+  text = f'benchmark {escape(name.benchmark)}'
+  if data is None:
+    return f'{text}; counts unknown: the prepared data is not there any more'
+  counts = ', '.join(f'{s} {data.num_examples(s):,}' for s in data.splits)
+  fraction = data.metadata.get('fraction')
+  return f'{text}; examples: {counts}; share of train: {escape(fraction)}'
+
+
+def _teacher_text(data) -> str:
+  teacher = data.metadata.get('teacher') if data else None
+  if not teacher:
+    return UNKNOWN
+  test = data.metadata['splits'].get('test', {}).get('counts', {})
+  accuracy = test.get('accuracy')
+  if not isinstance(accuracy, int | float):
+    return escape(teacher)
+  return f'{escape(teacher)}; its own accuracy on test {accuracy:.2f} %'
+
+
+def _network(config) -> str:
+  return (
+    f'width {config.emb_dim}, {config.num_heads} heads of {config.head_dim},'
+    f' MLP {config.mlp_dim}, {config.num_encoder_layers} +'
+    f' {config.num_decoder_layers} layers, {config.vocab_size} ids,'
+    f' {"/".join(config.mlp_activations)}'
+  )
+
+
+def _recipe(facts, macros) -> str:
+  known = {
+    'optimizer': facts.get('optimizer'),
+    'schedule': facts.get('schedule'),
+    'learning rate': facts.get('learning_rate'),
+    'batch': facts.get('batch_size'),
+    'clipping': facts.get('clip_norm', UNKNOWN),
+    'steps': macros.get('TRAIN_STEPS'),
+    'seed': facts.get('seed'),
+  }
+  if not facts:
+    return UNKNOWN
+  return _pairs({name: _or_unknown(value) for name, value in known.items()})
+
+
+def _table(head, rows) -> str:
+  lines = ['| ' + ' | '.join(head) + ' |', '|' + '---|' * len(head)]
+  return '\n'.join([*lines, *('| ' + ' | '.join(row) + ' |' for row in rows)])
+
+
+def _results(run: pathlib.Path, step: int) -> str:
+  """What was measured at the exported, the best and the last step."""
+  file = run / run_folder.METRICS_FILE
+  if not file.is_file():
+    return 'Unknown: there are no metrics beside the checkpoint.'
+  trained, evaluated = run_folder.read_metrics(file)
+  validation = evaluated.get(run_folder.VALIDATION, {})
+  scores = {s: m['accuracy'] for s, m in validation.items() if 'accuracy' in m}
+  marks = {step: ['exported']}
+  if scores:
+    best = max(scores, key=lambda s: (scores[s], s))
+    marks.setdefault(best, []).append('best on validation')
+  last = run_folder.last_step(trained, evaluated)
+  marks.setdefault(last, []).append('last')
+  rows = [
+    (
+      f'{at:,}',
+      ', '.join(names),
+      escape(split),
+      escape(metric),
+      f'{value:.2f}' if isinstance(value, int | float) else escape(value),
+    )
+    for at, names in sorted(marks.items())
+    for split in sorted(evaluated)
+    for metric, value in sorted(evaluated[split].get(at, {}).items())
+  ]
+  if not rows:
+    return 'Unknown: these steps were not evaluated.'
+  return _table(('step', 'which', 'split', 'metric', 'value'), rows)
+
+
+def _intended(facts) -> str:
+  name = views.own_name(facts.get('task', ''))
+  if name is None:
+    return 'Unknown: the checkpoint does not say what it was trained for.'
+  answer = {
+    'rationale': 'writes rationales',
+    'single': 'writes a rationale and then its label',
+    'answer_first': 'writes its label and then a rationale',
+  }.get(name.form, 'answers with a label alone')
+  return (
+    f'It {answer}, for inputs as the benchmark {escape(name.benchmark)} renders'
+    ' them. It was evaluated on nothing but what stands above.'
+  )
+
+
+def _reproduce(macros) -> str:
+  if not macros:
+    return 'Unknown: there is no config beside the checkpoint.'
+  return (
+    '`training.gin` holds every setting; paths in it are those of the machine'
+    ' that trained.\n\n```sh\npython -m dsbs_jax.train'
+    ' --gin_file=training.gin --gin.MODEL_DIR="\'runs/again\'"\n```'
+  )

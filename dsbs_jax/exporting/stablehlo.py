@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A student as one StableHLO program, for machines without this project.
+
+A folder holds
+
+  model.stablehlo      greedy decoding by jax.export: (parameters,
+                       encoder_input_tokens [B, S] int32) -> tokens [B, L]
+                       int32; B is free, S and L are fixed
+  params.safetensors   the parameters, by their paths in the tree
+  spiece.model         the vocabulary, its extra ids included
+  settings.json        what stands before inputs, S, L, and more facts
+  run.py               reads all of this; needs jax, numpy, safetensors and
+                       sentencepiece
+"""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import jax
+import jax.export
+import numpy as np
+import safetensors.numpy
+
+from dsbs_jax import contract
+from dsbs_jax.core import decoding
+from dsbs_jax.core.t5 import network, parameters
+from dsbs_jax.exporting import stablehlo_run
+
+PLATFORMS = ('cpu', 'cuda', 'tpu')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Serving:
+  """How the program is used.
+
+  Attributes:
+    prefix: text that stands before every input.
+    input_length: S, tokens of an input at most, prefix and end included.
+    output_length: L, tokens of an output at most, end included.
+    sentencepiece_model: the vocabulary with its extra ids; None where texts
+      are read as UTF-8 bytes, ids 3 to 258.
+  """
+
+  prefix: str
+  input_length: int = 256
+  output_length: int = 64
+  sentencepiece_model: bytes | None = None
+
+  def __post_init__(self):
+    for name in ('input_length', 'output_length'):
+      if getattr(self, name) < 1:
+        raise ValueError(
+          f'{name} is {getattr(self, name)}, expected 1 token or more.'
+        )
+
+
+def flat_params(params: Any, config: network.T5Config) -> dict[str, np.ndarray]:
+  """Parameters by path, 'encoder/layers_0/mlp/wo/kernel', layers unrolled."""
+  if config.scan_layers:
+    params = parameters.unstack_layers(params, config)
+  leaves, _ = jax.tree_util.tree_flatten_with_path(params)
+  return {
+    jax.tree_util.keystr(path, simple=True, separator='/'): np.asarray(
+      leaf, np.float32
+    )
+    for path, leaf in leaves
+  }
+
+
+def export_program(
+  config: network.T5Config, *, input_length: int, output_length: int
+) -> jax.export.Exported:
+  """Greedy decoding as one program for all platforms.
+
+  Args:
+    config: the network.
+    input_length: S.
+    output_length: L.
+
+  Returns:
+    (dict of parameters by path, [B, S] int32) -> [B, L] int32, B symbolic.
+  """
+  plain = dataclasses.replace(config, scan_layers=False)
+  shapes = network.param_shapes(plain)
+  structure = jax.tree.structure(shapes)
+  names = list(flat_shapes(shapes))
+
+  def generate(flat, tokens):
+    params = jax.tree.unflatten(structure, [flat[name] for name in names])
+    rows = {'encoder_input_tokens': tokens}
+    return decoding.greedy(params, plain, rows, max_decode_len=output_length)
+
+  (rows,) = jax.export.symbolic_shape('rows')
+  tokens = jax.ShapeDtypeStruct((rows, input_length), np.int32)
+  return jax.export.export(jax.jit(generate), platforms=PLATFORMS)(
+    flat_shapes(shapes), tokens
+  )
+
+
+def flat_shapes(shapes: Any) -> dict[str, jax.ShapeDtypeStruct]:
+  """Shapes by path, in the order of the tree's leaves."""
+  leaves, _ = jax.tree_util.tree_flatten_with_path(shapes)
+  return {
+    jax.tree_util.keystr(path, simple=True, separator='/'): leaf
+    for path, leaf in leaves
+  }
+
+
+def save(
+  folder: str | pathlib.Path,
+  params: Any,
+  config: network.T5Config,
+  serving: Serving,
+) -> None:
+  """Writes the folder.
+
+  Args:
+    folder: does not exist yet, or is empty.
+    params: the parameter tree, in either layout of the layers.
+    config: its size.
+    serving: how it is used.
+
+  Raises:
+    ValueError: the folder is in use.
+  """
+  folder = pathlib.Path(folder)
+  if folder.exists() and any(folder.iterdir()):
+    raise ValueError(
+      f'{folder} is not empty; exporting into it could mix two models. Give'
+      ' a new folder.'
+    )
+  program = export_program(
+    config,
+    input_length=serving.input_length,
+    output_length=serving.output_length,
+  )
+  settings = {
+    'prefix': serving.prefix,
+    'input_length': serving.input_length,
+    'output_length': serving.output_length,
+    'pad_id': contract.PAD_ID,
+    'eos_id': contract.EOS_ID,
+    'vocabulary': 'spiece.model' if serving.sentencepiece_model else 'bytes',
+    'platforms': list(program.platforms),
+    'jax': jax.__version__,
+    'calling_convention_version': program.calling_convention_version,
+  }
+  folder.mkdir(parents=True, exist_ok=True)
+  (folder / 'model.stablehlo').write_bytes(program.serialize())
+  safetensors.numpy.save_file(
+    flat_params(params, config), folder / 'params.safetensors'
+  )
+  if serving.sentencepiece_model:
+    (folder / 'spiece.model').write_bytes(serving.sentencepiece_model)
+  (folder / 'settings.json').write_text(json.dumps(settings, indent=2) + '\n')
+  source = pathlib.Path(stablehlo_run.__file__).read_text()
+  (folder / 'run.py').write_text(source)

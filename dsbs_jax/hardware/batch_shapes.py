@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shapes of a run's batches: given, from prepared data, or typical."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+from dsbs_jax import contract
+from dsbs_jax.data import register
+from dsbs_jax.data.batching import loader, placement
+from dsbs_jax.data.prepared import views
+from dsbs_jax.training import settings
+
+_GIVEN = re.compile(r'(?:([a-z]+):)?(\d+)x(\d+)/(\d+)')
+# What packing chose for 64 pairs of CommonsenseQA with the public vocabulary
+# where rows come in multiples of 32: 79 % of the encoder's places are full.
+_TYPICAL_PAIRS = 64
+_TYPICAL = {
+  contract.LABEL_VIEW: placement.Shape(32, 128, 16),
+  contract.RATIONALE_VIEW: placement.Shape(32, 128, 96),
+}
+# And where rows come in any number: one device, one microbatch.
+_TYPICAL_ALONE = {
+  contract.LABEL_VIEW: placement.Shape(36, 104, 16, 3408, 224),
+  contract.RATIONALE_VIEW: placement.Shape(35, 112, 72, 3472, 2128),
+}
+
+Views = Mapping[str, placement.Shape]
+
+
+def given(texts: Sequence[str]) -> dict[str, placement.Shape]:
+  """Parses shapes such as 'label:32x128/16': rows x inputs / targets.
+
+  Args:
+    texts: one per view; a single one may leave the name out.
+
+  Returns:
+    view -> shape.
+
+  Raises:
+    ValueError: a text is no such shape.
+  """
+  found = {}
+  for text in texts:
+    match = _GIVEN.fullmatch(text)
+    view = match and (match[1] or contract.MIXTURE_VIEW)
+    if view not in contract.VIEWS or '0' in match.groups():
+      raise ValueError(
+        f'--batch is {text!r}, expected [view:]ROWSxINPUTS/TARGETS such as'
+        f' label:32x128/16, with a view of {", ".join(contract.VIEWS)}.'
+      )
+    found[view] = placement.Shape(*map(int, match.groups()[1:]))
+  return found
+
+
+def of_data(run: settings.Training, *, multiple: int) -> dict:
+  """The usual shapes of the run's own prepared data.
+
+  Args:
+    run: all settings; its data must be prepared.
+    multiple: rows come in multiples of this number.
+
+  Returns:
+    view -> shape.
+  """
+  source = register.source(
+    data_dir=run.data_dir, vocabulary=run.vocabulary, prefixes=run.prefixes
+  )
+  data = loader.open(
+    run.mixture_or_task_name,
+    source,
+    run.reading(),
+    layout=run.layout(lengths=run.lengths),
+    place=loader.Place(
+      0, 1, row_multiple=multiple, microbatches=run.microbatches
+    ),
+    unpadded=run.unpadded,
+  )
+  return {view: plan.shapes[0] for view, plan in data.plans.items()}
+
+
+def typical(run: settings.Training, *, multiple: int) -> dict:
+  """Shapes without data: those of CommonsenseQA, for the run's batch size.
+
+  Args:
+    run: all settings; its task decides which views there are.
+    multiple: rows come in multiples of this number.
+
+  Returns:
+    view -> shape.
+  """
+  name = views.own_name(run.mixture_or_task_name)
+  form = 'dsbs' if name is None else name.form
+  usual = _TYPICAL
+  if multiple == 1 and run.unpadded:
+    usual = _TYPICAL_ALONE
+  label, rationale = usual.values()
+  wanted = {
+    'dsbs': usual,
+    'rationale': {contract.RATIONALE_VIEW: rationale},
+    'single': {contract.LABEL_VIEW: rationale},
+    'answer_first': {contract.LABEL_VIEW: rationale},
+  }.get(form, {contract.LABEL_VIEW: label})
+  chosen = {}
+  for view, shape in wanted.items():
+    rows, inputs, targets = (
+      -(-number * run.batch_size // _TYPICAL_PAIRS)
+      for number in (shape.rows, shape.input_slots, shape.target_slots)
+    )
+    chosen[view] = shape._replace(
+      rows=-(-rows // multiple) * multiple,
+      input_slots=inputs,
+      target_slots=targets,
+    )
+  return chosen

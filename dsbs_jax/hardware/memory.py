@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a train step needs of each device's memory, without the devices.
+
+Parameters, optimizer state and gradients follow from shapes and shardings.
+What the step needs besides, only a compiler knows: the TPU compiler is asked
+for TPUs, XLA's for simulated CPU devices stands in for GPUs.
+"""
+
+import dataclasses
+import math
+import re
+import time
+from typing import Any
+
+import jax
+
+from dsbs_jax.core import partitioning
+from dsbs_jax.hardware import accelerators, batch_shapes, tpu_compiler
+from dsbs_jax.training import settings, step_functions
+
+_NEEDED = re.compile(r'(?:Used |temporaries \()(\d+(?:\.\d+)?)([KMGT])')
+# Half the time, the same memory: nobody runs these programs.
+QUICK = {'xla_backend_optimization_level': 0}
+_UNITS = {'K': 1 << 10, 'M': 1 << 20, 'G': 1 << 30, 'T': 1 << 40}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Parts:
+  """Bytes on the fullest device that follow from shapes alone.
+
+  Attributes:
+    params: parameters, float32.
+    optimizer: optimizer state.
+    gradients: one gradient per parameter, as its parameter is sharded.
+    batch: one batch.
+  """
+
+  params: int
+  optimizer: int
+  gradients: int
+  batch: int
+
+  @property
+  def held(self) -> int:
+    """What is there at every moment: all but the gradients."""
+    return self.params + self.optimizer + self.batch
+
+  @property
+  def total(self) -> int:
+    """All of them."""
+    return self.params + self.optimizer + self.gradients + self.batch
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Compiled:
+  """What a compiler says of a program.
+
+  Attributes:
+    peak: bytes per device at the worst moment, arguments included; the TPU
+      compiler counts a donated argument twice, as argument and as output.
+    allocated: bytes per device of arguments, outputs and all temporaries,
+      whether or not they live at one time.
+    seconds: what compiling took.
+    compiler: whose figures these are.
+    complete: False where the compiler gave up, as the program needs more
+      memory than the device has; `peak` is then its last count.
+  """
+
+  peak: int
+  allocated: int
+  seconds: float
+  compiler: str
+  complete: bool = True
+
+  def fits(self, memory: int) -> bool:
+    """Whether a device with so many bytes takes the program."""
+    # The TPU compiler knows its device's memory, and packs into it.
+    return self.complete and (self.compiler == 'tpu' or self.peak <= memory)
+
+
+def parts(
+  run: settings.Training, mesh: jax.sharding.Mesh, views: batch_shapes.Views
+) -> Parts:
+  """The bytes per device that follow from shapes."""
+  state = step_functions.state(run, mesh).like
+  batch = step_functions.batch_shapes(
+    views, mesh, microbatches=run.microbatches
+  )
+  params = bytes_per_device(state.params)
+  return Parts(
+    params=params,
+    optimizer=bytes_per_device(state.opt_state),
+    gradients=params,
+    batch=bytes_per_device(batch),
+  )
+
+
+def bytes_per_device(tree: Any) -> int:
+  """Bytes of a tree of arrays, or of shapes with shardings, on one device."""
+  return sum(
+    math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+    for leaf in jax.tree.leaves(tree)
+  )
+
+
+def mesh_of(device: accelerators.Device, shape: str) -> jax.sharding.Mesh:
+  """A mesh of devices that are not there.
+
+  Args:
+    device: what to plan for.
+    shape: such as '8x4'.
+
+  Returns:
+    A mesh to compile for: of TPU chips, or of simulated CPU devices.
+
+  Raises:
+    ValueError: the shape is none, no TPU slice has this number of chips, or
+      JAX already runs with fewer CPU devices.
+  """
+  num_devices = math.prod(partitioning.mesh_sizes(shape))
+  if device.is_tpu:
+    found = tpu_compiler.devices(device, num_devices)
+  else:
+    found = jax.devices('cpu')[:num_devices]
+    if len(found) < num_devices:
+      raise ValueError(
+        f'--mesh={shape} needs {num_devices} simulated devices, but JAX was'
+        f' started with {len(found)}. Set'
+        f' JAX_NUM_CPU_DEVICES={num_devices} before it starts.'
+      )
+  return partitioning.make_mesh(shape, devices=found)
+
+
+def compile_step(
+  run: settings.Training, mesh: jax.sharding.Mesh, views: batch_shapes.Views
+) -> Compiled:
+  """Compiles the train step for the mesh and asks for its memory."""
+  return compile_program(
+    step_functions.lower_train_step(run, mesh, views), mesh
+  )
+
+
+def compile_program(
+  lowered: jax.stages.Lowered, mesh: jax.sharding.Mesh
+) -> Compiled:
+  """Compiles a program that was lowered for a mesh, asks for its memory.
+
+  A program that does not fit into a TPU is an answer, not an error.
+  """
+  platform = mesh.devices.flat[0].platform
+  options = QUICK if platform == 'cpu' else None
+  started = time.monotonic()
+  try:
+    compiled = lowered.compile(compiler_options=options)
+  except jax.errors.JaxRuntimeError as error:
+    needed = _NEEDED.search(str(error))
+    if 'RESOURCE_EXHAUSTED' not in str(error) or needed is None:
+      raise
+    size = int(float(needed[1]) * _UNITS[needed[2]])
+    return Compiled(
+      peak=size,
+      allocated=size,
+      seconds=time.monotonic() - started,
+      compiler=platform,
+      complete=False,
+    )
+  memory = compiled.memory_analysis()
+  held = memory.argument_size_in_bytes + memory.output_size_in_bytes
+  held += memory.temp_size_in_bytes - memory.alias_size_in_bytes
+  # CPU programs allocate all temporaries at once.
+  on_tpu = platform == 'tpu'
+  return Compiled(
+    peak=memory.peak_memory_in_bytes if on_tpu else held,
+    allocated=held,
+    seconds=time.monotonic() - started,
+    compiler=platform,
+  )

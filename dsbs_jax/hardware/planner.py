@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plans a training run for hardware that is not there: memory, time, price."""
+
+import dataclasses
+import functools
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from dsbs_jax.core import partitioning
+from dsbs_jax.data.batching import placement
+from dsbs_jax.hardware import (
+  accelerators,
+  batch_shapes,
+  memory_options,
+  plan_table,
+  time_and_cost,
+)
+from dsbs_jax.hardware import memory as memory_lib
+from dsbs_jax.runtime import progress
+from dsbs_jax.training import settings, step_functions
+
+DOES_NOT_FIT_STATUS = 1
+
+_NO_SHARES = (
+  '--utilisation is {}, expected two shares of the peak, low and high, such as'
+  ' 0.24,0.47.'
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Question:
+  """What a plan is made for.
+
+  Attributes:
+    mesh: data x model devices, such as '8x4'.
+    device: a name of `accelerators.DEVICES`.
+    batch: shapes such as 'label:32x128/16'; none takes those of prepared data
+      (DATA_DIR), or typical ones.
+    price_per_device_hour: in any currency; None for no price.
+    utilisation: shares of the peak rate to assume, low and high.
+    remedies: whether to look for what fits if this does not.
+  """
+
+  mesh: str
+  device: str
+  batch: tuple[str, ...] = ()
+  price_per_device_hour: float | None = None
+  utilisation: tuple[float, ...] = time_and_cost.PUBLISHED_UTILISATION
+  remedies: bool = True
+
+  def __post_init__(self):
+    for name in ('mesh', 'device'):
+      if not getattr(self, name):
+        raise ValueError(
+          f'--{name} is not given; a plan is for --mesh=8x4 --device=v5e, say.'
+        )
+    partitioning.mesh_sizes(self.mesh)
+    accelerators.device(self.device)
+    batch_shapes.given(self.batch)
+    low, high = (*self.utilisation, 0, 0)[:2]
+    if len(self.utilisation) != 2 or not 0 < low <= high <= 1:
+      raise ValueError(_NO_SHARES.format(','.join(map(str, self.utilisation))))
+    price = self.price_per_device_hour
+    if price is not None and not price >= 0:
+      raise ValueError(
+        f'--price_per_device_hour is {price}, expected a number >= 0.'
+      )
+
+
+def shares(texts: Sequence[str]) -> tuple[float, ...]:
+  """The numbers of --utilisation.
+
+  Raises:
+    ValueError: a text is no number.
+  """
+  try:
+    return tuple(map(float, texts))
+  except ValueError as error:
+    raise ValueError(_NO_SHARES.format(','.join(texts))) from error
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+  """The answer.
+
+  Attributes:
+    question: what was asked.
+    assumed: settings that decide the figures, by their macros.
+    batch_from: where the shapes of the batch come from.
+    views: shapes of the batch by view.
+    num_params: parameters of the network.
+    memory: usable bytes of a device.
+    parts: bytes per device by shapes.
+    compiled: what the compiler says; None where shapes rule the step out.
+    fits: whether it fits.
+    unsplit: parameters that a mesh axis does not divide.
+    forecast: time and price.
+    tried: (changes, bytes at peak, fits) of options, in the order tried.
+    remedy: changes of the first that fits, () where none does or none is
+      needed.
+  """
+
+  question: Question
+  assumed: dict[str, Any]
+  batch_from: str
+  views: dict[str, placement.Shape]
+  num_params: int
+  memory: int
+  parts: memory_lib.Parts
+  compiled: memory_lib.Compiled | None
+  fits: bool
+  unsplit: list[str]
+  forecast: time_and_cost.Forecast
+  tried: list[tuple[tuple[str, ...], int, bool]]
+  remedy: tuple[str, ...]
+
+
+def simulate(question: Question) -> None:
+  """Starts JAX on CPU, with as many simulated devices as a plan may need.
+
+  Must come before anything that starts JAX's backends. An accelerator of this
+  machine, if any, stays free.
+  """
+  jax.config.update('jax_platforms', 'cpu')
+  if accelerators.device(question.device).is_tpu:
+    # JAX cannot read programs back that are for a machine that is not there.
+    jax.config.update('jax_enable_compilation_cache', False)
+  else:
+    asked = math.prod(partitioning.mesh_sizes(question.mesh))
+    jax.config.update('jax_num_cpu_devices', asked * memory_options.LARGEST)
+
+
+def make(run: settings.Training, question: Question) -> Plan:
+  """Makes the plan.
+
+  Args:
+    run: the settings of the training run; its own mesh is not looked at.
+    question: the hardware.
+
+  Returns:
+    The plan.
+
+  Raises:
+    ValueError: the mesh is no slice of the device, the compiler is not
+      installed, or the batch's rows do not divide.
+  """
+  device = accelerators.device(question.device)
+  given = batch_shapes.given(question.batch)
+  shapes = functools.partial(_shapes, given)
+  mesh = memory_lib.mesh_of(device, question.mesh)
+  views = shapes(run, question.mesh)
+  partitioning.check_batch(
+    step_functions.batch_shapes(views, mesh),
+    mesh,
+    num_microbatches=run.microbatches,
+  )
+  asked = memory_options.Option(run, question.mesh)
+  progress.say(f'compiling the train step for {question.mesh} {device.name}')
+  verdict = memory_options.judge(asked, device, shapes=shapes)
+  tried, remedy = [], None
+  if question.remedies and not verdict.fits(device):
+    tried, remedy = _search(asked, device, shapes)
+  state = step_functions.state(run, mesh)
+  return Plan(
+    question=question,
+    assumed=_assumed(run),
+    batch_from=_origin(run, given),
+    views=dict(views),
+    num_params=sum(x.size for x in jax.tree.leaves(state.shapes.params)),
+    memory=device.memory,
+    parts=verdict.parts,
+    compiled=verdict.compiled,
+    fits=verdict.fits(device),
+    unsplit=partitioning.dropped_axes(
+      state.shapes.params, mesh, run.sharding_rules()
+    ),
+    forecast=time_and_cost.forecast(
+      run,
+      device,
+      num_devices=mesh.size,
+      views=views,
+      utilisation=question.utilisation,
+      price_per_device_hour=question.price_per_device_hour,
+    ),
+    tried=tried,
+    remedy=remedy.changes if remedy else (),
+  )
+
+
+def _search(asked, device, shapes):
+  """Tries options until one fits; all that were tried, and that one."""
+  tried = []
+  for option in memory_options.ladder(asked, device):
+    progress.say(f'it does not fit; trying {" ".join(option.changes)}')
+    verdict = memory_options.judge(option, device, shapes=shapes)
+    if verdict is None:
+      continue
+    peak = verdict.compiled.peak if verdict.compiled else verdict.parts.total
+    tried.append((option.changes, peak, verdict.fits(device)))
+    if verdict.fits(device):
+      return tried, option
+  return tried, None
+
+
+def _shapes(given, run, mesh):
+  if given:
+    return given
+  multiple = partitioning.mesh_sizes(mesh)[0] * run.microbatches
+  if run.data_dir:
+    return batch_shapes.of_data(run, multiple=multiple)
+  return batch_shapes.typical(run, multiple=multiple)
+
+
+def _origin(run, given) -> str:
+  if given:
+    return '--batch'
+  if run.data_dir:
+    return f'packing of {run.mixture_or_task_name} in {run.data_dir}'
+  return 'typical: CommonsenseQA packed; --batch or DATA_DIR says otherwise'
+
+
+def _assumed(run: settings.Training) -> dict[str, Any]:
+  return {
+    'OPTIMIZER': run.optimizer.__name__,
+    'SHARDING_RULES': run.sharding_rules.__name__,
+    'ACTIVATION_DTYPE': run.model.dtype,
+    'REMAT': run.model.remat,
+    'SCAN_LAYERS': run.model.scan_layers,
+    'MICROBATCHES': run.microbatches,
+    'CHUNK_TOKENS': run.chunk_tokens,
+    'BATCH_SIZE': run.batch_size,
+    'TRAIN_STEPS': run.train_steps,
+  }
+
+
+def show(plan: Plan, *, as_json: bool) -> int:
+  """Prints a plan; the exit status says whether the step fits."""
+  if as_json:
+    print(json.dumps(dataclasses.asdict(plan), indent=2))
+  else:
+    plan_table.show(plan)
+  return 0 if plan.fits else DOES_NOT_FIT_STATUS

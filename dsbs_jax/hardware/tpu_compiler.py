@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The TPU compiler, which runs where there is no TPU.
+
+`libtpu` (the extra `tpu`) holds the compiler. It gives devices that programs
+can be compiled for and not be run on.
+"""
+
+import importlib.util
+import os
+
+import jax
+from jax.experimental import topologies
+
+from dsbs_jax.hardware import accelerators
+
+# Without these the library looks for the metadata server of a TPU machine.
+_ENVIRONMENT = {
+  'TPU_SKIP_MDS_QUERY': '1',
+  # Several processes may compile at once: none of them opens a chip.
+  'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
+  'TPU_ACCELERATOR_TYPE': 'v5litepod-4',
+  'TPU_WORKER_HOSTNAMES': 'localhost',
+}
+
+
+def is_installed() -> bool:
+  """Whether libtpu is there."""
+  return importlib.util.find_spec('libtpu') is not None
+
+
+def devices(kind: accelerators.Device, num_chips: int) -> list[jax.Device]:
+  """The devices of a slice, to compile for.
+
+  Args:
+    kind: a TPU.
+    num_chips: of the whole slice.
+
+  Returns:
+    One device per chip.
+
+  Raises:
+    ValueError: libtpu is not installed, or no slice has this size.
+  """
+  if not is_installed():
+    raise ValueError(
+      f'compiling for {kind.name} needs the TPU compiler, which runs without'
+      ' a TPU, but libtpu is not installed. Install it: pip install -c'
+      " constraints.txt -e '.[tpu]'."
+    )
+  layout = accelerators.layout(kind, num_chips)
+  for name, value in _ENVIRONMENT.items():
+    os.environ.setdefault(name, value)
+  options = {'chip_config_name': 'megacore'} if kind.megacore else {}
+  if num_chips == 1:
+    options['chips_per_host_bounds'] = (1, 1, 1)
+  topology = topologies.get_topology_desc(
+    f'{kind.name}:{layout}', platform='tpu', **options
+  )
+  return list(topology.devices)

@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Decodes a split, scores it, writes the predictions.
+
+A model is evaluated on the task it is deployed for: one trained on
+`cqa_gt_dsbs` predicts the labels of `cqa_gt_label`. Outputs are generated, as
+in the paper, or chosen among given labels (see `option_scoring`), and scored by the
+benchmark's metric, the function that seqio's evaluator calls too.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from dsbs_jax import contract
+from dsbs_jax.core import decoding, partitioning
+from dsbs_jax.core.t5 import network
+from dsbs_jax.data import forms, register, vocabularies
+from dsbs_jax.data.batching import loader
+from dsbs_jax.data.prepared import tokens, views
+from dsbs_jax.inference import cpu_threads, option_scoring, output_split
+from dsbs_jax.runs import metrics_log
+from dsbs_jax.runtime import field_checks, files, progress
+
+PREDICTIONS = 'predictions'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluating:
+  """How to evaluate.
+
+  Attributes:
+    task: task or mixture; a mixture of label and rationale is evaluated on
+      its label task.
+    model: the network.
+    splits: which splits; those that are not prepared are left out.
+    batch_size: rows per decoding batch over all devices.
+    max_decode_len: target tokens to generate at most.
+    num_beams: 1 for greedy decoding, as in the paper.
+    score_labels: whether labels are chosen among given ones, not generated.
+  """
+
+  task: str
+  model: network.T5Config
+  splits: tuple[str, ...]
+  batch_size: int = 128
+  max_decode_len: int = 64
+  num_beams: int = 1
+  score_labels: bool = False
+
+  def __post_init__(self):
+    field_checks.splits(self, 'splits')
+
+
+def evaluated_task(name: str) -> str | None:
+  """The task whose labels a model trained on `name` predicts.
+
+  None where there is no label to predict: a model that learned rationales
+  only, or a seqio task that is none of this project's.
+  """
+  parts = views.own_name(name)
+  if parts is None or parts.form == 'rationale':
+    return None
+  if parts.form == 'dsbs':
+    parts = dataclasses.replace(parts, form='label')
+  return str(parts)
+
+
+class Evaluator:
+  """Evaluates parameters on the splits of a task; compiles once per shape.
+
+  Args:
+    settings: see `Evaluating`.
+    source: where the tokens come from.
+    mesh: the devices.
+    param_shardings: a sharding per parameter.
+  """
+
+  def __init__(
+    self,
+    settings: Evaluating,
+    *,
+    source: tokens.Source,
+    mesh: jax.sharding.Mesh,
+    param_shardings: Any,
+  ):
+    self._settings = settings
+    self.task = evaluated_task(settings.task)
+    self._splits = {}
+    if self.task is None:
+      return
+    prepared = tokens.splits(self.task, source)
+    self._splits = {
+      split: tokens.load(self.task, split, source)
+      for split in settings.splits
+      if split in prepared
+    }
+    parts = contract.parse_task_name(self.task)
+    vocabulary = vocabularies.load(source.vocabulary)
+    self._stop = output_split.stop(parts.form, vocabulary=vocabulary)
+    for split, data in self._splits.items():
+      longest = _longest(data, self._stop)
+      if longest > settings.max_decode_len and not settings.score_labels:
+        progress.say(
+          f'{self.task} {split} has targets of up to {longest} tokens, but'
+          f' MAX_DECODE_LEN is {settings.max_decode_len}: longer answers are'
+          ' cut and count as wrong.'
+        )
+    self._labels, self._chooser = {}, None
+    if settings.score_labels:
+      self._labels = {
+        split: option_scoring.labels_of(self.task, split, source)
+        for split in self._splits
+      }
+      self._chooser = option_scoring.Chooser(
+        self.task,
+        settings.model,
+        mesh=mesh,
+        param_shardings=param_shardings,
+        batch_size=settings.batch_size,
+      )
+    self._metric = register.benchmark(parts.benchmark).metric
+    self._data_shards = mesh.shape[partitioning.DATA_AXIS]
+    self._batch_sharding = partitioning.batch_sharding(mesh)
+    replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    self._decode = cpu_threads.Streams(
+      jax.jit(
+        self._decode_rows,
+        in_shardings=(param_shardings, self._batch_sharding),
+        out_shardings=replicated,
+      ),
+      mesh,
+    )
+
+  @property
+  def splits(self) -> tuple[str, ...]:
+    """The splits that are evaluated."""
+    return tuple(self._splits)
+
+  def evaluate_all(
+    self,
+    params: Any,
+    step: int,
+    model_dir: str | pathlib.Path,
+    log: metrics_log.Journal,
+  ) -> dict[str, float]:
+    """Evaluates every split, logs the scores and writes the predictions.
+
+    Args:
+      params: the parameters.
+      step: how many steps trained them.
+      model_dir: folder in which `predictions/` lies.
+      log: where the scores are logged.
+
+    Returns:
+      '<split>/<metric>' -> value.
+    """
+    scores = {}
+    for split in self._splits:
+      log.say(f'evaluating {self.task} {split} ({len(self._splits[split]):,})')
+      predictions = self.predict(params, split)
+      metrics = self.score(split, predictions)
+      log.evaluation(step, split, metrics)
+      if jax.process_index() == 0:
+        self.write(model_dir, step, split, predictions)
+      scores |= {f'{split}/{name}': value for name, value in metrics.items()}
+    return scores
+
+  def predict(self, params: Any, split: str) -> list[str]:
+    """Generates or chooses the answers of a split, in its order."""
+    data = self._splits[split]
+    if self._chooser is not None:
+      return self._chooser.choose(params, data, self._labels[split])
+    place = loader.Place(
+      jax.process_index(), jax.process_count(), row_multiple=self._data_shards
+    )
+    predictions = [''] * len(data)
+    for positions, rows in loader.eval_batches(
+      data, self._settings.batch_size, place=place
+    ):
+      if jax.process_count() > 1:
+        rows = jax.tree.map(
+          lambda local: jax.make_array_from_process_local_data(
+            self._batch_sharding, local
+          ),
+          rows,
+        )
+      decoded = self._decode(params, rows)
+      for position, ids in zip(positions, decoded, strict=True):
+        if position >= 0:
+          text = data.vocabulary.decode(ids.tolist())
+          predictions[position] = forms.answer(
+            self.task, text, vocabulary=data.vocabulary
+          )
+    return predictions
+
+  def score(self, split: str, predictions: Sequence[str]) -> dict[str, float]:
+    """The benchmark's metrics of predictions in the split's order."""
+    data = self._splits[split]
+    targets = [data.answer(i) for i in range(len(data))]
+    return {
+      name: float(value)
+      for name, value in self._metric(targets, list(predictions)).items()
+    }
+
+  def write(
+    self,
+    model_dir: str | pathlib.Path,
+    step: int,
+    split: str,
+    predictions: Sequence[str],
+  ) -> pathlib.Path:
+    """Writes one JSON line per example, in the split's order."""
+    data = self._splits[split]
+    folder = pathlib.Path(model_dir) / PREDICTIONS
+    how = '-chosen' if self._settings.score_labels else ''
+    path = folder / f'{self.task}-{split}-{step:06}{how}.jsonl'
+    lines = [
+      json.dumps(_line(data, i, prediction)) + '\n'
+      for i, prediction in enumerate(predictions)
+    ]
+    with files.writing(path):
+      folder.mkdir(parents=True, exist_ok=True)
+    files.replace_text(path, ''.join(lines))
+    return path
+
+  def _decode_rows(self, params: Any, rows: Mapping[str, Any]) -> jax.Array:
+    settings = self._settings
+    if settings.num_beams == 1:
+      return decoding.greedy(
+        params,
+        settings.model,
+        rows,
+        max_decode_len=settings.max_decode_len,
+        stop=self._stop,
+      )
+    beams, _ = decoding.beam_search(
+      params,
+      settings.model,
+      rows,
+      num_beams=settings.num_beams,
+      max_decode_len=settings.max_decode_len,
+    )
+    return beams[:, 0]
+
+
+def _longest(data: tokens.Tokens, stop: Sequence[int]) -> int:
+  """Tokens that must be generated for the longest answer."""
+  if not stop:
+    return int(data.targets.lengths.max())
+  answers = [data.answer(i) for i in range(len(data))]
+  return max(map(len, data.vocabulary.encode_all(answers))) + len(stop)
+
+
+def _line(data: tokens.Tokens, i: int, prediction: str) -> dict[str, Any]:
+  return {
+    'index': int(data.index[i]),
+    'id': data.example_id(i),
+    'input': data.input_text(i),
+    'target': data.answer(i),
+    'prediction': prediction,
+  }

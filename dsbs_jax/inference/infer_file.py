@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Asks a student about every line of a file, in order, in bounded memory.
+
+Settings and checkpoint are here; `chunks` walks through the lines.
+"""
+
+import contextlib
+import dataclasses
+import sys
+import time
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import jax
+
+from dsbs_jax.inference import answer_file, chunks, input_lines, student
+from dsbs_jax.runtime import field_checks, progress, signals
+
+STREAM = '-'
+ERRORS_STATUS = 1
+
+# Fields of an answer that an id may not overwrite.
+_OWN_FIELDS = ('line', 'label', 'probability', 'rationale', 'error')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Inference(student.Student):
+  """Settings of inference; gin/infer.gin binds every field.
+
+  Attributes:
+    input: file of lines, '-' for stdin.
+    output: file of JSON lines, '-' for stdout.
+    id_fields: fields of an object that its answer repeats.
+    eval_batch_size: rows per batch.
+    window: lines that are in memory at once.
+    max_input_len: tokens of an input at most; a longer one is an error line.
+  """
+
+  input: str
+  output: str
+  id_fields: tuple[str, ...]
+  eval_batch_size: int
+  window: int
+  max_input_len: int
+
+  def __post_init__(self):
+    super().__post_init__()
+    field_checks.texts(self, 'input', 'output')
+    field_checks.counts(self, 'eval_batch_size', 'window', 'max_input_len')
+    if not isinstance(self.id_fields, tuple | list):
+      raise ValueError(
+        f"id_fields is {self.id_fields!r}, expected a tuple such as ('id',)."
+      )
+    object.__setattr__(self, 'id_fields', tuple(self.id_fields))
+    taken = sorted(set(self.id_fields) & set(_OWN_FIELDS))
+    if taken:
+      raise ValueError(
+        f'ID_FIELDS names {taken}, which answers hold themselves. Leave them'
+        ' out.'
+      )
+    if self.output != STREAM and self.output == self.input:
+      raise ValueError(f'INPUT and OUTPUT are both {self.input!r}.')
+
+
+def infer(run: Inference) -> int:
+  """Answers every line of the input.
+
+  Args:
+    run: all settings.
+
+  Returns:
+    The exit status: 0, 1 where a line was answered by an error, 75 where a
+    signal stopped the work; the same command goes on.
+
+  Raises:
+    ValueError: there is no such checkpoint, it does not fit, or the output
+      was begun with other settings or another input.
+  """
+  if jax.process_count() > 1:
+    raise ValueError(
+      f'there are {jax.process_count()} processes, expected one. Split the'
+      ' input, one file per process.'
+    )
+  stop = signals.StopRequest()
+  with _open_input(run.input) as file:
+    opened = student.open_student(run, batch_size=run.eval_batch_size)
+    facts = opened.facts | {
+      'id_fields': run.id_fields,
+      'max_input_len': run.max_input_len,
+    }
+    if run.score_labels:
+      progress.say('choosing the likeliest of the closed set, not generating')
+    if run.output == STREAM:
+      answers = answer_file.AnswerStream(sys.stdout.buffer)
+    else:
+      answers = answer_file.AnswerFile(run.output, facts)
+    reading = chunks.Reading(
+      name=run.input, window=run.window, max_input_len=run.max_input_len
+    )
+    with contextlib.closing(answers):
+      before, started = answers.num_lines, time.monotonic()
+      if before:
+        progress.say(f'going on after line {before:,} of {run.output}')
+      total = chunks.answer_lines(
+        _lines(run, file), opened.answerer, answers, reading=reading, stop=stop
+      )
+      rate = (total - before) / max(time.monotonic() - started, 1e-9)
+      progress.say(
+        f'{total:,} lines ({answers.num_errors:,} errors),'
+        f' {total - before:,} now at {rate:,.1f} lines/s  -> {run.output}'
+      )
+      if stop.requested(total):
+        progress.say(f'stopped by {stop.name}; the same command goes on')
+        return signals.INTERRUPTED_STATUS
+      return ERRORS_STATUS if answers.num_errors else 0
+
+
+def _lines(run: Inference, file: BinaryIO) -> Iterator[input_lines.Line]:
+  return input_lines.read(
+    file,
+    run.input,
+    benchmark=run.row_benchmark,
+    id_fields=run.id_fields,
+  )
+
+
+@contextlib.contextmanager
+def _open_input(name: str) -> Iterator[BinaryIO]:
+  if name == STREAM:
+    yield sys.stdin.buffer
+    return
+  with open(name, 'rb') as file:
+    yield file

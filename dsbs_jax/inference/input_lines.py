@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lines of a file -> questions for a student, one for every line.
+
+A line that cannot be read becomes an `Unreadable`, so that line n of the
+input stays line n of the output.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, BinaryIO
+
+from dsbs_jax.data import benchmark as benchmark_lib
+from dsbs_jax.data.source import records
+
+_BOM = b'\xef\xbb\xbf'
+# What a benchmark's functions raise on a row that is not as they expect.
+_ERRORS = (KeyError, IndexError, TypeError, ValueError, AttributeError)
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+  """What a student is asked.
+
+  Attributes:
+    text: the input, without the task's prefix.
+    choices: the answers to choose from, () where the row has none.
+    ids: fields of the row that the answer repeats.
+  """
+
+  text: str
+  choices: tuple[str, ...] = ()
+  ids: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Unreadable:
+  """Why a line is no question."""
+
+  reason: str
+  ids: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+  """One line of the input.
+
+  Attributes:
+    number: counted from 1.
+    content: its bytes, the newline included; overlong ones are cut.
+    question: what it asks, or why it cannot be read.
+  """
+
+  number: int
+  content: bytes
+  question: Question | Unreadable
+
+
+def read(
+  file: BinaryIO,
+  name: str,
+  *,
+  benchmark: benchmark_lib.Benchmark | None = None,
+  id_fields: Sequence[str] = (),
+) -> Iterator[Line]:
+  """Reads lines one at a time: plain text, or JSON objects.
+
+  The first line decides: if it opens with a brace, or a benchmark is given,
+  all lines are JSON.
+
+  Args:
+    file: an open binary file.
+    name: its name for errors.
+    benchmark: renders the rows; None takes their text from `input`.
+    id_fields: fields that an answer repeats.
+
+  Yields:
+    One `Line` per line, the last one without a newline too.
+  """
+  parse = None
+  for number in itertools.count(1):
+    content = file.readline(records.MAX_LINE_BYTES + 1)
+    if not content:
+      return
+    body = content.removeprefix(_BOM) if number == 1 else content
+    if parse is None:
+      is_json = benchmark is not None or body.lstrip().startswith(b'{')
+      parse = _row_parser(benchmark, id_fields) if is_json else _plain
+    if len(content) > records.MAX_LINE_BYTES:
+      _skip_rest(file, content)
+      question = Unreadable(
+        f'it is longer than {records.MAX_LINE_BYTES:,} bytes, expected one'
+        ' question per line. Check the file.'
+      )
+    else:
+      question = _parsed(parse, body, f'{name}:{number}')
+    yield Line(number, content, question)
+
+
+def _skip_rest(file: BinaryIO, content: bytes) -> None:
+  while content and not content.endswith(b'\n'):
+    content = file.readline(records.MAX_LINE_BYTES)
+
+
+def _parsed(
+  parse: Callable[[bytes, str], Question | Unreadable], body: bytes, place: str
+) -> Question | Unreadable:
+  try:
+    question = parse(body.rstrip(b'\r\n'), place)
+  except ValueError as error:
+    return Unreadable(str(error))
+  if isinstance(question, Unreadable):
+    return question
+  if not question.text.strip():
+    return Unreadable(
+      f'{place} has no text, expected a question. Drop the line or fill it.',
+      question.ids,
+    )
+  try:
+    '\n'.join([question.text, *question.choices]).encode()
+  except UnicodeEncodeError as error:
+    return Unreadable(
+      f'{place} has a lone surrogate ({error}), expected text. Fix the line.',
+      question.ids,
+    )
+  return question
+
+
+def _plain(body: bytes, place: str) -> Question:
+  try:
+    return Question(body.decode())
+  except UnicodeDecodeError as error:
+    raise ValueError(
+      f'{place} has the byte 0x{body[error.start]:02x} at position'
+      f' {error.start:,}, expected UTF-8 text. Convert the file to UTF-8.'
+    ) from error
+
+
+def _row_parser(
+  benchmark: benchmark_lib.Benchmark | None, id_fields: Sequence[str]
+) -> Callable[[bytes, str], Question | Unreadable]:
+  def parse(body: bytes, place: str) -> Question | Unreadable:
+    row = records.decode(body, place)
+    if not isinstance(row, dict):
+      raise ValueError(
+        f'{place} is {str(row)[:60]!r}, expected a JSON object. Fix or drop'
+        ' the line.'
+      )
+    return of_row(row, place, benchmark=benchmark, id_fields=id_fields)
+
+  return parse
+
+
+def of_row(
+  row: dict[str, Any],
+  place: str,
+  *,
+  benchmark: benchmark_lib.Benchmark | None = None,
+  id_fields: Sequence[str] = (),
+) -> Question | Unreadable:
+  """The question of one JSON object.
+
+  Args:
+    row: the object.
+    place: where it stands, for errors.
+    benchmark: renders it; None takes its text from `input`.
+    id_fields: fields that the answer repeats.
+
+  Returns:
+    The question, whose text may still be blank.
+  """
+  ids = {field: row[field] for field in id_fields if field in row}
+  try:
+    return _question(benchmark, row, ids)
+  except _ERRORS as error:
+    missing = isinstance(error, KeyError)
+    wanted = benchmark.name if benchmark else 'input'
+    return Unreadable(
+      f'{place} cannot be read'
+      f' ({f"no field {error}" if missing else error}), expected'
+      f' {f"a row of {wanted!r}" if benchmark else "text under input"};'
+      f' there are {", ".join(map(repr, row)) or "no fields"}. Fix the row,'
+      ' or set BENCHMARK to what it is a row of.',
+      ids,
+    )
+
+
+def _question(
+  benchmark: benchmark_lib.Benchmark | None,
+  row: dict[str, Any],
+  ids: dict[str, Any],
+) -> Question:
+  if benchmark is None:
+    text, choices = row['input'], ()
+  else:
+    text = benchmark.render(row)
+    choices = benchmark.options(row) if benchmark.options is not None else ()
+    choices = tuple(dict.fromkeys(choices))
+    if benchmark.options is not None and not choices:
+      raise ValueError('the row has no choices')
+  if not all(isinstance(found, str) for found in (text, *choices)):
+    raise TypeError(f'{text!r:.60} and its choices are not all text')
+  return Question(text, choices, ids)

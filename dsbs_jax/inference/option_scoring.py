@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Answers by the likeliest of given labels, where evaluation generates none.
+
+The labels are the benchmark's closed set, or an example's own choices, which
+prepared data keeps. A label's score is the sum of log p of its tokens with
+what ends it, as in `predictor`; nothing is divided by lengths.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from dsbs_jax import contract
+from dsbs_jax.core import decoding, partitioning
+from dsbs_jax.core.t5 import network
+from dsbs_jax.data import forms, register
+from dsbs_jax.data.batching import loader
+from dsbs_jax.data.prepared import store, tokens
+from dsbs_jax.inference import output_split
+
+# Logits that exist at once: 1 GiB in float32.
+_MAX_LOGITS = 1 << 28
+
+
+def labels_of(task: str, split: str, source: tokens.Source) -> list[list[str]]:
+  """The labels among which each example of a split is answered.
+
+  Args:
+    task: a task that predicts labels.
+    split: the split.
+    source: where its examples come from.
+
+  Returns:
+    The labels of each example, in the split's order.
+
+  Raises:
+    ValueError: the task has no closed set, or writes a rationale first.
+  """
+  name = contract.parse_task_name(task)
+  benchmark = register.benchmark(name.benchmark)
+  if name.form == 'single':
+    raise ValueError(
+      f'SCORE_LABELS is True, but {task} writes a rationale before its label,'
+      ' which must be generated. Leave SCORE_LABELS out.'
+    )
+  prepared = store.read(name.benchmark, source.data_dir)
+  if benchmark.labels:
+    return [list(benchmark.labels)] * prepared.num_examples(split)
+  if benchmark.options is None:
+    raise ValueError(
+      f'SCORE_LABELS is True, but {name.benchmark!r} has no closed set of'
+      ' labels. Leave it out.'
+    )
+  found = [list(example.options) for example in prepared.examples(split)]
+  if not all(found):
+    raise ValueError(
+      f'SCORE_LABELS is True, but {name.benchmark} {split} was prepared'
+      f' without its choices in {source.data_dir}. Prepare it again with'
+      ' --overwrite.'
+    )
+  return found
+
+
+class Chooser:
+  """Chooses labels; compiles once per shape.
+
+  Args:
+    task: a task that predicts labels.
+    model: the network.
+    mesh: the devices.
+    param_shardings: a sharding per parameter.
+    batch_size: rows per batch over all devices, fewer where their logits
+      would not fit.
+  """
+
+  def __init__(
+    self,
+    task: str,
+    model: network.T5Config,
+    *,
+    mesh: jax.sharding.Mesh,
+    param_shardings: Any,
+    batch_size: int,
+  ):
+    self._task, self._model, self._batch_size = task, model, batch_size
+    self._shards = mesh.shape[partitioning.DATA_AXIS]
+    self._sharding = partitioning.batch_sharding(mesh)
+    self._score = jax.jit(
+      functools.partial(_scores, model=model),
+      in_shardings=(param_shardings, self._sharding, self._sharding),
+      out_shardings=jax.sharding.NamedSharding(
+        mesh, jax.sharding.PartitionSpec()
+      ),
+    )
+
+  def choose(
+    self, params: Any, data: tokens.Tokens, labels: Sequence[Sequence[str]]
+  ) -> list[str]:
+    """The likeliest label of each example.
+
+    Args:
+      params: the parameters.
+      data: the examples.
+      labels: what each is answered among.
+
+    Returns:
+      Labels as the vocabulary writes them, in the split's order.
+    """
+    place = loader.Place(
+      jax.process_index(), jax.process_count(), row_multiple=self._shards
+    )
+    options = self._options(data, labels)
+    fitting = _MAX_LOGITS // (options[0].size * self._model.vocab_size)
+    chosen = [''] * len(data)
+    for positions, rows in loader.eval_batches(
+      data, max(1, min(self._batch_size, fitting)), place=place
+    ):
+      local = place.own({'options': options[positions]})['options']
+      inputs, local = (
+        jax.make_array_from_process_local_data(self._sharding, array)
+        for array in (rows['encoder_input_tokens'], local)
+      )
+      best = np.argmax(np.asarray(self._score(params, inputs, local)), axis=1)
+      for position, choice in zip(positions, best, strict=True):
+        if position >= 0:
+          chosen[position] = forms.round_trip(
+            labels[position][choice], vocabulary=data.vocabulary
+          )
+    return chosen
+
+  def _options(
+    self, data: tokens.Tokens, labels: Sequence[Sequence[str]]
+  ) -> np.ndarray:
+    """[N + 1, C, T] int32 ids of each example's labels; none for the last."""
+    form = contract.parse_task_name(self._task).form
+    draft = output_split.Draft(
+      [], [], end=output_split.ending(form, vocabulary=data.vocabulary)
+    )
+    ids = [
+      output_split.options(draft, own, vocabulary=data.vocabulary)
+      for own in labels
+    ]
+    longest = max(len(option) for own in ids for option in own)
+    shape = (len(ids) + 1, max(map(len, ids)), longest)
+    options = np.zeros(shape, np.int32)
+    for place, own in zip(options, ids, strict=False):
+      for row, option in zip(place, own, strict=False):
+        row[: len(option)] = option
+    return options
+
+
+def _scores(params, inputs, options, *, model):
+  return decoding.score_options(
+    params, model, {'encoder_input_tokens': inputs}, options_tokens=options
+  )

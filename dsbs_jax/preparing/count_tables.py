@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `prepare` prints: how many rows and completions, how many tokens."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import rich.table
+from absl import logging
+
+from dsbs_jax.data import benchmark, forms, register, vocabularies
+from dsbs_jax.data.prepared import store
+
+FIELDS = ('input', 'gt_label', 'llm_label', 'rationale')
+_COUNTED = (
+  'rows',
+  'completions',
+  'usable',
+  'blank_rationales',
+  'blank_labels',
+  'outside_labels',
+)
+_QUANTILES = (0.5, 0.95, 0.99)
+_CHUNK = 2048
+
+Watch = Callable[
+  [str, Iterable[benchmark.Example]], Iterable[benchmark.Example]
+]
+
+
+def counts(prepared: store.Prepared) -> rich.table.Table:
+  """Counts of every split, and of train's whole file where it was divided."""
+  columns: dict[str, Mapping[str, Any]] = {}
+  for split in prepared.splits:
+    about = prepared.metadata['splits'][split]
+    if split == 'train' and about['file_counts'] != about['counts']:
+      columns['train file'] = about['file_counts']
+    columns[split] = about['counts']
+  statuses = dict.fromkeys(s for c in columns.values() for s in c['statuses'])
+  dropped = dict.fromkeys(s for c in columns.values() for s in c['dropped'])
+  table = rich.table.Table(title=f'{prepared.name}: rows and completions')
+  table.add_column('')
+  for column in columns:
+    table.add_column(column, justify='right')
+
+  def add(name: str, value) -> None:
+    table.add_row(name, *(value(c) for c in columns.values()))
+
+  for key in _COUNTED:
+    add(key.replace('_', ' '), lambda c, key=key: f'{c[key]:,}')
+  for status in statuses:
+    add(f'  {status}', lambda c, s=status: f'{c["statuses"].get(s, 0):,}')
+  for key in ('accuracy', 'usable_accuracy'):
+    add(
+      f'LLM label {key.replace("_", " ")} %',
+      lambda c, key=key: '-' if c[key] is None else f'{c[key]:.2f}',
+    )
+  for reason in dropped:
+    add(
+      f'dropped: {reason}',
+      lambda c, r=reason: f'{c["dropped"].get(r, 0):,}' if c['kept'] else '-',
+    )
+  add('examples written', lambda c: f'{c["kept"]:,}' if c['kept'] else '-')
+  return table
+
+
+def lengths(
+  prepared: store.Prepared, spec: str | None, *, watch: Watch
+) -> rich.table.Table:
+  """Lengths of every field, in tokens where a vocabulary can be had.
+
+  Args:
+    prepared: the examples.
+    spec: a vocabulary spec; None takes the configured one.
+    watch: shows progress while examples pass.
+
+  Returns:
+    Mean, quantiles and maximum per split and field; tokens include the end
+    id, and in inputs the label task's prefix.
+  """
+  source = register.source(data_dir=str(prepared.data_dir), vocabulary=spec)
+  prefix = forms.prefixes(source.prefixes).label
+  try:
+    vocabulary = vocabularies.load(source.vocabulary)
+  except ValueError as error:
+    if spec is not None:
+      raise
+    logging.warning('%s Lengths are counted in words.', error)
+    vocabulary = None
+  unit = 'words' if vocabulary is None else f'tokens of {source.vocabulary}'
+  table = rich.table.Table(title=f'{prepared.name}: lengths in {unit}')
+  table.add_column('split')
+  table.add_column('field')
+  for column in ('mean', *(f'{100 * q:.0f} %' for q in _QUANTILES), 'max'):
+    table.add_column(column, justify='right')
+  for split in prepared.splits:
+    examples = watch(f'lengths {split}', prepared.examples(split))
+    for field, found in _measure(examples, vocabulary, prefix).items():
+      quantiles = np.quantile(found, _QUANTILES)
+      table.add_row(
+        split,
+        field,
+        f'{found.mean():.2f}',
+        *(f'{quantile:.0f}' for quantile in quantiles),
+        f'{found.max()}',
+      )
+  return table
+
+
+def _measure(
+  examples: Iterable[benchmark.Example],
+  vocabulary: vocabularies.Vocabulary | None,
+  prefix: str,
+) -> dict[str, np.ndarray]:
+  found: dict[str, list[int]] = {field: [] for field in FIELDS}
+  waiting: dict[str, list[str]] = {field: [] for field in FIELDS}
+
+  def count() -> None:
+    for field, texts in waiting.items():
+      if vocabulary is None:
+        found[field] += [len(text.split()) for text in texts]
+      else:
+        found[field] += [1 + len(ids) for ids in vocabulary.encode_all(texts)]
+      texts.clear()
+
+  for example in examples:
+    for field in FIELDS:
+      before = prefix if field == 'input' else ''
+      waiting[field].append(before + getattr(example, field))
+    if len(waiting['input']) == _CHUNK:
+      count()
+  count()
+  return {field: np.array(lengths) for field, lengths in found.items()}

@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Preparing a benchmark: join, parse, count, write, and say what came out."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import rich.console
+import rich.progress
+
+from dsbs_jax.data import benchmark, forms, register, vocabularies
+from dsbs_jax.data.prepared import store
+from dsbs_jax.data.source import filters, layout, sources
+from dsbs_jax.preparing import count_tables, download, vocabulary_training
+
+_FIELDS = count_tables.FIELDS
+_Item = TypeVar('_Item')
+
+
+@dataclasses.dataclass(frozen=True)
+class Preparation:
+  """What `python -m dsbs_jax.prepare` is asked to do; see its flags."""
+
+  benchmark: str
+  source: str
+  data_dir: str
+  splits: Sequence[str] = ()
+  teacher: str = 'palm'
+  completions: str | None = None
+  fraction: float = 1.0
+  run: int = 0
+  keep: str = 'all'
+  clean: str = 'none'
+  rationalized: bool = False
+  vocabulary: str | None = None
+  train_vocab: int | None = None
+  module: str | None = None
+  overwrite: bool = False
+
+  def __post_init__(self):
+    for name in ('benchmark', 'source', 'data_dir'):
+      if not getattr(self, name):
+        raise ValueError(f'--{name} is missing. See --help.')
+    if not 0 < self.fraction <= 1:
+      raise ValueError(
+        f'--fraction is {self.fraction}, expected a number in (0, 1].'
+      )
+    if self.run < 0:
+      raise ValueError(f'--run is {self.run}, expected 0 or more.')
+    for flag, table in (('keep', filters.KEEP), ('clean', filters.CLEAN)):
+      if getattr(self, flag) not in table:
+        raise ValueError(
+          f'--{flag} is {getattr(self, flag)!r}, expected one of'
+          f' {", ".join(table)}.'
+        )
+    if self.train_vocab is not None and self.train_vocab < 16:
+      raise ValueError(
+        f'--train_vocab is {self.train_vocab}, expected 16 pieces or more.'
+      )
+
+  def about(self) -> dict[str, Any]:
+    """What decides the prepared examples, for the metadata."""
+    decisive = dataclasses.asdict(self)
+    for name in ('data_dir', 'splits', 'module', 'overwrite', 'benchmark'):
+      del decisive[name]
+    del decisive['vocabulary'], decisive['train_vocab']
+    # Completions that have grown since make other examples.
+    decisive['completions_bytes'] = sum(
+      file.stat().st_size for file in _files(self.completions)
+    )
+    return decisive
+
+
+def _files(path: str | None) -> list[pathlib.Path]:
+  """The files at a path or below it."""
+  if path is None:
+    return []
+  place = pathlib.Path(path).expanduser()
+  if place.is_file():
+    return [place]
+  return [file for file in place.rglob('*') if file.is_file()]
+
+
+def prepare(request: Preparation) -> None:
+  """Prepares a benchmark and prints its counts and lengths.
+
+  Args:
+    request: what to prepare, from where to where.
+
+  Raises:
+    ValueError: the request or the data is wrong.
+  """
+  console = rich.console.Console(markup=False, emoji=False)
+  known = register.benchmark(request.benchmark, module=request.module)
+  if request.vocabulary is not None:
+    vocabularies.load(request.vocabulary)  # a wrong one is an error at once
+  if _is_prepared(request):
+    console.print(
+      f'{request.benchmark} is prepared in {request.data_dir} already, with'
+      ' these options; --overwrite prepares it again.'
+    )
+    prepared = store.read(request.benchmark, request.data_dir)
+  else:
+    prepared = _write(request, known)
+  console.print(count_tables.counts(prepared))
+  spec = request.vocabulary
+  if request.train_vocab is not None:
+    spec = _train_vocabulary(prepared, request.train_vocab)
+    console.print(f'vocabulary written: --vocabulary={spec}')
+  with _progress() as progress:
+    table = count_tables.lengths(
+      prepared,
+      spec,
+      watch=lambda name, items: _watched(progress, name, items),
+    )
+  console.print(table)
+  console.print(f'prepared: {store.folder(known.name, request.data_dir)}')
+
+
+def _is_prepared(request: Preparation) -> bool:
+  """Whether the same request was served before; an error if another was."""
+  if request.overwrite or not store.exists(request.benchmark, request.data_dir):
+    return False
+  prepared = store.read(request.benchmark, request.data_dir)
+  now = json.loads(json.dumps(request.about()))
+  before = {key: prepared.metadata.get(key) for key in now}
+  missing = set(request.splits) - set(prepared.splits)
+  if before != now or missing:
+    changed = sorted({k for k in now if now[k] != before[k]})
+    raise ValueError(
+      f'{store.folder(request.benchmark, request.data_dir)} was prepared with'
+      f' other {", ".join(changed) or "splits"}'
+      f' ({ {k: before[k] for k in changed} or list(prepared.splits) }). Give'
+      ' another --data_dir, or --overwrite to replace it.'
+    )
+  return True
+
+
+def _write(request: Preparation, known: benchmark.Benchmark) -> store.Prepared:
+  """Joins, parses and writes all splits."""
+  with _progress() as progress:
+    local = download.local(
+      request.source,
+      pathlib.Path(request.data_dir) / 'downloads',
+      progress=_download_bar(progress),
+    )
+    names = request.splits or sources.available(known, local)
+    unknown = set(names) - set(known.split_names())
+    if unknown:
+      raise ValueError(
+        f'--splits names {", ".join(sorted(unknown))}, expected some of'
+        f' {", ".join(known.split_names())}.'
+      )
+    for split, files in layout.files(known, local, names).items():
+      progress.console.print(f'{known.name} {split}: {", ".join(files)}')
+    rules = (*filters.CLEAN[request.clean], *filters.KEEP[request.keep])
+    examples = {
+      split: sources.load(
+        known,
+        local,
+        split=split,
+        teacher=request.teacher,
+        completions=request.completions,
+        fraction=request.fraction,
+        run=request.run,
+        rules=rules,
+        rationalized=request.rationalized,
+      )
+      for split in names
+    }
+
+    def counted(split: str) -> dict[str, Any]:
+      found = examples[split]
+      return {
+        'counts': found.counts.to_dict(),
+        'file_counts': found.file_counts.to_dict(),
+      }
+
+    return store.write(
+      known.name,
+      {
+        split: _watched(progress, f'{known.name} {split}', found)
+        for split, found in examples.items()
+      },
+      data_dir=request.data_dir,
+      about=request.about(),
+      counts=counted,
+      overwrite=request.overwrite,
+    )
+
+
+def _progress() -> rich.progress.Progress:
+  return rich.progress.Progress(
+    rich.progress.TextColumn('{task.description}'),
+    rich.progress.BarColumn(),
+    rich.progress.TextColumn('{task.completed:,.0f}'),
+    rich.progress.TimeElapsedColumn(),
+    console=rich.console.Console(stderr=True, markup=False, soft_wrap=True),
+  )
+
+
+def _watched(
+  progress: rich.progress.Progress, name: str, items: Iterable[_Item]
+) -> Iterator[_Item]:
+  """Passes items on and shows how many have passed."""
+  bar = progress.add_task(name, total=None)
+  number = 0
+  for number, item in enumerate(items, 1):
+    yield item
+    progress.update(bar, completed=number)
+  progress.update(bar, completed=number, total=number)
+
+
+def _download_bar(progress: rich.progress.Progress) -> download.Progress:
+  bars = []
+
+  def update(done: int, total: int | None) -> None:
+    if not bars:
+      bars.append(progress.add_task('download, bytes', total=total))
+    progress.update(bars[0], completed=done, total=total)
+
+  return update
+
+
+def _train_vocabulary(prepared: store.Prepared, size: int) -> str:
+  """Trains a vocabulary on everything that the tasks read and write."""
+  split = 'train' if 'train' in prepared.splits else prepared.splits[0]
+  prefixes = forms.prefixes('paper')
+
+  def texts() -> Iterator[str]:
+    for example in prepared.examples(split):
+      for field in _FIELDS:
+        yield getattr(example, field)
+      # Every input of these tasks begins so; few pieces make it short.
+      for form in ('label', 'rationale'):
+        yield prefixes.of(form) + example.input
+
+  with _progress() as progress:
+    watched = _watched(progress, f'vocabulary of {size} pieces', texts())
+    model = vocabulary_training.train(watched, size=size)
+  path = prepared.data_dir / 'vocabularies' / f'{prepared.name}.{size}.model'
+  vocabularies.write_file(path, model)
+  return str(path)

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Showing examples as training sees them: text, tokens, trained terms."""
+
+import dataclasses
+
+import numpy as np
+import rich.console
+import rich.table
+import rich.text
+
+from dsbs_jax import contract
+from dsbs_jax.data import register
+from dsbs_jax.data.batching import loader, packing
+from dsbs_jax.data.prepared import views
+from dsbs_jax.runtime import terminal_text
+
+_TERMS = {contract.LABEL_ID: 'label', contract.RATIONALE_ID: 'rationale'}
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+  """What `python -m dsbs_jax.show` is asked to show; see its flags."""
+
+  task: str
+  data_dir: str | None = None
+  vocabulary: str | None = None
+  prefixes: str | None = None
+  split: str = 'train'
+  num: int = 3
+  module: str | None = None
+
+  def __post_init__(self):
+    if not self.task:
+      raise ValueError('--task is missing, such as --task=cqa_gt_dsbs.')
+    if self.num < 1:
+      raise ValueError(f'--num is {self.num}, expected 1 or more.')
+
+
+def show(request: Request) -> None:
+  """Prints the first examples of a task or mixture.
+
+  Args:
+    request: what to show.
+
+  Raises:
+    ValueError: the task, the split or the vocabulary is not there.
+  """
+  if request.module is not None:
+    register.load_module(request.module)
+  source = register.source(
+    data_dir=request.data_dir,
+    vocabulary=request.vocabulary,
+    prefixes=request.prefixes,
+  )
+  reading = loader.Reading(batch_size=request.num, shuffle=False)
+  found, _ = views.load(request.task, request.split, source, reading=reading)
+  opened = loader.open(
+    request.task,
+    source,
+    reading,
+    layout=packing.Padded(),
+    split=request.split,
+  )
+  console = rich.console.Console(markup=False, emoji=False)
+  console.print(f'{request.task}: {opened.num_examples:,} examples')
+  batch, positions = opened.batch(0), opened.positions(0)
+  for row, position in enumerate(positions):
+    for view, rows in batch.items():
+      parts, place = found[view], int(position)
+      while place >= len(
+        parts[0]
+      ):  # a mixture's pool is one task after another
+        place -= len(parts[0])
+        parts = parts[1:]
+      example = {key: value[row] for key, value in rows.items()}
+      _show_example(console, parts[0], place, row=example)
+
+
+def _show_example(console, tokens, position: int, *, row) -> None:
+  name = f'{tokens.name} {tokens.split} {int(tokens.index[position])}'
+  title = f'{name} ({tokens.example_id(position)})'
+  console.rule(rich.text.Text(terminal_text.visible(title)))
+  for title, text in (
+    ('input', tokens.input_text(position)),
+    ('target', tokens.target_text(position)),
+    ('answer to compare with', tokens.answer(position)),
+  ):
+    console.print(rich.text.Text(f'{title}:', style='bold'))
+    console.print(rich.text.Text(terminal_text.visible(text)))
+  source = row['encoder_input_tokens']
+  pieces = [_piece(tokens, token) for token in source[: _length(source)]]
+  console.print(rich.text.Text(f'{len(pieces)} input tokens:', style='bold'))
+  console.print(rich.text.Text(' '.join(pieces)))
+  console.print(_target_table(tokens, row))
+
+
+def _target_table(tokens, row) -> rich.table.Table:
+  table = rich.table.Table()
+  for column in ('place', 'decoder reads', 'is trained to write', 'id', 'term'):
+    table.add_column(column)
+  table.add_column('weight', justify='right')
+  for place in range(_length(row['decoder_target_tokens'])):
+    target = row['decoder_target_tokens'][place]
+    term = int(row['decoder_task_ids'][place])
+    table.add_row(
+      str(place),
+      rich.text.Text(_piece(tokens, row['decoder_input_tokens'][place])),
+      rich.text.Text(_piece(tokens, target)),
+      str(target),
+      _TERMS.get(term, '-'),
+      f'{row["decoder_loss_weights"][place]:g}',
+    )
+  return table
+
+
+def _length(ids: np.ndarray) -> int:
+  return int(np.flatnonzero(ids)[-1]) + 1 if ids.any() else 0
+
+
+def _piece(tokens, token: int) -> str:
+  return terminal_text.visible(_raw_piece(tokens, token))
+
+
+def _raw_piece(tokens, token: int) -> str:
+  if token == contract.PAD_ID:
+    return '<start>'
+  if token == contract.EOS_ID:
+    return '<end>'
+  piece = getattr(tokens.vocabulary, 'piece', None)
+  if piece is None:  # a seqio vocabulary
+    return tokens.vocabulary.decode([int(token)])
+  return piece(token)

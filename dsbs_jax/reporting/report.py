@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The report command: read runs, compare them, write table and page."""
+
+import pathlib
+from collections.abc import Sequence
+
+from dsbs_jax.reporting import comparison, example_browser, page, tables
+from dsbs_jax.runs import results, run_folder
+from dsbs_jax.runtime import terminal_text
+
+
+def report(
+  paths: Sequence[str],
+  *,
+  out: str | None = None,
+  examples: int = example_browser.MAX_EXAMPLES,
+) -> pathlib.Path:
+  """Writes the report and prints the table.
+
+  Args:
+    paths: folders with runs at any depth.
+    out: folder of the report; None is `report` in the first folder.
+    examples: how many examples the page holds at most.
+
+  Returns:
+    The page.
+
+  Raises:
+    ValueError: there are no runs, or one cannot be read.
+  """
+  if not paths:
+    raise ValueError(
+      'no folder is given, expected one with runs: python -m dsbs_jax.report'
+      ' RUNS_DIR.'
+    )
+  if examples < 0:
+    raise ValueError(f'--examples is {examples}, expected 0 or more.')
+  runs = [run for path in paths for run in results.read_all(path)]
+  rows = comparison.rows(results.told_apart(runs))
+  browsers = example_browser.browsers(rows, limit=examples)
+  failed = [
+    found.parent.name
+    for path in paths
+    for found in sorted(pathlib.Path(path).rglob(run_folder.FAILURE_FILE))
+  ]
+  target = pathlib.Path(out or pathlib.Path(paths[0]) / 'report')
+  texts = {
+    'table.md': tables.markdown(rows),
+    'table.csv': tables.settings_csv(rows),
+    'runs.csv': tables.runs_csv(runs),
+    'report.html': page.build(runs, rows, browsers, failed=failed),
+  }
+  target.mkdir(parents=True, exist_ok=True)
+  for name, text in texts.items():
+    _write(target / name, text)
+  print(terminal_text.visible(texts['table.md']))
+  print(f'tables and page: {", ".join(str(target / name) for name in texts)}')
+  return target / 'report.html'
+
+
+def _write(path: pathlib.Path, text: str) -> None:
+  """Writes a file whole or not at all; what UTF-8 cannot hold becomes '?'."""
+  partial = path.with_name(f'.{path.name}.partial')
+  partial.write_bytes(text.encode('utf-8', errors='replace'))
+  partial.replace(path)

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Damaged checkpoints: found before a run goes on, set aside, never deleted."""
+
+import pathlib
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from dsbs_jax.interop import checksums
+from dsbs_jax.runs import checkpoints
+from dsbs_jax.runtime import progress
+
+# Of checkpoints that are not read, larger files are compared by size only.
+_SMALL = 1 << 16  # bytes
+_NONE, _ALL_DAMAGED = -1, -2
+
+
+def newest_whole(model_dir: str) -> int | None:
+  """The checkpoint from which a run goes on; damaged ones are set aside.
+
+  Process 0 reads all files of the newest checkpoint, and, if it is damaged, of
+  the one before. The damaged ones are renamed to `checkpoint_<n>.damaged`, and
+  what is wrong with each is said. The other processes go by its finding.
+
+  Args:
+    model_dir: the run's folder, which need not exist.
+
+  Returns:
+    Its step; None where there is no checkpoint at all.
+
+  Raises:
+    ValueError: there are checkpoints, but all are damaged. They stay as they
+      are: a run never starts over in silence.
+  """
+  found, error = _ALL_DAMAGED, None
+  if jax.process_index() == 0:
+    try:
+      found = _choose(pathlib.Path(model_dir))
+    except (ValueError, OSError) as caught:
+      error = caught  # raised below, when the others know
+  found = int(multihost_utils.broadcast_one_to_all(np.int32(found)))
+  if error is not None:
+    raise error
+  if found == _ALL_DAMAGED:
+    raise ValueError(f'process 0 found no whole checkpoint in {model_dir}.')
+  return None if found == _NONE else found
+
+
+def _choose(model_dir: pathlib.Path) -> int:
+  folders = checkpoints.folders(model_dir)
+  if not folders:
+    return _NONE
+  # A list that is missing is damage where checkpoints before it have one.
+  listed = [s for s, folder in folders.items() if checksums.is_listed(folder)]
+  damaged, newest = {}, None
+  for step in sorted(folders, reverse=True):
+    folder = folders[step]
+    largest = None if newest is None else _SMALL
+    problem = checksums.damage(folder, largest=largest)
+    if step not in listed and step > min(listed, default=step):
+      problem = f'{checksums.FILE} is missing'
+    if problem:
+      damaged[folder] = problem
+    elif newest is None:
+      newest = step
+  if newest is None:
+    problems = '; '.join(f'{f.name}: {text}' for f, text in damaged.items())
+    raise ValueError(
+      f'all checkpoints of {model_dir} are damaged. {problems}. Put a whole one'
+      ' in their place, or train in another MODEL_DIR.'
+    )
+  for folder, problem in damaged.items():
+    progress.say(
+      f'{folder.name} is damaged: {problem}. It is kept as'
+      f' {_set_aside(folder).name}.'
+    )
+  if newest not in listed:
+    name = folders[newest].name
+    progress.say(f'{name} has no {checksums.FILE}: it is read unchecked')
+  return newest
+
+
+def _set_aside(folder: pathlib.Path) -> pathlib.Path:
+  number, target = 1, folder.with_name(f'{folder.name}.damaged')
+  while target.exists():
+    number += 1
+    target = folder.with_name(f'{folder.name}.damaged{number}')
+  return folder.rename(target)

@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Orbax checkpoints: all that a resume needs, in folders T5X can read.
+
+`MODEL_DIR/checkpoint_<step>/` holds three items and `checksums.json`:
+
+  state/     the tree {target: params, state: {step, param_states}}, the layout
+             in which T5X keeps its own, so `t5x.eval` takes it as it is
+  position/  where the loader stands, and metrics not yet written (JSON)
+  run/       what the run was made of: settings, vocabulary, versions (JSON)
+
+Saves run in the background and appear atomically. The last few checkpoints
+and the best on validation are kept; the others are renamed before they are
+deleted, so that no kill leaves half of one. Nothing is ordered by a clock.
+"""
+
+import contextlib
+import importlib.metadata
+import pathlib
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from dsbs_jax.core import skipping, steps
+from dsbs_jax.interop import checksums
+from dsbs_jax.runtime import files
+
+PREFIX = 'checkpoint'
+_STEP = re.compile(rf'{PREFIX}_(\d+)')
+_TRASH = 'deleted_checkpoints'
+_all_finite = jax.jit(skipping.all_finite)
+_ITEMS = ('state', 'position', 'run')
+_VERSIONED = ('dsbs_jax', 'jax', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
+
+
+class Checkpoints:
+  """Saves and restores the checkpoints of one run.
+
+  Args:
+    model_dir: the run's folder.
+    keep: how many of the newest checkpoints stay.
+    monitor: name of the metric whose highest value marks the best checkpoint,
+      or None to keep the newest only.
+    read_only: restore only; nothing is written or deleted.
+  """
+
+  def __init__(
+    self,
+    model_dir: str | pathlib.Path,
+    *,
+    keep: int = 2,
+    monitor: str | None = None,
+    read_only: bool = False,
+  ):
+    self.model_dir = pathlib.Path(model_dir).absolute()
+    if read_only and not self.model_dir.is_dir():
+      raise ValueError(
+        f'there is no run at {str(self.model_dir)!r}, expected a folder with'
+        f' {PREFIX}_<step> in it. Check --gin.MODEL_DIR.'
+      )
+    self._monitor = monitor
+    self._writes = not read_only and jax.process_index() == 0
+    self._saving = None
+    self._empty_trash()
+    if read_only:
+      # Orbax reads the metrics of all of them at once.
+      for folder in folders(self.model_dir).values():
+        checksums.check(folder, below='metrics/')
+    policies = [checkpoint_managers.LatestN(keep)]
+    if monitor:
+      policies.append(
+        checkpoint_managers.BestN(
+          get_metric_fn=self._rank, n=1, keep_checkpoints_without_metrics=False
+        )
+      )
+    options = ocp.CheckpointManagerOptions(
+      step_prefix=PREFIX,
+      read_only=read_only,
+      create=not read_only,
+      cleanup_tmp_directories=not read_only,
+      todelete_subdir=None if read_only else _TRASH,
+      async_options=ocp.AsyncOptions(
+        post_finalization_callback=self._write_checksums
+      ),
+      best_fn=self._rank if monitor else None,
+      preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+    )
+    self._manager = ocp.CheckpointManager(
+      self.model_dir, item_names=_ITEMS, options=options
+    )
+
+  def _write_checksums(self) -> None:
+    """Orbax calls this when all is written, before it renames the folder."""
+    name = f'{PREFIX}_{self._saving}.*tmp*'
+    (folder,) = self.model_dir.glob(name)
+    checksums.write(folder)
+
+  def _empty_trash(self) -> None:
+    if self._writes and (self.model_dir / _TRASH).exists():
+      shutil.rmtree(self.model_dir / _TRASH)
+
+  def _rank(self, metrics: Mapping[str, float] | None) -> float:
+    return (metrics or {}).get(self._monitor, float('-inf'))
+
+  def latest_step(self) -> int | None:
+    """The step of the newest checkpoint, None where there is none."""
+    return self._manager.latest_step()
+
+  def best_step(self) -> int | None:
+    """The step of the best kept checkpoint on validation, newest of equals."""
+    steps_and_ranks = [
+      (self._rank(self._manager.metrics(step)), step)
+      for step in self._manager.all_steps()
+    ]
+    return max(steps_and_ranks)[1] if steps_and_ranks else None
+
+  def save(
+    self,
+    state: steps.TrainState,
+    *,
+    position: Mapping[str, Any],
+    run: Mapping[str, Any],
+    metrics: Mapping[str, float] | None = None,
+  ) -> None:
+    """Starts to save; returns once the arrays are copied from the devices.
+
+    Args:
+      state: the state after `state.step` steps.
+      position: where the loader stands after as many batches (JSON).
+      run: JSON facts that a resume compares.
+      metrics: validation metrics at this step, for the choice of the best.
+
+    Raises:
+      OSError: this or the save before could not be written.
+      ValueError: the state is not finite.
+    """
+    step = int(state.step)
+    if not _all_finite(state):
+      raise ValueError(
+        f'after step {step:,} the parameters or the state of the optimizer are'
+        f' not finite, so that nothing was saved. {self.newest()} Lower'
+        ' LEARNING_RATE.'
+      )
+    self.wait()
+    self._empty_trash()
+    self._saving = step
+    with self._writing():
+      self._manager.save(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.PyTreeSave(_as_tree(state)),
+          position=ocp.args.JsonSave(dict(position)),
+          run=ocp.args.JsonSave({**run, 'versions': versions()}),
+        ),
+        metrics=dict(metrics) if metrics else None,
+        force=True,
+      )
+
+  def restore(
+    self, step: int, like: steps.TrainState
+  ) -> tuple[steps.TrainState, dict[str, Any]]:
+    """Restores a checkpoint straight into its shardings.
+
+    Args:
+      step: which checkpoint.
+      like: shapes, dtypes and shardings of the state (ShapeDtypeStructs).
+
+    Returns:
+      The state, and the position that was saved with it.
+    """
+    tree = _as_tree(like)
+    with self._reading(step):
+      restored = self._manager.restore(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.PyTreeRestore(
+            tree, restore_args=ocp.checkpoint_utils.construct_restore_args(tree)
+          ),
+          position=ocp.args.JsonRestore(),
+        ),
+      )
+    return _as_state(restored['state']), restored['position']
+
+  def run_facts(self, step: int) -> dict[str, Any]:
+    """The facts of the run that wrote a checkpoint, without its arrays."""
+    with self._reading(step):
+      return self._manager.restore(
+        step, args=ocp.args.Composite(run=ocp.args.JsonRestore())
+      )['run']
+
+  def restore_params(self, step: int, like: Any) -> Any:
+    """Restores the parameters alone, as evaluation needs them."""
+    tree = {'target': like}
+    restored = self._manager.restore(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.PyTreeRestore(
+          tree,
+          restore_args=ocp.checkpoint_utils.construct_restore_args(tree),
+          partial_restore=True,
+        )
+      ),
+    )
+    return restored['state']['target']
+
+  def newest(self) -> str:
+    """Says which checkpoint is the newest."""
+    step = self.latest_step()
+    if step is None:
+      return f'There is no checkpoint in {self.model_dir} yet.'
+    return f'The newest checkpoint is {self.model_dir}/{PREFIX}_{step}.'
+
+  def look(self) -> None:
+    """Raises OSError if a save has failed in the background; waits for none."""
+    alone = jax.process_count() == 1
+    if alone and not self._manager.is_saving_in_progress():
+      self.wait()
+
+  def wait(self) -> None:
+    """Returns when the save under way is on disk; raises OSError if it fails."""
+    with self._writing():
+      self._manager.wait_until_finished()
+
+  def close(self) -> None:
+    """Finishes the save under way and lets go of the folder."""
+    with self._writing():
+      self._manager.close()
+    self._empty_trash()
+
+  @contextlib.contextmanager
+  def _writing(self) -> Iterator[None]:
+    """TensorStore's errors are of many kinds: all are taken for the disk's."""
+    try:
+      yield
+    except Exception as error:
+      folder = self.model_dir / f'{PREFIX}_{self._saving}'
+      raise files.failure(folder, error) from error
+
+  @contextlib.contextmanager
+  def _reading(self, step: int) -> Iterator[None]:
+    """Orbax raises errors of many kinds where a file is not what it was."""
+    try:
+      yield
+    except Exception as error:
+      folder = self.model_dir / f'{PREFIX}_{step}'
+      raise ValueError(
+        f'{folder} cannot be read: {error}. Rename it to go on from the one'
+        ' before, or put a copy in its place.'
+      ) from error
+
+
+def folders(model_dir: pathlib.Path) -> dict[int, pathlib.Path]:
+  """The checkpoints of a run by step, whole or not; none that is set aside."""
+  matches = ((_STEP.fullmatch(p.name), p) for p in model_dir.glob('*'))
+  return {int(match[1]): path for match, path in matches if match}
+
+
+def versions() -> dict[str, str]:
+  """Versions of the packages whose numerics or formats a run depends on."""
+  found = {}
+  for name in _VERSIONED:
+    try:
+      found[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      found[name] = 'not installed as a package'
+  return found
+
+
+def _as_tree(state: steps.TrainState) -> dict[str, Any]:
+  return {
+    'target': state.params,
+    'state': {'step': state.step, 'param_states': state.opt_state},
+  }
+
+
+def _as_state(tree: Mapping[str, Any]) -> steps.TrainState:
+  return steps.TrainState(
+    step=tree['state']['step'],
+    params=tree['target'],
+    opt_state=tree['state']['param_states'],
+  )
+
+
+def shapes_with_shardings(shapes: Any, shardings: Any) -> Any:
+  """Adds shardings to a tree of shapes, to restore into."""
+  return jax.tree.map(
+    lambda shape, sharding: jax.ShapeDtypeStruct(
+      shape.shape, shape.dtype, sharding=sharding
+    ),
+    shapes,
+    shardings,
+  )

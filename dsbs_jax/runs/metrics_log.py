@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run tells: metrics.jsonl, TensorBoard, a progress line.
+
+`metrics.jsonl` holds what the run computed and nothing of how fast it went, so
+a resumed run writes the same file as an unbroken one; rates go to TensorBoard
+and the progress line.
+"""
+
+import json
+import pathlib
+import time
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+
+from dsbs_jax.runs import tensorboard
+from dsbs_jax.runtime import files, progress
+
+METRICS_FILE = 'metrics.jsonl'
+
+
+class Journal:
+  """Writes the metrics of one run.
+
+  Args:
+    model_dir: the run's folder.
+    train_steps: the step at which the run ends, for the ETA.
+    start_step: the step at which this process starts; later lines of
+      metrics.jsonl, written by a process that died, are dropped.
+    writes: False on all processes but the first.
+  """
+
+  def __init__(
+    self,
+    model_dir: str | pathlib.Path,
+    *,
+    train_steps: int,
+    start_step: int = 0,
+    writes: bool = True,
+  ):
+    self._folder = pathlib.Path(model_dir)
+    self._train_steps = train_steps
+    self._writes = writes
+    self._events = None
+    self._mark = (time.monotonic(), start_step)
+    if writes:
+      self._folder.mkdir(parents=True, exist_ok=True)
+      drop_lines_after(self._folder / METRICS_FILE, start_step)
+      with files.writing(self._folder):
+        self._events = tensorboard.EventFile(self._folder)
+
+  def config(self, text: str | None) -> None:
+    """Keeps the gin config that the run was made from, as T5X does."""
+    if self._writes and text is not None:
+      files.replace_text(self._folder / 'config.gin', text)
+
+  def train(self, step: int, scalars: Mapping[str, float]) -> None:
+    """Writes the means of the steps since the last call.
+
+    Args:
+      step: steps done.
+      scalars: means as `summarise` makes them.
+    """
+    now = time.monotonic()
+    then, since = self._mark
+    self._mark = (now, step)
+    rate = (step - since) / max(now - then, 1e-9)
+    self._line(step, 'train', scalars)
+    self._tensorboard(
+      step, 'train', {**scalars, 'timing/steps_per_second': rate}
+    )
+    shown = '  '.join(
+      f'{name} {scalars[key]:.4f}'
+      for name, key in (
+        ('loss', 'loss'),
+        ('label', 'label/loss'),
+        ('rationale', 'rationale/loss'),
+      )
+      if key in scalars
+    )
+    self.say(
+      f'step {step:,}/{self._train_steps:,}  {shown}  {rate:.2f} steps/s '
+      f' ETA {progress.duration((self._train_steps - step) / max(rate, 1e-9))}'
+    )
+
+  def evaluation(
+    self, step: int, split: str, scalars: Mapping[str, float]
+  ) -> None:
+    """Writes the metrics of one evaluated split."""
+    self._line(step, split, scalars)
+    self._tensorboard(step, split, scalars)
+    shown = '  '.join(f'{key} {value:.2f}' for key, value in scalars.items())
+    self.say(f'step {step:,}  {split}: {shown}')
+
+  def pause(self, step: int) -> None:
+    """Keeps the time of an evaluation or a save out of the step rate."""
+    self._mark = (time.monotonic(), step)
+
+  def say(self, text: str) -> None:
+    """Prints a line on the first process."""
+    if self._writes:
+      progress.say(text)
+
+  def close(self) -> None:
+    """Writes out what TensorBoard still holds."""
+    if self._events is not None:
+      with files.writing(self._folder):
+        self._events.close()
+
+  def _line(self, step: int, split: str, scalars: Mapping[str, float]) -> None:
+    if not self._writes:
+      return
+    line = json.dumps({'step': step, 'split': split, **scalars})
+    path = self._folder / METRICS_FILE
+    with files.writing(path), path.open('a') as file:
+      file.write(line + '\n')
+
+  def _tensorboard(
+    self, step: int, split: str, scalars: Mapping[str, float]
+  ) -> None:
+    if self._events is not None:
+      with files.writing(self._folder):
+        self._events.scalars(
+          step, {f'{split}/{key}': value for key, value in scalars.items()}
+        )
+
+
+def summarise(metrics: list[Mapping[str, jax.Array]]) -> dict[str, float]:
+  """Turns sums and counts of several steps into means.
+
+  Args:
+    metrics: one dict per step, as the train step returns them: `<term>/tokens`
+      with `<term>/<quantity>_sum` or `<term>/correct`, and plain scalars.
+
+  Returns:
+    `<term>/loss` and `<term>/accuracy` per target token over all the steps,
+    `<term>/tokens` and plain scalars as means per step; `learning_rate` as it
+    was in the last step. A term without tokens is left out.
+  """
+  host = [
+    {key: float(value) for key, value in m.items()}
+    for m in jax.device_get(metrics)
+  ]
+  totals = {
+    key: np.sum([m[key] for m in host], dtype=np.float64) for key in host[0]
+  }
+  means = {}
+  for key, total in totals.items():
+    term, _, quantity = key.rpartition('/')
+    tokens = totals.get(f'{term}/tokens', None)
+    if tokens is None or quantity == 'tokens':
+      means[key] = total / len(host)
+    elif tokens:
+      name = {'correct': 'accuracy'}.get(
+        quantity, quantity.removesuffix('_sum')
+      )
+      means[f'{term}/{name}'] = total / tokens
+  if 'learning_rate' in means:
+    means['learning_rate'] = host[-1]['learning_rate']
+  return {
+    key: float(value)
+    for key, value in means.items()
+    if not (key.endswith('/tokens') and value == 0)
+  }
+
+
+def drop_lines_after(path: pathlib.Path, step: int) -> None:
+  """Drops lines of later steps, and a torn last line, from a JSONL file."""
+  if not path.exists():
+    return
+  kept = []
+  for line in path.read_text().splitlines(keepends=True):
+    try:
+      entry = json.loads(line)
+    except json.JSONDecodeError:
+      continue
+    if entry['step'] <= step:
+      kept.append(line if line.endswith('\n') else line + '\n')
+  files.replace_text(path, ''.join(kept))

@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads runs back: what was trained, on what, how it went, whether it ended.
+
+A run is known by its folder: `gin_config.gin` says what it was, `metrics.jsonl`
+how it went, and the folder's name where it stands in a sweep. A run made by
+hand has no such name; its model is then named by its size and its share of
+the data is read from the prepared data.
+"""
+
+import collections
+import dataclasses
+import functools
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from dsbs_jax import contract
+from dsbs_jax.core.t5 import network
+from dsbs_jax.data.prepared import store
+from dsbs_jax.runs import run_folder, run_names
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+  """One run as its folder tells it.
+
+  Attributes:
+    path: the folder.
+    coordinates: where it stands among the others.
+    macros: the macros of its config.gin, name -> value.
+    trained: step -> means of the train steps up to there.
+    evaluated: split -> step -> metrics, accuracy in percent.
+    finished: whether its last step is trained, evaluated and saved.
+    num_params: parameters of the model, None where the config does not tell.
+  """
+
+  path: pathlib.Path
+  coordinates: run_names.Coordinates
+  macros: Mapping[str, Any]
+  trained: Mapping[int, run_folder.Metrics]
+  evaluated: Mapping[str, Mapping[int, run_folder.Metrics]]
+  finished: bool
+  num_params: int | None
+
+  @property
+  def last_step(self) -> int:
+    """The last step that was logged or evaluated, 0 before any."""
+    return run_folder.last_step(self.trained, self.evaluated)
+
+  @property
+  def best_step(self) -> int | None:
+    """The step of the highest validation accuracy, the newest of equals.
+
+    None where nothing validates; test is never looked at.
+    """
+    scores = {
+      step: metrics['accuracy']
+      for step, metrics in self.evaluated.get(run_folder.VALIDATION, {}).items()
+      if 'accuracy' in metrics
+    }
+    return max(scores, key=lambda s: (scores[s], s)) if scores else None
+
+  @property
+  def chosen_step(self) -> int:
+    """The best step on validation, or the last where nothing validates."""
+    best = self.best_step
+    return self.last_step if best is None else best
+
+  def accuracy(self, split: str, step: int | None) -> float | None:
+    """Accuracy in percent, None where it was not evaluated."""
+    return self.evaluated.get(split, {}).get(step, {}).get('accuracy')
+
+  @property
+  def data(self) -> store.Prepared | None:
+    """The prepared data of the run, None where it is not there any more."""
+    return run_folder.prepared(
+      self.coordinates.benchmark, self.macros.get('DATA_DIR')
+    )
+
+  @property
+  def train_examples(self) -> int | None:
+    """Number of training examples, None where the data is not there."""
+    data = self.data
+    if data is None or run_folder.TRAIN not in data.splits:
+      return None
+    return data.num_examples(run_folder.TRAIN)
+
+
+def read_all(folder: str | pathlib.Path) -> list[Run]:
+  """Reads every run below a folder, in the order of their paths.
+
+  Args:
+    folder: a sweep's folder, or any folder with runs at any depth.
+
+  Returns:
+    The runs that wrote at least one line.
+
+  Raises:
+    ValueError: there is none, or one cannot be read.
+  """
+  folder = pathlib.Path(folder)
+  paths = sorted(folder.rglob(run_folder.METRICS_FILE))
+  runs = [read(path.parent) for path in paths if path.stat().st_size]
+  if not runs:
+    raise ValueError(
+      f'there is no run in {str(folder)!r}, expected folders with a'
+      f' {run_folder.METRICS_FILE} that has lines. Give the folder of a sweep or'
+      ' the MODEL_DIR of a run.'
+    )
+  return runs
+
+
+def told_apart(runs: Sequence[Run]) -> list[Run]:
+  """Runs of the same coordinates become settings, named by their folders."""
+  count = collections.Counter(run.coordinates for run in runs)
+  return [
+    run
+    if count[run.coordinates] == 1
+    else dataclasses.replace(
+      run,
+      coordinates=dataclasses.replace(
+        run.coordinates,
+        setting=(*run.coordinates.setting, str(run.path)),
+      ),
+    )
+    for run in runs
+  ]
+
+
+def read(path: pathlib.Path) -> Run:
+  """Reads one run's folder.
+
+  Raises:
+    ValueError: its config is missing, is no config of a run, contradicts its
+      name, or its metrics are damaged.
+  """
+  macros = run_folder.read_macros(path / run_folder.CONFIG_FILE)
+  trained, evaluated = run_folder.read_metrics(path / run_folder.METRICS_FILE)
+  config = _model(macros)
+  return Run(
+    path=path,
+    coordinates=_coordinates(path, macros),
+    macros=macros,
+    trained=trained,
+    evaluated=evaluated,
+    finished=run_folder.is_finished(
+      path,
+      train_steps=macros.get('TRAIN_STEPS', math.inf),
+      splits=run_folder.expected_splits(macros, evaluated),
+    ),
+    num_params=None if config is None else _count(config),
+  )
+
+
+def _coordinates(
+  path: pathlib.Path, macros: Mapping[str, Any]
+) -> run_names.Coordinates:
+  task = macros.get('MIXTURE_OR_TASK_NAME')
+  seed = macros.get('SEED', 0)
+  if not isinstance(task, str):
+    raise ValueError(
+      f'{path / run_folder.CONFIG_FILE} names no MIXTURE_OR_TASK_NAME, expected the'
+      ' operative config of a training run. Remove the folder from the report.'
+    )
+  named = run_names.parse(path.name)
+  if named is None:
+    return _by_hand(path, task, seed, macros)
+  if (named.task, named.seed) != (task, seed):
+    raise ValueError(
+      f'{path} is named as {named.task} with seed {named.seed}, but its config'
+      f' trains {task} with seed {seed}. Rename the folder.'
+    )
+  return named
+
+
+def _by_hand(
+  path: pathlib.Path, task: str, seed: int, macros: Mapping[str, Any]
+) -> run_names.Coordinates:
+  """Coordinates of a run whose folder's name is free."""
+  parts = contract.parse_task_name(task)
+  if parts.label_source is None:
+    raise ValueError(
+      f'{path} trains {task}, which predicts no labels to report. Move it out'
+      ' of the folder.'
+    )
+  config = _model(macros)
+  data = run_folder.prepared(parts.benchmark, macros.get('DATA_DIR'))
+  fraction = 1.0 if data is None else fraction_of(data)
+  return run_names.Coordinates(
+    benchmark=parts.benchmark,
+    method=f'{parts.label_source}_{parts.form}',
+    model='model' if config is None else size_text(_count(config)),
+    fraction=fraction,
+    seed=seed,
+  )
+
+
+def fraction_of(data: store.Prepared) -> float:
+  """The share of the training data that was prepared."""
+  return float(data.metadata.get('fraction', 1.0))
+
+
+def _model(macros: Mapping[str, Any]) -> network.T5Config | None:
+  names = [field.name for field in dataclasses.fields(network.T5Config)]
+  known = {n: macros[n.upper()] for n in names if n.upper() in macros}
+  try:
+    return network.T5Config(**known)
+  except TypeError:
+    return None  # a config that sets its sizes without macros
+
+
+@functools.cache
+def _count(config: network.T5Config) -> int:
+  shapes = network.param_shapes(config)
+  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+
+
+def size_text(number: int) -> str:
+  """A number of parameters in three digits: 958k, 1.21M, 248M, 2.85B."""
+  for unit, divisor in (('B', 1e9), ('M', 1e6), ('k', 1e3)):
+    if number >= divisor:
+      value = number / divisor
+      return f'{value:.3g}{unit}' if value < 999.5 else f'{value:.0f}{unit}'
+  return str(number)

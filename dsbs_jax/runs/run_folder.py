@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run's folder tells: its config, its metrics, whether it ended."""
+
+import ast
+import collections
+import json
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dsbs_jax import contract
+from dsbs_jax.data.prepared import store
+from dsbs_jax.runs import checkpoints, metrics_log
+
+CONFIG_FILE = 'config.gin'
+METRICS_FILE = metrics_log.METRICS_FILE
+# What a sweep writes beside a run, or a subset, that failed.
+FAILURE_FILE = 'failed.json'
+TRAIN, VALIDATION, TEST = 'train', 'validation', 'test'
+
+Metrics = Mapping[str, float]
+
+_CONTINUED = re.compile(r'\\\n\s*')
+_MACRO = re.compile(r'^([A-Z][A-Z0-9_]*) = (.*)$', re.MULTILINE)
+
+
+def read_macros(path: pathlib.Path) -> dict[str, Any]:
+  """The macros of an operative gin config; references stay text."""
+  if not path.is_file():
+    raise ValueError(
+      f'{path} does not exist, expected the config that a run writes at its'
+      ' start. Remove the folder, or run it again.'
+    )
+  return parse_macros(_read(path))
+
+
+def _read(path: pathlib.Path) -> str:
+  try:
+    return path.read_text(encoding='utf-8')
+  except UnicodeDecodeError as error:
+    raise ValueError(
+      f'{path} has the byte 0x{error.object[error.start]:02x} at position'
+      f' {error.start:,}, expected UTF-8 text. Remove the folder, or run it'
+      ' again.'
+    ) from error
+
+
+def parse_macros(text: str) -> dict[str, Any]:
+  """The macros in the text of a gin config; references stay text."""
+  found = _MACRO.findall(_CONTINUED.sub(' ', text))
+  return {name: _literal(value) for name, value in found}
+
+
+def _literal(value: str) -> Any:
+  try:
+    return ast.literal_eval(value.strip())
+  except (ValueError, SyntaxError):
+    return value.strip()  # a reference such as @optimizer.adamw_hf
+
+
+def read_metrics(
+  path: pathlib.Path,
+) -> tuple[dict[int, Metrics], dict[str, dict[int, Metrics]]]:
+  """Reads metrics.jsonl, of which a running process may still write the end.
+
+  Returns:
+    step -> train metrics, and split -> step -> metrics of evaluations.
+
+  Raises:
+    ValueError: a line before the last is damaged.
+  """
+  trained = {}
+  evaluated = collections.defaultdict(dict)
+  lines = _read(path).split('\n')
+  # What follows the last newline is empty, or a line still being written.
+  for number, line in enumerate(lines[:-1], start=1):
+    try:
+      entry = json.loads(line)
+      step, split = int(entry.pop('step')), entry.pop('split')
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+      raise ValueError(
+        f'{path}:{number} reads {line[:60]!r}, expected a JSON object with'
+        f' step and split ({error}). Remove the line, or run again.'
+      ) from error
+    # The train split may be evaluated too, and then has lines of both kinds.
+    is_training = split == TRAIN and 'loss' in entry
+    (trained if is_training else evaluated[split])[step] = entry
+  return trained, dict(evaluated)
+
+
+def last_step(
+  trained: Mapping[int, Metrics], evaluated: Mapping[str, Mapping[int, Metrics]]
+) -> int:
+  """The last step of any line, 0 where there is none."""
+  return max([0, *trained, *(s for steps in evaluated.values() for s in steps)])
+
+
+def expected_splits(
+  macros: Mapping[str, Any], evaluated: Mapping[str, Any]
+) -> tuple[str, ...]:
+  """The splits that the run evaluates: those asked for and prepared.
+
+  Args:
+    macros: of the run's config.
+    evaluated: what was evaluated so far, taken where the data is gone.
+  """
+  asked = macros.get('EVAL_SPLITS', ())
+  name = macros.get('MIXTURE_OR_TASK_NAME', '')
+  try:
+    data = prepared(
+      contract.parse_task_name(name).benchmark, macros.get('DATA_DIR')
+    )
+  except ValueError:
+    data = None  # a mixture of the user's own
+  known = evaluated if data is None else data.splits
+  return tuple(split for split in asked if split in known)
+
+
+def is_finished(
+  path: pathlib.Path, *, train_steps: float, splits: Sequence[str]
+) -> bool:
+  """Whether a run has done all its steps, evaluated them and saved them.
+
+  The last step needs its train line and a line of every split. Its checkpoint
+  is needed too, unless no checkpoint of any step is left: they were removed
+  to save space.
+
+  Args:
+    path: the run's folder.
+    train_steps: steps of the whole run.
+    splits: splits that are evaluated at the last step.
+  """
+  metrics = path / METRICS_FILE
+  if not metrics.is_file():
+    return False
+  trained, evaluated = read_metrics(metrics)
+  last = last_step(trained, evaluated)
+  if last < train_steps or last not in trained:
+    return False
+  if any(last not in evaluated.get(split, {}) for split in splits):
+    return False
+  saved = list(path.glob(f'{checkpoints.PREFIX}_*'))
+  return not saved or path / f'{checkpoints.PREFIX}_{last}' in saved
+
+
+def saved_step(path: pathlib.Path) -> int:
+  """The newest step that has a whole checkpoint, 0 where none has."""
+  pattern = re.compile(rf'{checkpoints.PREFIX}_(\d+)')
+  matches = (pattern.fullmatch(p.name) for p in path.glob('*'))
+  return max((int(match[1]) for match in matches if match), default=0)
+
+
+def prepared(name: str, data_dir: str | None) -> store.Prepared | None:
+  """The prepared data of a benchmark, None where it cannot be found."""
+  if not data_dir or not store.exists(name, data_dir):
+    return None
+  return store.read(name, data_dir)

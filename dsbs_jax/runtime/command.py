@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How every command starts: flags, one call, one clear error.
+
+A door is a module with absl flags and a `main()`; `door.run(main)` gives it
+T5X's habit `--gin.NAME=VALUE`, and turns an error of the user's into one line
+and exit status 2. `--debug` shows the traceback instead.
+"""
+
+import errno
+import os
+import runpy
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import app, flags, logging
+
+from dsbs_jax.runtime import terminal_text
+
+USER_ERROR_STATUS = 2
+VERBS = (
+  'prepare',
+  'show',
+  'train',
+  'eval',
+  'infer',
+  'serve',
+  'export',
+  'plan',
+  'sweep',
+  'report',
+)
+
+_GIN_FLAG = '--gin.'
+# What bad input raises. A bug raises something else and keeps its traceback.
+_USER_ERRORS = (ValueError, OSError)
+
+# What to do about what the system says.
+_REMEDIES = {
+  errno.ENOENT: 'Expected a path that exists, or whose folder can be made.',
+  errno.EEXIST: 'Expected a folder, or a path that is free. Give another.',
+  errno.ENOTDIR: 'Expected a folder where there is a file. Give another path.',
+  errno.EISDIR: 'Expected a file, not a folder. Give the path of a file.',
+  errno.EACCES: 'Change its permissions, or give another path.',
+  errno.EPERM: 'Change its permissions, or give another path.',
+  errno.EROFS: 'Expected a file system that can be written. Give another path.',
+  errno.ENAMETOOLONG: 'Expected a shorter path.',
+  errno.ENOSPC: 'Free space on that disk; the same command goes on.',
+  errno.EDQUOT: 'Free space on that disk; the same command goes on.',
+}
+
+flags.DEFINE_bool('debug', False, 'Show the traceback of a user error.')
+
+
+def rewrite_gin_flags(arguments: Sequence[str]) -> list[str]:
+  """Turns `--gin.NAME=VALUE` into `--gin_bindings=NAME = VALUE`.
+
+  Args:
+    arguments: the command line, program name first.
+
+  Returns:
+    The command line that absl understands.
+
+  Raises:
+    ValueError: a `--gin.` flag without `=`.
+  """
+  rewritten = []
+  for argument in arguments:
+    if not argument.startswith(_GIN_FLAG):
+      rewritten.append(argument)
+      continue
+    name, equals, value = argument.removeprefix(_GIN_FLAG).partition('=')
+    if not equals:
+      raise ValueError(
+        f'{argument} sets nothing, expected --gin.NAME=VALUE (strings need'
+        ' quotes of their own: --gin.MODEL_DIR="\'/runs/1\'").'
+      )
+    rewritten.append(f'--gin_bindings={name} = {value}')
+  return rewritten
+
+
+def run(
+  main: Callable[[], int | None], *, takes_arguments: bool = False
+) -> None:
+  """Parses the flags, calls `main`, exits with its status.
+
+  Args:
+    main: the command; returns an exit status or None for success.
+    takes_arguments: whether the command line may hold more than flags.
+  """
+  # TensorFlow, where a command needs it, only reads files: keep it quiet.
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+  try:
+    arguments = rewrite_gin_flags(sys.argv)
+  except ValueError as error:
+    sys.exit(_report(error))
+  # Libraries announce every save at INFO; --verbosity=0 brings that back.
+  logging.set_verbosity(logging.WARNING)
+
+  def start(rest: Sequence[str]) -> int:
+    extra = [] if takes_arguments else rest[1:]
+    return _guarded(lambda: _refuse(extra) if extra else main())
+
+  app.run(start, argv=arguments, flags_parser=_parse)
+
+
+def _parse(arguments: Sequence[str]) -> list[str]:
+  """Parses flags; a wrong one is an error of the user's like any other."""
+  try:
+    return flags.FLAGS(arguments)
+  except flags.Error as error:
+    message = ' '.join(str(error).removeprefix('ERROR:: ').split()).rstrip(
+      '. ?'
+    )
+    sys.exit(_report(ValueError(f'{message}. --help lists the flags.')))
+
+
+def _refuse(arguments: Sequence[str]) -> None:
+  raise ValueError(
+    f'{arguments[0]!r} is no flag, expected --NAME=VALUE only (put a value'
+    ' with spaces in quotes). --help lists the flags.'
+  )
+
+
+def _guarded(main: Callable[[], int | None]) -> int:
+  try:
+    return main() or 0
+  except _USER_ERRORS as error:
+    if flags.FLAGS.debug:
+      raise
+    return _report(error)
+
+
+def _report(error: BaseException) -> int:
+  text = _of_system(error) if isinstance(error, OSError) else str(error)
+  print(f'error: {terminal_text.visible(text)}', file=sys.stderr)
+  return USER_ERROR_STATUS
+
+
+def _of_system(error: OSError) -> str:
+  """What the system says about a file, with what was expected of it."""
+  if error.filename is None or error.strerror is None:
+    return str(error)
+  remedy = _REMEDIES.get(error.errno, 'Check the path and the disk.')
+  return f'{os.fsdecode(error.filename)!r}: {error.strerror}. {remedy}'
+
+
+def front() -> None:
+  """The console script: `dsbs train ...` is `python -m dsbs_jax.train ...`."""
+  verb = sys.argv[1] if len(sys.argv) > 1 else ''
+  if verb not in VERBS:
+    print(f'usage: dsbs {{{",".join(VERBS)}}} [flags]', file=sys.stderr)
+    sys.exit(0 if verb in ('-h', '--help') else USER_ERROR_STATUS)
+  sys.argv = [f'dsbs {verb}', *sys.argv[2:]]
+  # As `python -m` does: --module may name a file of this folder.
+  if not sys.flags.safe_path:
+    sys.path.insert(0, os.getcwd())
+  runpy.run_module(f'dsbs_jax.{verb}', run_name='__main__', alter_sys=True)

@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: Apache-2.0
+"""OpenAI's protocol, as far as a student that decodes greedily can keep it.
+
+What would change the answer is obeyed or refused, never ignored. The shapes
+of requests and responses are those that the official client sends and reads.
+"""
+
+import bisect
+import dataclasses
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from dsbs_jax.serving import bodies, errors
+
+_MAX_STOPS = 4
+
+# The values that say what a student does anyway; null does so everywhere.
+_ONLY = {
+  'n': (1,),
+  'stream': (False,),
+  'temperature': (0,),
+  'top_p': (1,),
+  'presence_penalty': (0,),
+  'frequency_penalty': (0,),
+  'logit_bias': ({},),
+  'stream_options': (),
+}
+_ONLY_PLAIN = {
+  'best_of': (1,),
+  'echo': (False,),
+  'logprobs': (),
+  'suffix': ('',),
+}
+_ONLY_CHAT = {
+  'logprobs': (False,),
+  'top_logprobs': (),
+  'response_format': ({'type': 'text'},),
+  'modalities': (['text'],),
+  'tools': ([],),
+  'tool_choice': ('none',),
+}
+# Decides nothing where nothing is drawn by lot, or is not about the answer.
+_INERT = ('metadata', 'seed', 'service_tier', 'store', 'user')
+_ROLES = ('system', 'developer', 'user', 'assistant', 'tool', 'function')
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+  """A checked request.
+
+  Attributes:
+    prompts: texts to continue, or the one last message of a conversation.
+    places: where each stands in the body.
+    chat: whether it is a conversation.
+    max_tokens: of a completion; None sets no limit.
+    stop: texts that end a completion, none of which it contains.
+  """
+
+  prompts: list[str]
+  places: list[str]
+  chat: bool
+  max_tokens: int | None
+  stop: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Completion:
+  """A completion, finished.
+
+  Attributes:
+    text: what is sent.
+    reason: OpenAI's finish_reason, 'stop' or 'length'.
+    num_tokens: its tokens by the student's vocabulary.
+  """
+
+  text: str
+  reason: str
+  num_tokens: int
+
+
+def read_plain(body: dict[str, Any], *, most: int) -> Request:
+  """Reads the body of /v1/completions.
+
+  Args:
+    body: the JSON object.
+    most: prompts that one request may hold.
+
+  Raises:
+    refusals.Refusal: it asks for what a student cannot do.
+  """
+  _check(body, ('prompt', 'max_tokens'), _ONLY | _ONLY_PLAIN)
+  prompt = body.get('prompt')
+  if isinstance(prompt, str):
+    prompts, places = [bodies.text(prompt, 'prompt')], ['prompt']
+  else:
+    prompts = bodies.texts(prompt, 'prompt', most=most)
+    places = [f'prompt[{i}]' for i in range(len(prompts))]
+  limit = _max_tokens(body, 'max_tokens')
+  return Request(prompts, places, False, limit, _stop(body))
+
+
+def read_chat(body: dict[str, Any]) -> Request:
+  """Reads the body of /v1/chat/completions.
+
+  Only the last message is read further: a student has no use for others.
+
+  Raises:
+    refusals.Refusal: it asks for what a student cannot do.
+  """
+  limits = ('max_completion_tokens', 'max_tokens')
+  _check(body, ('messages', *limits), _ONLY | _ONLY_CHAT)
+  messages = bodies.sized(body.get('messages'), 'messages', most=1 << 20)
+  for i, message in enumerate(messages):
+    if not isinstance(message, dict) or message.get('role') not in _ROLES:
+      raise errors.invalid(
+        f'messages[{i}] has no role of {", ".join(_ROLES)}.',
+        param=f'messages[{i}]',
+      )
+  place = f'messages[{len(messages) - 1}]'
+  if messages[-1]['role'] != 'user':
+    raise errors.invalid(
+      f'{place} is of the role {messages[-1]["role"]!r}, expected the question'
+      ' of a user at the end.',
+      param=place,
+    )
+  text = bodies.text(_content(messages[-1], place), f'{place}.content')
+  given = [name for name in limits if body.get(name) is not None]
+  limit = _max_tokens(body, given[0]) if given else None
+  return Request([text], [place], True, limit, _stop(body))
+
+
+def finish(
+  text: str,
+  request: Request,
+  *,
+  cut: bool,
+  count: Callable[[str], int],
+) -> Completion:
+  """Ends a completion where the request says.
+
+  Args:
+    text: the whole completion.
+    request: what was asked.
+    cut: whether the student ran into its longest length.
+    count: tokens of a text.
+
+  Returns:
+    The beginning of the text up to the first stop sequence and the most
+    tokens that were asked for, whichever comes first.
+  """
+  reason = 'length' if cut else 'stop'
+  ends = [text.find(stop) for stop in request.stop if stop in text]
+  if ends:
+    text, reason = text[: min(ends)], 'stop'
+  num = count(text)
+  if request.max_tokens is not None and num > request.max_tokens:
+    fitting = bisect.bisect_right(
+      range(len(text)), request.max_tokens, key=lambda end: count(text[:end])
+    )
+    text, reason = text[: fitting - 1], 'length'
+    num = count(text)
+  return Completion(text, reason, num)
+
+
+def response(
+  request: Request,
+  completions: Sequence[Completion],
+  *,
+  model: str,
+  prompt_tokens: int,
+) -> dict[str, Any]:
+  """The JSON of an answered request."""
+  written = sum(completion.num_tokens for completion in completions)
+  return {
+    'id': f'{"chatcmpl" if request.chat else "cmpl"}-{uuid.uuid4().hex}',
+    'object': 'chat.completion' if request.chat else 'text_completion',
+    'created': int(time.time()),
+    'model': model,
+    'choices': [
+      _choice(request, index, completion)
+      for index, completion in enumerate(completions)
+    ],
+    'usage': {
+      'prompt_tokens': prompt_tokens,
+      'completion_tokens': written,
+      'total_tokens': prompt_tokens + written,
+    },
+  }
+
+
+def model_card(model: str, *, created: int) -> dict[str, Any]:
+  """What /v1/models says of a model."""
+  return {
+    'id': model,
+    'object': 'model',
+    'created': created,
+    'owned_by': 'dsbs_jax',
+  }
+
+
+def check_model(body: dict[str, Any], model: str, *, required: bool) -> None:
+  """Raises where the body asks for another model than the one served."""
+  given = body.get('model')
+  if given is None and not required:
+    return
+  if given is None:
+    raise errors.invalid(f'model is missing, it is {model!r}.', param='model')
+  if given != model:
+    raise errors.Refusal(
+      404,
+      f'model is {str(given)[:100]!r}, but this server has {model!r} only.',
+      param='model',
+      code='model_not_found',
+    )
+
+
+def _choice(
+  request: Request, index: int, completion: Completion
+) -> dict[str, Any]:
+  choice = {
+    'index': index,
+    'finish_reason': completion.reason,
+    'logprobs': None,
+  }
+  if not request.chat:
+    return {'text': completion.text, **choice}
+  message = {'role': 'assistant', 'content': completion.text, 'refusal': None}
+  return {'message': message, **choice}
+
+
+def _check(
+  body: dict[str, Any], fields: Sequence[str], only: dict[str, tuple]
+) -> None:
+  bodies.check_fields(body, ('model', 'stop', *fields, *only, *_INERT))
+  for name, values in only.items():
+    given = body.get(name)
+    if given is None or any(
+      given == value and isinstance(given, bool) == isinstance(value, bool)
+      for value in values
+    ):
+      continue
+    allowed = ' or '.join(map(repr, values)) or 'nothing'
+    raise errors.invalid(
+      f'{name} is {str(given)[:40]!r}, expected {allowed}: the student gives'
+      ' one answer, the likeliest, as a whole.',
+      param=name,
+      code='unsupported_value',
+    )
+
+
+def _max_tokens(body: dict[str, Any], name: str) -> int | None:
+  given = body.get(name)
+  if given is None:
+    return None
+  if isinstance(given, bool) or not isinstance(given, int) or given < 1:
+    raise errors.invalid(
+      f'{name} is {str(given)[:40]!r}, expected a number from 1.', param=name
+    )
+  return given
+
+
+def _stop(body: dict[str, Any]) -> tuple[str, ...]:
+  given = body.get('stop')
+  stops = [given] if isinstance(given, str) else given or []
+  if not isinstance(stops, list) or len(stops) > _MAX_STOPS:
+    raise errors.invalid(
+      f'stop is no list of at most {_MAX_STOPS} texts.', param='stop'
+    )
+  if not all(isinstance(stop, str) and stop for stop in stops):
+    raise errors.invalid('stop holds what is no text.', param='stop')
+  return tuple(stops)
+
+
+def _content(message: dict[str, Any], place: str) -> Any:
+  """The text of a message; parts of text are put together."""
+  content = message.get('content')
+  if not isinstance(content, list):
+    return content
+  parts = [part for part in content if isinstance(part, dict)]
+  texts = [part.get('text') for part in parts if part.get('type') == 'text']
+  if len(texts) < len(content) or not all(isinstance(t, str) for t in texts):
+    raise errors.invalid(
+      f'{place}.content has a part that is no text.', param=place
+    )
+  return ''.join(texts)

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training run, from top to bottom.
+
+tokens -> mesh -> state -> restore -> steps, with evaluations and checkpoints
+between them. No hooks and no callbacks: what happens, happens in `train`.
+"""
+
+import contextlib
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from dsbs_jax.core import partitioning, steps
+from dsbs_jax.core.t5 import network
+from dsbs_jax.data import register, vocabularies
+from dsbs_jax.data.batching import loader
+from dsbs_jax.data.prepared import tokens
+from dsbs_jax.inference import evaluator as evaluator_lib
+from dsbs_jax.interop import checkpoints as foreign
+from dsbs_jax.runs import checkpoint_repair, checkpoints, metrics_log
+from dsbs_jax.runtime import compilation_cache, files, malloc, progress, signals
+from dsbs_jax.training import (
+  metrics_buffer,
+  resume_check,
+  settings,
+  step_functions,
+)
+
+Training = settings.Training
+
+
+def train(run: Training, *, config_text: str | None = None) -> int:
+  """Trains, evaluates and saves until `train_steps` are done.
+
+  A run that finds checkpoints in its folder goes on from the newest.
+
+  Args:
+    run: all settings.
+    config_text: the gin config behind them, kept beside the checkpoints.
+
+  Returns:
+    0, or signals.INTERRUPTED_STATUS if a signal ended the run early.
+
+  Raises:
+    ValueError: the settings do not fit each other, the data or a checkpoint.
+  """
+  started = time.monotonic()
+  malloc.keep_freed_memory()
+  compilation_cache.use_cache()
+  files.check_writable(run.model_dir)
+  mesh = partitioning.make_mesh(run.mesh)
+  source = register.source(
+    data_dir=run.data_dir, vocabulary=run.vocabulary, prefixes=run.prefixes
+  )
+  progress.say(f'reading {run.mixture_or_task_name} ({source.vocabulary})')
+  vocabulary = vocabularies.load(source.vocabulary)
+  check_vocabulary(vocabulary, run.model)
+  data = open_data(run, source, mesh)
+  progress.say(data.describe())
+
+  optimizer = run.transformation()
+  init_key, run_key = jax.random.split(jax.random.key(run.seed))
+
+  def init(key):
+    return steps.init_state(key, run.model, optimizer)
+
+  shapes = jax.eval_shape(init, init_key)
+  shardings = partitioning.state_shardings(shapes, mesh, run.sharding_rules())
+  like = checkpoints.shapes_with_shardings(shapes, shardings)
+  newest = checkpoint_repair.newest_whole(run.model_dir)
+  saved = checkpoints.Checkpoints(
+    run.model_dir,
+    keep=run.keep_checkpoints,
+    monitor=f'{run.eval_splits[0]}/accuracy' if run.eval_splits else None,
+  )
+  facts = resume_check.facts_of(run, source, vocabulary)
+  batches = data.iterate()
+  position = {}
+  if newest is not None:
+    resume_check.check(saved.run_facts(newest), facts, run.model_dir)
+    state, position = saved.restore(newest, like)
+    batches.set_state(position['loader'])
+    progress.say(f'resuming {run.model_dir} from step {newest:,}')
+  else:
+    progress.say(f'initialising {count(shapes.params):,} parameters')
+    state = jax.jit(init, out_shardings=shardings)(init_key)
+    if run.initial_checkpoint_path:
+      params = foreign.load_initial(
+        run.initial_checkpoint_path,
+        run.model,
+        like=like.params,
+        allow_bin=run.allow_bin,
+      )
+      state = state.replace(params=params)
+
+  evaluator = evaluator_lib.Evaluator(
+    evaluator_lib.Evaluating(
+      task=run.mixture_or_task_name,
+      model=run.model,
+      splits=run.eval_splits,
+      batch_size=run.eval_batch_size,
+      max_decode_len=run.max_decode_len,
+    ),
+    source=source,
+    mesh=mesh,
+    param_shardings=shardings.params,
+  )
+  train_step = step_functions.train_step(run, shardings, mesh)
+  key_data = np.asarray(jax.random.key_data(run_key))
+  step = int(state.step)
+  log = metrics_log.Journal(
+    run.model_dir,
+    train_steps=run.train_steps,
+    start_step=step,
+    writes=jax.process_index() == 0,
+  )
+  log.config(config_text)
+  facts |= {'config': config_text}
+  tally = metrics_buffer.Tally(
+    data.example_ids,
+    saved.newest,
+    max_bad_steps=run.max_bad_steps,
+    position=position,
+  )
+  stop = signals.StopRequest()
+  if step < run.train_steps:
+    log.say('compiling the train step')
+  first = True
+  with contextlib.closing(log), contextlib.closing(saved):
+    while step < run.train_steps and not stop.requested(step):
+      batch = to_global(next(batches), partitioning.batch_sharding(mesh))
+      state, metrics = train_step(state, batch, key_data)
+      step += 1
+      tally.add(step, metrics)
+      if first:
+        tally.look()
+        log.say(f'first step after {time.monotonic() - started:.1f} s')
+        log.pause(step)
+        first = False
+      due = step % run.eval_period == 0 or step == run.train_steps
+      if step % run.log_period == 0 or due:
+        log.train(step, tally.line())
+        saved.look()
+      if due:
+        scores = evaluator.evaluate_all(state.params, step, run.model_dir, log)
+        position = {'loader': batches.get_state(), **tally.position()}
+        saved.save(state, position=position, run=facts, metrics=scores)
+        log.pause(step)
+    if stop.name and step != saved.latest_step():
+      # Lines of metrics average over log_period steps, whoever computed them.
+      position = {'loader': batches.get_state(), **tally.position()}
+      saved.save(state, position=position, run=facts)
+  if step < run.train_steps:
+    log.say(
+      f'stopped by {stop.name} at step {step:,}; the same command goes on from'
+      ' there'
+    )
+    return signals.INTERRUPTED_STATUS
+  log.say(f'done: {step:,} steps, checkpoints in {run.model_dir}')
+  return 0
+
+
+def open_data(
+  run: Training, source: tokens.Source, mesh: jax.sharding.Mesh
+) -> loader.Loader:
+  """Opens this process's part of the batches."""
+  return loader.open(
+    run.mixture_or_task_name,
+    source,
+    run.reading(),
+    layout=run.layout(lengths=run.lengths),
+    place=loader.Place(
+      jax.process_index(),
+      jax.process_count(),
+      row_multiple=mesh.shape[partitioning.DATA_AXIS] * run.microbatches,
+      microbatches=run.microbatches,
+    ),
+    unpadded=run.unpadded,
+    pair_ids=bool(settings.objective_of(run).mutual_information),
+  )
+
+
+def to_global(batch: Any, sharding: jax.sharding.Sharding) -> Any:
+  """Puts this process's rows of a batch on its devices."""
+  return jax.tree.map(
+    lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch
+  )
+
+
+def check_vocabulary(
+  vocabulary: vocabularies.Vocabulary, model: network.T5Config
+) -> None:
+  """Raises where the model has fewer rows than the vocabulary has ids."""
+  if vocabulary.size > model.vocab_size:
+    padded = -(-vocabulary.size // 128) * 128
+    raise ValueError(
+      f'the vocabulary has {vocabulary.size} ids, but the model only'
+      f' {model.vocab_size} rows (VOCAB_SIZE). Set --gin.VOCAB_SIZE={padded}.'
+    )
+
+
+def count(shapes: Any) -> int:
+  """Numbers in a parameter tree."""
+  return sum(leaf.size for leaf in jax.tree.leaves(shapes))

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a resumed run must have in common with the run that saved."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from dsbs_jax.data import vocabularies
+from dsbs_jax.data.prepared import store, tokens, views
+
+
+def facts_of(
+  run: Any, source: tokens.Source, vocabulary: vocabularies.Vocabulary
+) -> dict[str, Any]:
+  """The facts of a run that may not change while it goes on.
+
+  Args:
+    run: the settings, `loop.Training`.
+    source: where its tokens come from.
+    vocabulary: the vocabulary that the source names.
+
+  Returns:
+    JSON values by name.
+  """
+  name = views.own_name(run.mixture_or_task_name)
+  prepared = name and store.read(name.benchmark, source.data_dir)
+  return {
+    'model': dataclasses.asdict(run.model),
+    'objective': dataclasses.asdict(run.objective),
+    'task': run.mixture_or_task_name,
+    'batch_size': run.batch_size,
+    'optimizer': run.optimizer.__name__,
+    'schedule': run.schedule.__name__,
+    'learning_rate': run.learning_rate,
+    'clip_norm': run.clip_norm,
+    'paired': run.paired,
+    'prefixes': source.prefixes,
+    'data': prepared.fingerprint('train') if prepared else None,
+    'seed': run.seed,
+    'vocabulary': vocabulary.fingerprint,
+  }
+
+
+def check(
+  saved: Mapping[str, Any], now: Mapping[str, Any], model_dir: str
+) -> None:
+  """Raises where a resumed run differs in more than its length or logging."""
+  changed = [
+    f'{name}: {saved.get(name)!r} -> {value!r}'
+    for name, value in now.items()
+    if _decisive(saved.get(name)) != _decisive(_as_json(value))
+  ]
+  if changed:
+    raise ValueError(
+      f'{model_dir} holds a run with other settings: {"; ".join(changed)}.'
+      ' Restore the settings, or train in another MODEL_DIR.'
+    )
+
+
+def _decisive(fact: Any) -> Any:
+  """A fact without what only saves memory, and without terms that are off."""
+  if isinstance(fact, dict):
+    fact = {key: value for key, value in fact.items() if key != 'remat'}
+    if not fact.get('mutual_information'):  # older runs do not name it
+      fact.pop('mutual_information', None)
+  return fact
+
+
+def _as_json(value: Any) -> Any:
+  """The value as it comes back from JSON, where tuples are lists."""
+  return json.loads(json.dumps(value))

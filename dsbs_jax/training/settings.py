@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The settings of a training run, checked where they are made."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from dsbs_jax import contract
+from dsbs_jax.core import objective as objective_lib
+from dsbs_jax.core import partitioning
+from dsbs_jax.core.t5 import network
+from dsbs_jax.data.batching import ordering
+from dsbs_jax.data.prepared import views
+from dsbs_jax.runtime import field_checks
+
+_COUNTS = (
+  'train_steps',
+  'batch_size',
+  'microbatches',
+  'eval_period',
+  'eval_batch_size',
+  'max_decode_len',
+  'log_period',
+  'keep_checkpoints',
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Training:
+  """A training run's settings; gin/train.gin binds every field.
+
+  Attributes:
+    model_dir: folder of checkpoints, metrics and predictions.
+    mixture_or_task_name: what to train on, such as 'cqa_gt_dsbs'.
+    data_dir: folder that `prepare` wrote to; None for the default one.
+    vocabulary: SentencePiece path or 'bytes', with ':N' for N extra ids, or
+      None for the public T5 vocabulary.
+    prefixes: 'paper' ([label]), 'code' (predict: ), None for the default.
+    lengths: {'inputs': S, 'targets': T} or None to take them from the data.
+    initial_checkpoint_path: where a new run takes its parameters from.
+    allow_bin: whether these may be a pickled pytorch_model.bin.
+    model: the network.
+    objective: the loss of a mixture; a single task trains on its plain loss.
+    paired: whether each step sees both views of the same examples, as in the
+      paper, or samples the mixture's tasks by their rates, as seqio does.
+    rates: task -> rate where the mixture is sampled; None for its own.
+    train_steps: steps of the whole run.
+    batch_size: examples (paired: pairs) per step over all devices.
+    microbatches: how many parts of a batch are computed one after another.
+    chunk_tokens: target tokens whose logits exist at once; 0 for all.
+    learning_rate: peak learning rate.
+    schedule: peak rate and total_steps -> learning rate at a step.
+    optimizer: schedule and clip_norm -> gradient transformation.
+    clip_norm: global norm to which gradients are clipped, None for never.
+    layout: packing.Packed, packing.Bucketed or packing.Padded.
+    unpadded: whether the padding of packed rows is left out of all but
+      attention; the same losses, sooner.
+    seed: of parameters, dropout and data order.
+    mesh: (data, model) devices such as '4x2'; None for all devices as data.
+    sharding_rules: makes the table of core/partitioning.py to shard by.
+    eval_period: steps between evaluations and checkpoints.
+    eval_splits: splits to evaluate; the first chooses the best checkpoint.
+    eval_batch_size: rows per decoding batch.
+    max_decode_len: target tokens to generate at most.
+    log_period: steps that a line of metrics averages over.
+    keep_checkpoints: how many of the newest to keep, besides the best.
+    max_bad_steps: how many steps with a loss or gradient that is not finite are
+      skipped; the next one ends the run. 0 skips none.
+  """
+
+  model_dir: str
+  mixture_or_task_name: str
+  data_dir: str | None
+  vocabulary: str | None
+  prefixes: str | None
+  lengths: Mapping[str, int] | None
+  initial_checkpoint_path: str | None
+  allow_bin: bool
+  model: network.T5Config
+  objective: objective_lib.Distillation
+  paired: bool
+  rates: Mapping[str, float] | None
+  train_steps: int
+  batch_size: int
+  microbatches: int
+  chunk_tokens: int
+  learning_rate: float
+  schedule: Callable[..., Any]
+  optimizer: Callable[..., Any]
+  clip_norm: float | None
+  layout: Callable[..., Any]
+  unpadded: bool
+  seed: int
+  mesh: str | None
+  sharding_rules: Callable[[], partitioning.Rules]
+  eval_period: int
+  eval_splits: tuple[str, ...]
+  eval_batch_size: int
+  max_decode_len: int
+  log_period: int
+  keep_checkpoints: int
+  max_bad_steps: int
+
+  def __post_init__(self):
+    field_checks.texts(self, 'model_dir', 'mixture_or_task_name')
+    field_checks.splits(self, 'eval_splits')
+    field_checks.texts_or_none(
+      self, 'data_dir', 'vocabulary', 'prefixes', 'initial_checkpoint_path'
+    )
+    field_checks.counts(self, *_COUNTS)
+    field_checks.counts(self, 'chunk_tokens', 'max_bad_steps', least=0)
+    field_checks.counts(self, 'seed', least=0, below=1 << 32)
+    field_checks.numbers_or_none(self, 'learning_rate', 'clip_norm')
+    field_checks.flags(self, 'paired', 'allow_bin', 'unpadded')
+    field_checks.functions(
+      self, 'schedule', 'optimizer', 'layout', 'sharding_rules'
+    )
+    if self.rates is not None and self.paired and self._pairs:
+      raise ValueError(
+        f'rates is {dict(self.rates)}, but {self.mixture_or_task_name} is'
+        ' trained in pairs, which have none. Leave MIXTURE_RATES out, or set'
+        ' --gin.PAIRED=False.'
+      )
+    if '://' in self.model_dir:
+      raise ValueError(
+        f'MODEL_DIR is {self.model_dir!r}, expected a folder of this machine or'
+        ' one that is mounted; the T5X engine writes to cloud storage.'
+      )
+    if objective_of(self).mutual_information and (
+      not self.paired or self.chunk_tokens or not _is_pair(self)
+    ):
+      raise ValueError(
+        f'MUTUAL_INFORMATION is {self.objective.mutual_information} with'
+        f' {self.mixture_or_task_name}, PAIRED {self.paired} and CHUNK_TOKENS'
+        f' {self.chunk_tokens}, expected a _dsbs mixture, pairs and no chunks:'
+        ' the term ties each label to all of its rationale. Set'
+        ' MUTUAL_INFORMATION=0.0 or change the others.'
+      )
+
+  @property
+  def _pairs(self) -> bool:
+    name = views.own_name(self.mixture_or_task_name)
+    return name is not None and name.form == 'dsbs'
+
+  def reading(self) -> ordering.Reading:
+    """Which examples each step sees."""
+    return ordering.Reading(
+      batch_size=self.batch_size,
+      seed=self.seed,
+      paired=self.paired,
+      rates=self.rates,
+    )
+
+  def transformation(self):
+    """The optimizer with its schedule."""
+    rate = self.schedule(self.learning_rate, total_steps=self.train_steps)
+    return self.optimizer(rate, clip_norm=self.clip_norm)
+
+
+def objective_of(run: Training) -> objective_lib.Distillation:
+  """The run's objective; a task with one term trains on its plain loss.
+
+  Standard finetuning has nothing for alpha to weigh, and half a loss would be
+  clipped at another norm than the original code's.
+  """
+  name = views.own_name(run.mixture_or_task_name)
+  if name is None or name.form == 'dsbs':
+    return run.objective
+  alpha = float(contract.term_of(name.form) == contract.LABEL_ID)
+  return dataclasses.replace(run.objective, alpha=alpha, mutual_information=0.0)
+
+
+def _is_pair(run: Training) -> bool:
+  name = views.own_name(run.mixture_or_task_name)
+  return name is not None and name.form == 'dsbs'

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The programs of a run, jitted with their shardings, and their arguments.
+
+Training calls them with arrays. The planner lowers and compiles the very same
+ones from shapes, for machines that are not there.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from dsbs_jax.core import decoding, partitioning, skipping, steps
+from dsbs_jax.core.t5 import network
+from dsbs_jax.data.batching import placement
+from dsbs_jax.runs import checkpoints
+from dsbs_jax.training import settings
+
+_ROWS = {
+  'encoder_input_tokens': jnp.int32,
+  'decoder_input_tokens': jnp.int32,
+  'decoder_target_tokens': jnp.int32,
+  'decoder_loss_weights': jnp.float32,
+  'decoder_task_ids': jnp.int32,
+}
+_PACKED_ROWS = {
+  'encoder_segment_ids': jnp.int32,
+  'encoder_positions': jnp.int32,
+  'decoder_segment_ids': jnp.int32,
+  'decoder_positions': jnp.int32,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+  """A train state by shapes: `shapes` and `shardings` are of one structure."""
+
+  shapes: Any
+  shardings: Any
+
+  @property
+  def like(self) -> Any:
+    """Shapes that carry their shardings."""
+    return checkpoints.shapes_with_shardings(self.shapes, self.shardings)
+
+
+def state(run: settings.Training, mesh: Mesh) -> State:
+  """The run's train state on a mesh, nothing of it computed."""
+  transformation = run.transformation()
+  shapes = jax.eval_shape(
+    lambda key: steps.init_state(key, run.model, transformation),
+    jax.random.key(0),
+  )
+  shardings = partitioning.state_shardings(shapes, mesh, run.sharding_rules())
+  return State(shapes, shardings)
+
+
+def train_step(
+  run: settings.Training, shardings: Any, mesh: Mesh
+) -> jax.stages.Wrapped:
+  """The training step: (state, batch, key data) -> (state, metrics).
+
+  The run's key is an argument, so that runs which differ in their seed alone
+  share one compiled program.
+
+  Args:
+    run: all settings.
+    shardings: of the train state.
+    mesh: the devices.
+  """
+  transformation = run.transformation()
+
+  def step(state, batch, key_data):
+    take = steps.make_train_step(
+      run.model,
+      settings.objective_of(run),
+      transformation,
+      run_key=jax.random.wrap_key_data(key_data),
+      num_microbatches=run.microbatches,
+      num_shards=partitioning.gradient_shards(mesh, run.sharding_rules()),
+      chunk_tokens=run.chunk_tokens,
+      num_pairs=run.batch_size,
+    )
+    if run.max_bad_steps:
+      take = skipping.skip_non_finite(take)
+    return take(state, batch)
+
+  replicated = NamedSharding(mesh, PartitionSpec())
+  return jax.jit(
+    step,
+    in_shardings=(shardings, partitioning.batch_sharding(mesh), replicated),
+    out_shardings=(shardings, replicated),
+    donate_argnums=0,
+  )
+
+
+def batch_shapes(
+  views: Mapping[str, placement.Shape],
+  mesh: Mesh,
+  *,
+  packed: bool = True,
+  pair_ids: bool = False,
+  microbatches: int = 1,
+) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:
+  """A batch by shapes: view -> row group, see contract.py."""
+  sharding = partitioning.batch_sharding(mesh)
+  num_cells = mesh.shape[partitioning.DATA_AXIS] * microbatches
+  names = _ROWS | (_PACKED_ROWS if packed else {})
+  if pair_ids:
+    names |= {'decoder_pair_ids': jnp.int32}
+
+  def group(shape):
+    lengths = {'encoder': shape.inputs, 'decoder': shape.targets}
+    found = {
+      name: ((shape.rows, lengths[name.split('_')[0]]), dtype)
+      for name, dtype in names.items()
+    }
+    if shape.input_slots:
+      for stack, slots in zip(lengths, shape.tokens, strict=True):
+        cells = num_cells, slots // num_cells
+        found[f'{stack}_places'] = cells, jnp.int32
+    return {
+      name: jax.ShapeDtypeStruct(*described, sharding=sharding)
+      for name, described in found.items()
+    }
+
+  return {view: group(shape) for view, shape in views.items()}
+
+
+def lower_train_step(
+  run: settings.Training,
+  mesh: Mesh,
+  views: Mapping[str, placement.Shape],
+) -> jax.stages.Lowered:
+  """The train step for a mesh whose devices need not be there.
+
+  Args:
+    run: all settings.
+    mesh: of real, simulated or compile-only devices.
+    views: the shape of each view's row group, packed.
+
+  Returns:
+    What `.compile()` turns into a program for the mesh's devices.
+
+  Raises:
+    ValueError: rows do not divide over the mesh and the microbatches.
+  """
+  tied = bool(settings.objective_of(run).mutual_information)
+  batch = batch_shapes(
+    views, mesh, pair_ids=tied, microbatches=run.microbatches
+  )
+  partitioning.check_batch(batch, mesh, num_microbatches=run.microbatches)
+  described = state(run, mesh)
+  key_data = jax.eval_shape(
+    lambda: jax.random.key_data(jax.random.key(run.seed))
+  )
+  step = train_step(run, described.shardings, mesh)
+  return step.lower(described.like, batch, key_data)
+
+
+def lower_decode_step(
+  run: settings.Training, mesh: Mesh, *, inputs: int
+) -> jax.stages.Lowered:
+  """Greedy decoding of one evaluation batch; `inputs` tokens per row."""
+  shapes = network.param_shapes(run.model)
+  shardings = partitioning.shardings(shapes, mesh, run.sharding_rules())
+  batch_sharding = partitioning.batch_sharding(mesh)
+
+  def decode(params, tokens):
+    rows = {'encoder_input_tokens': tokens}
+    return decoding.greedy(
+      params, run.model, rows, max_decode_len=run.max_decode_len
+    )
+
+  return jax.jit(
+    decode,
+    in_shardings=(shardings, batch_sharding),
+    out_shardings=NamedSharding(mesh, PartitionSpec()),
+  ).lower(
+    checkpoints.shapes_with_shardings(shapes, shardings),
+    jax.ShapeDtypeStruct(
+      (run.eval_batch_size, inputs), jnp.int32, sharding=batch_sharding
+    ),
+  )

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is written is what is read, whole or not at all."""
+
+import dataclasses
+import json
+
+import pytest
+import tensorflow_datasets as tfds
+
+from dsbs_jax.data.prepared import store
+from tests.data import small_prepared
+
+
+def test_examples_come_back_in_order_also_through_tfds(source):
+  opened = store.read('cqa', source.data_dir)
+  assert opened.splits == ('train', 'validation', 'test')
+  for split in opened.splits:
+    assert list(opened.examples(split, chunk=4)) == small_prepared.examples(
+      split
+    )
+  builder = tfds.builder('dsbs_cqa', data_dir=source.data_dir)
+  records = builder.as_data_source(split='train')
+  assert len(records) == opened.num_examples('train') == 45
+  first = small_prepared.examples('train')[0]
+  assert set(records[0]) == {
+    'index',
+    'example_id',
+    'input',
+    'gt_label',
+    'llm_label',
+    'rationale',
+    'status',
+    'options',
+  }
+  assert records[0]['input'].decode() == first.input
+  assert builder.info.metadata['source'] == 'invented'
+
+
+def test_fingerprint_follows_contents_and_order(tmp_path):
+  rows = small_prepared.examples('train', number=5)
+  changed = [*rows[:4], dataclasses.replace(rows[4], rationale='other')]
+  chosen = [*rows[:4], dataclasses.replace(rows[4], options=('1', '2'))]
+  variants = [rows, rows[::-1], changed, chosen, rows[:4], rows]
+  found = []
+  for variant in variants:
+    opened = store.write(
+      'sums',
+      {'train': variant},
+      data_dir=tmp_path,
+      about={},
+      counts=lambda split: {'note': split},
+      overwrite=True,
+    )
+    found.append(opened.fingerprint('train'))
+  assert len(set(found)) == 5 and found[0] == found[-1]
+  assert opened.metadata['splits']['train']['note'] == 'train'
+
+
+def test_nothing_is_replaced_or_half_written(tmp_path):
+  rows = small_prepared.examples('train', number=5)
+  store.write('sums', {'train': rows}, data_dir=tmp_path, about={})
+  with pytest.raises(ValueError, match='exists already.*--overwrite'):
+    store.write('sums', {'train': rows[:1]}, data_dir=tmp_path, about={})
+
+  def broken():
+    yield rows[0]
+    raise RuntimeError('the reader fails')
+
+  with pytest.raises(RuntimeError, match='the reader fails'):
+    store.write(
+      'sums', {'train': broken()}, data_dir=tmp_path, about={}, overwrite=True
+    )
+  assert list(store.read('sums', tmp_path).examples('train')) == rows
+  assert [path.name for path in tmp_path.iterdir()] == ['dsbs_sums']
+
+
+@pytest.mark.parametrize(
+  'change, message',
+  [
+    ({'gt_label': ' '}, 'blank input or label'),
+    ({'input': ''}, 'blank input or label'),
+    ({'rationale': 'half \ud83d'}, 'rationale is not valid Unicode'),
+    ({'example_id': 'train-0'}, 'an id that an earlier row has'),
+  ],
+)
+def test_unsound_examples_are_refused_with_their_place(
+  tmp_path, change, message
+):
+  rows = small_prepared.examples('train', number=2)
+  rows[1] = dataclasses.replace(rows[1], **change)
+  with pytest.raises(ValueError, match=f'sums train row 4.*{message}'):
+    store.write('sums', {'train': rows}, data_dir=tmp_path, about={})
+  assert not store.exists('sums', tmp_path)
+
+
+def test_what_is_not_there_says_how_to_get_it(source, tmp_path):
+  with pytest.raises(ValueError, match='sums train has no examples'):
+    store.write('sums', {'train': []}, data_dir=tmp_path, about={})
+  with pytest.raises(ValueError, match='dsbs_jax.prepare --benchmark=svamp'):
+    store.read('svamp', source.data_dir)
+  opened = small_prepared.write(tmp_path, splits=('validation',))
+  with pytest.raises(ValueError, match="no split 'train'.*--splits=train"):
+    opened.num_examples('train')
+  metadata = store.folder('cqa', tmp_path) / 'metadata.json'
+  metadata.write_text(json.dumps({**opened.metadata, 'format': '0.9.0'}))
+  with pytest.raises(ValueError, match="format '0.9.0', expected '1.0.0'"):
+    store.read('cqa', tmp_path)

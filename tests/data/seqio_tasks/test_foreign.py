@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tasks of other people, and mixtures of theirs with ours, can be trained."""
+
+import numpy as np
+import pytest
+import seqio
+import tensorflow as tf
+
+from dsbs_jax.data import register
+from dsbs_jax.data.batching import loader, packing
+from dsbs_jax.data.prepared import tokens
+
+TEXTS = [('copy this', 'this'), ('and that', 'that'), ('or those', 'those')]
+
+
+@pytest.fixture(scope='module', autouse=True)
+def registered(source):
+  """A task and a mixture that know nothing of this project's names."""
+  vocabulary = seqio.ByteVocabulary(100)
+
+  def read(split, shuffle_files, seed=None):
+    del split, shuffle_files, seed
+    columns = [list(column) for column in zip(*TEXTS, strict=True)]
+    data = tf.data.Dataset.from_tensor_slices(tuple(columns))
+    return data.map(lambda i, t: {'inputs': i, 'targets': t})
+
+  feature = seqio.Feature(vocabulary, add_eos=True)
+  seqio.TaskRegistry.add(
+    'foreign_copy',
+    source=seqio.FunctionDataSource(read, splits=['train']),
+    preprocessors=[
+      seqio.preprocessors.tokenize,
+      seqio.preprocessors.append_eos,
+    ],
+    output_features={'inputs': feature, 'targets': feature},
+  )
+  register.load_module('tasks.cqa')
+  register.build()
+  seqio.MixtureRegistry.add(
+    'foreign_mix', [('cqa_gt_label', 1.0), ('cqa_rationale', 3.0)]
+  )
+  yield
+  seqio.TaskRegistry.remove('foreign_copy')
+  seqio.MixtureRegistry.remove('foreign_mix')
+
+
+def test_a_foreign_task_is_read_through_seqio(source):
+  reading = loader.Reading(batch_size=2, shuffle=False)
+  opened = loader.open('foreign_copy', source, reading, layout=packing.Padded())
+  assert (opened.num_examples, opened.steps_per_epoch) == (3, 2)
+  rows = opened.batch(0)['mixture']
+  for row, (text, target) in zip(range(2), TEXTS, strict=False):
+    ids = [byte + 3 for byte in text.encode()] + [1]
+    assert rows['encoder_input_tokens'][row, : len(ids)].tolist() == ids
+    ids = [byte + 3 for byte in target.encode()] + [1]
+    assert rows['decoder_target_tokens'][row, : len(ids)].tolist() == ids
+    assert rows['decoder_task_ids'][row].sum() == len(ids)  # counts as label
+  with pytest.raises(ValueError, match="has a split 'test'.*train"):
+    loader.open('foreign_copy', source, reading, split='test')
+
+
+def test_a_foreign_mixture_of_our_tasks_keeps_rates_and_terms(source):
+  opened = loader.open('foreign_mix', source, loader.Reading(batch_size=8))
+  counts = np.zeros(3, int)
+  for step in range(20):
+    rows = opened.batch(step)['mixture']
+    first = rows['decoder_positions'] == 0
+    first &= rows['decoder_segment_ids'] > 0
+    counts += np.bincount(rows['decoder_task_ids'][first], minlength=3)
+  assert counts.tolist() == [0, 40, 120]
+
+
+def test_texts_of_foreign_tasks_can_be_shown(source):
+  opened = loader.open('foreign_copy', source, loader.Reading(batch_size=3))
+  del opened
+  from dsbs_jax.data.seqio_tasks import foreign
+
+  (found,), rates = foreign.load('foreign_copy', 'train', source)
+  assert isinstance(found, tokens.Tokens) and rates == [1.0]
+  assert [found.input_text(i) for i in range(3)] == [t for t, _ in TEXTS]
+  assert [found.answer(i) for i in range(3)] == [t for _, t in TEXTS]

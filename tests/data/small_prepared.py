@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A small prepared dataset of invented sums, and a vocabulary trained on it."""
+
+import random
+
+from dsbs_jax.data import benchmark, vocabularies
+from dsbs_jax.data.prepared import store
+from dsbs_jax.preparing import vocabulary_training
+
+NAMES = ('Ann', 'Bo', 'Café Zoë', 'Dr. Ng')
+THINGS = ('pens', 'nuts', 'eggs', 'ﬁne plums', 'caps')
+SIZES = {'train': 45, 'validation': 7, 'test': 10}
+
+
+def examples(split, *, name='cqa', number=None):
+  """Invented examples; every ninth has no rationale, lengths differ."""
+  draw = random.Random(f'{name} {split}')
+  made = []
+  for i in range(SIZES[split] if number is None else number):
+    who, what = draw.choice(NAMES), draw.choice(THINGS)
+    first, second = draw.randrange(2, 99), draw.randrange(2, 9)
+    more = ' '.join(draw.choices(THINGS, k=draw.randrange(12)))
+    question = f'{who} has {first} {what}, gets {second}.\nSeen: {more}'
+    if name == 'anli1':
+      question = f'{who} has {first} {what}.</s>{who} has {more} too.'
+    said = f'{who} had {first}, and {second} more make it {first + second}.'
+    made.append(
+      benchmark.Example(
+        index=3 * i + 1,
+        example_id=f'{split}-{i}',
+        input=question,
+        gt_label=str(first + second),
+        llm_label=str(first + second + (i % 3)),
+        rationale=' ' if i % 9 == 4 else said,
+        status='no_marker' if i % 9 == 4 else 'parsed',
+      )
+    )
+  return made
+
+
+def write(folder, *, name='cqa', splits=tuple(SIZES), **options):
+  """Writes a prepared dataset of that name."""
+  return store.write(
+    name,
+    {split: examples(split, name=name) for split in splits},
+    data_dir=folder,
+    about={'source': 'invented'},
+    **options,
+  )
+
+
+def vocabulary(folder):
+  """The path of a small vocabulary of these texts."""
+  texts = [
+    text
+    for e in examples('train')
+    for text in (e.input, e.rationale, e.gt_label)
+  ]
+  path = folder / 'sums.model'
+  vocabularies.write_file(path, vocabulary_training.train(texts, size=120))
+  return str(path)

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Completions by id and by position, and what is wrong with them."""
+
+import json
+
+import hypothesis
+import hypothesis.strategies as st
+import pytest
+
+from dsbs_jax.data.source import completions, sources
+from tasks import asdiv, cqa
+from tests.data import toy
+
+
+def test_completions_by_id_equal_the_archives(tmp_path):
+  positional = {}
+  for split in ('train', 'test'):
+    files = sorted((toy.ARCHIVE / 'cqa/llm').glob(f'{split}_CoT_*.json'))
+    texts = [t for file in files for t in json.loads(file.read_text())]
+    rows = list(sources.read_rows(cqa.BENCHMARK, toy.ARCHIVE, split))
+    lines = [
+      {'kind': 'completion', 'id': row.example_id, 'sample': 0, 'text': text}
+      for row, text in zip(rows, texts, strict=True)
+    ]
+    header = {'kind': 'header', 'settings': {'split': split}}
+    toy.write_lines(tmp_path / f'{split}.jsonl', [header, *reversed(lines)])
+    positional[split] = list(
+      sources.load(cqa.BENCHMARK, toy.ARCHIVE, split=split)
+    )
+  folder, train = tmp_path, tmp_path / 'train.jsonl'
+  for split, given in (
+    ('train', folder),
+    ('test', folder),
+    ('train', train),
+    ('test', {'test': tmp_path / 'test.jsonl'}),
+  ):
+    found = sources.load(
+      cqa.BENCHMARK, toy.ARCHIVE, split=split, completions=given
+    )
+    assert list(found) == positional[split]
+  other = sources.load(
+    cqa.BENCHMARK, toy.ARCHIVE, split='test', completions=train
+  )
+  assert toy.statuses(other) == ['no_completion'] * 2
+
+
+def test_rows_may_lack_completions_and_record_failures(tmp_path):
+  source = toy.source(tmp_path)
+  toy.write_lines(
+    source / 'llm/train.jsonl',
+    [
+      toy.said(2, 'yes', kind='completion'),
+      {'kind': 'failure', 'of': 'completion', 'id': 'r1', 'reason': 'http 400'},
+      {'kind': 'failure', 'of': 'completion', 'id': 'r0', 'reason': 'timeout'},
+      {'kind': 'lost', 'whatever': 1},
+      toy.said(0, 'no'),
+      toy.said(0, 'yes'),
+    ],
+  )
+  examples = sources.load(toy.BENCHMARK, source, split='train')
+  found = list(examples)
+  assert toy.statuses(found) == ['parsed', 'failed', 'parsed', 'no_completion']
+  assert found[0].llm_label == 'no', 'the first of two lines wins'
+  assert (found[3].llm_label, found[3].rationale) == ('', '')
+  assert (examples.counts.rows, examples.counts.answered) == (4, 2)
+  assert examples.counts.accuracy == 50.0
+
+
+@pytest.mark.parametrize(
+  'content, message',
+  [
+    (
+      toy.SAID + b'{"id": "r9", "text": "x"}\n',
+      r"1 completions for ids .*'r9'",
+    ),
+    (toy.SAID + b'{"id": "r1"}\n', r'train.jsonl:2 .*strings "id" and "text"'),
+    (toy.SAID + b'{"id": 1, "text": "x"}\n', r'train.jsonl:2 .*strings "id"'),
+    (b'{"id": \n' + toy.SAID, r'train.jsonl:1 reads'),
+    (toy.SAID + b'\xff\xfe\n', r'train.jsonl:2 .*UTF-8'),
+    (
+      toy.SAID + b'{"id": "r0", "text": "x", "sample": "1"}\n',
+      r':2 has sample',
+    ),
+    (toy.SAID + b'[]\n', r':2 is'),
+  ],
+)
+def test_wrong_completions_by_id_are_one_clear_error(
+  tmp_path, content, message
+):
+  toy.write(tmp_path / 'train.jsonl', toy.ROW)
+  toy.write(tmp_path / 'llm/train.jsonl', content)
+  with pytest.raises(ValueError, match=message):
+    list(sources.load(toy.BENCHMARK, tmp_path, split='train'))
+
+
+@pytest.mark.parametrize('cut', [b'{"id": "r0", "te', b'{"id": "\xe2\x82'])
+def test_a_torn_last_line_of_completions_is_left_out(tmp_path, cut):
+  toy.write(tmp_path / 'train.jsonl', toy.ROW)
+  toy.write(tmp_path / 'llm/train.jsonl', toy.SAID + cut)
+  examples = sources.load(toy.BENCHMARK, tmp_path, split='train')
+  assert toy.statuses(examples) == ['parsed']
+  assert examples.counts.torn == 1
+  assert 'cut line' in examples.counts.summary()
+
+
+@pytest.mark.parametrize(
+  'content, message',
+  [
+    ('["a", "b"]', r'2 completions for 1 rows'),
+    ('[]', r'ends after 0 completions, but .*train.jsonl:1 is row 1'),
+    ('[5]', r'train_CoT_0.json\[0\] is .5., expected a JSON string'),
+    ('["a"', r'expected JSON'),
+  ],
+)
+def test_positional_completions_must_fit_the_rows(tmp_path, content, message):
+  toy.write(tmp_path / 'train.jsonl', toy.ROW)
+  toy.write(tmp_path / 'llm/train_CoT_0.json', content.encode())
+  with pytest.raises(ValueError, match=message):
+    list(sources.load(toy.BENCHMARK, tmp_path, split='train'))
+
+
+def test_the_parts_of_a_split_are_checked_one_by_one(tmp_path):
+  pear = {'input': 'pears?', 'label': '1'}
+  fig = {'Body': 'b', 'Question': 'q', 'Formula': '1=1', 'Answer': '1'}
+  toy.write_lines(tmp_path / 'svamp/svamp_train.json', [pear] * 4)
+  toy.write_lines(tmp_path / 'asdiv/asdiv_train.json', [fig] * 4)
+  for name, size in (('svamp', 5), ('asdiv', 3)):
+    (tmp_path / name / 'llm').mkdir()
+    (tmp_path / name / 'llm/train_CoT_0.json').write_text(
+      json.dumps(['x'] * size)
+    )
+  with pytest.raises(ValueError, match='5 completions for 4 rows'):
+    list(sources.load(asdiv.AUGMENTED, tmp_path, split='train'))
+
+
+def test_ids_that_share_a_hash_are_told_apart(tmp_path, monkeypatch):
+  monkeypatch.setattr(completions, '_hash', lambda example_id: 7)
+  source = toy.source(tmp_path)
+  lines = [toy.said(i, ('yes', 'no')[i % 2]) for i in (3, 1, 0, 2)]
+  toy.write_lines(source / 'llm/train.jsonl', lines)
+  found = list(sources.load(toy.BENCHMARK, source, split='train'))
+  assert [e.rationale for e in found] == [
+    f'It is {i} for sample 0.' for i in range(4)
+  ]
+
+
+def test_lone_surrogates_of_a_model_are_replaced(tmp_path):
+  toy.write(tmp_path / 'train.jsonl', toy.ROW)
+  toy.write(
+    tmp_path / 'llm/train.jsonl',
+    rb'{"id": "r0", "text": "A \ud83d. The answer is yes."}' + b'\n',
+  )
+  (example,) = sources.load(toy.BENCHMARK, tmp_path, split='train')
+  assert example.rationale == 'A \ufffd.'
+
+
+hostile = st.lists(
+  st.one_of(
+    st.binary(max_size=30),
+    st.sampled_from(
+      [
+        toy.SAID,
+        toy.ROW,
+        b'{"id": "r0", "sample": 1e9, "text": "x"}',
+        b'{"kind": "failure", "id": "r0"}',
+        b'{"kind": [], "id": "r0", "text": ""}',
+        b'\n',
+        b'[' * 2000,
+        b'\x00',
+        b'"\xed\xa0\x80"',
+        b'[1e999, NaN]',
+      ]
+    ),
+  ),
+  max_size=6,
+).map(b''.join)
+
+
+@hypothesis.given(rows=hostile, said=hostile)
+@hypothesis.settings(max_examples=300, deadline=None)
+def test_any_bytes_are_read_or_refused_with_a_value_error(
+  tmp_path_factory, rows, said
+):
+  folder = tmp_path_factory.mktemp('hostile')
+  toy.write(folder / 'llm/train.jsonl', said)
+  for content in (rows, toy.ROW):
+    toy.write(folder / 'train.jsonl', content)
+    try:
+      examples = list(sources.load(toy.BENCHMARK, folder, split='train'))
+    except ValueError as error:
+      assert 'expected' in str(error)
+    else:
+      assert examples and all(e.gt_label == 'yes' for e in examples)

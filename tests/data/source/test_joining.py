@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several completions of a row become one answer."""
+
+from dsbs_jax.data.source import filters, sources
+from tasks import svamp
+from tests.data import toy
+
+
+def test_majority_of_samples_labels_and_its_first_explains(tmp_path):
+  source = toy.source(tmp_path)
+  labels = {0: ('no', 'yes', 'yes'), 1: ('no', 'yes'), 2: ('?', 'no', 'oops')}
+  lines = [
+    toy.said(i, label, sample=s)
+    for i, row in labels.items()
+    for s, label in enumerate(row)
+  ]
+  lines.append({'id': 'r3', 'sample': 0, 'text': 'nothing'})
+  toy.write_lines(source / 'llm/train.jsonl', reversed(lines))
+  found = list(sources.load(toy.BENCHMARK, source, split='train'))
+  assert found[0].rationale == 'It is 0 for sample 1.'
+  assert (found[0].llm_label, found[0].votes, found[0].samples) == ('yes', 2, 3)
+  assert (found[1].llm_label, found[1].votes) == ('no', 1), 'first of a tie'
+  assert toy.statuses(found)[2:] == ['outside_labels', 'no_marker']
+  kept = sources.load(
+    toy.BENCHMARK, source, split='train', rules=filters.KEEP['majority']
+  )
+  assert [e.index for e in kept] == [0]
+  assert kept.counts.dropped == {
+    'no_majority': 1,
+    'outside_labels': 1,
+    'no_marker': 1,
+  }
+
+
+def test_equal_values_vote_together(tmp_path):
+  rows = [{'input': 'pears?', 'label': '5'}] * 2
+  toy.write_lines(tmp_path / 'svamp/svamp_train.json', rows)
+  answers = ('(4 + 2)', '(2 + 3)', '(1 + 4)')
+  toy.write_lines(
+    tmp_path / 'svamp/llm/train.jsonl',
+    [
+      {
+        'id': f'train-{i}',
+        'sample': s,
+        'text': f'S{s}. The answer is {a}.',
+      }
+      for i in range(2)
+      for s, a in enumerate(answers)
+    ],
+  )
+  for example in sources.load(svamp.BENCHMARK, tmp_path, split='train'):
+    assert (example.llm_label, example.rationale) == ('(2 + 3)', 'S1.')
+    assert (example.votes, example.correct) == (2, True)
+
+
+def test_rationalizations_are_used_only_when_asked_for(tmp_path):
+  source = toy.source(tmp_path)
+  hint = {'kind': 'rationalization', 'hint': 'no'}
+  lines = [
+    toy.said(0, 'yes'),
+    toy.said(1, 'yes'),
+    {**toy.said(1, 'no'), **hint, 'text': 'Because. The answer is no.'},
+    toy.said(2, 'yes'),
+    toy.said(3, 'yes'),
+    {**toy.said(3, 'yes'), **hint},
+  ]
+  toy.write_lines(source / 'llm/train.jsonl', lines)
+  plain = list(sources.load(toy.BENCHMARK, source, split='train'))
+  assert [e.llm_label for e in plain] == ['yes'] * 4
+  examples = sources.load(
+    toy.BENCHMARK, source, split='train', rationalized=True
+  )
+  better = list(examples)
+  assert toy.statuses(better) == ['parsed', 'rationalized', 'parsed', 'parsed']
+  assert (better[1].rationale, better[1].llm_label) == ('Because.', 'no')
+  assert examples.counts.accuracy == 50.0, 'hinted answers are not counted'

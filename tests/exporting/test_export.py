@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Exports keep every parameter, and say what they cannot do."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from flax import traverse_util
+
+from dsbs_jax.core import optimizer
+from dsbs_jax.core.t5 import network
+from dsbs_jax.exporting import export as export_lib
+from dsbs_jax.interop import (
+  checkpoints,
+  t5x_checkpoint,
+  t5x_storage,
+  t5x_writing,
+)
+
+pytest.importorskip('safetensors', reason='comes with the extra hf')
+
+CONFIG = network.T5Config(
+  vocab_size=128,
+  emb_dim=128,
+  num_heads=2,
+  head_dim=16,
+  mlp_dim=160,
+  num_encoder_layers=2,
+  num_decoder_layers=1,
+)
+
+
+@pytest.fixture(scope='module')
+def params():
+  random = np.random.default_rng(0)
+  return jax.tree.map(
+    lambda leaf: random.standard_normal(leaf.shape, np.float32),
+    network.param_shapes(CONFIG),
+  )
+
+
+def write_run(folder, params, *, rate=None):
+  """A checkpoint as the built-in engine writes it, at step 30."""
+  state = {'step': np.int32(30)}
+  if rate is not None:
+    state['param_states'] = jax.jit(optimizer.adafactor(rate).init)(params)
+  place = folder / 'checkpoint_30'
+  with ocp.PyTreeCheckpointer() as checkpointer:
+    checkpointer.save(place / 'state', {'target': params, 'state': state})
+  (place / 'run').mkdir()
+  facts = {'model': dataclasses.asdict(CONFIG), 'vocabulary': 'none'}
+  (place / 'run' / 'metadata').write_text(json.dumps(facts))
+  return place
+
+
+def assert_equal(left, right):
+  jax.tree.map(np.testing.assert_array_equal, left, right)
+
+
+def read_states(folder):
+  return t5x_storage.read_leaves(folder, 'state/param_states')
+
+
+@pytest.mark.parametrize('legacy', [False, True])
+def test_to_t5x_with_a_fresh_optimizer(tmp_path, params, legacy):
+  run = write_run(tmp_path / 'run', params)
+  export = export_lib.Exporting(model_dir=str(run), out=str(tmp_path / 'out'))
+  assert 'fresh' in export_lib.to_t5x(export, legacy=legacy)
+  written = tmp_path / 'out' / 'checkpoint_0'
+  assert (written / 'checkpoint').is_file() == legacy
+  assert_equal(t5x_checkpoint.load_params(str(written), CONFIG), params)
+  states = read_states(written)
+  names = traverse_util.flatten_dict(params, sep='/')
+  assert len(states) == 4 * len(names)
+  assert states['token_embedder/embedding/v_row'].shape == (128,)
+
+
+def test_to_t5x_keeps_adafactor(tmp_path, params):
+  run = write_run(tmp_path / 'run', params, rate=1e-3)
+  export = export_lib.Exporting(model_dir=str(run), out=str(tmp_path / 'out'))
+  assert 'its Adafactor state' in export_lib.to_t5x(export)
+  assert t5x_checkpoint.read_step(str(tmp_path / 'out')) == 30
+
+
+def test_hugging_face_and_back(tmp_path, params):
+  t5x_writing.save_legacy(str(tmp_path / 't5x'), params, CONFIG, step=9)
+  export = export_lib.Exporting(
+    model_dir=str(tmp_path / 't5x' / 'checkpoint_9'), out=str(tmp_path / 'hf')
+  )
+  assert 'without a tokenizer' in export_lib.to_hugging_face(export)
+  assert_equal(checkpoints.load_initial(str(tmp_path / 'hf'), CONFIG), params)
+  export = export_lib.Exporting(
+    model_dir=str(tmp_path / 'hf'), out=str(tmp_path / 'again')
+  )
+  export_lib.to_t5x(export)
+  assert_equal(
+    t5x_checkpoint.load_params(str(tmp_path / 'again'), CONFIG), params
+  )
+
+
+def test_another_vocabulary_is_refused(tmp_path, params, shared_dir):
+  run = write_run(tmp_path / 'run', params)
+  model = shared_dir / 'golden' / 'original' / 'tiny.4k.model'
+  export = export_lib.Exporting(
+    model_dir=str(run), out=str(tmp_path / 'hf'), vocabulary=str(model)
+  )
+  with pytest.raises(ValueError, match='trained with vocabulary none'):
+    export_lib.to_hugging_face(export)
+
+
+def test_folders_must_be_given():
+  with pytest.raises(ValueError, match='--out is not given'):
+    export_lib.Exporting(model_dir='x', out='')

@@ -1,0 +1,354 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Exported students answer as infer does, and say where they come from."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+import sentencepiece
+
+from dsbs_jax import contract
+from dsbs_jax.core import decoding, steps
+from dsbs_jax.core.t5 import network
+from dsbs_jax.data import vocabularies
+from dsbs_jax.exporting import export as export_lib
+from dsbs_jax.exporting import model_card, stablehlo
+from dsbs_jax.inference import infer_file
+from dsbs_jax.runs import checkpoints
+from dsbs_jax.runtime import gin_config
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+MODEL = network.T5Config(
+  vocab_size=80,
+  emb_dim=16,
+  num_heads=2,
+  head_dim=4,
+  mlp_dim=32,
+  num_encoder_layers=2,
+  num_decoder_layers=1,
+)
+TEXTS = [
+  'the lazy fox jumps',
+  'fox </s> fox <extra_id_3> dog',
+  'the quick brown dog jumps over the lazy fox',
+  'zebra? \u00e9 & 12',
+  '',
+]
+HOSTILE = '<script>alert(1)</script>|`x`\n# *not* a [title](x) &amp; \u202e'
+# The project may be installed beside jax; here it is as if it were not.
+WITHOUT_PROJECT = (
+  "import runpy, sys; sys.modules['dsbs_jax'] = None;"
+  " sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+)
+
+
+@pytest.fixture(scope='module')
+def vocabulary(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('vocabulary')
+  (folder / 'text.txt').write_text(
+    'the quick brown fox jumps over the lazy dog [label] ?!:\n' * 20
+  )
+  sentencepiece.SentencePieceTrainer.train(
+    input=str(folder / 'text.txt'),
+    model_prefix=str(folder / 'pieces'),
+    vocab_size=60,
+    pad_id=0,
+    eos_id=1,
+    unk_id=2,
+    bos_id=-1,
+    hard_vocab_limit=False,
+    minloglevel=2,
+  )
+  return f'{folder / "pieces.model"}:10'
+
+
+@pytest.fixture(scope='module')
+def params():
+  """Random, but loud enough to say different things to different inputs."""
+  random = network.init(jax.random.key(1), MODEL)
+  return jax.tree.map(lambda leaf: 1.3 * leaf, random)
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory, vocabulary, params):
+  """A run's folder at step 7, with the files that training leaves."""
+  folder = tmp_path_factory.mktemp('runs') / 'student'
+  saved = checkpoints.Checkpoints(folder)
+  saved.save(
+    steps.TrainState(step=jnp.int32(7), params=params, opt_state={}),
+    position={},
+    run={
+      'model': dataclasses.asdict(MODEL),
+      'objective': {'alpha': 0.25},
+      'task': 'svamp_llm_dsbs',
+      'prefixes': 'paper',
+      'optimizer': 'adamw_hf',
+      'learning_rate': 5e-5,
+      'data': 'gone',
+      'vocabulary': vocabularies.load(vocabulary).fingerprint,
+    },
+  )
+  saved.close()
+  (folder / 'config.gin').write_text(
+    f"VOCABULARY = '{vocabulary}'\nTRAIN_STEPS = 9\nDATA_DIR = None\n"
+    'INITIAL_CHECKPOINT_PATH = ' + repr(HOSTILE) + '\n'
+  )
+  lines = [
+    {'step': 3, 'split': 'validation', 'accuracy': 55.5},
+    {'step': 7, 'split': 'validation', 'accuracy': 44.25},
+    {'step': 7, 'split': 'test', 'accuracy': 43.0, HOSTILE: 1.0},
+    {'step': 9, 'split': 'validation', 'accuracy': 33.0},
+  ]
+  (folder / 'metrics.jsonl').write_text(
+    ''.join(json.dumps(line) + '\n' for line in lines)
+  )
+  return folder
+
+
+@pytest.fixture(scope='module')
+def exported(run, tmp_path_factory):
+  """The run as a StableHLO program."""
+  out = tmp_path_factory.mktemp('exported') / 'stablehlo'
+  export_lib.to_stablehlo(
+    export_lib.Exporting(
+      model_dir=str(run), out=str(out), input_length=64, output_length=9
+    )
+  )
+  return out
+
+
+def run_alone(folder, *arguments):
+  """Runs an exported folder where the project cannot be imported."""
+  done = subprocess.run(
+    [
+      sys.executable,
+      '-c',
+      WITHOUT_PROJECT,
+      str(folder / 'run.py'),
+      *arguments,
+    ],
+    input=''.join(f'{text}\n' for text in TEXTS),
+    env={k: v for k, v in os.environ.items() if k != 'PYTHONPATH'},
+    cwd=folder,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr
+  return done.stdout.splitlines()
+
+
+def input_ids(vocabulary, *, length):
+  tokens = np.zeros((len(TEXTS), length), np.int32)
+  pieces = vocabularies.load(vocabulary)
+  for row, text in zip(tokens, TEXTS, strict=True):
+    ids = [*pieces.encode(f'[label] {text}'), 1]
+    row[: len(ids)] = ids
+  return tokens
+
+
+def greedy(params, tokens, length):
+  return np.asarray(
+    decoding.greedy(
+      params, MODEL, {'encoder_input_tokens': tokens}, max_decode_len=length
+    )
+  )
+
+
+def test_the_program_gives_the_same_tokens(exported, vocabulary, params):
+  found = [json.loads(line) for line in run_alone(exported, '--tokens')]
+  expected = greedy(params, input_ids(vocabulary, length=96), 9)
+  np.testing.assert_array_equal(found, expected)
+  assert len(set(map(tuple, found))) > 1  # the outputs differ by input
+
+
+def test_the_program_answers_as_infer_does(exported, run, vocabulary, tmp_path):
+  questions = [{'input': text} for text in TEXTS if text]
+  (tmp_path / 'input').write_text(
+    ''.join(json.dumps(question) + '\n' for question in questions)
+  )
+  sizes = dataclasses.asdict(MODEL)
+  asked = gin_config.build(
+    infer_file.Inference,
+    gin_files=[
+      'gin/infer.gin',
+      'gin/models/nano.gin',
+      'gin/benchmarks/svamp.gin',
+    ],
+    gin_bindings=[
+      f"CHECKPOINT_PATH = '{run}'",
+      f"INPUT = '{tmp_path / 'input'}'",
+      f"OUTPUT = '{tmp_path / 'output'}'",
+      f"VOCABULARY = '{vocabulary}'",
+      'EVAL_BATCH_SIZE = 4',
+      'MAX_DECODE_LEN = 9',
+      *(
+        f'{name.upper()} = {sizes[name]}'
+        for name in (
+          'vocab_size',
+          'emb_dim',
+          'num_heads',
+          'head_dim',
+          'mlp_dim',
+          'num_encoder_layers',
+          'num_decoder_layers',
+        )
+      ),
+    ],
+    search_paths=[str(REPOSITORY)],
+  )
+  assert infer_file.infer(asked) == 0
+  lines = (tmp_path / 'output').read_text().splitlines()
+  labels = [json.loads(line)['label'] for line in lines]
+  answers = [
+    answer
+    for answer, text in zip(run_alone(exported), TEXTS, strict=True)
+    if text
+  ]
+  assert answers == labels
+
+
+def test_the_folder_holds_all_platforms_and_parameters(exported, params):
+  settings = json.loads((exported / 'settings.json').read_text())
+  assert settings['platforms'] == ['cpu', 'cuda', 'tpu']
+  assert settings['prefix'] == '[label] '
+  flat = safetensors.numpy.load_file(exported / 'params.safetensors')
+  np.testing.assert_array_equal(
+    flat['encoder/layers_1/mlp/wo/kernel'],
+    params['encoder']['layers_1']['mlp']['wo']['kernel'],
+  )
+  assert len(flat) == len(jax.tree.leaves(params))
+
+
+def test_scanned_layers_and_bytes_run_too(params, tmp_path):
+  scanned = dataclasses.replace(MODEL, scan_layers=True)
+  stacked = network.stack_layers(params, scanned)
+  serving = stablehlo.Serving(prefix='', input_length=8, output_length=3)
+  stablehlo.save(tmp_path / 'a', stacked, scanned, serving)
+  with pytest.raises(ValueError, match='is not empty'):
+    stablehlo.save(tmp_path / 'a', stacked, scanned, serving)
+  program = jax.export.deserialize(
+    bytearray((tmp_path / 'a' / 'model.stablehlo').read_bytes())
+  )
+  flat = safetensors.numpy.load_file(tmp_path / 'a' / 'params.safetensors')
+  tokens = np.array([[5, 6, 1, 0, 0, 0, 0, 0]] * 3, np.int32)
+  np.testing.assert_array_equal(
+    program.call(flat, tokens), greedy(params, tokens, 3)
+  )
+  settings = json.loads((tmp_path / 'a' / 'settings.json').read_text())
+  assert settings['vocabulary'] == 'bytes'
+  with pytest.raises(ValueError, match='input_length is 0'):
+    stablehlo.Serving(prefix='', input_length=0)
+
+
+def test_the_card_says_what_the_files_say(exported, run):
+  card = (exported / 'README.md').read_text()
+  for said in (
+    'distilling step-by-step (arXiv:2305.02301), the LLM',
+    '| alpha (weight of the label term) | 0\\.25 |',
+    '| 3 | best on validation | validation | accuracy | 55.50 |',
+    '| 7 | exported | validation | accuracy | 44.25 |',
+    '| 7 | exported | test | accuracy | 43.00 |',
+    '| 9 | last | validation | accuracy | 33.00 |',
+    'python run.py',
+    '--gin_file=training.gin',
+    'counts unknown',
+    '| Teacher | unknown |',
+    f'jax {jax.__version__}'.replace('.', '\\.'),
+  ):
+    assert said in card, said
+  written = (exported / 'training.gin').read_text()
+  assert written == (run / 'config.gin').read_text()
+
+
+def test_every_form_of_task_has_words_for_the_card():
+  forms = {form for _, form in model_card.METHODS}
+  assert forms == set(contract.FORMS)
+
+
+def test_the_card_counts_examples_that_are_still_there(
+  run, teach, monkeypatch, tmp_path
+):
+  teach()
+  facts = checkpoints.Checkpoints(run, read_only=True).run_facts(7)
+  data = model_card.folders.prepared('svamp', None)
+  data.metadata = {
+    'teacher': HOSTILE,
+    'fraction': 0.5,
+    'splits': {'test': {'counts': {'accuracy': 61.0}}},
+  }
+  monkeypatch.setattr(data, 'fingerprint', lambda split: 'gone', raising=False)
+  model_card.write(
+    tmp_path,
+    checkpoint=run / 'checkpoint_7',
+    step=7,
+    config=MODEL,
+    facts=facts,
+    library='jax',
+    usage='-',
+  )
+  card = (tmp_path / 'README.md').read_text()
+  assert 'train 1,234' in card and 'share of train: 0\\.5' in card
+  assert 'its own accuracy on test 61.00 %' in card
+
+
+def test_nothing_of_the_data_becomes_markup(exported):
+  card = (exported / 'README.md').read_text()
+  assert '<script' not in card and '\u202e' not in card
+  assert '\n# *not*' not in card and '\\[title\\]' in card
+  assert model_card.escape('a|b\n<c>`d`') == 'a\\|b &lt;c\\>\\`d\\`'
+
+
+def test_a_foreign_checkpoint_has_a_card_that_knows_little(run, tmp_path):
+  export = export_lib.Exporting(model_dir=str(run), out=str(tmp_path / 'hf'))
+  assert 'with its tokenizer' in export_lib.to_hugging_face(export)
+  again = export_lib.Exporting(
+    model_dir=str(tmp_path / 'hf'), out=str(tmp_path / 't5x')
+  )
+  export_lib.to_t5x(again)
+  card = (tmp_path / 't5x' / 'README.md').read_text()
+  assert '| Method | unknown |' in card and 'no metrics beside' in card
+  with pytest.raises(ValueError, match='Give --vocabulary'):
+    export_lib.to_stablehlo(
+      export_lib.Exporting(
+        model_dir=str(tmp_path / 'hf'), out=str(tmp_path / 'x')
+      )
+    )
+
+
+def test_transformers_loads_the_folder_and_answers_alike(
+  run, vocabulary, params, tmp_path
+):
+  transformers = pytest.importorskip(
+    'transformers', reason='transformers is not installed'
+  )
+  pytest.importorskip('torch', reason='torch is not installed')
+  export = export_lib.Exporting(model_dir=str(run), out=str(tmp_path / 'hf'))
+  export_lib.to_hugging_face(export)
+  tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / 'hf')
+  model = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / 'hf')
+  tokens = input_ids(vocabulary, length=64)
+  batch = tokenizer(
+    [f'[label] {text}' for text in TEXTS],
+    return_tensors='pt',
+    padding='max_length',
+    max_length=64,
+  )
+  np.testing.assert_array_equal(batch['input_ids'].numpy(), tokens)
+  outputs = model.eval().generate(**batch, max_new_tokens=9).numpy()[:, 1:]
+  expected = greedy(params, tokens, 9)
+  np.testing.assert_array_equal(outputs, expected[:, : outputs.shape[1]])
+  assert not expected[:, outputs.shape[1] :].any()
+  # Transformers leaves special and unknown ids out of a text.
+  pieces = vocabularies.load(vocabulary)
+  known = range(3, pieces.size - 10)
+  plain = [[t for t in row if t in known] for row in expected.tolist()]
+  assert tokenizer.batch_decode(plain) == [pieces.decode(row) for row in plain]

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Shapes for a plan are those that training will have."""
+
+import pathlib
+
+from dsbs_jax.core import partitioning
+from dsbs_jax.data import register
+from dsbs_jax.data.batching import loader, ordering
+from dsbs_jax.hardware import batch_shapes
+from dsbs_jax.preparing import prepare
+from dsbs_jax.runtime import gin_config
+from dsbs_jax.training import loop, step_functions
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+BINDINGS = (
+  "MODEL_DIR = 'nowhere'",
+  "VOCABULARY = 'bytes'",
+  'VOCAB_SIZE = 384',
+  'EMB_DIM = 16',
+  'NUM_ENCODER_LAYERS = 1',
+  'NUM_DECODER_LAYERS = 1',
+  'BATCH_SIZE = 4',
+  'MUTUAL_INFORMATION = 0.1',
+)
+
+
+def test_prepared_data_gives_its_own_shapes_and_tied_pairs_lower(tmp_path):
+  prepare.prepare(
+    prepare.Preparation(
+      benchmark='svamp',
+      source=str(REPOSITORY / 'tests/data/fixtures/archive'),
+      data_dir=str(tmp_path),
+    )
+  )
+  run = gin_config.build(
+    loop.Training,
+    gin_files=[
+      'gin/train.gin',
+      'gin/models/tiny.gin',
+      'gin/benchmarks/svamp.gin',
+    ],
+    gin_bindings=[*BINDINGS, f'DATA_DIR = {str(tmp_path)!r}'],
+    search_paths=[str(REPOSITORY)],
+  )
+  views = batch_shapes.of_data(run, multiple=1)
+  data = loader.open(
+    run.mixture_or_task_name,
+    register.source(data_dir=run.data_dir, vocabulary=run.vocabulary),
+    ordering.Reading(batch_size=4, seed=run.seed),
+    pair_ids=True,
+    unpadded=True,
+  )
+  batch = data.batch(0)
+  assert views.keys() == batch.keys()
+  mesh = partitioning.make_mesh('1x1')
+  described = step_functions.batch_shapes(views, mesh, pair_ids=True)
+  for view, rows in batch.items():
+    assert {key: array.shape for key, array in rows.items()} == {
+      key: array.shape for key, array in described[view].items()
+    }
+  assert step_functions.lower_train_step(run, mesh, views).as_text()

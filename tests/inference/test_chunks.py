@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A window is all that is in memory; a file goes on where it was broken off."""
+
+import io
+import json
+
+import pytest
+
+from dsbs_jax.inference import answer_file, chunks, input_lines, predictor
+from dsbs_jax.runtime import signals
+
+
+class Lines:
+  """A file of 3,000 lines that counts how many were read."""
+
+  def __init__(self):
+    self.num_read = 0
+
+  def readline(self, limit):
+    del limit
+    if self.num_read == 3_000:
+      return b''
+    self.num_read += 1
+    return b'line %d\n' % self.num_read
+
+
+class Parrot:
+  """Answers each question by its text."""
+
+  def lengths(self, asked):
+    return [1] * len(asked)
+
+  def answer(self, asked):
+    for i in reversed(range(len(asked))):
+      yield [i], [predictor.Answer(asked[i].text, 0.5)]
+
+
+class Counting:
+  """Checks after every window how far reading is ahead of writing."""
+
+  num_lines = num_errors = 0
+
+  def __init__(self, file):
+    self.file, self.lines, self.ahead = file, [], []
+
+  def read(self, content):
+    self.ahead.append(self.file.num_read - len(self.lines))
+
+  def append(self, lines):
+    self.lines += [line['label'] for line in lines]
+
+  def check_end(self):
+    assert len(self.lines) == self.file.num_read
+
+
+def test_no_more_than_a_window_is_in_memory():
+  file = Lines()
+  answers = Counting(file)
+  chunks.answer_lines(
+    input_lines.read(file, 'lines'),
+    Parrot(),
+    answers,
+    reading=chunks.Reading(name='lines', window=128, max_input_len=9),
+    stop=signals.StopRequest(),
+  )
+  assert answers.lines == [f'line {i + 1}' for i in range(3_000)]
+  assert max(answers.ahead) == 128
+
+
+def answer(path, lines, *, window=8, **settings):
+  """Answers lines into a file, as the command does."""
+  content = ''.join(f'{line}\n' for line in lines).encode()
+  answers = answer_file.AnswerFile(path, settings)
+  try:
+    return chunks.answer_lines(
+      input_lines.read(io.BytesIO(content), 'lines'),
+      Parrot(),
+      answers,
+      reading=chunks.Reading(name='lines', window=window, max_input_len=9),
+      stop=signals.StopRequest(),
+    )
+  finally:
+    answers.close()
+
+
+def labels(path):
+  return [json.loads(line)['label'] for line in path.read_text().splitlines()]
+
+
+TEXTS = [f'line {i}' for i in range(30)]
+
+
+def test_more_lines_are_taken_up_and_other_ones_refused(tmp_path):
+  path = tmp_path / 'out'
+  for num in (20, 30):
+    assert answer(path, TEXTS[:num]) == num
+    assert labels(path) == TEXTS[:num]
+  with pytest.raises(ValueError, match='first 30 lines of the input are not'):
+    answer(path, ['new', *TEXTS[1:]])
+  with pytest.raises(ValueError, match='has 9 lines, expected at least'):
+    answer(path, TEXTS[:9])
+  with pytest.raises(ValueError, match='model: None -> 2'):
+    answer(path, TEXTS, model=2)
+  assert labels(path) == TEXTS
+
+
+@pytest.mark.parametrize('torn', [b'', b'{"line": 1', b'{"line": 14}'])
+def test_a_torn_line_is_answered_again(tmp_path, torn):
+  path = tmp_path / 'out'
+  answer(path, TEXTS)
+  whole = path.read_bytes()
+  path.write_bytes(b''.join(whole.splitlines(True)[:13]) + torn)
+  answer(path, TEXTS, window=5)
+  assert path.read_bytes() == whole
+
+
+def test_files_of_others_are_left_alone(tmp_path):
+  path = tmp_path / 'out'
+  path.write_text('mine\n')
+  with pytest.raises(ValueError, match='expected a file that this command'):
+    answer(path, TEXTS)
+  assert path.read_text() == 'mine\n'
+  path.unlink()
+  answer(path, TEXTS)
+  path.write_bytes(path.read_bytes().split(b'\n', 1)[1])
+  with pytest.raises(ValueError, match='not the answer to line 1'):
+    answer(path, TEXTS)
+
+
+def test_two_processes_cannot_write_one_file(tmp_path):
+  held = answer_file.AnswerFile(tmp_path / 'out', {})
+  with pytest.raises(ValueError, match='written by another process'):
+    answer(tmp_path / 'out', TEXTS)
+  held.close()
+  assert answer(tmp_path / 'out', TEXTS) == 30
+
+
+def test_a_line_may_be_anything():
+  content = b'\xef\xbb\xbffirst\r\n{"not": json\n\xff\nlast'
+  read = list(input_lines.read(io.BytesIO(content), 'in'))
+  texts = [getattr(line.question, 'text', None) for line in read]
+  assert texts == ['first', '{"not": json', None, 'last']
+  assert 'in:3 has the byte 0xff' in read[2].question.reason
+  content = b'{"input": "\\ud800"}\n[]\n{"input": 3}\n{"input": "a"}'
+  *wrong, right = input_lines.read(io.BytesIO(content), 'in')
+  reasons = [line.question.reason for line in wrong]
+  for reason, part in zip(
+    reasons, ('lone surrogate', 'a JSON object', 'not all text'), strict=True
+  ):
+    assert part in reason
+  assert right.question.text == 'a'

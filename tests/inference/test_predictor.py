@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Labels and probabilities are those of the whole network, row by row."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dsbs_jax import contract
+from dsbs_jax.core import decoding, partitioning
+from dsbs_jax.core.t5 import network
+from dsbs_jax.data import forms, vocabularies
+from dsbs_jax.inference import (
+  decode_functions,
+  input_lines,
+  length_buckets,
+  predictor,
+)
+
+BYTES = vocabularies.load('bytes')
+MODEL = network.T5Config(
+  vocab_size=384,
+  emb_dim=16,
+  num_heads=4,
+  head_dim=4,
+  mlp_dim=32,
+  num_encoder_layers=1,
+  num_decoder_layers=1,
+)
+NLI = ('entailment', 'neutral', 'contradiction')
+TEXTS = [f'{"very " * (i % 3)}odd {i}?' for i in range(7)]
+
+
+@pytest.fixture(scope='module')
+def params():
+  """Random, but loud enough to say different things to different inputs."""
+  params = network.init(jax.random.key(0), MODEL)
+  return jax.tree.map(lambda leaf: 1.2 * leaf, params)
+
+
+@pytest.fixture(scope='module')
+def slow(params):
+  """log p of each next token, by the whole network: one row, no cache."""
+  apply = jax.jit(lambda params, rows: network.apply(params, MODEL, rows))
+
+  def log_probs(text, ids):
+    source, inputs, targets = (np.zeros((1, n), np.int32) for n in (64, 24, 24))
+    encoded = [*BYTES.encode(text), contract.EOS_ID]
+    source[0, : len(encoded)] = encoded
+    inputs[0, 1 : len(ids) + 1] = ids
+    targets[0, : len(ids) + 1] = 1  # only tells what is real
+    logits = apply(
+      params,
+      {
+        'encoder_input_tokens': source,
+        'decoder_input_tokens': inputs,
+        'decoder_target_tokens': targets,
+      },
+    )
+    logits = np.asarray(logits, np.float64)[0, : len(ids) + 1]
+    logits -= logits.max(axis=1, keepdims=True)
+    return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+
+  return log_probs
+
+
+def slow_log_prob(slow, text, ids):
+  scores = slow(text, ids)
+  return sum(scores[i, token] for i, token in enumerate(ids))
+
+
+def slow_greedy(slow, text, length):
+  ids = []
+  while len(ids) < length and contract.EOS_ID not in ids:
+    ids.append(int(np.argmax(slow(text, ids)[-1])))
+  return ids
+
+
+@pytest.fixture
+def ask(params):
+  """Answers texts, in their order."""
+
+  def ask(texts, *, task='svamp_gt_label', choices=(), shapes=None, **options):
+    mesh = partitioning.make_mesh(None)
+    settings = predictor.Answering(
+      task=task,
+      model=MODEL,
+      prefixes=forms.prefixes('paper'),
+      batch_size=4,
+      **{'max_decode_len': 4, **options},
+    )
+    answerer = predictor.Answerer(
+      settings,
+      decode_functions.Programs(
+        MODEL,
+        params,
+        mesh=mesh,
+        param_shardings=partitioning.shardings(
+          network.param_shapes(MODEL), mesh, partitioning.standard_rules()
+        ),
+        max_decode_len=settings.max_decode_len,
+        max_rationale_len=settings.max_rationale_len,
+        num_beams=settings.num_beams,
+      ),
+      vocabulary=BYTES,
+      shapes=shapes,
+    )
+    asked = [input_lines.Question(text, choices) for text in texts]
+    return answerer.answer_all(asked)
+
+  return ask
+
+
+@pytest.fixture
+def say(monkeypatch):
+  """Makes the student generate given ids."""
+
+  def say(ids):
+    monkeypatch.setattr(
+      decoding,
+      'greedy',
+      lambda *_, **__: jnp.tile(jnp.array([ids]), (4, 1)),
+    )
+
+  return say
+
+
+def slow_shares(slow, text):
+  scores = np.array(
+    [
+      slow_log_prob(slow, f'[label] {text}', [*BYTES.encode(name), 1])
+      for name in NLI
+    ]
+  )
+  shares = np.exp(scores - scores.max())
+  return shares / shares.sum()
+
+
+def test_a_free_label_and_a_rationale(ask, slow):
+  answers = ask(TEXTS, rationales=True, max_rationale_len=6)
+  assert len({answer.probability for answer in answers}) == len(TEXTS)
+  for text, answer in list(zip(TEXTS, answers, strict=True))[4:6]:
+    ids = slow_greedy(slow, f'[label] {text}', 4)
+    assert answer.label == BYTES.decode(ids)
+    expected = np.exp(slow_log_prob(slow, f'[label] {text}', ids))
+    assert answer.probability == pytest.approx(expected, rel=1e-4)
+    ids = slow_greedy(slow, f'[rationale] {text}', 6)
+    assert answer.rationale == BYTES.decode(ids)
+
+
+def test_a_scored_label_is_the_likeliest_and_normalised(ask, slow):
+  answers = ask(TEXTS, labels=NLI, score_labels=True)
+  for text, answer in zip(TEXTS, answers, strict=True):
+    shares = slow_shares(slow, text)
+    assert answer.label == NLI[int(np.argmax(shares))]
+    assert answer.probability == pytest.approx(shares.max(), rel=1e-4)
+    assert answer.rationale is None
+
+
+@pytest.mark.parametrize('closed', ['labels', 'choices'])
+def test_a_generated_label_has_its_share_of_the_closed_set(
+  ask, slow, say, closed
+):
+  say([*BYTES.encode('entailment'), 1])
+  answers = ask(TEXTS[:3], **{closed: NLI})
+  for text, answer in zip(TEXTS, answers, strict=False):
+    share = slow_shares(slow, text)[0]
+    assert 0 < share < 1
+    assert answer.label == 'entailment'
+    assert answer.probability == pytest.approx(share, rel=1e-3)
+
+
+def test_a_text_outside_of_the_closed_set_has_probability_0(ask, say):
+  say([*BYTES.encode('maybe'), 1])
+  (answer,) = ask(TEXTS[:1], labels=NLI)
+  assert (answer.label, answer.probability) == ('maybe', 0.0)
+
+
+def test_a_single_label_is_scored_after_its_rationale(ask, slow, say):
+  ids = [*BYTES.encode('It is 3. [label] 3'), 1]
+  say(ids)
+  single = {'task': 'svamp_gt_single', 'rationales': True}
+  (answer,) = ask(['2 and 1?'], **single)
+  assert (answer.label, answer.rationale) == ('3', 'It is 3.')
+  whole, stem = (
+    slow_log_prob(slow, '2 and 1?', part) for part in (ids, ids[:-3])
+  )
+  expected = np.exp(whole - stem)
+  assert answer.probability == pytest.approx(expected, rel=1e-4)
+  (scored,) = ask(['2 and 1?'], **single, labels=('3', '4'))
+  four = slow_log_prob(
+    slow, '2 and 1?', [*BYTES.encode('It is 3. [label] 4'), 1]
+  )
+  expected = 1 / (1 + np.exp(four - whole))
+  assert scored.probability == pytest.approx(expected, rel=1e-3)
+
+
+def test_an_answer_that_comes_first_is_scored_up_to_its_marker(ask, slow, say):
+  label = BYTES.encode('3 [rationale]')
+  say([*label, *BYTES.encode(' It is 3.'), 1])
+  first = {'task': 'svamp_gt_answer_first', 'rationales': True}
+  (answer,) = ask(['2 and 1?'], **first)
+  assert (answer.label, answer.rationale) == ('3', 'It is 3.')
+  three = slow_log_prob(slow, '2 and 1?', label)
+  assert answer.probability == pytest.approx(np.exp(three), rel=1e-4)
+  (scored,) = ask(['2 and 1?'], **first, labels=('3', '4'))
+  four = slow_log_prob(slow, '2 and 1?', BYTES.encode('4 [rationale]'))
+  expected = 1 / (1 + np.exp(four - three))
+  assert scored.probability == pytest.approx(expected, rel=1e-3)
+  for said, cut in ((label, False), (label[:-1], True)):
+    say(said)
+    (answer,) = ask(['2 and 1?'], task='svamp_gt_answer_first')
+    assert (answer.cut, answer.rationale) == (cut, None)
+
+
+def test_beams_give_labels_too(ask):
+  one, two = ask(TEXTS[:1])[0], ask(TEXTS[:1], num_beams=2)[0]
+  assert 0 < one.probability <= 1 and 0 < two.probability <= 1
+
+
+def test_scores_that_do_not_fit_are_computed_in_parts(ask, monkeypatch):
+  whole = ask(TEXTS, labels=NLI, score_labels=True)
+  monkeypatch.setattr(decode_functions, '_MAX_LOGITS', 1)
+  for one, other in zip(
+    whole, ask(TEXTS, labels=NLI, score_labels=True), strict=True
+  ):
+    assert one.label == other.label
+    assert one.probability == pytest.approx(other.probability, rel=1e-4)
+
+
+def test_the_shapes_of_batches_decide_no_answer(ask):
+  shapes = length_buckets.Fixed((2, 3), (48, 64), (24,), (5,))
+  options = {'choices': NLI, 'score_labels': True}
+  for one, other in zip(
+    ask(TEXTS, **options), ask(TEXTS, shapes=shapes, **options), strict=True
+  ):
+    assert one.label == other.label
+    assert one.probability == pytest.approx(other.probability, rel=1e-4)

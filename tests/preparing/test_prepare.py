@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`prepare` and `show` say what is in the data, or what is wrong with it."""
+
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from dsbs_jax.data import benchmark, metrics, parsing, register, vocabularies
+from dsbs_jax.data.prepared import store, tokens
+from dsbs_jax.preparing import prepare as prepare_lib
+from dsbs_jax.preparing import show
+from tests.data import toy
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope='module')
+def benchmark_name():
+  """A benchmark of yes and no, registered without seqio."""
+  with register.without_seqio():
+    register.register(
+      benchmark.Benchmark(
+        name='evens',
+        splits={'train': 'train.jsonl', 'test': 'test.jsonl'},
+        render=lambda row: row['q'],
+        label=lambda row: row['a'],
+        parse=parsing.after_marker('The answer is', label=r'(\S+)\.'),
+        metric=metrics.exact_match,
+        example_id=lambda row: row['id'],
+      )
+    )
+  return 'evens'
+
+
+@pytest.fixture
+def source_dir(tmp_path):
+  """Ten rows with nine completions; one of those cannot be parsed."""
+  folder = toy.source(tmp_path / 'rows', num_rows=10)
+  lines = [toy.said(i, 'yes') for i in range(8)]
+  lines.append({**toy.said(8, 'yes'), 'text': 'No idea.'})
+  toy.write_lines(folder / 'llm' / 'train.jsonl', lines)
+  toy.write_lines(folder / 'llm' / 'test.jsonl', [toy.said(0, 'yes')])
+  return folder
+
+
+@pytest.fixture
+def prepare(benchmark_name, source_dir, tmp_path, capsys):
+  """Prepares with some options changed; returns what was printed."""
+
+  def run(**options):
+    request = prepare_lib.Preparation(
+      **{
+        'benchmark': benchmark_name,
+        'source': str(source_dir),
+        'data_dir': str(tmp_path / 'data'),
+        'vocabulary': 'bytes',
+        **options,
+      }
+    )
+    prepare_lib.prepare(request)
+    return capsys.readouterr().out
+
+  return run
+
+
+def row_of(printed, name):
+  """The cells of the table row that starts with `name`."""
+  lines = [line.strip('│ ').split('│') for line in printed.splitlines()]
+  cells = [[cell.strip() for cell in line] for line in lines]
+  (found,) = [line[1:] for line in cells if line[0] == name]
+  return found
+
+
+def test_counts_and_lengths_are_printed(prepare, tmp_path):
+  printed = prepare()
+  assert row_of(printed, 'rows') == ['10', '1']
+  assert row_of(printed, 'completions') == ['9', '1']
+  assert row_of(printed, 'parsed') == ['8', '1']
+  assert row_of(printed, 'no_marker') == ['1', '0']
+  assert row_of(printed, 'no_completion') == ['1', '0']
+  # Nine answered; rows 0, 2, 4 and 6 are even and 8 could not be read.
+  assert row_of(printed, 'LLM label accuracy %') == ['44.44', '100.00']
+  inputs = len('[label] is 0 even?') + 1
+  lengths = [line for line in printed.splitlines() if 'gt_label' in line]
+  assert lengths[0].split('│')[3].strip() == '3.50'  # yes 4, no 3
+  (first,) = [
+    line for line in printed.splitlines() if '│ train │ input' in line
+  ]
+  assert first.split('│')[-2].strip() == str(inputs)
+  opened = store.read('evens', tmp_path / 'data')
+  about = opened.metadata
+  assert about['teacher'] == 'palm' and about['source'].endswith('rows')
+  assert about['splits']['train']['counts']['rows'] == 10
+  assert 'prepared:' in printed
+
+
+def test_the_same_request_is_served_once(prepare, tmp_path):
+  prepare()
+  path = tmp_path / 'data' / 'dsbs_evens' / '1.0.0' / 'metadata.json'
+  written = path.stat().st_mtime_ns
+  assert 'prepared in' in prepare() and path.stat().st_mtime_ns == written
+  with pytest.raises(ValueError, match='with other keep.*--overwrite'):
+    prepare(keep='parsed')
+  printed = prepare(keep='parsed', overwrite=True)
+  assert row_of(printed, 'examples written') == ['8', '1']
+
+
+def test_a_fraction_is_the_run_s_own_subsample(prepare, tmp_path):
+  chosen = []
+  for run in (0, 0, 1):
+    prepare(fraction=0.5, run=run, overwrite=True)
+    opened = store.read('evens', tmp_path / 'data')
+    chosen.append([example.index for example in opened.examples('train')])
+  assert chosen[0] == chosen[1] != chosen[2]
+  assert [len(indices) for indices in chosen] == [5, 5, 5]
+
+
+def test_a_trained_vocabulary_writes_the_data(prepare, tmp_path):
+  printed = prepare(train_vocab=40).replace('\n', '')
+  path = tmp_path / 'data' / 'vocabularies' / 'evens.40.model'
+  assert f'--vocabulary={path}' in printed
+  vocabulary = vocabularies.load(str(path))
+  assert vocabulary.decode(vocabulary.encode('is 3 even?')) == 'is 3 even?'
+  assert 2 not in vocabulary.encode('[label] is 3 even?')
+
+
+def test_show_tells_what_each_token_is_trained_on(prepare, tmp_path, capsys):
+  prepare()
+  show.show(
+    show.Request(
+      task='evens_gt_dsbs',
+      data_dir=str(tmp_path / 'data'),
+      vocabulary='bytes',
+      num=2,
+    )
+  )
+  printed = capsys.readouterr().out
+  assert '[label] is 0 even?' in printed and '[rationale] is 1 even?' in printed
+  cells = [line.split('│') for line in printed.splitlines() if '│' in line]
+  terms = [line[5].strip() for line in cells]
+  targets = [b'yes', b'It is 0 for sample 0.', b'no', b'It is 1 for sample 0.']
+  wanted = []
+  for target, term in zip(targets, ['label', 'rationale'] * 2, strict=True):
+    wanted += [term] * (len(target) + 1)
+  assert terms == wanted
+  assert {line[6].strip() for line in cells} == {'1'}
+  assert cells[0][2].strip() == '<start>' and cells[3][3].strip() == '<end>'
+
+
+@pytest.mark.parametrize(
+  'options, message',
+  [
+    ({'benchmark': ''}, '--benchmark is missing'),
+    ({'fraction': 0.0}, r'--fraction is 0.0, expected a number in \(0, 1\]'),
+    ({'keep': 'some'}, "--keep is 'some', expected one of all, parsed"),
+    ({'train_vocab': 3}, '--train_vocab is 3'),
+    ({'splits': ['dev']}, '--splits names dev, expected some of train, test'),
+    ({'source': '/no/where'}, '/no/where'),
+    ({'vocabulary': '/no/file.model'}, 'is not a file'),
+  ],
+)
+def test_wrong_requests_are_clear_errors(prepare, options, message):
+  with pytest.raises((ValueError, OSError), match=message):
+    prepare(**options)
+
+
+def test_wrong_input_ends_a_command_with_one_line_and_status_2(tmp_path):
+  for command in (
+    ['dsbs_jax.prepare', '--benchmark=cqx', '--source=x', '--data_dir=y'],
+    ['dsbs_jax.show', '--task=cqa_gt_dsbs', f'--data_dir={tmp_path}'],
+  ):
+    done = subprocess.run(
+      [sys.executable, '-m', *command],
+      capture_output=True,
+      text=True,
+      cwd=REPOSITORY,
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith('error: ')
+    assert 'Traceback' not in done.stderr
+
+
+def test_commonsense_qa_is_the_paper_s(shared_dir, tmp_path, capsys):
+  spec = str(shared_dir / 'data' / 't5' / 'sentencepiece.model')
+  prepare_lib.prepare(
+    prepare_lib.Preparation(
+      benchmark='cqa',
+      source=str(shared_dir / 'data' / 'datasets'),
+      data_dir=str(tmp_path),
+      vocabulary=spec,
+    )
+  )
+  printed = capsys.readouterr().out
+  accuracy = row_of(printed, 'LLM label accuracy %')
+  assert (accuracy[0], accuracy[2:]) == ('74.26', ['73.85', '77.23'])
+  assert row_of(printed, 'rows') == ['9,741', '8,766', '975', '1,221']
+  source = tokens.Source(str(tmp_path), spec)
+  splits = {
+    split: tokens.load('cqa_gt_label', split, source)
+    for split in ('train', 'validation', 'test')
+  }
+  valid = splits['validation'].index
+  assert valid[:5].tolist() == [4032, 2432, 4722, 1506, 47]
+  both = np.concatenate([splits['train'].index, valid])
+  assert sorted(both.tolist()) == list(range(9741))
+  # Over the 9,741 rows of the file: 2.90 and 30.93 tokens on average.
+  means = []
+  for task in ('cqa_gt_label', 'cqa_rationale'):
+    lengths = [
+      tokens.load(task, split, source).targets.lengths
+      for split in ('train', 'validation')
+    ]
+    means.append(round(float(np.concatenate(lengths).mean()), 2))
+  assert means == [2.90, 30.93]
+  golden = shared_dir / 'golden' / 'original'
+  source = tokens.Source(str(tmp_path), str(golden / 'tiny.4k.model'), 'code')
+  _assert_tokens_equal(source, np.load(golden / 'loss_trajectory_cqa.npz'))
+
+
+def _assert_tokens_equal(source, recorded):
+  """The original code's 800 first pairs are ours, id for id."""
+  for view, task in (('pred', 'cqa_gt_label'), ('expl', 'cqa_rationale')):
+    ours = {}
+    for split in ('train', 'validation'):
+      data = tokens.load(task, split, source)
+      for i, index in enumerate(data.index.tolist()):
+        ours[index] = (data.inputs[i].tolist(), data.targets[i].tolist())
+    inputs, mask, labels = (
+      np.concatenate(recorded[f'{view}_{key}'])
+      for key in ('input_ids', 'attention_mask', 'labels')
+    )
+    assert len(inputs) == 800
+    for row in range(800):
+      ids, targets = inputs[row][mask[row] > 0], labels[row]
+      wanted = (ids.tolist(), targets[targets >= 0].tolist())
+      assert ours[row] == wanted

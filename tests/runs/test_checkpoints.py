@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What was saved comes back, bit for bit, and the right ones are kept."""
+
+import jax
+import numpy as np
+import pytest
+
+from dsbs_jax.core import optimizer, steps
+from dsbs_jax.core.t5 import network
+from dsbs_jax.runs import checkpoints
+
+CONFIG = network.T5Config(
+  vocab_size=32,
+  emb_dim=8,
+  num_heads=2,
+  head_dim=4,
+  mlp_dim=16,
+  num_encoder_layers=1,
+  num_decoder_layers=1,
+)
+
+
+@pytest.fixture(scope='module')
+def state():
+  adam = optimizer.adamw_hf(optimizer.constant(0.1))
+  return steps.init_state(jax.random.key(0), CONFIG, adam)
+
+
+def _like(state):
+  device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  shapes = jax.eval_shape(lambda: state)
+  return checkpoints.shapes_with_shardings(
+    shapes, jax.tree.map(lambda _: device, shapes)
+  )
+
+
+def _save(saved, state, step, accuracy=None):
+  saved.save(
+    state.replace(step=np.int32(step)),
+    position={'step': step},
+    run={'seed': 1},
+    metrics=None if accuracy is None else {'validation/accuracy': accuracy},
+  )
+  saved.wait()
+
+
+def test_restores_every_bit_in_place(state, tmp_path):
+  saved = checkpoints.Checkpoints(tmp_path)
+  _save(saved, state, 3)
+  restored, position = saved.restore(3, _like(state))
+  expected = state.replace(step=np.int32(3))
+  jax.tree.map(np.testing.assert_array_equal, restored, expected)
+  assert jax.tree.structure(restored) == jax.tree.structure(expected)
+  assert position == {'step': 3}
+  run = saved.run_facts(3)
+  assert run['seed'] == 1 and 'jax' in run['versions']
+
+
+def test_parameters_come_back_alone(state, tmp_path):
+  saved = checkpoints.Checkpoints(tmp_path)
+  _save(saved, state, 3)
+  params = saved.restore_params(3, _like(state).params)
+  jax.tree.map(np.testing.assert_array_equal, params, state.params)
+
+
+def test_newest_and_best_are_kept(state, tmp_path):
+  saved = checkpoints.Checkpoints(
+    tmp_path, keep=2, monitor='validation/accuracy'
+  )
+  for step, accuracy in ((1, 10.0), (2, 90.0), (3, 50.0), (4, None), (5, 20.0)):
+    _save(saved, state, step, accuracy)
+  assert saved.latest_step() == 5
+  assert saved.best_step() == 2
+  kept = sorted(path.name for path in tmp_path.glob('checkpoint_*'))
+  assert kept == ['checkpoint_2', 'checkpoint_4', 'checkpoint_5']
+
+
+def test_reading_a_run_that_is_not_there_is_an_error(tmp_path):
+  with pytest.raises(ValueError, match='there is no run'):
+    checkpoints.Checkpoints(tmp_path / 'nowhere', read_only=True)

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run's name tells where it stands, both ways."""
+
+import pytest
+
+from dsbs_jax.runs import run_names
+
+
+def _point(**changed):
+  given = {
+    'benchmark': 'svamp_asdiv',
+    'method': 'llm_dsbs',
+    'model': 't5_1_0_base',
+    'fraction': 0.001,
+    'seed': 3,
+  }
+  return run_names.Coordinates(**{**given, **changed})
+
+
+@pytest.mark.parametrize(
+  'point',
+  [
+    _point(),
+    _point(fraction=1.0),
+    _point(fraction=0.00001),
+    _point(setting=('ALPHA=0.3',)),
+    _point(setting=('ALPHA=0.3', 'LEARNING_RATE=5e-5')),
+    _point(benchmark='cqa', method='gt_single'),
+  ],
+)
+def test_a_name_reads_back_as_its_point(point):
+  assert run_names.parse(point.name) == point
+
+
+def test_a_name_is_what_the_documentation_says():
+  point = run_names.Coordinates(
+    benchmark='cqa', method='gt_dsbs', model='tiny', fraction=0.25
+  )
+  assert point.name == 'cqa_gt_dsbs-tiny-f0.25-s0'
+  assert point.task == 'cqa_gt_dsbs'
+
+
+def test_values_with_quotes_and_slashes_stay_in_one_folder():
+  name = _point(setting=("VOCABULARY='/data/x y.model'",)).name
+  assert name.endswith('-VOCABULARY=data_x_y.model')
+
+
+@pytest.mark.parametrize(
+  'name',
+  ['run1', 'cqa_gt_dsbs', 'cqa_gt_dsbs-tiny-f2-s0', 'cqa_rationale-tiny-f1-s0'],
+)
+def test_other_names_are_nobodys(name):
+  assert run_names.parse(name) is None
+
+
+@pytest.mark.parametrize(
+  ('changed', 'message'),
+  [
+    ({'method': 'dsbs'}, "method is 'dsbs', expected one of gt_finetune"),
+    ({'fraction': 0.0}, 'fraction is 0.0'),
+    ({'model': 'a-b'}, 'Rename its gin file'),
+    ({'seed': -1}, 'seed is -1'),
+  ],
+)
+def test_wrong_points_are_errors(changed, message):
+  with pytest.raises(ValueError, match=message):
+    _point(**changed)
+
+
+def test_a_grid_goes_seed_by_seed_and_has_every_point_once():
+  points = list(
+    run_names.grid(
+      benchmarks=('cqa', 'svamp'),
+      methods=('gt_finetune', 'gt_dsbs'),
+      models=('tiny',),
+      fractions=(0.5, 1.0),
+      seeds=(0, 1, 2),
+      settings=(('ALPHA=0.5',), ('ALPHA=1',)),
+    )
+  )
+  assert len(points) == len({p.name for p in points}) == 2 * 2 * 2 * 3 * 2
+  assert [p.seed for p in points] == sorted(p.seed for p in points)

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Full and read-only disks and wrong clocks: a clear error, nothing lost."""
+
+import os
+import pathlib
+import subprocess
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from dsbs_jax.interop import checksums
+from dsbs_jax.runs import checkpoints, tensorboard
+from dsbs_jax.runtime import files, signals
+from dsbs_jax.training import loop
+from tests import small_runs
+from tests.training.test_bad_steps import _stop_after
+
+SIZE = 16 << 20  # bytes
+
+
+@pytest.fixture
+def volume(tmp_path):
+  """A file system of its own, of SIZE bytes."""
+  folder = tmp_path / 'volume'
+  folder.mkdir()
+  command = ['mount', '-t', 'tmpfs', '-o', f'size={SIZE}', 'tmpfs', str(folder)]
+  mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+  if mounted.returncode:
+    pytest.skip(f'mounting a tmpfs is refused: {mounted.stderr.strip()}')
+  yield folder
+  subprocess.run(['umount', '-l', str(folder)], check=True)
+
+
+def _fill(volume, leave):
+  """Takes up all room but some bytes."""
+  free = os.statvfs(volume).f_bavail * os.statvfs(volume).f_frsize
+  (volume / 'ballast').write_bytes(b'\0' * (free - leave))
+
+
+def _stopped_at_6(run, monkeypatch):
+  with monkeypatch.context() as patched:
+    _stop_after(6, patched)
+    assert loop.train(run) == signals.INTERRUPTED_STATUS
+
+
+def _same(run, other):
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    small_runs.params(run, 12),
+    small_runs.params(other, 12),
+  )
+  assert small_runs.lines(run) == small_runs.lines(other)
+
+
+def test_a_full_disk_is_a_clear_error_and_harms_nothing(
+  unbroken, settings, volume, monkeypatch
+):
+  run = settings(volume / 'run')
+  _stopped_at_6(run, monkeypatch)
+  _fill(volume, 96 << 10)
+  with pytest.raises(OSError, match='could not be written: .*[Nn]o space') as e:
+    loop.train(run)
+  assert 'the same command goes on' in str(e.value)
+  assert '\n' not in str(e.value)
+  assert checksums.damage(volume / 'run/checkpoint_6') is None
+  assert checkpoints.Checkpoints(run.model_dir).latest_step() == 6
+  (volume / 'ballast').unlink()
+  assert loop.train(run) == 0
+  _same(run, unbroken)
+  assert not list((volume / 'run').glob('*tmp*'))
+
+
+def test_a_failed_save_is_told_at_the_next_one(unbroken, volume):
+  like = small_runs.params(unbroken, 12)
+  saved = checkpoints.Checkpoints(volume / 'run')
+  state = loop.steps.state_of(like, unbroken.transformation())
+  saved.save(state.replace(step=np.int32(1)), position={}, run={})
+  saved.wait()
+  _fill(volume, 8 << 10)
+  saved.save(state.replace(step=np.int32(2)), position={}, run={})
+  with pytest.raises(OSError, match='checkpoint_2 could not be written'):
+    saved.save(state.replace(step=np.int32(3)), position={}, run={})
+  assert checksums.damage(volume / 'run/checkpoint_1') is None
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_at_once(
+  settings, volume, capsys
+):
+  remount = ['mount', '-o', 'remount,ro', str(volume)]
+  subprocess.run(remount, check=True)
+  run = settings(volume / 'run')
+  with pytest.raises(OSError, match='cannot be written to: Read-only'):
+    loop.train(run)
+  assert 'reading' not in capsys.readouterr().err
+
+
+def test_a_file_in_place_of_the_folder_is_told(tmp_path):
+  (tmp_path / 'run').write_text('')
+  with pytest.raises(OSError, match='expected a folder'):
+    files.check_writable(tmp_path / 'run')
+
+
+def test_events_on_a_full_disk_raise_and_do_not_hang(volume):
+  file = tensorboard.EventFile(volume)
+  _fill(volume, 0)
+  with pytest.raises(OSError, match='No space left'):
+    for step in range(10_000):
+      file.scalars(step, {'train/loss': 1.0})
+
+
+def test_a_clock_that_jumps_back_changes_nothing(
+  unbroken, settings, tmp_path, monkeypatch
+):
+  run = settings(tmp_path, 'EVAL_PERIOD = 3', 'KEEP_CHECKPOINTS = 1')
+  now, jump = time.time(), iter(range(10**9))
+
+  def back():
+    return now - 60.0 * next(jump)
+
+  with monkeypatch.context() as patched:
+    patched.setattr(time, 'time', back)
+    patched.setattr(time, 'time_ns', lambda: int(back() * 1e9))
+    _stop_after(7, patched)
+    assert loop.train(run) == signals.INTERRUPTED_STATUS
+  # And the files of the oldest checkpoint are of tomorrow.
+  folders = sorted(tmp_path.glob('checkpoint_*'))
+  for path in [*folders[0].rglob('*'), folders[0]]:
+    os.utime(path, (now + 86_400, now + 86_400))
+  assert loop.train(run) == 0
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    small_runs.params(run, 12),
+    small_runs.params(unbroken, 12),
+  )
+  saved = checkpoints.Checkpoints(tmp_path, monitor='validation/accuracy')
+  best = saved.best_step()
+  assert saved.latest_step() == 12
+  kept = {int(path.name[11:]) for path in tmp_path.glob('checkpoint_*')}
+  assert kept == {best, 12}
+
+
+def test_a_kill_leaves_the_old_file_or_the_new_one(tmp_path, monkeypatch):
+  path = tmp_path / 'config.gin'
+  files.replace_text(path, 'old')
+
+  def killed(self, target):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(pathlib.Path, 'replace', killed)
+  with pytest.raises(KeyboardInterrupt):
+    files.replace_text(path, 'new')
+  assert path.read_text() == 'old'

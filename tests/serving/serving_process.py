@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A server in a process of its own, and the students that it serves."""
+
+import contextlib
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import jax
+import jax.numpy as jnp
+
+from dsbs_jax.core import steps
+from dsbs_jax.core.t5 import network
+from dsbs_jax.data import vocabularies
+from dsbs_jax.runs import checkpoints
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+SMALL = {
+  'VOCABULARY': 'bytes',
+  'VOCAB_SIZE': 384,
+  'EMB_DIM': 16,
+  'HEAD_DIM': 4,
+  'MLP_DIM': 32,
+  'NUM_ENCODER_LAYERS': 1,
+  'NUM_DECODER_LAYERS': 1,
+  'MAX_DECODE_LEN': 4,
+  'MAX_RATIONALE_LEN': 6,
+}
+MODEL = network.T5Config(
+  vocab_size=384,
+  emb_dim=16,
+  num_heads=4,
+  head_dim=4,
+  mlp_dim=32,
+  num_encoder_layers=1,
+  num_decoder_layers=1,
+)
+
+
+def write_student(folder, model=MODEL):
+  """Writes a checkpoint that says different things to different inputs."""
+  params = network.init(jax.random.key(0), model)
+  params = jax.tree.map(lambda leaf: 1.2 * leaf, params)
+  saved = checkpoints.Checkpoints(folder)
+  saved.save(
+    steps.TrainState(step=jnp.int32(7), params=params, opt_state={}),
+    position={},
+    run={'vocabulary': vocabularies.load('bytes').fingerprint},
+  )
+  saved.close()
+
+
+def command(*files, **macros):
+  """The command line of a server of the built-in engine, at a free port."""
+  macros = {'PORT': 0, **macros}
+  return [
+    *(sys.executable, '-m', 'dsbs_jax.serve'),
+    f'--gin_search_paths={REPOSITORY}',
+    *(f'--gin_file=gin/{name}.gin' for name in ('serve', *files)),
+    *(f'--gin.{name}={value!r}' for name, value in macros.items()),
+  ]
+
+
+class Process:
+  """A server; a context that ends it.
+
+  Args:
+    log: the file of its messages.
+    files: gin files after the engine's.
+    macros: what else is set.
+  """
+
+  def __init__(self, log, *files, **macros):
+    self._log = pathlib.Path(log)
+    with self._log.open('w') as file:
+      self.process = subprocess.Popen(
+        command(*files, **macros),
+        stderr=file,
+        cwd=REPOSITORY,
+        env={**os.environ, 'PYTHONPATH': str(REPOSITORY)},
+      )
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    self.process.kill()
+    self.process.wait()
+
+  @property
+  def log(self):
+    """What it has said."""
+    return self._log.read_text()
+
+  def address(self):
+    """Where it listens, as soon as it does."""
+    while True:
+      if found := re.search(r'http://[\d.]+:\d+', self.log):
+        return found[0]
+      assert self.process.poll() is None, self.log
+      time.sleep(0.02)
+
+  def wait(self):
+    """Waits until it answers; the statuses of /healthz on the way."""
+    seen = []
+    while not seen or seen[-1] != 200:
+      assert self.process.poll() is None, self.log
+      seen.append(self.get('/healthz')[0])
+      time.sleep(0.02)
+    return seen
+
+  def get(self, path):
+    return send(self.address() + path)
+
+  def post(self, path, body):
+    status, content = send(self.address() + path, json.dumps(body).encode())
+    return status, json.loads(content)
+
+  def stop(self, number=signal.SIGTERM):
+    """Asks it to stop; the exit status."""
+    self.process.send_signal(number)
+    return self.process.wait(30)
+
+
+def send(address, data=None):
+  """One request: status and body."""
+  request = urllib.request.Request(
+    address, data, {'Content-Type': 'application/json'}
+  )
+  try:
+    with contextlib.closing(urllib.request.urlopen(request, timeout=60)) as got:
+      return got.status, got.read()
+  except urllib.error.HTTPError as error:
+    with error:
+      return error.code, error.read()

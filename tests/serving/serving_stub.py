@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A server on loopback whose student is a function: all but the model."""
+
+import asyncio
+import concurrent.futures
+import contextlib
+import http.client
+import json
+import threading
+
+from aiohttp import web
+
+from dsbs_jax.data import forms, register, vocabularies
+from dsbs_jax.inference import length_buckets, predictor
+from dsbs_jax.serving import (
+  batcher,
+  completion_format,
+  prometheus,
+  request_checks,
+  routes,
+  sockets,
+)
+from dsbs_jax.serving import http as http_lib
+from tests.serving import serving_process
+
+BYTES = vocabularies.load('bytes')
+MODEL = 'a-student'
+SHAPES = length_buckets.Fixed((1, 4), (32, 64), (8,), (2,))
+
+
+def echo(questions, rationales):
+  """A student that repeats the question."""
+  del rationales
+  return [
+    predictor.Answer('first', 0.75, f'{question.text} is why.')
+    for question in questions
+  ]
+
+
+class Stub:
+  """The server; a context that runs it in a thread of its own."""
+
+  def __init__(
+    self,
+    answer=echo,
+    *,
+    max_queue=16,
+    max_inputs=8,
+    max_choices=2,
+    max_body_bytes=4096,
+    request_seconds=20.0,
+    max_wait=0.002,
+    ready=True,
+  ):
+    self.answer = answer
+    self.limits = {
+      'max_body_bytes': max_body_bytes,
+      'max_requests': max_queue,
+      'request_seconds': request_seconds,
+    }
+    self.queue = {'max_queue': max_queue, 'max_wait': max_wait}
+    self.max_inputs, self.max_choices = max_inputs, max_choices
+    self.ready = ready
+    self.metrics = prometheus.Metrics(SHAPES.rows_of)
+    self._started = threading.Event()
+
+  def __enter__(self):
+    self._thread = threading.Thread(target=asyncio.run, args=(self._run(),))
+    self._thread.start()
+    assert self._started.wait(10)
+    return self
+
+  def __exit__(self, *_):
+    self.loop.call_soon_threadsafe(self._stop.set)
+    self._thread.join(10)
+    assert not self._thread.is_alive()
+
+  async def _run(self):
+    self.loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+    self.service = http_lib.Service(**self.limits, metrics=self.metrics)
+    listener = sockets.listen('127.0.0.1', 0)
+    self.port = listener.getsockname()[1]
+    runner = web.AppRunner(
+      self.service.application(), handler_cancellation=True, access_log=None
+    )
+    await runner.setup()
+    await web.SockSite(runner, listener).start()
+    with concurrent.futures.ThreadPoolExecutor(1) as worker:
+      batches = batcher.Batches(
+        self.answer, worker, shapes=SHAPES, metrics=self.metrics, **self.queue
+      )
+      work = asyncio.create_task(batches.run())
+      self.routes = self._routes(batches)
+      if self.ready:
+        self.service.open(self.routes)
+      self._started.set()
+      await self._stop.wait()
+      work.cancel()
+      await runner.cleanup()
+
+  def _routes(self, batches):
+    settings = predictor.Answering(
+      task='parcels_gt_label',
+      model=serving_process.MODEL,
+      prefixes=forms.prefixes('paper'),
+      rationales=True,
+    )
+    reader = request_checks.Reader(
+      request_checks.Limits(
+        inputs=self.max_inputs,
+        input_tokens=64,
+        choices=self.max_choices,
+        choice_tokens=7,
+      ),
+      predictor.Answerer(settings, None, vocabulary=BYTES),
+      BYTES,
+    )
+    wording = completion_format.of(
+      register.benchmark('parcels'),
+      prompt='Q: {input}\nA:',
+      completion=None,
+      rationales=True,
+    )
+    return routes.Routes(MODEL, reader, batches, BYTES, wording, self.metrics)
+
+  def connect(self):
+    """A connection that closes itself."""
+    return contextlib.closing(
+      http.client.HTTPConnection('127.0.0.1', self.port, timeout=20)
+    )
+
+  def send(self, method, path, body=None, **headers):
+    """One request on a connection of its own: status, headers, body."""
+    if isinstance(body, dict):
+      body = json.dumps(body).encode()
+    if body is not None:
+      headers = {'Content-Type': 'application/json', **headers}
+    with self.connect() as connection:
+      connection.request(method, path, body, headers)
+      response = connection.getresponse()
+      return response.status, dict(response.headers), response.read()
+
+  def ask(self, body, path='/v1/answers', **headers):
+    """Posts JSON: status and JSON."""
+    status, _, content = self.send('POST', path, body, **headers)
+    return status, json.loads(content)
+
+  def count(self, line):
+    """The value of a line of /metrics, 0 where there is none."""
+    text = self.send('GET', '/metrics')[2].decode()
+    found = [r for r in text.splitlines() if r.startswith(f'{line} ')]
+    return float(found[0].split()[-1]) if found else 0.0

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of a benchmark are read as in files, and checked before they queue."""
+
+import json
+
+import pytest
+
+from dsbs_jax.data import forms, register
+from dsbs_jax.inference import predictor
+from dsbs_jax.serving import errors, request_checks
+from tests.data import toy
+from tests.serving import serving_process, serving_stub
+
+ROWS = [
+  json.loads(line)
+  for line in (toy.ARCHIVE / 'cqa/cqa_test.json').read_text().splitlines()
+]
+
+
+def reader(*, choices=5, choice_tokens=40, must_choose=False):
+  settings = predictor.Answering(
+    task='cqa_gt_label',
+    model=serving_process.MODEL,
+    prefixes=forms.prefixes('paper'),
+  )
+  return request_checks.Reader(
+    request_checks.Limits(
+      inputs=8,
+      input_tokens=512,
+      choices=choices,
+      choice_tokens=choice_tokens,
+    ),
+    predictor.Answerer(settings, None, vocabulary=serving_stub.BYTES),
+    serving_stub.BYTES,
+    benchmark=register.benchmark('cqa'),
+    must_choose=must_choose,
+  )
+
+
+def test_rows_are_rendered_with_their_choices():
+  asked, rationales = reader().read({'inputs': [*ROWS[:3], 'a text']})
+  assert rationales
+  *rows, text = [one.question for one in asked]
+  for row, question in zip(ROWS, rows, strict=False):
+    assert question.text == register.benchmark('cqa').render(row)
+    assert question.choices == tuple(row['choices'])
+  assert (text.text, text.choices) == ('a text', ())
+  prefix = len('[label] ')
+  assert asked[-1].num_tokens == prefix + len('a text') + 1
+
+
+@pytest.mark.parametrize(
+  ('options', 'item', 'words'),
+  [
+    ({}, {'question': 'no choices?'}, 'no field'),
+    ({}, ROWS[0] | {'question': 7}, 'inputs\\[0\\] cannot be read'),
+    ({}, ROWS[0] | {'question': 'a\0'}, 'NUL'),
+    ({}, ROWS[0] | {'choices': list('abcd')}, '4 choices'),
+    ({}, 7, 'JSON int'),
+    ({'choices': 4}, ROWS[0], '5 choices, expected at most 4'),
+    ({'choice_tokens': 1}, ROWS[0], 'expected at most 1'),
+    ({'must_choose': True}, 'a text', 'has no choices'),
+  ],
+)
+def test_rows_that_cannot_be_answered_are_refused(options, item, words):
+  with pytest.raises(errors.Refusal, match=words) as refused:
+    reader(**options).read({'inputs': [item]})
+  assert (refused.value.status, refused.value.param) == (400, 'inputs[0]')

@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A server answers as `infer` does, and loses nothing when it is stopped."""
+
+import collections
+import concurrent.futures
+import http.client
+import json
+import pathlib
+import re
+import signal
+import socket
+import threading
+import time
+import urllib.error
+import urllib.parse
+
+import pytest
+
+from dsbs_jax.inference import infer_file
+from dsbs_jax.runtime import gin_config
+from dsbs_jax.serving import server as server_lib
+from tests.serving import serving_process
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+# 49 to 64 tokens: one length of the server's, and the same one of infer's.
+TEXTS = [f'{"very " * 9}odd {i}?' for i in range(8)]
+SHAPES = {
+  'BATCH_SIZES': (1, 4),
+  'INPUT_LENGTHS': (64,),
+  'RATIONALES': True,
+}
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('student')
+  serving_process.write_student(folder / 'run')
+  return folder
+
+
+@pytest.fixture
+def start(folder, tmp_path):
+  """Starts a server; another gin file is a benchmark of free labels."""
+
+  def start(*, benchmark='parcels', **macros):
+    return serving_process.Process(
+      *(tmp_path / 'log', 'models/nano', f'benchmarks/{benchmark}'),
+      CHECKPOINT_PATH=str(folder / 'run'),
+      **{**serving_process.SMALL, **SHAPES, **macros},
+    )
+
+  return start
+
+
+def inferred(folder, tmp_path):
+  """What infer answers to the texts."""
+  (tmp_path / 'input').write_text(''.join(f'{text}\n' for text in TEXTS))
+  macros = serving_process.SMALL | {
+    'CHECKPOINT_PATH': str(folder / 'run'),
+    'INPUT': str(tmp_path / 'input'),
+    'OUTPUT': str(tmp_path / 'output'),
+    'RATIONALES': True,
+    'EVAL_BATCH_SIZE': 4,
+    'WINDOW': 8,
+  }
+  run = gin_config.build(
+    infer_file.Inference,
+    gin_files=[
+      'gin/infer.gin',
+      'gin/models/nano.gin',
+      'gin/benchmarks/parcels.gin',
+    ],
+    gin_bindings=[f'{name} = {value!r}' for name, value in macros.items()],
+    search_paths=[str(REPOSITORY)],
+  )
+  assert infer_file.infer(run) == 0
+  lines = (tmp_path / 'output').read_text().splitlines()
+  return [json.loads(line) for line in lines]
+
+
+def test_a_server_answers_as_infer_does_and_never_compiles_again(
+  start, folder, tmp_path, monkeypatch
+):
+  monkeypatch.setenv('JAX_LOG_COMPILES', '1')  # also what the cache holds
+  with start() as server:
+    statuses = server.wait()
+    assert set(statuses) == {503, 200}
+    assert re.search(r'ready after [\d.]+ s, 6 programs', server.log)
+    compiled = server.log.count('Compiling')
+    assert compiled >= 6
+    status, body = server.post('/v1/answers', {'inputs': TEXTS})
+    assert status == 200
+    together = body['answers']
+    for answer, expected in zip(
+      together, inferred(folder, tmp_path), strict=True
+    ):
+      assert answer['label'] == expected['label']
+      assert answer['rationale'] == expected['rationale']
+      assert answer['probability'] == pytest.approx(
+        expected['probability'], rel=1e-5
+      )
+    # One at a time, the same: shapes and neighbours decide nothing.
+    for text, expected in zip(TEXTS[:3], together, strict=False):
+      (alone,) = server.post('/v1/answers', {'input': text})[1]['answers']
+      assert alone['label'] == expected['label']
+      assert alone['rationale'] == expected['rationale']
+      assert alone['probability'] == pytest.approx(
+        expected['probability'], rel=1e-4
+      )
+    status, body = server.post(
+      '/v1/completions', {'model': 'parcels_gt_dsbs', 'prompt': TEXTS[0]}
+    )
+    assert status == 200
+    rationale, label = together[0]['rationale'], together[0]['label']
+    expected = f'{rationale} So the answer is {label}.'
+    assert body['choices'][0]['text'] == expected
+    assert server.log.count('Compiling') == compiled
+    assert server.stop(signal.SIGINT) == 0
+
+
+class Client(threading.Thread):
+  """Asks, one connection per request, until nobody listens any more."""
+
+  def __init__(self, address, number):
+    super().__init__()
+    parts = urllib.parse.urlsplit(address)
+    self.address, self.number = (parts.hostname, parts.port), number
+    self.endings = collections.Counter()
+
+  def run(self):
+    i = 0
+    while not self.endings['refused']:
+      i += 1
+      self.endings[self.ask(f'{TEXTS[i % 8]} {self.number}')] += 1
+
+  def ask(self, text):
+    connection = http.client.HTTPConnection(*self.address, timeout=30)
+    try:
+      connection.connect()
+    except ConnectionRefusedError:
+      return 'refused'
+    with connection.sock:
+      connection.request(
+        'POST',
+        '/v1/answers',
+        json.dumps({'input': text}).encode(),
+        {'Content-Type': 'application/json', 'Connection': 'close'},
+      )
+      response = connection.getresponse()
+      body = json.loads(response.read())
+    if response.status == 200:
+      assert len(body['answers']) == 1
+      return 'answered'
+    assert response.status == 503, body
+    return body['error']['code']
+
+
+def test_nothing_that_was_accepted_is_lost_at_sigterm_under_load(start):
+  with start(RATIONALES=False) as server:
+    server.wait()
+    clients = [Client(server.address(), number) for number in range(12)]
+    for client in clients:
+      client.start()
+    time.sleep(1)
+    assert server.stop() == 0
+    for client in clients:
+      client.join(30)
+      assert not client.is_alive()
+  endings = sum((client.endings for client in clients), collections.Counter())
+  assert endings.pop('refused') == len(clients)
+  # Some may have been told that the server stops; none was cut off.
+  assert set(endings) <= {'answered', 'stopping'}
+  answered, left = re.search(
+    r'(\d[\d,]*) requests answered, (\d+) not', server.log
+  ).groups()
+  assert int(answered.replace(',', '')) == endings['answered'] > len(clients)
+  assert left == '0'
+
+
+def test_the_second_signal_ends_the_process_at_once(start):
+  with start() as server:
+    server.wait()
+    address = urllib.parse.urlsplit(server.address())
+    with socket.create_connection((address.hostname, address.port)) as slow:
+      slow.sendall(
+        b'POST /v1/answers HTTP/1.1\r\nHost: x\r\nContent-Length: 20\r\n'
+        b'Content-Type: application/json\r\n\r\n{"input"'
+      )
+      time.sleep(0.2)  # accepted, so the server waits for the rest
+      server.process.send_signal(signal.SIGTERM)
+      with pytest.raises(TimeoutError):
+        _wait_for_exit(server, 0.5)
+      assert server.stop() == -signal.SIGTERM
+
+
+def _wait_for_exit(server, seconds):
+  with concurrent.futures.ThreadPoolExecutor(1) as pool:
+    pool.submit(server.process.wait, seconds).exception()
+  if server.process.poll() is None:
+    raise TimeoutError
+
+
+def test_a_signal_during_the_warm_up_ends_it(start):
+  with start() as server:
+    assert server.get('/healthz')[0] == 503
+    status, body = server.post('/v1/answers', {'input': 'a'})
+    assert (status, body['error']['code']) == (503, 'starting')
+    assert server.stop() == 0
+    with pytest.raises(urllib.error.URLError):
+      server.get('/healthz')
+
+
+def settings(folder, *files, **macros):
+  macros = {
+    **serving_process.SMALL,
+    **SHAPES,
+    'CHECKPOINT_PATH': str(folder),
+    **macros,
+  }
+  return gin_config.build(
+    server_lib.Serving,
+    gin_files=['gin/serve.gin', 'gin/models/nano.gin', *files],
+    gin_bindings=[f'{name} = {value!r}' for name, value in macros.items()],
+    search_paths=[str(REPOSITORY)],
+  )
+
+
+@pytest.mark.parametrize(
+  ('macros', 'reason'),
+  [
+    ({'BATCH_SIZES': (4, 1)}, 'batch_sizes is'),
+    ({'INPUT_LENGTHS': ()}, 'input_lengths is'),
+    ({'MAX_INPUTS': 300}, 'MAX_INPUTS is 300'),
+    ({'MAX_QUEUE': 0}, 'max_queue is 0'),
+    ({'MAX_WAIT_MS': -1.0}, 'max_wait_ms is -1'),
+    ({'REQUEST_TIMEOUT': 0.0}, 'request_timeout is 0'),
+    ({'PORT': 70000}, 'port is 70000'),
+    ({'BENCHMARK': 'cqa'}, 'MAX_CHOICES is 0'),
+    ({'MIXTURE_OR_TASK_NAME': 'parcels_rationale'}, 'no label'),
+    ({'MIXTURE_OR_TASK_NAME': 'parcels_gt_finetune'}, 'teaches none'),
+  ],
+)
+def test_impossible_settings_are_refused(tmp_path, macros, reason):
+  with pytest.raises(ValueError, match=reason):
+    settings(tmp_path, **{'MIXTURE_OR_TASK_NAME': 'parcels_gt_dsbs', **macros})
+
+
+@pytest.mark.parametrize(
+  ('macros', 'reason'),
+  [
+    ({'COMPLETION': '{rationale} {label}'}, 'COMPLETION'),
+    ({'HOST': 'no such host'}, 'cannot be listened at'),
+    ({}, 'checkpoint'),
+  ],
+)
+def test_a_server_that_cannot_start_says_why(tmp_path, macros, reason):
+  run = settings(
+    tmp_path / 'none', 'gin/benchmarks/parcels.gin', **{'PORT': 0, **macros}
+  )
+  with pytest.raises(ValueError, match=reason):
+    server_lib.serve(run)
+
+
+def test_a_port_that_is_taken_is_named(tmp_path):
+  with socket.create_server(('127.0.0.1', 0)) as taken:
+    port = taken.getsockname()[1]
+    run = settings(tmp_path, 'gin/benchmarks/parcels.gin', PORT=port)
+    with pytest.raises(ValueError, match=f'PORT {port} cannot be'):
+      server_lib.serve(run)
+
+
+def test_shared_macros_have_the_defaults_of_inference():
+  def macros(name):
+    text = (REPOSITORY / 'gin' / name).read_text()
+    return dict(re.findall(r'^([A-Z][A-Z_]*) = (.*)$', text, re.MULTILINE))
+
+  ours, theirs = macros('serve.gin'), macros('infer.gin')
+  shared = set(ours) & set(theirs)
+  assert len(shared) > 12
+  assert {key: ours[key] for key in shared} == {
+    key: theirs[key] for key in shared
+  }
+  assert ours['HOST'] == "'127.0.0.1'"

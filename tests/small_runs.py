@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs of a model that trains in seconds, through the real gin files."""
+
+import pathlib
+
+import jax
+
+from dsbs_jax.core.t5 import network
+from dsbs_jax.preparing import prepare as prepare_lib
+from dsbs_jax.runs import checkpoints, metrics_log
+from dsbs_jax.runtime import gin_config
+from dsbs_jax.training import loop
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
+FILES = ['gin/train.gin', 'gin/models/tiny.gin', 'gin/benchmarks/svamp.gin']
+BINDINGS = (
+  "VOCABULARY = 'bytes'",
+  'VOCAB_SIZE = 384',
+  'EMB_DIM = 16',
+  'HEAD_DIM = 4',
+  'MLP_DIM = 32',
+  'NUM_ENCODER_LAYERS = 1',
+  'NUM_DECODER_LAYERS = 1',
+  'BATCH_SIZE = 4',
+  'TRAIN_STEPS = 12',
+  'EVAL_PERIOD = 6',
+  'LOG_PERIOD = 4',
+  'EVAL_BATCH_SIZE = 2',
+  'MAX_DECODE_LEN = 8',
+  'LEARNING_RATE = 1e-2',
+)
+
+
+def prepare(data_dir) -> str:
+  """Prepares a few rows of ours as SVAMP."""
+  prepare_lib.prepare(
+    prepare_lib.Preparation(
+      benchmark='svamp',
+      source=str(REPOSITORY / 'tests/data/fixtures/archive'),
+      data_dir=str(data_dir),
+    )
+  )
+  return str(data_dir)
+
+
+def settings(model_dir, data_dir, *bindings) -> loop.Training:
+  """The settings of one run."""
+  folders = (f"MODEL_DIR = '{model_dir}'", f"DATA_DIR = '{data_dir}'")
+  return gin_config.build(
+    loop.Training,
+    gin_files=FILES,
+    gin_bindings=[*folders, *BINDINGS, *bindings],
+    search_paths=[str(REPOSITORY)],
+  )
+
+
+def command(model_dir, data_dir, *bindings) -> list[str]:
+  """The same run as a command, without the interpreter."""
+  folders = (f"MODEL_DIR = '{model_dir}'", f"DATA_DIR = '{data_dir}'")
+  return [
+    '-m',
+    'dsbs_jax.train',
+    *(f'--gin_file={file}' for file in FILES),
+    *(f'--gin.{text}' for text in (*folders, *BINDINGS, *bindings)),
+  ]
+
+
+def params(run, step):
+  """The parameters of a run's checkpoint."""
+  shapes = network.param_shapes(run.model)
+  device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  like = checkpoints.shapes_with_shardings(
+    shapes, jax.tree.map(lambda _: device, shapes)
+  )
+  saved = checkpoints.Checkpoints(run.model_dir, read_only=True)
+  return saved.restore_params(step, like)
+
+
+def lines(run) -> str:
+  """A run's metrics.jsonl."""
+  return (pathlib.Path(run.model_dir) / metrics_log.METRICS_FILE).read_text()

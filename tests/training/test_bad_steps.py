@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A loss that is not finite ends the run, or is skipped and counted."""
+
+import json
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from dsbs_jax.core import optimizer, steps
+from dsbs_jax.data.batching import loader
+from dsbs_jax.runs import checkpoints
+from dsbs_jax.runtime import signals
+from dsbs_jax.training import loop
+from tests import small_runs
+
+
+@pytest.fixture
+def poison(monkeypatch):
+  """Makes the batches of some steps, counted from 1, give losses of NaN."""
+  give = loader.Batches.__next__
+
+  def poison(*bad_steps):
+    def poisoned(self):
+      batch = give(self)
+      if self.get_state()['next_step'] in bad_steps:
+        for rows in batch.values():
+          weights = rows['decoder_loss_weights']
+          rows['decoder_loss_weights'] = weights * np.float32(np.nan)
+      return batch
+
+    monkeypatch.setattr(loader.Batches, '__next__', poisoned)
+
+  return poison
+
+
+def _stop_after(step, monkeypatch):
+  def requested(self, now=0):
+    if now == step:
+      self._signal = signal.SIGTERM
+    return self._signal is not None
+
+  monkeypatch.setattr(signals.StopRequest, 'requested', requested)
+
+
+def _same(one, other):
+  jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_a_bad_step_ends_the_run_and_nothing_bad_is_saved(
+  unbroken, settings, tmp_path, poison
+):
+  run = settings(tmp_path)
+  poison(7)
+  with pytest.raises(ValueError, match='step 7 is not finite') as raised:
+    loop.train(run)
+  message = str(raised.value)
+  assert f'{tmp_path}/checkpoint_6' in message
+  assert 'MAX_BAD_STEPS=0' in message
+  saved = checkpoints.Checkpoints(tmp_path)
+  assert saved.latest_step() == 6
+  _same(small_runs.params(run, 6), small_runs.params(unbroken, 6))
+  named = message.partition('Its batch: ')[2].partition('.')[0].split(', ')
+  source = loop.register.source(data_dir=run.data_dir, vocabulary='bytes')
+  mesh = loop.partitioning.make_mesh(None)
+  assert named == loop.open_data(run, source, mesh).example_ids(6)
+  assert len(named) == run.batch_size
+  # The file ends with the last line whose steps were all good.
+  assert json.loads(small_runs.lines(run).splitlines()[-1])['step'] == 6
+  poison()
+  assert loop.train(run) == 0
+  _same(small_runs.params(run, 12), small_runs.params(unbroken, 12))
+  assert small_runs.lines(run) == small_runs.lines(unbroken)
+
+
+def test_bad_steps_are_skipped_and_counted_across_a_resume(
+  settings, tmp_path, poison, monkeypatch, capsys
+):
+  poison(2, 7)
+  whole = settings(tmp_path / 'whole', 'MAX_BAD_STEPS = 2')
+  assert loop.train(whole) == 0
+  said = capsys.readouterr().err
+  assert 'step 2 was skipped' in said and '(2 of at most 2)' in said
+  lines = [json.loads(line) for line in small_runs.lines(whole).splitlines()]
+  train = [line for line in lines if line['split'] == 'train']
+  counts = {line['step']: line['bad_steps'] for line in train}
+  assert counts == {4: 1, 6: 1, 8: 2, 12: 2}
+  assert all(np.isfinite(line['loss']) for line in train)
+
+  broken = settings(tmp_path / 'broken', 'MAX_BAD_STEPS = 2')
+  with monkeypatch.context() as patched:
+    _stop_after(3, patched)
+    assert loop.train(broken) == signals.INTERRUPTED_STATUS
+  assert loop.train(broken) == 0
+  _same(small_runs.params(broken, 12), small_runs.params(whole, 12))
+  assert small_runs.lines(broken) == small_runs.lines(whole)
+
+  fewer = settings(tmp_path / 'fewer', 'MAX_BAD_STEPS = 1')
+  with monkeypatch.context() as patched:
+    _stop_after(3, patched)
+    assert loop.train(fewer) == signals.INTERRUPTED_STATUS
+  with pytest.raises(ValueError, match='bad step number 2'):
+    loop.train(fewer)
+
+
+def test_looking_for_bad_steps_changes_nothing(unbroken, settings, tmp_path):
+  run = settings(tmp_path, 'MAX_BAD_STEPS = 3')
+  assert loop.train(run) == 0
+  _same(small_runs.params(run, 12), small_runs.params(unbroken, 12))
+  lines = [json.loads(line) for line in small_runs.lines(run).splitlines()]
+  assert {line.pop('bad_steps', 0) for line in lines} == {0}
+  expected = small_runs.lines(unbroken).splitlines()
+  assert lines == [json.loads(line) for line in expected]
+
+
+def test_a_state_that_is_not_finite_is_never_saved(unbroken, tmp_path):
+  adam = optimizer.adamw_hf(optimizer.constant(0.1))
+  state = steps.init_state(jax.random.key(0), unbroken.model, adam)
+  flat, tree = jax.tree.flatten(state.params)
+  params = jax.tree.unflatten(tree, [flat[0].at[0].set(np.inf), *flat[1:]])
+  saved = checkpoints.Checkpoints(tmp_path)
+  with pytest.raises(ValueError, match='not finite, so that nothing was saved'):
+    saved.save(state.replace(params=params), position={}, run={})
+  saved.close()
+  assert not list(tmp_path.glob('checkpoint_*'))
+
+
+@pytest.mark.parametrize('value', ['-1', '1.5'])
+def test_max_bad_steps_is_a_whole_number(settings, tmp_path, value):
+  with pytest.raises(ValueError, match='MAX_BAD_STEPS'):
+    settings(tmp_path, f'MAX_BAD_STEPS = {value}')

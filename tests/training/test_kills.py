@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""25 times SIGKILL, at random moments of one run on real data: nothing is lost.
+
+Half of the moments are drawn from the whole life of a process, the others from
+evaluations and saves, which are too short to be met by chance. Where each kill
+fell is read off what it left. `pytest -m long -s` prints the figures.
+"""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from dsbs_jax.core import steps
+from dsbs_jax.inference import evaluator
+from dsbs_jax.preparing import prepare
+from dsbs_jax.runs import checkpoints, metrics_log
+from dsbs_jax.runtime import gin_config
+from dsbs_jax.training import loop
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+FILES = ('gin/train.gin', 'gin/models/nano.gin', 'gin/benchmarks/svamp.gin')
+NUM_KILLS = 25
+TRAIN_STEPS, EVAL_PERIOD = 250, 10
+BINDINGS = (
+  f'TRAIN_STEPS = {TRAIN_STEPS}',
+  f'EVAL_PERIOD = {EVAL_PERIOD}',
+  'LOG_PERIOD = 1',
+  'BATCH_SIZE = 4',
+  "EVAL_SPLITS = ('validation',)",
+  'MAX_DECODE_LEN = 8',
+  'LEARNING_RATE = 1e-3',
+)
+FIRST_STEP = 'first step after'
+PHASES = ('start-up', 'step', 'evaluation', 'save')
+
+
+class Run:
+  """A run on the real data, in processes that can be killed."""
+
+  def __init__(self, folder, shared_dir, data_dir):
+    self.folder = folder
+    self._errors = folder.with_suffix('.log')
+    vocabulary = shared_dir / 'data/t5/sentencepiece.model'
+    self.bindings = [
+      f"MODEL_DIR = '{folder}'",
+      f"DATA_DIR = '{data_dir}'",
+      f"VOCABULARY = '{vocabulary}'",
+      *BINDINGS,
+    ]
+
+  def start(self):
+    """Starts the command, or starts it again."""
+    command = [sys.executable, '-m', 'dsbs_jax.train']
+    command += [f'--gin_file={file}' for file in FILES]
+    command += [f'--gin.{text}' for text in self.bindings]
+    with self._errors.open('w') as errors:
+      return subprocess.Popen(command, cwd=REPOSITORY, stderr=errors)
+
+  def said(self) -> str:
+    """What the latest process has printed."""
+    return self._errors.read_text()
+
+  def saving(self) -> bool:
+    """Whether a checkpoint is half written."""
+    return any(self.folder.glob('checkpoint_*tmp*'))
+
+  def phase(self) -> str:
+    """What the process was at when it was killed."""
+    if FIRST_STEP not in self.said():
+      return 'start-up'
+    if self.saving():
+      return 'save'
+    last = self.said().splitlines()[-1]
+    return 'evaluation' if last.startswith('evaluating') else 'step'
+
+  def done(self) -> int:
+    """The last step whose metrics are written."""
+    path = self.folder / metrics_log.METRICS_FILE
+    lines = path.read_text().splitlines() if path.exists() else []
+    whole = [line for line in lines if line.endswith('}')]
+    return json.loads(whole[-1])['step'] if whole else 0
+
+  def saved(self) -> int:
+    """The newest checkpoint's step."""
+    names = (path.name for path in self.folder.glob('checkpoint_*'))
+    numbers = [name.removeprefix('checkpoint_') for name in names]
+    return max((int(n) for n in numbers if n.isdigit()), default=0)
+
+  def state(self):
+    """Parameters, optimizer and position of the last checkpoint."""
+    run = gin_config.build(
+      loop.Training,
+      gin_files=FILES,
+      gin_bindings=self.bindings,
+      search_paths=[str(REPOSITORY)],
+    )
+    shapes = jax.eval_shape(
+      lambda key: steps.init_state(key, run.model, run.transformation()),
+      jax.random.key(0),
+    )
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    like = checkpoints.shapes_with_shardings(
+      shapes, jax.tree.map(lambda _: device, shapes)
+    )
+    return checkpoints.Checkpoints(self.folder).restore(TRAIN_STEPS, like)
+
+  def files(self) -> dict[str, str]:
+    """Metrics and predictions."""
+    paths = [
+      self.folder / metrics_log.METRICS_FILE,
+      *(self.folder / evaluator.PREDICTIONS).iterdir(),
+    ]
+    return {path.name: path.read_text() for path in paths}
+
+
+def _wait(process, condition):
+  deadline = time.monotonic() + 120
+  while process.poll() is None and not condition():
+    assert time.monotonic() < deadline, 'nothing happens'
+    time.sleep(0.003)
+
+
+def _kill(process, run, aim, draw, start_up):
+  """Kills a process at a moment drawn for the aim; returns whether it lived."""
+  if aim == 'any':
+    deadline = time.monotonic() + draw.uniform(0, 1.5 * start_up)
+    _wait(process, lambda: time.monotonic() >= deadline)
+  else:
+    # After one more save, so that the run gets on.
+    before = run.saved()
+    _wait(process, lambda: run.saved() > before and not run.saving())
+    if aim == 'save':
+      _wait(process, run.saving)
+      time.sleep(draw.uniform(0, 0.05))
+    else:
+      past = run.said().count('evaluating')
+      _wait(process, lambda: run.said().count('evaluating') > past)
+      time.sleep(draw.uniform(0, 0.05))
+  alive = process.poll() is None
+  process.send_signal(signal.SIGKILL)
+  process.wait()
+  return alive
+
+
+def _finish(run):
+  process = run.start()
+  assert process.wait(timeout=600) == 0, run.said()
+
+
+@pytest.mark.long
+def test_25_kills_change_nothing(shared_dir, tmp_path):
+  data_dir = tmp_path / 'data'
+  prepare.prepare(
+    prepare.Preparation(
+      benchmark='svamp',
+      source=str(shared_dir / 'data/datasets'),
+      data_dir=str(data_dir),
+    )
+  )
+  seed = int(os.environ.get('DSBS_KILL_SEED', '7'))
+  draw = random.Random(seed)
+  unbroken = Run(tmp_path / 'unbroken', shared_dir, data_dir)
+  _finish(unbroken)  # compiles; the second is the one that is timed
+  unbroken = Run(tmp_path / 'again', shared_dir, data_dir)
+  began = time.monotonic()
+  process = unbroken.start()
+  _wait(process, lambda: FIRST_STEP in unbroken.said())
+  start_up = time.monotonic() - began
+  assert process.wait(timeout=600) == 0, unbroken.said()
+  whole = time.monotonic() - began
+
+  run = Run(tmp_path / 'killed', shared_dir, data_dir)
+  aims = ['any'] * 13 + ['save', 'evaluation'] * 6
+  draw.shuffle(aims)
+  fell, redone = [], []
+  began = time.monotonic()
+  for aim in aims:
+    assert _kill(run.start(), run, aim, draw, start_up), 'it ended too early'
+    fell.append(run.phase())
+    # In start-up the lines of the run before are still there.
+    redone.append(0 if fell[-1] == 'start-up' else run.done() - run.saved())
+  _finish(run)
+  taken = time.monotonic() - began
+
+  counts = {phase: fell.count(phase) for phase in PHASES}
+  print(
+    f'\nseed {seed}: {len(fell)} kills: {counts}; steps redone: {sum(redone)} of'
+    f' {TRAIN_STEPS}, at most {max(redone)} per kill (a checkpoint every'
+    f' {EVAL_PERIOD}); unbroken {whole:.0f} s, of which start-up {start_up:.1f};'
+    f' killed {taken:.0f} s: {(taken - whole) / len(fell):.1f} s per kill'
+  )
+  assert len(fell) == NUM_KILLS and all(counts.values())
+  assert run.files() == unbroken.files()
+  (left, here), (right, there) = run.state(), unbroken.state()
+  jax.tree.map(np.testing.assert_array_equal, left, right)
+  assert here == there
+  assert not list(run.folder.glob('*.damaged*'))

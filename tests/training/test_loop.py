@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run, broken anywhere, ends where an unbroken one ends, bit for bit."""
+
+import json
+import os
+import pathlib
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from dsbs_jax.core import partitioning
+from dsbs_jax.data.batching import placement
+from dsbs_jax.inference import evaluate_checkpoint
+from dsbs_jax.runs import checkpoints
+from dsbs_jax.runtime import signals
+from dsbs_jax.training import loop, step_functions
+from tests import small_runs
+
+
+def test_both_terms_fall_and_everything_is_written(unbroken):
+  lines = [json.loads(line) for line in small_runs.lines(unbroken).splitlines()]
+  train = [line for line in lines if line['split'] == 'train']
+  assert [line['step'] for line in train] == [4, 6, 8, 12]
+  for term in ('label/loss', 'rationale/loss', 'loss'):
+    assert train[-1][term] < train[0][term]
+  assert train[-1]['learning_rate'] == pytest.approx(1e-2 / 12)
+  evaluated = {
+    (line['step'], line['split']) for line in lines if 'accuracy' in line
+  }
+  assert evaluated == {
+    (step, split) for step in (6, 12) for split in ('validation', 'test')
+  }
+  folder = pathlib.Path(unbroken.model_dir)
+  predictions = folder / 'predictions/svamp_gt_label-test-000012.jsonl'
+  rows = [json.loads(line) for line in predictions.read_text().splitlines()]
+  assert [row['index'] for row in rows] == [0, 1]
+  assert list(folder.glob('events.out.tfevents*'))
+
+
+@pytest.mark.parametrize('stop_at', [3, 6, 7])
+def test_a_stopped_run_ends_bit_for_bit_as_an_unbroken_one(
+  unbroken, settings, tmp_path, monkeypatch, stop_at
+):
+  run = settings(tmp_path / 'broken')
+  make_step = loop.steps.make_train_step
+
+  def stopping(*arguments, **options):
+    step = make_step(*arguments, **options)
+
+    def stop(number):
+      if int(number) == stop_at - 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def wrapped(state, batch):
+      jax.debug.callback(stop, state.step)
+      return step(state, batch)
+
+    return wrapped
+
+  with monkeypatch.context() as patched:
+    patched.setattr(loop.steps, 'make_train_step', stopping)
+    assert loop.train(run) == signals.INTERRUPTED_STATUS
+  stopped_at = checkpoints.Checkpoints(run.model_dir).latest_step()
+  assert stop_at <= stopped_at <= stop_at + 1
+  assert loop.train(run) == 0
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    small_runs.params(run, 12),
+    small_runs.params(unbroken, 12),
+  )
+  assert small_runs.lines(run) == small_runs.lines(unbroken)
+
+
+def test_a_finished_run_has_nothing_to_do(unbroken):
+  before = small_runs.lines(unbroken)
+  assert loop.train(unbroken) == 0
+  assert small_runs.lines(unbroken) == before
+
+
+@pytest.mark.parametrize(
+  ('binding', 'named'),
+  [
+    ('EMB_DIM = 32', 'model'),
+    ('ALPHA = 0.9', 'objective'),
+    ('SEED = 1', 'seed'),
+  ],
+)
+def test_resuming_with_another_run_is_refused(
+  unbroken, settings, binding, named
+):
+  changed = settings(unbroken.model_dir, binding)
+  with pytest.raises(ValueError, match=f'other settings: {named}'):
+    loop.train(changed)
+
+
+def test_training_longer_is_allowed(settings, tmp_path):
+  assert (
+    loop.train(settings(tmp_path, 'TRAIN_STEPS = 4', 'EVAL_PERIOD = 4')) == 0
+  )
+  assert (
+    loop.train(settings(tmp_path, 'TRAIN_STEPS = 12', 'EVAL_PERIOD = 4')) == 0
+  )
+  assert checkpoints.Checkpoints(tmp_path).latest_step() == 12
+
+
+def test_a_vocabulary_larger_than_the_model_is_refused(settings, tmp_path):
+  with pytest.raises(ValueError, match='VOCAB_SIZE'):
+    loop.train(settings(tmp_path, 'VOCAB_SIZE = 128'))
+
+
+def test_a_run_starts_from_another_run(unbroken, settings, tmp_path):
+  path = f"INITIAL_CHECKPOINT_PATH = '{unbroken.model_dir}'"
+  run = settings(tmp_path, path, 'LEARNING_RATE = 0.0', 'TRAIN_STEPS = 1')
+  assert loop.train(run) == 0
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    small_runs.params(run, 1),
+    small_runs.params(unbroken, 12),
+  )
+
+
+def test_the_checkpoint_scores_as_in_training(unbroken, tmp_path):
+  run = evaluate_checkpoint.Scoring(
+    checkpoint_path=unbroken.model_dir,
+    mixture_or_task_name='svamp_gt_dsbs',
+    step='latest',
+    output_dir=str(tmp_path),
+    data_dir=unbroken.data_dir,
+    vocabulary='bytes',
+    prefixes=None,
+    model=unbroken.model,
+    eval_splits=('validation', 'test'),
+    eval_batch_size=3,
+    max_decode_len=8,
+    num_beams=1,
+    score_labels=False,
+    mesh=None,
+    sharding_rules=unbroken.sharding_rules,
+  )
+  assert evaluate_checkpoint.score(run) == 0
+  name = 'predictions/svamp_gt_label-test-000012.jsonl'
+  trained = pathlib.Path(unbroken.model_dir, name).read_text()
+  assert (tmp_path / name).read_text() == trained
+
+
+@pytest.mark.parametrize(
+  'task', ['svamp_llm_finetune', 'svamp_gt_single', 'svamp_gt_answer_first']
+)
+def test_the_baselines_train(settings, tmp_path, task):
+  run = settings(
+    tmp_path, f"MIXTURE_OR_TASK_NAME = '{task}'", 'TRAIN_STEPS = 4'
+  )
+  assert loop.train(run) == 0
+  last = json.loads(small_runs.lines(run).splitlines()[-1])
+  assert (last['step'], last['split']) == (4, 'test')
+  assert 'rationale/loss' not in small_runs.lines(run)
+  first = json.loads(small_runs.lines(run).splitlines()[0])
+  assert first['loss'] == pytest.approx(first['label/loss'], rel=0.05)
+
+
+def test_the_mutual_information_term_is_trained_where_it_can_be(
+  settings, tmp_path
+):
+  tied = 'MUTUAL_INFORMATION = 0.1'
+  run = settings(tmp_path, tied, 'TRAIN_STEPS = 4', 'EVAL_SPLITS = ()')
+  assert loop.train(run) == 0
+  (line,) = (json.loads(line) for line in small_runs.lines(run).splitlines())
+  terms = (line['label/loss'] + line['rationale/loss']) / 2
+  assert line['loss'] == pytest.approx(
+    terms + 0.1 * line['mutual_information'], rel=0.05
+  )
+  one_term = settings(
+    tmp_path, tied, "MIXTURE_OR_TASK_NAME = 'svamp_gt_finetune'"
+  )
+  assert not loop.settings.objective_of(one_term).mutual_information
+  for other in ('PAIRED = False', 'CHUNK_TOKENS = 8'):
+    with pytest.raises(ValueError, match='a _dsbs mixture, pairs and no chun'):
+      settings(tmp_path, tied, other)
+
+
+@pytest.mark.parametrize('layout', ['Padded', 'Bucketed'])
+def test_layouts_give_the_same_losses(unbroken, settings, tmp_path, layout):
+  """Dropout draws other masks in other shapes, so it is off."""
+  both = []
+  for name in ('Packed', layout):
+    run = settings(
+      tmp_path / name, f'LAYOUT = @packing.{name}', 'DROPOUT_RATE = 0.0'
+    )
+    loop.train(run)
+    both.append(
+      [json.loads(line) for line in small_runs.lines(run).splitlines()]
+    )
+  for packed, other in zip(*both, strict=True):
+    for key in ('label/loss', 'rationale/loss', 'grad_norm'):
+      if key in packed:
+        assert packed[key] == pytest.approx(other[key], rel=1e-5)
+
+
+def test_runs_that_differ_in_their_seed_share_one_program(settings, tmp_path):
+  mesh = partitioning.make_mesh('1x1', devices=jax.devices()[:1])
+  views = {'label': placement.Shape(4, 16, 8)}
+  texts = set()
+  for seed in (0, 1):
+    run = settings(tmp_path / str(seed), f'SEED = {seed}', 'DROPOUT_RATE = 0.1')
+    texts.add(step_functions.lower_train_step(run, mesh, views).as_text())
+  assert len(texts) == 1

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a checkpoint carries, and what may change when a run goes on."""
+
+import json
+import pathlib
+
+import pytest
+
+from dsbs_jax.data import vocabularies
+from dsbs_jax.interop import checkpoints as foreign
+from dsbs_jax.preparing import prepare
+from dsbs_jax.runs import checkpoints
+from dsbs_jax.training import loop
+from tests import small_runs
+
+
+@pytest.fixture(scope='module')
+def one_step(settings, tmp_path_factory):
+  """The folder of a run that took one step."""
+  folder = tmp_path_factory.mktemp('runs') / 'one'
+  run = settings(folder, 'TRAIN_STEPS = 1')
+  assert loop.train(run, config_text='# every setting\n') == 0
+  return folder
+
+
+def test_a_checkpoint_says_what_it_was_made_of(one_step):
+  facts = foreign.run_facts(str(one_step / 'checkpoint_1'))
+  assert facts['config'] == '# every setting\n'
+  assert facts['vocabulary'] == vocabularies.load('bytes').fingerprint
+  assert set(facts['versions']) >= {'jax', 'flax', 'orbax-checkpoint'}
+  assert facts['data'] and facts['seed'] == 0
+  text = (one_step / 'checkpoint_1/position/metadata').read_text()
+  position = json.loads(text)
+  assert position['loader']['next_step'] == 1
+
+
+@pytest.mark.parametrize(
+  'bindings',
+  [
+    ('TRAIN_STEPS = 1', 'EVAL_BATCH_SIZE = 1', 'MAX_DECODE_LEN = 4'),
+    ('TRAIN_STEPS = 1', 'LOG_PERIOD = 1', 'EVAL_PERIOD = 1'),
+    ('TRAIN_STEPS = 1', 'KEEP_CHECKPOINTS = 5', 'MAX_BAD_STEPS = 2'),
+    ('TRAIN_STEPS = 1', 'LAYOUT = @packing.Padded', 'MICROBATCHES = 2'),
+  ],
+)
+def test_what_changes_no_parameter_may_change(settings, one_step, bindings):
+  assert loop.train(settings(one_step, *bindings)) == 0
+
+
+@pytest.mark.parametrize(
+  ('binding', 'named'),
+  [
+    ('EMB_DIM = 32', "model: .*'emb_dim': 16.*'emb_dim': 32"),
+    ("VOCABULARY = 'bytes:90'", 'vocabulary: .* -> '),
+    ('BATCH_SIZE = 3', 'batch_size: 4 -> 3'),
+    ("MIXTURE_OR_TASK_NAME = 'svamp_llm_dsbs'", 'task: .*gt_dsbs.*llm_dsbs'),
+    ('LEARNING_RATE = 1e-3', 'learning_rate: 0.01 -> 0.001'),
+    ('OPTIMIZER = @optimizer.adamw', "optimizer: 'adamw_hf' -> 'adamw'"),
+    ("PREFIXES = 'code'", 'prefixes: '),
+  ],
+)
+def test_what_makes_another_run_is_refused(settings, one_step, binding, named):
+  changed = settings(one_step, binding)
+  with pytest.raises(ValueError, match=f'other settings: {named}'):
+    loop.train(changed)
+
+
+def test_other_data_is_refused(one_step, tmp_path):
+  fewer = prepare.Preparation(
+    benchmark='svamp',
+    source=str(small_runs.REPOSITORY / 'tests/data/fixtures/archive'),
+    data_dir=str(tmp_path),
+    fraction=0.5,
+  )
+  prepare.prepare(fewer)
+  with pytest.raises(ValueError, match='other settings: data: .* -> '):
+    loop.train(small_runs.settings(one_step, tmp_path))
+
+
+def test_the_newest_and_the_best_stay(settings, tmp_path):
+  run = settings(
+    tmp_path, 'TRAIN_STEPS = 4', 'EVAL_PERIOD = 1', 'KEEP_CHECKPOINTS = 2'
+  )
+  assert loop.train(run) == 0
+  kept = {int(path.name[11:]) for path in tmp_path.glob('checkpoint_*')}
+  saved = checkpoints.Checkpoints(
+    tmp_path, monitor='validation/accuracy', read_only=True
+  )
+  assert kept == {3, 4, saved.best_step()}
+  # Nothing is left of the others.
+  folders = {p.name for p in pathlib.Path(tmp_path).iterdir() if p.is_dir()}
+  assert folders == {f'checkpoint_{step}' for step in kept} | {'predictions'}
