@@ -102,11 +102,11 @@ def parse_task_name(name: str) -> TaskName:
     The name's parts.
 
   Raises:
-    ValueError: the name does not follow the grammar.
+    UserError: the name does not follow the grammar.
   """
   match = _NAME.fullmatch(name) if isinstance(name, str) else None
   if match is None:
-    raise ValueError(
+    raise UserError(
       f'{name!r} is not a task name of this project, expected'
       ' BENCHMARK_{gt|llm}_{finetune|label|single|answer_first|dsbs} or'
       " BENCHMARK_rationale, such as 'cqa_gt_dsbs'."

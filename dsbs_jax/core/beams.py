@@ -46,7 +46,7 @@ class BrevityPenalty:
 
   def __post_init__(self):
     if self.alpha < 0.0:
-      raise ValueError(
+      raise contract.UserError(
         f'BrevityPenalty.alpha is {self.alpha}, expected a number >= 0.'
       )
 
@@ -223,7 +223,7 @@ def beam_search(
   """
   cache.check_length(max_decode_len)
   if num_beams < 1:
-    raise ValueError(f'num_beams is {num_beams}, expected at least 1.')
+    raise contract.UserError(f'num_beams is {num_beams}, expected at least 1.')
   rules = BrevityPenalty() if rules is None else rules
   encoded = network.encode(params, config, rows)
   source = cache.prepare(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from dsbs_jax import contract
 from dsbs_jax.core import partitioning
 
 Axes = tuple[int, int] | None
@@ -107,7 +108,7 @@ def _factored_axes(
   if len(shape) - first < 2:
     return None
   if len(shape) - first > 2:
-    raise ValueError(
+    raise contract.UserError(
       f'parameter {partitioning.path_name(path)} has shape {tuple(shape)},'
       ' expected a matrix or vector (per layer). Adafactor has no rule for'
       ' more dimensions: use AdamW.'

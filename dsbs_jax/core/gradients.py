@@ -36,7 +36,7 @@ def views(batch: Batch) -> list[tuple[str, dict[str, jax.Array]]]:
   """The batch's views in the order of `contract.VIEWS`."""
   unknown = sorted(set(batch) - set(contract.VIEWS))
   if unknown or not batch:
-    raise ValueError(
+    raise contract.UserError(
       f'batch has the views {sorted(batch)}, expected some of'
       f' {contract.VIEWS}. A batch is a dict of row groups, see contract.py.'
     )
@@ -168,7 +168,7 @@ def _mutual_information(
 ):
   """What the mutual-information term adds to the loss of each view's rows."""
   if set(batch) != {contract.LABEL_VIEW, contract.RATIONALE_VIEW}:
-    raise ValueError(
+    raise contract.UserError(
       f'batch has the views {sorted(batch)}, expected label and rationale,'
       ' which the mutual-information term ties together.'
     )
@@ -233,7 +233,7 @@ def _cut(view, tree, num_shards, num_parts):
   """
   for array in jax.tree.leaves(tree):
     if len(array) % (num_shards * num_parts):
-      raise ValueError(
+      raise contract.UserError(
         f'view {view!r} has {len(array)} rows or cells, which {num_parts}'
         f' microbatches of {num_shards} data shards do not divide. Change one of'
         ' the two.'

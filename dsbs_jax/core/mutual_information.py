@@ -25,6 +25,8 @@ github.com/xinchen9/cot_distillation_ACL2024 at 59ca033.
 import jax
 import jax.numpy as jnp
 
+from dsbs_jax import contract
+
 PAIR_IDS = 'decoder_pair_ids'
 METRIC = 'mutual_information'
 
@@ -32,7 +34,7 @@ METRIC = 'mutual_information'
 def count_pairs(rows: dict[str, jax.Array]) -> jax.Array:
   """Pairs in a whole batch, by either of its views; float32 scalar."""
   if PAIR_IDS not in rows:
-    raise ValueError(
+    raise contract.UserError(
       f'the rows have no {PAIR_IDS}, which the mutual-information term pairs'
       ' labels and rationales by. Open the loader with pair_ids=True.'
     )

@@ -57,18 +57,22 @@ class Distillation:
     for name in ('alpha', 'z_loss', 'label_smoothing'):
       value = getattr(self, name)
       if not isinstance(value, int | float):
-        raise ValueError(f'{name} is {value!r}, expected a number.')
+        raise contract.UserError(f'{name} is {value!r}, expected a number.')
     if not 0.0 <= self.alpha <= 1.0:
-      raise ValueError(f'alpha is {self.alpha}, expected a number in [0, 1].')
+      raise contract.UserError(
+        f'alpha is {self.alpha}, expected a number in [0, 1].'
+      )
     if not 0.0 <= self.z_loss < float('inf'):
-      raise ValueError(f'z_loss is {self.z_loss}, expected a number >= 0.')
+      raise contract.UserError(
+        f'z_loss is {self.z_loss}, expected a number >= 0.'
+      )
     if not 0.0 <= self.label_smoothing < 1.0:
-      raise ValueError(
+      raise contract.UserError(
         f'label_smoothing is {self.label_smoothing}, expected a number in'
         ' [0, 1).'
       )
     if not self.mutual_information >= 0.0:
-      raise ValueError(
+      raise contract.UserError(
         f'mutual_information is {self.mutual_information}, expected a number'
         ' >= 0.'
       )
@@ -155,15 +159,15 @@ def batch_loss(
     sums: `{term}/loss_sum`, `{term}/tokens`, `{term}/correct`, float32.
 
   Raises:
-    ValueError: chunk_tokens is negative, or meets logits_loss.
+    UserError: chunk_tokens is negative, or meets logits_loss.
   """
   if chunk_tokens < 0:
-    raise ValueError(
+    raise contract.UserError(
       f'chunk_tokens is {chunk_tokens}, expected 0 (no chunks) or the number'
       ' of tokens whose logits may exist at once.'
     )
   if chunk_tokens and logits_loss is not None:
-    raise ValueError(
+    raise contract.UserError(
       f'chunk_tokens is {chunk_tokens}, expected 0 with a loss of all logits.'
     )
   chunk_loss = functools.partial(

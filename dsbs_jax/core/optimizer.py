@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from dsbs_jax import contract
 from dsbs_jax.core import adam, factored_rms
 
 Schedule = Callable[[jax.Array], jax.Array]
@@ -44,10 +45,10 @@ def linear_decay(
     step (int32) -> rate (float32).
 
   Raises:
-    ValueError: warm-up is negative or not shorter than the whole.
+    UserError: warm-up is negative or not shorter than the whole.
   """
   if not 0 <= warmup_steps < total_steps:
-    raise ValueError(
+    raise contract.UserError(
       f'warmup_steps is {warmup_steps} and total_steps {total_steps},'
       ' expected 0 <= warmup_steps < total_steps.'
     )
@@ -94,7 +95,7 @@ def rsqrt(
   """
   del total_steps
   if warmup_steps < 1:
-    raise ValueError(
+    raise contract.UserError(
       f'warmup_steps is {warmup_steps}, expected >= 1: the rate of step 0'
       ' would be infinite.'
     )
@@ -223,7 +224,9 @@ def learning_rate_of(opt_state: Any) -> jax.Array | None:
 def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
   """Scales gradients by min(1, max_norm / (norm + 1e-6)), as torch does."""
   if not max_norm > 0:
-    raise ValueError(f'clip_norm is {max_norm}, expected a number > 0 or None.')
+    raise contract.UserError(
+      f'clip_norm is {max_norm}, expected a number > 0 or None.'
+    )
 
   def update(gradients, state, params=None):
     del params

@@ -19,6 +19,8 @@ from typing import Any
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from dsbs_jax import contract
+
 DATA_AXIS = 'data'
 MODEL_AXIS = 'model'
 STACKED_LAYERS = 'layers'
@@ -76,13 +78,13 @@ def make_mesh(
     The mesh; on TPU pods its order follows the physical topology.
 
   Raises:
-    ValueError: the shape is not two positive numbers, or their product is not
+    UserError: the shape is not two positive numbers, or their product is not
       the number of devices.
   """
   devices = jax.devices() if devices is None else list(devices)
   sizes = mesh_sizes(f'{len(devices)}x1' if shape is None else shape)
   if sizes[0] * sizes[1] != len(devices):
-    raise ValueError(
+    raise contract.UserError(
       f'mesh {sizes[0]}x{sizes[1]} needs {sizes[0] * sizes[1]} devices, but'
       f' {len(devices)} are there ({devices[0].platform}). Choose two numbers'
       f' whose product is {len(devices)}, such as "{len(devices)}x1".'
@@ -99,7 +101,7 @@ def mesh_sizes(shape: str | Sequence[int]) -> tuple[int, int]:
   """Data and model shards of a mesh's shape, '4x2' or (4, 2).
 
   Raises:
-    ValueError: it is not two positive numbers.
+    UserError: it is not two positive numbers.
   """
   sizes = tuple(shape) if isinstance(shape, tuple | list) else ()
   if isinstance(shape, str):
@@ -107,7 +109,7 @@ def mesh_sizes(shape: str | Sequence[int]) -> tuple[int, int]:
     sizes = tuple(map(int, match.groups())) if match else ()
   whole = all(isinstance(size, int) and size >= 1 for size in sizes)
   if len(sizes) != 2 or not whole:
-    raise ValueError(
+    raise contract.UserError(
       f'mesh is {shape!r}, expected data x model shards such as "4x2" or'
       ' (4, 2).'
     )
@@ -135,7 +137,7 @@ def specs(shapes: Any, rules: Rules) -> Any:
     The same tree with one PartitionSpec per parameter, of full rank.
 
   Raises:
-    ValueError: a parameter matches no row or several, or a row's rank is
+    UserError: a parameter matches no row or several, or a row's rank is
       higher than the parameter's.
   """
   return jax.tree_util.tree_map_with_path(
@@ -241,14 +243,14 @@ def check_batch(batch: Any, mesh: Mesh, *, num_microbatches: int = 1) -> None:
     num_microbatches: how many parts a step cuts the batch into.
 
   Raises:
-    ValueError: a view's number of rows is not a multiple of data shards times
+    UserError: a view's number of rows is not a multiple of data shards times
       microbatches.
   """
   parts = mesh.shape[DATA_AXIS] * num_microbatches
   for view, rows in batch.items():
     num_rows = len(rows['decoder_target_tokens'])
     if num_rows % parts:
-      raise ValueError(
+      raise contract.UserError(
         f'view {view!r} has {num_rows} rows, expected a multiple of {parts}'
         f' ({mesh.shape[DATA_AXIS]} data shards x {num_microbatches}'
         ' microbatches). Change the batch size (or the packed row count), the'
@@ -261,7 +263,7 @@ def _spec(path: Any, shape: Sequence[int], rules: Rules) -> PartitionSpec:
   name = path_name(path)
   matches = [rule for rule in rules if re.fullmatch(rule[0], name)]
   if len(matches) != 1:
-    raise ValueError(
+    raise contract.UserError(
       f'parameter {name} matches {len(matches)} rows of the sharding table,'
       f' expected exactly one: {[pattern for pattern, _ in matches]}. Add or'
       ' narrow a row.'
@@ -270,7 +272,7 @@ def _spec(path: Any, shape: Sequence[int], rules: Rules) -> PartitionSpec:
   leading = (None,) * is_stacked(path)
   missing = len(shape) - len(leading) - len(spec)
   if missing < 0:
-    raise ValueError(
+    raise contract.UserError(
       f'parameter {name} has shape {tuple(shape)}, but row {pattern!r} splits'
       f' {len(spec)} dimensions: {spec}. Correct the row.'
     )

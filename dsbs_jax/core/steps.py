@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from dsbs_jax import contract
 from dsbs_jax.core import gradients, objective, optimizer
 from dsbs_jax.core.t5 import network
 
@@ -90,7 +91,7 @@ def make_train_step(
     `mutual_information` (unweighted) if the objective has that term.
 
   Raises:
-    ValueError: num_microbatches is below 1, or the mutual-information term
+    UserError: num_microbatches is below 1, or the mutual-information term
       meets chunk_tokens; later, when the step is traced, a batch with unknown
       views or with rows that do not divide.
   """
@@ -134,11 +135,11 @@ def make_train_step(
 def _check_cuts(distillation, num_microbatches, chunk_tokens, num_pairs):
   """Raises where a batch cannot be cut like that."""
   if num_microbatches < 1:
-    raise ValueError(
+    raise contract.UserError(
       f'num_microbatches is {num_microbatches}, expected a number >= 1.'
     )
   if distillation.mutual_information and (chunk_tokens or num_pairs < 1):
-    raise ValueError(
+    raise contract.UserError(
       f'mutual_information is {distillation.mutual_information} with'
       f' chunk_tokens {chunk_tokens} and num_pairs {num_pairs}, expected no'
       ' chunks, because the term needs all targets of a rationale at once, and'

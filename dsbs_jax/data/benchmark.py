@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
+from dsbs_jax import contract
 from dsbs_jax.data import parsing
 
 Row = Mapping[str, Any]
@@ -90,18 +91,18 @@ class Benchmark:
 
   def __post_init__(self):
     if not _NAME.fullmatch(self.name):
-      raise ValueError(
+      raise contract.UserError(
         f'Benchmark.name is {self.name!r}, expected lower-case letters,'
         ' digits and underscores that start with a letter.'
       )
     unknown = [split for split in self.splits if split not in SPLITS]
     if unknown or not self.splits:
-      raise ValueError(
+      raise contract.UserError(
         f'Benchmark {self.name!r} has splits {list(self.splits)}, expected'
         f' one or more of {", ".join(SPLITS)}. Rename or add a split.'
       )
     if self.derive_validation and 'validation' in self.splits:
-      raise ValueError(
+      raise contract.UserError(
         f'Benchmark {self.name!r} has a validation file and'
         ' derive_validation=True. Drop one of the two.'
       )
@@ -131,7 +132,9 @@ class Benchmark:
       return f'{split}-{index}'
     found = self.example_id(row)
     if not isinstance(found, str | int) or found == '':
-      raise ValueError(f'the id is {found!r:.60}, expected text or a number')
+      raise contract.UserError(
+        f'the id is {found!r:.60}, expected text or a number'
+      )
     return str(found)
 
 
@@ -173,11 +176,11 @@ def add(benchmark: Benchmark) -> None:
   """Makes a benchmark known by its name.
 
   Raises:
-    ValueError: another benchmark has the name.
+    UserError: another benchmark has the name.
   """
   known = _REGISTRY.setdefault(benchmark.name, benchmark)
   if known is not benchmark:
-    raise ValueError(
+    raise contract.UserError(
       f'A benchmark named {benchmark.name!r} exists already, expected one'
       ' per name. Rename yours, and import its module under one name only.'
     )
@@ -202,7 +205,7 @@ def find(name: str, *, module: str | None = None) -> Benchmark:
     The benchmark.
 
   Raises:
-    ValueError: nothing registers this name; the nearest ones are named.
+    UserError: nothing registers this name; the nearest ones are named.
   """
   if module is not None:
     importlib.import_module(module)
@@ -211,7 +214,7 @@ def find(name: str, *, module: str | None = None) -> Benchmark:
   if name not in _REGISTRY:
     near = difflib.get_close_matches(name, names(), n=3, cutoff=0.4)
     hint = f' Did you mean {" or ".join(near)}?' if near else ''
-    raise ValueError(
+    raise contract.UserError(
       f'No benchmark is named {name!r}, expected one of'
       f' {", ".join(names())}.{hint} A benchmark of your own is found'
       ' when its module is imported first (see tasks/README.md).'

@@ -58,10 +58,10 @@ def prefixes(style: str) -> Prefixes:
     The two prefixes.
 
   Raises:
-    ValueError: no style has this name.
+    UserError: no style has this name.
   """
   if style not in PREFIXES:
-    raise ValueError(
+    raise contract.UserError(
       f'prefixes is {style!r}, expected {" or ".join(PREFIXES)}. Correct'
       ' PREFIXES, DSBS_PREFIXES or --prefixes.'
     )

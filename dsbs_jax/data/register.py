@@ -22,6 +22,7 @@ import importlib
 import os
 from collections.abc import Iterator
 
+from dsbs_jax import contract
 from dsbs_jax.data import benchmark as benchmark_lib
 from dsbs_jax.data import vocabularies
 from dsbs_jax.data.prepared import tokens
@@ -55,7 +56,7 @@ def register(benchmark: benchmark_lib.Benchmark) -> None:
     benchmark: the benchmark; its name must be new.
 
   Raises:
-    ValueError: another benchmark has the name.
+    UserError: another benchmark has the name.
   """
   benchmark_lib.add(benchmark)
   if benchmark.name not in _STATE.seen:
@@ -111,7 +112,7 @@ def load_module(module: str) -> None:
     module: its dotted name.
 
   Raises:
-    ValueError: there is no such module.
+    UserError: there is no such module.
   """
   try:
     with without_seqio():
@@ -119,7 +120,7 @@ def load_module(module: str) -> None:
   except ModuleNotFoundError as error:
     if error.name is None or not f'{module}.'.startswith(f'{error.name}.'):
       raise
-    raise ValueError(
+    raise contract.UserError(
       f'--module={module} cannot be imported ({error}). Run in the folder that'
       ' holds it, or add that folder to PYTHONPATH.'
     ) from error

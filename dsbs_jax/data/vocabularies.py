@@ -57,11 +57,11 @@ def parse_spec(spec: str) -> Spec:
     The path and the number of extra ids.
 
   Raises:
-    ValueError: the spec is empty.
+    UserError: the spec is empty.
   """
   match = _SPEC.fullmatch(spec.strip())
   if match is None:
-    raise ValueError(
+    raise contract.UserError(
       f"vocabulary is {spec!r}, expected a SentencePiece file, 'gs://...' or"
       " 'bytes', each with ':N' for N extra ids."
     )
@@ -130,7 +130,7 @@ class SentencePieceVocabulary(Vocabulary):
     )
     found = (self._processor.pad_id(), self._processor.eos_id())
     if found != (contract.PAD_ID, contract.EOS_ID):
-      raise ValueError(
+      raise contract.UserError(
         f'the SentencePiece model has pad and eos ids {found}, expected'
         f' {(contract.PAD_ID, contract.EOS_ID)}. Train it with pad_id=0,'
         ' eos_id=1, unk_id=2, bos_id=-1, as prepare --train_vocab does.'
@@ -185,7 +185,7 @@ def load(spec: str) -> SentencePieceVocabulary | ByteVocabulary:
     The vocabulary.
 
   Raises:
-    ValueError: the file is absent, unreachable or no usable SentencePiece
+    UserError: the file is absent, unreachable or no usable SentencePiece
       model.
   """
   parsed = parse_spec(spec)
@@ -204,7 +204,7 @@ def _load_file(
     return SentencePieceVocabulary(path.read_bytes(), extra_ids=extra_ids)
   except (RuntimeError, ValueError) as error:
     reason = ' '.join(str(error).split()).rstrip('.')
-    raise ValueError(
+    raise contract.UserError(
       f'vocabulary {path} cannot be used ({reason}), expected a SentencePiece'
       " model of T5's kind. Give its .model file, 'bytes', or train one with"
       ' python -m dsbs_jax.prepare --train_vocab=4096.'
@@ -222,13 +222,13 @@ def local_file(path: str) -> pathlib.Path:
     The local file.
 
   Raises:
-    ValueError: there is no such file, or it cannot be reached.
+    UserError: there is no such file, or it cannot be reached.
   """
   if path.startswith('gs://'):
     return _fetch(path)
   local = pathlib.Path(path).expanduser()
   if not local.is_file():
-    raise ValueError(
+    raise contract.UserError(
       f'vocabulary {path!r} is not a file. Give a SentencePiece model, '
       "'bytes', or train one with python -m dsbs_jax.prepare"
       ' --train_vocab=4096.'
@@ -249,7 +249,7 @@ def _fetch(path: str) -> pathlib.Path:
     with urllib.request.urlopen(url, timeout=60) as response:
       contents = response.read()
   except (urllib.error.URLError, OSError) as error:
-    raise ValueError(
+    raise contract.UserError(
       f'vocabulary {path} cannot be fetched from {url} ({error}). Give a'
       ' local SentencePiece file, or train one with prepare --train_vocab.'
     ) from error
@@ -275,7 +275,9 @@ def with_extra_ids(model: bytes, extra_ids: int) -> bytes:
   try:
     proto = sentencepiece_model_pb2.ModelProto.FromString(model)
   except message.DecodeError as error:
-    raise ValueError(f'it is no SentencePiece model ({error})') from error
+    raise contract.UserError(
+      f'it is no SentencePiece model ({error})'
+    ) from error
   for number in reversed(range(extra_ids)):
     proto.pieces.add(
       piece=f'▁<extra_id_{number}>',

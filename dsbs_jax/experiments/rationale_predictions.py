@@ -46,7 +46,7 @@ def write_rationales(
     `evaluator.Evaluator.write`.
 
   Raises:
-    ValueError: the run has no checkpoint, or its data is gone.
+    UserError: the run has no checkpoint, or its data is gone.
   """
   name = contract.parse_task_name(run.mixture_or_task_name).benchmark
   source = register.source(

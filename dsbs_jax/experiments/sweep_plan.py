@@ -11,6 +11,7 @@ import itertools
 import pathlib
 from collections.abc import Mapping, Sequence
 
+from dsbs_jax import contract
 from dsbs_jax.data import register
 from dsbs_jax.experiments import jobs
 from dsbs_jax.runs import run_folder, run_names
@@ -77,21 +78,23 @@ class Sweep:
     for name in ('benchmarks', 'methods', 'models', 'fractions', 'seeds'):
       values = getattr(self, name)
       if not values or len(set(values)) != len(values):
-        raise ValueError(
+        raise contract.UserError(
           f'--{name} is {",".join(map(str, values))!r}, expected one value or'
           ' more, each once.'
         )
     if not self.runs_dir:
-      raise ValueError('--runs_dir is missing. Name the folder of the runs.')
+      raise contract.UserError(
+        '--runs_dir is missing. Name the folder of the runs.'
+      )
     if self.source and '://' in self.source:
-      raise ValueError(
+      raise contract.UserError(
         f'--source is {self.source!r}, expected a folder or a zip file: every'
         ' subset would download it again. Download it once.'
       )
     for binding in (*self.gin_bindings, *self.vary):
       name = binding.partition('=')[0].strip()
       if name in RESERVED:
-        raise ValueError(
+        raise contract.UserError(
           f'{name} is set for each run by the sweep. Remove {binding!r}.'
         )
 
@@ -131,7 +134,7 @@ def plan(sweep: Sweep) -> jobs.Plan:
     All runs with their state; nothing on disk is changed.
 
   Raises:
-    ValueError: a coordinate or a gin file is wrong, two runs would share a
+    UserError: a coordinate or a gin file is wrong, two runs would share a
       folder, data is missing and cannot be prepared, or a folder holds a run
       with other settings.
   """
@@ -142,7 +145,7 @@ def plan(sweep: Sweep) -> jobs.Plan:
     subset = subsets.setdefault((wanted.benchmark, wanted.data_dir), wanted)
     job = _job(sweep, point, files[point.model], subset)
     if job.name in planned:
-      raise ValueError(
+      raise contract.UserError(
         f'two runs would be named {job.name}. Give values to --vary, and'
         ' names to model files, that differ in letters and digits.'
       )
@@ -229,7 +232,7 @@ def _check_settings(path: pathlib.Path, macros: Mapping[str, object]) -> None:
     if name not in _FREE and name in before and before[name] != value
   ]
   if changed:
-    raise ValueError(
+    raise contract.UserError(
       f'{path} holds a run with other settings: {"; ".join(changed)}. Restore'
       ' the settings, take another --runs_dir, or remove the folder.'
     )
@@ -239,7 +242,7 @@ def _check_data(sweep: Sweep, found: jobs.Plan) -> None:
   missing = [] if sweep.source else found.open_subsets
   if missing:
     register.benchmark(missing[0].benchmark)  # a misspelt name says so
-    raise ValueError(
+    raise contract.UserError(
       f'{missing[0].benchmark} is not prepared in {missing[0].data_dir}'
       f' ({len(missing)} missing in all). Give --source, so that the sweep can'
       ' prepare it.'
@@ -259,7 +262,9 @@ def _values(binding: str) -> list[str]:
   """'ALPHA=0.1,0.5' -> ['ALPHA=0.1', 'ALPHA=0.5']."""
   name, equals, values = binding.partition('=')
   if not equals or not values.strip():
-    raise ValueError(f'--vary is {binding!r}, expected NAME=VALUE,VALUE.')
+    raise contract.UserError(
+      f'--vary is {binding!r}, expected NAME=VALUE,VALUE.'
+    )
   return [f'{name.strip()}={value.strip()}' for value in values.split(',')]
 
 
@@ -267,7 +272,7 @@ def _number(kind, value: str | float, flag: str):
   try:
     return kind(value)
   except ValueError as error:
-    raise ValueError(
+    raise contract.UserError(
       f'--{flag} has {value!r}, expected numbers with commas between.'
     ) from error
 

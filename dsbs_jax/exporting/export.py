@@ -5,6 +5,7 @@ import dataclasses
 import pathlib
 from typing import Any
 
+from dsbs_jax import contract
 from dsbs_jax.core.t5 import network
 from dsbs_jax.data import forms, vocabularies
 from dsbs_jax.data.prepared import views
@@ -69,7 +70,7 @@ class Exporting:
   def __post_init__(self):
     for name in ('model_dir', 'out'):
       if not getattr(self, name):
-        raise ValueError(f'--{name} is not given, expected a folder.')
+        raise contract.UserError(f'--{name} is not given, expected a folder.')
 
 
 def to_hugging_face(export: Exporting) -> str:
@@ -151,7 +152,7 @@ def to_stablehlo(export: Exporting) -> str:
     What was written, for people.
 
   Raises:
-    ValueError: no vocabulary is known, or the folder is in use.
+    UserError: no vocabulary is known, or the folder is in use.
   """
   # Imported here: no other format needs safetensors.
   from dsbs_jax.exporting import stablehlo
@@ -160,7 +161,7 @@ def to_stablehlo(export: Exporting) -> str:
   config, facts = _describe(path)
   given = export.vocabulary or _run_vocabulary(pathlib.Path(export.model_dir))
   if given is None:
-    raise ValueError(
+    raise contract.UserError(
       f'{export.model_dir} names no vocabulary, without which a program reads'
       ' no text. Give --vocabulary.'
     )
@@ -232,7 +233,7 @@ def _vocabulary(
   trained_with = facts.get('vocabulary')
   fingerprint = vocabularies.load(given).fingerprint
   if trained_with not in (None, fingerprint):
-    raise ValueError(
+    raise contract.UserError(
       f'{export.model_dir} was trained with vocabulary {trained_with}, but'
       f' {given} is {fingerprint}. Give the right file with --vocabulary.'
     )

@@ -51,7 +51,7 @@ class Serving:
   def __post_init__(self):
     for name in ('input_length', 'output_length'):
       if getattr(self, name) < 1:
-        raise ValueError(
+        raise contract.UserError(
           f'{name} is {getattr(self, name)}, expected 1 token or more.'
         )
 
@@ -123,11 +123,11 @@ def save(
     serving: how it is used.
 
   Raises:
-    ValueError: the folder is in use.
+    UserError: the folder is in use.
   """
   folder = pathlib.Path(folder)
   if folder.exists() and any(folder.iterdir()):
-    raise ValueError(
+    raise contract.UserError(
       f'{folder} is not empty; exporting into it could mix two models. Give'
       ' a new folder.'
     )

@@ -9,6 +9,8 @@ GPUs what the driver leaves of the nominal size.
 import dataclasses
 import math
 
+from dsbs_jax import contract
+
 GIB = 1 << 30
 
 # Physical layouts by number of chips. A pod slice has no others.
@@ -87,10 +89,10 @@ def device(name: str) -> Device:
   """The accelerator of this name.
 
   Raises:
-    ValueError: there is no such name.
+    UserError: there is no such name.
   """
   if name not in DEVICES:
-    raise ValueError(
+    raise contract.UserError(
       f'--device is {name!r}, expected one of {", ".join(sorted(DEVICES))}.'
     )
   return DEVICES[name]
@@ -100,12 +102,12 @@ def layout(device: Device, num_chips: int) -> str:
   """The physical layout of a TPU slice with so many chips.
 
   Raises:
-    ValueError: no slice has this number of chips.
+    UserError: no slice has this number of chips.
   """
   if num_chips not in device.layouts:
     known = sorted(device.layouts)
     nearest = min(known, key=lambda n: (abs(math.log(n / num_chips)), n))
-    raise ValueError(
+    raise contract.UserError(
       f'--mesh asks for {num_chips} chips, but slices of {device.name} have'
       f' {", ".join(map(str, known))}. Choose a mesh with {nearest} devices.'
     )

@@ -37,14 +37,14 @@ def given(texts: Sequence[str]) -> dict[str, placement.Shape]:
     view -> shape.
 
   Raises:
-    ValueError: a text is no such shape.
+    UserError: a text is no such shape.
   """
   found = {}
   for text in texts:
     match = _GIVEN.fullmatch(text)
     view = match and (match[1] or contract.MIXTURE_VIEW)
     if view not in contract.VIEWS or '0' in match.groups():
-      raise ValueError(
+      raise contract.UserError(
         f'--batch is {text!r}, expected [view:]ROWSxINPUTS/TARGETS such as'
         f' label:32x128/16, with a view of {", ".join(contract.VIEWS)}.'
       )

@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 
+from dsbs_jax import contract
 from dsbs_jax.core import partitioning
 from dsbs_jax.hardware import accelerators, batch_shapes, tpu_compiler
 from dsbs_jax.training import settings, step_functions
@@ -114,7 +115,7 @@ def mesh_of(device: accelerators.Device, shape: str) -> jax.sharding.Mesh:
     A mesh to compile for: of TPU chips, or of simulated CPU devices.
 
   Raises:
-    ValueError: the shape is none, no TPU slice has this number of chips, or
+    UserError: the shape is none, no TPU slice has this number of chips, or
       JAX already runs with fewer CPU devices.
   """
   num_devices = math.prod(partitioning.mesh_sizes(shape))
@@ -123,7 +124,7 @@ def mesh_of(device: accelerators.Device, shape: str) -> jax.sharding.Mesh:
   else:
     found = jax.devices('cpu')[:num_devices]
     if len(found) < num_devices:
-      raise ValueError(
+      raise contract.UserError(
         f'--mesh={shape} needs {num_devices} simulated devices, but JAX was'
         f' started with {len(found)}. Set'
         f' JAX_NUM_CPU_DEVICES={num_devices} before it starts.'

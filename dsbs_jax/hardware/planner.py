@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from dsbs_jax import contract
 from dsbs_jax.core import partitioning
 from dsbs_jax.data.batching import placement
 from dsbs_jax.hardware import (
@@ -55,7 +56,7 @@ class Question:
   def __post_init__(self):
     for name in ('mesh', 'device'):
       if not getattr(self, name):
-        raise ValueError(
+        raise contract.UserError(
           f'--{name} is not given; a plan is for --mesh=8x4 --device=v5e, say.'
         )
     partitioning.mesh_sizes(self.mesh)
@@ -63,10 +64,12 @@ class Question:
     batch_shapes.given(self.batch)
     low, high = (*self.utilisation, 0, 0)[:2]
     if len(self.utilisation) != 2 or not 0 < low <= high <= 1:
-      raise ValueError(_NO_SHARES.format(','.join(map(str, self.utilisation))))
+      raise contract.UserError(
+        _NO_SHARES.format(','.join(map(str, self.utilisation)))
+      )
     price = self.price_per_device_hour
     if price is not None and not price >= 0:
-      raise ValueError(
+      raise contract.UserError(
         f'--price_per_device_hour is {price}, expected a number >= 0.'
       )
 
@@ -75,12 +78,12 @@ def shares(texts: Sequence[str]) -> tuple[float, ...]:
   """The numbers of --utilisation.
 
   Raises:
-    ValueError: a text is no number.
+    UserError: a text is no number.
   """
   try:
     return tuple(map(float, texts))
   except ValueError as error:
-    raise ValueError(_NO_SHARES.format(','.join(texts))) from error
+    raise contract.UserError(_NO_SHARES.format(','.join(texts))) from error
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -145,7 +148,7 @@ def make(run: settings.Training, question: Question) -> Plan:
     The plan.
 
   Raises:
-    ValueError: the mesh is no slice of the device, the compiler is not
+    UserError: the mesh is no slice of the device, the compiler is not
       installed, or the batch's rows do not divide.
   """
   device = accelerators.device(question.device)

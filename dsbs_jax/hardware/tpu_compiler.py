@@ -11,6 +11,7 @@ import os
 import jax
 from jax.experimental import topologies
 
+from dsbs_jax import contract
 from dsbs_jax.hardware import accelerators
 
 # Without these the library looks for the metadata server of a TPU machine.
@@ -39,10 +40,10 @@ def devices(kind: accelerators.Device, num_chips: int) -> list[jax.Device]:
     One device per chip.
 
   Raises:
-    ValueError: libtpu is not installed, or no slice has this size.
+    UserError: libtpu is not installed, or no slice has this size.
   """
   if not is_installed():
-    raise ValueError(
+    raise contract.UserError(
       f'compiling for {kind.name} needs the TPU compiler, which runs without'
       ' a TPU, but libtpu is not installed. Install it: pip install -c'
       " constraints.txt -e '.[tpu]'."

@@ -14,6 +14,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO
 
+from dsbs_jax import contract
+
 STATE_SUFFIX = '.state.json'
 
 
@@ -29,7 +31,7 @@ class AnswerFile:
     num_errors: those among them that hold an error.
 
   Raises:
-    ValueError: the file was made with other settings, by something else, or
+    UserError: the file was made with other settings, by something else, or
       is being written by another process.
   """
 
@@ -59,7 +61,7 @@ class AnswerFile:
     if self._num_read == known['lines'] and (
       self._digest.hexdigest() != known['sha256']
     ):
-      raise ValueError(
+      raise contract.UserError(
         f'the first {known["lines"]:,} lines of the input are not those that'
         f' {self._path} answers. {self._remedy()}'
       )
@@ -67,7 +69,7 @@ class AnswerFile:
   def check_end(self) -> None:
     """Raises where the input ended before the lines that were answered."""
     if self._num_read < self.num_lines:
-      raise ValueError(
+      raise contract.UserError(
         f'the input has {self._num_read:,} lines, expected at least the'
         f' {self.num_lines:,} that {self._path} answers. {self._remedy()}'
       )
@@ -88,7 +90,7 @@ class AnswerFile:
     try:
       fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-      raise ValueError(
+      raise contract.UserError(
         f'{self._path} is being written by another process. Wait for it, or'
         ' choose another OUTPUT.'
       ) from error
@@ -98,7 +100,7 @@ class AnswerFile:
     if os.fstat(self._file.fileno()).st_size == 0:
       return new
     if not self._state_path.is_file():
-      raise ValueError(
+      raise contract.UserError(
         f'{self._path} exists without {self._state_path.name}, expected a'
         f' file that this command wrote. {self._remedy()}'
       )
@@ -110,7 +112,7 @@ class AnswerFile:
       if saved.get(name) != self._settings.get(name)
     ]
     if changed:
-      raise ValueError(
+      raise contract.UserError(
         f'{self._path} was begun with other settings ({"; ".join(changed)}).'
         f' Restore them. {self._remedy()}'
       )
@@ -178,9 +180,9 @@ def _entry(line: bytes, number: int, path: pathlib.Path) -> dict[str, Any]:
   try:
     entry = json.loads(line)
     if entry['line'] != number:
-      raise ValueError(f'it answers line {entry["line"]}')
+      raise contract.UserError(f'it answers line {entry["line"]}')
   except (ValueError, KeyError, TypeError) as error:
-    raise ValueError(
+    raise contract.UserError(
       f'{path}:{number} is not the answer to line {number} of the input'
       f' ({error}). Remove the file to begin anew.'
     ) from error

@@ -6,6 +6,7 @@ import json
 import pathlib
 from collections.abc import Callable
 
+from dsbs_jax import contract
 from dsbs_jax.core import partitioning
 from dsbs_jax.core.t5 import network
 from dsbs_jax.data import register, vocabularies
@@ -82,7 +83,7 @@ def score(run: Scoring) -> int:
     The exit status, 0.
 
   Raises:
-    ValueError: there is no such checkpoint, or it does not fit the model, the
+    UserError: there is no such checkpoint, or it does not fit the model, the
       vocabulary or the prepared data.
   """
   if run.output_dir:
@@ -119,12 +120,12 @@ def score(run: Scoring) -> int:
     param_shardings=shardings,
   )
   if evaluator.task is None:
-    raise ValueError(
+    raise contract.UserError(
       f'{run.mixture_or_task_name} has no label to score, expected a task or'
       ' mixture with labels, such as cqa_gt_dsbs. Set MIXTURE_OR_TASK_NAME.'
     )
   if not evaluator.splits:
-    raise ValueError(
+    raise contract.UserError(
       f'none of the splits {run.eval_splits} of {run.mixture_or_task_name} is'
       f' prepared in {source.data_dir}. Run dsbs_jax.prepare.'
     )
@@ -163,12 +164,12 @@ def find_checkpoint(
     The checkpoint's folder and its step (0 where its name has none).
 
   Raises:
-    ValueError: the folder or the step does not exist.
+    UserError: the folder or the step does not exist.
   """
   path = pathlib.Path(checkpoint_path).absolute()
   if not any(path.glob(f'{checkpoints.PREFIX}_*')):
     if not path.exists():
-      raise ValueError(
+      raise contract.UserError(
         f'there is no checkpoint at {str(path)!r}. Check CHECKPOINT_PATH.'
       )
     number = path.name.rpartition('_')[2]
@@ -183,7 +184,7 @@ def find_checkpoint(
   folder = path / f'{checkpoints.PREFIX}_{choice}'
   if not folder.is_dir():
     names = sorted(p.name for p in path.glob(f'{checkpoints.PREFIX}_*'))
-    raise ValueError(
+    raise contract.UserError(
       f'step is {step!r}, expected latest, best or the number of one of'
       f' {names}.'
     )

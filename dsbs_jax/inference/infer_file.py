@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 import jax
 
+from dsbs_jax import contract
 from dsbs_jax.inference import answer_file, chunks, input_lines, student
 from dsbs_jax.runtime import field_checks, progress, signals
 
@@ -48,18 +49,18 @@ class Inference(student.Student):
     field_checks.texts(self, 'input', 'output')
     field_checks.counts(self, 'eval_batch_size', 'window', 'max_input_len')
     if not isinstance(self.id_fields, tuple | list):
-      raise ValueError(
+      raise contract.UserError(
         f"id_fields is {self.id_fields!r}, expected a tuple such as ('id',)."
       )
     object.__setattr__(self, 'id_fields', tuple(self.id_fields))
     taken = sorted(set(self.id_fields) & set(_OWN_FIELDS))
     if taken:
-      raise ValueError(
+      raise contract.UserError(
         f'ID_FIELDS names {taken}, which answers hold themselves. Leave them'
         ' out.'
       )
     if self.output != STREAM and self.output == self.input:
-      raise ValueError(f'INPUT and OUTPUT are both {self.input!r}.')
+      raise contract.UserError(f'INPUT and OUTPUT are both {self.input!r}.')
 
 
 def infer(run: Inference) -> int:
@@ -73,11 +74,11 @@ def infer(run: Inference) -> int:
     signal stopped the work; the same command goes on.
 
   Raises:
-    ValueError: there is no such checkpoint, it does not fit, or the output
+    UserError: there is no such checkpoint, it does not fit, or the output
       was begun with other settings or another input.
   """
   if jax.process_count() > 1:
-    raise ValueError(
+    raise contract.UserError(
       f'there are {jax.process_count()} processes, expected one. Split the'
       ' input, one file per process.'
     )

@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO
 
+from dsbs_jax import contract
 from dsbs_jax.data import benchmark as benchmark_lib
 from dsbs_jax.data.source import records
 
@@ -130,7 +131,7 @@ def _plain(body: bytes, place: str) -> Question:
   try:
     return Question(body.decode())
   except UnicodeDecodeError as error:
-    raise ValueError(
+    raise contract.UserError(
       f'{place} has the byte 0x{body[error.start]:02x} at position'
       f' {error.start:,}, expected UTF-8 text. Convert the file to UTF-8.'
     ) from error
@@ -142,7 +143,7 @@ def _row_parser(
   def parse(body: bytes, place: str) -> Question | Unreadable:
     row = records.decode(body, place)
     if not isinstance(row, dict):
-      raise ValueError(
+      raise contract.UserError(
         f'{place} is {str(row)[:60]!r}, expected a JSON object. Fix or drop'
         ' the line.'
       )
@@ -197,7 +198,7 @@ def _question(
     choices = benchmark.options(row) if benchmark.options is not None else ()
     choices = tuple(dict.fromkeys(choices))
     if benchmark.options is not None and not choices:
-      raise ValueError('the row has no choices')
+      raise contract.UserError('the row has no choices')
   if not all(isinstance(found, str) for found in (text, *choices)):
     raise TypeError(f'{text!r:.60} and its choices are not all text')
   return Question(text, choices, ids)

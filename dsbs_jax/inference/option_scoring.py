@@ -37,12 +37,12 @@ def labels_of(task: str, split: str, source: tokens.Source) -> list[list[str]]:
     The labels of each example, in the split's order.
 
   Raises:
-    ValueError: the task has no closed set, or writes a rationale first.
+    UserError: the task has no closed set, or writes a rationale first.
   """
   name = contract.parse_task_name(task)
   benchmark = register.benchmark(name.benchmark)
   if name.form == 'single':
-    raise ValueError(
+    raise contract.UserError(
       f'SCORE_LABELS is True, but {task} writes a rationale before its label,'
       ' which must be generated. Leave SCORE_LABELS out.'
     )
@@ -50,13 +50,13 @@ def labels_of(task: str, split: str, source: tokens.Source) -> list[list[str]]:
   if benchmark.labels:
     return [list(benchmark.labels)] * prepared.num_examples(split)
   if benchmark.options is None:
-    raise ValueError(
+    raise contract.UserError(
       f'SCORE_LABELS is True, but {name.benchmark!r} has no closed set of'
       ' labels. Leave it out.'
     )
   found = [list(example.options) for example in prepared.examples(split)]
   if not all(found):
-    raise ValueError(
+    raise contract.UserError(
       f'SCORE_LABELS is True, but {name.benchmark} {split} was prepared'
       f' without its choices in {source.data_dir}. Prepare it again with'
       ' --overwrite.'

@@ -81,18 +81,18 @@ class Student:
     field_checks.functions(self, 'sharding_rules')
     form = contract.parse_task_name(self.mixture_or_task_name).form
     if form == 'rationale':
-      raise ValueError(
+      raise contract.UserError(
         f'{self.mixture_or_task_name} has no label to predict, expected a task'
         ' or mixture with labels, such as cqa_gt_dsbs. Set'
         ' MIXTURE_OR_TASK_NAME.'
       )
     if self.rationales and form == 'finetune':
-      raise ValueError(
+      raise contract.UserError(
         f'RATIONALES is True, but {self.mixture_or_task_name} teaches none.'
         ' Leave it out, or take a student of _dsbs, _single or _answer_first.'
       )
     if self.rationales and self.score_labels and form == 'answer_first':
-      raise ValueError(
+      raise contract.UserError(
         f'RATIONALES and SCORE_LABELS are True, but {self.mixture_or_task_name}'
         ' writes its rationale for the label that it generates, not for the'
         ' likeliest of the set. Leave one of the two out.'
@@ -113,7 +113,7 @@ class Student:
     """How it answers."""
     own, rows = self.taught, self.row_benchmark
     if self.score_labels and not own.labels and not (rows and rows.options):
-      raise ValueError(
+      raise contract.UserError(
         f'SCORE_LABELS is True, but {own.name!r} has no closed set of labels.'
         ' Leave it out, or set BENCHMARK where rows have choices.'
       )
@@ -169,7 +169,7 @@ def open_student(
     The student, ready to be asked.
 
   Raises:
-    ValueError: there is no such checkpoint, or it does not fit.
+    UserError: there is no such checkpoint, or it does not fit.
   """
   compilation_cache.use_cache()
   mesh = partitioning.make_mesh(student.mesh)

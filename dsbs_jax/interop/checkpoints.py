@@ -9,6 +9,7 @@ from typing import Any
 import jax
 from etils import epath
 
+from dsbs_jax import contract
 from dsbs_jax.core.t5 import network
 from dsbs_jax.interop import checksums, t5x_checkpoint
 
@@ -41,7 +42,7 @@ def load_initial(
     The parameter tree, float32.
 
   Raises:
-    ValueError: no such checkpoint, a damaged one, or one of another network or
+    UserError: no such checkpoint, a damaged one, or one of another network or
       vocabulary.
   """
   path = str(path)
@@ -89,7 +90,7 @@ def _check_vocabulary(folder: str, fingerprint: str | None) -> None:
     return
   trained_with = run_facts(folder).get('vocabulary')
   if trained_with not in (None, fingerprint):
-    raise ValueError(
+    raise contract.UserError(
       f'{folder!r} was trained with vocabulary {trained_with}, the one in use'
       f' is {fingerprint}: ids would mean other pieces. Set VOCABULARY to the'
       ' one of the checkpoint.'

@@ -17,6 +17,8 @@ from typing import Any
 
 from etils import epath
 
+from dsbs_jax import contract
+
 FILE = 'checksums.json'
 
 _FORMAT = 1
@@ -88,10 +90,10 @@ def damage(
 
 
 def check(folder: str | epath.Path, *, below: str = '') -> None:
-  """Raises ValueError if a checkpoint is not as it was saved."""
+  """Raises UserError if a checkpoint is not as it was saved."""
   problem = damage(folder, below=below)
   if problem:
-    raise ValueError(
+    raise contract.UserError(
       f'{str(folder)!r} is damaged: {problem}. Take another checkpoint of the'
       ' run, or a copy of this one.'
     )

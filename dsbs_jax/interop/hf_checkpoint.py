@@ -47,7 +47,7 @@ def _check_names(tensors: dict, names: dict, folder: pathlib.Path) -> None:
   missing = sorted(expected - set(tensors))
   unexpected = sorted(set(tensors) - expected - ignored)
   if missing or unexpected:
-    raise ValueError(
+    raise contract.UserError(
       f'{folder} does not hold the tensors that its size asks for:'
       f' {len(missing)} missing {missing[:4]}, {len(unexpected)} unexpected'
       f' {unexpected[:4]}. Check layers, activations and tying.'
@@ -60,7 +60,7 @@ def _check_tied(tensors: dict, folder: pathlib.Path) -> None:
   if not np.array_equal(
     tensors['lm_head.weight'](), tensors['shared.weight']()
   ):
-    raise ValueError(
+    raise contract.UserError(
       f'{folder}: lm_head.weight differs from shared.weight, expected equal'
       ' tables by tie_word_embeddings. Set it to false in config.json.'
     )
@@ -82,7 +82,7 @@ def load_params(
     The parameter tree, float32 numpy arrays.
 
   Raises:
-    ValueError: names or shapes are not those of `config`.
+    UserError: names or shapes are not those of `config`.
   """
   folder = pathlib.Path(folder)
   tensors = hf_weights.open_folder(folder, allow_bin=allow_bin)
@@ -100,7 +100,7 @@ def load_params(
     tensor = tensor.T if hf_layout.is_transposed(path) else tensor
     expected = _get(shapes, path).shape
     if tensor.shape != expected:
-      raise ValueError(
+      raise contract.UserError(
         f'{folder}: {name} gives {"/".join(path)} the shape {tensor.shape},'
         f' expected {expected} (vocab_size {config.vocab_size}, emb_dim'
         f' {config.emb_dim}). Take the config from the same folder.'
@@ -123,7 +123,7 @@ def _tokenizer_files(
   pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
   size = pieces.get_piece_size() + extra_ids
   if size > config.vocab_size:
-    raise ValueError(
+    raise contract.UserError(
       f'{sentencepiece_file} has {pieces.get_piece_size()} pieces, with'
       f' {extra_ids} extra ids {size} tokens, expected at most'
       f' T5Config.vocab_size {config.vocab_size}. Give the vocabulary that'
@@ -169,12 +169,12 @@ def save_hf(
     extra_ids: sentinels above its pieces, `<extra_id_0>` the highest id.
 
   Raises:
-    ValueError: the folder is in use, or a shape or the vocabulary does not
+    UserError: the folder is in use, or a shape or the vocabulary does not
       fit.
   """
   folder = pathlib.Path(folder)
   if folder.exists() and any(folder.iterdir()):
-    raise ValueError(
+    raise contract.UserError(
       f'{folder} is not empty; exporting into it could mix two models. Give'
       ' a new folder.'
     )
@@ -192,7 +192,7 @@ def save_hf(
     leaf = _get(params, path)
     expected = _get(shapes, path).shape
     if leaf.shape != expected:
-      raise ValueError(
+      raise contract.UserError(
         f'{"/".join(path)} has the shape {leaf.shape}, expected {expected}'
         ' by the given T5Config.'
       )

@@ -34,28 +34,28 @@ def read_config(folder: str | pathlib.Path) -> T5Config:
     The T5Config; dtype, remat and scan_layers are left at their defaults.
 
   Raises:
-    ValueError: the file is missing or describes what this T5 cannot compute.
+    UserError: the file is missing or describes what this T5 cannot compute.
   """
   path = pathlib.Path(folder) / 'config.json'
   if not path.is_file():
-    raise ValueError(
+    raise contract.UserError(
       f'{folder} has no config.json, expected a Hugging Face model folder.'
     )
   try:
     values = dict(json.loads(path.read_text(encoding='utf-8')))
   except (ValueError, TypeError) as error:
-    raise ValueError(
+    raise contract.UserError(
       f'{path} cannot be read ({error}), expected a JSON object. Fetch it'
       ' again.'
     ) from error
   if values.get('model_type') not in MODEL_TYPES:
-    raise ValueError(
+    raise contract.UserError(
       f'{path}: model_type is {values.get("model_type")!r}, expected one of'
       f' {MODEL_TYPES}.'
     )
   activation = values.get('feed_forward_proj', 'relu')
   if activation not in _ACTIVATIONS:
-    raise ValueError(
+    raise contract.UserError(
       f'{path}: feed_forward_proj is {activation!r}, expected one of'
       f' {sorted(_ACTIVATIONS)}.'
     )
@@ -69,10 +69,12 @@ def read_config(folder: str | pathlib.Path) -> T5Config:
   )
   missing = [name for name in required if name not in values]
   if missing:
-    raise ValueError(f'{path} has no {missing}, expected all of {required}.')
+    raise contract.UserError(
+      f'{path} has no {missing}, expected all of {required}.'
+    )
   epsilon = values.get('layer_norm_epsilon', 1e-6)
   if epsilon != 1e-6:
-    raise ValueError(
+    raise contract.UserError(
       f'{path}: layer_norm_epsilon is {epsilon}, expected 1e-6, which is'
       ' fixed in this T5.'
     )
@@ -96,7 +98,7 @@ def config_values(config: T5Config) -> dict:
   """The content of the config.json that describes this size."""
   theirs = {ours: name for name, ours in _ACTIVATIONS.items()}
   if config.mlp_activations not in theirs:
-    raise ValueError(
+    raise contract.UserError(
       f'T5Config.mlp_activations is {config.mlp_activations}; Hugging Face'
       f' can express {sorted(theirs)} only.'
     )

@@ -14,6 +14,8 @@ from pickle import UnpicklingError  # the error alone: nothing is unpickled
 import jax.numpy as jnp
 import numpy as np
 
+from dsbs_jax import contract
+
 _MAX_HEADER_BYTES = 100 << 20
 _DTYPES = {
   'F64': np.float64,
@@ -30,7 +32,7 @@ def _open_safetensors(path: pathlib.Path) -> dict[str, Callable]:
   content = np.memmap(path, np.uint8, 'r', offset=begin)
   expected = max(entry['data_offsets'][1] for entry in header.values())
   if content.size != expected:
-    raise ValueError(
+    raise contract.UserError(
       f'{path} holds {content.size} bytes of tensors, expected {expected} by'
       ' its header. The copy is incomplete: fetch it again.'
     )
@@ -50,7 +52,7 @@ def _header(path: pathlib.Path) -> tuple[dict[str, dict], int]:
     with path.open('rb') as file:
       header_size = int.from_bytes(file.read(8), 'little')
       if not 2 <= header_size <= min(size - 8, _MAX_HEADER_BYTES):
-        raise ValueError(f'its header claims {header_size:,} bytes')
+        raise contract.UserError(f'its header claims {header_size:,} bytes')
       header = json.loads(file.read(header_size))
     header.pop('__metadata__', None)
     for name, entry in header.items():
@@ -59,11 +61,11 @@ def _header(path: pathlib.Path) -> tuple[dict[str, dict], int]:
       if not 0 <= first <= last or last - first != (
         itemsize * math.prod(entry['shape'])
       ):
-        raise ValueError(f'{name} has bytes {first} to {last}')
+        raise contract.UserError(f'{name} has bytes {first} to {last}')
     if not header:
-      raise ValueError('it lists no tensors')
+      raise contract.UserError('it lists no tensors')
   except (ValueError, KeyError, TypeError, AttributeError) as error:
-    raise ValueError(
+    raise contract.UserError(
       f'{path} is no whole safetensors file of floats'
       f' ({" ".join(str(error).split())[:200]}). Fetch it again.'
     ) from error
@@ -74,7 +76,7 @@ def _open_bin(path: pathlib.Path) -> dict[str, Callable]:
   try:
     import torch
   except ImportError as error:
-    raise ValueError(
+    raise contract.UserError(
       f'{path} is a pickled file, which only torch reads, and torch is not'
       ' installed. Install it, or save the model as safetensors.'
     ) from error
@@ -85,7 +87,7 @@ def _open_bin(path: pathlib.Path) -> dict[str, Callable]:
     ):
       raise AttributeError('it is no table of tensors')
   except (UnpicklingError, RuntimeError, EOFError, AttributeError) as error:
-    raise ValueError(
+    raise contract.UserError(
       f'{path} is refused by the weights-only loader'
       f' ({" ".join(str(error).split())[:200]}), expected tensors and nothing'
       ' else. Do not load it in another way; take safetensors.'
@@ -110,7 +112,7 @@ def open_folder(
     Name -> function that reads the tensor as float32.
 
   Raises:
-    ValueError: there are no weights, or not as they should be.
+    UserError: there are no weights, or not as they should be.
   """
   kinds = [('model.safetensors', _open_safetensors)]
   if allow_bin:
@@ -124,14 +126,14 @@ def open_folder(
       tensors = {}
       for shard in sorted(set(weight_map.values())):
         if pathlib.PurePath(shard).name != shard:
-          raise ValueError(
+          raise contract.UserError(
             f'{index} names the shard {shard!r}, expected a file of its own'
             ' folder. Fetch the model again.'
           )
         tensors |= opener(folder / shard)
       return tensors
   found = sorted(path.name for path in folder.glob('*') if path.is_file())
-  raise ValueError(
+  raise contract.UserError(
     f'{folder} has no model.safetensors and no model.safetensors.index.json'
     f' (it has {found[:8]}). A pickled pytorch_model.bin is read only with'
     ' --gin.ALLOW_BIN=True, or export --allow_bin, and then by the weights-only'

@@ -22,6 +22,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from t5x import utils
 
+from dsbs_jax import contract
 from dsbs_jax.data import register
 from dsbs_jax.data.batching import loader, ordering, packing
 from dsbs_jax.data.prepared import tokens, views
@@ -195,7 +196,7 @@ def lengths(
     {'inputs': length, 'targets': length}.
 
   Raises:
-    ValueError: no lengths are given and the task is not of this project.
+    UserError: no lengths are given and the task is not of this project.
   """
   chosen = dict(given or _longest(task))
   if targets is not None and mode != 'score':
@@ -206,7 +207,7 @@ def lengths(
 def _longest(task: str) -> dict[str, int]:
   parsed = views.own_name(task)
   if parsed is None:
-    raise ValueError(
+    raise contract.UserError(
       f'the lengths of {task!r} are not known, expected TASK_FEATURE_LENGTHS'
       ' for a task of another project: --gin.TASK_FEATURE_LENGTHS='
       "\"{'inputs': 512, 'targets': 128}\"."
@@ -230,7 +231,7 @@ def _rounded(length: int) -> int:
 def _step_of(filename: str) -> int:
   found = _STEP.findall(str(filename))
   if not found:
-    raise ValueError(
+    raise contract.UserError(
       f'the data state is to be saved as {filename!r}, expected a path inside'
       ' a folder checkpoint_<n>.'
     )

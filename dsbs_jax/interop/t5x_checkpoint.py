@@ -16,6 +16,7 @@ import numpy as np
 from etils import epath
 from flax import traverse_util
 
+from dsbs_jax import contract
 from dsbs_jax.core.t5 import network
 from dsbs_jax.interop import t5x_layers, t5x_storage
 
@@ -39,7 +40,7 @@ def find(path: str) -> str:
     The folder.
 
   Raises:
-    ValueError: there is none; the message lists what is there.
+    UserError: there is none; the message lists what is there.
   """
   place = epath.Path(path)
   found = _locate(place)
@@ -49,7 +50,7 @@ def find(path: str) -> str:
       there = ', '.join(sorted(child.name for child in place.iterdir())[:8])
     elif place.exists():
       there = 'a file'
-    raise ValueError(
+    raise contract.UserError(
       f'no T5X checkpoint at {path!r} (there is {there or "nothing"}),'
       ' expected checkpoint_<n> with a file `checkpoint` or a folder'
       ' `state`, or a MODEL_DIR with such folders. Check the path.'
@@ -76,7 +77,7 @@ def read_step(path: str) -> int:
   """The step of a checkpoint; T5X may have written it as a float."""
   found = t5x_storage.read_leaves(epath.Path(find(path)), 'state/step')
   if '' not in found:
-    raise ValueError(
+    raise contract.UserError(
       f'{path!r} has no entry state/step, expected a T5X checkpoint.'
     )
   return int(found[''].read().reshape(()))
@@ -97,12 +98,12 @@ def load_params(
     The tree of float32 parameters.
 
   Raises:
-    ValueError: a name or a shape differs from the network's.
+    UserError: a name or a shape differs from the network's.
   """
   folder = find(path)
   leaves = t5x_storage.read_leaves(epath.Path(folder), 'target')
   if not leaves:
-    raise ValueError(
+    raise contract.UserError(
       f'{folder!r} has no parameters (no entries below `target`), expected'
       ' a T5X checkpoint.'
     )
@@ -136,7 +137,7 @@ def infer_config(path: str) -> network.T5Config:
   )
   missing = [name for name in needed if name not in shapes]
   if missing:
-    raise ValueError(
+    raise contract.UserError(
       f'{folder!r} has no parameters {missing}, expected a T5 of T5X.'
     )
   embedding, table, query, wo = (shapes[name] for name in needed)
@@ -187,7 +188,7 @@ def _check_names(
   missing = sorted(set(expected) - set(found))
   surplus = sorted(set(found) - set(expected))
   if missing or surplus:
-    raise ValueError(
+    raise contract.UserError(
       f'{folder!r} has other parameters than the network: it lacks'
       f' {_some(missing)} and has, unexpected, {_some(surplus)}.'
       f' {_remedy(missing, surplus)}'
@@ -217,13 +218,13 @@ def _check_shapes(
     return
   for name, want, have in wrong:
     if name == 'token_embedder/embedding' and want[1] == have[1]:
-      raise ValueError(
+      raise contract.UserError(
         f'{folder!r} was trained with a vocabulary of {have[0]} rows, the'
         f' network has {want[0]} ({name}: expected {want}, found {have}).'
         ' Set VOCAB_SIZE (and VOCABULARY) to those of the checkpoint.'
       )
   name, want, have = wrong[0]
-  raise ValueError(
+  raise contract.UserError(
     f'{folder!r} is of another size than the network: {name} is {have},'
     f' expected {want}; {len(wrong)} of {len(expected)} parameters differ.'
     ' Check the model file.'

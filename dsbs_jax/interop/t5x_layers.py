@@ -17,6 +17,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from dsbs_jax import contract
 from dsbs_jax.core.t5 import network
 from dsbs_jax.interop import t5x_storage
 
@@ -37,7 +38,7 @@ def unroll(leaves: Mapping[str, t5x_storage.Leaf], *, place: str) -> Leaves:
     Path -> leaf, unrolled.
 
   Raises:
-    ValueError: the layers of a stack have different relative bias tables.
+    UserError: the layers of a stack have different relative bias tables.
   """
   unrolled, tables = {}, collections.defaultdict(list)
   for path, leaf in leaves.items():
@@ -103,7 +104,7 @@ def _shared(layers: list[t5x_storage.Leaf], place: str) -> t5x_storage.Leaf:
   for layer, table in enumerate(tables):
     if not np.array_equal(table, tables[0]):
       difference = np.max(np.abs(table - tables[0]))
-      raise ValueError(
+      raise contract.UserError(
         f'{place} has a relative bias per layer and layer {layer} differs'
         f' from layer 0 by {difference:.3g}, expected equal tables: this'
         ' network shares one per stack. Such a checkpoint (umT5, or'

@@ -60,7 +60,7 @@ class DistillationModel(models.EncoderDecoderModel):
   ):
     super().__init__(feature_converter_cls=feature_converter_cls, **kwargs)
     if objective.mutual_information:
-      raise ValueError(
+      raise contract.UserError(
         f'mutual_information is {objective.mutual_information}, expected 0:'
         ' the term is not built for T5X, where each view has its own loss.'
         ' Take the built-in engine, python -m dsbs_jax.train.'
@@ -69,7 +69,7 @@ class DistillationModel(models.EncoderDecoderModel):
     ids = self.output_vocabulary.vocab_size
     rows = self.module.config.vocab_size
     if ids > rows:
-      raise ValueError(
+      raise contract.UserError(
         f'the vocabulary has {ids} ids, but the model only {rows} rows'
         f' (VOCAB_SIZE). Set --gin.VOCAB_SIZE={-(-ids // 128) * 128}.'
       )
@@ -89,7 +89,7 @@ class DistillationModel(models.EncoderDecoderModel):
   ) -> tuple[jax.Array, dict[str, clu_metrics.Metric]]:
     """The part of the objective that a batch or microbatch contributes."""
     if t5x_wire.is_packed(batch):
-      raise ValueError(
+      raise contract.UserError(
         'a batch of packed pairs reached a trainer that cannot read it,'
         ' expected train.trainer_cls = @t5x_trainer.Trainer.'
       )

@@ -22,6 +22,8 @@ import tensorstore
 from etils import epath
 from flax import serialization, traverse_util
 
+from dsbs_jax import contract
+
 Index = tuple[slice | int, ...]
 INDEX_FILE = 'checkpoint'
 STATE_FOLDER = 'state'
@@ -138,7 +140,7 @@ def _read_legacy(folder: epath.Path, prefix: str) -> dict[str, Leaf]:
 def _legacy_tree(folder: epath.Path) -> Mapping[str, Any]:
   contents = (folder / INDEX_FILE).read_bytes()
   if contents.startswith(b'model_checkpoint_path'):
-    raise ValueError(
+    raise contract.UserError(
       f'{folder} is a TensorFlow checkpoint, expected one that T5X, Hugging'
       ' Face or this project wrote. Convert it with T5X first (its'
       ' scripts/convert_tf_checkpoint.py), or take the converted public ones.'
@@ -146,7 +148,7 @@ def _legacy_tree(folder: epath.Path) -> Mapping[str, Any]:
   tree = serialization.msgpack_restore(contents)
   version = tree.get('version', 0)
   if version < _OLDEST_VERSION:
-    raise ValueError(
+    raise contract.UserError(
       f'{folder / INDEX_FILE} says version {version}, expected a T5X'
       f' checkpoint of version {_OLDEST_VERSION} or newer. Load it with the'
       ' T5X that wrote it and save it again.'

@@ -35,7 +35,7 @@ def flatten(batch: Mapping[str, Rows], *, num_rows: int) -> Rows:
     Key -> array with `num_rows` rows.
 
   Raises:
-    ValueError: a view has more rows.
+    UserError: a view has more rows.
   """
   flat = {}
   for prefix, rows in _with_prefixes(batch):
@@ -102,7 +102,7 @@ def _with_prefixes(groups: Mapping[str, Rows]) -> list[tuple[str, Rows]]:
 
 def _extend(array: np.ndarray, num_rows: int) -> np.ndarray:
   if len(array) > num_rows:
-    raise ValueError(
+    raise contract.UserError(
       f'a batch of {num_rows} examples makes {len(array)} rows, expected at'
       ' most as many as examples. Use longer rows (TASK_FEATURE_LENGTHS), a'
       ' larger BATCH_SIZE or pack = False.'

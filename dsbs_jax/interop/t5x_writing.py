@@ -18,6 +18,7 @@ import tensorstore
 from etils import epath
 from flax import serialization, traverse_util
 
+from dsbs_jax import contract
 from dsbs_jax.core.t5 import network
 from dsbs_jax.interop import t5x_layers, t5x_storage
 
@@ -179,7 +180,7 @@ def _new_folder(model_dir: str, step: int) -> epath.Path:
   if not str(folder).startswith('gs://'):
     folder = folder.absolute()
   if folder.exists():
-    raise ValueError(
+    raise contract.UserError(
       f'{str(folder)!r} exists, expected a new checkpoint folder. Choose'
       ' another folder, or remove this one.'
     )

@@ -12,6 +12,8 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable
 
+from dsbs_jax import contract
+
 # The archive of the paper's authors, at the commit that added it.
 PUBLISHED = (
   'https://github.com/google-research/distilling-step-by-step/raw/'
@@ -82,13 +84,13 @@ def fetch(
     Path of the file.
 
   Raises:
-    ValueError: a bad URL or checksum, an answer that says no, a file over
+    UserError: a bad URL or checksum, an answer that says no, a file over
       `MAX_BYTES`, contents that differ from the checksum, or `NUM_TRIES`
       broken connections in a row.
   """
   checksum = checksum or CHECKSUMS.get(url)
   if checksum is not None and not _CHECKSUM.fullmatch(checksum):
-    raise ValueError(
+    raise contract.UserError(
       f'The checksum is {checksum!r}, expected sha256: and 64 hexadecimal'
       ' digits, or git: and 40.'
     )
@@ -109,7 +111,7 @@ def _file_name(url: str) -> str:
   parts = urllib.parse.urlsplit(url)
   name = pathlib.PurePosixPath(urllib.parse.unquote(parts.path)).name
   if parts.scheme not in ('http', 'https') or not parts.netloc or not name:
-    raise ValueError(
+    raise contract.UserError(
       f'The URL is {url!r}, expected http(s)://host/.../file. Check it.'
     )
   return name
@@ -133,7 +135,7 @@ def _complete(
       error = 'the connection ended early'
     except urllib.error.HTTPError as refusal:
       if refusal.code not in _BUSY:
-        raise ValueError(
+        raise contract.UserError(
           f'{url} answers {refusal.code} {refusal.reason}, expected the file.'
           ' Check the URL.'
         ) from refusal
@@ -142,7 +144,7 @@ def _complete(
       error = broken
     failures = 1 if _size(part) > before else failures + 1
     if failures >= NUM_TRIES:
-      raise ValueError(
+      raise contract.UserError(
         f'{url} could not be read after {failures} tries ({error}). The'
         f' {_size(part):,} bytes that came are kept in {part}: run it again to'
         ' go on.'
@@ -199,7 +201,7 @@ def _starts_at(response: http.client.HTTPResponse, offset: int) -> bool:
 
 def _check_size(size: int, url: str) -> None:
   if size > MAX_BYTES:
-    raise ValueError(
+    raise contract.UserError(
       f'{url} has {size:,} bytes or more, expected at most {MAX_BYTES:,}.'
       ' Download it by hand if it is right.'
     )
@@ -239,7 +241,7 @@ def _verify(path: pathlib.Path, checksum: str | None, url: str) -> None:
   if digest.hexdigest() != expected:
     path.unlink()
     _validator_file(path).unlink(missing_ok=True)
-    raise ValueError(
+    raise contract.UserError(
       f'{url} came with the {kind} checksum {digest.hexdigest()}, expected'
       f' {expected}. The download was removed: get it again.'
     )

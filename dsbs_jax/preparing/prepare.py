@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import rich.console
 import rich.progress
 
+from dsbs_jax import contract
 from dsbs_jax.data import benchmark, forms, register, vocabularies
 from dsbs_jax.data.prepared import store
 from dsbs_jax.data.source import filters, layout, sources
@@ -42,21 +43,21 @@ class Preparation:
   def __post_init__(self):
     for name in ('benchmark', 'source', 'data_dir'):
       if not getattr(self, name):
-        raise ValueError(f'--{name} is missing. See --help.')
+        raise contract.UserError(f'--{name} is missing. See --help.')
     if not 0 < self.fraction <= 1:
-      raise ValueError(
+      raise contract.UserError(
         f'--fraction is {self.fraction}, expected a number in (0, 1].'
       )
     if self.run < 0:
-      raise ValueError(f'--run is {self.run}, expected 0 or more.')
+      raise contract.UserError(f'--run is {self.run}, expected 0 or more.')
     for flag, table in (('keep', filters.KEEP), ('clean', filters.CLEAN)):
       if getattr(self, flag) not in table:
-        raise ValueError(
+        raise contract.UserError(
           f'--{flag} is {getattr(self, flag)!r}, expected one of'
           f' {", ".join(table)}.'
         )
     if self.train_vocab is not None and self.train_vocab < 16:
-      raise ValueError(
+      raise contract.UserError(
         f'--train_vocab is {self.train_vocab}, expected 16 pieces or more.'
       )
 
@@ -90,7 +91,7 @@ def prepare(request: Preparation) -> None:
     request: what to prepare, from where to where.
 
   Raises:
-    ValueError: the request or the data is wrong.
+    UserError: the request or the data is wrong.
   """
   console = rich.console.Console(markup=False, emoji=False)
   known = register.benchmark(request.benchmark, module=request.module)
@@ -129,7 +130,7 @@ def _is_prepared(request: Preparation) -> bool:
   missing = set(request.splits) - set(prepared.splits)
   if before != now or missing:
     changed = sorted({k for k in now if now[k] != before[k]})
-    raise ValueError(
+    raise contract.UserError(
       f'{store.folder(request.benchmark, request.data_dir)} was prepared with'
       f' other {", ".join(changed) or "splits"}'
       f' ({ {k: before[k] for k in changed} or list(prepared.splits) }). Give'
@@ -149,7 +150,7 @@ def _write(request: Preparation, known: benchmark.Benchmark) -> store.Prepared:
     names = request.splits or sources.available(known, local)
     unknown = set(names) - set(known.split_names())
     if unknown:
-      raise ValueError(
+      raise contract.UserError(
         f'--splits names {", ".join(sorted(unknown))}, expected some of'
         f' {", ".join(known.split_names())}.'
       )

@@ -31,9 +31,9 @@ class Request:
 
   def __post_init__(self):
     if not self.task:
-      raise ValueError('--task is missing, such as --task=cqa_gt_dsbs.')
+      raise contract.UserError('--task is missing, such as --task=cqa_gt_dsbs.')
     if self.num < 1:
-      raise ValueError(f'--num is {self.num}, expected 1 or more.')
+      raise contract.UserError(f'--num is {self.num}, expected 1 or more.')
 
 
 def show(request: Request) -> None:
@@ -43,7 +43,7 @@ def show(request: Request) -> None:
     request: what to show.
 
   Raises:
-    ValueError: the task, the split or the vocabulary is not there.
+    UserError: the task, the split or the vocabulary is not there.
   """
   if request.module is not None:
     register.load_module(request.module)

@@ -33,7 +33,7 @@ def train(
     The model file's contents.
 
   Raises:
-    ValueError: there is no text, or the size is too small for the characters.
+    UserError: there is no text, or the size is too small for the characters.
   """
   model = io.BytesIO()
   lines = (text.replace('\n', ' ') for text in texts)
@@ -57,7 +57,7 @@ def train(
       minloglevel=2,
     )
   except (RuntimeError, OSError) as error:
-    raise ValueError(
+    raise contract.UserError(
       f'no vocabulary of {size} pieces could be trained on these texts: {error}'
     ) from error
   return model.getvalue()

@@ -10,6 +10,7 @@ import html
 import math
 from collections.abc import Sequence
 
+from dsbs_jax import contract
 from dsbs_jax.reporting import markers
 
 WIDTH, HEIGHT = 440, 300
@@ -126,7 +127,7 @@ def svg(chart: Chart, *, name: str) -> str:
 def _scales(chart: Chart) -> tuple[_Scale, _Scale, list[float]]:
   points = [p for s in chart.series for p in s.points]
   if not points:
-    raise ValueError(
+    raise contract.UserError(
       f'the chart {chart.title!r} has no points, expected one at least. Leave'
       ' the chart out.'
     )

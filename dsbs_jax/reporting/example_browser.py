@@ -12,6 +12,7 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from dsbs_jax import contract
 from dsbs_jax.data import benchmark as benchmark_lib
 from dsbs_jax.data.prepared import store
 from dsbs_jax.inference import evaluator
@@ -159,7 +160,7 @@ def read_predictions(path: pathlib.Path) -> dict[int, dict[str, Any]]:
   """Reads a file of predictions: index -> line, in the file's order.
 
   Raises:
-    ValueError: a line is no prediction.
+    UserError: a line is no prediction.
   """
   lines = {}
   with path.open(encoding='utf-8') as file:
@@ -169,7 +170,7 @@ def read_predictions(path: pathlib.Path) -> dict[int, dict[str, Any]]:
         entry['input'], entry['target'], entry['prediction']
         lines[int(entry['index'])] = entry
       except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
+        raise contract.UserError(
           f'{path}:{number} reads {line[:60]!r}, expected a prediction with'
           f' index, input, target and prediction ({error}). Evaluate the run'
           ' again.'

@@ -4,6 +4,7 @@
 import pathlib
 from collections.abc import Sequence
 
+from dsbs_jax import contract
 from dsbs_jax.reporting import comparison, example_browser, page, tables
 from dsbs_jax.runs import results, run_folder
 from dsbs_jax.runtime import terminal_text
@@ -26,15 +27,15 @@ def report(
     The page.
 
   Raises:
-    ValueError: there are no runs, or one cannot be read.
+    UserError: there are no runs, or one cannot be read.
   """
   if not paths:
-    raise ValueError(
+    raise contract.UserError(
       'no folder is given, expected one with runs: python -m dsbs_jax.report'
       ' RUNS_DIR.'
     )
   if examples < 0:
-    raise ValueError(f'--examples is {examples}, expected 0 or more.')
+    raise contract.UserError(f'--examples is {examples}, expected 0 or more.')
   runs = [run for path in paths for run in results.read_all(path)]
   rows = comparison.rows(results.told_apart(runs))
   browsers = example_browser.browsers(rows, limit=examples)

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from dsbs_jax import contract
 from dsbs_jax.interop import checksums
 from dsbs_jax.runs import checkpoints
 from dsbs_jax.runtime import progress
@@ -30,7 +31,7 @@ def newest_whole(model_dir: str) -> int | None:
     Its step; None where there is no checkpoint at all.
 
   Raises:
-    ValueError: there are checkpoints, but all are damaged. They stay as they
+    UserError: there are checkpoints, but all are damaged. They stay as they
       are: a run never starts over in silence.
   """
   found, error = _ALL_DAMAGED, None
@@ -43,7 +44,9 @@ def newest_whole(model_dir: str) -> int | None:
   if error is not None:
     raise error
   if found == _ALL_DAMAGED:
-    raise ValueError(f'process 0 found no whole checkpoint in {model_dir}.')
+    raise contract.UserError(
+      f'process 0 found no whole checkpoint in {model_dir}.'
+    )
   return None if found == _NONE else found
 
 
@@ -66,7 +69,7 @@ def _choose(model_dir: pathlib.Path) -> int:
       newest = step
   if newest is None:
     problems = '; '.join(f'{f.name}: {text}' for f, text in damaged.items())
-    raise ValueError(
+    raise contract.UserError(
       f'all checkpoints of {model_dir} are damaged. {problems}. Put a whole one'
       ' in their place, or train in another MODEL_DIR.'
     )

@@ -25,6 +25,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from dsbs_jax import contract
 from dsbs_jax.core import skipping, steps
 from dsbs_jax.interop import checksums
 from dsbs_jax.runtime import files
@@ -58,7 +59,7 @@ class Checkpoints:
   ):
     self.model_dir = pathlib.Path(model_dir).absolute()
     if read_only and not self.model_dir.is_dir():
-      raise ValueError(
+      raise contract.UserError(
         f'there is no run at {str(self.model_dir)!r}, expected a folder with'
         f' {PREFIX}_<step> in it. Check --gin.MODEL_DIR.'
       )
@@ -136,11 +137,11 @@ class Checkpoints:
 
     Raises:
       OSError: this or the save before could not be written.
-      ValueError: the state is not finite.
+      UserError: the state is not finite.
     """
     step = int(state.step)
     if not _all_finite(state):
-      raise ValueError(
+      raise contract.UserError(
         f'after step {step:,} the parameters or the state of the optimizer are'
         f' not finite, so that nothing was saved. {self.newest()} Lower'
         ' LEARNING_RATE.'
@@ -247,7 +248,7 @@ class Checkpoints:
       yield
     except Exception as error:
       folder = self.model_dir / f'{PREFIX}_{step}'
-      raise ValueError(
+      raise contract.UserError(
         f'{folder} cannot be read: {error}. Rename it to go on from the one'
         ' before, or put a copy in its place.'
       ) from error

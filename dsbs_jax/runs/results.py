@@ -99,13 +99,13 @@ def read_all(folder: str | pathlib.Path) -> list[Run]:
     The runs that wrote at least one line.
 
   Raises:
-    ValueError: there is none, or one cannot be read.
+    UserError: there is none, or one cannot be read.
   """
   folder = pathlib.Path(folder)
   paths = sorted(folder.rglob(run_folder.METRICS_FILE))
   runs = [read(path.parent) for path in paths if path.stat().st_size]
   if not runs:
-    raise ValueError(
+    raise contract.UserError(
       f'there is no run in {str(folder)!r}, expected folders with a'
       f' {run_folder.METRICS_FILE} that has lines. Give the folder of a sweep or'
       ' the MODEL_DIR of a run.'
@@ -134,7 +134,7 @@ def read(path: pathlib.Path) -> Run:
   """Reads one run's folder.
 
   Raises:
-    ValueError: its config is missing, is no config of a run, contradicts its
+    UserError: its config is missing, is no config of a run, contradicts its
       name, or its metrics are damaged.
   """
   macros = run_folder.read_macros(path / run_folder.CONFIG_FILE)
@@ -161,7 +161,7 @@ def _coordinates(
   task = macros.get('MIXTURE_OR_TASK_NAME')
   seed = macros.get('SEED', 0)
   if not isinstance(task, str):
-    raise ValueError(
+    raise contract.UserError(
       f'{path / run_folder.CONFIG_FILE} names no MIXTURE_OR_TASK_NAME, expected the'
       ' operative config of a training run. Remove the folder from the report.'
     )
@@ -169,7 +169,7 @@ def _coordinates(
   if named is None:
     return _by_hand(path, task, seed, macros)
   if (named.task, named.seed) != (task, seed):
-    raise ValueError(
+    raise contract.UserError(
       f'{path} is named as {named.task} with seed {named.seed}, but its config'
       f' trains {task} with seed {seed}. Rename the folder.'
     )
@@ -182,7 +182,7 @@ def _by_hand(
   """Coordinates of a run whose folder's name is free."""
   parts = contract.parse_task_name(task)
   if parts.label_source is None:
-    raise ValueError(
+    raise contract.UserError(
       f'{path} trains {task}, which predicts no labels to report. Move it out'
       ' of the folder.'
     )

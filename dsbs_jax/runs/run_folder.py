@@ -28,7 +28,7 @@ _MACRO = re.compile(r'^([A-Z][A-Z0-9_]*) = (.*)$', re.MULTILINE)
 def read_macros(path: pathlib.Path) -> dict[str, Any]:
   """The macros of an operative gin config; references stay text."""
   if not path.is_file():
-    raise ValueError(
+    raise contract.UserError(
       f'{path} does not exist, expected the config that a run writes at its'
       ' start. Remove the folder, or run it again.'
     )
@@ -39,7 +39,7 @@ def _read(path: pathlib.Path) -> str:
   try:
     return path.read_text(encoding='utf-8')
   except UnicodeDecodeError as error:
-    raise ValueError(
+    raise contract.UserError(
       f'{path} has the byte 0x{error.object[error.start]:02x} at position'
       f' {error.start:,}, expected UTF-8 text. Remove the folder, or run it'
       ' again.'
@@ -68,7 +68,7 @@ def read_metrics(
     step -> train metrics, and split -> step -> metrics of evaluations.
 
   Raises:
-    ValueError: a line before the last is damaged.
+    UserError: a line before the last is damaged.
   """
   trained = {}
   evaluated = collections.defaultdict(dict)
@@ -79,7 +79,7 @@ def read_metrics(
       entry = json.loads(line)
       step, split = int(entry.pop('step')), entry.pop('split')
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-      raise ValueError(
+      raise contract.UserError(
         f'{path}:{number} reads {line[:60]!r}, expected a JSON object with'
         f' step and split ({error}). Remove the line, or run again.'
       ) from error

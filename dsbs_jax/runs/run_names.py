@@ -59,22 +59,22 @@ class Coordinates:
 
   def __post_init__(self):
     if self.method not in METHODS:
-      raise ValueError(
+      raise contract.UserError(
         f'the method is {self.method!r}, expected one of {", ".join(METHODS)}.'
         ' Correct --methods.'
       )
     if not _MODEL.fullmatch(self.model):
-      raise ValueError(
+      raise contract.UserError(
         f'the model is named {self.model!r}, expected letters, digits, _ and'
         ' dots. Rename its gin file.'
       )
     if not 0 < self.fraction <= 1:
-      raise ValueError(
+      raise contract.UserError(
         f'the fraction is {self.fraction}, expected a number in (0, 1].'
         ' Correct --fractions.'
       )
     if self.seed < 0:
-      raise ValueError(f'the seed is {self.seed}, expected 0 or more.')
+      raise contract.UserError(f'the seed is {self.seed}, expected 0 or more.')
 
   @property
   def task(self) -> str:

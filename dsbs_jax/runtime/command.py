@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
 
+from dsbs_jax import contract
 from dsbs_jax.runtime import terminal_text
 
 USER_ERROR_STATUS = 2
@@ -61,7 +62,7 @@ def rewrite_gin_flags(arguments: Sequence[str]) -> list[str]:
     The command line that absl understands.
 
   Raises:
-    ValueError: a `--gin.` flag without `=`.
+    UserError: a `--gin.` flag without `=`.
   """
   rewritten = []
   for argument in arguments:
@@ -70,7 +71,7 @@ def rewrite_gin_flags(arguments: Sequence[str]) -> list[str]:
       continue
     name, equals, value = argument.removeprefix(_GIN_FLAG).partition('=')
     if not equals:
-      raise ValueError(
+      raise contract.UserError(
         f'{argument} sets nothing, expected --gin.NAME=VALUE (strings need'
         ' quotes of their own: --gin.MODEL_DIR="\'/runs/1\'").'
       )
@@ -115,7 +116,7 @@ def _parse(arguments: Sequence[str]) -> list[str]:
 
 
 def _refuse(arguments: Sequence[str]) -> None:
-  raise ValueError(
+  raise contract.UserError(
     f'{arguments[0]!r} is no flag, expected --NAME=VALUE only (put a value'
     ' with spaces in quotes). --help lists the flags.'
   )

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 import jax
 
+from dsbs_jax import contract
+
 _NUMBERS = ('JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
 _ADDRESS = 'JAX_COORDINATOR_ADDRESS'
 # A process that is silent for so long is taken for dead, which ends the others.
@@ -28,14 +30,14 @@ def join(distributed: bool) -> None:
     distributed: whether the run has several processes.
 
   Raises:
-    ValueError: the environment tells a part of it only, or JAX finds nobody.
+    UserError: the environment tells a part of it only, or JAX finds nobody.
   """
   if not distributed:
     return
   given = {name: os.environ.get(name) for name in (_ADDRESS, *_NUMBERS)}
   missing = [name for name, value in given.items() if not value]
   if 0 < len(missing) < len(given):
-    raise ValueError(
+    raise contract.UserError(
       f'{", ".join(missing)} is not set, expected all of {", ".join(given)}, or'
       ' none where JAX finds the processes by itself.'
     )
@@ -53,7 +55,7 @@ def join(distributed: bool) -> None:
         shutdown_timeout_seconds=SHUTDOWN_SECONDS,
       )
   except RuntimeError as error:
-    raise ValueError(
+    raise contract.UserError(
       f'the processes of the run did not meet: {error}'
     ) from error
 

@@ -8,6 +8,7 @@ field's name, from which the place is found (see `gin_config`).
 import math
 from typing import Any
 
+from dsbs_jax import contract
 from dsbs_jax.data import benchmark
 
 
@@ -87,4 +88,4 @@ def functions(settings: Any, *names: str) -> None:
 
 
 def _refuse(name: str, value: Any, expected: str) -> None:
-  raise ValueError(f'{name} is {value!r:.80}, expected {expected}.')
+  raise contract.UserError(f'{name} is {value!r:.80}, expected {expected}.')

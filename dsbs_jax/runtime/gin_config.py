@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import gin
+from dsbs_jax import contract
 from dsbs_jax.runtime import gin_errors
 
 Settings = TypeVar('Settings')
@@ -62,7 +63,7 @@ def build(
     The settings.
 
   Raises:
-    ValueError: a file is missing, a line does not parse, a name is unknown, a
+    UserError: a file is missing, a line does not parse, a name is unknown, a
       required value is not given, or a binding or macro is read by nothing.
   """
   _require_gin()
@@ -70,7 +71,7 @@ def build(
   for path in search_paths:
     gin.add_config_file_search_path(path)
   if not gin_files:
-    raise ValueError(
+    raise contract.UserError(
       'no gin file is given, expected at least an engine file:'
       ' --gin_file=gin/train.gin.'
     )
@@ -108,7 +109,7 @@ def describe(settings: object) -> dict[str, str]:
 
 def _require_gin() -> None:
   if not hasattr(gin, 'parse_config_files_and_bindings'):
-    raise ValueError(
+    raise contract.UserError(
       f'the package imported as gin is {list(gin.__path__)}, expected'
       ' gin-config. Install the pinned dependencies: make env.'
     )
@@ -119,19 +120,19 @@ def _text(file: str, search_paths: Sequence[str]) -> str:
   places = (pathlib.Path(path) / file for path in ('', *search_paths))
   found = next((place for place in places if place.is_file()), None)
   if found is None:
-    raise ValueError(
+    raise contract.UserError(
       f'gin file {file!r} is not in {sorted(set(map(str, search_paths)))}.'
       ' Give its path, or its folder with --gin_search_paths.'
     )
   try:
     text = found.read_text(encoding='utf-8')
   except UnicodeDecodeError as error:
-    raise ValueError(
+    raise contract.UserError(
       f'gin file {file!r} has the byte 0x{error.object[error.start]:02x} at'
       f' position {error.start:,}, expected UTF-8 text. Convert it to UTF-8.'
     ) from error
   if text.startswith('\ufeff'):
-    raise ValueError(
+    raise contract.UserError(
       f'gin file {file!r} begins with a byte-order mark, expected plain'
       ' UTF-8. Save it without one.'
     )
@@ -145,13 +146,13 @@ def _check_order(settings: type, texts: Mapping[str, str]) -> None:
   first = next(iter(texts))
   if engines and engines[0] != first:
     position = list(texts).index(engines[0]) + 1
-    raise ValueError(
+    raise contract.UserError(
       f'the engine file {engines[0]!r} is gin file number {position}, expected'
       f' it first: its defaults would override {first!r}. Give engine, model,'
       ' benchmark in this order.'
     )
   if not engines and not any(map(_INCLUDE.search, texts.values())):
-    raise ValueError(
+    raise contract.UserError(
       f'none of the gin files {", ".join(texts)} binds {settings.__name__},'
       ' expected the engine file of this command first, such as'
       ' --gin_file=gin/train.gin for training.'
@@ -199,13 +200,15 @@ class _Given:
 
 @contextlib.contextmanager
 def _explained(place: Callable[[Exception], str]) -> Iterator[None]:
-  """Turns what gin raises into one ValueError that names the place."""
+  """Turns what gin raises into one UserError that names the place."""
   try:
     yield
   except _ERRORS as error:
     reason = gin_errors.explain(error, _known())
     where = place(error)
-    raise ValueError(f'{where}: {reason}' if where else reason) from error
+    raise contract.UserError(
+      f'{where}: {reason}' if where else reason
+    ) from error
 
 
 @contextlib.contextmanager
@@ -240,7 +243,7 @@ def _check_all_read(given: _Given) -> None:
     dead = sorted(set(pattern.findall(bound)) - read_names)
     if dead:
       place = given.of(dead[0])
-      raise ValueError(
+      raise contract.UserError(
         f'{place}{": " if place else ""}the gin {kind} {dead[0]} is read by'
         ' nothing; check its spelling, or remove it.'
         f'{gin_errors.near(dead[0], read_names)}'

@@ -5,6 +5,7 @@ import json
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from dsbs_jax import contract
 from dsbs_jax.serving import errors
 
 
@@ -102,7 +103,7 @@ def sized(value: Any, param: str, *, most: int) -> Sequence[Any]:
 
 
 def _no_constant(name: str) -> None:
-  raise ValueError(f'{name} is no JSON')
+  raise contract.UserError(f'{name} is no JSON')
 
 
 def _short(name: str) -> str:

@@ -10,6 +10,7 @@ own parser takes them apart again.
 import dataclasses
 import re
 
+from dsbs_jax import contract
 from dsbs_jax.data import benchmark as benchmark_lib
 from dsbs_jax.inference import predictor
 from dsbs_jax.serving import errors
@@ -42,13 +43,13 @@ class Wording:
 
   def __post_init__(self):
     if self.prompt.count(INPUT) != 1:
-      raise ValueError(
+      raise contract.UserError(
         f'PROMPT is {self.prompt!r}, expected {INPUT} in it once, such as'
         " 'Q: {input}\\nA:'."
       )
     counts = [self.completion.count(place) for place in (LABEL, RATIONALE)]
     if counts[0] != 1 or counts[1] > 1 or self.rationales > counts[1]:
-      raise ValueError(
+      raise contract.UserError(
         f'COMPLETION is {self.completion!r}, expected {RATIONALE} and {LABEL}'
         ' in it once each.'
       )
@@ -104,7 +105,7 @@ class Wording:
       return
     wrong = (labels or _PROBES)[right.index(False)]
     text = self._fill(reason, wrong)
-    raise ValueError(
+    raise contract.UserError(
       f'COMPLETION is {self.completion!r}, but of {text!r} the parser of'
       f' {self.benchmark.name!r} reads {self.benchmark.parse(text)}. Write it'
       " as the benchmark's completions are written."
@@ -127,7 +128,7 @@ def of(
     rationales: whether the student gives rationales.
 
   Raises:
-    ValueError: the benchmark's parser does not read such completions.
+    UserError: the benchmark's parser does not read such completions.
   """
   form = completion or benchmark.completion
   if form is None:

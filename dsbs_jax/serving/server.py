@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from aiohttp import web
 
+from dsbs_jax import contract
 from dsbs_jax.inference import input_lines, length_buckets, predictor, student
 from dsbs_jax.runtime import field_checks, progress
 from dsbs_jax.serving import (
@@ -88,16 +89,18 @@ class Serving(student.Student):
       self, 'max_wait_ms', 'request_timeout', 'drain_timeout'
     )
     if self.max_inputs > self.max_queue:
-      raise ValueError(
+      raise contract.UserError(
         f'MAX_INPUTS is {self.max_inputs}, expected at most MAX_QUEUE'
         f' ({self.max_queue}): such a request would never be let in.'
       )
     if not self.request_timeout:
-      raise ValueError('request_timeout is 0, expected seconds above 0.')
+      raise contract.UserError(
+        'request_timeout is 0, expected seconds above 0.'
+      )
     chosen = self.score_labels and not self.taught.labels
     rows = self.row_benchmark
     if not self.max_choices and (chosen or (rows and rows.options)):
-      raise ValueError(
+      raise contract.UserError(
         'MAX_CHOICES is 0, but inputs will have choices. Set it to their'
         ' largest number, such as 5 for cqa.'
       )
@@ -144,7 +147,7 @@ def serve(run: Serving) -> int:
     what had been accepted.
 
   Raises:
-    ValueError: the checkpoint, the port or a setting cannot be used.
+    UserError: the checkpoint, the port or a setting cannot be used.
   """
   wording = completion_format.of(
     run.taught,

@@ -8,6 +8,8 @@ import socket
 
 from aiohttp import web
 
+from dsbs_jax import contract
+
 # Seconds for the requests of the last connections to arrive.
 _LAST_SECONDS = 0.05
 
@@ -20,7 +22,7 @@ def listen(host: str, port: int) -> socket.socket:
     port: 0 takes a free one.
 
   Raises:
-    ValueError: the address cannot be taken.
+    UserError: the address cannot be taken.
   """
   try:
     family, kind, protocol, _, address = socket.getaddrinfo(
@@ -30,7 +32,7 @@ def listen(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(address)
   except (OSError, OverflowError) as error:
-    raise ValueError(
+    raise contract.UserError(
       f'HOST {host!r} and PORT {port} cannot be listened at ({error}). Take'
       ' another PORT; 0 takes a free one.'
     ) from error

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from dsbs_jax import contract
 from dsbs_jax.core import partitioning, steps
 from dsbs_jax.core.t5 import network
 from dsbs_jax.data import register, vocabularies
@@ -44,7 +45,7 @@ def train(run: Training, *, config_text: str | None = None) -> int:
     0, or signals.INTERRUPTED_STATUS if a signal ended the run early.
 
   Raises:
-    ValueError: the settings do not fit each other, the data or a checkpoint.
+    UserError: the settings do not fit each other, the data or a checkpoint.
   """
   started = time.monotonic()
   malloc.keep_freed_memory()
@@ -195,7 +196,7 @@ def check_vocabulary(
   """Raises where the model has fewer rows than the vocabulary has ids."""
   if vocabulary.size > model.vocab_size:
     padded = -(-vocabulary.size // 128) * 128
-    raise ValueError(
+    raise contract.UserError(
       f'the vocabulary has {vocabulary.size} ids, but the model only'
       f' {model.vocab_size} rows (VOCAB_SIZE). Set --gin.VOCAB_SIZE={padded}.'
     )

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 
+from dsbs_jax import contract
 from dsbs_jax.runs import metrics_log
 from dsbs_jax.runtime import progress
 
@@ -53,7 +54,7 @@ class Tally:
     """Means over the good steps since the last line; begins a new one.
 
     Raises:
-      ValueError: more steps were bad than the run may have.
+      UserError: more steps were bad than the run may have.
     """
     self.look()
     means = metrics_log.summarise(self._good) if self._good else {}
@@ -77,7 +78,7 @@ class Tally:
         continue
       self._bad_steps += 1
       if self._bad_steps > self._max_bad_steps:
-        raise ValueError(self._stopped(step))
+        raise contract.UserError(self._stopped(step))
       self._say(
         f'step {step:,} was skipped, its loss or gradient is not finite'
         f' ({self._bad_steps:,} of at most {self._max_bad_steps:,})'

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from dsbs_jax import contract
 from dsbs_jax.data import vocabularies
 from dsbs_jax.data.prepared import store, tokens, views
 
@@ -52,7 +53,7 @@ def check(
     if _decisive(saved.get(name)) != _decisive(_as_json(value))
   ]
   if changed:
-    raise ValueError(
+    raise contract.UserError(
       f'{model_dir} holds a run with other settings: {"; ".join(changed)}.'
       ' Restore the settings, or train in another MODEL_DIR.'
     )

@@ -116,20 +116,20 @@ class Training:
       self, 'schedule', 'optimizer', 'layout', 'sharding_rules'
     )
     if self.rates is not None and self.paired and self._pairs:
-      raise ValueError(
+      raise contract.UserError(
         f'rates is {dict(self.rates)}, but {self.mixture_or_task_name} is'
         ' trained in pairs, which have none. Leave MIXTURE_RATES out, or set'
         ' --gin.PAIRED=False.'
       )
     if '://' in self.model_dir:
-      raise ValueError(
+      raise contract.UserError(
         f'MODEL_DIR is {self.model_dir!r}, expected a folder of this machine or'
         ' one that is mounted; the T5X engine writes to cloud storage.'
       )
     if objective_of(self).mutual_information and (
       not self.paired or self.chunk_tokens or not _is_pair(self)
     ):
-      raise ValueError(
+      raise contract.UserError(
         f'MUTUAL_INFORMATION is {self.objective.mutual_information} with'
         f' {self.mixture_or_task_name}, PAIRED {self.paired} and CHUNK_TOKENS'
         f' {self.chunk_tokens}, expected a _dsbs mixture, pairs and no chunks:'

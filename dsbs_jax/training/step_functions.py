@@ -146,7 +146,7 @@ def lower_train_step(
     What `.compile()` turns into a program for the mesh's devices.
 
   Raises:
-    ValueError: rows do not divide over the mesh and the microbatches.
+    UserError: rows do not divide over the mesh and the microbatches.
   """
   tied = bool(settings.objective_of(run).mutual_information)
   batch = batch_shapes(

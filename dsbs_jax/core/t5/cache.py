@@ -72,7 +72,7 @@ def project_source(params: dict, config: T5Config, encoded: jax.Array) -> dict:
 
 def check_length(max_decode_len: int) -> None:
   if max_decode_len < 1:
-    raise ValueError(
+    raise contract.UserError(
       f'max_decode_len is {max_decode_len}, expected at least 1.'
     )
 
@@ -80,7 +80,7 @@ def check_length(max_decode_len: int) -> None:
 def source_tokens(rows: dict[str, jax.Array]) -> jax.Array:
   """The encoder tokens [B, S] of rows that can be decoded."""
   if rows.get('encoder_segment_ids') is not None:
-    raise ValueError(
+    raise contract.UserError(
       'The rows to decode have encoder_segment_ids, expected one example'
       ' per row: packing is for training. Use the padded layout.'
     )

@@ -6,6 +6,8 @@ import functools
 
 import jax
 
+from dsbs_jax import contract
+
 REMAT_CHOICES = ('none', 'minimal', 'full')
 ACTIVATIONS = {
   'gelu': functools.partial(jax.nn.gelu, approximate=True),
@@ -70,36 +72,38 @@ class T5Config:
     ):
       size = getattr(self, name)
       if not isinstance(size, int) or size < 1:
-        raise ValueError(f'T5Config.{name} is {size!r}, expected an int >= 1.')
+        raise contract.UserError(
+          f'T5Config.{name} is {size!r}, expected an int >= 1.'
+        )
     unknown = set(self.mlp_activations) - set(ACTIVATIONS)
     if unknown or not self.mlp_activations:
-      raise ValueError(
+      raise contract.UserError(
         f'T5Config.mlp_activations is {self.mlp_activations}, expected one'
         f' or more of {sorted(ACTIVATIONS)}: T5 1.1 has (gelu, linear), T5'
         ' 1.0 has (relu,).'
       )
     if not 0.0 <= self.dropout_rate < 1.0:
-      raise ValueError(
+      raise contract.UserError(
         f'T5Config.dropout_rate is {self.dropout_rate}, expected a number'
         ' in [0, 1).'
       )
     if self.dtype not in ('float32', 'bfloat16', 'float16'):
-      raise ValueError(
+      raise contract.UserError(
         f'T5Config.dtype is {self.dtype!r}, expected float32, bfloat16 or'
         ' float16 (parameters stay float32).'
       )
     if self.num_buckets < 4 or self.num_buckets % 4:
-      raise ValueError(
+      raise contract.UserError(
         f'T5Config.num_buckets is {self.num_buckets}, expected a multiple'
         ' of 4: half per direction, half of that one distance wide.'
       )
     if self.max_distance <= self.num_buckets // 2:
-      raise ValueError(
+      raise contract.UserError(
         f'T5Config.max_distance is {self.max_distance}, expected more than'
         f' {self.num_buckets // 2}, the distances with a bucket of their own.'
       )
     if self.remat not in REMAT_CHOICES:
-      raise ValueError(
+      raise contract.UserError(
         f'T5Config.remat is {self.remat!r}, expected one of {REMAT_CHOICES}.'
       )
 

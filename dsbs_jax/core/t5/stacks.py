@@ -11,6 +11,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from dsbs_jax import contract
 from dsbs_jax.core import dropout, norm
 from dsbs_jax.core.t5 import attention, parameters
 from dsbs_jax.core.t5 import config as config_lib
@@ -81,7 +82,7 @@ def _run_layers(
   num_layers = config.num_layers(stack)
   if names[0] not in params:
     found = sorted(name for name in params if name.startswith('layers'))
-    raise ValueError(
+    raise contract.UserError(
       f'The {stack} has subtrees {found}, expected {list(names)} with'
       f' T5Config.scan_layers={config.scan_layers}. Convert the parameters'
       ' by network.stack_layers or network.unstack_layers.'

@@ -17,6 +17,7 @@ from typing import Any
 import grain
 import numpy as np
 
+from dsbs_jax import contract
 from dsbs_jax.data.batching import cells as cells_lib
 from dsbs_jax.data.batching import ordering, packing, pools
 from dsbs_jax.data.prepared import tokens, views
@@ -46,16 +47,16 @@ class Place:
 
   def __post_init__(self):
     if not 0 <= self.process_index < self.process_count:
-      raise ValueError(
+      raise contract.UserError(
         f'process_index is {self.process_index}, expected one of the'
         f' {self.process_count} processes, counted from 0.'
       )
     if self.row_multiple < 1:
-      raise ValueError(
+      raise contract.UserError(
         f'row_multiple is {self.row_multiple}, expected 1 or more.'
       )
     if self.microbatches < 1 or self.row_multiple % self.microbatches:
-      raise ValueError(
+      raise contract.UserError(
         f'microbatches is {self.microbatches}, expected a divisor of'
         f' row_multiple {self.row_multiple}.'
       )
@@ -217,10 +218,10 @@ class Batches:
         another layout.
 
     Raises:
-      ValueError: the state belongs to another order of examples.
+      UserError: the state belongs to another order of examples.
     """
     if state['order'] != self._order.fingerprint:
-      raise ValueError(
+      raise contract.UserError(
         f'the loader state was saved with order {state["order"]!r}, expected'
         f' {self._order.fingerprint!r}: the data, the batch size, the seed or'
         ' the way of mixing has changed. Restore those, or start a new run.'
@@ -259,7 +260,7 @@ def open(
     one of the two for another task of this project, else 'mixture'.
 
   Raises:
-    ValueError: the name or split is unknown, or an explicit length is short.
+    UserError: the name or split is unknown, or an explicit length is short.
   """
   found, rates = views.load(name, split, source, reading=reading)
   parts = next(iter(found.values()))

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 import grain
 import numpy as np
 
+from dsbs_jax import contract
+
 _FOR_EVER = 1 << 50  # examples
 _SAMPLED = 256  # batches that shapes are chosen from: the first of the run
 
@@ -39,13 +41,15 @@ class Reading:
 
   def __post_init__(self):
     if self.batch_size < 1:
-      raise ValueError(f'batch_size is {self.batch_size}, expected 1 or more.')
+      raise contract.UserError(
+        f'batch_size is {self.batch_size}, expected 1 or more.'
+      )
     if not isinstance(self.seed, int) or not 0 <= self.seed < 1 << 32:
-      raise ValueError(
+      raise contract.UserError(
         f'seed is {self.seed!r}, expected a whole number from 0 to 2**32 - 1.'
       )
     if self.num_epochs is not None and self.num_epochs < 1:
-      raise ValueError(
+      raise contract.UserError(
         f'num_epochs is {self.num_epochs}, expected 1 or more, or None.'
       )
 

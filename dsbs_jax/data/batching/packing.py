@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from dsbs_jax import contract
 from dsbs_jax.data.batching import cells as cells_lib
 from dsbs_jax.data.batching import (
   packed_shapes,
@@ -146,7 +147,7 @@ class Bucketed:
 
   def __post_init__(self):
     if self.num_shapes < 1:
-      raise ValueError(
+      raise contract.UserError(
         f'Bucketed.num_shapes is {self.num_shapes}, expected 1 or more.'
       )
 
@@ -232,14 +233,14 @@ def for_view(layout: Layout, view: str) -> Layout:
   """
   lengths = layout.lengths
   if lengths is not None and not isinstance(lengths, Mapping):
-    raise ValueError(
+    raise contract.UserError(
       f"lengths is {lengths!r}, expected None or {{'inputs': S, 'targets': T}}."
       ' Correct TASK_FEATURE_LENGTHS.'
     )
   if lengths is None or 'inputs' in lengths:
     return layout
   if view not in layout.lengths:
-    raise ValueError(
+    raise contract.UserError(
       f'lengths has the keys {sorted(layout.lengths)}, expected inputs and'
       f' targets, or one entry per view with {view!r} among them.'
     )
@@ -259,7 +260,7 @@ def _widths(
       longest[0], _MULTIPLE
     ), packed_shapes.round_up(longest[1], _MULTIPLE)
   if not {'inputs', 'targets'} <= set(lengths):
-    raise ValueError(
+    raise contract.UserError(
       f"lengths is {dict(lengths)}, expected the keys 'inputs' and 'targets'."
     )
   for side, found in (
@@ -268,13 +269,13 @@ def _widths(
   ):
     allowed = lengths[side]
     if not isinstance(allowed, int) or allowed < 1:
-      raise ValueError(
+      raise contract.UserError(
         f'{side} length is {allowed!r}, expected a whole number of tokens, 1'
         ' or more. Correct TASK_FEATURE_LENGTHS.'
       )
     cut = found > allowed
     if cut.any() and not truncate:
-      raise ValueError(
+      raise contract.UserError(
         f'{side} length is {allowed}, but {cut.sum():,} of {len(found):,}'
         ' examples are longer and would be cut, by'
         f' {(found[cut] - allowed).mean():.1f} tokens on average; the longest'

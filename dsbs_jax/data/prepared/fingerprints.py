@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 
+from dsbs_jax import contract
 from dsbs_jax.data import benchmark
 
 TEXT_FIELDS = (
@@ -54,20 +55,20 @@ def sound(
     The same examples.
 
   Raises:
-    ValueError: there is none, two share an id, or a text is blank or broken.
+    UserError: there is none, two share an id, or a text is blank or broken.
   """
   seen: set[str] = set()
   example = None
   for example in examples:
     row = f'{place} row {example.index} ({example.example_id!r})'
     if example.example_id in seen:
-      raise ValueError(
+      raise contract.UserError(
         f'{row} has an id that an earlier row has, expected unique ids.'
         ' Correct the rows, or drop example_id from the benchmark.'
       )
     seen.add(example.example_id)
     if not example.input.strip() or not example.gt_label.strip():
-      raise ValueError(
+      raise contract.UserError(
         f'{row} has a blank input or label, expected text in both. Fix or'
         ' drop the row.'
       )
@@ -75,7 +76,7 @@ def sound(
       _check_text(getattr(example, field), f'{row}: {field}')
     yield example
   if example is None:
-    raise ValueError(
+    raise contract.UserError(
       f'{place} has no examples to write. Check --source, --splits,'
       ' --fraction and --keep.'
     )
@@ -85,6 +86,6 @@ def _check_text(text: str, place: str) -> None:
   try:
     text.encode()
   except UnicodeEncodeError as error:
-    raise ValueError(
+    raise contract.UserError(
       f'{place} is not valid Unicode ({error}). Fix or drop the row.'
     ) from error

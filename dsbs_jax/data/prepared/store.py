@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from dsbs_jax import contract
 from dsbs_jax.data import benchmark
 from dsbs_jax.data.prepared import fingerprints
 
@@ -92,9 +93,9 @@ class Prepared:
           index=int(record['index']), options=tuple(options), **texts
         )
 
-  def _damaged(self, split: str, error: Exception) -> ValueError:
+  def _damaged(self, split: str, error: Exception) -> contract.UserError:
     path = folder(self.name, self.data_dir)
-    return ValueError(
+    return contract.UserError(
       f'{split} in {path} is damaged ({" ".join(str(error).split())[:200]}),'
       ' expected what prepare wrote. Prepare the benchmark again with'
       ' --overwrite.'
@@ -102,7 +103,7 @@ class Prepared:
 
   def _about(self, split: str) -> Mapping[str, Any]:
     if split not in self.metadata['splits']:
-      raise ValueError(
+      raise contract.UserError(
         f'{dataset_name(self.name)} in {self.data_dir} has no split'
         f' {split!r}, expected one of {", ".join(self.splits)}. Prepare it'
         f' with --splits={split}.'
@@ -126,11 +127,11 @@ def read(name: str, data_dir: str | os.PathLike[str]) -> Prepared:
     The dataset.
 
   Raises:
-    ValueError: it has not been prepared there, or by another version.
+    UserError: it has not been prepared there, or by another version.
   """
   path = folder(name, data_dir) / 'metadata.json'
   if not path.is_file():
-    raise ValueError(
+    raise contract.UserError(
       f'benchmark {name!r} is not prepared in {str(data_dir)!r} ({path} does'
       f' not exist{_prepared_there(data_dir)}). Run python -m dsbs_jax.prepare --benchmark={name}'
       f' --data_dir={data_dir} --source=..., or correct --data_dir or'
@@ -140,12 +141,12 @@ def read(name: str, data_dir: str | os.PathLike[str]) -> Prepared:
     metadata = json.loads(path.read_text(encoding='utf-8'))
     known = metadata.get('format'), dict(metadata['splits'])
   except (ValueError, AttributeError, KeyError, TypeError) as error:
-    raise ValueError(
+    raise contract.UserError(
       f'{path} is damaged ({type(error).__name__}: {error}), expected what'
       ' prepare wrote. Prepare the benchmark again with --overwrite.'
     ) from error
   if known[0] != VERSION:
-    raise ValueError(
+    raise contract.UserError(
       f'{path} has format {metadata.get("format")!r}, expected {VERSION!r}.'
       ' Prepare the benchmark again with --overwrite.'
     )
@@ -185,11 +186,11 @@ def write(
     The dataset, read back and checked.
 
   Raises:
-    ValueError: it exists, a split is empty, or an example is not sound.
+    UserError: it exists, a split is empty, or an example is not sound.
   """
   target = folder(name, data_dir)
   if target.exists() and not overwrite:
-    raise ValueError(
+    raise contract.UserError(
       f'{target} exists already. Give another --data_dir, or --overwrite to'
       ' replace it.'
     )
@@ -279,7 +280,7 @@ def _check(prepared: Prepared) -> None:
     found = (digest.rows, digest.hexdigest())
     wanted = (prepared.num_examples(split), prepared.fingerprint(split))
     if found != wanted:
-      raise ValueError(
+      raise contract.UserError(
         f'{prepared.name} {split} was written as {wanted} (rows,'
         f' fingerprint) but reads as {found}. The disk may be full or'
         ' failing; prepare again.'

@@ -119,11 +119,11 @@ def load(name: str, split: str, source: Source) -> Tokens:
     The tokens, memory-mapped.
 
   Raises:
-    ValueError: the name is no task's, or the split is not prepared.
+    UserError: the name is no task's, or the split is not prepared.
   """
   parsed = contract.parse_task_name(name)
   if parsed.form == 'dsbs':
-    raise ValueError(
+    raise contract.UserError(
       f'{name!r} is a mixture, expected one task. Its tasks are'
       f' {parsed.benchmark}_{parsed.label_source}_label and'
       f' {parsed.benchmark}_rationale.'
@@ -137,7 +137,7 @@ def load(name: str, split: str, source: Source) -> Tokens:
   vocabulary = vocabularies.load(source.vocabulary)
   tokens = _open(folder, name, split, vocabulary=vocabulary)
   if len(tokens) != prepared.num_examples(split):
-    raise ValueError(
+    raise contract.UserError(
       f'token cache {folder} holds {len(tokens)} examples, expected'
       f' {prepared.num_examples(split)}. Delete that folder.'
     )
@@ -268,7 +268,7 @@ def _open(
     columns = {field: _column(folder, field) for field in _RAGGED}
     index = _load(folder / 'index.npy')
   except (OSError, ValueError, EOFError) as error:
-    raise ValueError(
+    raise contract.UserError(
       f'the token cache {folder} is damaged ({error}). Delete that folder: it'
       ' is written again.'
     ) from error
@@ -292,7 +292,9 @@ def _column(folder: pathlib.Path, field: str) -> ragged.Ragged:
   offsets = _load(folder / f'{field}.offsets.npy')
   values = _load(flat, mmap_mode=mode)
   if len(offsets) == 0 or offsets[0] != 0 or offsets[-1] != len(values):
-    raise ValueError(f'{flat} holds {len(values)} values, not what it should')
+    raise contract.UserError(
+      f'{flat} holds {len(values)} values, not what it should'
+    )
   return ragged.Ragged(values, offsets)
 
 

@@ -26,7 +26,7 @@ def load(
     mixed in one group, else None.
 
   Raises:
-    ValueError: nothing has this name, or it lacks the split.
+    UserError: nothing has this name, or it lacks the split.
   """
   parsed = own_name(name)
   if parsed is None:
@@ -43,7 +43,7 @@ def load(
   if not reading.paired:
     return _mixture([label, rationale], [1.0, 1.0], reading)
   if not np.array_equal(label.index, rationale.index):
-    raise ValueError(
+    raise contract.UserError(
       f'{label.name} and {rationale.name} hold different examples, expected'
       f' the same. Delete the token cache {source.cache}.'
     )
@@ -66,13 +66,13 @@ def _mixture(
       rate for rate in reading.rates.values() if isinstance(rate, int | float)
     ]
     if set(reading.rates) != set(names) or len(numbers) != len(names):
-      raise ValueError(
+      raise contract.UserError(
         f'rates is {dict(reading.rates)}, expected a number for each of'
         f' {", ".join(sorted(names))}. Correct MIXTURE_RATES.'
       )
     rates = [float(reading.rates[task]) for task in names]
   if not all(0 < rate < float('inf') for rate in rates):
-    raise ValueError(f'rates are {rates}, expected numbers above 0.')
+    raise contract.UserError(f'rates are {rates}, expected numbers above 0.')
   if len(parts) == 1:  # not a mixture, so it has epochs
     return {contract.MIXTURE_VIEW: parts}, None
   return {contract.MIXTURE_VIEW: parts}, [rate / sum(rates) for rate in rates]

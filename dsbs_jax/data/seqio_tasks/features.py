@@ -11,6 +11,8 @@ from collections.abc import Mapping
 import seqio
 import tensorflow as tf
 
+from dsbs_jax import contract
+
 TASK_IDS = 'targets_task_ids'
 _SPEC = seqio.FeatureConverter.FeatureSpec(dtype=tf.int32)
 
@@ -35,7 +37,7 @@ class DistillationFeatureConverter(seqio.EncDecFeatureConverter):
   ) -> tf.data.Dataset:
     """Converts a task's or mixture's examples; lengths as for seqio's."""
     if TASK_IDS not in ds.element_spec:
-      raise ValueError(
+      raise contract.UserError(
         f'the examples have no {TASK_IDS}, expected those of a task of this'
         ' project or of a mixture with mixture_cls=providers.Mixture; seqio.'
         'Mixture drops them.'

@@ -36,7 +36,7 @@ def load(
     other's targets count as labels.
 
   Raises:
-    ValueError: seqio does not know the name, or no task has the split.
+    UserError: seqio does not know the name, or no task has the split.
   """
   register.build()
   try:
@@ -47,7 +47,7 @@ def load(
     known = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
     near = difflib.get_close_matches(str(name), sorted(known), n=3)
     hint = f' Did you mean {" or ".join(near)}?' if near else ''
-    raise ValueError(
+    raise contract.UserError(
       f'{name!r} is neither a name of this project (BENCHMARK_gt_dsbs and the'
       f' like) nor registered with seqio.{hint} Correct MIXTURE_OR_TASK_NAME,'
       ' or import the module that registers it.'
@@ -56,7 +56,7 @@ def load(
   tasks = [task for task, splits in found.items() if split in splits]
   if not tasks:
     known = sorted({s for splits in found.values() for s in splits})
-    raise ValueError(
+    raise contract.UserError(
       f'no task of {name!r} has a split {split!r}, expected one of'
       f' {", ".join(known)}.'
     )
@@ -86,14 +86,16 @@ def _read(task: seqio.Task, split: str) -> tokens.Tokens:
   logging.info('Reading %s %s through seqio', task.name, split)
   for side in ('inputs', 'targets'):
     if side not in task.output_features:
-      raise ValueError(
+      raise contract.UserError(
         f'seqio task {task.name!r} has the features'
         f' {sorted(task.output_features)}, expected inputs and targets.'
       )
   dataset = task.get_dataset(None, split, shuffle=False)
   examples = list(dataset.as_numpy_iterator())
   if not examples:
-    raise ValueError(f'seqio task {task.name!r} has no {split} examples.')
+    raise contract.UserError(
+      f'seqio task {task.name!r} has no {split} examples.'
+    )
   vocabulary = task.output_features['targets'].vocabulary
   targets = ragged.pack([e['targets'] for e in examples], np.int32)
   answers = [_text(e, 'targets', vocabulary) for e in examples]

@@ -16,6 +16,8 @@ import stat
 import zipfile
 from typing import BinaryIO
 
+from dsbs_jax import contract
+
 MAX_LEVELS = 4
 MAX_MEMBERS = 100_000
 MAX_MEMBER_BYTES = 4 << 30
@@ -73,24 +75,24 @@ def open_archive(path: str | pathlib.Path) -> Archive:
     The archive.
 
   Raises:
-    ValueError: nothing is there, it is neither of the two, or a zip member
+    UserError: nothing is there, it is neither of the two, or a zip member
       has an unsafe path, is encrypted, or is too large.
   """
   path = pathlib.Path(path).expanduser()
   if path.is_dir():
     return Folder(path)
   if not path.exists():
-    raise ValueError(
+    raise contract.UserError(
       f'The source {path} does not exist, expected a folder or a zip file.'
       ' Check the path.'
     )
   if not zipfile.is_zipfile(path):
     if path.suffix.lower() == '.zip':
-      raise ValueError(
+      raise contract.UserError(
         f'The source {path} is no whole zip file: it is cut or damaged. Get it'
         ' again.'
       )
-    raise ValueError(
+    raise contract.UserError(
       f'The source {path} is neither a folder nor a zip file. Give the'
       " folder that holds the rows' file."
     )
@@ -98,12 +100,12 @@ def open_archive(path: str | pathlib.Path) -> Archive:
     with zipfile.ZipFile(path) as archive:
       members = archive.infolist()
   except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-    raise ValueError(
+    raise contract.UserError(
       f'The source {path} is damaged ({error}), expected a whole zip file. Get'
       ' it again.'
     ) from error
   if len(members) > MAX_MEMBERS:
-    raise ValueError(
+    raise contract.UserError(
       f'{path} has {len(members):,} members, expected at most'
       f' {MAX_MEMBERS:,}. Unpack what is needed and give the folder.'
     )
@@ -112,7 +114,7 @@ def open_archive(path: str | pathlib.Path) -> Archive:
   names = collections.Counter(member.filename for member in members)
   name, times = max(names.items(), key=lambda item: item[1], default=('', 0))
   if times > 1:
-    raise ValueError(
+    raise contract.UserError(
       f'{path} has {times} members named {name!r}, expected each once: the'
       ' one that is read could be another than the one that is looked at.'
       ' Unpack what is needed and give the folder.'
@@ -133,10 +135,10 @@ def find(archive: Archive, file: str, *, prefer: str) -> str | None:
     Path inside the archive, or None.
 
   Raises:
-    ValueError: several files fit equally well, or `file` leaves the archive.
+    UserError: several files fit equally well, or `file` leaves the archive.
   """
   if file.startswith('/') or '..' in file.split('/'):
-    raise ValueError(
+    raise contract.UserError(
       f'The file name {file!r} leaves the source, expected a path inside it.'
     )
   for level in range(MAX_LEVELS + 1):
@@ -144,7 +146,7 @@ def find(archive: Archive, file: str, *, prefer: str) -> str | None:
     named = [f for f in found if prefer in f.split('/')[:-1]]
     found = named if named else found
     if len(found) > 1:
-      raise ValueError(
+      raise contract.UserError(
         f'{archive.root} has {len(found)} files named {file}'
         f' ({", ".join(found[:3])}), expected one. Give the folder of one'
         ' of them as the source.'
@@ -187,7 +189,7 @@ def _check(member: zipfile.ZipInfo, path: pathlib.Path) -> None:
   elif size > max(_RATIO_FREE_BYTES, MAX_RATIO * member.compress_size):
     fault = f'unpacks {member.compress_size:,} bytes to {size:,}'
   if fault:
-    raise ValueError(
+    raise contract.UserError(
       f'Member {name!r} of {path} {fault}, expected plain files inside the'
       ' archive. Unpack what is needed and give the folder.'
     )

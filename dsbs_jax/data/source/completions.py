@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
+from dsbs_jax import contract
 from dsbs_jax.data.source import records
 
 COMPLETION = 'completion'
@@ -51,7 +52,7 @@ class Completions(Protocol):
     """The samples of the next row; None where a failure is recorded."""
 
   def finish(self, num_rows: int) -> None:
-    """Raises ValueError where completions are left after the last row."""
+    """Raises UserError where completions are left after the last row."""
 
 
 class Absent:
@@ -79,7 +80,7 @@ class Positional:
   def take(self, example_id: str, place: str) -> Sequence[Sample]:
     text = next(self._texts, None)
     if text is None:
-      raise ValueError(
+      raise contract.UserError(
         f'{self._files[-1][0]} ends after {self._taken:,} completions, but'
         f' {place} is row {self._taken + 1:,}; expected one completion per'
         ' row. Add the missing file, or give the completions by id.'
@@ -90,7 +91,7 @@ class Positional:
   def finish(self, num_rows: int) -> None:
     extra = sum(1 for _ in self._texts)
     if extra:
-      raise ValueError(
+      raise contract.UserError(
         f'{" + ".join(name for name, _ in self._files)}: there are'
         f' {num_rows + extra:,} completions for {num_rows:,} rows, expected'
         ' one per row. Check that they belong to this split.'
@@ -100,7 +101,7 @@ class Positional:
     for name, opener in self._files:
       for record in records.read(opener(), name):
         if not isinstance(record.value, str):
-          raise ValueError(
+          raise contract.UserError(
             f'{record.place} is {str(record.value)!r:.60}, expected a JSON'
             ' string, the completion of one row. Fix the file.'
           )
@@ -180,7 +181,7 @@ class ById:
     with self._opener() as file:
       file.seek(int(self._offsets[left].min()))
       line = records.decode(file.readline(), self._name)
-    raise ValueError(
+    raise contract.UserError(
       f'{self._name} has {len(left):,} completions for ids that none of the'
       f' {num_rows:,} rows has, the first being {line["id"]!r}; expected ids'
       ' of this split. Check that rows and completions belong together.'
@@ -220,13 +221,13 @@ def _is_sample(line: Any, place: str) -> bool:
     return False
   wanted = ('id',) if kind == FAILURE else ('id', 'text')
   if not known or not all(isinstance(line.get(key), str) for key in wanted):
-    raise ValueError(
+    raise contract.UserError(
       f'{place} is {str(line)[:60]!r}, expected an object with the strings'
       ' "id" and "text". Fix or drop the line.'
     )
   sample = line.get('sample') or 0
   if not isinstance(sample, int):
-    raise ValueError(
+    raise contract.UserError(
       f'{place} has sample {sample!r}, expected a whole number. Fix or drop'
       ' the line.'
     )

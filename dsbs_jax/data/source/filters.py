@@ -9,6 +9,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
 
+from dsbs_jax import contract
 from dsbs_jax.data import benchmark as benchmark_lib
 from dsbs_jax.data import parsing
 from dsbs_jax.data.source import joining, rows
@@ -43,7 +44,7 @@ def correct(
 ):
   """Keeps examples whose LLM label is right."""
   if example.correct is None:
-    raise ValueError(
+    raise contract.UserError(
       f'The metric of {benchmark.name!r} gives no "accuracy", expected one'
       ' to keep correct rationales by. Add it, or keep by another rule.'
     )

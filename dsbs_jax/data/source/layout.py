@@ -15,6 +15,7 @@ import posixpath
 import re
 from collections.abc import Mapping, Sequence
 
+from dsbs_jax import contract
 from dsbs_jax.data import benchmark as benchmark_lib
 from dsbs_jax.data.source import archive, completions, records
 
@@ -45,15 +46,15 @@ def find_parts(
 def parts(
   benchmark: benchmark_lib.Benchmark, source: archive.Archive, split: str
 ) -> tuple[benchmark_lib.Part, ...]:
-  """The same, or a ValueError that says what was looked for."""
+  """The same, or a UserError that says what was looked for."""
   if split not in benchmark.splits:
-    raise ValueError(
+    raise contract.UserError(
       f'{benchmark.name!r} has no file for the split {split!r}, expected one'
       f' of {", ".join(benchmark.splits)}.'
     )
   found = find_parts(benchmark, source, split)
   if found is None:
-    raise ValueError(
+    raise contract.UserError(
       f'{source.root} has no {split} rows of {benchmark.name!r}, expected'
       f' {file_names(benchmark, split)}. Give the folder that holds them.'
     )
@@ -74,7 +75,7 @@ def files(
     split -> its files.
 
   Raises:
-    ValueError: a file is missing, or two splits lie in different folders.
+    UserError: a file is missing, or two splits lie in different folders.
       Files are searched some folders deep: where one is missing, another
       benchmark's of the same name would be taken for it.
   """
@@ -88,7 +89,7 @@ def files(
       folders.setdefault(file.removesuffix(wanted), (split, file))
   if len(folders) > 1:
     (one, first), (other, second) = list(folders.values())[:2]
-    raise ValueError(
+    raise contract.UserError(
       f'{source.root} has the {one} rows of {benchmark.name!r} in {first} and'
       f' its {other} rows in {second}, expected one folder. Give that folder'
       f' as the source, or leave one out: --splits={one}.'
@@ -137,7 +138,7 @@ def beside_rows(
     The completions; `Absent` where PaLM's folder has none for this split.
 
   Raises:
-    ValueError: a number is missing among the files, only some parts have
+    UserError: a number is missing among the files, only some parts have
       completions, or another teacher than PaLM has none.
   """
   by_id = archive.beside(source, parts[0].file, f'llm/{split}.jsonl')
@@ -148,7 +149,7 @@ def beside_rows(
     return completions.Absent()
   for found, part in zip(files, parts, strict=True):
     if not found:
-      raise ValueError(
+      raise contract.UserError(
         f'{source.root} has no completions of {teacher!r} for {part.file},'
         f' expected {_pattern(part.file, split, teacher)}. Add them.'
       )
@@ -178,7 +179,7 @@ def by_id(
     The completions; `Absent` where none of them are of this split.
 
   Raises:
-    ValueError: nothing is there, or a folder has no file for any split.
+    UserError: nothing is there, or a folder has no file for any split.
   """
   if isinstance(given, Mapping):
     if split not in given:
@@ -193,7 +194,7 @@ def by_id(
   if path is None:
     return completions.Absent()
   if not path.is_file():
-    raise ValueError(
+    raise contract.UserError(
       f'The completions {path} do not exist, expected a JSONL file or a'
       ' folder with <split>.jsonl. Check the path.'
     )
@@ -202,7 +203,7 @@ def by_id(
 
 def _in_folder(folder: pathlib.Path, split: str) -> pathlib.Path | None:
   if not any((folder / f'{s}.jsonl').is_file() for s in benchmark_lib.SPLITS):
-    raise ValueError(
+    raise contract.UserError(
       f'The completions folder {folder} has none of train.jsonl,'
       ' validation.jsonl, test.jsonl; expected one or more. Check the path.'
     )
@@ -241,7 +242,7 @@ def _positional(
   )
   numbers = [number for number, _ in numbered]
   if numbers != list(range(len(numbers))):
-    raise ValueError(
+    raise contract.UserError(
       f'{source.root} has completions numbered {numbers} for {file}, expected'
       ' 0, 1, 2, ... without a gap. Add the missing file.'
     )

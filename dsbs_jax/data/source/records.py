@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """JSON lines and JSON arrays, streamed, with the place of every value.
 
-Whatever is wrong with a file ends in one ValueError that names file and line.
+Whatever is wrong with a file ends in one UserError that names file and line.
 """
 
 import dataclasses
@@ -11,6 +11,8 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
+
+from dsbs_jax import contract
 
 # What reading a broken zip member raises.
 DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError)
@@ -45,7 +47,7 @@ def read(file: BinaryIO, name: str) -> Iterator[Record]:
     The values in file order. JSON lines are streamed; an array is read whole.
 
   Raises:
-    ValueError: not UTF-8, not JSON, or a line over `MAX_LINE_BYTES`.
+    UserError: not UTF-8, not JSON, or a line over `MAX_LINE_BYTES`.
   """
   with file:
     numbered = lines(file, name)
@@ -73,18 +75,18 @@ def count(file: BinaryIO, name: str) -> int:
 
 
 def decode(line: bytes, place: str) -> Any:
-  """One JSON value; ValueError with the place otherwise."""
+  """One JSON value; UserError with the place otherwise."""
   try:
     return json.loads(line.decode('utf-8'))
   except UnicodeDecodeError as error:
     byte = line[error.start]
-    raise ValueError(
+    raise contract.UserError(
       f'{place} has the byte 0x{byte:02x} at position {error.start:,},'
       ' expected UTF-8 text. Convert the file to UTF-8.'
     ) from error
   except (ValueError, RecursionError) as error:
     reason = 'nests too deep' if isinstance(error, RecursionError) else error
-    raise ValueError(
+    raise contract.UserError(
       f'{place} reads {_shorten(line)}, expected JSON ({reason}). Fix or'
       ' drop the line.'
     ) from error
@@ -99,7 +101,7 @@ def lines(file: BinaryIO, name: str) -> Iterator[tuple[int, int, bytes]]:
     if number == 1:
       line = line.removeprefix(b'\xef\xbb\xbf')
     if len(line) > MAX_LINE_BYTES and not line.lstrip().startswith(b'['):
-      raise ValueError(
+      raise contract.UserError(
         f'{name}:{number} is longer than {MAX_LINE_BYTES:,} bytes, expected'
         ' one JSON value per line. Check the file.'
       )
@@ -111,7 +113,7 @@ def _take(read_bytes: Callable[[int], bytes], limit: int, name: str) -> bytes:
   try:
     return read_bytes(limit)
   except DAMAGED as error:
-    raise ValueError(
+    raise contract.UserError(
       f'{name} is damaged ({error}), expected a whole zip member. Get the'
       ' archive again.'
     ) from error
@@ -120,13 +122,13 @@ def _take(read_bytes: Callable[[int], bytes], limit: int, name: str) -> bytes:
 def _array(begin: bytes, file: BinaryIO, name: str) -> list[Any]:
   data = begin + _take(file.read, MAX_ARRAY_BYTES, name)
   if len(data) >= MAX_ARRAY_BYTES:
-    raise ValueError(
+    raise contract.UserError(
       f'{name} is a JSON array of {MAX_ARRAY_BYTES:,} bytes or more.'
       ' Rewrite it as JSON lines, which are streamed.'
     )
   values = decode(data, name)
   if not isinstance(values, list):
-    raise ValueError(
+    raise contract.UserError(
       f'{name} holds a JSON {type(values).__name__}, expected a list.'
     )
   return values

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from dsbs_jax import contract
 from dsbs_jax.data import benchmark as benchmark_lib
 from dsbs_jax.data.source import records
 
@@ -83,12 +84,12 @@ def check(
     The row.
 
   Raises:
-    ValueError: a field is missing or has the wrong kind, a text cannot be
+    UserError: a field is missing or has the wrong kind, a text cannot be
       stored, or the human label is no answer of the benchmark.
   """
   fields, place = record.value, record.place
   if not isinstance(fields, dict):
-    raise ValueError(
+    raise contract.UserError(
       f'{place} is {str(fields)[:60]!r}, expected a JSON object, one row of'
       f' {benchmark.name!r}. Fix or drop the line.'
     )
@@ -99,24 +100,24 @@ def check(
   except _ERRORS as error:
     missing = isinstance(error, KeyError)
     reason = f'no field {error}' if missing else str(error)
-    raise ValueError(
+    raise contract.UserError(
       f'{place} cannot be read as a row of {benchmark.name!r} ({reason}),'
       f' expected the fields that it renders; there are'
       f' {", ".join(map(repr, fields)) or "none"}. Fix or drop the row.'
     ) from error
   for name, found in (('id', row_id), ('input', text), ('label', label)):
     if not isinstance(found, str):
-      raise ValueError(
+      raise contract.UserError(
         f'{place} has the {name} {found!r:.60}, expected text. Fix or drop the'
         ' row.'
       )
     if not _storable(found):
-      raise ValueError(
+      raise contract.UserError(
         f'{place} has the {name} {found!r:.60}, expected text without'
         ' NUL characters and lone surrogates. Fix or drop the row.'
       )
   if problem:
-    raise ValueError(
+    raise contract.UserError(
       f'{place} has the label {label!r}, expected one of'
       f' {", ".join(map(repr, problem))}. Fix or drop the row.'
     )

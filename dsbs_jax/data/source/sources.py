@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from dsbs_jax import contract
 from dsbs_jax.data import benchmark as benchmark_lib
 from dsbs_jax.data.source import (
   archive,
@@ -34,7 +35,7 @@ def available(
   """The benchmark's splits that a source has rows for, derived ones too.
 
   Raises:
-    ValueError: it has none.
+    UserError: it has none.
   """
   opened = archive.open_archive(source)
   found = {
@@ -46,7 +47,7 @@ def available(
     found.add('validation')
   if not found:
     names = [layout.file_names(benchmark, split) for split in benchmark.splits]
-    raise ValueError(
+    raise contract.UserError(
       f'{source} has no rows of {benchmark.name!r}, expected one of'
       f' {", ".join(names)}. Give the folder that holds them.'
     )
@@ -68,7 +69,7 @@ def read_rows(
     The rows in file order.
 
   Raises:
-    ValueError: a file is missing, or a row is wrong (file and line are named).
+    UserError: a file is missing, or a row is wrong (file and line are named).
   """
   opened = archive.open_archive(source)
   index, seen = 0, set()
@@ -77,7 +78,7 @@ def read_rows(
       row = rows.check(benchmark, record, split=split, index=index)
       if benchmark.example_id is not None:
         if row.example_id in seen:
-          raise ValueError(
+          raise contract.UserError(
             f'{row.place} has the id {row.example_id!r} again, expected ids'
             f' that are unique in {split}. Change or drop the row.'
           )
@@ -188,7 +189,7 @@ class Examples:
       )
     taught.finish(num_rows)
     if not num_rows:
-      raise ValueError(
+      raise contract.UserError(
         f'{self.source} has no row in {self._home} of'
         f' {self.benchmark.name!r}, expected at least one. Check the file.'
       )
@@ -241,7 +242,7 @@ def load(
     train is subsampled or validates.
 
   Raises:
-    ValueError: something is wrong with the files; what is inside them only
+    UserError: something is wrong with the files; what is inside them only
       shows while iterating.
   """
   return Examples(

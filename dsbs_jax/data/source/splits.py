@@ -10,6 +10,8 @@ import math
 
 import numpy as np
 
+from dsbs_jax import contract
+
 VALIDATION_FRACTION = 0.1
 VALIDATION_SEED = 0
 
@@ -28,11 +30,11 @@ def cut(
     (rest, share): int64 indices, both in permuted order.
 
   Raises:
-    ValueError: one of the two sides would be empty.
+    UserError: one of the two sides would be empty.
   """
   size = math.ceil(fraction * num_rows)
   if not 0 < size < num_rows:
-    raise ValueError(
+    raise contract.UserError(
       f'{num_rows:,} rows cut at {fraction:g} leave {num_rows - size:,} and'
       f' {size:,}, expected at least one on each side. Take a larger'
       ' fraction, or more rows.'
@@ -54,7 +56,9 @@ def subsample(num_rows: int, *, fraction: float, run: int) -> np.ndarray:
     in float arithmetic, so 0.7 of 800 rows are 559.
   """
   if not 0.0 < fraction <= 1.0:
-    raise ValueError(f'fraction is {fraction}, expected a number in (0, 1].')
+    raise contract.UserError(
+      f'fraction is {fraction}, expected a number in (0, 1].'
+    )
   if fraction == 1.0:
     return np.arange(num_rows)
   return cut(num_rows, fraction=1.0 - fraction, seed=run)[0]
