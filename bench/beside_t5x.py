@@ -17,7 +17,7 @@ from t5x.examples.t5 import network as t5x_network
 from bench import worker, workload
 from dsbs_jax.runtime import compilation_cache, malloc
 
-_OURS = ('decoder_task_ids', 'encoder_places', 'decoder_places')
+_OURS = ('decoder_task_ids', 'encoder_token_index', 'decoder_token_index')
 
 
 def main() -> None:

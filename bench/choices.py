@@ -15,7 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from bench import table
-from dsbs_jax.core import cross_entropy, decoding, dropout, norm, scores
+from dsbs_jax.core import (
+  cross_entropy,
+  decoding,
+  dot_product_attention,
+  dropout,
+  norm,
+)
 from dsbs_jax.core.t5 import attention
 
 _ROWS, _LENGTH, _WIDTH, _HEADS, _VOCABULARY = 8, 256, 256, 4, 32128
@@ -139,7 +145,7 @@ def _of_vocabulary() -> list[Choice]:
     ),
     Choice(
       'likeliest token by blocks of ids, not at once (forward)',
-      decoding.likeliest,
+      decoding.argmax,
       lambda x: jnp.argmax(x, axis=-1),
       (_draw(10, 32, _VOCABULARY),),
       forward=True,
@@ -154,11 +160,11 @@ def _of_attention() -> list[Choice]:
   weights = _draw(11, _ROWS, _HEADS, _LENGTH, _LENGTH)
   segments = jnp.tile(jnp.arange(_LENGTH) // 45, (_ROWS, 1))
   real = jnp.ones((_ROWS, _LENGTH), bool)
-  mask = attention.pair_mask(
+  mask = attention.make_attention_mask(
     real, real, query_segments=segments, key_segments=segments
   )
   bias_table = _draw(5, _HEADS, 32)
-  buckets = attention.relative_buckets(
+  buckets = attention.relative_position_bucket(
     np.arange(_LENGTH)[None] - np.arange(_LENGTH)[:, None], bidirectional=True
   )
   bias = bias_table[:, buckets][None]
@@ -168,7 +174,7 @@ def _of_attention() -> list[Choice]:
   return [
     Choice(
       'relative bias as shifted rows, not looked up pair by pair',
-      lambda t: attention.relative_bias(
+      lambda t: attention.relative_position_bias(
         t, _LENGTH, _LENGTH, bidirectional=True
       ),
       lambda t: t[:, buckets][None],
@@ -176,13 +182,17 @@ def _of_attention() -> list[Choice]:
     ),
     Choice(
       'attention written out, not jax.nn.dot_product_attention',
-      lambda q, k, v, b: scores.weigh(q, k, v, b, mask),
+      lambda q, k, v, b: dot_product_attention.dot_product_attention(
+        q, k, v, b, mask
+      ),
       lambda q, k, v, b: _library(q, k, v, mask, b),
       (*heads, bias),
     ),
     Choice(
       "attention with its gradient written out, not autodiff's",
-      lambda q, k, v, b: scores.weigh(q, k, v, b, mask),
+      lambda q, k, v, b: dot_product_attention.dot_product_attention(
+        q, k, v, b, mask
+      ),
       lambda q, k, v, b: _attend(q, k, v, mask, b),
       (*heads, bias),
     ),
@@ -200,7 +210,7 @@ def _of_attention() -> list[Choice]:
 def _attend(query, key, value, mask, bias):
   """What a softmax library function and autodiff make of it."""
   pairs = jnp.einsum('BHTK,BHSK->BHTS', query, key) + bias
-  pairs = jnp.where(mask, pairs, scores.MASKED_SCORE)
+  pairs = jnp.where(mask, pairs, dot_product_attention.MASKED_SCORE)
   probabilities = jax.nn.softmax(pairs, axis=-1)
   return jnp.einsum('BHTS,BHSK->BHTK', probabilities, value)
 

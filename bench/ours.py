@@ -11,10 +11,10 @@ import numpy as np
 from bench import worker, workload
 from dsbs_jax.core import (
   decoding,
+  dot_product_attention,
   objective,
   optimizer,
   partitioning,
-  scores,
   steps,
   unpadding,
 )
@@ -34,7 +34,7 @@ def main() -> None:
     malloc.keep_freed_memory()
   compilation_cache.use_cache()
   if arguments.no_scores:
-    scores.weigh = _no_scores
+    dot_product_attention.dot_product_attention = _no_scores
   data = workload.load(arguments.workload)
   config = workload.model(
     arguments.model,
@@ -117,7 +117,7 @@ def part(data, config, arguments) -> Callable:
     total = 0.0
     for rows in batch.values():
       hidden = network.hidden(params, config, rows, dropout_key=key)
-      rows = unpadding.flat_targets(rows)
+      rows = unpadding.unpad_targets(rows)
       total += objective.batch_loss(
         DISTILLATION,
         hidden,
@@ -183,7 +183,7 @@ def initial_state(config, transformation) -> steps.TrainState:
     params = network.init(key, config)
     kernel = params['decoder']['logits_dense']['kernel']
     params['decoder']['logits_dense']['kernel'] = kernel.at[:, :2].set(0.0)
-    return steps.state_of(params, transformation)
+    return steps.state_from_params(params, transformation)
 
   return jax.jit(init)(jax.random.key(0))
 

@@ -105,8 +105,11 @@ class Workload:
         rows['encoder_input_tokens'].shape[1],
         rows['decoder_target_tokens'].shape[1],
         rows=len(rows['decoder_target_tokens']),
-        tokens=(rows['encoder_places'].size, rows['decoder_places'].size)
-        if 'encoder_places' in rows
+        tokens=(
+          rows['encoder_token_index'].size,
+          rows['decoder_token_index'].size,
+        )
+        if 'encoder_token_index' in rows
         else None,
       )
       for rows in self.batch(layout, step).values()

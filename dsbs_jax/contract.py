@@ -8,9 +8,10 @@ Dimension legend, used by every einsum and shape comment in the project:
   H  attention heads            K  width of one head (head_dim)
   F  hidden width of the MLP    V  vocabulary size
   N  layers of a stack          G  beams of one row
+  C  cells of a batch: data shards x microbatches
 
-A *row group* is a dict of arrays that share their number of rows (places: of
-cells):
+A *row group* is a dict of arrays that share their number of rows (the token
+indices: of cells):
 
   encoder_input_tokens   [B, S] int32    source ids, 0 where padded
   decoder_input_tokens   [B, T] int32    targets shifted right, 0 as start
@@ -22,8 +23,9 @@ cells):
   decoder_positions [B, T]; segments count from 1, 0 = padding
   decoder_pair_ids       [B, T] int32    on request: the example of the batch
                          that a target is of, from 1, 0 = padding
-  encoder_places, decoder_places [C, n] int32  on request: where the tokens of
-                         each cell are, see core/unpadding.py
+  encoder_token_index, decoder_token_index [C, n] int32  on request: where in
+                         the rows the real tokens of each cell are, see
+                         core/unpadding.py
 
 A *batch* is a dict of row groups. Paired batches hold {'label': rows,
 'rationale': rows}, two views of the same examples whose target lengths may

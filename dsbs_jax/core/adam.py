@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 
-def direction(
+def scale_by_adam(
   *, beta1: float, beta2: float, epsilon: float
 ) -> optax.GradientTransformation:
   """m_hat / (sqrt(v_hat) + epsilon), as torch and optax have it."""
@@ -21,13 +21,13 @@ def direction(
   return _with_moments(beta1, beta2, divide)
 
 
-def direction_hf(
+def scale_by_adam_hf(
   *, beta1: float, beta2: float, epsilon: float
 ) -> optax.GradientTransformation:
   """sqrt(c2) / c1 * m / (sqrt(v) + epsilon), as transformers' old AdamW has it.
 
   c1 and c2 are the bias corrections; epsilon counts 1 / sqrt(c2) times as much
-  as in `direction`: 32 times in the first step.
+  as in `scale_by_adam`: 32 times in the first step.
   """
 
   def divide(mean, square, correction1, correction2):

@@ -13,7 +13,7 @@ from dsbs_jax.core.t5 import cache, network
 from dsbs_jax.core.t5.config import T5Config
 
 # Log probability of what must never be chosen.
-NEVER = -1e9
+NEG_INF = -1e9
 
 
 class BeamRules(Protocol):
@@ -22,7 +22,7 @@ class BeamRules(Protocol):
   def score(self, log_probs: jax.Array, length: jax.Array) -> jax.Array:
     """The score of finished outputs of `length` tokens, the end included."""
 
-  def hope(
+  def best_attainable_score(
     self, log_probs: jax.Array, length: jax.Array, max_decode_len: int
   ) -> jax.Array:
     """The best score that live outputs of `length` tokens may still reach."""
@@ -54,7 +54,7 @@ class BrevityPenalty:
     length = jnp.asarray(length, jnp.float32)
     return log_probs / ((5.0 + length) / 6.0) ** self.alpha
 
-  def hope(self, log_probs, length, max_decode_len):
+  def best_attainable_score(self, log_probs, length, max_decode_len):
     del length
     return self.score(log_probs, max_decode_len + 1)  # T5X counts the start.
 
@@ -79,7 +79,7 @@ class LengthPenalty:
   def score(self, log_probs, length):
     return log_probs / jnp.asarray(length, jnp.float32) ** self.exponent
 
-  def hope(self, log_probs, length, max_decode_len):
+  def best_attainable_score(self, log_probs, length, max_decode_len):
     del max_decode_len
     return self.score(log_probs, length)
 
@@ -96,7 +96,7 @@ class BeamState:
     decode: the live beams' tokens and caches, R = B * G rows.
     live_log_probs: [B, G] float32, sums of log p, best first.
     tokens: [B, G, L] int32, the best finished outputs so far, best first.
-    scores: [B, G] float32, their scores; NEVER where there is none yet.
+    scores: [B, G] float32, their scores; NEG_INF where there is none yet.
     finished: [B, G] bool, False where there is none yet.
   """
 
@@ -165,10 +165,12 @@ def _advance(
   newest = jax.lax.dynamic_index_in_dim(tokens, index, axis=2, keepdims=False)
   ended = newest == contract.EOS_ID
 
-  live_log_probs, live = jax.lax.top_k(jnp.where(ended, NEVER, best), num_beams)
+  live_log_probs, live = jax.lax.top_k(
+    jnp.where(ended, NEG_INF, best), num_beams
+  )
   finishing = rules.finishing(ended, length == max_decode_len)
-  finishing &= ~done[:, None] & (best > NEVER / 2)
-  scores = jnp.where(finishing, rules.score(best, length), NEVER)
+  finishing &= ~done[:, None] & (best > NEG_INF / 2)
+  scores = jnp.where(finishing, rules.score(best, length), NEG_INF)
   scores, kept = jax.lax.top_k(
     jnp.concatenate([state.scores, scores], axis=1), num_beams
   )
@@ -179,8 +181,10 @@ def _advance(
     ),
     kept,
   )
-  hope = rules.hope(live_log_probs[:, 0], length, max_decode_len)
-  beaten = jnp.all(finished, axis=1) & (hope <= scores[:, -1])
+  best = rules.best_attainable_score(
+    live_log_probs[:, 0], length, max_decode_len
+  )
+  beaten = jnp.all(finished, axis=1) & (best <= scores[:, -1])
   return BeamState(
     decode=cache.DecodeState(
       index=length,
@@ -219,7 +223,7 @@ def beam_search(
     Tokens [B, G, L] int32, best first (T5X: best last), 0 after the end; if
     nothing of a row ended, its live beams, with the plain sums of log p as
     scores. Where fewer than G ended, the rest are zeros.
-    Scores [B, G] float32, NEVER where there is no output.
+    Scores [B, G] float32, NEG_INF where there is no output.
   """
   cache.check_length(max_decode_len)
   if num_beams < 1:
@@ -242,14 +246,14 @@ def beam_search(
     return _advance(state, caches, log_probs, config=config, rules=rules)
 
   # All beams are equal at first: only the first may be continued.
-  first = jnp.where(jnp.arange(num_beams) == 0, 0.0, NEVER)
+  first = jnp.where(jnp.arange(num_beams) == 0, 0.0, NEG_INF)
   state = BeamState(
     decode=cache.start(
       config, source, max_decode_len=max_decode_len, num_beams=num_beams
     ),
     live_log_probs=jnp.tile(first[None], (batch, 1)),
     tokens=jnp.zeros((batch, num_beams, max_decode_len), jnp.int32),
-    scores=jnp.full((batch, num_beams), NEVER),
+    scores=jnp.full((batch, num_beams), NEG_INF),
     finished=jnp.zeros((batch, num_beams), bool),
   )
   state = jax.lax.while_loop(unfinished, advance, state)

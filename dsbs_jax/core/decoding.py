@@ -55,7 +55,7 @@ def greedy(
   def choose(state: cache.DecodeState):
     hidden, caches = cache.step(params, config, source, state=state)
     logits = network.logits(params, config, hidden)
-    chosen = likeliest(logits)
+    chosen = argmax(logits)
     chosen = jnp.where(state.done, contract.PAD_ID, chosen)
     tokens = jax.lax.dynamic_update_slice_in_dim(
       state.tokens, chosen[:, None], state.index, axis=1
@@ -73,7 +73,7 @@ def greedy(
   return jax.lax.while_loop(unfinished, choose, state).tokens
 
 
-def likeliest(logits: jax.Array) -> jax.Array:
+def argmax(logits: jax.Array) -> jax.Array:
   """The first id of the highest score, as argmax says of numbers, sooner.
 
   XLA's CPU backend finds a maximum with vector instructions, an argmax without:
@@ -132,18 +132,19 @@ def score_options(
   inputs = jnp.pad(targets[:, :-1], ((0, 0), (1, 0)))
   real = targets > 0
 
-  def make_memories(layer_params, normed, cross):
+  def kv_fn(layer_params, normed, cross):
     weights = layer_params['self_attention']
-    own = attention.keys_values(weights, normed, config.num_heads)
+    own = attention.project_kv(weights, normed, config.num_heads)
     return own, cross, None
 
   hidden, _ = stacks.run_decoder(
     params,
     config,
     inputs,
-    make_memories=make_memories,
+    kv_fn=kv_fn,
     bias=stacks.decoder_bias(params, config, length),
-    self_mask=attention.causal_mask(length) & attention.pair_mask(real, real),
+    self_mask=attention.make_causal_mask(length)
+    & attention.make_attention_mask(real, real),
     cross_mask=(cache.source_tokens(rows) > 0)[:, None, None, :],
     memories=cache.project_source(params, config, encoded),
   )

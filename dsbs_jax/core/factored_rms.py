@@ -33,7 +33,7 @@ class AdafactorState(NamedTuple):
   v: Any
 
 
-def direction(
+def scale_by_factored_rms(
   *,
   decay_exponent: float,
   step_offset: int,

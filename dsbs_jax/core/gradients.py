@@ -32,7 +32,7 @@ _VIEW_KEYS = {
 }
 
 
-def views(batch: Batch) -> list[tuple[str, dict[str, jax.Array]]]:
+def batch_views(batch: Batch) -> list[tuple[str, dict[str, jax.Array]]]:
   """The batch's views in the order of `contract.VIEWS`."""
   unknown = sorted(set(batch) - set(contract.VIEWS))
   if unknown or not batch:
@@ -43,7 +43,7 @@ def views(batch: Batch) -> list[tuple[str, dict[str, jax.Array]]]:
   return [(view, batch[view]) for view in contract.VIEWS if view in batch]
 
 
-def rows_loss(
+def view_loss(
   config,
   distillation,
   params,
@@ -69,7 +69,7 @@ def rows_loss(
     float32 scalar, and sums.
   """
   hidden = network.hidden(params, config, rows, dropout_key=dropout_key)
-  rows = unpadding.flat_targets(rows)
+  rows = unpadding.unpad_targets(rows)
 
   def project(projection, states):
     return network.logits(projection, config, states)
@@ -93,7 +93,7 @@ def _projection(params, config):
   return {'decoder': {'logits_dense': params['decoder']['logits_dense']}}
 
 
-def of_batch(
+def batch_value_and_grad(
   config,
   distillation,
   params,
@@ -126,7 +126,7 @@ def of_batch(
 
   def part_gradients(view, rows, keys):
     (loss, sums), gradients = jax.value_and_grad(
-      lambda p: rows_loss(
+      lambda p: view_loss(
         config,
         distillation,
         p,
@@ -158,7 +158,7 @@ def of_batch(
       num_pairs=num_pairs,
     )
   total = None
-  for view, _ in views(batch):
+  for view, _ in batch_views(batch):
     total = over_parts(functools.partial(part_gradients, view), total, view)
   return _of_shards(total, num_shards)
 

@@ -137,7 +137,7 @@ def adamw_hf(
   """
   return _chain(
     clip_norm,
-    adam.direction_hf(beta1=beta1, beta2=beta2, epsilon=epsilon),
+    adam.scale_by_adam_hf(beta1=beta1, beta2=beta2, epsilon=epsilon),
     _descend(learning_rate, weight_decay, decay_after_step=True),
   )
 
@@ -158,7 +158,7 @@ def adamw(
   """
   return _chain(
     clip_norm,
-    adam.direction(beta1=beta1, beta2=beta2, epsilon=epsilon),
+    adam.scale_by_adam(beta1=beta1, beta2=beta2, epsilon=epsilon),
     _descend(learning_rate, weight_decay, decay_after_step=False),
   )
 
@@ -200,7 +200,7 @@ def adafactor(
 
   Source: Shazeer and Stern 2018, algorithm 4 without momentum.
   """
-  direction = factored_rms.direction(
+  direction = factored_rms.scale_by_factored_rms(
     decay_exponent=decay_exponent,
     step_offset=step_offset,
     clipping_threshold=clipping_threshold,

@@ -41,10 +41,10 @@ def init_state(
   transformation: optax.GradientTransformation,
 ) -> TrainState:
   """A fresh state: random parameters, zero moments, step 0."""
-  return state_of(network.init(key, config), transformation)
+  return state_from_params(network.init(key, config), transformation)
 
 
-def state_of(
+def state_from_params(
   params: Any, transformation: optax.GradientTransformation
 ) -> TrainState:
   """A state at step 0 that starts from the given parameters."""
@@ -98,7 +98,7 @@ def make_train_step(
   _check_cuts(distillation, num_microbatches, chunk_tokens, num_pairs)
 
   def train_step(state, batch):
-    batch_gradient, loss, sums = gradients.of_batch(
+    batch_gradient, loss, sums = gradients.batch_value_and_grad(
       config,
       distillation,
       state.params,
@@ -168,10 +168,10 @@ def make_eval_step(
   def eval_step(params, batch):
     counts = objective.token_counts(batch)
     sums = [
-      gradients.rows_loss(
+      gradients.view_loss(
         config, distillation, params, rows, counts, None, chunk_tokens
       )[1]
-      for _, rows in gradients.views(batch)
+      for _, rows in gradients.batch_views(batch)
     ]
     return jax.tree.map(lambda *terms: sum(terms), *sums)
 

@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 
 # Where the loader puts the places of a row group's tokens.
-ENCODER_PLACES = 'encoder_places'
-DECODER_PLACES = 'decoder_places'
+ENCODER_TOKEN_INDEX = 'encoder_token_index'
+DECODER_TOKEN_INDEX = 'decoder_token_index'
 _TARGETS = 'decoder_'
 
 
@@ -58,7 +58,9 @@ class Unpadding(NamedTuple):
     return array.reshape(len(self.places), -1, *array.shape[num_axes:])
 
 
-def of_rows(places: jax.Array | None, like: jax.Array) -> Unpadding | None:
+def make_unpadding(
+  places: jax.Array | None, like: jax.Array
+) -> Unpadding | None:
   """The way between rows and flat tokens, or None where rows stay as they are.
 
   Args:
@@ -80,9 +82,11 @@ def of_rows(places: jax.Array | None, like: jax.Array) -> Unpadding | None:
   return Unpadding(places, slots, (num_rows, length))
 
 
-def flat_targets(rows: dict[str, jax.Array]) -> dict[str, jax.Array]:
+def unpad_targets(rows: dict[str, jax.Array]) -> dict[str, jax.Array]:
   """A row group whose targets, and all that is told of them, are [C, n]."""
-  way = of_rows(rows.get(DECODER_PLACES), rows['decoder_target_tokens'])
+  way = make_unpadding(
+    rows.get(DECODER_TOKEN_INDEX), rows['decoder_target_tokens']
+  )
   if way is None:
     return rows
   return {
@@ -90,7 +94,7 @@ def flat_targets(rows: dict[str, jax.Array]) -> dict[str, jax.Array]:
     if name.startswith(_TARGETS)
     else array
     for name, array in rows.items()
-    if name not in (ENCODER_PLACES, DECODER_PLACES)
+    if name not in (ENCODER_TOKEN_INDEX, DECODER_TOKEN_INDEX)
   }
 
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from dsbs_jax.core import decoding, partitioning, skipping, steps
+from dsbs_jax.core import decoding, nonfinite, partitioning, steps
 from dsbs_jax.core.t5 import network
 from dsbs_jax.data.batching import placement
 from dsbs_jax.runs import checkpoints
@@ -85,7 +85,7 @@ def train_step(
       num_pairs=run.batch_size,
     )
     if run.max_bad_steps:
-      take = skipping.skip_non_finite(take)
+      take = nonfinite.skip_updates(take)
     return take(state, batch)
 
   replicated = NamedSharding(mesh, PartitionSpec())
@@ -121,7 +121,7 @@ def batch_shapes(
     if shape.input_slots:
       for stack, slots in zip(lengths, shape.tokens, strict=True):
         cells = num_cells, slots // num_cells
-        found[f'{stack}_places'] = cells, jnp.int32
+        found[f'{stack}_token_index'] = cells, jnp.int32
     return {
       name: jax.ShapeDtypeStruct(*described, sharding=sharding)
       for name, described in found.items()

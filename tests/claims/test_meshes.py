@@ -211,7 +211,7 @@ def train(
     if tied:
       batch = pairs(batch['mixture'])
     if num_microbatches > 1:
-      batch = with_places(batch, mesh, num_microbatches)
+      batch = with_token_index(batch, mesh, num_microbatches)
     partitioning.check_batch(batch, mesh, num_microbatches=num_microbatches)
     state, metrics = step(state, jax.device_put(batch, rows_layout))
     losses.append(float(metrics['loss']))
@@ -238,24 +238,26 @@ def make_batch(seed):
   return {'mixture': rows}
 
 
-def with_places(batch, mesh, num_microbatches):
-  """The batch with its tokens' places: padding is not computed."""
+def with_token_index(batch, mesh, num_microbatches):
+  """The batch with its tokens' indices: padding is not computed."""
   from dsbs_jax.core import partitioning
-  from dsbs_jax.data.batching import cells as cells_lib
+  from dsbs_jax.data.batching import batch_grid
 
-  cells = cells_lib.Cells(mesh.shape[partitioning.DATA_AXIS], num_microbatches)
+  grid = batch_grid.BatchGrid(
+    mesh.shape[partitioning.DATA_AXIS], num_microbatches
+  )
   (rows,) = batch.values()
   real = {
     'encoder': rows['encoder_input_tokens'] > 0,
     'decoder': rows['decoder_loss_weights'] > 0,
   }
-  places = {
-    f'{side}_places': cells.places(
+  token_index = {
+    f'{side}_token_index': grid.token_index(
       np.flatnonzero(array.reshape(-1)), shape=array.shape, slots=array.size
     )
     for side, array in real.items()
   }
-  return {'mixture': rows | places}
+  return {'mixture': rows | token_index}
 
 
 def pairs(rows):

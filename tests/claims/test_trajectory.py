@@ -155,7 +155,7 @@ def packed_steps(rows, **sizes):
   return {name: np.stack([one[name] for one in every]) for name in every[0]}
 
 
-def places_of(rows):
+def token_index_of(rows):
   """Where the tokens of all steps' packed rows are, [steps, 1, slots]."""
   found = {}
   for side in ('encoder', 'decoder'):
@@ -164,7 +164,7 @@ def places_of(rows):
     places = np.full((STEPS, 1, slots), real.shape[1], np.int32)
     for step, own in enumerate(real):
       places[step, 0, : own.sum()] = np.flatnonzero(own)
-    found[f'{side}_places'] = places
+    found[f'{side}_token_index'] = places
   return found
 
 
@@ -195,7 +195,9 @@ def golden(shared_dir):
     for view, length in (('label', 16), ('rationale', 96))
   }
   weights = read_weights(folder / 'hf_t5_tiny' / 'model.safetensors')
-  unpadded = {view: rows | places_of(rows) for view, rows in packed.items()}
+  unpadded = {
+    view: rows | token_index_of(rows) for view, rows in packed.items()
+  }
   return {
     'folder': folder,
     'recorded': recorded,
@@ -220,7 +222,9 @@ def runner(make_optimizer, chunk_tokens):
       run_key=jax.random.key(0),
       chunk_tokens=chunk_tokens,
     )
-    return jax.lax.scan(step, steps.state_of(params, transformation), batches)
+    return jax.lax.scan(
+      step, steps.state_from_params(params, transformation), batches
+    )
 
   return run
 

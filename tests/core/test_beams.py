@@ -71,7 +71,7 @@ def test_beams_equal_a_slow_search(rules, seed):
       rtol=1e-5,
       atol=1e-5,
     )
-    assert (np.asarray(scores[row, len(expected) :]) == beams.NEVER).all()
+    assert (np.asarray(scores[row, len(expected) :]) == beams.NEG_INF).all()
 
 
 def test_enough_beams_find_the_best_of_all_outputs():

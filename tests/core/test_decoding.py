@@ -44,7 +44,7 @@ def test_the_likeliest_is_the_first_of_the_highest(vocab_size):
   random = np.random.RandomState(0)
   logits = random.randint(-3, 4, (64, vocab_size)).astype(np.float32)
   logits[0] = -np.inf
-  found = jax.jit(decoding.likeliest)(logits)
+  found = jax.jit(decoding.argmax)(logits)
   np.testing.assert_array_equal(found, np.argmax(logits, axis=-1))
   assert found.dtype == np.int32
 
@@ -92,7 +92,9 @@ def test_decoding_stops_when_all_rows_have_ended(monkeypatch):
   # to long outputs, one step more.
   assert len(steps) == 3
   assert [tiny_decoder.strip(beam) for beam in tokens[0]][0] == (1,)
-  assert not np.any(tokens[3]) and (np.asarray(scores[3]) == beams.NEVER).all()
+  assert (
+    not np.any(tokens[3]) and (np.asarray(scores[3]) == beams.NEG_INF).all()
+  )
 
 
 def test_options_are_scored_by_the_sum_over_their_own_tokens():

@@ -15,7 +15,7 @@ from tests.core import test_steps
 SPARE = 3  # slots without token, in the fullest cell
 
 
-def places_of(rows, side, shards=1, parts=1):
+def token_index_of(rows, side, shards=1, parts=1):
   """Where the tokens of each cell are, one token at a time."""
   name = {'encoder': 'encoder_input_tokens', 'decoder': 'decoder_loss_weights'}
   real = np.asarray(rows[name[side]]) > 0
@@ -34,11 +34,11 @@ def places_of(rows, side, shards=1, parts=1):
   )
 
 
-def with_places(batch, shards=1, parts=1):
+def with_token_index(batch, shards=1, parts=1):
   return {
     view: rows
     | {
-      f'{side}_places': places_of(rows, side, shards, parts)
+      f'{side}_token_index': token_index_of(rows, side, shards, parts)
       for side in ('encoder', 'decoder')
     }
     for view, rows in batch.items()
@@ -49,7 +49,7 @@ def with_places(batch, shards=1, parts=1):
 def test_flat_tokens_are_the_real_ones_in_order_and_come_back(cells):
   rows = test_steps.make_rows(5, longest=7, term=1)
   tokens = jnp.asarray(rows['encoder_input_tokens'])
-  way = unpadding.of_rows(places_of(rows, 'encoder', cells), tokens)
+  way = unpadding.make_unpadding(token_index_of(rows, 'encoder', cells), tokens)
   for flat, own in zip(
     np.split(np.asarray(way.flat(tokens)), cells),
     np.split(np.asarray(tokens), cells),
@@ -68,7 +68,7 @@ def test_flat_tokens_are_the_real_ones_in_order_and_come_back(cells):
 def test_gradients_go_back_the_way_they_came():
   rows = test_steps.make_rows(5, longest=7, term=1)
   real = rows['encoder_input_tokens'] > 0
-  way = unpadding.of_rows(places_of(rows, 'encoder', 2), real)
+  way = unpadding.make_unpadding(token_index_of(rows, 'encoder', 2), real)
   there = jax.random.normal(jax.random.key(0), (*real.shape, 3))
   cotangent = jax.random.normal(jax.random.key(1), way.flat(there).shape)
   _, pull_back = jax.vjp(way.flat, there)
@@ -93,7 +93,7 @@ def test_a_step_without_padding_is_a_step_with_it(case):
   config = dataclasses.replace(test_steps.CONFIG, dropout_rate=0.2)
   step = test_steps.jitted_step(config, **options)
   batch = test_steps.make_mixture()
-  unpadded = with_places(
+  unpadded = with_token_index(
     batch, options.get('num_shards', 1), options.get('num_microbatches', 1)
   )
   expected, expected_metrics = step(test_steps.fresh_state(), batch)
@@ -115,7 +115,7 @@ def test_scanned_layers_take_flat_tokens_too():
 
   gradient = jax.jit(jax.grad(loss))
   test_steps.assert_trees_close(
-    gradient(params, with_places({'x': rows})['x']),
+    gradient(params, with_token_index({'x': rows})['x']),
     gradient(params, rows),
     rtol=1e-4,
     atol=1e-6,

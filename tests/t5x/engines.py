@@ -76,7 +76,7 @@ def train_ours(data, name, params, *, num_steps, num_microbatches, mesh):
   """Yields (loss, {term: token mean}) of each step of the built-in engine."""
   transformation = make_optimizer(name)
   mesh = partitioning.make_mesh(mesh)
-  state = steps.state_of(params, transformation)
+  state = steps.state_from_params(params, transformation)
   rules = partitioning.standard_rules()
   shardings = partitioning.state_shardings(
     jax.eval_shape(lambda: state), mesh, rules

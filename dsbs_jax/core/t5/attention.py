@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dsbs_jax.core import dropout, scores
+from dsbs_jax.core import dot_product_attention, dropout
 from dsbs_jax.core.unpadding import Unpadding
 
 
@@ -27,7 +27,7 @@ class KeyValue(NamedTuple):
   value: jax.Array
 
 
-def relative_buckets(
+def relative_position_bucket(
   distances: np.ndarray,
   *,
   bidirectional: bool,
@@ -74,7 +74,7 @@ def relative_buckets(
   return (offset + np.where(behind < exact, behind, widened)).astype(np.int32)
 
 
-def relative_bias(
+def relative_position_bias(
   table: jax.Array,
   query_length: int,
   key_length: int,
@@ -94,7 +94,7 @@ def relative_bias(
     query_length: T.
     key_length: S.
     bidirectional: True in the encoder, False in the decoder.
-    max_distance: see `relative_buckets`.
+    max_distance: see `relative_position_bucket`.
 
   Returns:
     [1, H, T, S] float32.
@@ -103,7 +103,7 @@ def relative_bias(
   distances = np.arange(
     1 - query_length, key_length + 1
   )  # one spare at the end
-  buckets = relative_buckets(
+  buckets = relative_position_bucket(
     distances,
     bidirectional=bidirectional,
     num_buckets=num_buckets,
@@ -118,7 +118,7 @@ def relative_bias(
   return rows[None, :, :, :key_length]
 
 
-def pair_mask(
+def make_attention_mask(
   query_real: jax.Array,
   key_real: jax.Array,
   *,
@@ -143,7 +143,7 @@ def pair_mask(
   return mask
 
 
-def causal_mask(length: int) -> jax.Array:
+def make_causal_mask(length: int) -> jax.Array:
   """[1, 1, T, T] bool: a position sees itself and what is before it."""
   positions = jnp.arange(length)
   return (positions[:, None] >= positions[None, :])[None, None]
@@ -160,7 +160,7 @@ def project(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 @jax.custom_vjp
-def project_wide(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
+def logits_dense(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
   """`project` to the vocabulary, with its gradient written out.
 
   The kernel's gradient takes a transposed copy of the inputs. Without one XLA's
@@ -176,11 +176,11 @@ def project_wide(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
   return project(inputs, kernel)
 
 
-def _project_wide_forward(inputs, kernel):
+def _logits_dense_forward(inputs, kernel):
   return project(inputs, kernel), (inputs, kernel)
 
 
-def _project_wide_backward(residuals, gradient):
+def _logits_dense_backward(residuals, gradient):
   inputs, kernel = residuals
   flat = inputs.reshape(-1, inputs.shape[-1])
   # The barrier keeps the copy: XLA would take it into the product.
@@ -189,7 +189,7 @@ def _project_wide_backward(residuals, gradient):
   return project(gradient, kernel.T), of_kernel
 
 
-project_wide.defvjp(_project_wide_forward, _project_wide_backward)
+logits_dense.defvjp(_logits_dense_forward, _logits_dense_backward)
 
 
 def split_heads(joined: jax.Array, num_heads: int) -> jax.Array:
@@ -199,7 +199,7 @@ def split_heads(joined: jax.Array, num_heads: int) -> jax.Array:
   return jnp.swapaxes(heads, 1, 2)
 
 
-def keys_values(
+def project_kv(
   params: dict,
   memory: jax.Array,
   num_heads: int,
@@ -232,9 +232,7 @@ def _rows(joined: jax.Array, unpadding: Unpadding | None) -> jax.Array:
   return joined if unpadding is None else unpadding.rows(joined)
 
 
-def write_position(
-  cache: KeyValue, new: KeyValue, index: jax.Array
-) -> KeyValue:
+def update_cache(cache: KeyValue, new: KeyValue, index: jax.Array) -> KeyValue:
   """Puts the keys and values of one position, [B, H, 1, K], at `index`."""
   key, value = (
     jax.lax.dynamic_update_slice_in_dim(whole, one, index, axis=2)
@@ -283,7 +281,9 @@ def attend(
     # A key that all queries drop is a value of 0: S * K products, not T * S.
     keep = jnp.swapaxes(dropout_keep, 2, 3)
     value = dropout.dropout(value, keep, rate=dropout_rate)
-  context = scores.weigh(query, memory.key, value, bias, mask)
+  context = dot_product_attention.dot_product_attention(
+    query, memory.key, value, bias, mask
+  )
   context = jnp.swapaxes(context, 1, 2).reshape(batch, length, -1)
   if unpadding is not None:
     context = unpadding.flat(context)

@@ -61,7 +61,7 @@ def project_source(params: dict, config: T5Config, encoded: jax.Array) -> dict:
 
   def project(layer):
     weights = layer['encoder_decoder_attention']
-    return attention.keys_values(weights, encoded, config.num_heads)
+    return attention.project_kv(weights, encoded, config.num_heads)
 
   stack = params['decoder']
   if config.scan_layers:
@@ -162,18 +162,18 @@ def step(
   bias = jax.lax.dynamic_slice_in_dim(source.bias, index, 1, axis=2)
   self_mask = (jnp.arange(max_decode_len) <= index)[None, None, None, :]
 
-  def make_memories(layer_params, normed, memories):
+  def kv_fn(layer_params, normed, memories):
     cache, cross = memories
     weights = layer_params['self_attention']
-    new = attention.keys_values(weights, normed, config.num_heads)
-    cache = attention.write_position(cache, new, index)
+    new = attention.project_kv(weights, normed, config.num_heads)
+    cache = attention.update_cache(cache, new, index)
     return cache, cross, cache
 
   hidden, caches = stacks.run_decoder(
     params,
     config,
     newest,
-    make_memories=make_memories,
+    kv_fn=kv_fn,
     bias=bias,
     self_mask=self_mask,
     cross_mask=source.cross_mask,

@@ -34,17 +34,17 @@ def encode(
     params: the whole parameter tree.
     config: its size.
     rows: encoder_input_tokens [B, S] int32; packed rows also
-      encoder_segment_ids [B, S], and encoder_places [C, n] where padding is
+      encoder_segment_ids [B, S], and encoder_token_index [C, n] where padding is
       not to be computed.
     dropout_key: typed random key, or one per row [B]; None for no dropout.
 
   Returns:
     [B, S, D] in the activation dtype, after the final norm; flat, [C * n, D],
-    where there are encoder_places.
+    where there are encoder_token_index.
   """
   tokens = rows['encoder_input_tokens']
   segments = rows.get('encoder_segment_ids')
-  mask = attention.pair_mask(
+  mask = attention.make_attention_mask(
     tokens > 0, tokens > 0, query_segments=segments, key_segments=segments
   )
   return stacks.run_encoder(
@@ -53,7 +53,9 @@ def encode(
     tokens,
     mask=mask,
     dropout_key=dropout_key,
-    unpadding=unpadding.of_rows(rows.get(unpadding.ENCODER_PLACES), tokens),
+    unpadding=unpadding.make_unpadding(
+      rows.get(unpadding.ENCODER_TOKEN_INDEX), tokens
+    ),
   )
 
 
@@ -78,31 +80,35 @@ def decode(
 
   Returns:
     [B, T, D] in the activation dtype, after the final norm; flat, [C * n, D],
-    where there are decoder_places.
+    where there are decoder_token_index.
   """
   real = rows['decoder_target_tokens'] > 0
   segments = rows.get('decoder_segment_ids')
   length = real.shape[1]
-  self_mask = attention.causal_mask(length) & attention.pair_mask(
+  self_mask = attention.make_causal_mask(
+    length
+  ) & attention.make_attention_mask(
     real, real, query_segments=segments, key_segments=segments
   )
-  cross_mask = attention.pair_mask(
+  cross_mask = attention.make_attention_mask(
     real,
     rows['encoder_input_tokens'] > 0,
     query_segments=segments,
     key_segments=rows.get('encoder_segment_ids'),
   )
-  of_sources = unpadding.of_rows(
-    rows.get(unpadding.ENCODER_PLACES), rows['encoder_input_tokens']
+  of_sources = unpadding.make_unpadding(
+    rows.get(unpadding.ENCODER_TOKEN_INDEX), rows['encoder_input_tokens']
   )
-  of_targets = unpadding.of_rows(rows.get(unpadding.DECODER_PLACES), real)
+  of_targets = unpadding.make_unpadding(
+    rows.get(unpadding.DECODER_TOKEN_INDEX), real
+  )
 
-  def make_memories(layer_params, normed, _):
+  def kv_fn(layer_params, normed, _):
     heads = config.num_heads
-    own = attention.keys_values(
+    own = attention.project_kv(
       layer_params['self_attention'], normed, heads, unpadding=of_targets
     )
-    cross = attention.keys_values(
+    cross = attention.project_kv(
       layer_params['encoder_decoder_attention'],
       encoded,
       heads,
@@ -114,7 +120,7 @@ def decode(
     params,
     config,
     rows['decoder_input_tokens'],
-    make_memories=make_memories,
+    kv_fn=kv_fn,
     bias=stacks.decoder_bias(params, config, length),
     self_mask=self_mask,
     cross_mask=cross_mask,
@@ -140,7 +146,7 @@ def logits(params: dict, config: T5Config, hidden: jax.Array) -> jax.Array:
     embedding = params['token_embedder']['embedding']
     return attention.project(wide * config.emb_dim**-0.5, embedding.T)
   kernel = params['decoder']['logits_dense']['kernel']
-  return attention.project_wide(wide, kernel)
+  return attention.logits_dense(wide, kernel)
 
 
 def hidden(
@@ -153,15 +159,15 @@ def hidden(
   """Encodes and decodes rows up to the final hidden states, [B, T, D].
 
   The logits of a whole batch are its largest array by far; from here a loss
-  can make them in pieces. With decoder_places they are [C, n, D], as
-  `unpadding.flat_targets` makes the targets [C, n]. Arguments: see `apply`.
+  can make them in pieces. With decoder_token_index they are [C, n, D], as
+  `unpadding.unpad_targets` makes the targets [C, n]. Arguments: see `apply`.
   """
   num_rows = len(rows['encoder_input_tokens'])
   keys = dropout.row_keys(dropout_key, num_rows)
   encoder_keys, decoder_keys = dropout.split_keys(keys, 2)
   encoded = encode(params, config, rows, dropout_key=encoder_keys)
   states = decode(params, config, encoded, rows=rows, dropout_key=decoder_keys)
-  places = rows.get(unpadding.DECODER_PLACES)
+  places = rows.get(unpadding.DECODER_TOKEN_INDEX)
   return states if places is None else states.reshape(*places.shape, -1)
 
 
@@ -184,8 +190,8 @@ def apply(
     [B, T, V] float32.
   """
   states = hidden(params, config, rows, dropout_key=dropout_key)
-  way = unpadding.of_rows(
-    rows.get(unpadding.DECODER_PLACES), rows['decoder_target_tokens']
+  way = unpadding.make_unpadding(
+    rows.get(unpadding.DECODER_TOKEN_INDEX), rows['decoder_target_tokens']
   )
   if way is not None:
     states = way.rows(states.reshape(-1, states.shape[-1]))

@@ -137,7 +137,7 @@ def run_encoder(
   batch, length = tokens.shape
   keys = dropout.row_keys(dropout_key, batch)
   rate = config.dropout_rate
-  bias = attention.relative_bias(
+  bias = attention.relative_position_bias(
     stack['relpos_bias']['rel_embedding'],
     length,
     length,
@@ -157,7 +157,7 @@ def run_encoder(
     output = attention.attend(
       weights,
       normed,
-      attention.keys_values(
+      attention.project_kv(
         weights, normed, config.num_heads, unpadding=unpadding
       ),
       mask=mask,
@@ -181,7 +181,7 @@ def run_encoder(
 
 def _decoder_layer(
   config: T5Config,
-  make_memories: Callable,
+  kv_fn: Callable,
   *,
   bias: jax.Array,
   self_mask: jax.Array,
@@ -201,7 +201,7 @@ def _decoder_layer(
     )
     scale = layer_params['pre_self_attention_layer_norm']['scale']
     normed = norm.rms_norm(inputs, scale)
-    own, cross, changed = make_memories(layer_params, normed, layer_memories)
+    own, cross, changed = kv_fn(layer_params, normed, layer_memories)
     output = attention.attend(
       layer_params['self_attention'],
       normed,
@@ -235,7 +235,7 @@ def run_decoder(
   config: T5Config,
   tokens: jax.Array,
   *,
-  make_memories: Callable,
+  kv_fn: Callable,
   bias: jax.Array,
   self_mask: jax.Array,
   cross_mask: jax.Array,
@@ -249,25 +249,25 @@ def run_decoder(
     params: the whole parameter tree.
     config: its size.
     tokens: [B, T] int32 decoder inputs.
-    make_memories: (layer_params, normed inputs, the layer's entry of
+    kv_fn: (layer_params, normed inputs, the layer's entry of
       `memories`) -> (own KeyValue, the encoder's KeyValue, what to return).
     bias: [1, H, T, S'] float32 of the self-attention, S' its keys.
     self_mask: bool, broadcast to [B, H, T, S'].
     cross_mask: bool, broadcast to [B, H, T, S].
-    memories: per layer, under the layers' names, what make_memories reads.
+    memories: per layer, under the layers' names, what kv_fn reads.
     dropout_key: typed random key, or one per row [B]; None for no dropout.
     unpadding: of the tokens, to compute them without padding; or None.
 
   Returns:
     [B, T, D] after the final norm, with unpadding flat, [C * n, D]; per layer
-    what make_memories returned.
+    what kv_fn returned.
   """
   stack = params['decoder']
   keys = dropout.row_keys(dropout_key, tokens.shape[0])
   embed_keys, layers_keys, norm_keys = dropout.split_keys(keys, 3)
   layer = _decoder_layer(
     config,
-    make_memories,
+    kv_fn,
     bias=bias,
     self_mask=self_mask,
     cross_mask=cross_mask,
@@ -291,7 +291,7 @@ def run_decoder(
 
 def decoder_bias(params: dict, config: T5Config, length: int) -> jax.Array:
   """[1, H, T, T] float32: the bias of the decoder's self-attention."""
-  return attention.relative_bias(
+  return attention.relative_position_bias(
     params['decoder']['relpos_bias']['rel_embedding'],
     length,
     length,

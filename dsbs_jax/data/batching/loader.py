@@ -18,8 +18,7 @@ import grain
 import numpy as np
 
 from dsbs_jax import contract
-from dsbs_jax.data.batching import cells as cells_lib
-from dsbs_jax.data.batching import ordering, packing, pools
+from dsbs_jax.data.batching import batch_grid, ordering, packing, pools
 from dsbs_jax.data.prepared import tokens, views
 
 Reading = ordering.Reading
@@ -67,12 +66,12 @@ class Place:
     return math.lcm(self.row_multiple, self.process_count)
 
   @property
-  def cells(self) -> cells_lib.Cells | None:
+  def grid(self) -> batch_grid.BatchGrid | None:
     """How the train step cuts a batch; None if that splits a process's rows."""
     if self.row_multiple % self.process_count:
       return None
     shards = self.row_multiple // self.microbatches
-    return cells_lib.Cells(shards, self.microbatches)
+    return batch_grid.BatchGrid(shards, self.microbatches)
 
   def own(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The part of global rows, and of cells, that belongs to this process."""
@@ -110,7 +109,7 @@ class Loader:
           samples,
           batch_size=order.reading.batch_size,
           multiple=place.multiple,
-          cells=place.cells if unpadded else None,
+          grid=place.grid if unpadded else None,
         ),
         pair_ids=pair_ids,
       )

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dsbs_jax.data.batching import cells as cells_lib
-from dsbs_jax.data.batching import placement, pools
+from dsbs_jax.data.batching import batch_grid, placement, pools
 from dsbs_jax.data.batching.placement import Shape
 
 MULTIPLE = 8
@@ -28,7 +27,7 @@ def choose(
   batch_size: int,
   multiple: int,
   widths: tuple[int, int] | None,
-  cells: cells_lib.Cells | None,
+  grid: batch_grid.BatchGrid | None,
 ) -> tuple[Shape, ...]:
   """The shapes of packed batches.
 
@@ -39,7 +38,7 @@ def choose(
     multiple: what the number of rows must divide by.
     widths: input and target length of a row; None chooses those that cost
       least.
-    cells: how batches are cut, for shapes with slots; None: without.
+    grid: how batches are cut, for shapes with slots; None: without.
 
   Returns:
     The usual shape, one with more rows and slots, and one that takes any batch.
@@ -48,7 +47,7 @@ def choose(
   # Ever fewer candidates on ever more batches: the fullest batch decides.
   for number, kept in _ROUNDS:
     needed = [
-      _needed(examples, samples[:number], width, multiple, cells)
+      _needed(examples, samples[:number], width, multiple, grid)
       for width in tried
     ]
     needed.sort(key=Shape.work)
@@ -58,7 +57,7 @@ def choose(
   more = min(round_up(int(np.ceil(usual.rows * _OVERFLOW)), multiple), most)
   shapes = (
     usual,
-    _roomy(usual._replace(rows=more), cells),
+    _roomy(usual._replace(rows=more), grid),
     Shape(most, usual.inputs, usual.targets),
   )
   return tuple(dict.fromkeys(shapes))
@@ -69,7 +68,7 @@ def _needed(
   samples: Sequence[np.ndarray],
   width: tuple[int, int],
   multiple: int,
-  cells: cells_lib.Cells | None,
+  grid: batch_grid.BatchGrid | None,
 ) -> Shape:
   """The rows and slots of this width that the fullest of some batches needs."""
   found = []
@@ -84,16 +83,16 @@ def _needed(
     max([1, *(placed.num_rows for placed, _ in found)]), multiple
   )
   shape = Shape(num_rows, *width)
-  if cells is None:
+  if grid is None:
     return shape
   most = np.max(
     [
-      [cells.fullest(placed.row, side, num_rows=num_rows) for side in lengths]
+      [grid.max_tokens(placed.row, side, num_rows=num_rows) for side in lengths]
       for placed, lengths in found
     ],
     axis=0,
   )
-  slots = round_up(np.maximum(most, 1), _SLOTS) * cells.number
+  slots = round_up(np.maximum(most, 1), _SLOTS) * grid.num_cells
   with_slots = shape._replace(
     input_slots=min(int(slots[0]), num_rows * width[0]),
     target_slots=min(int(slots[1]), num_rows * width[1]),
@@ -101,15 +100,15 @@ def _needed(
   return with_slots if with_slots.tokens != shape.tokens else shape
 
 
-def _roomy(shape: Shape, cells: cells_lib.Cells | None) -> Shape:
+def _roomy(shape: Shape, grid: batch_grid.BatchGrid | None) -> Shape:
   """The shape with more slots than usual, no more than it has places."""
   if not shape.input_slots:
     return shape
 
   def more(slots, length):
-    each = int(slots * _OVERFLOW) // cells.number
-    places = shape.rows * length // cells.number
-    return min(round_up(each, _SLOTS), places) * cells.number
+    each = int(slots * _OVERFLOW) // grid.num_cells
+    places = shape.rows * length // grid.num_cells
+    return min(round_up(each, _SLOTS), places) * grid.num_cells
 
   return shape._replace(
     input_slots=more(shape.input_slots, shape.inputs),

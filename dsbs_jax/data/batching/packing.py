@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from dsbs_jax import contract
-from dsbs_jax.data.batching import cells as cells_lib
 from dsbs_jax.data.batching import (
+  batch_grid,
   packed_shapes,
   packing_summary,
   placement,
@@ -36,7 +36,7 @@ class Plan:
     packed: whether rows hold several examples.
     summary: one line for people: the choice and what it wastes.
     pair_ids: whether rows tell which example of the batch a target is of.
-    cells: how batches are cut, where tokens are computed without padding.
+    grid: how batches are cut, where tokens are computed without padding.
   """
 
   examples: pools.Pool
@@ -44,7 +44,7 @@ class Plan:
   packed: bool
   summary: str = ''
   pair_ids: bool = False
-  cells: cells_lib.Cells | None = None
+  grid: batch_grid.BatchGrid | None = None
 
   def rows(self, positions: np.ndarray) -> dict[str, np.ndarray]:
     """The row group of these examples, in the first shape that takes them."""
@@ -77,8 +77,8 @@ class Plan:
     if not shape.input_slots:
       return True
     return all(
-      self.cells.number
-      * self.cells.fullest(placed.row, lengths, num_rows=shape.rows)
+      self.grid.num_cells
+      * self.grid.max_tokens(placed.row, lengths, num_rows=shape.rows)
       <= slots
       for lengths, slots in (
         (inputs, shape.input_slots),
@@ -99,7 +99,7 @@ class Plan:
       shape=shape,
       packed=self.packed,
       pair_ids=self.pair_ids,
-      cells=self.cells,
+      grid=self.grid,
     )
 
 
@@ -123,9 +123,9 @@ class Padded:
     *,
     batch_size: int,
     multiple: int = 1,
-    cells: cells_lib.Cells | None = None,
+    grid: batch_grid.BatchGrid | None = None,
   ) -> Plan:
-    """Plans for batches of up to `batch_size` examples; `cells` play no part."""
+    """Plans for batches of up to `batch_size` examples; `grid` plays no part."""
     width = _widths(examples, self.lengths, truncate=self.truncate)
     shape = Shape(packed_shapes.round_up(batch_size, multiple), *width)
     return _measured(Plan(examples, (shape,), packed=False), samples)
@@ -158,9 +158,9 @@ class Bucketed:
     *,
     batch_size: int,
     multiple: int = 1,
-    cells: cells_lib.Cells | None = None,
+    grid: batch_grid.BatchGrid | None = None,
   ) -> Plan:
-    """Plans for batches of up to `batch_size` examples; `cells` play no part."""
+    """Plans for batches of up to `batch_size` examples; `grid` plays no part."""
     widest = _widths(examples, self.lengths, truncate=self.truncate)
     rows = packed_shapes.round_up(batch_size, multiple)
     longest = np.array(
@@ -197,11 +197,11 @@ class Packed:
     *,
     batch_size: int,
     multiple: int = 1,
-    cells: cells_lib.Cells | None = None,
+    grid: batch_grid.BatchGrid | None = None,
   ) -> Plan:
     """Plans for batches of up to `batch_size` examples.
 
-    With `cells` the shapes have slots, so that padding need not be computed.
+    With a `grid` the shapes have slots, so that padding need not be computed.
     """
     widths = None
     if self.lengths is not None:
@@ -212,9 +212,9 @@ class Packed:
       batch_size=batch_size,
       multiple=multiple,
       widths=widths,
-      cells=cells,
+      grid=grid,
     )
-    plan = Plan(examples, shapes, packed=True, cells=cells)
+    plan = Plan(examples, shapes, packed=True, grid=grid)
     return _measured(plan, samples)
 
 

@@ -14,8 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dsbs_jax import contract
-from dsbs_jax.data.batching import cells as cells_lib
-from dsbs_jax.data.batching import pools
+from dsbs_jax.data.batching import batch_grid, pools
 from dsbs_jax.data.prepared import ragged
 
 # Work of an encoder token is 1; of a decoder token 1.25, with its share of
@@ -174,7 +173,7 @@ def fill(
   shape: Shape,
   packed: bool,
   pair_ids: bool = False,
-  cells: cells_lib.Cells | None = None,
+  grid: batch_grid.BatchGrid | None = None,
 ) -> dict[str, np.ndarray]:
   """Writes examples into rows.
 
@@ -185,7 +184,7 @@ def fill(
     shape: sizes of the rows; longer examples are cut, their last id EOS_ID.
     packed: whether segment ids and positions are added.
     pair_ids: whether each target's number in `positions` is added.
-    cells: how the batch is cut, where the shape has slots.
+    grid: how the batch is cut, where the shape has slots.
 
   Returns:
     A row group as `contract` describes it; rows without example are zeros.
@@ -222,8 +221,8 @@ def fill(
     numbers = np.arange(1, len(positions) + 1)
     rows['decoder_pair_ids'] = target.each(numbers, np.int32)
   if shape.input_slots:
-    rows['encoder_places'] = source.places(cells, shape.input_slots)
-    rows['decoder_places'] = target.places(cells, shape.target_slots)
+    rows['encoder_token_index'] = source.token_index(grid, shape.input_slots)
+    rows['decoder_token_index'] = target.token_index(grid, shape.target_slots)
   return rows
 
 
@@ -269,9 +268,9 @@ class _Side:
     """One value per example, repeated for each of its tokens."""
     return self.place(np.repeat(values, self._lengths), dtype)
 
-  def places(self, cells: cells_lib.Cells, slots: int) -> np.ndarray:
+  def token_index(self, grid: batch_grid.BatchGrid, slots: int) -> np.ndarray:
     """Where the tokens of each cell are, [C, slots / C]."""
-    return cells.places(self._goal, shape=self._shape, slots=slots)
+    return grid.token_index(self._goal, shape=self._shape, slots=slots)
 
   def shifted(self, ids: np.ndarray, *, packed: bool) -> np.ndarray:
     """The ids one place later; each example of a packed row starts anew.

@@ -34,7 +34,7 @@ class SlowT5:
         last = t + 1 if causal else len(memory)
         scores = key[:last] @ query[t]
         if table is not None:
-          buckets = attention.relative_buckets(
+          buckets = attention.relative_position_bucket(
             np.arange(last) - t,
             bidirectional=not causal,
             num_buckets=self.config.num_buckets,

@@ -45,7 +45,7 @@ def _bucket_by_logarithm(distance, bidirectional, num_buckets, max_distance):
 def test_buckets_follow_the_logarithm(bidirectional, sizes):
   num_buckets, max_distance = sizes
   distances = np.arange(-2000, 2001)
-  buckets = attention.relative_buckets(
+  buckets = attention.relative_position_bucket(
     distances,
     bidirectional=bidirectional,
     num_buckets=num_buckets,
@@ -67,7 +67,9 @@ def test_buckets_equal_the_float32_formula_of_other_t5s():
       share = np.log(behind.astype(np.float32) / exact) / np.log(128 / exact)
       wide = np.minimum(exact + (share * exact).astype(int), 2 * exact - 1)
       expected = np.where(behind < exact, behind, wide)
-      buckets = attention.relative_buckets(-behind, bidirectional=bidirectional)
+      buckets = attention.relative_position_bucket(
+        -behind, bidirectional=bidirectional
+      )
       np.testing.assert_array_equal(buckets, expected)
 
 
@@ -80,7 +82,7 @@ def test_bias_is_a_table_lookup_and_so_is_its_gradient(lengths, bidirectional):
   weights = jax.random.normal(key, (1, 3, length, num_keys), jnp.float32)
 
   def bias(table):
-    return attention.relative_bias(
+    return attention.relative_position_bias(
       table, length, num_keys, bidirectional=bidirectional, max_distance=16
     )
 
@@ -137,7 +139,7 @@ def _random_case(seed, *, batch=2, length=5, num_keys=7):
 def _attend(params, queries, memory, mask, bias, **options):
   @functools.partial(jax.jit, compiler_options=_OPTIONS)
   def attend(params, queries, memory, mask, bias):
-    memory = attention.keys_values(params, memory, 3)
+    memory = attention.project_kv(params, memory, 3)
     return attention.attend(
       params, queries, memory, mask=mask, bias=bias, **options
     )
@@ -173,7 +175,7 @@ def test_the_bias_gathers_the_gradients_of_all_rows():
   @functools.partial(jax.jit, compiler_options=_OPTIONS)
   @jax.grad
   def gradient(bias, queries, memory, mask, weights):
-    memory = attention.keys_values(params, memory, 3)
+    memory = attention.project_kv(params, memory, 3)
     output = attention.attend(params, queries, memory, mask=mask, bias=bias)
     return jnp.sum(output * weights)
 
@@ -202,13 +204,13 @@ def test_masks_say_who_sees_whom():
   tokens = np.array([[5, 6, 7, 8, 0], [5, 0, 0, 0, 0]])
   segments = np.array([[1, 1, 2, 2, 0], [1, 0, 0, 0, 0]])
   real = jnp.asarray(tokens > 0)
-  packed = attention.pair_mask(
+  packed = attention.make_attention_mask(
     real,
     real,
     query_segments=jnp.asarray(segments),
     key_segments=jnp.asarray(segments),
   )
-  causal = packed & attention.causal_mask(5)
+  causal = packed & attention.make_causal_mask(5)
   for row in range(2):
     for t in range(5):
       for s in range(5):
@@ -223,7 +225,7 @@ def test_a_written_position_replaces_only_itself():
   new = attention.KeyValue(
     jnp.full((2, 3, 1, 4), 7.0), jnp.full((2, 3, 1, 4), 8.0)
   )
-  written = attention.write_position(cache, new, jnp.int32(3))
+  written = attention.update_cache(cache, new, jnp.int32(3))
   expected = np.ones((2, 3, 5, 4))
   expected[:, :, 3] = 7.0
   np.testing.assert_array_equal(written.key, expected)
@@ -276,11 +278,11 @@ def test_the_projection_to_the_vocabulary_has_the_gradient_of_a_product():
 
   found, wanted = (
     jax.value_and_grad(total(project), (0, 1))(inputs, kernel)
-    for project in (attention.project_wide, attention.project)
+    for project in (attention.logits_dense, attention.project)
   )
   jax.tree.map(
     lambda one, other: np.testing.assert_allclose(
-      one, other, rtol=1e-5, atol=1e-6
+      one, other, rtol=1e-5, atol=1e-5
     ),
     found,
     wanted,

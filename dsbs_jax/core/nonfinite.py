@@ -13,7 +13,7 @@ TrainStep = Callable[
 ]
 
 
-def skip_non_finite(train_step: TrainStep) -> TrainStep:
+def skip_updates(train_step: TrainStep) -> TrainStep:
   """Makes a step that drops an update of a loss or gradient that is not finite.
 
   Parameters and optimizer stay, its schedule included; the step is counted, so

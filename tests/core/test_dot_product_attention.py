@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsbs_jax.core import scores
+from dsbs_jax.core import dot_product_attention
 
 B, H, T, S, K = 3, 2, 5, 7, 4
 
@@ -37,13 +37,16 @@ def slow(query, key, value, bias, mask):
 def test_values_are_averaged_over_the_keys_that_are_seen(with_bias):
   arrays, mask, _ = draw()
   arrays = (*arrays[:3], arrays[3] if with_bias else None)
-  ours = scores.weigh(*to_float32(arrays), mask)
+  ours = dot_product_attention.dot_product_attention(*to_float32(arrays), mask)
   np.testing.assert_allclose(ours, slow(*arrays, mask), atol=1e-6)
 
 
 def test_the_gradient_is_that_of_finite_differences():
   arrays, mask, cotangent = draw()
-  _, pull_back = jax.vjp(lambda *x: scores.weigh(*x, mask), *to_float32(arrays))
+  _, pull_back = jax.vjp(
+    lambda *x: dot_product_attention.dot_product_attention(*x, mask),
+    *to_float32(arrays),
+  )
   ours = pull_back(jnp.asarray(cotangent, jnp.float32))
   step = 1e-6
   for number, (array, gradient) in enumerate(zip(arrays, ours, strict=True)):
@@ -62,14 +65,18 @@ def test_a_query_that_sees_nothing_averages_all_values():
   arrays, mask, _ = draw()
   mask[1, 0, 2] = False
   query, key, value, bias = to_float32(arrays)
-  ours = scores.weigh(query, key, value, bias, mask)
+  ours = dot_product_attention.dot_product_attention(
+    query, key, value, bias, mask
+  )
   np.testing.assert_allclose(ours[1, :, 2], value[1].mean(axis=1), atol=1e-6)
 
 
 def test_large_scores_neither_overflow_nor_vanish():
   (query, key, value, bias), mask, cotangent = draw()
   arrays = to_float32((300 * query, key, value, bias))
-  ours, pull_back = jax.vjp(lambda *x: scores.weigh(*x, mask), *arrays)
+  ours, pull_back = jax.vjp(
+    lambda *x: dot_product_attention.dot_product_attention(*x, mask), *arrays
+  )
   assert np.isfinite(ours).all()
   gradients = pull_back(jnp.asarray(cotangent, jnp.float32))
   assert all(np.isfinite(gradient).all() for gradient in gradients)
@@ -78,7 +85,9 @@ def test_large_scores_neither_overflow_nor_vanish():
 def test_low_precision_is_kept_to_activations():
   (query, key, value, bias), mask, _ = draw()
   low = [jnp.asarray(x, jnp.bfloat16) for x in (query, key, value)]
-  ours = scores.weigh(*low, jnp.asarray(bias, jnp.float32), mask)
+  ours = dot_product_attention.dot_product_attention(
+    *low, jnp.asarray(bias, jnp.float32), mask
+  )
   assert ours.dtype == jnp.bfloat16
   rounded = [np.asarray(x, np.float64) for x in low]
   np.testing.assert_allclose(

@@ -5,7 +5,7 @@ import hypothesis
 import numpy as np
 from hypothesis import strategies as st
 
-from dsbs_jax.data.batching import cells as cells_lib
+from dsbs_jax.data.batching import batch_grid
 
 
 @hypothesis.given(
@@ -16,23 +16,23 @@ from dsbs_jax.data.batching import cells as cells_lib
   seed=st.integers(0, 99),
 )
 @hypothesis.settings(max_examples=60, deadline=None)
-def test_places_are_those_of_the_rows_that_the_step_deals(
+def test_token_indices_are_those_of_the_rows_that_the_step_deals(
   shards, parts, rows_each, length, seed
 ):
   num_rows = shards * parts * rows_each
   real = np.random.default_rng(seed).random((num_rows, length)) < 0.6
   filled = np.flatnonzero(real.reshape(-1))
-  cells = cells_lib.Cells(shards, parts)
-  slots = cells.number * rows_each * length
-  places = cells.places(
+  grid = batch_grid.BatchGrid(shards, parts)
+  slots = grid.num_cells * rows_each * length
+  token_index = grid.token_index(
     np.random.default_rng(1).permutation(filled),
     shape=(num_rows, length),
     slots=slots,
   )
-  # As gradients._cut deals them: blocks of shards, then every parts-th row.
+  # As the train step deals them: blocks of shards, then every parts-th row.
   dealt = real.reshape(shards, rows_each, parts, length)
   fullest = 0
-  for number, own in enumerate(places):
+  for number, own in enumerate(token_index):
     shard, part = divmod(number, parts)
     expected = np.flatnonzero(dealt[shard, :, part].reshape(-1))
     assert own[: len(expected)].tolist() == expected.tolist()
@@ -40,11 +40,11 @@ def test_places_are_those_of_the_rows_that_the_step_deals(
     fullest = max(fullest, len(expected))
   lengths = real.sum(axis=1)
   rows = np.arange(num_rows)
-  assert cells.fullest(rows, lengths, num_rows=num_rows) == fullest
+  assert grid.max_tokens(rows, lengths, num_rows=num_rows) == fullest
 
 
 def test_no_tokens_leave_all_slots_empty():
-  places = cells_lib.Cells(2, 1).places(
+  token_index = batch_grid.BatchGrid(2, 1).token_index(
     np.zeros(0, np.int64), shape=(4, 5), slots=12
   )
-  assert places.tolist() == [[10] * 6] * 2
+  assert token_index.tolist() == [[10] * 6] * 2

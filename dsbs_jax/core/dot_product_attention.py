@@ -19,7 +19,7 @@ MASKED_SCORE = -1e10
 
 
 @jax.custom_vjp
-def weigh(
+def dot_product_attention(
   query: jax.Array,
   key: jax.Array,
   value: jax.Array,
@@ -80,4 +80,4 @@ def _backward(residuals, gradient):
   return of_query, of_key, of_value, of_bias, None
 
 
-weigh.defvjp(_forward, _backward)
+dot_product_attention.defvjp(_forward, _backward)
