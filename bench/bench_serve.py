@@ -77,7 +77,7 @@ def main() -> None:
 
 def _write_student(folder: pathlib.Path, files, macros) -> None:
   run = gin_config.build(
-    server_lib.Serving,
+    server_lib.ServeConfig,
     gin_files=[f'gin/{name}.gin' for name in ('serve', *files)],
     gin_bindings=[f'{name} = {value!r}' for name, value in macros.items()],
     search_paths=[str(_REPOSITORY)],

@@ -144,7 +144,7 @@ def decoder(data, config, arguments) -> Callable:
   Rows are as long as their longest, up to the next multiple of 8.
   """
   params = initial_state(config, optimizer.adamw_hf(0.0)).params
-  greedy = cpu_threads.Streams(
+  greedy = cpu_threads.per_core(
     jax.jit(
       lambda params, rows: decoding.greedy(
         params, config, rows, max_decode_len=arguments.decode_len

@@ -6,7 +6,9 @@ from dsbs_jax.runtime import command, gin_flags
 
 
 def main() -> int:
-  return evaluate_checkpoint.score(gin_flags.build(evaluate_checkpoint.Scoring))
+  return evaluate_checkpoint.evaluate(
+    gin_flags.build(evaluate_checkpoint.EvalConfig)
+  )
 
 
 if __name__ == '__main__':

@@ -25,14 +25,14 @@ FLAGS = {
   'output_length': flags.DEFINE_integer(
     'output_length', 64, 'StableHLO: tokens of an output at most.'
   ),
-  'allow_bin': flags.DEFINE_bool(
-    'allow_bin', False, 'Read pytorch_model.bin, by a weights-only loader.'
+  'allow_pickle': flags.DEFINE_bool(
+    'allow_pickle', False, 'Read pytorch_model.bin, by a weights-only loader.'
   ),
 }
 
 
 def main() -> None:
-  export = export_lib.Exporting(
+  export = export_lib.ExportConfig(
     **{name: flag.value for name, flag in FLAGS.items()}
   )
   if FORMAT.value == 'hf':

@@ -6,7 +6,7 @@ from dsbs_jax.runtime import command, gin_flags
 
 
 def main() -> int:
-  return infer_file.infer(gin_flags.build(infer_file.Inference))
+  return infer_file.infer(gin_flags.build(infer_file.InferConfig))
 
 
 if __name__ == '__main__':

@@ -13,7 +13,7 @@ def main() -> int:
       f"{error.name} is not installed, expected the extra 'serve':"
       " pip install -e '.[serve]'."
     ) from error
-  return server.serve(gin_flags.build(server.Serving))
+  return server.serve(gin_flags.build(server.ServeConfig))
 
 
 if __name__ == '__main__':

@@ -72,7 +72,7 @@ def infer(folder, run, vocabulary, split):
   """The answers of a student to the rows of a split, by id."""
   output = folder / f'{split}.answers'
   settings = build(
-    infer_file.Inference,
+    infer_file.InferConfig,
     'infer',
     f"CHECKPOINT_PATH = '{run}'",
     "MIXTURE_OR_TASK_NAME = 'parcels_gt_dsbs'",

@@ -24,7 +24,7 @@ from dsbs_jax.data.batching import loader
 from dsbs_jax.data.prepared import tokens
 from dsbs_jax.experiments import jobs
 from dsbs_jax.inference import cpu_threads, evaluate_checkpoint, evaluator
-from dsbs_jax.interop import checkpoints as foreign
+from dsbs_jax.interop import read_checkpoint
 from dsbs_jax.reporting import example_browser
 from dsbs_jax.runs import checkpoints, run_folder
 from dsbs_jax.runtime import terminal_text
@@ -123,7 +123,7 @@ def _read_params(run: loop.Training, path: pathlib.Path):
   shardings = partitioning.shardings(
     shapes, partitioning.make_mesh(run.mesh), run.sharding_rules()
   )
-  return foreign.load_initial(
+  return read_checkpoint.load_params(
     path,
     run.model,
     like=checkpoints.shapes_with_shardings(shapes, shardings),
@@ -140,7 +140,7 @@ def _decode(
   max_decode_len: int,
 ) -> list[str]:
   """What the model writes for each example, in the order of the data."""
-  decode = cpu_threads.Streams(
+  decode = cpu_threads.per_core(
     jax.jit(
       lambda params, rows: decoding.greedy(
         params, model, rows, max_decode_len=max_decode_len

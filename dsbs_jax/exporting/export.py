@@ -11,8 +11,11 @@ from dsbs_jax.data import forms, vocabularies
 from dsbs_jax.data.prepared import views
 from dsbs_jax.exporting import model_card
 from dsbs_jax.inference import evaluate_checkpoint
-from dsbs_jax.interop import checkpoints as foreign
-from dsbs_jax.interop import t5x_checkpoint, t5x_writing
+from dsbs_jax.interop import (
+  read_checkpoint,
+  t5x_read_checkpoint,
+  t5x_write_checkpoint,
+)
 from dsbs_jax.runs import run_folder
 
 _HUGGING_FACE_USE = """\
@@ -43,7 +46,7 @@ for six months; `settings.json` says which version wrote this one.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Exporting:
+class ExportConfig:
   """What to export.
 
   Attributes:
@@ -55,7 +58,7 @@ class Exporting:
       run's own.
     input_length: of a StableHLO program, tokens of an input at most.
     output_length: of a StableHLO program, tokens of an output at most.
-    allow_bin: whether to read a pickled pytorch_model.bin, by torch's
+    allow_pickle: whether to read a pickled pytorch_model.bin, by torch's
       weights-only loader.
   """
 
@@ -65,7 +68,7 @@ class Exporting:
   vocabulary: str | None = None
   input_length: int = 256
   output_length: int = 64
-  allow_bin: bool = False
+  allow_pickle: bool = False
 
   def __post_init__(self):
     for name in ('model_dir', 'out'):
@@ -73,7 +76,7 @@ class Exporting:
         raise contract.UserError(f'--{name} is not given, expected a folder.')
 
 
-def to_hugging_face(export: Exporting) -> str:
+def to_hugging_face(export: ExportConfig) -> str:
   """Writes a folder for transformers' AutoModelForSeq2SeqLM.
 
   Returns:
@@ -84,7 +87,9 @@ def to_hugging_face(export: Exporting) -> str:
 
   path, step = _locate(export)
   config, facts = _describe(path)
-  params = foreign.load_initial(path, config, allow_bin=export.allow_bin)
+  params = read_checkpoint.load_params(
+    path, config, allow_pickle=export.allow_pickle
+  )
   spec = _vocabulary(export, facts)
   options = {}
   if spec is not None:
@@ -106,7 +111,7 @@ def to_hugging_face(export: Exporting) -> str:
   return f'{export.out}: {path} for Hugging Face, {tokenizer}'
 
 
-def to_t5x(export: Exporting, *, legacy: bool = False) -> str:
+def to_t5x(export: ExportConfig, *, legacy: bool = False) -> str:
   """Writes `out/checkpoint_<n>` for T5X, optimizer state included.
 
   A run that used Adafactor keeps its step and moments. Any other starts T5X's
@@ -121,16 +126,22 @@ def to_t5x(export: Exporting, *, legacy: bool = False) -> str:
   """
   path, step = _locate(export)
   config, facts = _describe(path)
-  params = foreign.load_initial(path, config, allow_bin=export.allow_bin)
+  params = read_checkpoint.load_params(
+    path, config, allow_pickle=export.allow_pickle
+  )
   exported_step, moments = step, None
-  if not foreign.is_hugging_face(str(path)):
-    moments = t5x_writing.read_moments(str(path), config)
+  if not read_checkpoint.is_hugging_face(str(path)):
+    moments = t5x_write_checkpoint.read_moments(str(path), config)
   kind = 'with its Adafactor state'
   if moments is None:
     step, kind = 0, 'with a fresh Adafactor state'
     plain = dataclasses.replace(config, scan_layers=False)
-    moments = t5x_writing.fresh_moments(network.param_shapes(plain))
-  save = t5x_writing.save_legacy if legacy else t5x_writing.save_orbax
+    moments = t5x_write_checkpoint.fresh_moments(network.param_shapes(plain))
+  save = (
+    t5x_write_checkpoint.save_legacy
+    if legacy
+    else t5x_write_checkpoint.save_orbax
+  )
   written = save(export.out, params, config, step=step, moments=moments)
   model_card.write(
     export.out,
@@ -145,7 +156,7 @@ def to_t5x(export: Exporting, *, legacy: bool = False) -> str:
   return f'{written}: {path} for T5X, {kind}'
 
 
-def to_stablehlo(export: Exporting) -> str:
+def to_stablehlo(export: ExportConfig) -> str:
   """Writes a folder that runs by `jax.export`, without this project.
 
   Returns:
@@ -171,9 +182,9 @@ def to_stablehlo(export: Exporting) -> str:
     model = vocabularies.with_extra_ids(file.read_bytes(), spec.extra_ids)
   stablehlo.save(
     export.out,
-    foreign.load_initial(path, config),
+    read_checkpoint.load_params(path, config),
     config,
-    stablehlo.Serving(
+    stablehlo.ProgramConfig(
       prefix=_prefix(facts),
       input_length=export.input_length,
       output_length=export.output_length,
@@ -201,7 +212,7 @@ def _prefix(facts: dict[str, Any]) -> str:
   return forms.prefixes(facts.get('prefixes') or 'paper').of(form)
 
 
-def _locate(export: Exporting) -> tuple[pathlib.Path, int]:
+def _locate(export: ExportConfig) -> tuple[pathlib.Path, int]:
   step = int(export.step) if export.step.isdigit() else export.step
   return evaluate_checkpoint.find_checkpoint(export.model_dir, step)
 
@@ -210,18 +221,18 @@ def _describe(
   path: pathlib.Path,
 ) -> tuple[network.T5Config, dict[str, Any]]:
   """The network of a checkpoint, and what its run noted if it is ours."""
-  if foreign.is_hugging_face(str(path)):
+  if read_checkpoint.is_hugging_face(str(path)):
     from dsbs_jax.interop import hf_checkpoint
 
     return hf_checkpoint.config_from_hf(path), {}
-  facts = foreign.run_facts(str(path))
+  facts = read_checkpoint.run_metadata(str(path))
   if 'model' in facts:
     return network.T5Config(**facts['model']), facts
-  return t5x_checkpoint.infer_config(str(path)), {}
+  return t5x_read_checkpoint.infer_config(str(path)), {}
 
 
 def _vocabulary(
-  export: Exporting, facts: dict[str, Any]
+  export: ExportConfig, facts: dict[str, Any]
 ) -> vocabularies.Spec | None:
   """The SentencePiece file that goes along, None for none."""
   given = export.vocabulary or _run_vocabulary(pathlib.Path(export.model_dir))

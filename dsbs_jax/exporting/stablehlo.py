@@ -32,7 +32,7 @@ PLATFORMS = ('cpu', 'cuda', 'tpu')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Serving:
+class ProgramConfig:
   """How the program is used.
 
   Attributes:
@@ -112,7 +112,7 @@ def save(
   folder: str | pathlib.Path,
   params: Any,
   config: network.T5Config,
-  serving: Serving,
+  serving: ProgramConfig,
 ) -> None:
   """Writes the folder.
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Lines in, answers out, in order and in bounded memory.
 
-A window of lines is read, sorted by length for even batches, answered, and
-written back in order; then the next one. Windows start at multiples of their
+A chunk of lines is read, sorted by length for even batches, answered, and
+written back in order; then the next one. Chunks start at multiples of their
 size, also after a kill, so a resumed file is byte for byte an unbroken one.
 """
 
@@ -23,81 +23,79 @@ class Reading:
 
   Attributes:
     name: its path, for errors and for its size.
-    window: lines that are in memory at once.
+    chunk_size: lines that are in memory at once.
     max_input_len: tokens of an input at most; a longer one is an error line.
   """
 
   name: str
-  window: int
+  chunk_size: int
   max_input_len: int
 
 
-def answer_lines(
+def predict_lines(
   lines: Iterable[input_lines.Line],
-  answerer: predictor.Answerer,
+  answerer: predictor.Predictor,
   answers: answer_file.AnswerFile | answer_file.AnswerStream,
   *,
   reading: Reading,
   stop: signals.StopRequest,
 ) -> int:
-  """Answers lines, a window at a time.
+  """Answers lines, a chunk at a time.
 
   Args:
     lines: all lines of the input, from its start.
     answerer: what answers.
     answers: where answers go; lines that it holds are not answered again.
     reading: how the lines are read.
-    stop: asked after every batch; the window under way is dropped.
+    stop: asked after every batch; the chunk under way is dropped.
 
   Returns:
     Lines that the output holds.
   """
   lines = iter(lines)
   written = answers.num_lines
-  # A window that is partly written is answered again as a whole.
-  meter = _Progress(reading.name, first=written - written % reading.window)
-  while window := list(itertools.islice(lines, reading.window)):
-    for line in window:
+  # A chunk that is partly written is answered again as a whole.
+  meter = _Progress(reading.name, first=written - written % reading.chunk_size)
+  while chunk := list(itertools.islice(lines, reading.chunk_size)):
+    for line in chunk:
       answers.read(line.content)
-    meter.read(window)
-    if window[-1].number <= written:
+    meter.read(chunk)
+    if chunk[-1].number <= written:
       continue
-    entries = [{'line': line.number, **line.question.ids} for line in window]
-    asked = _note_problems(window, entries, answerer, reading)
-    for positions, given in answerer.answer(
-      [window[i].question for i in asked]
-    ):
+    entries = [{'line': line.number, **line.question.ids} for line in chunk]
+    asked = _note_problems(chunk, entries, answerer, reading)
+    for positions, given in answerer.answer([chunk[i].question for i in asked]):
       for position, answer in zip(positions, given, strict=True):
         entries[asked[position]] |= _fields(answer)
       meter.answered(len(positions))
       if stop.requested(written):
         return written
-    skipped = max(0, written - window[0].number + 1)
+    skipped = max(0, written - chunk[0].number + 1)
     answers.append(entries[skipped:])
-    written = window[-1].number
+    written = chunk[-1].number
   answers.check_end()
   return written
 
 
 def _note_problems(
-  window: list[input_lines.Line],
+  chunk: list[input_lines.Line],
   entries: list[dict[str, Any]],
-  answerer: predictor.Answerer,
+  answerer: predictor.Predictor,
   reading: Reading,
 ) -> list[int]:
   """Writes errors into entries; returns the places of the others."""
   readable = []
-  for i, line in enumerate(window):
-    if isinstance(line.question, input_lines.Unreadable):
+  for i, line in enumerate(chunk):
+    if isinstance(line.question, input_lines.InvalidInput):
       entries[i]['error'] = line.question.reason
     else:
       readable.append(i)
   asked = []
-  lengths = answerer.lengths([window[i].question for i in readable])
+  lengths = answerer.lengths([chunk[i].question for i in readable])
   for i, length in zip(readable, lengths, strict=True):
     if length > reading.max_input_len:
       entries[i]['error'] = (
-        f'{reading.name}:{window[i].number} has {length:,} tokens, expected'
+        f'{reading.name}:{chunk[i].number} has {length:,} tokens, expected'
         f' at most {reading.max_input_len:,}. Shorten it, or raise'
         ' MAX_INPUT_LEN.'
       )
@@ -106,7 +104,7 @@ def _note_problems(
   return asked
 
 
-def _fields(answer: predictor.Answer) -> dict[str, Any]:
+def _fields(answer: predictor.Prediction) -> dict[str, Any]:
   fields = {'label': answer.label, 'probability': answer.probability}
   if answer.rationale is not None:
     fields['rationale'] = answer.rationale
@@ -123,15 +121,15 @@ class _Progress:
     self._lines = self._bytes = self._done = 0
     self._start = time.monotonic()
 
-  def read(self, window: list[input_lines.Line]) -> None:
-    """Takes note of a window that was read."""
-    size = sum(len(line.content) for line in window)
-    if window[-1].number <= self._first:
+  def read(self, chunk: list[input_lines.Line]) -> None:
+    """Takes note of a chunk that was read."""
+    size = sum(len(line.content) for line in chunk)
+    if chunk[-1].number <= self._first:
       self._start = time.monotonic()
       if self._left is not None:
         self._left -= size
       return
-    self._lines += len(window)
+    self._lines += len(chunk)
     self._bytes += size
 
   def answered(self, num: int) -> None:

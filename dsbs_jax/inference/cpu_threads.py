@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decoding parts of a batch at the same time on a CPU, one per core.
+"""On a single CPU, a batch is decoded in parts at the same time, one per core.
 
-A decoding step is many operations that are too small for XLA to share out
-among cores: on two of them it is hardly sooner done than on one. Rows do not
-need each other, so each core gets rows of its own, through a thread.
+A decoding step is many operations that are too small for XLA to spread over
+cores: on two of them it is hardly faster than on one. Rows do not depend on
+each other, so each core decodes rows of its own, in a thread. Accelerators and
+meshes of several devices run the whole batch as one program.
 """
 
 import concurrent.futures
@@ -14,61 +15,67 @@ from typing import Any
 import jax
 import numpy as np
 
-# Fewer rows in a stream, and each weight is read for too little work.
-_FEWEST_ROWS = 8
+# With fewer rows per thread, each weight is read for too little work.
+_MIN_ROWS = 8
+
+# (params, *batches) -> array; batches are trees of arrays that share their
+# leading axis, the rows, with the result.
+RowProgram = Callable[..., Any]
 
 
-class Streams:
-  """A program of parameters and batches that runs on parts of their rows.
+def per_core(
+  program: RowProgram,
+  mesh: jax.sharding.Mesh,
+  *,
+  num_cores: int | None = None,
+) -> Callable[..., np.ndarray]:
+  """The program, spread over cores if the mesh is a single CPU device.
 
   Args:
-    program: jitted, (params, *batches) -> array; batches are trees of arrays
-      with one leading axis of rows, as the array has.
-    mesh: the devices. On any but a single CPU there is one stream.
-    num_cores: streams at most; None: cores that this process may use.
+    program: jitted, (params, *batches) -> array.
+    mesh: the devices.
+    num_cores: threads at most; None takes the cores this process may use.
+
+  Returns:
+    The same function, with a NumPy result.
   """
+  if mesh.size == 1 and mesh.devices.flat[0].platform == 'cpu':
+    cores = num_cores or len(os.sched_getaffinity(0))
+    return _Threaded(program, num_cores=cores)
+  return lambda params, *batches: np.asarray(program(params, *batches))
 
-  def __init__(
-    self,
-    program: Callable[..., jax.Array],
-    mesh: jax.sharding.Mesh,
-    *,
-    num_cores: int | None = None,
-  ):
-    self._program = program
-    self._most = 1
-    if mesh.size == 1 and mesh.devices.flat[0].platform == 'cpu':
-      self._most = num_cores or len(os.sched_getaffinity(0))
-    self._pool = concurrent.futures.ThreadPoolExecutor(self._most)
-    self._compiled: set[tuple[int, ...]] = set()
 
-  def number(self, num_rows: int) -> int:
-    """Streams for so many rows: each gets as many as the others."""
-    streams = max(1, min(self._most, num_rows // _FEWEST_ROWS))
-    while num_rows % streams:
-      streams -= 1
-    return streams
+def num_threads(num_rows: int, *, num_cores: int) -> int:
+  """Threads for a batch: equal shares, of `_MIN_ROWS` rows or more."""
+  threads = max(1, min(num_cores, num_rows // _MIN_ROWS))
+  while num_rows % threads:
+    threads -= 1
+  return threads
+
+
+class _Threaded:
+  """Runs a program on shares of the rows, each in a thread."""
+
+  def __init__(self, program: RowProgram, *, num_cores: int):
+    self._program, self._num_cores = program, num_cores
+    self._pool = concurrent.futures.ThreadPoolExecutor(num_cores)
+    self._compiled: set[tuple[tuple[int, ...], ...]] = set()
 
   def __call__(self, params: Any, *batches: Any) -> np.ndarray:
-    """What the program says of all rows, in their order."""
-    leaves = jax.tree.leaves(batches)
-    streams = self.number(len(leaves[0]))
-    if streams == 1:
+    shapes = tuple(leaf.shape for leaf in jax.tree.leaves(batches))
+    threads = num_threads(shapes[0][0], num_cores=self._num_cores)
+    if threads == 1:
       return np.asarray(self._program(params, *batches))
-    parts = (_every(streams, batches, first) for first in range(streams))
-    done = []
-    shapes = tuple(leaf.shape for leaf in leaves)
-    if shapes not in self._compiled:  # by one thread, not by each
-      done.append(self._run(params, next(parts)))
-      self._compiled.add(shapes)
-    done += self._pool.map(lambda part: self._run(params, part), parts)
-    whole = np.stack(done, axis=1)
-    return whole.reshape(-1, *whole.shape[2:])
 
-  def _run(self, params, batches) -> np.ndarray:
-    return np.asarray(self._program(params, *batches))
+    def run(first: int) -> np.ndarray:
+      # Every n-th row: rows may be sorted by length, so shares are alike.
+      share = jax.tree.map(lambda array: array[first::threads], batches)
+      return np.asarray(self._program(params, *share))
 
-
-def _every(step: int, batches: Any, first: int) -> Any:
-  """Every step-th row: rows may be sorted by length, and parts are alike."""
-  return jax.tree.map(lambda array: array[first::step], batches)
+    # One thread compiles a new shape; together, each of them would.
+    ahead = 0 if shapes in self._compiled else 1
+    results = [run(first) for first in range(ahead)]
+    self._compiled.add(shapes)
+    results += self._pool.map(run, range(ahead, threads))
+    merged = np.stack(results, axis=1)
+    return merged.reshape(-1, *merged.shape[2:])

@@ -18,7 +18,7 @@ from dsbs_jax.inference import cpu_threads
 _MAX_LOGITS = 1 << 28
 
 
-class Programs:
+class DecodeFns:
   """A student's parameters, and what is computed with them.
 
   Args:
@@ -59,7 +59,7 @@ class Programs:
 
     decode = functools.partial(_decode, model=model)
     self._generate, self._explain = (
-      cpu_threads.Streams(jit(functools.partial(decode, **options)), mesh)
+      cpu_threads.per_core(jit(functools.partial(decode, **options)), mesh)
       for options in (
         {'length': max_decode_len, 'num_beams': num_beams, 'stop': stop},
         {'length': max_rationale_len},

@@ -11,7 +11,7 @@ from dsbs_jax.core import partitioning
 from dsbs_jax.core.t5 import network
 from dsbs_jax.data import register, vocabularies
 from dsbs_jax.inference import evaluator as evaluator_lib
-from dsbs_jax.interop import checkpoints as foreign
+from dsbs_jax.interop import read_checkpoint
 from dsbs_jax.runs import checkpoints
 from dsbs_jax.runtime import compilation_cache, field_checks, files, progress
 
@@ -19,7 +19,7 @@ SCORES_FILE = 'eval.jsonl'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Scoring:
+class EvalConfig:
   """Settings of an evaluation; gin/eval.gin binds every field.
 
   Attributes:
@@ -28,7 +28,7 @@ class Scoring:
     mixture_or_task_name: what it was trained on, or a task of it.
     step: 'latest', 'best' (on validation) or a number; only a run's folder
       leaves the choice.
-    allow_bin: whether weights may be a pickled pytorch_model.bin, read by
+    allow_pickle: whether weights may be a pickled pytorch_model.bin, read by
       torch's weights-only loader.
     output_dir: where scores and predictions go; None for the checkpoint's run.
     data_dir: as in training.
@@ -48,7 +48,7 @@ class Scoring:
   checkpoint_path: str
   mixture_or_task_name: str
   step: str | int
-  allow_bin: bool = False
+  allow_pickle: bool = False
   output_dir: str | None
   data_dir: str | None
   vocabulary: str | None
@@ -69,11 +69,11 @@ class Scoring:
     )
     field_checks.counts(self, 'eval_batch_size', 'max_decode_len', 'num_beams')
     field_checks.splits(self, 'eval_splits')
-    field_checks.flags(self, 'allow_bin')
+    field_checks.flags(self, 'allow_pickle')
     field_checks.functions(self, 'sharding_rules')
 
 
-def score(run: Scoring) -> int:
+def evaluate(run: EvalConfig) -> int:
   """Evaluates, prints the scores, writes them and the predictions.
 
   Args:
@@ -98,15 +98,15 @@ def score(run: Scoring) -> int:
   shardings = partitioning.shardings(shapes, mesh, run.sharding_rules())
   path, step = find_checkpoint(run.checkpoint_path, run.step)
   progress.say(f'reading {path}')
-  params = foreign.load_initial(
+  params = read_checkpoint.load_params(
     path,
     run.model,
     like=checkpoints.shapes_with_shardings(shapes, shardings),
     vocabulary_fingerprint=vocabulary.fingerprint,
-    allow_bin=run.allow_bin,
+    allow_pickle=run.allow_pickle,
   )
   evaluator = evaluator_lib.Evaluator(
-    evaluator_lib.Evaluating(
+    evaluator_lib.EvaluatorConfig(
       task=run.mixture_or_task_name,
       model=run.model,
       splits=run.eval_splits,

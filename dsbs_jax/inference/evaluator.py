@@ -29,7 +29,7 @@ PREDICTIONS = 'predictions'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Evaluating:
+class EvaluatorConfig:
   """How to evaluate.
 
   Attributes:
@@ -73,7 +73,7 @@ class Evaluator:
   """Evaluates parameters on the splits of a task; compiles once per shape.
 
   Args:
-    settings: see `Evaluating`.
+    settings: see `EvaluatorConfig`.
     source: where the tokens come from.
     mesh: the devices.
     param_shardings: a sharding per parameter.
@@ -81,7 +81,7 @@ class Evaluator:
 
   def __init__(
     self,
-    settings: Evaluating,
+    settings: EvaluatorConfig,
     *,
     source: tokens.Source,
     mesh: jax.sharding.Mesh,
@@ -100,7 +100,7 @@ class Evaluator:
     }
     parts = contract.parse_task_name(self.task)
     vocabulary = vocabularies.load(source.vocabulary)
-    self._stop = output_split.stop(parts.form, vocabulary=vocabulary)
+    self._stop = output_split.stop_ids(parts.form, vocabulary=vocabulary)
     for split, data in self._splits.items():
       longest = _longest(data, self._stop)
       if longest > settings.max_decode_len and not settings.score_labels:
@@ -112,10 +112,10 @@ class Evaluator:
     self._labels, self._chooser = {}, None
     if settings.score_labels:
       self._labels = {
-        split: option_scoring.labels_of(self.task, split, source)
+        split: option_scoring.label_options(self.task, split, source)
         for split in self._splits
       }
-      self._chooser = option_scoring.Chooser(
+      self._chooser = option_scoring.RankClassifier(
         self.task,
         settings.model,
         mesh=mesh,
@@ -126,7 +126,7 @@ class Evaluator:
     self._data_shards = mesh.shape[partitioning.DATA_AXIS]
     self._batch_sharding = partitioning.batch_sharding(mesh)
     replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    self._decode = cpu_threads.Streams(
+    self._decode = cpu_threads.per_core(
       jax.jit(
         self._decode_rows,
         in_shardings=(param_shardings, self._batch_sharding),

@@ -25,7 +25,7 @@ _OWN_FIELDS = ('line', 'label', 'probability', 'rationale', 'error')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Inference(student.Student):
+class InferConfig(student.StudentConfig):
   """Settings of inference; gin/infer.gin binds every field.
 
   Attributes:
@@ -33,7 +33,7 @@ class Inference(student.Student):
     output: file of JSON lines, '-' for stdout.
     id_fields: fields of an object that its answer repeats.
     eval_batch_size: rows per batch.
-    window: lines that are in memory at once.
+    chunk_size: lines that are in memory at once.
     max_input_len: tokens of an input at most; a longer one is an error line.
   """
 
@@ -41,13 +41,13 @@ class Inference(student.Student):
   output: str
   id_fields: tuple[str, ...]
   eval_batch_size: int
-  window: int
+  chunk_size: int
   max_input_len: int
 
   def __post_init__(self):
     super().__post_init__()
     field_checks.texts(self, 'input', 'output')
-    field_checks.counts(self, 'eval_batch_size', 'window', 'max_input_len')
+    field_checks.counts(self, 'eval_batch_size', 'chunk_size', 'max_input_len')
     if not isinstance(self.id_fields, tuple | list):
       raise contract.UserError(
         f"id_fields is {self.id_fields!r}, expected a tuple such as ('id',)."
@@ -63,7 +63,7 @@ class Inference(student.Student):
       raise contract.UserError(f'INPUT and OUTPUT are both {self.input!r}.')
 
 
-def infer(run: Inference) -> int:
+def infer(run: InferConfig) -> int:
   """Answers every line of the input.
 
   Args:
@@ -84,7 +84,7 @@ def infer(run: Inference) -> int:
     )
   stop = signals.StopRequest()
   with _open_input(run.input) as file:
-    opened = student.open_student(run, batch_size=run.eval_batch_size)
+    opened = student.load_student(run, batch_size=run.eval_batch_size)
     facts = opened.facts | {
       'id_fields': run.id_fields,
       'max_input_len': run.max_input_len,
@@ -96,13 +96,13 @@ def infer(run: Inference) -> int:
     else:
       answers = answer_file.AnswerFile(run.output, facts)
     reading = chunks.Reading(
-      name=run.input, window=run.window, max_input_len=run.max_input_len
+      name=run.input, chunk_size=run.chunk_size, max_input_len=run.max_input_len
     )
     with contextlib.closing(answers):
       before, started = answers.num_lines, time.monotonic()
       if before:
         progress.say(f'going on after line {before:,} of {run.output}')
-      total = chunks.answer_lines(
+      total = chunks.predict_lines(
         _lines(run, file), opened.answerer, answers, reading=reading, stop=stop
       )
       rate = (total - before) / max(time.monotonic() - started, 1e-9)
@@ -116,8 +116,8 @@ def infer(run: Inference) -> int:
       return ERRORS_STATUS if answers.num_errors else 0
 
 
-def _lines(run: Inference, file: BinaryIO) -> Iterator[input_lines.Line]:
-  return input_lines.read(
+def _lines(run: InferConfig, file: BinaryIO) -> Iterator[input_lines.Line]:
+  return input_lines.read_lines(
     file,
     run.input,
     benchmark=run.row_benchmark,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Lines of a file -> questions for a student, one for every line.
 
-A line that cannot be read becomes an `Unreadable`, so that line n of the
+A line that cannot be read becomes an `InvalidInput`, so that line n of the
 input stays line n of the output.
 """
 
@@ -20,7 +20,7 @@ _ERRORS = (KeyError, IndexError, TypeError, ValueError, AttributeError)
 
 
 @dataclasses.dataclass(frozen=True)
-class Question:
+class ModelInput:
   """What a student is asked.
 
   Attributes:
@@ -35,7 +35,7 @@ class Question:
 
 
 @dataclasses.dataclass(frozen=True)
-class Unreadable:
+class InvalidInput:
   """Why a line is no question."""
 
   reason: str
@@ -54,10 +54,10 @@ class Line:
 
   number: int
   content: bytes
-  question: Question | Unreadable
+  question: ModelInput | InvalidInput
 
 
-def read(
+def read_lines(
   file: BinaryIO,
   name: str,
   *,
@@ -89,7 +89,7 @@ def read(
       parse = _row_parser(benchmark, id_fields) if is_json else _plain
     if len(content) > records.MAX_LINE_BYTES:
       _skip_rest(file, content)
-      question = Unreadable(
+      question = InvalidInput(
         f'it is longer than {records.MAX_LINE_BYTES:,} bytes, expected one'
         ' question per line. Check the file.'
       )
@@ -104,32 +104,34 @@ def _skip_rest(file: BinaryIO, content: bytes) -> None:
 
 
 def _parsed(
-  parse: Callable[[bytes, str], Question | Unreadable], body: bytes, place: str
-) -> Question | Unreadable:
+  parse: Callable[[bytes, str], ModelInput | InvalidInput],
+  body: bytes,
+  place: str,
+) -> ModelInput | InvalidInput:
   try:
     question = parse(body.rstrip(b'\r\n'), place)
   except ValueError as error:
-    return Unreadable(str(error))
-  if isinstance(question, Unreadable):
+    return InvalidInput(str(error))
+  if isinstance(question, InvalidInput):
     return question
   if not question.text.strip():
-    return Unreadable(
+    return InvalidInput(
       f'{place} has no text, expected a question. Drop the line or fill it.',
       question.ids,
     )
   try:
     '\n'.join([question.text, *question.choices]).encode()
   except UnicodeEncodeError as error:
-    return Unreadable(
+    return InvalidInput(
       f'{place} has a lone surrogate ({error}), expected text. Fix the line.',
       question.ids,
     )
   return question
 
 
-def _plain(body: bytes, place: str) -> Question:
+def _plain(body: bytes, place: str) -> ModelInput:
   try:
-    return Question(body.decode())
+    return ModelInput(body.decode())
   except UnicodeDecodeError as error:
     raise contract.UserError(
       f'{place} has the byte 0x{body[error.start]:02x} at position'
@@ -139,26 +141,26 @@ def _plain(body: bytes, place: str) -> Question:
 
 def _row_parser(
   benchmark: benchmark_lib.Benchmark | None, id_fields: Sequence[str]
-) -> Callable[[bytes, str], Question | Unreadable]:
-  def parse(body: bytes, place: str) -> Question | Unreadable:
+) -> Callable[[bytes, str], ModelInput | InvalidInput]:
+  def parse(body: bytes, place: str) -> ModelInput | InvalidInput:
     row = records.decode(body, place)
     if not isinstance(row, dict):
       raise contract.UserError(
         f'{place} is {str(row)[:60]!r}, expected a JSON object. Fix or drop'
         ' the line.'
       )
-    return of_row(row, place, benchmark=benchmark, id_fields=id_fields)
+    return from_row(row, place, benchmark=benchmark, id_fields=id_fields)
 
   return parse
 
 
-def of_row(
+def from_row(
   row: dict[str, Any],
   place: str,
   *,
   benchmark: benchmark_lib.Benchmark | None = None,
   id_fields: Sequence[str] = (),
-) -> Question | Unreadable:
+) -> ModelInput | InvalidInput:
   """The question of one JSON object.
 
   Args:
@@ -176,7 +178,7 @@ def of_row(
   except _ERRORS as error:
     missing = isinstance(error, KeyError)
     wanted = benchmark.name if benchmark else 'input'
-    return Unreadable(
+    return InvalidInput(
       f'{place} cannot be read'
       f' ({f"no field {error}" if missing else error}), expected'
       f' {f"a row of {wanted!r}" if benchmark else "text under input"};'
@@ -190,7 +192,7 @@ def _question(
   benchmark: benchmark_lib.Benchmark | None,
   row: dict[str, Any],
   ids: dict[str, Any],
-) -> Question:
+) -> ModelInput:
   if benchmark is None:
     text, choices = row['input'], ()
   else:
@@ -201,4 +203,4 @@ def _question(
       raise contract.UserError('the row has no choices')
   if not all(isinstance(found, str) for found in (text, *choices)):
     raise TypeError(f'{text!r:.60} and its choices are not all text')
-  return Question(text, choices, ids)
+  return ModelInput(text, choices, ids)

@@ -13,7 +13,7 @@ _TARGET_STEP = 4
 
 
 @dataclasses.dataclass(frozen=True)
-class Ladders:
+class LengthBuckets:
   """One number of rows, lengths on ladders without an end: for files.
 
   Attributes:
@@ -29,11 +29,11 @@ class Ladders:
 
   def inputs(self, longest: int) -> int:
     """Length of a batch's inputs."""
-    return rung(longest, _SHORTEST_INPUT)
+    return next_bucket(longest, _SHORTEST_INPUT)
 
   def targets(self, longest: int) -> int:
     """Length of a batch's scored outputs."""
-    return rung(longest, _SHORTEST_TARGET)
+    return next_bucket(longest, _SHORTEST_TARGET)
 
   def options(self, most: int) -> int:
     """Scored outputs per row."""
@@ -41,8 +41,8 @@ class Ladders:
 
 
 @dataclasses.dataclass(frozen=True)
-class Fixed:
-  """Shapes known beforehand, the next larger one is taken: for a server.
+class CompiledShapes:
+  """BatchShapes known beforehand, the next larger one is taken: for a server.
 
   Attributes:
     rows_of: numbers of rows, rising; likewise the others.
@@ -83,18 +83,18 @@ class Fixed:
     return _next(self.options_of, most)
 
 
-Shapes = Ladders | Fixed
+BatchShapes = LengthBuckets | CompiledShapes
 
 
-def target_lengths(longest: int) -> tuple[int, ...]:
+def target_buckets(longest: int) -> tuple[int, ...]:
   """A short ladder of lengths that ends at `longest` or just above."""
-  top = rung(longest, _SHORTEST_TARGET)
+  top = next_bucket(longest, _SHORTEST_TARGET)
   steps = math.ceil(math.log(top / _SHORTEST_TARGET, _TARGET_STEP))
   short = (_SHORTEST_TARGET * _TARGET_STEP**i for i in range(steps))
   return tuple(length for length in short if length < top) + (top,)
 
 
-def rung(length: int, shortest: int) -> int:
+def next_bucket(length: int, shortest: int) -> int:
   """The next of the lengths n, 1.5 n, 2 n, 3 n, 4 n, ... at or above."""
   while shortest < length:
     if shortest * 3 // 2 >= length:

@@ -25,7 +25,9 @@ from dsbs_jax.inference import output_split
 _MAX_LOGITS = 1 << 28
 
 
-def labels_of(task: str, split: str, source: tokens.Source) -> list[list[str]]:
+def label_options(
+  task: str, split: str, source: tokens.Source
+) -> list[list[str]]:
   """The labels among which each example of a split is answered.
 
   Args:
@@ -64,7 +66,7 @@ def labels_of(task: str, split: str, source: tokens.Source) -> list[list[str]]:
   return found
 
 
-class Chooser:
+class RankClassifier:
   """Chooses labels; compiles once per shape.
 
   Args:
@@ -136,11 +138,11 @@ class Chooser:
   ) -> np.ndarray:
     """[N + 1, C, T] int32 ids of each example's labels; none for the last."""
     form = contract.parse_task_name(self._task).form
-    draft = output_split.Draft(
-      [], [], end=output_split.ending(form, vocabulary=data.vocabulary)
+    draft = output_split.SplitOutput(
+      [], [], end_ids=output_split.end_ids(form, vocabulary=data.vocabulary)
     )
     ids = [
-      output_split.options(draft, own, vocabulary=data.vocabulary)
+      output_split.option_ids(draft, own, vocabulary=data.vocabulary)
       for own in labels
     ]
     longest = max(len(option) for own in ids for option in own)

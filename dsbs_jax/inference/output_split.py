@@ -9,27 +9,27 @@ from dsbs_jax.data import forms, vocabularies
 
 
 @dataclasses.dataclass(frozen=True)
-class Draft:
+class SplitOutput:
   """A generated output, split.
 
   Attributes:
-    stem: ids before the label: for `_single` all up to its marker, else none.
-    said: ids of the label with what ends it, the end id or the marker of
+    prefix_ids: ids before the label: for `_single` all up to its marker, else none.
+    label_ids: ids of the label with what ends it, the end id or the marker of
       `_answer_first`, unless it was cut off; none where a `_single` output
       has no label.
     rationale: the text on the marker's other side, None for other forms.
-    end: ids that end a label of this form.
+    end_ids: ids that end a label of this form.
   """
 
-  stem: list[int]
-  said: list[int]
+  prefix_ids: list[int]
+  label_ids: list[int]
   rationale: str | None = None
-  end: tuple[int, ...] = (contract.EOS_ID,)
+  end_ids: tuple[int, ...] = (contract.EOS_ID,)
 
 
 def split(
   tokens: list[int], form: str, *, vocabulary: vocabularies.Vocabulary
-) -> Draft:
+) -> SplitOutput:
   """Splits generated tokens.
 
   Args:
@@ -45,16 +45,18 @@ def split(
   if contract.EOS_ID in tokens:
     ids = tokens[: tokens.index(contract.EOS_ID) + 1]
   if form not in forms.MARKERS:
-    return Draft([], ids)
+    return SplitOutput([], ids)
   text = vocabulary.decode(ids)
   marker = forms.written_marker(form, vocabulary=vocabulary)
   first = form == 'answer_first'
   if marker not in text:
     if first:
-      return Draft([], ids, '', end=ending(form, vocabulary=vocabulary))
+      return SplitOutput(
+        [], ids, '', end_ids=end_ids(form, vocabulary=vocabulary)
+      )
     stem = [token for token in ids if token != contract.EOS_ID]
     stem += vocabulary.encode(f' {forms.MARKERS[form]}')
-    return Draft(stem, [], text.strip())
+    return SplitOutput(stem, [], text.strip())
   count = 1 if first else text.count(marker)
   cut = next(
     i
@@ -63,12 +65,12 @@ def split(
   )
   if first:
     rationale = text.partition(marker)[2].strip()
-    end = ending(form, vocabulary=vocabulary)
-    return Draft([], ids[:cut], rationale, end=end)
-  return Draft(ids[:cut], ids[cut:], text.rpartition(marker)[0].strip())
+    end = end_ids(form, vocabulary=vocabulary)
+    return SplitOutput([], ids[:cut], rationale, end_ids=end)
+  return SplitOutput(ids[:cut], ids[cut:], text.rpartition(marker)[0].strip())
 
 
-def ending(
+def end_ids(
   form: str, *, vocabulary: vocabularies.Vocabulary
 ) -> tuple[int, ...]:
   """The ids that end a label: the end id, or the marker before a rationale."""
@@ -77,15 +79,17 @@ def ending(
   return tuple(vocabulary.encode(f' {forms.MARKERS[form]}'))
 
 
-def stop(form: str, *, vocabulary: vocabularies.Vocabulary) -> tuple[int, ...]:
+def stop_ids(
+  form: str, *, vocabulary: vocabularies.Vocabulary
+) -> tuple[int, ...]:
   """The ids after which a label is whole though its output is not."""
   if form != 'answer_first':
     return ()
-  return ending(form, vocabulary=vocabulary)
+  return end_ids(form, vocabulary=vocabulary)
 
 
-def options(
-  draft: Draft,
+def option_ids(
+  draft: SplitOutput,
   choices: Sequence[str],
   *,
   vocabulary: vocabularies.Vocabulary,
@@ -102,8 +106,8 @@ def options(
     itself and, where it has one, its stem.
   """
   if not choices:
-    given = [draft.stem] if draft.stem else []
-    return [draft.stem + draft.said, *given]
-  space = ' ' if draft.stem else ''
+    given = [draft.prefix_ids] if draft.prefix_ids else []
+    return [draft.prefix_ids + draft.label_ids, *given]
+  space = ' ' if draft.prefix_ids else ''
   encoded = vocabulary.encode_all([space + text for text in choices])
-  return [[*draft.stem, *ids, *draft.end] for ids in encoded]
+  return [[*draft.prefix_ids, *ids, *draft.end_ids] for ids in encoded]

@@ -26,7 +26,7 @@ from dsbs_jax.inference import (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Answering:
+class PredictorConfig:
   """How to answer.
 
   Attributes:
@@ -66,7 +66,7 @@ class Answering:
 
 
 @dataclasses.dataclass(frozen=True)
-class Answer:
+class Prediction:
   """What a student says.
 
   Attributes:
@@ -82,11 +82,11 @@ class Answer:
   cut: bool = False
 
 
-class Answerer:
+class Predictor:
   """Answers questions in batches of few shapes.
 
   Args:
-    settings: see `Answering`.
+    settings: see `PredictorConfig`.
     programs: of the student.
     vocabulary: of the checkpoint.
     shapes: of the batches; `settings.batch_size` rows of any length if None.
@@ -94,17 +94,17 @@ class Answerer:
 
   def __init__(
     self,
-    settings: Answering,
-    programs: decode_functions.Programs,
+    settings: PredictorConfig,
+    programs: decode_functions.DecodeFns,
     *,
     vocabulary: vocabularies.Vocabulary,
-    shapes: length_buckets.Shapes | None = None,
+    shapes: length_buckets.BatchShapes | None = None,
   ):
     self._settings, self._programs = settings, programs
     self._vocabulary = vocabulary
-    self._shapes = shapes or length_buckets.Ladders(settings.batch_size)
+    self._shapes = shapes or length_buckets.LengthBuckets(settings.batch_size)
 
-  def lengths(self, questions: Sequence[input_lines.Question]) -> list[int]:
+  def lengths(self, questions: Sequence[input_lines.ModelInput]) -> list[int]:
     """Tokens of each question's longest input, prefix and end included."""
     texts = [question.text for question in questions]
     forms_asked = [self._settings.form]
@@ -115,10 +115,10 @@ class Answerer:
 
   def answer(
     self,
-    questions: Sequence[input_lines.Question],
+    questions: Sequence[input_lines.ModelInput],
     *,
     rationales: bool = True,
-  ) -> Iterator[tuple[np.ndarray, list[Answer]]]:
+  ) -> Iterator[tuple[np.ndarray, list[Prediction]]]:
     """Answers questions, those with long inputs first.
 
     Args:
@@ -141,10 +141,10 @@ class Answerer:
 
   def answer_all(
     self,
-    questions: Sequence[input_lines.Question],
+    questions: Sequence[input_lines.ModelInput],
     *,
     rationales: bool = True,
-  ) -> list[Answer]:
+  ) -> list[Prediction]:
     """The same, all at once and in the order of the questions."""
     answers = {}
     for positions, given in self.answer(questions, rationales=rationales):
@@ -165,8 +165,8 @@ class Answerer:
     return rows
 
   def _explained(
-    self, answers: list[Answer], asked: Sequence[input_lines.Question]
-  ) -> list[Answer]:
+    self, answers: list[Prediction], asked: Sequence[input_lines.ModelInput]
+  ) -> list[Prediction]:
     """The answers with the rationales that the rationale task gives."""
     texts = [question.text for question in asked]
     batch = self._batch(self._input_ids(texts, 'rationale'))
@@ -181,11 +181,11 @@ class Answerer:
     ]
 
   def _labels(
-    self, batch: np.ndarray, asked: Sequence[input_lines.Question]
-  ) -> list[Answer]:
+    self, batch: np.ndarray, asked: Sequence[input_lines.ModelInput]
+  ) -> list[Prediction]:
     settings = self._settings
-    end = output_split.ending(settings.form, vocabulary=self._vocabulary)
-    written = [output_split.Draft([], [], end=end)] * len(asked)
+    end = output_split.end_ids(settings.form, vocabulary=self._vocabulary)
+    written = [output_split.SplitOutput([], [], end_ids=end)] * len(asked)
     cut = [False] * len(asked)
     if not settings.score_labels or settings.form == 'single':
       tokens = self._programs.generate(batch).tolist()[: len(asked)]
@@ -196,12 +196,12 @@ class Answerer:
       # A student that was not asked why ends at the marker before it.
       cut = [
         contract.EOS_ID not in row
-        and (settings.rationales or tuple(draft.said[-len(end) :]) != end)
+        and (settings.rationales or tuple(draft.label_ids[-len(end) :]) != end)
         for row, draft in zip(tokens, written, strict=True)
       ]
     choices = [question.choices or settings.labels for question in asked]
     options = [
-      output_split.options(draft, own, vocabulary=self._vocabulary)
+      output_split.option_ids(draft, own, vocabulary=self._vocabulary)
       for draft, own in zip(written, choices, strict=True)
     ]
     scores = self._scores(batch, options)
@@ -224,27 +224,30 @@ class Answerer:
     return self._programs.score(batch, tokens)[: len(options)]
 
   def _conclude(
-    self, draft: output_split.Draft, choices: Sequence[str], scores: np.ndarray
-  ) -> Answer:
+    self,
+    draft: output_split.SplitOutput,
+    choices: Sequence[str],
+    scores: np.ndarray,
+  ) -> Prediction:
     settings = self._settings
     rationale = draft.rationale if settings.rationales else None
-    said = self._vocabulary.decode(draft.said)
+    said = self._vocabulary.decode(draft.label_ids)
     if settings.form == 'answer_first':
       said = forms.answer(settings.task, said, vocabulary=self._vocabulary)
     said = said.strip() if settings.form == 'single' else said
-    if not settings.score_labels and not draft.said:
-      return Answer('', 0.0, rationale)  # a `_single` output without label
+    if not settings.score_labels and not draft.label_ids:
+      return Prediction('', 0.0, rationale)  # a `_single` output without label
     if not choices:
-      given = float(scores[1]) if draft.stem else 0.0
-      return Answer(said, math.exp(float(scores[0]) - given), rationale)
+      given = float(scores[1]) if draft.prefix_ids else 0.0
+      return Prediction(said, math.exp(float(scores[0]) - given), rationale)
     scores = scores[: len(choices)].astype(np.float64)
     shares = np.exp(scores - scores.max())
     shares /= shares.sum()
     if settings.score_labels:
       best = int(np.argmax(shares))
-      return Answer(choices[best], float(shares[best]), rationale)
+      return Prediction(choices[best], float(shares[best]), rationale)
     for choice, share in zip(choices, shares, strict=True):
       written = forms.round_trip(choice, vocabulary=self._vocabulary)
       if written == said:
-        return Answer(said, float(share), rationale)
-    return Answer(said, 0.0, rationale)
+        return Prediction(said, float(share), rationale)
+    return Prediction(said, 0.0, rationale)

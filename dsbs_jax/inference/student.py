@@ -22,7 +22,7 @@ from dsbs_jax.inference import (
   output_split,
   predictor,
 )
-from dsbs_jax.interop import checkpoints as foreign
+from dsbs_jax.interop import read_checkpoint
 from dsbs_jax.runs import checkpoints
 from dsbs_jax.runtime import compilation_cache, field_checks, progress
 
@@ -31,7 +31,7 @@ _SMALL = 1 << 16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Student:
+class StudentConfig:
   """The settings that inference and serving share.
 
   Attributes:
@@ -39,7 +39,7 @@ class Student:
     mixture_or_task_name: what the student was trained on; its label form is
       what it is asked.
     step: as in evaluation.
-    allow_bin: as in evaluation.
+    allow_pickle: as in evaluation.
     benchmark: name of the benchmark whose raw rows it is asked about; None
       where inputs are text, or objects with `input`.
     rationales: whether to write the student's rationales too.
@@ -69,7 +69,7 @@ class Student:
   num_beams: int
   mesh: str | None
   sharding_rules: Callable[[], partitioning.Rules]
-  allow_bin: bool = False
+  allow_pickle: bool = False
 
   def __post_init__(self):
     field_checks.texts(self, 'checkpoint_path')
@@ -77,7 +77,7 @@ class Student:
     field_checks.counts(
       self, 'max_decode_len', 'max_rationale_len', 'num_beams'
     )
-    field_checks.flags(self, 'rationales', 'score_labels', 'allow_bin')
+    field_checks.flags(self, 'rationales', 'score_labels', 'allow_pickle')
     field_checks.functions(self, 'sharding_rules')
     form = contract.parse_task_name(self.mixture_or_task_name).form
     if form == 'rationale':
@@ -109,7 +109,7 @@ class Student:
     """The benchmark of the rows that it is asked about."""
     return register.benchmark(self.benchmark) if self.benchmark else None
 
-  def answering(self, *, batch_size: int) -> predictor.Answering:
+  def answering(self, *, batch_size: int) -> predictor.PredictorConfig:
     """How it answers."""
     own, rows = self.taught, self.row_benchmark
     if self.score_labels and not own.labels and not (rows and rows.options):
@@ -118,7 +118,7 @@ class Student:
         ' Leave it out, or set BENCHMARK where rows have choices.'
       )
     source = register.source(prefixes=self.prefixes)
-    return predictor.Answering(
+    return predictor.PredictorConfig(
       task=evaluator.evaluated_task(self.mixture_or_task_name),
       model=self.model,
       prefixes=forms.prefixes(source.prefixes),
@@ -138,7 +138,7 @@ class Student:
 
 
 @dataclasses.dataclass(frozen=True)
-class Opened:
+class LoadedStudent:
   """A student that answers.
 
   Attributes:
@@ -147,17 +147,17 @@ class Opened:
     facts: JSON facts on which every answer depends.
   """
 
-  answerer: predictor.Answerer
-  programs: decode_functions.Programs
+  answerer: predictor.Predictor
+  programs: decode_functions.DecodeFns
   facts: dict[str, Any]
 
 
-def open_student(
-  student: Student,
+def load_student(
+  student: StudentConfig,
   *,
   batch_size: int = 1,
-  shapes: length_buckets.Shapes | None = None,
-) -> Opened:
+  shapes: length_buckets.BatchShapes | None = None,
+) -> LoadedStudent:
   """Reads the checkpoint.
 
   Args:
@@ -183,12 +183,12 @@ def open_student(
     student.checkpoint_path, student.step
   )
   progress.say(f'reading {path}')
-  params = foreign.load_initial(
+  params = read_checkpoint.load_params(
     path,
     student.model,
     like=checkpoints.shapes_with_shardings(param_shapes, shardings),
     vocabulary_fingerprint=vocabulary.fingerprint,
-    allow_bin=student.allow_bin,
+    allow_pickle=student.allow_pickle,
   )
   facts = dataclasses.asdict(settings) | {
     'step': step,
@@ -198,7 +198,7 @@ def open_student(
   }
   # How the work is cut up decides no answer.
   facts.pop('batch_size')
-  computed = decode_functions.Programs(
+  computed = decode_functions.DecodeFns(
     student.model,
     params,
     mesh=mesh,
@@ -208,12 +208,12 @@ def open_student(
     num_beams=student.num_beams,
     stop=()
     if settings.rationales
-    else output_split.stop(settings.form, vocabulary=vocabulary),
+    else output_split.stop_ids(settings.form, vocabulary=vocabulary),
   )
-  answerer = predictor.Answerer(
+  answerer = predictor.Predictor(
     settings, computed, vocabulary=vocabulary, shapes=shapes
   )
-  return Opened(answerer, computed, facts)
+  return LoadedStudent(answerer, computed, facts)
 
 
 def _digest(params: Any) -> str:

@@ -67,7 +67,7 @@ def _check_tied(tensors: dict, folder: pathlib.Path) -> None:
 
 
 def load_params(
-  folder: str | pathlib.Path, config: T5Config, *, allow_bin: bool = False
+  folder: str | pathlib.Path, config: T5Config, *, allow_pickle: bool = False
 ) -> dict:
   """Reads the weights of a Hugging Face T5 folder.
 
@@ -75,7 +75,7 @@ def load_params(
     folder: with model.safetensors or its shards and index.
     config: the size, usually from `config_from_hf`; scan_layers decides how
       the layers are laid out.
-    allow_bin: True also reads pytorch_model.bin, by torch's weights-only
+    allow_pickle: True also reads pytorch_model.bin, by torch's weights-only
       loader.
 
   Returns:
@@ -85,7 +85,7 @@ def load_params(
     UserError: names or shapes are not those of `config`.
   """
   folder = pathlib.Path(folder)
-  tensors = hf_weights.open_folder(folder, allow_bin=allow_bin)
+  tensors = hf_weights.open_folder(folder, allow_pickle=allow_pickle)
   for alias in _EMBEDDING_NAMES[1:]:
     if alias in tensors:
       tensors.setdefault('shared.weight', tensors[alias])

@@ -99,13 +99,13 @@ def _open_bin(path: pathlib.Path) -> dict[str, Callable]:
 
 
 def open_folder(
-  folder: pathlib.Path, *, allow_bin: bool
+  folder: pathlib.Path, *, allow_pickle: bool
 ) -> dict[str, Callable]:
   """Opens the weights of a folder without reading them.
 
   Args:
     folder: with model.safetensors, or its shards and their index.
-    allow_bin: whether pickled pytorch_model.bin files are read too, by
+    allow_pickle: whether pickled pytorch_model.bin files are read too, by
       torch's weights-only loader.
 
   Returns:
@@ -115,7 +115,7 @@ def open_folder(
     UserError: there are no weights, or not as they should be.
   """
   kinds = [('model.safetensors', _open_safetensors)]
-  if allow_bin:
+  if allow_pickle:
     kinds.append(('pytorch_model.bin', _open_bin))
   for name, opener in kinds:
     index = folder / f'{name}.index.json'
@@ -136,6 +136,6 @@ def open_folder(
   raise contract.UserError(
     f'{folder} has no model.safetensors and no model.safetensors.index.json'
     f' (it has {found[:8]}). A pickled pytorch_model.bin is read only with'
-    ' --gin.ALLOW_BIN=True, or export --allow_bin, and then by the weights-only'
+    ' --gin.ALLOW_PICKLE=True, or export --allow_pickle, and then by the weights-only'
     ' loader.'
   )

@@ -26,7 +26,7 @@ from dsbs_jax import contract
 from dsbs_jax.data import register
 from dsbs_jax.data.batching import loader, ordering, packing
 from dsbs_jax.data.prepared import tokens, views
-from dsbs_jax.interop import t5x_wire
+from dsbs_jax.interop import t5x_batch_format
 
 _MULTIPLE = 8
 _STEP = re.compile(r'checkpoint_(\d+)')
@@ -49,7 +49,7 @@ class Iterator(dataset_iterator.DatasetIterator):
 
   def __next__(self) -> dict[str, np.ndarray]:
     batch = next(self._batches)
-    return t5x_wire.flatten(batch, num_rows=self._num_rows)
+    return t5x_batch_format.flatten(batch, num_rows=self._num_rows)
 
   def reset(self) -> None:
     """Goes back to the first batch."""
@@ -58,7 +58,9 @@ class Iterator(dataset_iterator.DatasetIterator):
   @property
   def element_spec(self) -> dict[str, dataset_iterator.ArraySpec]:
     """Shapes and types of this process's part of a batch."""
-    batch = t5x_wire.flatten(self._data.batch(0), num_rows=self._num_rows)
+    batch = t5x_batch_format.flatten(
+      self._data.batch(0), num_rows=self._num_rows
+    )
     return {
       key: dataset_iterator.ArraySpec(array.dtype, array.shape)
       for key, array in batch.items()

@@ -5,7 +5,7 @@
 alpha times the mean over label tokens plus 1 - alpha times the mean over
 rationale tokens, each mean over the whole batch. The batch is an ordinary
 mixture's, packed or not, with the task id of every target token beside it, or
-a paired one with both views of the same examples (see t5x_wire).
+a paired one with both views of the same examples (see t5x_batch_format).
 
 Without microbatches T5X hands `loss_fn` the whole batch and any trainer will
 do. With microbatches it hands over parts, so the weights must be computed
@@ -27,7 +27,7 @@ from dsbs_jax.core import cross_entropy
 from dsbs_jax.core import objective as objective_lib
 from dsbs_jax.core.t5 import network
 from dsbs_jax.data.seqio_tasks import features
-from dsbs_jax.interop import t5x_wire
+from dsbs_jax.interop import t5x_batch_format
 
 WEIGHTS = 'decoder_token_weights'
 # Folded into the dropout key; labels draw the same masks with and without
@@ -74,7 +74,9 @@ class DistillationModel(models.EncoderDecoderModel):
         f' (VOCAB_SIZE). Set --gin.VOCAB_SIZE={-(-ids // 128) * 128}.'
       )
 
-  def weigh(self, groups: Mapping[str, t5x_wire.Rows]) -> dict[str, Any]:
+  def weigh(
+    self, groups: Mapping[str, t5x_batch_format.Rows]
+  ) -> dict[str, Any]:
     """Adds each target token's factor in the objective to a whole batch."""
     counts = objective_lib.token_counts(groups)
     weigh_rows = functools.partial(
@@ -88,12 +90,12 @@ class DistillationModel(models.EncoderDecoderModel):
     self, params: Any, batch: Mapping[str, Any], dropout_rng: jax.Array | None
   ) -> tuple[jax.Array, dict[str, clu_metrics.Metric]]:
     """The part of the objective that a batch or microbatch contributes."""
-    if t5x_wire.is_packed(batch):
+    if t5x_batch_format.is_packed(batch):
       raise contract.UserError(
         'a batch of packed pairs reached a trainer that cannot read it,'
         ' expected train.trainer_cls = @t5x_trainer.Trainer.'
       )
-    groups = t5x_wire.views(batch)
+    groups = t5x_batch_format.views(batch)
     if not all(WEIGHTS in rows for rows in groups.values()):
       groups = self.weigh(groups)
     losses, metrics = [], []
@@ -156,7 +158,7 @@ def _two_dimensional(array: jax.Array) -> jax.Array:
   return array.reshape(-1, array.shape[-1])
 
 
-def _segments(rows: t5x_wire.Rows) -> dict[str, jax.Array]:
+def _segments(rows: t5x_batch_format.Rows) -> dict[str, jax.Array]:
   """What T5X counts packed examples and padding by."""
   if 'decoder_segment_ids' in rows:
     return {

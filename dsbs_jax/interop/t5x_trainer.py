@@ -20,7 +20,7 @@ from t5x import partitioning, trainer, utils
 
 from dsbs_jax.data import register, vocabularies
 from dsbs_jax.data.seqio_tasks import providers
-from dsbs_jax.interop import checkpoints, t5x_model, t5x_wire
+from dsbs_jax.interop import read_checkpoint, t5x_batch_format, t5x_model
 
 
 class Trainer(trainer.Trainer):
@@ -31,7 +31,7 @@ class Trainer(trainer.Trainer):
 
     Packed pairs come in a few shapes; each is compiled when it is first met.
     """
-    if not t5x_wire.is_packed(batch):
+    if not t5x_batch_format.is_packed(batch):
       super().compile_train(batch)
 
   @functools.cached_property
@@ -46,7 +46,7 @@ class Trainer(trainer.Trainer):
       return partitioning.with_sharding_constraint(rows, rows_spec)
 
     def train_step(train_state, batch):
-      groups = t5x_wire.unflatten(batch, num_shards=num_shards)
+      groups = t5x_batch_format.unflatten(batch, num_shards=num_shards)
       groups = jax.tree.map(spread, groups)
       groups = self._model.weigh(groups)
       spec = rows_spec
@@ -57,7 +57,7 @@ class Trainer(trainer.Trainer):
         spec = partitioning.PartitionSpec(None, *rows_spec)
       return trainer.train_with_lr(
         train_state,
-        t5x_wire.join(groups),
+        t5x_batch_format.join(groups),
         learning_rate=self._learning_rate_fn(train_state.step),
         dropout_rng=self._get_step_rng(train_state.step),
         model=self._model,
@@ -81,7 +81,7 @@ class TrainStateInitializer(utils.TrainStateInitializer):
   the steps of this run, and a checkpoint needs nothing but parameters.
 
   Args:
-    path: as for `checkpoints.load_initial`; None starts from random numbers.
+    path: as for `read_checkpoint.load_params`; None starts from random numbers.
     **kwargs: as for `utils.TrainStateInitializer`.
   """
 
@@ -102,7 +102,7 @@ class TrainStateInitializer(utils.TrainStateInitializer):
       ),
       flax.core.unfreeze(state.params),
     )
-    params = checkpoints.load_initial(
+    params = read_checkpoint.load_params(
       self._path,
       t5x_model.our_config(self._model),
       like=like,

@@ -25,7 +25,7 @@ _NEWEST = 0.2
 
 # Answers questions, with rationales or without; runs in the model's thread.
 Answer = Callable[
-  [Sequence[input_lines.Question], bool], list[predictor.Answer]
+  [Sequence[input_lines.ModelInput], bool], list[predictor.Prediction]
 ]
 
 
@@ -33,13 +33,13 @@ Answer = Callable[
 class _Waiting:
   """A question in the queue."""
 
-  asked: request_checks.Asked
+  asked: request_checks.CheckedInput
   rationales: bool
   since: float
   answer: asyncio.Future
 
 
-class Batches:
+class Batcher:
   """The queue in front of the model.
 
   Args:
@@ -56,10 +56,10 @@ class Batches:
     answer: Answer,
     worker: concurrent.futures.Executor,
     *,
-    shapes: length_buckets.Fixed,
+    shapes: length_buckets.CompiledShapes,
     max_queue: int,
     max_wait: float,
-    metrics: prometheus.Metrics,
+    metrics: prometheus.ServerMetrics,
   ):
     self._answer, self._worker, self._shapes = answer, worker, shapes
     self._max_queue, self._max_wait = max_queue, max_wait
@@ -70,8 +70,8 @@ class Batches:
     self._seconds_each = 0.0
 
   async def ask(
-    self, asked: Sequence[request_checks.Asked], *, rationales: bool
-  ) -> list[predictor.Answer]:
+    self, asked: Sequence[request_checks.CheckedInput], *, rationales: bool
+  ) -> list[predictor.Prediction]:
     """Answers questions; cancelled, it takes those that wait out again.
 
     Args:
@@ -82,10 +82,10 @@ class Batches:
       The answers in order.
 
     Raises:
-      refusals.Refusal: the queue is full.
+      errors.APIError: the queue is full.
     """
     if len(self._queue) + len(asked) > self._max_queue:
-      raise errors.Refusal(
+      raise errors.APIError(
         503,
         f'{len(self._queue):,} inputs are waiting, and the queue holds'
         f' {self._max_queue:,}. Try again after Retry-After.',
@@ -180,8 +180,8 @@ class Batches:
     self._seconds_each = mean + _NEWEST * (each - mean)
 
 
-def _internal(error: Exception) -> errors.Refusal:
-  refusal = errors.Refusal(
+def _internal(error: Exception) -> errors.APIError:
+  refusal = errors.APIError(
     500,
     'the model failed on the batch with this input; the log of the server has'
     ' the reason.',

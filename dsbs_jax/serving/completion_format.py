@@ -26,7 +26,7 @@ _REASON = 'One sees it.'
 
 
 @dataclasses.dataclass(frozen=True)
-class Wording:
+class CompletionFormat:
   """How prompts and completions read.
 
   Attributes:
@@ -77,11 +77,11 @@ class Wording:
       raise _no_question(self.prompt, param)
     return block[len(before) :].removesuffix(after)
 
-  def write(self, answer: predictor.Answer) -> str:
+  def write(self, answer: predictor.Prediction) -> str:
     """The completion for an answer."""
     return self._fill(answer.rationale or '', answer.label)
 
-  def reads_back(self, answer: predictor.Answer) -> bool:
+  def reads_back(self, answer: predictor.Prediction) -> bool:
     """Whether the benchmark's parser finds the answer in its completion."""
     return self._read_back(answer.rationale or '', answer.label)
 
@@ -112,19 +112,19 @@ class Wording:
     )
 
 
-def of(
+def for_benchmark(
   benchmark: benchmark_lib.Benchmark,
   *,
   prompt: str,
   completion: str | None,
   rationales: bool,
-) -> Wording | None:
+) -> CompletionFormat | None:
   """The wording of a benchmark, None where it has no form of completions.
 
   Args:
     benchmark: what the student was trained on.
-    prompt: see `Wording`.
-    completion: see `Wording`; None takes the benchmark's own.
+    prompt: see `CompletionFormat`.
+    completion: see `CompletionFormat`; None takes the benchmark's own.
     rationales: whether the student gives rationales.
 
   Raises:
@@ -133,11 +133,11 @@ def of(
   form = completion or benchmark.completion
   if form is None:
     return None
-  return Wording(prompt, form, benchmark, rationales)
+  return CompletionFormat(prompt, form, benchmark, rationales)
 
 
-def _no_question(prompt: str, param: str) -> errors.Refusal:
-  return errors.invalid(
+def _no_question(prompt: str, param: str) -> errors.APIError:
+  return errors.invalid_request(
     f'{param} does not end with a question of the form {prompt!r}, which this'
     ' server was started with (PROMPT).',
     param=param,

@@ -8,7 +8,7 @@ from typing import Any
 _LONGEST = 500
 
 
-class Refusal(Exception):
+class APIError(Exception):
   """A request that is not answered.
 
   Args:
@@ -57,8 +57,8 @@ class Refusal(Exception):
     return {'Retry-After': str(max(1, math.ceil(self.retry_after)))}
 
 
-def invalid(
+def invalid_request(
   message: str, *, param: str | None = None, code: str | None = None
-) -> Refusal:
+) -> APIError:
   """A request that is wrong in itself, whoever asks and when."""
-  return Refusal(400, message, param=param, code=code or 'invalid_value')
+  return APIError(400, message, param=param, code=code or 'invalid_value')

@@ -10,7 +10,7 @@ from typing import Any
 from absl import logging
 from aiohttp import web
 
-from dsbs_jax.serving import errors, prometheus, routes
+from dsbs_jax.serving import errors, handlers, prometheus
 
 _JSON = 'application/json'
 # Seconds for a body to arrive.
@@ -42,14 +42,14 @@ class Service:
     max_body_bytes: int,
     max_requests: int,
     request_seconds: float,
-    metrics: prometheus.Metrics,
+    metrics: prometheus.ServerMetrics,
   ):
     self._max_body_bytes, self._max_requests = max_body_bytes, max_requests
     self._request_seconds, self._metrics = request_seconds, metrics
     self._idle = asyncio.Event()
     self._idle.set()
     self._stopping = False
-    self._routes: routes.Routes | None = None
+    self._routes: handlers.Handlers | None = None
     self.progress = 'reading the checkpoint'
     self.num_answered = self.num_in_flight = 0
 
@@ -61,18 +61,18 @@ class Service:
     posted, got = self._posted, self._got
     app.add_routes(
       [
-        web.post('/v1/answers', posted(routes.Routes.answers)),
-        web.post('/v1/completions', posted(routes.Routes.completions)),
-        web.post('/v1/chat/completions', posted(routes.Routes.chat)),
-        web.get('/v1/models', got(routes.Routes.models)),
-        web.get('/v1/models/{model:.+}', got(routes.Routes.one_model)),
+        web.post('/v1/answers', posted(handlers.Handlers.answers)),
+        web.post('/v1/completions', posted(handlers.Handlers.completions)),
+        web.post('/v1/chat/completions', posted(handlers.Handlers.chat)),
+        web.get('/v1/models', got(handlers.Handlers.models)),
+        web.get('/v1/models/{model:.+}', got(handlers.Handlers.one_model)),
         web.get('/healthz', self._health),
         web.get('/metrics', self._show_metrics),
       ]
     )
     return app
 
-  def open(self, found: routes.Routes) -> None:
+  def open(self, found: handlers.Handlers) -> None:
     """Begins to answer."""
     self._routes = found
     self._metrics.ready.set(1)
@@ -109,13 +109,13 @@ class Service:
     """The response, and the code of the error in it."""
     try:
       return await handler(request), None
-    except errors.Refusal as error:
+    except errors.APIError as error:
       refusal = error
     except web.HTTPException as error:
       refusal = self._of_http(error)
     except Exception:
       logging.exception('%s failed', request.path)
-      refusal = errors.Refusal(
+      refusal = errors.APIError(
         500, 'the server failed; its log has the reason.', code='internal_error'
       )
     response = _json(refusal.body(), status=refusal.status)
@@ -136,7 +136,7 @@ class Service:
           call = _here if len(content) < _LARGE_BODY else asyncio.to_thread
           response = _json(await answer(found, content, call))
       except TimeoutError:
-        raise errors.Refusal(
+        raise errors.APIError(
           504,
           f'there was no answer within {self._request_seconds:g} s. Send fewer'
           ' inputs at once, or start the server with a longer'
@@ -163,10 +163,10 @@ class Service:
     self._metrics.in_flight.set(self.num_in_flight)
     (self._idle.clear if self.num_in_flight else self._idle.set)()
 
-  def _opened(self) -> routes.Routes:
+  def _opened(self) -> handlers.Handlers:
     """Raises where nothing is answered now, whatever is asked."""
     if self._stopping:
-      raise errors.Refusal(
+      raise errors.APIError(
         503,
         'the server is stopping.',
         code='stopping',
@@ -174,7 +174,7 @@ class Service:
         close=True,
       )
     if self._routes is None:
-      raise errors.Refusal(
+      raise errors.APIError(
         503,
         f'the server is starting: {self.progress}.',
         code='starting',
@@ -182,11 +182,11 @@ class Service:
       )
     return self._routes
 
-  def _admit(self, request: web.Request) -> routes.Routes:
+  def _admit(self, request: web.Request) -> handlers.Handlers:
     """Raises where this is refused before it is read."""
     found = self._opened()
     if self.num_in_flight >= self._max_requests:
-      raise errors.Refusal(
+      raise errors.APIError(
         503,
         f'{self.num_in_flight:,} requests are being answered, as many as the'
         ' queue holds. Try again after Retry-After.',
@@ -195,7 +195,7 @@ class Service:
         close=True,
       )
     if request.content_type != _JSON:
-      raise errors.Refusal(
+      raise errors.APIError(
         415,
         f'the content type is {request.content_type!r}, expected {_JSON!r}.',
         code='unsupported_media_type',
@@ -209,14 +209,14 @@ class Service:
       async with asyncio.timeout(_BODY_SECONDS):
         return await request.read()
     except TimeoutError:
-      raise errors.Refusal(
+      raise errors.APIError(
         408,
         f'the body did not arrive within {_BODY_SECONDS:g} s.',
         code='timeout',
         close=True,
       ) from None
     except web.RequestPayloadError as error:
-      raise errors.invalid(f'the body is broken: {error}.') from None
+      raise errors.invalid_request(f'the body is broken: {error}.') from None
 
   async def _health(self, request: web.Request) -> web.Response:
     del request
@@ -232,15 +232,15 @@ class Service:
     headers = {'Content-Type': prometheus.CONTENT_TYPE}
     return web.Response(body=self._metrics.text(), headers=headers)
 
-  def _of_http(self, error: web.HTTPException) -> errors.Refusal:
+  def _of_http(self, error: web.HTTPException) -> errors.APIError:
     """aiohttp's own errors: unknown paths and methods, bodies too large."""
     if error.status == web.HTTPRequestEntityTooLarge.status_code:
       return self._too_large()
     code = error.reason.lower().replace(' ', '_')
-    return errors.Refusal(error.status, f'{error.reason}.', code=code)
+    return errors.APIError(error.status, f'{error.reason}.', code=code)
 
-  def _too_large(self) -> errors.Refusal:
-    return errors.Refusal(
+  def _too_large(self) -> errors.APIError:
+    return errors.APIError(
       413,
       f'the body has more than {self._max_body_bytes:,} bytes. Send fewer'
       ' inputs at once, or start the server with a larger MAX_BODY_BYTES.',

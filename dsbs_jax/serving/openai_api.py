@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from dsbs_jax.serving import bodies, errors
+from dsbs_jax.serving import errors, json_body
 
 _MAX_STOPS = 4
 
@@ -47,7 +47,7 @@ _ROLES = ('system', 'developer', 'user', 'assistant', 'tool', 'function')
 
 
 @dataclasses.dataclass(frozen=True)
-class Request:
+class CompletionRequest:
   """A checked request.
 
   Attributes:
@@ -80,7 +80,7 @@ class Completion:
   num_tokens: int
 
 
-def read_plain(body: dict[str, Any], *, most: int) -> Request:
+def read_plain(body: dict[str, Any], *, most: int) -> CompletionRequest:
   """Reads the body of /v1/completions.
 
   Args:
@@ -88,52 +88,52 @@ def read_plain(body: dict[str, Any], *, most: int) -> Request:
     most: prompts that one request may hold.
 
   Raises:
-    refusals.Refusal: it asks for what a student cannot do.
+    errors.APIError: it asks for what a student cannot do.
   """
   _check(body, ('prompt', 'max_tokens'), _ONLY | _ONLY_PLAIN)
   prompt = body.get('prompt')
   if isinstance(prompt, str):
-    prompts, places = [bodies.text(prompt, 'prompt')], ['prompt']
+    prompts, places = [json_body.text(prompt, 'prompt')], ['prompt']
   else:
-    prompts = bodies.texts(prompt, 'prompt', most=most)
+    prompts = json_body.texts(prompt, 'prompt', most=most)
     places = [f'prompt[{i}]' for i in range(len(prompts))]
   limit = _max_tokens(body, 'max_tokens')
-  return Request(prompts, places, False, limit, _stop(body))
+  return CompletionRequest(prompts, places, False, limit, _stop(body))
 
 
-def read_chat(body: dict[str, Any]) -> Request:
+def read_chat(body: dict[str, Any]) -> CompletionRequest:
   """Reads the body of /v1/chat/completions.
 
   Only the last message is read further: a student has no use for others.
 
   Raises:
-    refusals.Refusal: it asks for what a student cannot do.
+    errors.APIError: it asks for what a student cannot do.
   """
   limits = ('max_completion_tokens', 'max_tokens')
   _check(body, ('messages', *limits), _ONLY | _ONLY_CHAT)
-  messages = bodies.sized(body.get('messages'), 'messages', most=1 << 20)
+  messages = json_body.sized(body.get('messages'), 'messages', most=1 << 20)
   for i, message in enumerate(messages):
     if not isinstance(message, dict) or message.get('role') not in _ROLES:
-      raise errors.invalid(
+      raise errors.invalid_request(
         f'messages[{i}] has no role of {", ".join(_ROLES)}.',
         param=f'messages[{i}]',
       )
   place = f'messages[{len(messages) - 1}]'
   if messages[-1]['role'] != 'user':
-    raise errors.invalid(
+    raise errors.invalid_request(
       f'{place} is of the role {messages[-1]["role"]!r}, expected the question'
       ' of a user at the end.',
       param=place,
     )
-  text = bodies.text(_content(messages[-1], place), f'{place}.content')
+  text = json_body.text(_content(messages[-1], place), f'{place}.content')
   given = [name for name in limits if body.get(name) is not None]
   limit = _max_tokens(body, given[0]) if given else None
-  return Request([text], [place], True, limit, _stop(body))
+  return CompletionRequest([text], [place], True, limit, _stop(body))
 
 
-def finish(
+def truncate(
   text: str,
-  request: Request,
+  request: CompletionRequest,
   *,
   cut: bool,
   count: Callable[[str], int],
@@ -165,7 +165,7 @@ def finish(
 
 
 def response(
-  request: Request,
+  request: CompletionRequest,
   completions: Sequence[Completion],
   *,
   model: str,
@@ -206,9 +206,11 @@ def check_model(body: dict[str, Any], model: str, *, required: bool) -> None:
   if given is None and not required:
     return
   if given is None:
-    raise errors.invalid(f'model is missing, it is {model!r}.', param='model')
+    raise errors.invalid_request(
+      f'model is missing, it is {model!r}.', param='model'
+    )
   if given != model:
-    raise errors.Refusal(
+    raise errors.APIError(
       404,
       f'model is {str(given)[:100]!r}, but this server has {model!r} only.',
       param='model',
@@ -217,7 +219,7 @@ def check_model(body: dict[str, Any], model: str, *, required: bool) -> None:
 
 
 def _choice(
-  request: Request, index: int, completion: Completion
+  request: CompletionRequest, index: int, completion: Completion
 ) -> dict[str, Any]:
   choice = {
     'index': index,
@@ -233,7 +235,7 @@ def _choice(
 def _check(
   body: dict[str, Any], fields: Sequence[str], only: dict[str, tuple]
 ) -> None:
-  bodies.check_fields(body, ('model', 'stop', *fields, *only, *_INERT))
+  json_body.check_fields(body, ('model', 'stop', *fields, *only, *_INERT))
   for name, values in only.items():
     given = body.get(name)
     if given is None or any(
@@ -242,7 +244,7 @@ def _check(
     ):
       continue
     allowed = ' or '.join(map(repr, values)) or 'nothing'
-    raise errors.invalid(
+    raise errors.invalid_request(
       f'{name} is {str(given)[:40]!r}, expected {allowed}: the student gives'
       ' one answer, the likeliest, as a whole.',
       param=name,
@@ -255,7 +257,7 @@ def _max_tokens(body: dict[str, Any], name: str) -> int | None:
   if given is None:
     return None
   if isinstance(given, bool) or not isinstance(given, int) or given < 1:
-    raise errors.invalid(
+    raise errors.invalid_request(
       f'{name} is {str(given)[:40]!r}, expected a number from 1.', param=name
     )
   return given
@@ -265,11 +267,11 @@ def _stop(body: dict[str, Any]) -> tuple[str, ...]:
   given = body.get('stop')
   stops = [given] if isinstance(given, str) else given or []
   if not isinstance(stops, list) or len(stops) > _MAX_STOPS:
-    raise errors.invalid(
+    raise errors.invalid_request(
       f'stop is no list of at most {_MAX_STOPS} texts.', param='stop'
     )
   if not all(isinstance(stop, str) and stop for stop in stops):
-    raise errors.invalid('stop holds what is no text.', param='stop')
+    raise errors.invalid_request('stop holds what is no text.', param='stop')
   return tuple(stops)
 
 
@@ -281,7 +283,7 @@ def _content(message: dict[str, Any], place: str) -> Any:
   parts = [part for part in content if isinstance(part, dict)]
   texts = [part.get('text') for part in parts if part.get('type') == 'text']
   if len(texts) < len(content) or not all(isinstance(t, str) for t in texts):
-    raise errors.invalid(
+    raise errors.invalid_request(
       f'{place}.content has a part that is no text.', param=place
     )
   return ''.join(texts)

@@ -11,7 +11,7 @@ _SECONDS = (
 )
 
 
-class Metrics:
+class ServerMetrics:
   """The counters of one server.
 
   Args:

@@ -12,14 +12,14 @@ from typing import Any
 from dsbs_jax.data import benchmark as benchmark_lib
 from dsbs_jax.data import vocabularies
 from dsbs_jax.inference import input_lines, predictor
-from dsbs_jax.serving import bodies, errors
+from dsbs_jax.serving import errors, json_body
 
 _FIELDS = ('input', 'inputs', 'rationales', 'model')
 _INPUT_FIELDS = ('input', 'choices')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Limits:
+class RequestLimits:
   """What a request may hold.
 
   Attributes:
@@ -36,7 +36,7 @@ class Limits:
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
+class CheckedInput:
   """A question that is sure to be answered.
 
   Attributes:
@@ -44,12 +44,12 @@ class Asked:
     num_tokens: tokens that the student reads of it.
   """
 
-  question: input_lines.Question
+  question: input_lines.ModelInput
   num_tokens: int
 
 
 @dataclasses.dataclass(frozen=True)
-class Reader:
+class RequestReader:
   """Reads and checks what is asked.
 
   Attributes:
@@ -60,13 +60,13 @@ class Reader:
     must_choose: whether every input needs choices.
   """
 
-  limits: Limits
-  answerer: predictor.Answerer
+  limits: RequestLimits
+  answerer: predictor.Predictor
   vocabulary: vocabularies.Vocabulary
   benchmark: benchmark_lib.Benchmark | None = None
   must_choose: bool = False
 
-  def read(self, body: dict[str, Any]) -> tuple[list[Asked], bool]:
+  def read(self, body: dict[str, Any]) -> tuple[list[CheckedInput], bool]:
     """Reads the body of /v1/answers.
 
     Args:
@@ -76,17 +76,17 @@ class Reader:
       The questions in order, and whether their rationales are wanted.
 
     Raises:
-      refusals.Refusal: something is wrong with it.
+      errors.APIError: something is wrong with it.
     """
-    bodies.check_fields(body, _FIELDS)
+    json_body.check_fields(body, _FIELDS)
     if ('input' in body) == ('inputs' in body):
-      raise errors.invalid(
+      raise errors.invalid_request(
         'the body has both or none of input and inputs, expected one of them.',
         param='inputs',
       )
     rationales = body.get('rationales', True)
     if not isinstance(rationales, bool):
-      raise errors.invalid(
+      raise errors.invalid_request(
         f'rationales is {str(rationales)[:40]!r}, expected true or false.',
         param='rationales',
         code='invalid_type',
@@ -94,7 +94,7 @@ class Reader:
     if 'input' in body:
       items, places = [body['input']], ['input']
     else:
-      items = bodies.sized(body['inputs'], 'inputs', most=self.limits.inputs)
+      items = json_body.sized(body['inputs'], 'inputs', most=self.limits.inputs)
       places = [f'inputs[{i}]' for i in range(len(items))]
     asked = [
       self._question(item, place)
@@ -103,8 +103,8 @@ class Reader:
     return self.checked(asked, places), rationales
 
   def checked(
-    self, asked: Sequence[input_lines.Question], places: Sequence[str]
-  ) -> list[Asked]:
+    self, asked: Sequence[input_lines.ModelInput], places: Sequence[str]
+  ) -> list[CheckedInput]:
     """Checks lengths and choices.
 
     Args:
@@ -112,12 +112,12 @@ class Reader:
       places: where each stands in the body.
 
     Raises:
-      refusals.Refusal: one of them is too long, or has no choices.
+      errors.APIError: one of them is too long, or has no choices.
     """
     lengths = self.answerer.lengths(asked)
     for question, length, place in zip(asked, lengths, places, strict=True):
       if length > self.limits.input_tokens:
-        raise errors.invalid(
+        raise errors.invalid_request(
           f'{place} has {length:,} tokens, expected at most'
           f' {self.limits.input_tokens:,}. Shorten it, or start the server'
           ' with larger INPUT_LENGTHS.',
@@ -125,40 +125,42 @@ class Reader:
           code='context_length_exceeded',
         )
       self._check_choices(question, place)
-    return [Asked(*pair) for pair in zip(asked, lengths, strict=True)]
+    return [CheckedInput(*pair) for pair in zip(asked, lengths, strict=True)]
 
-  def _question(self, item: Any, place: str) -> input_lines.Question:
+  def _question(self, item: Any, place: str) -> input_lines.ModelInput:
     if isinstance(item, dict) and self.benchmark is not None:
-      found = input_lines.of_row(item, place, benchmark=self.benchmark)
-      if isinstance(found, input_lines.Unreadable):
-        raise errors.invalid(found.reason, param=place)
+      found = input_lines.from_row(item, place, benchmark=self.benchmark)
+      if isinstance(found, input_lines.InvalidInput):
+        raise errors.invalid_request(found.reason, param=place)
       for text in (found.text, *found.choices):
-        bodies.text(text, place)
+        json_body.text(text, place)
       return found
     if not isinstance(item, dict):
-      return input_lines.Question(bodies.text(item, place))
-    bodies.check_fields(item, _INPUT_FIELDS)
+      return input_lines.ModelInput(json_body.text(item, place))
+    json_body.check_fields(item, _INPUT_FIELDS)
     if 'input' not in item:
-      raise errors.invalid(f'{place} has no input.', param=place)
-    text, choices = bodies.text(item['input'], f'{place}.input'), ()
+      raise errors.invalid_request(f'{place} has no input.', param=place)
+    text, choices = json_body.text(item['input'], f'{place}.input'), ()
     if item.get('choices') is not None:
       param = f'{place}.choices'
-      choices = tuple(bodies.texts(item['choices'], param, most=1 << 20))
+      choices = tuple(json_body.texts(item['choices'], param, most=1 << 20))
       if len(set(choices)) < len(choices):
-        raise errors.invalid(f'{param} names one twice.', param=param)
-    return input_lines.Question(text, choices)
+        raise errors.invalid_request(f'{param} names one twice.', param=param)
+    return input_lines.ModelInput(text, choices)
 
-  def _check_choices(self, question: input_lines.Question, place: str) -> None:
+  def _check_choices(
+    self, question: input_lines.ModelInput, place: str
+  ) -> None:
     choices, limits = question.choices, self.limits
     if self.must_choose and not choices:
-      raise errors.invalid(
+      raise errors.invalid_request(
         f'{place} has no choices, and this server chooses among given ones'
         ' (SCORE_LABELS). Send an object with input and choices to'
         ' /v1/answers.',
         param=place,
       )
     if len(choices) > limits.choices:
-      raise errors.invalid(
+      raise errors.invalid_request(
         f'{place} has {len(choices)} choices, expected at most'
         f' {limits.choices}. Start the server with a larger MAX_CHOICES.',
         param=place,
@@ -167,7 +169,7 @@ class Reader:
       choices, self.vocabulary.encode_all(choices), strict=True
     ):
       if len(ids) > limits.choice_tokens:
-        raise errors.invalid(
+        raise errors.invalid_request(
           f'{place} has a choice of {len(ids):,} tokens ({choice[:40]!r}),'
           f' expected at most {limits.choice_tokens:,}. Shorten it, or start'
           ' the server with a larger MAX_DECODE_LEN.',

@@ -21,10 +21,10 @@ from dsbs_jax.runtime import field_checks, progress
 from dsbs_jax.serving import (
   batcher,
   completion_format,
+  handlers,
   http,
   prometheus,
   request_checks,
-  routes,
   sockets,
   warmup,
 )
@@ -37,7 +37,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Serving(student.Student):
+class ServeConfig(student.StudentConfig):
   """Settings of a server; gin/serve.gin binds every field.
 
   Attributes:
@@ -110,10 +110,12 @@ class Serving(student.Student):
     """The id of the model."""
     return self.model_name or self.mixture_or_task_name
 
-  def reader(self, answerer: predictor.Answerer) -> request_checks.Reader:
+  def reader(
+    self, answerer: predictor.Predictor
+  ) -> request_checks.RequestReader:
     """What checks the questions that it is asked."""
-    return request_checks.Reader(
-      request_checks.Limits(
+    return request_checks.RequestReader(
+      request_checks.RequestLimits(
         inputs=self.max_inputs,
         input_tokens=self.input_lengths[-1],
         choices=self.max_choices,
@@ -125,9 +127,9 @@ class Serving(student.Student):
       must_choose=self.score_labels and not self.taught.labels,
     )
 
-  def possible_shapes(self) -> length_buckets.Fixed:
+  def possible_shapes(self) -> length_buckets.CompiledShapes:
     """The shapes that its batches can have."""
-    return warmup.shapes(
+    return warmup.compiled_shapes(
       self.answering(batch_size=self.batch_sizes[-1]),
       self.load_vocabulary(),
       batch_sizes=self.batch_sizes,
@@ -136,7 +138,7 @@ class Serving(student.Student):
     )
 
 
-def serve(run: Serving) -> int:
+def serve(run: ServeConfig) -> int:
   """Serves until a signal.
 
   Args:
@@ -149,7 +151,7 @@ def serve(run: Serving) -> int:
   Raises:
     UserError: the checkpoint, the port or a setting cannot be used.
   """
-  wording = completion_format.of(
+  wording = completion_format.for_benchmark(
     run.taught,
     prompt=run.prompt,
     completion=run.completion,
@@ -164,12 +166,12 @@ class _Server:
 
   def __init__(
     self,
-    run: Serving,
-    shapes: length_buckets.Fixed,
-    wording: completion_format.Wording | None,
+    run: ServeConfig,
+    shapes: length_buckets.CompiledShapes,
+    wording: completion_format.CompletionFormat | None,
   ):
     self._run, self._shapes, self._wording = run, shapes, wording
-    self._metrics = prometheus.Metrics(run.batch_sizes)
+    self._metrics = prometheus.ServerMetrics(run.batch_sizes)
     self._worker = concurrent.futures.ThreadPoolExecutor(1, 'model')
 
   async def run(self) -> int:
@@ -220,11 +222,11 @@ class _Server:
     opened = await loop.run_in_executor(self._worker, self._open)
 
     def answer(
-      asked: Sequence[input_lines.Question], rationales: bool
-    ) -> list[predictor.Answer]:
+      asked: Sequence[input_lines.ModelInput], rationales: bool
+    ) -> list[predictor.Prediction]:
       return opened.answerer.answer_all(asked, rationales=rationales)
 
-    batches = batcher.Batches(
+    batches = batcher.Batcher(
       answer,
       self._worker,
       shapes=self._shapes,
@@ -233,7 +235,7 @@ class _Server:
       metrics=self._metrics,
     )
     self._service.open(
-      routes.Routes(
+      handlers.Handlers(
         model=run.name,
         reader=run.reader(opened.answerer),
         batches=batches,
@@ -244,14 +246,14 @@ class _Server:
     )
     await batches.run()
 
-  def _open(self) -> student.Opened:
+  def _open(self) -> student.LoadedStudent:
     """Reads the checkpoint and compiles, in the model's thread."""
     run, start = self._run, time.monotonic()
-    opened = student.open_student(
+    opened = student.load_student(
       run, batch_size=run.batch_sizes[-1], shapes=self._shapes
     )
     settings = run.answering(batch_size=run.batch_sizes[-1])
-    steps = list(warmup.steps(opened.programs, settings, self._shapes))
+    steps = list(warmup.calls(opened.programs, settings, self._shapes))
     shown = time.monotonic()
     for number, step in enumerate(steps):
       if self._stop.is_set():

@@ -14,14 +14,14 @@ from dsbs_jax.inference import (
 )
 
 
-def shapes(
-  settings: predictor.Answering,
+def compiled_shapes(
+  settings: predictor.PredictorConfig,
   vocabulary: vocabularies.Vocabulary,
   *,
   batch_sizes: Sequence[int],
   input_lengths: Sequence[int],
   max_choices: int,
-) -> length_buckets.Fixed:
+) -> length_buckets.CompiledShapes:
   """The shapes that batches of a server can have.
 
   Args:
@@ -38,7 +38,7 @@ def shapes(
   single = settings.form == 'single'
   marker = vocabulary.encode(f' {forms.SINGLE_MARKER}')
   stem = settings.max_decode_len + len(marker) if single else 0
-  end = len(output_split.ending(settings.form, vocabulary=vocabulary))
+  end = len(output_split.end_ids(settings.form, vocabulary=vocabulary))
   labels = vocabulary.encode_all([f' {label}' for label in settings.labels])
   said = [len(ids) + end for ids in labels]
   if max_choices:
@@ -46,14 +46,14 @@ def shapes(
   elif not labels and not single:
     said.append(settings.max_decode_len)
   longest = stem + max(said, default=0)
-  targets = length_buckets.target_lengths(longest)
+  targets = length_buckets.target_buckets(longest)
   if labels and not single and not max_choices:
     targets = targets[-1:]
   free = 2 if single else 1
   options = {len(labels) or free, max(max_choices, len(labels))} - {0}
   if settings.score_labels and not labels:
     options = {max_choices}
-  return length_buckets.Fixed(
+  return length_buckets.CompiledShapes(
     rows_of=tuple(batch_sizes),
     inputs_of=tuple(input_lengths),
     targets_of=targets,
@@ -61,10 +61,10 @@ def shapes(
   )
 
 
-def steps(
-  computed: decode_functions.Programs,
-  settings: predictor.Answering,
-  possible: length_buckets.Fixed,
+def calls(
+  computed: decode_functions.DecodeFns,
+  settings: predictor.PredictorConfig,
+  possible: length_buckets.CompiledShapes,
 ) -> Iterator[Callable[[], object]]:
   """Calls that run each program once on rows of padding.
 

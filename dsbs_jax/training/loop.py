@@ -19,7 +19,7 @@ from dsbs_jax.data import register, vocabularies
 from dsbs_jax.data.batching import loader
 from dsbs_jax.data.prepared import tokens
 from dsbs_jax.inference import evaluator as evaluator_lib
-from dsbs_jax.interop import checkpoints as foreign
+from dsbs_jax.interop import read_checkpoint
 from dsbs_jax.runs import checkpoint_repair, checkpoints, metrics_log
 from dsbs_jax.runtime import compilation_cache, files, malloc, progress, signals
 from dsbs_jax.training import (
@@ -88,16 +88,16 @@ def train(run: Training, *, config_text: str | None = None) -> int:
     progress.say(f'initialising {count(shapes.params):,} parameters')
     state = jax.jit(init, out_shardings=shardings)(init_key)
     if run.initial_checkpoint_path:
-      params = foreign.load_initial(
+      params = read_checkpoint.load_params(
         run.initial_checkpoint_path,
         run.model,
         like=like.params,
-        allow_bin=run.allow_bin,
+        allow_pickle=run.allow_pickle,
       )
       state = state.replace(params=params)
 
   evaluator = evaluator_lib.Evaluator(
-    evaluator_lib.Evaluating(
+    evaluator_lib.EvaluatorConfig(
       task=run.mixture_or_task_name,
       model=run.model,
       splits=run.eval_splits,

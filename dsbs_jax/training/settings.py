@@ -38,7 +38,7 @@ class Training:
     prefixes: 'paper' ([label]), 'code' (predict: ), None for the default.
     lengths: {'inputs': S, 'targets': T} or None to take them from the data.
     initial_checkpoint_path: where a new run takes its parameters from.
-    allow_bin: whether these may be a pickled pytorch_model.bin.
+    allow_pickle: whether these may be a pickled pytorch_model.bin.
     model: the network.
     objective: the loss of a mixture; a single task trains on its plain loss.
     paired: whether each step sees both views of the same examples, as in the
@@ -75,7 +75,7 @@ class Training:
   prefixes: str | None
   lengths: Mapping[str, int] | None
   initial_checkpoint_path: str | None
-  allow_bin: bool
+  allow_pickle: bool
   model: network.T5Config
   objective: objective_lib.Distillation
   paired: bool
@@ -111,7 +111,7 @@ class Training:
     field_checks.counts(self, 'chunk_tokens', 'max_bad_steps', least=0)
     field_checks.counts(self, 'seed', least=0, below=1 << 32)
     field_checks.numbers_or_none(self, 'learning_rate', 'clip_norm')
-    field_checks.flags(self, 'paired', 'allow_bin', 'unpadded')
+    field_checks.flags(self, 'paired', 'allow_pickle', 'unpadded')
     field_checks.functions(
       self, 'schedule', 'optimizer', 'layout', 'sharding_rules'
     )

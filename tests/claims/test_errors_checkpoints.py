@@ -38,7 +38,7 @@ EVAL = {
   'folder': ("CHECKPOINT_PATH='{place}/bare'", ('config.json cannot be read',)),
   'bin': (
     "CHECKPOINT_PATH='{place}/bin'",
-    ('no model.safetensors', 'ALLOW_BIN'),
+    ('no model.safetensors', 'ALLOW_PICKLE'),
   ),
   'torn': ("CHECKPOINT_PATH='{place}/torn'", ('no whole safetensors', 'again')),
 }
@@ -56,7 +56,7 @@ INFER = {
     ("'svamp_gt_dsb' is not a task name", "'cqa_gt_dsbs'"),
   ),
   'fields': ("ID_FIELDS='id'", ("id_fields is 'id'", "('id',)")),
-  'window': ("WINDOW='a'", ("window is 'a'", '>= 1')),
+  'chunk_size': ("CHUNK_SIZE='a'", ("chunk_size is 'a'", '>= 1')),
 }
 _T5 = {
   'model_type': 't5',

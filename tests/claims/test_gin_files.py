@@ -45,7 +45,7 @@ def _train(*files, bindings=()):
 def test_models_resolve_for_training_and_evaluation(model):
   trained = _train(f'models/{model}', 'benchmarks/cqa').model
   scored = _build(
-    evaluate_checkpoint.Scoring,
+    evaluate_checkpoint.EvalConfig,
     'eval',
     f'models/{model}',
     'benchmarks/cqa',

@@ -93,9 +93,9 @@ def test_weights_that_would_run_something_are_refused(tmp_path):
 
   torch.save({'a': Hostile()}, tmp_path / 'pytorch_model.bin')
   with pytest.raises(ValueError, match='weights-only loader'):
-    hf_weights.open_folder(tmp_path, allow_bin=True)
-  with pytest.raises(ValueError, match='ALLOW_BIN=True'):
-    hf_weights.open_folder(tmp_path, allow_bin=False)
+    hf_weights.open_folder(tmp_path, allow_pickle=True)
+  with pytest.raises(ValueError, match='ALLOW_PICKLE=True'):
+    hf_weights.open_folder(tmp_path, allow_pickle=False)
   assert not marker.exists()
 
 
@@ -117,14 +117,14 @@ def test_weights_that_would_run_something_are_refused(tmp_path):
 def test_safetensors_that_lie_are_refused(tmp_path, header):
   (tmp_path / 'model.safetensors').write_bytes(header + b'\0' * 4)
   with pytest.raises(ValueError, match='no whole safetensors file'):
-    hf_weights.open_folder(tmp_path, allow_bin=False)
+    hf_weights.open_folder(tmp_path, allow_pickle=False)
 
 
 def test_shards_outside_the_folder_are_refused(tmp_path):
   index = '{"weight_map": {"a": "../other/model.safetensors"}}'
   (tmp_path / 'model.safetensors.index.json').write_text(index)
   with pytest.raises(ValueError, match='file of its own folder'):
-    hf_weights.open_folder(tmp_path, allow_bin=False)
+    hf_weights.open_folder(tmp_path, allow_pickle=False)
 
 
 def _zip(path, *members):

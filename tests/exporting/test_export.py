@@ -14,10 +14,10 @@ from dsbs_jax.core import optimizer
 from dsbs_jax.core.t5 import network
 from dsbs_jax.exporting import export as export_lib
 from dsbs_jax.interop import (
-  checkpoints,
-  t5x_checkpoint,
+  read_checkpoint,
+  t5x_read_checkpoint,
   t5x_storage,
-  t5x_writing,
+  t5x_write_checkpoint,
 )
 
 pytest.importorskip('safetensors', reason='comes with the extra hf')
@@ -67,11 +67,13 @@ def read_states(folder):
 @pytest.mark.parametrize('legacy', [False, True])
 def test_to_t5x_with_a_fresh_optimizer(tmp_path, params, legacy):
   run = write_run(tmp_path / 'run', params)
-  export = export_lib.Exporting(model_dir=str(run), out=str(tmp_path / 'out'))
+  export = export_lib.ExportConfig(
+    model_dir=str(run), out=str(tmp_path / 'out')
+  )
   assert 'fresh' in export_lib.to_t5x(export, legacy=legacy)
   written = tmp_path / 'out' / 'checkpoint_0'
   assert (written / 'checkpoint').is_file() == legacy
-  assert_equal(t5x_checkpoint.load_params(str(written), CONFIG), params)
+  assert_equal(t5x_read_checkpoint.load_params(str(written), CONFIG), params)
   states = read_states(written)
   names = traverse_util.flatten_dict(params, sep='/')
   assert len(states) == 4 * len(names)
@@ -80,31 +82,37 @@ def test_to_t5x_with_a_fresh_optimizer(tmp_path, params, legacy):
 
 def test_to_t5x_keeps_adafactor(tmp_path, params):
   run = write_run(tmp_path / 'run', params, rate=1e-3)
-  export = export_lib.Exporting(model_dir=str(run), out=str(tmp_path / 'out'))
+  export = export_lib.ExportConfig(
+    model_dir=str(run), out=str(tmp_path / 'out')
+  )
   assert 'its Adafactor state' in export_lib.to_t5x(export)
-  assert t5x_checkpoint.read_step(str(tmp_path / 'out')) == 30
+  assert t5x_read_checkpoint.read_step(str(tmp_path / 'out')) == 30
 
 
 def test_hugging_face_and_back(tmp_path, params):
-  t5x_writing.save_legacy(str(tmp_path / 't5x'), params, CONFIG, step=9)
-  export = export_lib.Exporting(
+  t5x_write_checkpoint.save_legacy(
+    str(tmp_path / 't5x'), params, CONFIG, step=9
+  )
+  export = export_lib.ExportConfig(
     model_dir=str(tmp_path / 't5x' / 'checkpoint_9'), out=str(tmp_path / 'hf')
   )
   assert 'without a tokenizer' in export_lib.to_hugging_face(export)
-  assert_equal(checkpoints.load_initial(str(tmp_path / 'hf'), CONFIG), params)
-  export = export_lib.Exporting(
+  assert_equal(
+    read_checkpoint.load_params(str(tmp_path / 'hf'), CONFIG), params
+  )
+  export = export_lib.ExportConfig(
     model_dir=str(tmp_path / 'hf'), out=str(tmp_path / 'again')
   )
   export_lib.to_t5x(export)
   assert_equal(
-    t5x_checkpoint.load_params(str(tmp_path / 'again'), CONFIG), params
+    t5x_read_checkpoint.load_params(str(tmp_path / 'again'), CONFIG), params
   )
 
 
 def test_another_vocabulary_is_refused(tmp_path, params, shared_dir):
   run = write_run(tmp_path / 'run', params)
   model = shared_dir / 'golden' / 'original' / 'tiny.4k.model'
-  export = export_lib.Exporting(
+  export = export_lib.ExportConfig(
     model_dir=str(run), out=str(tmp_path / 'hf'), vocabulary=str(model)
   )
   with pytest.raises(ValueError, match='trained with vocabulary none'):
@@ -113,4 +121,4 @@ def test_another_vocabulary_is_refused(tmp_path, params, shared_dir):
 
 def test_folders_must_be_given():
   with pytest.raises(ValueError, match='--out is not given'):
-    export_lib.Exporting(model_dir='x', out='')
+    export_lib.ExportConfig(model_dir='x', out='')

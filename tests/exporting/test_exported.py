@@ -118,7 +118,7 @@ def exported(run, tmp_path_factory):
   """The run as a StableHLO program."""
   out = tmp_path_factory.mktemp('exported') / 'stablehlo'
   export_lib.to_stablehlo(
-    export_lib.Exporting(
+    export_lib.ExportConfig(
       model_dir=str(run), out=str(out), input_length=64, output_length=9
     )
   )
@@ -177,7 +177,7 @@ def test_the_program_answers_as_infer_does(exported, run, vocabulary, tmp_path):
   )
   sizes = dataclasses.asdict(MODEL)
   asked = gin_config.build(
-    infer_file.Inference,
+    infer_file.InferConfig,
     gin_files=[
       'gin/infer.gin',
       'gin/models/nano.gin',
@@ -231,7 +231,7 @@ def test_the_folder_holds_all_platforms_and_parameters(exported, params):
 def test_scanned_layers_and_bytes_run_too(params, tmp_path):
   scanned = dataclasses.replace(MODEL, scan_layers=True)
   stacked = network.stack_layers(params, scanned)
-  serving = stablehlo.Serving(prefix='', input_length=8, output_length=3)
+  serving = stablehlo.ProgramConfig(prefix='', input_length=8, output_length=3)
   stablehlo.save(tmp_path / 'a', stacked, scanned, serving)
   with pytest.raises(ValueError, match='is not empty'):
     stablehlo.save(tmp_path / 'a', stacked, scanned, serving)
@@ -246,7 +246,7 @@ def test_scanned_layers_and_bytes_run_too(params, tmp_path):
   settings = json.loads((tmp_path / 'a' / 'settings.json').read_text())
   assert settings['vocabulary'] == 'bytes'
   with pytest.raises(ValueError, match='input_length is 0'):
-    stablehlo.Serving(prefix='', input_length=0)
+    stablehlo.ProgramConfig(prefix='', input_length=0)
 
 
 def test_the_card_says_what_the_files_say(exported, run):
@@ -308,9 +308,9 @@ def test_nothing_of_the_data_becomes_markup(exported):
 
 
 def test_a_foreign_checkpoint_has_a_card_that_knows_little(run, tmp_path):
-  export = export_lib.Exporting(model_dir=str(run), out=str(tmp_path / 'hf'))
+  export = export_lib.ExportConfig(model_dir=str(run), out=str(tmp_path / 'hf'))
   assert 'with its tokenizer' in export_lib.to_hugging_face(export)
-  again = export_lib.Exporting(
+  again = export_lib.ExportConfig(
     model_dir=str(tmp_path / 'hf'), out=str(tmp_path / 't5x')
   )
   export_lib.to_t5x(again)
@@ -318,7 +318,7 @@ def test_a_foreign_checkpoint_has_a_card_that_knows_little(run, tmp_path):
   assert '| Method | unknown |' in card and 'no metrics beside' in card
   with pytest.raises(ValueError, match='Give --vocabulary'):
     export_lib.to_stablehlo(
-      export_lib.Exporting(
+      export_lib.ExportConfig(
         model_dir=str(tmp_path / 'hf'), out=str(tmp_path / 'x')
       )
     )
@@ -331,7 +331,7 @@ def test_transformers_loads_the_folder_and_answers_alike(
     'transformers', reason='transformers is not installed'
   )
   pytest.importorskip('torch', reason='torch is not installed')
-  export = export_lib.Exporting(model_dir=str(run), out=str(tmp_path / 'hf'))
+  export = export_lib.ExportConfig(model_dir=str(run), out=str(tmp_path / 'hf'))
   export_lib.to_hugging_face(export)
   tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / 'hf')
   model = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / 'hf')

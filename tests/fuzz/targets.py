@@ -111,7 +111,9 @@ def jsonl(data: bytes) -> None:
   _allowed(lambda: _by_id(data))
   _allowed(lambda: _by_position(data))
   for benchmark in (None, cqa.BENCHMARK, svamp.BENCHMARK):
-    lines = list(input_lines.read(io.BytesIO(data), 'f', benchmark=benchmark))
+    lines = list(
+      input_lines.read_lines(io.BytesIO(data), 'f', benchmark=benchmark)
+    )
     assert b''.join(line.content for line in lines) == data
 
 

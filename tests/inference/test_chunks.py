@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A window is all that is in memory; a file goes on where it was broken off."""
+"""A chunk_size is all that is in memory; a file goes on where it was broken off."""
 
 import io
 import json
@@ -32,11 +32,11 @@ class Parrot:
 
   def answer(self, asked):
     for i in reversed(range(len(asked))):
-      yield [i], [predictor.Answer(asked[i].text, 0.5)]
+      yield [i], [predictor.Prediction(asked[i].text, 0.5)]
 
 
 class Counting:
-  """Checks after every window how far reading is ahead of writing."""
+  """Checks after every chunk how far reading is ahead of writing."""
 
   num_lines = num_errors = 0
 
@@ -56,27 +56,29 @@ class Counting:
 def test_no_more_than_a_window_is_in_memory():
   file = Lines()
   answers = Counting(file)
-  chunks.answer_lines(
-    input_lines.read(file, 'lines'),
+  chunks.predict_lines(
+    input_lines.read_lines(file, 'lines'),
     Parrot(),
     answers,
-    reading=chunks.Reading(name='lines', window=128, max_input_len=9),
+    reading=chunks.Reading(name='lines', chunk_size=128, max_input_len=9),
     stop=signals.StopRequest(),
   )
   assert answers.lines == [f'line {i + 1}' for i in range(3_000)]
   assert max(answers.ahead) == 128
 
 
-def answer(path, lines, *, window=8, **settings):
+def answer(path, lines, *, chunk_size=8, **settings):
   """Answers lines into a file, as the command does."""
   content = ''.join(f'{line}\n' for line in lines).encode()
   answers = answer_file.AnswerFile(path, settings)
   try:
-    return chunks.answer_lines(
-      input_lines.read(io.BytesIO(content), 'lines'),
+    return chunks.predict_lines(
+      input_lines.read_lines(io.BytesIO(content), 'lines'),
       Parrot(),
       answers,
-      reading=chunks.Reading(name='lines', window=window, max_input_len=9),
+      reading=chunks.Reading(
+        name='lines', chunk_size=chunk_size, max_input_len=9
+      ),
       stop=signals.StopRequest(),
     )
   finally:
@@ -110,7 +112,7 @@ def test_a_torn_line_is_answered_again(tmp_path, torn):
   answer(path, TEXTS)
   whole = path.read_bytes()
   path.write_bytes(b''.join(whole.splitlines(True)[:13]) + torn)
-  answer(path, TEXTS, window=5)
+  answer(path, TEXTS, chunk_size=5)
   assert path.read_bytes() == whole
 
 
@@ -137,12 +139,12 @@ def test_two_processes_cannot_write_one_file(tmp_path):
 
 def test_a_line_may_be_anything():
   content = b'\xef\xbb\xbffirst\r\n{"not": json\n\xff\nlast'
-  read = list(input_lines.read(io.BytesIO(content), 'in'))
+  read = list(input_lines.read_lines(io.BytesIO(content), 'in'))
   texts = [getattr(line.question, 'text', None) for line in read]
   assert texts == ['first', '{"not": json', None, 'last']
   assert 'in:3 has the byte 0xff' in read[2].question.reason
   content = b'{"input": "\\ud800"}\n[]\n{"input": 3}\n{"input": "a"}'
-  *wrong, right = input_lines.read(io.BytesIO(content), 'in')
+  *wrong, right = input_lines.read_lines(io.BytesIO(content), 'in')
   reasons = [line.question.reason for line in wrong]
   for reason, part in zip(
     reasons, ('lone surrogate', 'a JSON object', 'not all text'), strict=True

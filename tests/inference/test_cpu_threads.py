@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows decoded in streams are the rows decoded at once, in order."""
+"""Rows decoded in threads are the rows decoded at once, in order."""
 
 import threading
 
@@ -28,7 +28,7 @@ def one_device():
 
 
 @pytest.mark.parametrize('num_rows', [32, 24, 23, 1])
-def test_streams_give_what_the_whole_batch_gives(num_rows):
+def test_threads_give_what_the_whole_batch_gives(num_rows):
   params = network.init(jax.random.key(0), CONFIG)
   random = np.random.default_rng(1)
   tokens = random.integers(2, 128, (num_rows, 9)).astype(np.int32)
@@ -39,18 +39,20 @@ def test_streams_give_what_the_whole_batch_gives(num_rows):
   )
   expected = np.asarray(program(params, rows))
   assert len({tuple(row) for row in expected.tolist()}) > num_rows // 3
-  decode = cpu_threads.Streams(program, one_device(), num_cores=3)
+  decode = cpu_threads.per_core(program, one_device(), num_cores=3)
   for _ in range(2):  # the first time one thread compiles
     np.testing.assert_array_equal(decode(params, rows), expected)
 
 
 def test_rows_are_shared_evenly_and_not_in_crumbs():
-  of_four = cpu_threads.Streams(lambda params, x: x, one_device(), num_cores=4)
-  numbers = {rows: of_four.number(rows) for rows in (1, 8, 16, 24, 32, 64, 130)}
+  numbers = {
+    rows: cpu_threads.num_threads(rows, num_cores=4)
+    for rows in (1, 8, 16, 24, 32, 64, 130)
+  }
   assert numbers == {1: 1, 8: 1, 16: 2, 24: 3, 32: 4, 64: 4, 130: 2}
 
 
-def test_streams_run_at_the_same_time():
+def test_threads_run_at_the_same_time():
   """Each waits for the other; one after the other, they would wait in vain."""
   both = threading.Barrier(2, timeout=30)
   compiled = threading.Event()
@@ -60,17 +62,17 @@ def test_streams_run_at_the_same_time():
       both.wait()
     return batch + params
 
-  decode = cpu_threads.Streams(program, one_device(), num_cores=2)
+  decode = cpu_threads.per_core(program, one_device(), num_cores=2)
   batch = np.arange(24)
   np.testing.assert_array_equal(decode(1, batch), batch + 1)  # in turn
   compiled.set()
   np.testing.assert_array_equal(decode(1, batch), batch + 1)
 
 
-def test_an_error_in_a_stream_is_raised():
+def test_an_error_in_a_thread_is_raised():
   def program(params, batch):
     raise RuntimeError('out of memory')
 
-  decode = cpu_threads.Streams(program, one_device(), num_cores=2)
+  decode = cpu_threads.per_core(program, one_device(), num_cores=2)
   with pytest.raises(RuntimeError, match='out of memory'):
     decode(0, np.arange(16))

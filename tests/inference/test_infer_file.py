@@ -30,7 +30,7 @@ SMALL = (
   'NUM_ENCODER_LAYERS = 1',
   'NUM_DECODER_LAYERS = 1',
   'EVAL_BATCH_SIZE = 8',
-  'WINDOW = 16',
+  'CHUNK_SIZE = 16',
   'MAX_INPUT_LEN = 64',
   'MAX_DECODE_LEN = 4',
   'MAX_RATIONALE_LEN = 6',
@@ -40,7 +40,7 @@ TEXTS = [f'{"very " * (i % 3)}odd {i}?' for i in range(40)]
 
 def settings(folder, *bindings, benchmark='svamp'):
   return gin_config.build(
-    infer_file.Inference,
+    infer_file.InferConfig,
     gin_files=[
       'gin/infer.gin',
       'gin/models/nano.gin',
@@ -149,7 +149,7 @@ def test_a_killed_run_ends_byte_for_byte_as_an_unbroken_one(make, monkeypatch):
   assert infer_file.infer(run) == 0
   whole = pathlib.Path(run.output).read_bytes()
   broken = dataclasses.replace(run, output=run.output + '.broken')
-  answer = predictor.Answerer.answer
+  answer = predictor.Predictor.answer
 
   def dying(self, asked):
     for number, batch in enumerate(answer(self, asked)):
@@ -158,7 +158,7 @@ def test_a_killed_run_ends_byte_for_byte_as_an_unbroken_one(make, monkeypatch):
       yield batch
 
   with monkeypatch.context() as patched:
-    patched.setattr(predictor.Answerer, 'answer', dying)
+    patched.setattr(predictor.Predictor, 'answer', dying)
     with pytest.raises(KeyboardInterrupt):
       infer_file.infer(broken)
   output = pathlib.Path(broken.output)
@@ -184,7 +184,7 @@ def test_other_settings_are_refused(make):
 
 def test_a_signal_stops_after_the_batch(make, monkeypatch):
   run = make(TEXTS)
-  answer = predictor.Answerer.answer
+  answer = predictor.Predictor.answer
 
   def signalled(self, asked):
     if asked[0].text == TEXTS[16]:
@@ -192,7 +192,7 @@ def test_a_signal_stops_after_the_batch(make, monkeypatch):
     return answer(self, asked)
 
   with monkeypatch.context() as patched:
-    patched.setattr(predictor.Answerer, 'answer', signalled)
+    patched.setattr(predictor.Predictor, 'answer', signalled)
     assert infer_file.infer(run) == signals.INTERRUPTED_STATUS
   assert len(answers(run)) == 16
   assert infer_file.infer(run) == 0
@@ -204,7 +204,7 @@ def test_a_signal_stops_after_the_batch(make, monkeypatch):
   [
     ("MIXTURE_OR_TASK_NAME = 'svamp_rationale'", 'no label to predict'),
     ("ID_FIELDS = ('label',)", 'ID_FIELDS names'),
-    ('WINDOW = 0', 'window is 0'),
+    ('CHUNK_SIZE = 0', 'chunk_size is 0'),
   ],
 )
 def test_impossible_settings_are_refused(make, binding, reason):

@@ -7,10 +7,12 @@ from dsbs_jax.inference import length_buckets
 
 
 def test_lengths_are_few():
-  lengths = {length_buckets.rung(length, 16) for length in range(1, 2049)}
+  lengths = {
+    length_buckets.next_bucket(length, 16) for length in range(1, 2049)
+  }
   assert len(lengths) == 15 and max(lengths) == 2048
   assert all(
-    length <= length_buckets.rung(length, 16) < max(17, 1.5 * length + 1)
+    length <= length_buckets.next_bucket(length, 16) < max(17, 1.5 * length + 1)
     for length in range(1, 2049)
   )
 
@@ -20,11 +22,11 @@ def test_lengths_are_few():
   [(1, (8,)), (8, (8,)), (9, (8, 12)), (64, (8, 32, 64)), (70, (8, 32, 96))],
 )
 def test_a_server_scores_outputs_of_few_lengths(longest, lengths):
-  assert length_buckets.target_lengths(longest) == lengths
+  assert length_buckets.target_buckets(longest) == lengths
 
 
 def test_the_next_larger_shape_is_taken():
-  shapes = length_buckets.Fixed((1, 4), (16, 64), (8,), (3,))
+  shapes = length_buckets.CompiledShapes((1, 4), (16, 64), (8,), (3,))
   assert [shapes.rows(num) for num in (1, 2, 4)] == [1, 4, 4]
   assert (shapes.inputs(16), shapes.inputs(17)) == (16, 64)
   assert (shapes.targets(2), shapes.options(1), shapes.max_rows) == (8, 3, 4)
@@ -33,4 +35,4 @@ def test_the_next_larger_shape_is_taken():
 @pytest.mark.parametrize('sizes', [(), (0,), (4, 2), (2, 2)])
 def test_shapes_that_do_not_rise_are_refused(sizes):
   with pytest.raises(ValueError, match='rising'):
-    length_buckets.Fixed(sizes, (16,), (8,), (1,))
+    length_buckets.CompiledShapes(sizes, (16,), (8,), (1,))

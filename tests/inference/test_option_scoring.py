@@ -39,7 +39,7 @@ def params():
 def make_evaluator(source, task, **options):
   mesh = partitioning.make_mesh(None)
   return evaluator_lib.Evaluator(
-    evaluator_lib.Evaluating(
+    evaluator_lib.EvaluatorConfig(
       task=task,
       model=MODEL,
       splits=('test',),

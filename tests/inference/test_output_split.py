@@ -11,38 +11,40 @@ def test_single_outputs_are_split_at_their_marker():
   ids = BYTES.encode('It is 3. [label] 3') + [1]
   draft = output_split.split([*ids, 0, 0], 'single', vocabulary=BYTES)
   assert draft.rationale == 'It is 3.'
-  assert BYTES.decode(draft.stem) == 'It is 3. [label]'
-  assert BYTES.decode(draft.said) == ' 3' and draft.said[-1] == 1
-  three, four = output_split.options(draft, ('3', '4'), vocabulary=BYTES)
+  assert BYTES.decode(draft.prefix_ids) == 'It is 3. [label]'
+  assert BYTES.decode(draft.label_ids) == ' 3' and draft.label_ids[-1] == 1
+  three, four = output_split.option_ids(draft, ('3', '4'), vocabulary=BYTES)
   assert three == ids and BYTES.decode(four) == 'It is 3. [label] 4'
   bare = output_split.split(BYTES.encode('so'), 'single', vocabulary=BYTES)
-  assert (bare.said, bare.rationale) == ([], 'so')
-  assert BYTES.decode(bare.stem) == 'so [label]'
+  assert (bare.label_ids, bare.rationale) == ([], 'so')
+  assert BYTES.decode(bare.prefix_ids) == 'so [label]'
 
 
 def test_outputs_with_the_answer_first_are_cut_behind_their_marker():
   first = {'form': 'answer_first', 'vocabulary': BYTES}
   label, why = BYTES.encode('3 [rationale]'), BYTES.encode(' It is 3.')
   draft = output_split.split([*label, *why, 1, 0], **first)
-  assert (draft.stem, draft.said) == ([], label)
+  assert (draft.prefix_ids, draft.label_ids) == ([], label)
   assert draft.rationale == 'It is 3.'
-  assert output_split.options(draft, (), vocabulary=BYTES) == [label]
-  three, four = output_split.options(draft, ('3', '4'), vocabulary=BYTES)
+  assert output_split.option_ids(draft, (), vocabulary=BYTES) == [label]
+  three, four = output_split.option_ids(draft, ('3', '4'), vocabulary=BYTES)
   assert three == label and BYTES.decode(four) == '4 [rationale]'
   bare = output_split.split([*BYTES.encode('so'), 1], **first)
-  assert (bare.said, bare.rationale) == ([*BYTES.encode('so'), 1], '')
-  assert label[-len(output_split.stop(**first)) :] == list(
-    output_split.stop(**first)
+  assert (bare.label_ids, bare.rationale) == ([*BYTES.encode('so'), 1], '')
+  assert label[-len(output_split.stop_ids(**first)) :] == list(
+    output_split.stop_ids(**first)
   )
-  assert output_split.stop('label', vocabulary=BYTES) == ()
+  assert output_split.stop_ids('label', vocabulary=BYTES) == ()
 
 
 def test_labels_without_rationale_are_the_whole_output():
   draft = output_split.split(
     [*BYTES.encode('yes'), 1, 0], 'label', vocabulary=BYTES
   )
-  assert (draft.stem, draft.rationale) == ([], None)
-  assert draft.said == [*BYTES.encode('yes'), 1]
-  assert output_split.options(draft, (), vocabulary=BYTES) == [draft.said]
-  (no,) = output_split.options(draft, ('no',), vocabulary=BYTES)
+  assert (draft.prefix_ids, draft.rationale) == ([], None)
+  assert draft.label_ids == [*BYTES.encode('yes'), 1]
+  assert output_split.option_ids(draft, (), vocabulary=BYTES) == [
+    draft.label_ids
+  ]
+  (no,) = output_split.option_ids(draft, ('no',), vocabulary=BYTES)
   assert no == [*BYTES.encode('no'), 1]

@@ -82,16 +82,16 @@ def ask(params):
 
   def ask(texts, *, task='svamp_gt_label', choices=(), shapes=None, **options):
     mesh = partitioning.make_mesh(None)
-    settings = predictor.Answering(
+    settings = predictor.PredictorConfig(
       task=task,
       model=MODEL,
       prefixes=forms.prefixes('paper'),
       batch_size=4,
       **{'max_decode_len': 4, **options},
     )
-    answerer = predictor.Answerer(
+    answerer = predictor.Predictor(
       settings,
-      decode_functions.Programs(
+      decode_functions.DecodeFns(
         MODEL,
         params,
         mesh=mesh,
@@ -105,7 +105,7 @@ def ask(params):
       vocabulary=BYTES,
       shapes=shapes,
     )
-    asked = [input_lines.Question(text, choices) for text in texts]
+    asked = [input_lines.ModelInput(text, choices) for text in texts]
     return answerer.answer_all(asked)
 
   return ask
@@ -229,7 +229,7 @@ def test_scores_that_do_not_fit_are_computed_in_parts(ask, monkeypatch):
 
 
 def test_the_shapes_of_batches_decide_no_answer(ask):
-  shapes = length_buckets.Fixed((2, 3), (48, 64), (24,), (5,))
+  shapes = length_buckets.CompiledShapes((2, 3), (48, 64), (24,), (5,))
   options = {'choices': NLI, 'score_labels': True}
   for one, other in zip(
     ask(TEXTS, **options), ask(TEXTS, shapes=shapes, **options), strict=True

@@ -160,7 +160,7 @@ def test_another_vocabulary_is_refused_on_both_ways(saved, tmp_path):
 def test_folders_without_a_model_are_refused(tmp_path, saved):
   with pytest.raises(ValueError, match='no config.json'):
     hf_checkpoint.config_from_hf(tmp_path)
-  with pytest.raises(ValueError, match='allow_bin'):
+  with pytest.raises(ValueError, match='allow_pickle'):
     hf_checkpoint.load_params(tmp_path, GATED)
   folder, params = saved
   with pytest.raises(ValueError, match='not empty'):
@@ -177,9 +177,9 @@ def test_pickled_weights_need_the_flag(saved):
   tensors = {n: torch.tensor(t) for n, t in _tensors(folder).items()}
   torch.save(tensors, folder / 'pytorch_model.bin')
   (folder / 'model.safetensors').unlink()
-  with pytest.raises(ValueError, match='ALLOW_BIN=True'):
+  with pytest.raises(ValueError, match='ALLOW_PICKLE=True'):
     hf_checkpoint.load_params(folder, GATED)
-  read = hf_checkpoint.load_params(folder, GATED, allow_bin=True)
+  read = hf_checkpoint.load_params(folder, GATED, allow_pickle=True)
   jax.tree.map(np.testing.assert_array_equal, read, params)
 
 

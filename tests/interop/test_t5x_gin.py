@@ -13,7 +13,7 @@ _MACRO = re.compile(r'^([A-Z][A-Z_]*) = (.*)$', re.MULTILINE)
 # T5X computes whole rows.
 BUILT_IN_ONLY = {
   'train.gin': {
-    'ALLOW_BIN',
+    'ALLOW_PICKLE',
     'CHUNK_TOKENS',
     'EVAL_SPLITS',
     'MAX_BAD_STEPS',
@@ -26,7 +26,7 @@ BUILT_IN_ONLY = {
     'UNPADDED',
   },
   'eval.gin': {
-    'ALLOW_BIN',
+    'ALLOW_PICKLE',
     'EVAL_SPLITS',
     'MESH',
     'SCAN_LAYERS',

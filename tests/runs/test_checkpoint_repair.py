@@ -11,8 +11,7 @@ from dsbs_jax.core import optimizer, steps
 from dsbs_jax.core.t5 import network
 from dsbs_jax.exporting import export
 from dsbs_jax.inference import evaluate_checkpoint
-from dsbs_jax.interop import checkpoints as foreign
-from dsbs_jax.interop import checksums
+from dsbs_jax.interop import checksums, read_checkpoint
 from dsbs_jax.runs import checkpoint_repair, checkpoints
 from dsbs_jax.training import loop
 from tests import small_runs
@@ -198,10 +197,10 @@ def test_no_command_reads_a_damaged_checkpoint(
   newest = broken_run / 'checkpoint_12'
   message = 'checkpoint_12.* is damaged: state/'
   with pytest.raises(ValueError, match=message):
-    foreign.load_initial(str(newest), unbroken.model)
+    read_checkpoint.load_params(str(newest), unbroken.model)
   with pytest.raises(ValueError, match=message):
     export.to_t5x(
-      export.Exporting(model_dir=str(broken_run), out=str(tmp_path / 'out'))
+      export.ExportConfig(model_dir=str(broken_run), out=str(tmp_path / 'out'))
     )
   with pytest.raises(ValueError, match=message):
     loop.train(

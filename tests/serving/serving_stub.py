@@ -15,9 +15,9 @@ from dsbs_jax.inference import length_buckets, predictor
 from dsbs_jax.serving import (
   batcher,
   completion_format,
+  handlers,
   prometheus,
   request_checks,
-  routes,
   sockets,
 )
 from dsbs_jax.serving import http as http_lib
@@ -25,14 +25,14 @@ from tests.serving import serving_process
 
 BYTES = vocabularies.load('bytes')
 MODEL = 'a-student'
-SHAPES = length_buckets.Fixed((1, 4), (32, 64), (8,), (2,))
+SHAPES = length_buckets.CompiledShapes((1, 4), (32, 64), (8,), (2,))
 
 
 def echo(questions, rationales):
   """A student that repeats the question."""
   del rationales
   return [
-    predictor.Answer('first', 0.75, f'{question.text} is why.')
+    predictor.Prediction('first', 0.75, f'{question.text} is why.')
     for question in questions
   ]
 
@@ -61,7 +61,7 @@ class Stub:
     self.queue = {'max_queue': max_queue, 'max_wait': max_wait}
     self.max_inputs, self.max_choices = max_inputs, max_choices
     self.ready = ready
-    self.metrics = prometheus.Metrics(SHAPES.rows_of)
+    self.metrics = prometheus.ServerMetrics(SHAPES.rows_of)
     self._started = threading.Event()
 
   def __enter__(self):
@@ -86,7 +86,7 @@ class Stub:
     await runner.setup()
     await web.SockSite(runner, listener).start()
     with concurrent.futures.ThreadPoolExecutor(1) as worker:
-      batches = batcher.Batches(
+      batches = batcher.Batcher(
         self.answer, worker, shapes=SHAPES, metrics=self.metrics, **self.queue
       )
       work = asyncio.create_task(batches.run())
@@ -99,29 +99,31 @@ class Stub:
       await runner.cleanup()
 
   def _routes(self, batches):
-    settings = predictor.Answering(
+    settings = predictor.PredictorConfig(
       task='parcels_gt_label',
       model=serving_process.MODEL,
       prefixes=forms.prefixes('paper'),
       rationales=True,
     )
-    reader = request_checks.Reader(
-      request_checks.Limits(
+    reader = request_checks.RequestReader(
+      request_checks.RequestLimits(
         inputs=self.max_inputs,
         input_tokens=64,
         choices=self.max_choices,
         choice_tokens=7,
       ),
-      predictor.Answerer(settings, None, vocabulary=BYTES),
+      predictor.Predictor(settings, None, vocabulary=BYTES),
       BYTES,
     )
-    wording = completion_format.of(
+    wording = completion_format.for_benchmark(
       register.benchmark('parcels'),
       prompt='Q: {input}\nA:',
       completion=None,
       rationales=True,
     )
-    return routes.Routes(MODEL, reader, batches, BYTES, wording, self.metrics)
+    return handlers.Handlers(
+      MODEL, reader, batches, BYTES, wording, self.metrics
+    )
 
   def connect(self):
     """A connection that closes itself."""

@@ -14,11 +14,11 @@ from dsbs_jax.inference import input_lines, length_buckets, predictor
 from dsbs_jax.serving import batcher, prometheus, request_checks, warmup
 from tests.serving import serving_process, serving_stub
 
-SHAPES = length_buckets.Fixed((1, 4), (16, 64), (8,), (1,))
+SHAPES = length_buckets.CompiledShapes((1, 4), (16, 64), (8,), (1,))
 
 
 def asked(text, num_tokens=10):
-  return request_checks.Asked(input_lines.Question(text), num_tokens)
+  return request_checks.CheckedInput(input_lines.ModelInput(text), num_tokens)
 
 
 def run(scenario, *, max_wait=0.0, max_queue=100):
@@ -33,17 +33,17 @@ def run(scenario, *, max_wait=0.0, max_queue=100):
     seen.append(texts)
     if texts == ['hold']:
       assert release.wait(10)
-    return [predictor.Answer(text, 1.0, 'why') for text in texts]
+    return [predictor.Prediction(text, 1.0, 'why') for text in texts]
 
   async def main():
     with concurrent.futures.ThreadPoolExecutor(1) as worker:
-      batches = batcher.Batches(
+      batches = batcher.Batcher(
         answer,
         worker,
         shapes=SHAPES,
         max_queue=max_queue,
         max_wait=max_wait,
-        metrics=prometheus.Metrics(SHAPES.rows_of),
+        metrics=prometheus.ServerMetrics(SHAPES.rows_of),
       )
       work = asyncio.create_task(batches.run())
       await scenario(batches, release)
@@ -144,7 +144,7 @@ def test_a_request_that_is_cancelled_takes_its_questions_out():
 
 
 def settings(task, **options):
-  return predictor.Answering(
+  return predictor.PredictorConfig(
     task=task,
     model=serving_process.MODEL,
     prefixes=forms.prefixes('paper'),
@@ -174,7 +174,7 @@ def settings(task, **options):
 def test_every_shape_that_can_occur_is_compiled(
   answers, max_choices, targets, options
 ):
-  found = warmup.shapes(
+  found = warmup.compiled_shapes(
     answers,
     serving_stub.BYTES,
     batch_sizes=(1, 4),

@@ -15,7 +15,7 @@ WHY = 'As one can see.'
 
 
 def wording(name='parcels', *, prompt='{input}', rationales=True, **options):
-  return completion_format.of(
+  return completion_format.for_benchmark(
     register.benchmark(name),
     prompt=prompt,
     rationales=rationales,
@@ -32,7 +32,7 @@ def rows(name):
 def test_the_benchmarks_parser_reads_real_labels_back(name):
   shown, benchmark = wording(name), register.benchmark(name)
   for row in rows(name):
-    answer = predictor.Answer(row.gt_label, 0.5, WHY)
+    answer = predictor.Prediction(row.gt_label, 0.5, WHY)
     found = benchmark.parse(shown.write(answer))
     assert found.rationale.strip() == WHY
     if row.gt_label != '9:1':  # a ratio, which is no arithmetic
@@ -43,18 +43,18 @@ def test_the_benchmarks_parser_reads_real_labels_back(name):
 
 def test_an_answer_that_its_parser_cannot_read_is_noticed():
   said = 'So the answer is first. So'
-  assert not wording().reads_back(predictor.Answer('first', 0.5, said))
-  assert not wording().reads_back(predictor.Answer('', 0.0, WHY))
+  assert not wording().reads_back(predictor.Prediction('first', 0.5, said))
+  assert not wording().reads_back(predictor.Prediction('', 0.0, WHY))
 
 
 def test_what_a_student_says_is_put_in_as_it_is():
-  answer = predictor.Answer('{rationale}', 0.5, '{label} \\1')
+  answer = predictor.Prediction('{rationale}', 0.5, '{label} \\1')
   assert wording().write(answer) == '{label} \\1 So the answer is {rationale}.'
 
 
 def test_a_student_without_rationales_completes_with_the_label():
   shown = wording('esnli', rationales=False)
-  answer = predictor.Answer('neutral', 0.5)
+  answer = predictor.Prediction('neutral', 0.5)
   assert shown.write(answer) == 'Answer: neutral'
   assert register.benchmark('esnli').parse(shown.write(answer)).label == (
     'neutral'
@@ -91,7 +91,7 @@ def test_the_students_prompt_is_the_input_as_it_is(name):
 @pytest.mark.parametrize('text', ['A: no question', 'Q: no end', 'Q: a\nA: b'])
 def test_a_prompt_of_another_form_is_refused(text):
   shown = wording(prompt='Q: {input}\nA:')
-  with pytest.raises(errors.Refusal, match='PROMPT') as refused:
+  with pytest.raises(errors.APIError, match='PROMPT') as refused:
     shown.plain_input(text)
   assert refused.value.status == 400
 
@@ -114,7 +114,7 @@ def test_forms_that_cannot_work_are_refused_at_the_start(options, reason):
 
 def test_a_benchmark_without_a_form_has_no_completions():
   assert (
-    completion_format.of(
+    completion_format.for_benchmark(
       toy.BENCHMARK, prompt='{input}', completion=None, rationales=True
     )
     is None

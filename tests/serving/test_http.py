@@ -338,7 +338,7 @@ def test_large_bodies_are_read_beside_the_loop():
 def test_answers_are_plain_json_numbers():
   def certain(questions, rationales):
     del rationales
-    return [predictor.Answer('é\u2028', 1.0) for _ in questions]
+    return [predictor.Prediction('é\u2028', 1.0) for _ in questions]
 
   with serving_stub.Stub(certain) as stub:
     (answer,) = stub.ask({'input': 'a'})[1]['answers']

@@ -20,7 +20,7 @@ SAID = 'lamp or drum? is why. So the answer is first.'
 def student(questions, rationales):
   """One that is cut off where it is asked about cutting."""
   return [
-    predictor.Answer(
+    predictor.Prediction(
       'first', 0.5, f'{question.text} is why.', 'cut' in question.text
     )
     for question in questions
@@ -161,8 +161,8 @@ def test_a_completion_has_at_most_the_tokens_that_were_asked_for():
 
   text = 'abcdefghij'
   for limit in range(1, 6):
-    request = openai_api.Request([''], [''], False, limit, ())
-    done = openai_api.finish(text, request, cut=False, count=count)
+    request = openai_api.CompletionRequest([''], [''], False, limit, ())
+    done = openai_api.truncate(text, request, cut=False, count=count)
     assert done.text == text[: 3 * limit]
     assert done.num_tokens == min(limit, 4)
     assert done.reason == ('length' if limit < 4 else 'stop')

@@ -18,19 +18,19 @@ ROWS = [
 
 
 def reader(*, choices=5, choice_tokens=40, must_choose=False):
-  settings = predictor.Answering(
+  settings = predictor.PredictorConfig(
     task='cqa_gt_label',
     model=serving_process.MODEL,
     prefixes=forms.prefixes('paper'),
   )
-  return request_checks.Reader(
-    request_checks.Limits(
+  return request_checks.RequestReader(
+    request_checks.RequestLimits(
       inputs=8,
       input_tokens=512,
       choices=choices,
       choice_tokens=choice_tokens,
     ),
-    predictor.Answerer(settings, None, vocabulary=serving_stub.BYTES),
+    predictor.Predictor(settings, None, vocabulary=serving_stub.BYTES),
     serving_stub.BYTES,
     benchmark=register.benchmark('cqa'),
     must_choose=must_choose,
@@ -63,6 +63,6 @@ def test_rows_are_rendered_with_their_choices():
   ],
 )
 def test_rows_that_cannot_be_answered_are_refused(options, item, words):
-  with pytest.raises(errors.Refusal, match=words) as refused:
+  with pytest.raises(errors.APIError, match=words) as refused:
     reader(**options).read({'inputs': [item]})
   assert (refused.value.status, refused.value.param) == (400, 'inputs[0]')

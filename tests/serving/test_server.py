@@ -61,10 +61,10 @@ def inferred(folder, tmp_path):
     'OUTPUT': str(tmp_path / 'output'),
     'RATIONALES': True,
     'EVAL_BATCH_SIZE': 4,
-    'WINDOW': 8,
+    'CHUNK_SIZE': 8,
   }
   run = gin_config.build(
-    infer_file.Inference,
+    infer_file.InferConfig,
     gin_files=[
       'gin/infer.gin',
       'gin/models/nano.gin',
@@ -218,7 +218,7 @@ def settings(folder, *files, **macros):
     **macros,
   }
   return gin_config.build(
-    server_lib.Serving,
+    server_lib.ServeConfig,
     gin_files=['gin/serve.gin', 'gin/models/nano.gin', *files],
     gin_bindings=[f'{name} = {value!r}' for name, value in macros.items()],
     search_paths=[str(REPOSITORY)],

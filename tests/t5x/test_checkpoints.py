@@ -7,7 +7,7 @@ import pytest
 from flax import traverse_util
 
 from dsbs_jax.core.t5 import network
-from dsbs_jax.interop import t5x_checkpoint, t5x_writing
+from dsbs_jax.interop import t5x_read_checkpoint, t5x_write_checkpoint
 
 
 def flat(tree):
@@ -68,10 +68,11 @@ def test_we_read_what_t5x_writes(run, parts, tmp_path):
   for kind in ('legacy', 'orbax'):
     path = str(tmp_path / kind)
     assert_equal(
-      t5x_checkpoint.load_params(path, config), parts.to_numpy(state.params)
+      t5x_read_checkpoint.load_params(path, config),
+      parts.to_numpy(state.params),
     )
-    assert t5x_checkpoint.read_step(path) == 1
-    inferred = t5x_checkpoint.infer_config(path)
+    assert t5x_read_checkpoint.read_step(path) == 1
+    inferred = t5x_read_checkpoint.infer_config(path)
     assert network.param_shapes(inferred) == network.param_shapes(config)
 
 
@@ -85,7 +86,7 @@ def test_t5xs_float_steps_are_read(run, tmp_path):
   again = manager(run, tmp_path / 'again')
   again.save(restored)
   again.close()
-  assert t5x_checkpoint.read_step(str(tmp_path / 'again')) == 1
+  assert t5x_read_checkpoint.read_step(str(tmp_path / 'again')) == 1
 
 
 @pytest.mark.parametrize('kind', ['save_orbax', 'save_legacy'])
@@ -93,9 +94,9 @@ def test_t5x_restores_what_we_write(run, parts, tmp_path, kind):
   """Parameters, step and every optimizer state, as finetune.gin asks."""
   config, _, _, state = run
   params = parts.to_numpy(state.params)
-  moments = t5x_writing.fresh_moments(network.param_shapes(config))
+  moments = t5x_write_checkpoint.fresh_moments(network.param_shapes(config))
   expected = parts.to_numpy(state.param_states)
-  written = getattr(t5x_writing, kind)(
+  written = getattr(t5x_write_checkpoint, kind)(
     str(tmp_path), params, config, step=3, moments=moments
   )
   restored = manager(run, tmp_path / 'unused').restore(path=written)
@@ -152,7 +153,7 @@ def test_scalable_t5_is_read(parts, tmp_path):
   state = state.replace_params(tree)
   checkpoints.Checkpointer(state, mesh, str(tmp_path)).save(state)
   config = network.T5Config(**size)
-  ours = t5x_checkpoint.load_params(str(tmp_path), config)
+  ours = t5x_read_checkpoint.load_params(str(tmp_path), config)
   random = np.random.default_rng(0)
   batch = {
     'encoder_input_tokens': random.integers(3, 60, (2, 8)),

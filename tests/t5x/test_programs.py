@@ -16,7 +16,7 @@ import types
 import numpy as np
 import pytest
 
-from dsbs_jax.interop import t5x_checkpoint
+from dsbs_jax.interop import t5x_read_checkpoint
 
 pytestmark = pytest.mark.long
 
@@ -84,8 +84,8 @@ def trained(shared, tmp_path_factory):
 
 
 def parameters(checkpoint):
-  config = t5x_checkpoint.infer_config(str(checkpoint))
-  tree = t5x_checkpoint.load_params(str(checkpoint), config)
+  config = t5x_read_checkpoint.infer_config(str(checkpoint))
+  tree = t5x_read_checkpoint.load_params(str(checkpoint), config)
   from flax import traverse_util
 
   return traverse_util.flatten_dict(tree, sep='/')
@@ -236,7 +236,7 @@ def test_initial_checkpoints_of_every_format(trained, shared, tmp_path):
   """T5X starts from its own, from Hugging Face and from ours: step 0, alike."""
   from dsbs_jax.exporting import export
 
-  source = export.Exporting(
+  source = export.ExportConfig(
     model_dir=str(trained.folder / f'checkpoint_{STEPS}'),
     out=str(tmp_path / 'hf'),
   )

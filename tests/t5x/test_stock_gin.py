@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from dsbs_jax.core.t5 import network
-from dsbs_jax.interop import t5x_checkpoint, t5x_writing
+from dsbs_jax.interop import t5x_read_checkpoint, t5x_write_checkpoint
 
 pytestmark = pytest.mark.long
 
@@ -65,11 +65,11 @@ def test_stock_finetuning_from_our_checkpoint(cqa, tmp_path, kind):
   params = jax.tree.map(
     lambda leaf: 0.3 * random.standard_normal(leaf.shape, np.float32), shapes
   )
-  initial = getattr(t5x_writing, kind)(
+  initial = getattr(t5x_write_checkpoint, kind)(
     str(tmp_path / 'initial'),
     params,
     CONFIG,
-    moments=t5x_writing.fresh_moments(shapes),
+    moments=t5x_write_checkpoint.fresh_moments(shapes),
   )
   (tmp_path / 'run.gin').write_text(GIN)
   done = subprocess.run(
@@ -95,8 +95,8 @@ def test_stock_finetuning_from_our_checkpoint(cqa, tmp_path, kind):
   )
   assert done.returncode == 0, done.stdout[-3000:]
   run = tmp_path / 'run'
-  assert t5x_checkpoint.read_step(str(run)) == 4
-  trained = t5x_checkpoint.load_params(str(run), CONFIG)
+  assert t5x_read_checkpoint.read_step(str(run)) == 4
+  trained = t5x_read_checkpoint.load_params(str(run), CONFIG)
   moved = [
     float(np.max(np.abs(after - before)))
     for after, before in zip(

@@ -122,7 +122,7 @@ def test_a_run_starts_from_another_run(unbroken, settings, tmp_path):
 
 
 def test_the_checkpoint_scores_as_in_training(unbroken, tmp_path):
-  run = evaluate_checkpoint.Scoring(
+  run = evaluate_checkpoint.EvalConfig(
     checkpoint_path=unbroken.model_dir,
     mixture_or_task_name='svamp_gt_dsbs',
     step='latest',
@@ -139,7 +139,7 @@ def test_the_checkpoint_scores_as_in_training(unbroken, tmp_path):
     mesh=None,
     sharding_rules=unbroken.sharding_rules,
   )
-  assert evaluate_checkpoint.score(run) == 0
+  assert evaluate_checkpoint.evaluate(run) == 0
   name = 'predictions/svamp_gt_label-test-000012.jsonl'
   trained = pathlib.Path(unbroken.model_dir, name).read_text()
   assert (tmp_path / name).read_text() == trained

@@ -7,7 +7,7 @@ import pathlib
 import pytest
 
 from dsbs_jax.data import vocabularies
-from dsbs_jax.interop import checkpoints as foreign
+from dsbs_jax.interop import read_checkpoint
 from dsbs_jax.preparing import prepare
 from dsbs_jax.runs import checkpoints
 from dsbs_jax.training import loop
@@ -24,7 +24,7 @@ def one_step(settings, tmp_path_factory):
 
 
 def test_a_checkpoint_says_what_it_was_made_of(one_step):
-  facts = foreign.run_facts(str(one_step / 'checkpoint_1'))
+  facts = read_checkpoint.run_metadata(str(one_step / 'checkpoint_1'))
   assert facts['config'] == '# every setting\n'
   assert facts['vocabulary'] == vocabularies.load('bytes').fingerprint
   assert set(facts['versions']) >= {'jax', 'flax', 'orbax-checkpoint'}

@@ -13,24 +13,24 @@ def decode(body: bytes) -> dict[str, Any]:
   """The JSON object of a body.
 
   Raises:
-    refusals.Refusal: it is not UTF-8, not JSON or no object.
+    errors.APIError: it is not UTF-8, not JSON or no object.
   """
   try:
     value = json.loads(body.decode('utf-8'), parse_constant=_no_constant)
   except UnicodeDecodeError as error:
-    raise errors.invalid(
+    raise errors.invalid_request(
       f'the body has the byte 0x{body[error.start]:02x} at position'
       f' {error.start:,}, expected JSON in UTF-8.',
       code='invalid_utf8',
     ) from None
   except (ValueError, RecursionError) as error:
     reason = 'nests too deep' if isinstance(error, RecursionError) else error
-    raise errors.invalid(
+    raise errors.invalid_request(
       f'the body cannot be read ({reason}), expected a JSON object.',
       code='invalid_json',
     ) from None
   if not isinstance(value, dict):
-    raise errors.invalid(
+    raise errors.invalid_request(
       f'the body is a JSON {type(value).__name__}, expected an object.',
       code='invalid_json',
     )
@@ -41,7 +41,7 @@ def check_fields(body: dict[str, Any], known: Collection[str]) -> None:
   """Raises where the body has a field that nothing reads."""
   unknown = sorted(set(body) - set(known))
   if unknown:
-    raise errors.invalid(
+    raise errors.invalid_request(
       f'the field {_short(unknown[0])} is not known, expected some of'
       f' {", ".join(sorted(known))}.',
       param=unknown[0][:100],
@@ -53,16 +53,16 @@ def text(value: Any, param: str) -> str:
   """A text that a student can read.
 
   Raises:
-    refusals.Refusal: no string, blank, or with what is no text.
+    errors.APIError: no string, blank, or with what is no text.
   """
   if not isinstance(value, str):
-    raise errors.invalid(
+    raise errors.invalid_request(
       f'{param} is a JSON {type(value).__name__}, expected a string.',
       param=param,
       code='invalid_type',
     )
   if '\0' in value:
-    raise errors.invalid(
+    raise errors.invalid_request(
       f'{param} has a NUL character at position {value.index(chr(0)):,},'
       ' expected text. Remove it.',
       param=param,
@@ -70,13 +70,15 @@ def text(value: Any, param: str) -> str:
   try:
     value.encode()
   except UnicodeEncodeError as error:
-    raise errors.invalid(
+    raise errors.invalid_request(
       f'{param} has a lone surrogate at position {error.start:,}, expected'
       ' text. Remove it.',
       param=param,
     ) from None
   if not value.strip():
-    raise errors.invalid(f'{param} is blank, expected text.', param=param)
+    raise errors.invalid_request(
+      f'{param} is blank, expected text.', param=param
+    )
   return value
 
 
@@ -89,13 +91,13 @@ def texts(value: Any, param: str, *, most: int) -> list[str]:
 def sized(value: Any, param: str, *, most: int) -> Sequence[Any]:
   """A list with one to `most` items."""
   if not isinstance(value, list):
-    raise errors.invalid(
+    raise errors.invalid_request(
       f'{param} is a JSON {type(value).__name__}, expected a list.',
       param=param,
       code='invalid_type',
     )
   if not 1 <= len(value) <= most:
-    raise errors.invalid(
+    raise errors.invalid_request(
       f'{param} has {len(value):,} items, expected 1 to {most:,}.',
       param=param,
     )

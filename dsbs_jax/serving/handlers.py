@@ -10,9 +10,9 @@ from dsbs_jax.data import vocabularies
 from dsbs_jax.inference import input_lines
 from dsbs_jax.serving import (
   batcher,
-  bodies,
   completion_format,
   errors,
+  json_body,
   openai_api,
   prometheus,
   request_checks,
@@ -23,7 +23,7 @@ Calling = Callable[..., Awaitable[Any]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Routes:
+class Handlers:
   """The answers of a student that is loaded and warm.
 
   Attributes:
@@ -37,16 +37,16 @@ class Routes:
   """
 
   model: str
-  reader: request_checks.Reader
-  batches: batcher.Batches
+  reader: request_checks.RequestReader
+  batches: batcher.Batcher
   vocabulary: vocabularies.Vocabulary
-  wording: completion_format.Wording | None
-  metrics: prometheus.Metrics
+  wording: completion_format.CompletionFormat | None
+  metrics: prometheus.ServerMetrics
   created: int = dataclasses.field(default_factory=lambda: int(time.time()))
 
   async def answers(self, content: bytes, call: Calling) -> dict[str, Any]:
     """/v1/answers: labels, probabilities and rationales, in order."""
-    body = await call(bodies.decode, content)
+    body = await call(json_body.decode, content)
     openai_api.check_model(body, self.model, required=False)
     asked, rationales = await call(self.reader.read, body)
     answers = await self.batches.ask(asked, rationales=rationales)
@@ -64,14 +64,14 @@ class Routes:
 
   async def completions(self, content: bytes, call: Calling) -> dict[str, Any]:
     """/v1/completions: the text that continues a prompt."""
-    body = await call(bodies.decode, content)
+    body = await call(json_body.decode, content)
     openai_api.check_model(body, self.model, required=True)
     request = openai_api.read_plain(body, most=self.reader.limits.inputs)
     return await self._complete(request, call)
 
   async def chat(self, content: bytes, call: Calling) -> dict[str, Any]:
     """/v1/chat/completions: the answer to the last message."""
-    body = await call(bodies.decode, content)
+    body = await call(json_body.decode, content)
     openai_api.check_model(body, self.model, required=True)
     return await self._complete(openai_api.read_chat(body), call)
 
@@ -85,10 +85,10 @@ class Routes:
     return openai_api.model_card(self.model, created=self.created)
 
   async def _complete(
-    self, request: openai_api.Request, call: Calling
+    self, request: openai_api.CompletionRequest, call: Calling
   ) -> dict[str, Any]:
     if self.wording is None:
-      raise errors.invalid(
+      raise errors.invalid_request(
         'this server does not know how completions of its benchmark read.'
         ' Start it with COMPLETION, or ask /v1/answers.',
         code='no_completion_format',
@@ -100,7 +100,7 @@ class Routes:
       if not self.wording.reads_back(answer):
         self.metrics.unreadable.inc()
       finished.append(
-        openai_api.finish(
+        openai_api.truncate(
           self.wording.write(answer),
           request,
           cut=answer.cut,
@@ -115,13 +115,15 @@ class Routes:
     )
 
   def _questions(
-    self, request: openai_api.Request, wording: completion_format.Wording
-  ) -> list[request_checks.Asked]:
+    self,
+    request: openai_api.CompletionRequest,
+    wording: completion_format.CompletionFormat,
+  ) -> list[request_checks.CheckedInput]:
     asked = []
     for prompt, place in zip(request.prompts, request.places, strict=True):
       if request.chat:
         text = wording.chat_input(prompt, place)
       else:
         text = wording.plain_input(prompt, place)
-      asked.append(input_lines.Question(bodies.text(text, place)))
+      asked.append(input_lines.ModelInput(json_body.text(text, place)))
     return self.reader.checked(asked, request.places)

@@ -15,10 +15,10 @@ from flax import serialization, traverse_util
 from dsbs_jax.core import optimizer
 from dsbs_jax.core.t5 import network
 from dsbs_jax.interop import (
-  checkpoints,
-  t5x_checkpoint,
+  read_checkpoint,
+  t5x_read_checkpoint,
   t5x_storage,
-  t5x_writing,
+  t5x_write_checkpoint,
 )
 
 CONFIG = network.T5Config(
@@ -30,7 +30,10 @@ CONFIG = network.T5Config(
   num_encoder_layers=3,
   num_decoder_layers=2,
 )
-SAVERS = {'orbax': t5x_writing.save_orbax, 'legacy': t5x_writing.save_legacy}
+SAVERS = {
+  'orbax': t5x_write_checkpoint.save_orbax,
+  'legacy': t5x_write_checkpoint.save_legacy,
+}
 
 
 @pytest.fixture(scope='module')
@@ -102,26 +105,26 @@ def test_what_is_written_is_read(tmp_path, params, saver, scanned):
   config = dataclasses.replace(CONFIG, scan_layers=scanned)
   given = network.stack_layers(params, CONFIG) if scanned else params
   SAVERS[saver](str(tmp_path), given, config, step=12)
-  assert_equal(t5x_checkpoint.load_params(str(tmp_path), CONFIG), params)
+  assert_equal(t5x_read_checkpoint.load_params(str(tmp_path), CONFIG), params)
   stacked = dataclasses.replace(CONFIG, scan_layers=True)
   assert_equal(
-    t5x_checkpoint.load_params(str(tmp_path), stacked),
+    t5x_read_checkpoint.load_params(str(tmp_path), stacked),
     network.stack_layers(params, CONFIG),
   )
-  assert t5x_checkpoint.read_step(str(tmp_path)) == 12
-  assert t5x_checkpoint.infer_config(str(tmp_path)) == CONFIG
+  assert t5x_read_checkpoint.read_step(str(tmp_path)) == 12
+  assert t5x_read_checkpoint.infer_config(str(tmp_path)) == CONFIG
 
 
 def test_scanned_layers_of_scalable_t5(tmp_path, params):
   write_msgpack(tmp_path / 'checkpoint_7', scalable(params))
   path = str(tmp_path / 'checkpoint_7')
-  assert_equal(t5x_checkpoint.load_params(path, CONFIG), params)
+  assert_equal(t5x_read_checkpoint.load_params(path, CONFIG), params)
   with ocp.PyTreeCheckpointer() as checkpointer:
     checkpointer.save(
       tmp_path / 'checkpoint_8' / 'state',
       {'target': scalable(params), 'state': {'step': np.int32(8)}},
     )
-  assert_equal(t5x_checkpoint.load_params(str(tmp_path), CONFIG), params)
+  assert_equal(t5x_read_checkpoint.load_params(str(tmp_path), CONFIG), params)
 
 
 def test_layers_with_different_biases_are_refused(tmp_path, params):
@@ -133,7 +136,7 @@ def test_layers_with_different_biases_are_refused(tmp_path, params):
     match=r'decoder has a relative bias per layer'
     r'.*layer 1 differs from layer 0 by 0\.5',
   ):
-    t5x_checkpoint.load_params(str(tmp_path), CONFIG)
+    t5x_read_checkpoint.load_params(str(tmp_path), CONFIG)
 
 
 def test_floats_of_16_bits_and_float_steps(tmp_path, params):
@@ -143,10 +146,10 @@ def test_floats_of_16_bits_and_float_steps(tmp_path, params):
       tmp_path / 'checkpoint_30' / 'state',
       {'target': small, 'state': {'step': np.float32(30)}},
     )
-  loaded = t5x_checkpoint.load_params(str(tmp_path), CONFIG)
+  loaded = t5x_read_checkpoint.load_params(str(tmp_path), CONFIG)
   assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(loaded))
   assert_equal(loaded, jax.tree.map(lambda x: x.astype(np.float32), small))
-  assert t5x_checkpoint.read_step(str(tmp_path)) == 30
+  assert t5x_read_checkpoint.read_step(str(tmp_path)) == 30
 
 
 def test_version_2_keeps_bfloat16_as_bits(tmp_path, params):
@@ -172,7 +175,7 @@ def test_version_2_keeps_bfloat16_as_bits(tmp_path, params):
     'optimizer': {'target': target, 'state': {'step': 1}},
   }
   (folder / 'checkpoint').write_bytes(serialization.msgpack_serialize(contents))
-  loaded = t5x_checkpoint.load_params(str(folder), CONFIG)
+  loaded = t5x_read_checkpoint.load_params(str(folder), CONFIG)
   np.testing.assert_array_equal(
     loaded['encoder']['encoder_norm']['scale'], scale.astype(np.float32)
   )
@@ -192,7 +195,7 @@ def test_only_the_wanted_part_of_an_array_is_read():
 
 
 def test_each_device_gets_its_own_part(tmp_path, params):
-  t5x_writing.save_legacy(str(tmp_path), params, CONFIG)
+  t5x_write_checkpoint.save_legacy(str(tmp_path), params, CONFIG)
   mesh = jax.sharding.Mesh(np.array(jax.devices()), ('model',))
   rule = jax.sharding.PartitionSpec('model')
   like = jax.tree.map(
@@ -201,7 +204,7 @@ def test_each_device_gets_its_own_part(tmp_path, params):
     ),
     params,
   )
-  loaded = checkpoints.load_initial(str(tmp_path), CONFIG, like=like)
+  loaded = read_checkpoint.load_params(str(tmp_path), CONFIG, like=like)
   assert_equal(loaded, params)
   leaf = loaded['token_embedder']['embedding']
   assert leaf.sharding.spec == rule
@@ -222,49 +225,51 @@ def test_each_device_gets_its_own_part(tmp_path, params):
   ],
 )
 def test_another_network_is_refused(tmp_path, params, change, message):
-  t5x_writing.save_orbax(str(tmp_path), params, CONFIG)
+  t5x_write_checkpoint.save_orbax(str(tmp_path), params, CONFIG)
   with pytest.raises(ValueError, match=f'(?s){message}'):
-    t5x_checkpoint.load_params(
+    t5x_read_checkpoint.load_params(
       str(tmp_path), dataclasses.replace(CONFIG, **change)
     )
 
 
 def test_paths(tmp_path, params):
   for step in (5, 40):
-    t5x_writing.save_orbax(str(tmp_path), params, CONFIG, step=step)
+    t5x_write_checkpoint.save_orbax(str(tmp_path), params, CONFIG, step=step)
   (tmp_path / 'checkpoint_90.orbax-checkpoint-tmp').mkdir()
   newest = tmp_path / 'checkpoint_40'
-  assert t5x_checkpoint.find(str(tmp_path)) == str(newest)
-  assert t5x_checkpoint.find(f'{newest}/') == str(newest)
-  t5x_writing.save_legacy(str(tmp_path / 'old'), params, CONFIG, step=5)
+  assert t5x_read_checkpoint.find(str(tmp_path)) == str(newest)
+  assert t5x_read_checkpoint.find(f'{newest}/') == str(newest)
+  t5x_write_checkpoint.save_legacy(
+    str(tmp_path / 'old'), params, CONFIG, step=5
+  )
   legacy = tmp_path / 'old' / 'checkpoint_5'
-  assert t5x_checkpoint.find(str(legacy / 'checkpoint')) == str(legacy)
+  assert t5x_read_checkpoint.find(str(legacy / 'checkpoint')) == str(legacy)
   (tmp_path / 'empty').mkdir()
   with pytest.raises(ValueError, match='there is nothing'):
-    t5x_checkpoint.find(str(tmp_path / 'empty'))
+    t5x_read_checkpoint.find(str(tmp_path / 'empty'))
   with pytest.raises(ValueError, match='exists, expected a new'):
-    t5x_writing.save_orbax(str(tmp_path), params, CONFIG, step=5)
+    t5x_write_checkpoint.save_orbax(str(tmp_path), params, CONFIG, step=5)
 
 
 def test_what_cannot_be_read_says_so(tmp_path, params):
   write_msgpack(tmp_path / 'checkpoint_1', params, version=1)
   with pytest.raises(ValueError, match='version 1, expected'):
-    t5x_checkpoint.load_params(str(tmp_path), CONFIG)
+    t5x_read_checkpoint.load_params(str(tmp_path), CONFIG)
   folder = tmp_path / 'tf'
   folder.mkdir()
   (folder / 'checkpoint').write_text('model_checkpoint_path: "model.ckpt-1"')
   with pytest.raises(ValueError, match='TensorFlow checkpoint'):
-    t5x_checkpoint.load_params(str(folder), CONFIG)
+    t5x_read_checkpoint.load_params(str(folder), CONFIG)
 
 
 def test_a_run_knows_its_vocabulary(tmp_path, params):
-  folder = t5x_writing.save_orbax(str(tmp_path), params, CONFIG)
+  folder = t5x_write_checkpoint.save_orbax(str(tmp_path), params, CONFIG)
   noted = tmp_path / 'checkpoint_0' / 'run'
   noted.mkdir()
   (noted / 'metadata').write_text(json.dumps({'vocabulary': 'abc'}))
-  checkpoints.load_initial(folder, CONFIG, vocabulary_fingerprint='abc')
+  read_checkpoint.load_params(folder, CONFIG, vocabulary_fingerprint='abc')
   with pytest.raises(ValueError, match='trained with vocabulary abc'):
-    checkpoints.load_initial(folder, CONFIG, vocabulary_fingerprint='xyz')
+    read_checkpoint.load_params(folder, CONFIG, vocabulary_fingerprint='xyz')
 
 
 @pytest.mark.parametrize('scanned', [False, True])
@@ -292,10 +297,12 @@ def test_moments_of_a_run_in_t5xs_layout(tmp_path, scanned):
         'state': {'step': 1, 'param_states': opt_state},
       },
     )
-  moments = t5x_writing.read_moments(str(tmp_path / 'checkpoint_1'), config)
+  moments = t5x_write_checkpoint.read_moments(
+    str(tmp_path / 'checkpoint_1'), config
+  )
   plain = dataclasses.replace(config, scan_layers=False)
   shapes = network.param_shapes(plain)
-  fresh = t5x_writing.fresh_moments(shapes)
+  fresh = t5x_write_checkpoint.fresh_moments(shapes)
   assert {name: leaf.shape for name, leaf in flat(moments).items()} == {
     name: leaf.shape for name, leaf in flat(fresh).items()
   }
@@ -324,4 +331,4 @@ def test_other_optimizers_have_no_moments(tmp_path, params):
       {'target': params, 'state': {'param_states': opt_state}},
     )
   folder = str(tmp_path / 'checkpoint_1')
-  assert t5x_writing.read_moments(folder, CONFIG) is None
+  assert t5x_write_checkpoint.read_moments(folder, CONFIG) is None

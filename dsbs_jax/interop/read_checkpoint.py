@@ -11,19 +11,19 @@ from etils import epath
 
 from dsbs_jax import contract
 from dsbs_jax.core.t5 import network
-from dsbs_jax.interop import checksums, t5x_checkpoint
+from dsbs_jax.interop import checksums, t5x_read_checkpoint
 
 # Where the built-in engine notes what a run was made of.
 _RUN_FACTS = ('run', 'metadata')
 
 
-def load_initial(
+def load_params(
   path: str | pathlib.PurePath,
   config: network.T5Config,
   *,
   like: Any = None,
   vocabulary_fingerprint: str | None = None,
-  allow_bin: bool = False,
+  allow_pickle: bool = False,
 ) -> Any:
   """Reads parameters from a checkpoint of any known format.
 
@@ -35,7 +35,7 @@ def load_initial(
       None reads NumPy arrays.
     vocabulary_fingerprint: the vocabulary in use; compared where the
       checkpoint says which one it was trained with.
-    allow_bin: whether a Hugging Face folder may hold a pickled
+    allow_pickle: whether a Hugging Face folder may hold a pickled
       pytorch_model.bin, read by torch's weights-only loader.
 
   Returns:
@@ -53,12 +53,12 @@ def load_initial(
     # Imported here: no other format needs safetensors.
     from dsbs_jax.interop import hf_checkpoint
 
-    params = hf_checkpoint.load_params(path, config, allow_bin=allow_bin)
+    params = hf_checkpoint.load_params(path, config, allow_pickle=allow_pickle)
     return _place(params, shardings)
-  folder = t5x_checkpoint.find(path)
+  folder = t5x_read_checkpoint.find(path)
   checksums.check(folder)
   _check_vocabulary(folder, vocabulary_fingerprint)
-  return t5x_checkpoint.load_params(folder, config, shardings=shardings)
+  return t5x_read_checkpoint.load_params(folder, config, shardings=shardings)
 
 
 def is_hugging_face(path: str) -> bool:
@@ -78,7 +78,7 @@ def _place(params: Any, shardings: Any) -> Any:
   return jax.tree.map(place, params, shardings)
 
 
-def run_facts(folder: str) -> dict[str, Any]:
+def run_metadata(folder: str) -> dict[str, Any]:
   """What the built-in engine noted in a checkpoint, {} for foreign ones."""
   checksums.check(folder, below=f'{_RUN_FACTS[0]}/')
   file = epath.Path(folder).joinpath(*_RUN_FACTS)
@@ -88,7 +88,7 @@ def run_facts(folder: str) -> dict[str, Any]:
 def _check_vocabulary(folder: str, fingerprint: str | None) -> None:
   if fingerprint is None:
     return
-  trained_with = run_facts(folder).get('vocabulary')
+  trained_with = run_metadata(folder).get('vocabulary')
   if trained_with not in (None, fingerprint):
     raise contract.UserError(
       f'{folder!r} was trained with vocabulary {trained_with}, the one in use'
