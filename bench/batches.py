@@ -6,12 +6,12 @@ import pathlib
 
 from bench import workload
 from dsbs_jax.data import register
-from dsbs_jax.data.batching import loader, ordering, packing
+from dsbs_jax.data.batching import batch_order, layouts, loader
 
 LAYOUTS = {
-  'packed': packing.Packed,
-  'bucketed': packing.Bucketed,
-  'padded': packing.Padded,
+  'packed': layouts.Packed,
+  'bucketed': layouts.Bucketed,
+  'padded': layouts.Padded,
 }
 _SIDES = {'inputs': 'encoder_input_tokens', 'targets': 'decoder_target_tokens'}
 
@@ -59,22 +59,22 @@ def make(
     The workload.
   """
   source = register.source(data_dir=data_dir, vocabulary=vocabulary)
-  paired = ordering.Reading(batch_size=batch_size)
+  paired = batch_order.BatchOrder(batch_size=batch_size)
   # Both tasks in the same rows, as a seqio mixture packs them for T5X: in the
   # rows that suit a network which computes them whole.
-  mixed = ordering.Reading(batch_size=2 * batch_size, paired=False)
-  (plan,) = loader.open(name, source, mixed).plans.values()
-  _, inputs, targets = plan.shapes[0][:3]
-  readings = {layout: (paired, make()) for layout, make in LAYOUTS.items()}
-  readings['mixed'] = (
+  mixed = batch_order.BatchOrder(batch_size=2 * batch_size, paired=False)
+  (packer,) = loader.open(name, source, mixed).packers.values()
+  _, inputs, targets = packer.shapes[0][:3]
+  orders = {layout: (paired, make()) for layout, make in LAYOUTS.items()}
+  orders['mixed'] = (
     mixed,
-    packing.Packed({'inputs': inputs, 'targets': targets}),
+    layouts.Packed({'inputs': inputs, 'targets': targets}),
   )
-  readings['whole rows'] = paired, packing.Packed()
+  orders['whole rows'] = paired, layouts.Packed()
   arrays, described = {}, {}
-  for layout, (reading, how) in readings.items():
+  for layout, (order, how) in orders.items():
     data = loader.open(
-      name, source, reading, layout=how, unpadded=layout != 'whole rows'
+      name, source, order, layout=how, unpadded=layout != 'whole rows'
     )
     described[layout] = data.describe()
     for step in range(num_steps):

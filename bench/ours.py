@@ -19,7 +19,7 @@ from dsbs_jax.core import (
   unpadding,
 )
 from dsbs_jax.core.t5 import network
-from dsbs_jax.data.batching import packed_shapes
+from dsbs_jax.data.batching import row_shapes
 from dsbs_jax.inference import cpu_threads
 from dsbs_jax.runtime import compilation_cache, malloc
 
@@ -158,7 +158,7 @@ def decoder(data, config, arguments) -> Callable:
     rows = data.batch('bucketed', int(request))['label']
     tokens = rows['encoder_input_tokens']
     longest = np.flatnonzero(tokens.any(axis=0))[-1] + 1
-    width = packed_shapes.round_up(longest, packed_shapes.MULTIPLE)
+    width = row_shapes.round_up(longest, row_shapes.MULTIPLE)
     rows = {'encoder_input_tokens': tokens[:, :width]}
     tokens = greedy(params, rows)
     return {'tokens': int((tokens > 0).sum())}

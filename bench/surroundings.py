@@ -17,7 +17,7 @@ from collections.abc import Iterator
 
 from bench import table
 from dsbs_jax.data import register, vocabularies
-from dsbs_jax.data.batching import loader, ordering, packing
+from dsbs_jax.data.batching import batch_order, layouts, loader
 from dsbs_jax.preparing import prepare
 
 _REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
@@ -29,9 +29,9 @@ def loading(
 ) -> Iterator[table.Row]:
   """Pairs per second that the loader lays out, on one core."""
   source = register.source(data_dir=data_dir, vocabulary=vocabulary)
-  for layout in (packing.Padded, packing.Bucketed, packing.Packed):
+  for layout in (layouts.Padded, layouts.Bucketed, layouts.Packed):
     data = loader.open(
-      name, source, ordering.Reading(batch_size=64), layout=layout()
+      name, source, batch_order.BatchOrder(batch_size=64), layout=layout()
     )
     rates = []
     for number in range(rounds + 1):
@@ -173,7 +173,9 @@ def read_rows(folder: str, opened: str) -> dict[str, float]:
     data_dir=f'{folder}/data', vocabulary=f'{vocabulary}:0'
   )
   started = time.perf_counter()
-  data = loader.open('parcels_gt_dsbs', source, ordering.Reading(batch_size=64))
+  data = loader.open(
+    'parcels_gt_dsbs', source, batch_order.BatchOrder(batch_size=64)
+  )
   seconds = time.perf_counter() - started
   cpu = time.process_time()
   for step in range(200):

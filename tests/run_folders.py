@@ -27,7 +27,7 @@ EMB_DIM = {emb_dim}
 EVAL_SPLITS = ('validation', 'test')
 HEAD_DIM = 8
 INITIAL_CHECKPOINT_PATH = None
-LAYOUT = @packing.Packed
+LAYOUT = @layouts.Packed
 LOGITS_VIA_EMBEDDING = False
 MIXTURE_OR_TASK_NAME = \\
     {task!r}

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from dsbs_jax import contract
 from dsbs_jax.data import register
-from dsbs_jax.data.batching import loader, placement
+from dsbs_jax.data.batching import loader, row_shapes
 from dsbs_jax.data.prepared import views
 from dsbs_jax.training import settings
 
@@ -15,19 +15,19 @@ _GIVEN = re.compile(r'(?:([a-z]+):)?(\d+)x(\d+)/(\d+)')
 # where rows come in multiples of 32: 79 % of the encoder's places are full.
 _TYPICAL_PAIRS = 64
 _TYPICAL = {
-  contract.LABEL_VIEW: placement.Shape(32, 128, 16),
-  contract.RATIONALE_VIEW: placement.Shape(32, 128, 96),
+  contract.LABEL_VIEW: row_shapes.Shape(32, 128, 16),
+  contract.RATIONALE_VIEW: row_shapes.Shape(32, 128, 96),
 }
 # And where rows come in any number: one device, one microbatch.
 _TYPICAL_ALONE = {
-  contract.LABEL_VIEW: placement.Shape(36, 104, 16, 3408, 224),
-  contract.RATIONALE_VIEW: placement.Shape(35, 112, 72, 3472, 2128),
+  contract.LABEL_VIEW: row_shapes.Shape(36, 104, 16, 3408, 224),
+  contract.RATIONALE_VIEW: row_shapes.Shape(35, 112, 72, 3472, 2128),
 }
 
-Views = Mapping[str, placement.Shape]
+Views = Mapping[str, row_shapes.Shape]
 
 
-def given(texts: Sequence[str]) -> dict[str, placement.Shape]:
+def given(texts: Sequence[str]) -> dict[str, row_shapes.Shape]:
   """Parses shapes such as 'label:32x128/16': rows x inputs / targets.
 
   Args:
@@ -48,7 +48,7 @@ def given(texts: Sequence[str]) -> dict[str, placement.Shape]:
         f'--batch is {text!r}, expected [view:]ROWSxINPUTS/TARGETS such as'
         f' label:32x128/16, with a view of {", ".join(contract.VIEWS)}.'
       )
-    found[view] = placement.Shape(*map(int, match.groups()[1:]))
+    found[view] = row_shapes.Shape(*map(int, match.groups()[1:]))
   return found
 
 
@@ -68,14 +68,14 @@ def of_data(run: settings.Training, *, multiple: int) -> dict:
   data = loader.open(
     run.mixture_or_task_name,
     source,
-    run.reading(),
+    run.order(),
     layout=run.layout(lengths=run.lengths),
-    place=loader.Place(
+    shard_info=loader.ShardInfo(
       0, 1, row_multiple=multiple, microbatches=run.microbatches
     ),
     unpadded=run.unpadded,
   )
-  return {view: plan.shapes[0] for view, plan in data.plans.items()}
+  return {view: packer.shapes[0] for view, packer in data.packers.items()}
 
 
 def typical(run: settings.Training, *, multiple: int) -> dict:

@@ -12,7 +12,7 @@ import jax
 
 from dsbs_jax import contract
 from dsbs_jax.core import partitioning
-from dsbs_jax.data.batching import placement
+from dsbs_jax.data.batching import row_shapes
 from dsbs_jax.hardware import (
   accelerators,
   batch_shapes,
@@ -110,7 +110,7 @@ class Plan:
   question: Question
   assumed: dict[str, Any]
   batch_from: str
-  views: dict[str, placement.Shape]
+  views: dict[str, row_shapes.Shape]
   num_params: int
   memory: int
   parts: memory_lib.Parts

@@ -174,12 +174,12 @@ class Evaluator:
     data = self._splits[split]
     if self._chooser is not None:
       return self._chooser.choose(params, data, self._labels[split])
-    place = loader.Place(
+    shard_info = loader.ShardInfo(
       jax.process_index(), jax.process_count(), row_multiple=self._data_shards
     )
     predictions = [''] * len(data)
     for positions, rows in loader.eval_batches(
-      data, self._settings.batch_size, place=place
+      data, self._settings.batch_size, shard_info=shard_info
     ):
       if jax.process_count() > 1:
         rows = jax.tree.map(

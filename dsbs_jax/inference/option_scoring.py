@@ -111,16 +111,16 @@ class RankClassifier:
     Returns:
       Labels as the vocabulary writes them, in the split's order.
     """
-    place = loader.Place(
+    shard_info = loader.ShardInfo(
       jax.process_index(), jax.process_count(), row_multiple=self._shards
     )
     options = self._options(data, labels)
     fitting = _MAX_LOGITS // (options[0].size * self._model.vocab_size)
     chosen = [''] * len(data)
     for positions, rows in loader.eval_batches(
-      data, max(1, min(self._batch_size, fitting)), place=place
+      data, max(1, min(self._batch_size, fitting)), shard_info=shard_info
     ):
-      local = place.own({'options': options[positions]})['options']
+      local = shard_info.local({'options': options[positions]})['options']
       inputs, local = (
         jax.make_array_from_process_local_data(self._sharding, array)
         for array in (rows['encoder_input_tokens'], local)

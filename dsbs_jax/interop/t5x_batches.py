@@ -24,7 +24,7 @@ from t5x import utils
 
 from dsbs_jax import contract
 from dsbs_jax.data import register
-from dsbs_jax.data.batching import loader, ordering, packing
+from dsbs_jax.data.batching import batch_order, layouts, loader
 from dsbs_jax.data.prepared import tokens, views
 from dsbs_jax.interop import t5x_batch_format
 
@@ -94,7 +94,7 @@ def get_dataset(
   continue_from_last_checkpoint: bool = False,
   *,
   paired: bool,
-  layout: Callable[..., packing.Layout],
+  layout: Callable[..., layouts.Layout],
   lengths: Mapping[str, int] | None,
 ) -> Any:
   """Opens training batches; for `train.get_dataset_fn`.
@@ -108,7 +108,7 @@ def get_dataset(
     num_epochs: None repeats for ever.
     continue_from_last_checkpoint: T5X's; must be False.
     paired: whether each step sees both views of the same examples.
-    layout: `packing.Padded` or `packing.Packed`.
+    layout: `layouts.Padded` or `layouts.Packed`.
     lengths: row lengths when paired; None takes them from the data.
 
   Returns:
@@ -118,7 +118,7 @@ def get_dataset(
     utils.import_module(cfg.module)
   if not paired:
     return utils.get_dataset(
-      dataclasses.replace(cfg, pack=layout is packing.Packed),
+      dataclasses.replace(cfg, pack=layout is layouts.Packed),
       shard_id,
       num_shards,
       feature_converter_cls,
@@ -128,14 +128,14 @@ def get_dataset(
   data = loader.open(
     cfg.mixture_or_task_name,
     register.source(),
-    ordering.Reading(
+    batch_order.BatchOrder(
       batch_size=cfg.batch_size,
       seed=_shared_seed() if cfg.seed is None else cfg.seed,
       shuffle=cfg.shuffle,
       num_epochs=num_epochs,
     ),
     layout=layout(lengths=lengths),
-    place=loader.Place(shard_id, num_shards, row_multiple=num_shards),
+    shard_info=loader.ShardInfo(shard_id, num_shards, row_multiple=num_shards),
     split=cfg.split,
   )
   logging.info('%s', data.describe())

@@ -10,7 +10,7 @@ import rich.text
 
 from dsbs_jax import contract
 from dsbs_jax.data import register
-from dsbs_jax.data.batching import loader, packing
+from dsbs_jax.data.batching import layouts, loader
 from dsbs_jax.data.prepared import views
 from dsbs_jax.runtime import terminal_text
 
@@ -52,13 +52,13 @@ def show(request: Request) -> None:
     vocabulary=request.vocabulary,
     prefixes=request.prefixes,
   )
-  reading = loader.Reading(batch_size=request.num, shuffle=False)
-  found, _ = views.load(request.task, request.split, source, reading=reading)
+  order = loader.BatchOrder(batch_size=request.num, shuffle=False)
+  found, _ = views.load(request.task, request.split, source)
   opened = loader.open(
     request.task,
     source,
-    reading,
-    layout=packing.Padded(),
+    order,
+    layout=layouts.Padded(),
     split=request.split,
   )
   console = rich.console.Console(markup=False, emoji=False)

@@ -170,9 +170,9 @@ def open_data(
   return loader.open(
     run.mixture_or_task_name,
     source,
-    run.reading(),
+    run.order(),
     layout=run.layout(lengths=run.lengths),
-    place=loader.Place(
+    shard_info=loader.ShardInfo(
       jax.process_index(),
       jax.process_count(),
       row_multiple=mesh.shape[partitioning.DATA_AXIS] * run.microbatches,

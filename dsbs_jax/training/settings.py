@@ -9,7 +9,7 @@ from dsbs_jax import contract
 from dsbs_jax.core import objective as objective_lib
 from dsbs_jax.core import partitioning
 from dsbs_jax.core.t5 import network
-from dsbs_jax.data.batching import ordering
+from dsbs_jax.data.batching import batch_order
 from dsbs_jax.data.prepared import views
 from dsbs_jax.runtime import field_checks
 
@@ -52,7 +52,7 @@ class Training:
     schedule: peak rate and total_steps -> learning rate at a step.
     optimizer: schedule and clip_norm -> gradient transformation.
     clip_norm: global norm to which gradients are clipped, None for never.
-    layout: packing.Packed, packing.Bucketed or packing.Padded.
+    layout: layouts.Packed, layouts.Bucketed or layouts.Padded.
     unpadded: whether the padding of packed rows is left out of all but
       attention; the same losses, sooner.
     seed: of parameters, dropout and data order.
@@ -142,9 +142,9 @@ class Training:
     name = views.own_name(self.mixture_or_task_name)
     return name is not None and name.form == 'dsbs'
 
-  def reading(self) -> ordering.Reading:
+  def order(self) -> batch_order.BatchOrder:
     """Which examples each step sees."""
-    return ordering.Reading(
+    return batch_order.BatchOrder(
       batch_size=self.batch_size,
       seed=self.seed,
       paired=self.paired,

@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dsbs_jax.core import decoding, nonfinite, partitioning, steps
 from dsbs_jax.core.t5 import network
-from dsbs_jax.data.batching import placement
+from dsbs_jax.data.batching import row_shapes
 from dsbs_jax.runs import checkpoints
 from dsbs_jax.training import settings
 
@@ -98,7 +98,7 @@ def train_step(
 
 
 def batch_shapes(
-  views: Mapping[str, placement.Shape],
+  views: Mapping[str, row_shapes.Shape],
   mesh: Mesh,
   *,
   packed: bool = True,
@@ -133,7 +133,7 @@ def batch_shapes(
 def lower_train_step(
   run: settings.Training,
   mesh: Mesh,
-  views: Mapping[str, placement.Shape],
+  views: Mapping[str, row_shapes.Shape],
 ) -> jax.stages.Lowered:
   """The train step for a mesh whose devices need not be there.
 

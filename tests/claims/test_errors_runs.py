@@ -20,8 +20,8 @@ TRAIN = {
   'reference_typo': ('LAYOUT=@packing.Pakced', ('has no Pakced', 'Packed?')),
   'macro_reference_typo': ('ALPHA=%ALPA', ('%ALPA has no value', 'ALPHA?')),
   'unused_binding': (
-    'packing.Padded.truncate=True',
-    ('--gin.packing.Padded.truncate=True', 'read by nothing', 'remove it'),
+    'layouts.Padded.truncate=True',
+    ('--gin.layouts.Padded.truncate=True', 'read by nothing', 'remove it'),
   ),
   'no_quotes': (
     'PREFIXES=code',

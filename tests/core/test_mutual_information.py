@@ -12,7 +12,7 @@ import pytest
 from dsbs_jax.contract import LABEL_ID, RATIONALE_ID
 from dsbs_jax.core import mutual_information, objective, steps
 from dsbs_jax.core.t5 import network
-from dsbs_jax.data.batching import packing, pools
+from dsbs_jax.data.batching import layouts, token_table
 from dsbs_jax.data.prepared import ragged
 from tests.core import test_steps
 
@@ -30,13 +30,13 @@ def make_views():
 
   inputs = ragged.pack(rows(3, 8), np.int32)
 
-  def pool(targets, term):
+  def table(targets, term):
     terms = np.full(NUM_PAIRS, term, np.int32)
-    return pools.Pool(inputs, ragged.pack(targets, np.int32), terms)
+    return token_table.TokenTable(inputs, ragged.pack(targets, np.int32), terms)
 
   return {
-    'label': pool(rows(1, 3), LABEL_ID),
-    'rationale': pool(rows(1, 9), RATIONALE_ID),
+    'label': table(rows(1, 3), LABEL_ID),
+    'rationale': table(rows(1, 9), RATIONALE_ID),
   }
 
 
@@ -44,15 +44,17 @@ def make_batch(layout, multiple=1, **changed):
   positions = np.array([4, 0, 5, 2, 3])  # the batch may be smaller than usual
   return {
     view: dataclasses.replace(
-      layout.plan(pool, [positions], batch_size=NUM_PAIRS, multiple=multiple),
+      layout.packer(
+        table, [positions], batch_size=NUM_PAIRS, multiple=multiple
+      ),
       **{'pair_ids': True, **changed},
-    ).rows(positions)
-    for view, pool in make_views().items()
+    ).pack(positions)
+    for view, table in make_views().items()
   }
 
 
-PADDED = packing.Padded()
-PACKED = packing.Packed(lengths={'inputs': 24, 'targets': 16})
+PADDED = layouts.Padded()
+PACKED = layouts.Packed(lengths={'inputs': 24, 'targets': 16})
 
 
 @functools.cache
@@ -115,7 +117,7 @@ def test_the_term_equals_a_float64_reference(layout):
 def test_layouts_and_microbatches_give_one_step():
   fresh = test_steps.fresh_state()
   expected, expected_metrics = train_step()(fresh, make_batch(PADDED))
-  wide = packing.Padded({'inputs': 20, 'targets': 19})
+  wide = layouts.Padded({'inputs': 20, 'targets': 19})
   for layout, parts in ((wide, 1), (PACKED, 2)):
     batch = make_batch(layout, multiple=parts)
     state, metrics = train_step(num_microbatches=parts)(fresh, batch)

@@ -5,7 +5,7 @@ import pathlib
 
 from dsbs_jax.core import partitioning
 from dsbs_jax.data import register
-from dsbs_jax.data.batching import loader, ordering
+from dsbs_jax.data.batching import batch_order, loader
 from dsbs_jax.hardware import batch_shapes
 from dsbs_jax.preparing import prepare
 from dsbs_jax.runtime import gin_config
@@ -46,7 +46,7 @@ def test_prepared_data_gives_its_own_shapes_and_tied_pairs_lower(tmp_path):
   data = loader.open(
     run.mixture_or_task_name,
     register.source(data_dir=run.data_dir, vocabulary=run.vocabulary),
-    ordering.Reading(batch_size=4, seed=run.seed),
+    batch_order.BatchOrder(batch_size=4, seed=run.seed),
     pair_ids=True,
     unpadded=True,
   )

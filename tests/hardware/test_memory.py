@@ -15,7 +15,7 @@ import pytest
 
 from dsbs_jax.core import flops, partitioning
 from dsbs_jax.core.t5 import network
-from dsbs_jax.data.batching import placement
+from dsbs_jax.data.batching import row_shapes
 from dsbs_jax.hardware import (
   accelerators,
   batch_shapes,
@@ -30,10 +30,10 @@ from dsbs_jax.training import loop, step_functions
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 VIEWS = {
-  'label': placement.Shape(8, 32, 16),
-  'rationale': placement.Shape(8, 32, 32),
+  'label': row_shapes.Shape(8, 32, 16),
+  'rationale': row_shapes.Shape(8, 32, 32),
 }
-ONE_VIEW = {'label': placement.Shape(32, 64, 32)}
+ONE_VIEW = {'label': row_shapes.Shape(32, 64, 32)}
 SMALL = (
   "ACTIVATION_DTYPE = 'float32'",
   'NUM_ENCODER_LAYERS = 4',
@@ -184,10 +184,10 @@ def test_microbatches_need_rows_that_divide(run):
 
 def test_shapes_of_batches_are_read_and_checked():
   found = batch_shapes.given(['label:32x128/16', 'rationale:24x256/176'])
-  assert found['label'] == placement.Shape(32, 128, 16)
-  assert found['rationale'] == placement.Shape(24, 256, 176)
+  assert found['label'] == row_shapes.Shape(32, 128, 16)
+  assert found['rationale'] == row_shapes.Shape(24, 256, 176)
   assert batch_shapes.given(['8x64/8']) == {
-    'mixture': placement.Shape(8, 64, 8)
+    'mixture': row_shapes.Shape(8, 64, 8)
   }
   for text in ('32x128', 'gold:32x128/16', '0x128/16', 'label:32x128/0'):
     with pytest.raises(ValueError, match=r'expected \[view:\]ROWSxINPUTS'):

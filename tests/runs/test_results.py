@@ -64,7 +64,7 @@ def test_a_run_is_read_as_it_was_written(make_run):
   assert run.finished
   assert (run.coordinates.fraction, run.coordinates.seed) == (0.25, 2)
   assert run.macros['MIXTURE_OR_TASK_NAME'] == 'cqa_gt_dsbs'
-  assert run.macros['LAYOUT'] == '@packing.Packed'
+  assert run.macros['LAYOUT'] == '@layouts.Packed'
   assert run.trained[10]['label/loss'] == 0.1
   assert run.accuracy('test', 20) == 21.0
 

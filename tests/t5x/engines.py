@@ -22,7 +22,7 @@ from t5x.examples.t5 import network as t5x_network
 
 from dsbs_jax.core import objective, optimizer, partitioning, steps
 from dsbs_jax.core.t5 import network
-from dsbs_jax.data.batching import loader, ordering, packing
+from dsbs_jax.data.batching import batch_order, layouts, loader
 from dsbs_jax.data.prepared import tokens
 from dsbs_jax.interop import (
   t5x_batches,
@@ -56,13 +56,13 @@ def initial_params():
 
 def open_data(data_dir, vocabulary, *, packed, batch_size=8, row_multiple=1):
   """Real batches of cqa_gt_dsbs."""
-  layout = packing.Packed() if packed else packing.Padded()
+  layout = layouts.Packed() if packed else layouts.Padded()
   return loader.open(
     'cqa_gt_dsbs',
     tokens.Source(data_dir, vocabulary),
-    ordering.Reading(batch_size=batch_size),
+    batch_order.BatchOrder(batch_size=batch_size),
     layout=layout,
-    place=loader.Place(row_multiple=row_multiple),
+    shard_info=loader.ShardInfo(row_multiple=row_multiple),
   )
 
 

@@ -60,11 +60,11 @@ def reference(logits, batch, alpha):
 
 @pytest.mark.parametrize('packed', [False, True], ids=['padded', 'packed'])
 def test_the_objective_on_a_mixture(mixture, packed):
-  from dsbs_jax.data.batching import packing
+  from dsbs_jax.data.batching import layouts
   from dsbs_jax.data.seqio_tasks import features
   from tests.t5x import engines
 
-  layout = packing.Packed if packed else packing.Padded
+  layout = layouts.Packed if packed else layouts.Padded
   batch = open_batch(layout, features.DistillationFeatureConverter)
   assert ('decoder_segment_ids' in batch) == packed
   ids, targets = batch['decoder_task_ids'], batch['decoder_target_tokens']
@@ -86,11 +86,11 @@ def test_the_objective_on_a_mixture(mixture, packed):
 
 
 def test_padding_rows_are_inert(mixture):
-  from dsbs_jax.data.batching import packing
+  from dsbs_jax.data.batching import layouts
   from dsbs_jax.data.seqio_tasks import features
   from tests.t5x import engines
 
-  batch = open_batch(packing.Padded, features.DistillationFeatureConverter)
+  batch = open_batch(layouts.Padded, features.DistillationFeatureConverter)
   longer = {
     key: np.concatenate([array, np.zeros_like(array)])
     for key, array in batch.items()
@@ -107,15 +107,15 @@ def test_the_plain_model_weighs_tokens_alike(mixture):
   """T5X's own converter and loss run on the mixture; labels count little."""
   import seqio
 
-  from dsbs_jax.data.batching import packing
+  from dsbs_jax.data.batching import layouts
   from dsbs_jax.data.seqio_tasks import features
 
   plain = open_batch(
-    packing.Packed, seqio.EncDecFeatureConverter, batch_size=64
+    layouts.Packed, seqio.EncDecFeatureConverter, batch_size=64
   )
   assert 'decoder_task_ids' not in plain
   batch = open_batch(
-    packing.Packed, features.DistillationFeatureConverter, batch_size=64
+    layouts.Packed, features.DistillationFeatureConverter, batch_size=64
   )
   np.testing.assert_array_equal(
     plain['decoder_target_tokens'], batch['decoder_target_tokens']
@@ -129,7 +129,7 @@ def test_the_plain_model_weighs_tokens_alike(mixture):
 def test_a_mixture_without_ids_says_what_to_do(mixture):
   import seqio
 
-  from dsbs_jax.data.batching import packing
+  from dsbs_jax.data.batching import layouts
   from dsbs_jax.data.seqio_tasks import features
 
   if 'plain_mix' not in seqio.MixtureRegistry.names():
@@ -147,6 +147,6 @@ def test_a_mixture_without_ids_says_what_to_do(mixture):
       1,
       features.DistillationFeatureConverter,
       paired=False,
-      layout=packing.Padded,
+      layout=layouts.Padded,
       lengths=None,
     )

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dsbs_jax.core import partitioning
-from dsbs_jax.data.batching import placement
+from dsbs_jax.data.batching import row_shapes
 from dsbs_jax.inference import evaluate_checkpoint
 from dsbs_jax.runs import checkpoints
 from dsbs_jax.runtime import signals
@@ -200,7 +200,7 @@ def test_layouts_give_the_same_losses(unbroken, settings, tmp_path, layout):
 
 def test_runs_that_differ_in_their_seed_share_one_program(settings, tmp_path):
   mesh = partitioning.make_mesh('1x1', devices=jax.devices()[:1])
-  views = {'label': placement.Shape(4, 16, 8)}
+  views = {'label': row_shapes.Shape(4, 16, 8)}
   texts = set()
   for seed in (0, 1):
     run = settings(tmp_path / str(seed), f'SEED = {seed}', 'DROPOUT_RATE = 0.1')

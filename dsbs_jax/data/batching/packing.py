@@ -1,84 +1,102 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Choosing the shapes of batches: padded, bucketed or packed.
+"""A batch's examples -> the arrays of its row group, packed or padded.
 
-A layout is configuration. `layout.plan(pool, samples, ...)` looks at real
-batches and returns a `Plan`: the few shapes that batches will have, in order
-of preference. The last shape takes any batch, so nothing is ever dropped,
-and nothing is cut unless `truncate` says so. Row counts are multiples of
-`multiple`, so that rows divide over devices and microbatches.
+This is where a batch is made: `Packer.pack` finds a row for each example
+(`placement`), takes the first shape of rows that has room for all of them
+(`row_shapes`), and writes ids, loss weights, segments and positions.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from dsbs_jax import contract
 from dsbs_jax.data.batching import (
   batch_grid,
-  packed_shapes,
-  packing_summary,
   placement,
-  pools,
+  row_shapes,
+  token_table,
 )
-from dsbs_jax.data.batching.placement import Shape
-
-_MULTIPLE = packed_shapes.MULTIPLE
+from dsbs_jax.data.prepared import ragged
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-  """The shapes of one view's row groups, and how to fill them.
+class Packer:
+  """Lays batches of one view's examples into rows; made by a layout.
 
   Attributes:
-    examples: what batches are taken from.
-    shapes: shapes in order of preference, the last takes any batch.
-    packed: whether rows hold several examples.
-    summary: one line for people: the choice and what it wastes.
+    table: what batches are taken from.
+    shapes: shapes in order of preference; the last one takes any batch.
+    packed: whether a row holds several examples, or one.
     pair_ids: whether rows tell which example of the batch a target is of.
-    grid: how batches are cut, where tokens are computed without padding.
+    grid: how the train step cuts batches, where tokens are computed without
+      padding.
   """
 
-  examples: pools.Pool
-  shapes: tuple[Shape, ...]
+  table: token_table.TokenTable
+  shapes: tuple[row_shapes.Shape, ...]
+  _: dataclasses.KW_ONLY
   packed: bool
-  summary: str = ''
   pair_ids: bool = False
   grid: batch_grid.BatchGrid | None = None
 
-  def rows(self, positions: np.ndarray) -> dict[str, np.ndarray]:
-    """The row group of these examples, in the first shape that takes them."""
-    return self._fill(positions, *self.place(positions))
+  def pack(self, positions: np.ndarray) -> dict[str, np.ndarray]:
+    """The row group of some examples, in the first shape that takes them.
 
-  def place(self, positions: np.ndarray) -> tuple[placement.Placement, Shape]:
+    Args:
+      positions: [n] int64, which examples of the table.
+
+    Returns:
+      Arrays as `contract` describes them; rows without example are zeros.
+    """
+    placed, shape = self.place(positions)
+    return self._fill(positions, placed, shape)
+
+  def empty(self, shape: row_shapes.Shape) -> dict[str, np.ndarray]:
+    """A row group of this shape without any example."""
+    return self._fill(np.zeros(0, np.int64), placement.one_per_row(0), shape)
+
+  def place(
+    self, positions: np.ndarray
+  ) -> tuple[placement.Placement, row_shapes.Shape]:
     """Where these examples go, and the first shape that takes them."""
-    inputs, targets = self.examples.lengths(positions)
-    placed = None
+    inputs, targets = self.table.lengths(positions)
+    if self.packed:  # the shapes of packed rows have the same lengths
+      widths = {
+        'inputs': self.shapes[0].inputs,
+        'targets': self.shapes[0].targets,
+      }
+      inputs = np.minimum(inputs, widths['inputs'])
+      targets = np.minimum(targets, widths['targets'])
+      placed = placement.first_fit(inputs, targets, **widths)
+    else:
+      placed = placement.one_per_row(len(positions))
     for shape in self.shapes:
       if self.packed:
-        inputs = np.minimum(inputs, shape.inputs)
-        targets = np.minimum(targets, shape.targets)
-        if placed is None:  # packed shapes differ in their rows and slots only
-          placed = placement.first_fit(
-            inputs, targets, inputs=shape.inputs, targets=shape.targets
-          )
-        fits = placed.num_rows <= shape.rows and self._have_slots(
-          placed, shape, inputs, targets
+        fits = placed.num_rows <= shape.rows and self._has_slots(
+          shape, placed.row, inputs=inputs, targets=targets
         )
       else:
-        placed = placement.one_per_row(len(positions))
         fits = inputs.max() <= shape.inputs and targets.max() <= shape.targets
       if fits:
         break
     return placed, shape
 
-  def _have_slots(self, placed, shape, inputs, targets) -> bool:
+  def _has_slots(
+    self,
+    shape: row_shapes.Shape,
+    row: np.ndarray,
+    *,
+    inputs: np.ndarray,
+    targets: np.ndarray,
+  ) -> bool:
     """Whether the shape has slots for all tokens of each cell."""
     if not shape.input_slots:
       return True
     return all(
       self.grid.num_cells
-      * self.grid.max_tokens(placed.row, lengths, num_rows=shape.rows)
+      * self.grid.max_tokens(row, lengths, num_rows=shape.rows)
       <= slots
       for lengths, slots in (
         (inputs, shape.input_slots),
@@ -86,207 +104,157 @@ class Plan:
       )
     )
 
-  def no_rows(self, shape: Shape) -> dict[str, np.ndarray]:
-    """A row group of this shape that holds no example."""
-    none = np.zeros(0, np.int64)
-    return self._fill(none, placement.one_per_row(0), shape)
-
-  def _fill(self, positions, placed, shape) -> dict[str, np.ndarray]:
-    return placement.fill(
-      self.examples,
+  def _fill(
+    self,
+    positions: np.ndarray,
+    placed: placement.Placement,
+    shape: row_shapes.Shape,
+  ) -> dict[str, np.ndarray]:
+    """Writes examples into rows; longer ones are cut, their last id EOS_ID."""
+    source = _Side(
+      self.table.inputs,
       positions,
-      placed,
-      shape=shape,
-      packed=self.packed,
-      pair_ids=self.pair_ids,
-      grid=self.grid,
+      (shape.rows, shape.inputs),
+      row=placed.row,
+      start=placed.input_start,
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class Padded:
-  """One example per row, all rows of one length.
-
-  Attributes:
-    lengths: {'inputs': S, 'targets': T}; None takes the longest example's,
-      rounded up to a multiple of 8.
-    truncate: whether longer examples are cut rather than refused.
-  """
-
-  lengths: Mapping[str, int] | None = None
-  truncate: bool = False
-
-  def plan(
-    self,
-    examples: pools.Pool,
-    samples: Sequence[np.ndarray],
-    *,
-    batch_size: int,
-    multiple: int = 1,
-    grid: batch_grid.BatchGrid | None = None,
-  ) -> Plan:
-    """Plans for batches of up to `batch_size` examples; `grid` plays no part."""
-    width = _widths(examples, self.lengths, truncate=self.truncate)
-    shape = Shape(packed_shapes.round_up(batch_size, multiple), *width)
-    return _measured(Plan(examples, (shape,), packed=False), samples)
-
-
-@dataclasses.dataclass(frozen=True)
-class Bucketed:
-  """One example per row; each batch takes the smallest of a few lengths.
-
-  Attributes:
-    num_shapes: how many shapes there are at most.
-    lengths: the greatest lengths, as in `Padded`.
-    truncate: as in `Padded`.
-  """
-
-  num_shapes: int = 4
-  lengths: Mapping[str, int] | None = None
-  truncate: bool = False
-
-  def __post_init__(self):
-    if self.num_shapes < 1:
-      raise contract.UserError(
-        f'Bucketed.num_shapes is {self.num_shapes}, expected 1 or more.'
-      )
-
-  def plan(
-    self,
-    examples: pools.Pool,
-    samples: Sequence[np.ndarray],
-    *,
-    batch_size: int,
-    multiple: int = 1,
-    grid: batch_grid.BatchGrid | None = None,
-  ) -> Plan:
-    """Plans for batches of up to `batch_size` examples; `grid` plays no part."""
-    widest = _widths(examples, self.lengths, truncate=self.truncate)
-    rows = packed_shapes.round_up(batch_size, multiple)
-    longest = np.array(
-      [[side.max() for side in examples.lengths(s)] for s in samples]
+    target = _Side(
+      self.table.targets,
+      positions,
+      (shape.rows, shape.targets),
+      row=placed.row,
+      start=placed.target_start,
     )
-    shapes = []
-    for quantile in np.linspace(0, 1, self.num_shapes, endpoint=False)[1:]:
-      width = np.quantile(longest, quantile, axis=0)
-      width = np.minimum(
-        packed_shapes.round_up(np.ceil(width).astype(int), _MULTIPLE), widest
+    ids, terms = target.ids(), self.table.terms[positions]
+    rows = {
+      'encoder_input_tokens': source.ids(),
+      'decoder_input_tokens': target.shifted(ids, packed=self.packed),
+      'decoder_target_tokens': ids,
+      'decoder_loss_weights': target.repeat(
+        np.ones(len(positions)), np.float32
+      ),
+      'decoder_task_ids': target.repeat(terms, np.int32)
+      if self.table.task_ids is None
+      else target.take(self.table.task_ids),
+    }
+    if self.packed:
+      rows |= {
+        'encoder_segment_ids': source.repeat(placed.segment, np.int32),
+        'encoder_positions': source.scatter(source.within, np.int32),
+        'decoder_segment_ids': target.repeat(placed.segment, np.int32),
+        'decoder_positions': target.scatter(target.within, np.int32),
+      }
+    if self.pair_ids:
+      numbers = np.arange(1, len(positions) + 1)
+      rows['decoder_pair_ids'] = target.repeat(numbers, np.int32)
+    if shape.input_slots:
+      rows['encoder_token_index'] = source.token_index(
+        self.grid, shape.input_slots
       )
-      shapes.append(Shape(rows, *width.tolist()))
-    shapes = tuple(dict.fromkeys([*shapes, Shape(rows, *widest)]))
-    return _measured(Plan(examples, shapes, packed=False), samples)
+      rows['decoder_token_index'] = target.token_index(
+        self.grid, shape.target_slots
+      )
+    return rows
 
+  def describe(self, samples: Sequence[np.ndarray]) -> str:
+    """The shapes in words, and what they waste on some batches.
 
-@dataclasses.dataclass(frozen=True)
-class Packed:
-  """Whole batches packed into a fixed number of rows of fixed lengths.
+    Args:
+      samples: positions of the examples of each batch.
 
-  Attributes:
-    lengths: {'inputs': S, 'targets': T} of a row; None chooses the lengths
-      and the number of rows that cost least on the data.
-    truncate: as in `Padded`.
-  """
-
-  lengths: Mapping[str, int] | None = None
-  truncate: bool = False
-
-  def plan(
-    self,
-    examples: pools.Pool,
-    samples: Sequence[np.ndarray],
-    *,
-    batch_size: int,
-    multiple: int = 1,
-    grid: batch_grid.BatchGrid | None = None,
-  ) -> Plan:
-    """Plans for batches of up to `batch_size` examples.
-
-    With a `grid` the shapes have slots, so that padding need not be computed.
+    Returns:
+      Shapes, how full they are, work against the ideal (every example alone in
+      a row of its own length) and the number of examples that are cut.
     """
-    widths = None
-    if self.lengths is not None:
-      widths = _widths(examples, self.lengths, truncate=self.truncate)
-    shapes = packed_shapes.choose(
-      examples,
-      samples,
-      batch_size=batch_size,
-      multiple=multiple,
-      widths=widths,
-      grid=grid,
+    real, room = np.zeros(2), np.zeros(2)
+    ideal = work = 0.0
+    usual = 0
+    for positions in samples:
+      inputs, targets = self.table.lengths(positions)
+      _, shape = self.place(positions)
+      usual += shape == self.shapes[0]
+      real += inputs.sum(), targets.sum()
+      room += shape.tokens
+      ideal += row_shapes.example_work(inputs, targets).sum()
+      work += shape.work()
+    widest = self.shapes[-1]
+    cut = (self.table.inputs.lengths > widest.inputs) | (
+      self.table.targets.lengths > widest.targets
     )
-    plan = Plan(examples, shapes, packed=True, grid=grid)
-    return _measured(plan, samples)
+    return (
+      f'{"packed" if self.packed else "padded"} rows x inputs/targets:'
+      f' {", ".join(map(str, self.shapes))}; first shape in'
+      f' {100 * usual / len(samples):.0f} % of {len(samples)} batches, encoder'
+      f' {100 * real[0] / room[0]:.0f} % and decoder'
+      f' {100 * real[1] / room[1]:.0f} % full, {work / ideal:.2f}x the ideal'
+      f' work, {cut.sum():,} of {len(self.table):,} examples cut'
+    )
 
 
-Layout = Padded | Bucketed | Packed
+class _Side:
+  """The encoder's or decoder's half of a row group while it is filled.
 
-
-def for_view(layout: Layout, view: str) -> Layout:
-  """The layout with the lengths of one view.
-
-  Args:
-    layout: its lengths may be given per view, {'label': {'inputs': ...}, ...}.
-    view: the view's name.
-
-  Returns:
-    A layout whose lengths are None or {'inputs': S, 'targets': T}.
+  Attributes:
+    within: [tokens] int64, each token's position within its example.
   """
-  lengths = layout.lengths
-  if lengths is not None and not isinstance(lengths, Mapping):
-    raise contract.UserError(
-      f"lengths is {lengths!r}, expected None or {{'inputs': S, 'targets': T}}."
-      ' Correct TASK_FEATURE_LENGTHS.'
-    )
-  if lengths is None or 'inputs' in lengths:
-    return layout
-  if view not in layout.lengths:
-    raise contract.UserError(
-      f'lengths has the keys {sorted(layout.lengths)}, expected inputs and'
-      f' targets, or one entry per view with {view!r} among them.'
-    )
-  return dataclasses.replace(layout, lengths=layout.lengths[view])
 
-
-def _widths(
-  examples: pools.Pool,
-  lengths: Mapping[str, int] | None,
-  *,
-  truncate: bool,
-) -> tuple[int, int]:
-  """Checked row lengths; from the longest example where none are given."""
-  longest = examples.longest()
-  if lengths is None:
-    return packed_shapes.round_up(
-      longest[0], _MULTIPLE
-    ), packed_shapes.round_up(longest[1], _MULTIPLE)
-  if not {'inputs', 'targets'} <= set(lengths):
-    raise contract.UserError(
-      f"lengths is {dict(lengths)}, expected the keys 'inputs' and 'targets'."
-    )
-  for side, found in (
-    ('inputs', examples.inputs.lengths),
-    ('targets', examples.targets.lengths),
+  def __init__(
+    self,
+    ids: ragged.Ragged,
+    positions: np.ndarray,
+    shape: tuple[int, int],
+    *,
+    row: np.ndarray,
+    start: np.ndarray,
   ):
-    allowed = lengths[side]
-    if not isinstance(allowed, int) or allowed < 1:
-      raise contract.UserError(
-        f'{side} length is {allowed!r}, expected a whole number of tokens, 1'
-        ' or more. Correct TASK_FEATURE_LENGTHS.'
-      )
-    cut = found > allowed
-    if cut.any() and not truncate:
-      raise contract.UserError(
-        f'{side} length is {allowed}, but {cut.sum():,} of {len(found):,}'
-        ' examples are longer and would be cut, by'
-        f' {(found[cut] - allowed).mean():.1f} tokens on average; the longest'
-        f' has {found.max()}. Raise the length, leave it out to have it chosen,'
-        ' or allow cutting with truncate=True.'
-      )
-  return int(lengths['inputs']), int(lengths['targets'])
+    """Computes, for all tokens at once, where each goes."""
+    self._ids = ids
+    self._shape = shape
+    self._begin = ids.offsets[positions]
+    full = ids.lengths_at(positions)
+    self._lengths = np.minimum(full, shape[1] - start)
+    ends = np.cumsum(self._lengths)
+    self.within = np.arange(ends[-1] if len(ends) else 0) - np.repeat(
+      ends - self._lengths, self._lengths
+    )
+    first = row * shape[1] + start
+    self._flat = np.repeat(first, self._lengths) + self.within
+    self._cut_ends = (first + self._lengths - 1)[self._lengths < full]
 
+  def ids(self) -> np.ndarray:
+    """The ids, with EOS_ID at the end of what had to be cut."""
+    out = self.take(self._ids)
+    out.reshape(-1)[self._cut_ends] = contract.EOS_ID
+    return out
 
-def _measured(plan: Plan, samples: Sequence[np.ndarray]) -> Plan:
-  """The plan with its summary, measured on some batches."""
-  return dataclasses.replace(
-    plan, summary=packing_summary.describe(plan, samples)
-  )
+  def take(self, values: ragged.Ragged) -> np.ndarray:
+    """Values laid out like the ids; `values` has the ids' offsets."""
+    taken = np.repeat(self._begin, self._lengths) + self.within
+    return self.scatter(values.flat[taken], np.int32)
+
+  def scatter(self, values: np.ndarray, dtype) -> np.ndarray:
+    """One value per token, laid out like the ids."""
+    out = np.zeros(self._shape, dtype)
+    out.reshape(-1)[self._flat] = values
+    return out
+
+  def repeat(self, values: np.ndarray, dtype) -> np.ndarray:
+    """One value per example, repeated for each of its tokens."""
+    return self.scatter(np.repeat(values, self._lengths), dtype)
+
+  def token_index(self, grid: batch_grid.BatchGrid, slots: int) -> np.ndarray:
+    """Where the tokens of each cell are, [C, slots / C]."""
+    return grid.token_index(self._flat, shape=self._shape, slots=slots)
+
+  def shifted(self, ids: np.ndarray, *, packed: bool) -> np.ndarray:
+    """The ids one position later; each example of a packed row starts anew.
+
+    In a padded row the end id is shifted too, onto padding, as seqio does.
+    """
+    out = np.zeros(self._shape, np.int32)
+    if not packed:
+      out[:, 1:] = ids[:, :-1]
+      return out
+    later = self._flat[self.within > 0]
+    out.reshape(-1)[later] = ids.reshape(-1)[later - 1]
+    return out

@@ -32,6 +32,10 @@ class Ragged:
     """[rows] length of each row."""
     return np.diff(self.offsets)
 
+  def lengths_at(self, rows: np.ndarray) -> np.ndarray:
+    """[n] int64, length of some rows, given by their numbers."""
+    return self.offsets[rows + 1] - self.offsets[rows]
+
 
 def pack(rows: Sequence[Sequence[int] | np.ndarray], dtype) -> Ragged:
   """Puts rows into one flat array."""

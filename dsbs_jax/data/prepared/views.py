@@ -2,16 +2,21 @@
 """A task's or mixture's name -> the tokens behind each row group."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 
 from dsbs_jax import contract
-from dsbs_jax.data.batching import ordering
 from dsbs_jax.data.prepared import tokens
 
 
 def load(
-  name: str, split: str, source: tokens.Source, *, reading: ordering.Reading
+  name: str,
+  split: str,
+  source: tokens.Source,
+  *,
+  paired: bool = True,
+  rates: Mapping[str, float] | None = None,
 ) -> tuple[dict[str, list[tokens.Tokens]], list[float] | None]:
   """The tasks behind each row group of a batch.
 
@@ -19,7 +24,10 @@ def load(
     name: a task or mixture.
     split: the split.
     source: which examples, as which ids.
-    reading: whether a `_dsbs` mixture is paired, and the rates if not.
+    paired: whether a `_dsbs` mixture gives label and rationale of the same
+      examples, as two row groups, instead of mixing its two tasks in one.
+    rates: task -> sampling rate where tasks are mixed; None takes the
+      mixture's own, equal for `_dsbs`.
 
   Returns:
     The tokens of each row group, and the rate of each task where they are
@@ -32,16 +40,16 @@ def load(
   if parsed is None:
     from dsbs_jax.data.seqio_tasks import foreign  # brings seqio and TensorFlow
 
-    parts, rates = foreign.load(name, split, source)
-    return _mixture(parts, rates, reading)
+    parts, defaults = foreign.load(name, split, source)
+    return _mixture(parts, defaults, rates)
   if parsed.form != 'dsbs':
     view = _VIEW_OF_TERM[contract.term_of(parsed.form)]
     return {view: [tokens.load(name, split, source)]}, None
   label, rationale = (
     tokens.load(task, split, source) for task in tasks_of(parsed)
   )
-  if not reading.paired:
-    return _mixture([label, rationale], [1.0, 1.0], reading)
+  if not paired:
+    return _mixture([label, rationale], [1.0, 1.0], rates)
   if not np.array_equal(label.index, rationale.index):
     raise contract.UserError(
       f'{label.name} and {rationale.name} hold different examples, expected'
@@ -58,24 +66,28 @@ _VIEW_OF_TERM = {
 
 
 def _mixture(
-  parts: list[tokens.Tokens], rates: list[float], reading: ordering.Reading
+  parts: list[tokens.Tokens],
+  defaults: list[float],
+  rates: Mapping[str, float] | None,
 ) -> tuple[dict[str, list[tokens.Tokens]], list[float] | None]:
-  if reading.rates is not None:
-    names = [part.name for part in parts]
-    numbers = [
-      rate for rate in reading.rates.values() if isinstance(rate, int | float)
-    ]
-    if set(reading.rates) != set(names) or len(numbers) != len(names):
+  chosen = defaults
+  if rates is not None:
+    names = sorted(part.name for part in parts)
+    if sorted(rates) != names or not all(
+      isinstance(rate, int | float) for rate in rates.values()
+    ):
       raise contract.UserError(
-        f'rates is {dict(reading.rates)}, expected a number for each of'
-        f' {", ".join(sorted(names))}. Correct MIXTURE_RATES.'
+        f'rates is {dict(rates)}, expected a number for each of'
+        f' {", ".join(names)}. Correct MIXTURE_RATES.'
       )
-    rates = [float(reading.rates[task]) for task in names]
-  if not all(0 < rate < float('inf') for rate in rates):
-    raise contract.UserError(f'rates are {rates}, expected numbers above 0.')
+    chosen = [float(rates[part.name]) for part in parts]
+  if not all(0 < rate < float('inf') for rate in chosen):
+    raise contract.UserError(
+      f'rates are {chosen}, expected numbers above 0. Correct MIXTURE_RATES.'
+    )
   if len(parts) == 1:  # not a mixture, so it has epochs
     return {contract.MIXTURE_VIEW: parts}, None
-  return {contract.MIXTURE_VIEW: parts}, [rate / sum(rates) for rate in rates]
+  return {contract.MIXTURE_VIEW: parts}, [r / sum(chosen) for r in chosen]
 
 
 def own_name(name: str) -> contract.TaskName | None:

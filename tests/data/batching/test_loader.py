@@ -6,19 +6,19 @@ import json
 import numpy as np
 import pytest
 
-from dsbs_jax.data.batching import loader, packing
+from dsbs_jax.data.batching import layouts, loader
 from dsbs_jax.data.prepared import ragged, tokens
 from tests.data import small_prepared
 
 SIZE = small_prepared.SIZES['train']  # 45: with batches of 8, the sixth holds 5
-PADDED, BUCKETED = packing.Padded(), packing.Bucketed(num_shapes=3)
-PACKED = packing.Packed()
+PADDED, BUCKETED = layouts.Padded(), layouts.Bucketed(num_shapes=3)
+PACKED = layouts.Packed()
 LAYOUTS = {'padded': PADDED, 'bucketed': BUCKETED, 'packed': PACKED}
-READING = loader.Reading(batch_size=8, seed=3)
+ORDER = loader.BatchOrder(batch_size=8, seed=3)
 
 
-def open_(source, name='cqa_gt_dsbs', layout=PACKED, reading=READING, **more):
-  return loader.open(name, source, reading, layout=layout, **more)
+def open_(source, name='cqa_gt_dsbs', layout=PACKED, order=ORDER, **more):
+  return loader.open(name, source, order, layout=layout, **more)
 
 
 def examples_of(rows):
@@ -71,7 +71,7 @@ def test_an_epoch_holds_every_example_once_and_ends_with_the_rest(source):
     assert sorted(np.concatenate(epoch).tolist()) == list(range(SIZE))
   orders = {tuple(np.concatenate(epoch).tolist()) for epoch in epochs}
   assert len(orders) == 3
-  other = open_(source, reading=loader.Reading(batch_size=8, seed=4))
+  other = open_(source, order=loader.BatchOrder(batch_size=8, seed=4))
   assert other.positions(0).tolist() != opened.positions(0).tolist()
 
 
@@ -115,24 +115,28 @@ def test_a_resumed_iterator_repeats_the_unbroken_one(source, layout):
 def test_a_state_of_another_order_is_refused(source):
   state = iter(open_(source)).get_state()
   iter(open_(source, layout=PADDED)).set_state(state)  # same composition
-  for reading in (
-    loader.Reading(batch_size=9, seed=3),
-    loader.Reading(batch_size=8, seed=4),
-    loader.Reading(batch_size=8, seed=3, shuffle=False),
-    loader.Reading(batch_size=8, seed=3, paired=False),
+  for order in (
+    loader.BatchOrder(batch_size=9, seed=3),
+    loader.BatchOrder(batch_size=8, seed=4),
+    loader.BatchOrder(batch_size=8, seed=3, shuffle=False),
+    loader.BatchOrder(batch_size=8, seed=3, paired=False),
   ):
     with pytest.raises(ValueError, match='saved with order.*start a new run'):
-      iter(open_(source, reading=reading)).set_state(state)
+      iter(open_(source, order=order)).set_state(state)
 
 
 @pytest.mark.parametrize('layout', LAYOUTS)
 @pytest.mark.parametrize('processes', [2, 3])
 def test_processes_share_each_global_batch(source, layout, processes):
   whole = open_(
-    source, layout=LAYOUTS[layout], place=loader.Place(row_multiple=processes)
+    source,
+    layout=LAYOUTS[layout],
+    shard_info=loader.ShardInfo(row_multiple=processes),
   )
   parts = [
-    open_(source, layout=LAYOUTS[layout], place=loader.Place(i, processes))
+    open_(
+      source, layout=LAYOUTS[layout], shard_info=loader.ShardInfo(i, processes)
+    )
     for i in range(processes)
   ]
   for step in (0, 5):
@@ -167,7 +171,9 @@ def test_no_example_goes_to_two_processes_and_none_to_no_one(
   source, layout, processes
 ):
   parts = [
-    open_(source, layout=LAYOUTS[layout], place=loader.Place(i, processes))
+    open_(
+      source, layout=LAYOUTS[layout], shard_info=loader.ShardInfo(i, processes)
+    )
     for i in range(processes)
   ]
   first = parts[0]
@@ -189,7 +195,7 @@ def test_no_example_goes_to_two_processes_and_none_to_no_one(
 
 def test_rows_divide_over_devices_and_microbatches(source):
   for layout in LAYOUTS.values():
-    opened = open_(source, layout=layout, place=loader.Place(0, 1, 6))
+    opened = open_(source, layout=layout, shard_info=loader.ShardInfo(0, 1, 6))
     for shapes in opened.shapes.values():
       assert all(s['encoder_input_tokens'][0] % 6 == 0 for s in shapes)
 
@@ -232,12 +238,12 @@ def test_pair_ids_join_the_two_views_of_an_example(source, layout):
 
 
 def test_unpaired_mixtures_follow_their_rates(source):
-  reading = loader.Reading(
+  order = loader.BatchOrder(
     batch_size=8,
     paired=False,
     rates={'cqa_gt_label': 3.0, 'cqa_rationale': 1.0},
   )
-  opened = open_(source, reading=reading)
+  opened = open_(source, order=order)
   labels, seen = 0, []
   for step in range(45):
     positions = opened.positions(step)
@@ -255,31 +261,31 @@ def test_unpaired_mixtures_follow_their_rates(source):
     len(set(seen)) == 2 * SIZE
   )  # all labels six times, all rationales twice
   with pytest.raises(ValueError, match='rates is'):
-    open_(source, reading=loader.Reading(paired=False, rates={'x': 1.0}))
+    open_(source, order=loader.BatchOrder(paired=False, rates={'x': 1.0}))
   with pytest.raises(ValueError, match='expected numbers above 0'):
     rates = {'cqa_gt_label': 0.0, 'cqa_rationale': 1.0}
-    open_(source, reading=loader.Reading(paired=False, rates=rates))
+    open_(source, order=loader.BatchOrder(paired=False, rates=rates))
 
 
 def test_file_order_and_a_number_of_epochs(source):
-  reading = loader.Reading(batch_size=8, shuffle=False, num_epochs=2)
-  opened = open_(source, reading=reading)
+  order = loader.BatchOrder(batch_size=8, shuffle=False, num_epochs=2)
+  opened = open_(source, order=order)
   assert opened.positions(0).tolist() == list(range(8))
   assert opened.positions(6).tolist() == list(range(8))
   assert sum(1 for _ in opened) == 12
-  unpaired = loader.Reading(batch_size=8, paired=False, num_epochs=1)
-  assert sum(1 for _ in open_(source, reading=unpaired)) == 12  # 90 examples
+  unpaired = loader.BatchOrder(batch_size=8, paired=False, num_epochs=1)
+  assert sum(1 for _ in open_(source, order=unpaired)) == 12  # 90 examples
 
 
 def test_wrong_settings_are_clear_errors(source):
   with pytest.raises(ValueError, match='batch_size is 0'):
-    loader.Reading(batch_size=0)
+    loader.BatchOrder(batch_size=0)
   with pytest.raises(ValueError, match='num_epochs is 0'):
-    loader.Reading(num_epochs=0)
+    loader.BatchOrder(num_epochs=0)
   with pytest.raises(ValueError, match='process_index is 2.*the 2 processes'):
-    loader.Place(2, 2)
+    loader.ShardInfo(2, 2)
   with pytest.raises(ValueError, match='row_multiple is 0'):
-    loader.Place(row_multiple=0)
+    loader.ShardInfo(row_multiple=0)
   with pytest.raises(ValueError, match="'sums' is neither a name of this"):
     open_(source, name='sums')
   with pytest.raises(ValueError, match='no split'):
@@ -314,15 +320,21 @@ def test_inputs_alone_decide_how_wide_evaluation_computes():
   assert widths[0] == 40 and widths[-1] < 40
 
 
-@pytest.mark.parametrize('place', [loader.Place(), loader.Place(1, 2, 4)])
+@pytest.mark.parametrize(
+  'shard_info', [loader.ShardInfo(), loader.ShardInfo(1, 2, 4)]
+)
 @pytest.mark.parametrize('sort', [True, False])
-def test_evaluation_sees_each_example_once(source, sort, place):
+def test_evaluation_sees_each_example_once(source, sort, shard_info):
   data = tokens.load('cqa_gt_label', 'test', source)
   seen, shapes = [], set()
-  batches = loader.eval_batches(data, 4, place=place, sort=sort, num_shapes=2)
+  batches = loader.eval_batches(
+    data, 4, shard_info=shard_info, sort=sort, num_shapes=2
+  )
   for positions, rows in batches:
     assert positions.dtype == np.int32 and len(positions) == 4
-    own = positions.reshape(place.process_count, -1)[place.process_index]
+    own = positions.reshape(shard_info.process_count, -1)[
+      shard_info.process_index
+    ]
     for at, position in enumerate(own):
       source_ids = rows['encoder_input_tokens'][at]
       if position < 0:

@@ -1,107 +1,112 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layouts choose few static shapes and never lose a token unasked."""
+"""Rows hold exactly the examples, wherever the packer puts them."""
 
 import numpy as np
-import pytest
 
-from dsbs_jax.data.batching import packing, pools
+from dsbs_jax.data.batching import packing, token_table
+from dsbs_jax.data.batching.row_shapes import Shape
 from dsbs_jax.data.prepared import ragged
 
-LAYOUTS = (packing.Padded(), packing.Bucketed(num_shapes=3), packing.Packed())
 
-
-def pool(number=400, seed=0):
+def random_table(number=12, seed=0):
   rng = np.random.default_rng(seed)
 
-  def rows(mean, most):
-    sizes = np.clip(rng.normal(mean, mean / 3, number), 1, most).astype(int)
-    return ragged.pack([np.ones(n) for n in sizes], np.int32)
-
-  return pools.Pool(rows(45, 100), rows(20, 70), np.ones(number, np.int32))
-
-
-def batches(number=400, size=32, seed=1):
-  rng = np.random.default_rng(seed)
-  return [rng.permutation(number)[:size] for _ in range(40)]
-
-
-@pytest.mark.parametrize('layout', LAYOUTS, ids=lambda x: type(x).__name__)
-def test_every_batch_fits_whole_into_a_planned_shape(layout):
-  examples = pool()
-  plan = layout.plan(examples, batches(), batch_size=32, multiple=4)
-  assert all(shape.rows % 4 == 0 for shape in plan.shapes)
-  assert 'cut' in plan.summary and ' 0 of 400 examples cut' in plan.summary
-  longest = np.argsort(-examples.inputs.lengths)
-  for positions in [*batches(seed=9), longest[:32], longest[:3]]:
-    rows = plan.rows(positions)
-    shape = (
-      *rows['encoder_input_tokens'].shape,
-      rows['decoder_target_tokens'].shape[1],
+  def rows(most):
+    sizes = rng.integers(1, most + 1, number)
+    return ragged.pack(
+      [[*rng.integers(2, 99, n - 1), 1] for n in sizes], np.int32
     )
-    assert shape in [planned[:3] for planned in plan.shapes]
-    inputs, targets = examples.lengths(positions)
-    assert (rows['encoder_input_tokens'] > 0).sum() == inputs.sum()
-    assert rows['decoder_loss_weights'].sum() == targets.sum()
+
+  terms = rng.integers(1, 3, number).astype(np.int32)
+  return token_table.TokenTable(rows(11), rows(7), terms)
 
 
-def test_packing_wastes_least():
-  work = []
-  for layout in LAYOUTS:
-    plan = layout.plan(pool(), batches(), batch_size=32)
-    used = [plan.rows(positions) for positions in batches(seed=5)]
-    work.append(sum(rows['encoder_input_tokens'].size for rows in used))
-  assert work[0] > work[1] > work[2]
-  real = sum(
-    pool().lengths(positions)[0].sum() for positions in batches(seed=5)
+def slow_fill(table, positions, placed, shape, packed):
+  """The same row group, one token at a time."""
+  wide, narrow = (shape.rows, shape.inputs), (shape.rows, shape.targets)
+  rows = {
+    'encoder_input_tokens': np.zeros(wide, np.int32),
+    'decoder_input_tokens': np.zeros(narrow, np.int32),
+    'decoder_target_tokens': np.zeros(narrow, np.int32),
+    'decoder_loss_weights': np.zeros(narrow, np.float32),
+    'decoder_task_ids': np.zeros(narrow, np.int32),
+  }
+  if packed:
+    for key in ('encoder_segment_ids', 'encoder_positions'):
+      rows[key] = np.zeros(wide, np.int32)
+    for key in ('decoder_segment_ids', 'decoder_positions'):
+      rows[key] = np.zeros(narrow, np.int32)
+  for i, position in enumerate(positions):
+    row, segment = placed.row[i], placed.segment[i]
+    source = list(table.inputs[position])[: shape.inputs]
+    target = list(table.targets[position])[: shape.targets]
+    source[-1] = target[-1] = 1
+    for at, token in enumerate(source):
+      place = placed.input_start[i] + at
+      rows['encoder_input_tokens'][row, place] = token
+      if packed:
+        rows['encoder_segment_ids'][row, place] = segment
+        rows['encoder_positions'][row, place] = at
+    for at, token in enumerate(target):
+      place = placed.target_start[i] + at
+      rows['decoder_target_tokens'][row, place] = token
+      rows['decoder_input_tokens'][row, place] = target[at - 1] if at else 0
+      rows['decoder_loss_weights'][row, place] = 1
+      rows['decoder_task_ids'][row, place] = table.terms[position]
+      if packed:
+        rows['decoder_segment_ids'][row, place] = segment
+        rows['decoder_positions'][row, place] = at
+    if not packed and len(target) < shape.targets:
+      rows['decoder_input_tokens'][row, len(target)] = 1
+  return rows
+
+
+def assert_equal(found, wanted):
+  assert found.keys() == wanted.keys()
+  for key, value in wanted.items():
+    np.testing.assert_array_equal(found[key], value, err_msg=key)
+    assert found[key].dtype == value.dtype, key
+
+
+def packer(table, shape, packed=False):
+  return packing.Packer(table, (shape,), packed=packed)
+
+
+def assert_filled_as_by_hand(made, positions):
+  """The packer's rows equal the slow ones; returns them."""
+  placed, shape = made.place(positions)
+  found = made.pack(positions)
+  wanted = slow_fill(made.table, positions, placed, shape, made.packed)
+  assert_equal(found, wanted)
+  return found
+
+
+def test_padded_rows_equal_a_slow_reference():
+  made = packer(random_table(), Shape(6, 13, 8))
+  assert_filled_as_by_hand(made, np.array([3, 0, 11, 7]))
+
+
+def test_cut_examples_keep_an_end():
+  made = packer(random_table(), Shape(12, 5, 3))
+  found = assert_filled_as_by_hand(made, np.arange(12))
+  long = made.table.inputs.lengths > 5
+  assert long.any() and (found['encoder_input_tokens'][long, -1] == 1).all()
+
+
+def test_packed_rows_equal_a_slow_reference():
+  for seed in range(5):
+    made = packer(random_table(seed=seed), Shape(10, 20, 12), packed=True)
+    positions = np.random.default_rng(seed).permutation(12)[:10]
+    found = assert_filled_as_by_hand(made, positions)
+    assert found['encoder_segment_ids'].max() > 1
+
+
+def test_each_token_may_carry_its_own_task():
+  table = random_table()
+  own = ragged.Ragged(table.targets.flat % 2 + 1, table.targets.offsets)
+  table = token_table.TokenTable(table.inputs, table.targets, table.terms, own)
+  rows = packer(table, Shape(2, 16, 16)).pack(np.array([1, 2]))
+  ids = rows['decoder_target_tokens']
+  np.testing.assert_array_equal(
+    rows['decoder_task_ids'], np.where(ids > 0, ids % 2 + 1, 0)
   )
-  assert work[2] < 1.35 * real
-
-
-def test_an_unusually_full_batch_takes_more_rows_and_loses_nothing():
-  examples = pool()
-  plan = packing.Packed().plan(examples, batches(), batch_size=32)
-  usual, more, most = plan.shapes
-  assert usual.rows < more.rows < most.rows == 32
-  order = np.argsort(-examples.inputs.lengths)
-  rows = plan.rows(order[:32])
-  assert len(rows['encoder_input_tokens']) > usual.rows
-  lengths = examples.inputs.lengths[order[:32]]
-  assert (rows['encoder_input_tokens'] > 0).sum() == lengths.sum()
-  alone = packing.Packed(lengths={'inputs': 100, 'targets': 70}).plan(
-    examples, batches(), batch_size=32
-  )
-  assert alone.shapes[-1][:3] == (32, 100, 70)
-
-
-@pytest.mark.parametrize('kind', [packing.Padded, packing.Packed])
-def test_short_lengths_are_refused_unless_cutting_is_allowed(kind):
-  examples = pool()
-  lengths = {'inputs': 60, 'targets': 70}
-  number = int((examples.inputs.lengths > 60).sum())
-  with pytest.raises(
-    ValueError, match=f'inputs length is 60, but {number} of 400 .*truncate'
-  ):
-    kind(lengths=lengths).plan(examples, batches(), batch_size=32)
-  plan = kind(lengths=lengths, truncate=True).plan(
-    examples, batches(), batch_size=32
-  )
-  assert f'{number} of 400 examples cut' in plan.summary
-  positions = batches(seed=3)[0]
-  found = (plan.rows(positions)['encoder_input_tokens'] > 0).sum()
-  assert found == np.minimum(examples.lengths(positions)[0], 60).sum()
-
-
-def test_lengths_may_be_given_per_view():
-  label, rationale = {'inputs': 8, 'targets': 4}, {'inputs': 8, 'targets': 32}
-  both = packing.Padded(lengths={'label': label, 'rationale': rationale})
-  assert packing.for_view(both, 'rationale').lengths == rationale
-  assert packing.for_view(packing.Padded(), 'label').lengths is None
-  assert packing.for_view(packing.Padded(label), 'label').lengths == label
-  with pytest.raises(
-    ValueError, match="expected inputs and targets.*'mixture'"
-  ):
-    packing.for_view(both, 'mixture')
-  with pytest.raises(ValueError, match="expected the keys 'inputs' and"):
-    packing.Padded({'inputs': 8}).plan(pool(), batches(), batch_size=32)
-  with pytest.raises(ValueError, match='num_shapes is 0'):
-    packing.Bucketed(num_shapes=0)

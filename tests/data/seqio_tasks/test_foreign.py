@@ -7,7 +7,7 @@ import seqio
 import tensorflow as tf
 
 from dsbs_jax.data import register
-from dsbs_jax.data.batching import loader, packing
+from dsbs_jax.data.batching import layouts, loader
 from dsbs_jax.data.prepared import tokens
 
 TEXTS = [('copy this', 'this'), ('and that', 'that'), ('or those', 'those')]
@@ -45,8 +45,8 @@ def registered(source):
 
 
 def test_a_foreign_task_is_read_through_seqio(source):
-  reading = loader.Reading(batch_size=2, shuffle=False)
-  opened = loader.open('foreign_copy', source, reading, layout=packing.Padded())
+  order = loader.BatchOrder(batch_size=2, shuffle=False)
+  opened = loader.open('foreign_copy', source, order, layout=layouts.Padded())
   assert (opened.num_examples, opened.steps_per_epoch) == (3, 2)
   rows = opened.batch(0)['mixture']
   for row, (text, target) in zip(range(2), TEXTS, strict=False):
@@ -56,11 +56,11 @@ def test_a_foreign_task_is_read_through_seqio(source):
     assert rows['decoder_target_tokens'][row, : len(ids)].tolist() == ids
     assert rows['decoder_task_ids'][row].sum() == len(ids)  # counts as label
   with pytest.raises(ValueError, match="has a split 'test'.*train"):
-    loader.open('foreign_copy', source, reading, split='test')
+    loader.open('foreign_copy', source, order, split='test')
 
 
 def test_a_foreign_mixture_of_our_tasks_keeps_rates_and_terms(source):
-  opened = loader.open('foreign_mix', source, loader.Reading(batch_size=8))
+  opened = loader.open('foreign_mix', source, loader.BatchOrder(batch_size=8))
   counts = np.zeros(3, int)
   for step in range(20):
     rows = opened.batch(step)['mixture']
@@ -71,7 +71,7 @@ def test_a_foreign_mixture_of_our_tasks_keeps_rates_and_terms(source):
 
 
 def test_texts_of_foreign_tasks_can_be_shown(source):
-  opened = loader.open('foreign_copy', source, loader.Reading(batch_size=3))
+  opened = loader.open('foreign_copy', source, loader.BatchOrder(batch_size=3))
   del opened
   from dsbs_jax.data.seqio_tasks import foreign
 

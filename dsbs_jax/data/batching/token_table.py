@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The examples that batches are taken from, as ids of one or more tasks."""
+"""The tokens of all examples that batches are taken from, in flat arrays."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,8 +11,8 @@ from dsbs_jax.data.prepared import ragged, tokens
 
 
 @dataclasses.dataclass(frozen=True)
-class Pool:
-  """The examples that batches are taken from.
+class TokenTable:
+  """The tokens of one or more tasks' examples, found by position.
 
   Attributes:
     inputs: encoder ids.
@@ -30,19 +30,15 @@ class Pool:
     return len(self.inputs)
 
   def lengths(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Input and target lengths of some examples, each [n]."""
-    inputs, targets = self.inputs.offsets, self.targets.offsets
-    after = positions + 1
-    return inputs[after] - inputs[positions], targets[after] - targets[
-      positions
-    ]
+    """Input and target lengths of some examples, each [n] int64."""
+    return self.inputs.lengths_at(positions), self.targets.lengths_at(positions)
 
   def longest(self) -> tuple[int, int]:
     """Greatest input and target length."""
     return int(self.inputs.lengths.max()), int(self.targets.lengths.max())
 
 
-def pool(parts: Sequence[tokens.Tokens]) -> Pool:
+def from_tasks(parts: Sequence[tokens.Tokens]) -> TokenTable:
   """All examples of one or more tasks, one task after another.
 
   One task stays memory-mapped; several are copied into memory.
@@ -54,8 +50,8 @@ def pool(parts: Sequence[tokens.Tokens]) -> Pool:
   if any(part.task_ids is not None for part in parts):
     task_ids = ragged.join([_task_ids(part) for part in parts])
   if len(parts) == 1:
-    return Pool(parts[0].inputs, parts[0].targets, terms[0], task_ids)
-  return Pool(
+    return TokenTable(parts[0].inputs, parts[0].targets, terms[0], task_ids)
+  return TokenTable(
     ragged.join([part.inputs for part in parts]),
     ragged.join([part.targets for part in parts]),
     np.concatenate(terms),

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which examples the batch of each step holds: a pure function of the step."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+
+import grain
+import numpy as np
+
+from dsbs_jax import contract
+
+_ENDLESS = 1 << 50  # examples
+_SAMPLED = 256  # batches from which shapes are chosen: the run's first ones
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchOrder:
+  """How examples are put in order and cut into batches.
+
+  Attributes:
+    batch_size: examples (pairs, for a `_dsbs` mixture) of all processes.
+    seed: of the shuffle.
+    shuffle: False keeps the file's order, in every epoch.
+    paired: a `_dsbs` mixture gives label and rationale of the same examples;
+      False samples the two tasks by `rates`, as seqio mixtures do.
+    num_epochs: None repeats without end.
+    rates: task -> sampling rate where tasks are mixed; None takes the
+      mixture's own, equal for `_dsbs`.
+  """
+
+  batch_size: int = 64
+  seed: int = 0
+  shuffle: bool = True
+  paired: bool = True
+  num_epochs: int | None = None
+  rates: Mapping[str, float] | None = None
+
+  def __post_init__(self):
+    if self.batch_size < 1:
+      raise contract.UserError(
+        f'batch_size is {self.batch_size}, expected 1 or more.'
+      )
+    if not isinstance(self.seed, int) or not 0 <= self.seed < 1 << 32:
+      raise contract.UserError(
+        f'seed is {self.seed!r}, expected a whole number from 0 to 2**32 - 1.'
+      )
+    if self.num_epochs is not None and self.num_epochs < 1:
+      raise contract.UserError(
+        f'num_epochs is {self.num_epochs}, expected 1 or more, or None.'
+      )
+
+
+class ShuffledEpochs:
+  """One task's examples, epoch after epoch, as a Grain data source.
+
+  Element i is the position of the i-th example that is read. Grain's own
+  shuffle is not used: it costs about 65,000 / size steps per example, which
+  is felt below a few thousand examples.
+  """
+
+  def __init__(self, size: int, first: int, order: BatchOrder, *, stream: int):
+    """Makes the source.
+
+    Args:
+      size: number of examples.
+      first: position of the first one among the examples of all tasks.
+      order: seed and whether to shuffle.
+      stream: number of the task, so that tasks are shuffled differently.
+    """
+    self.size = size
+    self._first = first
+    self._order = order
+    self._stream = stream
+    self.epoch = functools.lru_cache(maxsize=4)(self._epoch)
+
+  def __len__(self) -> int:
+    return _ENDLESS
+
+  def __getitem__(self, element: int) -> int:
+    epoch, offset = divmod(element, self.size)
+    return int(self.epoch(epoch)[offset])
+
+  def _epoch(self, epoch: int) -> np.ndarray:
+    """[size] int64, positions in the order of one epoch."""
+    if not self._order.shuffle:
+      return np.arange(self._first, self._first + self.size)
+    key = (self._order.seed, self._stream, epoch)
+    draws = np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+    return self._first + draws.permutation(self.size)
+
+
+class _EpochBatches:
+  """Batches that do not reach over the end of an epoch, as a Grain source."""
+
+  def __init__(self, epochs: ShuffledEpochs, order: BatchOrder):
+    self._epochs = epochs
+    self._batch_size = order.batch_size
+    self._per_epoch = math.ceil(epochs.size / order.batch_size)
+    self._num_steps = _num_steps(epochs.size, order)
+
+  def __len__(self) -> int:
+    return self._num_steps
+
+  def __getitem__(self, step: int) -> np.ndarray:
+    epoch, batch = divmod(step, self._per_epoch)
+    start = batch * self._batch_size
+    return self._epochs.epoch(epoch)[start : start + self._batch_size]
+
+
+def _num_steps(size: int, order: BatchOrder) -> int:
+  if order.num_epochs is None:
+    return _ENDLESS // order.batch_size
+  return math.ceil(size / order.batch_size) * order.num_epochs
+
+
+class BatchSampler:
+  """Step -> positions of the examples in its batch.
+
+  Attributes:
+    sizes: number of examples of each task.
+    order: how they are read.
+    dataset: the Grain dataset of positions, one element per step.
+    fingerprint: changes with the examples, their order and their mixing.
+  """
+
+  def __init__(
+    self,
+    sizes: Sequence[int],
+    order: BatchOrder,
+    *,
+    rates: Sequence[float] | None = None,
+    contents: Sequence[str] = (),
+  ):
+    """Makes the sampler.
+
+    Args:
+      sizes: number of examples of each task.
+      order: how they are read.
+      rates: sampling rate of each task where they are mixed; None for one task.
+      contents: fingerprints of the examples, part of the sampler's own.
+    """
+    self.sizes = tuple(sizes)
+    self.order = order
+    firsts = np.cumsum([0, *sizes])
+    tasks = [
+      ShuffledEpochs(size, int(first), order, stream=stream)
+      for stream, (size, first) in enumerate(zip(sizes, firsts, strict=False))
+    ]
+    if rates is None:
+      self.dataset = grain.MapDataset.source(_EpochBatches(tasks[0], order))
+    else:
+      parts = [grain.MapDataset.source(task) for task in tasks]
+      mixed = grain.MapDataset.mix(parts, list(rates)).batch(order.batch_size)
+      self.dataset = mixed[: _num_steps(sum(sizes), order)]
+    # Neither of the two changes what a step holds: resuming may change them.
+    kept = dataclasses.replace(order, num_epochs=None, rates=None)
+    decisive = [self.sizes, dataclasses.asdict(kept), rates, list(contents)]
+    digest = hashlib.sha256(json.dumps(decisive).encode())
+    self.fingerprint = digest.hexdigest()[:16]
+
+  def positions(self, step: int) -> np.ndarray:
+    """[n] int64, positions of the examples of a step."""
+    return np.asarray(self.dataset[step], np.int64)
+
+  def first_batches(self) -> list[np.ndarray]:
+    """The run's first batches, from which row shapes are chosen."""
+    number = min(_SAMPLED, len(self.dataset))
+    return [self.positions(step) for step in range(number)]
