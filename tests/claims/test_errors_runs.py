@@ -17,7 +17,7 @@ TRAIN = {
     ('--gin.loop.Training.bach_size=1', 'Did you mean batch_size?'),
   ),
   'name_typo': ('loop.Trainig.seed=1', ('has no Trainig', 'loop.Training?')),
-  'reference_typo': ('LAYOUT=@packing.Pakced', ('has no Pakced', 'Packed?')),
+  'reference_typo': ('LAYOUT=@layouts.Pakced', ('has no Pakced', 'Packed?')),
   'macro_reference_typo': ('ALPHA=%ALPA', ('%ALPA has no value', 'ALPHA?')),
   'unused_binding': (
     'layouts.Padded.truncate=True',

@@ -139,10 +139,13 @@ def test_training_from_cached_tokens_imports_no_tensorflow(source, tmp_path):
   )
   code = (
     'import sys\n'
-    'from dsbs_jax.data import loader, register, tokens\n'
+    'from dsbs_jax.data import register\n'
+    'from dsbs_jax.data.batching import loader\n'
+    'from dsbs_jax.data.prepared import tokens\n'
     f'source = tokens.Source({str(tmp_path / "data")!r},'
     f' {source.vocabulary!r})\n'
-    'opened = loader.open("cqa_gt_dsbs", source, loader.Reading(batch_size=4))\n'
+    'order = loader.BatchOrder(batch_size=4)\n'
+    'opened = loader.open("cqa_gt_dsbs", source, order)\n'
     'next(iter(opened))\n'
     'test = tokens.load("cqa_gt_label", "test", source)\n'
     'assert len(list(loader.eval_batches(test, 4))) == 3\n'
