@@ -5,11 +5,7 @@ import hypothesis
 import numpy as np
 from hypothesis import strategies as st
 
-<<<<<<<< HEAD:tests/data/batching/test_batch_grid.py
 from dsbs_jax.data.batching import batch_grid
-========
-from dsbs_jax.data.batching import microbatch_grid
->>>>>>>> c46ca7b (Batching: files and classes named for what they do; packing.py is where a batch is made):tests/data/batching/test_microbatch_grid.py
 
 
 @hypothesis.given(
@@ -26,15 +22,9 @@ def test_token_indices_are_those_of_the_rows_that_the_step_deals(
   num_rows = shards * parts * rows_each
   real = np.random.default_rng(seed).random((num_rows, length)) < 0.6
   filled = np.flatnonzero(real.reshape(-1))
-<<<<<<<< HEAD:tests/data/batching/test_batch_grid.py
   grid = batch_grid.BatchGrid(shards, parts)
   slots = grid.num_cells * rows_each * length
   token_index = grid.token_index(
-========
-  grid = microbatch_grid.MicrobatchGrid(shards, parts)
-  slots = grid.num_cells * rows_each * length
-  index = grid.token_index(
->>>>>>>> c46ca7b (Batching: files and classes named for what they do; packing.py is where a batch is made):tests/data/batching/test_microbatch_grid.py
     np.random.default_rng(1).permutation(filled),
     shape=(num_rows, length),
     slots=slots,
@@ -42,11 +32,7 @@ def test_token_indices_are_those_of_the_rows_that_the_step_deals(
   # As the train step deals them: blocks of shards, then every parts-th row.
   dealt = real.reshape(shards, rows_each, parts, length)
   fullest = 0
-<<<<<<<< HEAD:tests/data/batching/test_batch_grid.py
   for number, own in enumerate(token_index):
-========
-  for number, own in enumerate(index):
->>>>>>>> c46ca7b (Batching: files and classes named for what they do; packing.py is where a batch is made):tests/data/batching/test_microbatch_grid.py
     shard, part = divmod(number, parts)
     expected = np.flatnonzero(dealt[shard, :, part].reshape(-1))
     assert own[: len(expected)].tolist() == expected.tolist()
@@ -58,14 +44,7 @@ def test_token_indices_are_those_of_the_rows_that_the_step_deals(
 
 
 def test_no_tokens_leave_all_slots_empty():
-<<<<<<<< HEAD:tests/data/batching/test_batch_grid.py
   token_index = batch_grid.BatchGrid(2, 1).token_index(
     np.zeros(0, np.int64), shape=(4, 5), slots=12
   )
   assert token_index.tolist() == [[10] * 6] * 2
-========
-  index = microbatch_grid.MicrobatchGrid(2, 1).token_index(
-    np.zeros(0, np.int64), shape=(4, 5), slots=12
-  )
-  assert index.tolist() == [[10] * 6] * 2
->>>>>>>> c46ca7b (Batching: files and classes named for what they do; packing.py is where a batch is made):tests/data/batching/test_microbatch_grid.py
