@@ -18,7 +18,9 @@ FLAGS = {
   'teacher': S('teacher', 'palm', 'Whose completions, and which parser.'),
   'completions': S('completions', None, 'JSONL by id, or a folder of them.'),
   'fraction': flags.DEFINE_float('fraction', 1.0, 'Share of train to keep.'),
-  'run': flags.DEFINE_integer('run', 0, 'Seed of that subsample.'),
+  'subset_seed': flags.DEFINE_integer(
+    'subset_seed', 0, 'Draws that share of train.'
+  ),
   'keep': flags.DEFINE_enum('keep', 'all', list(filters.KEEP), 'Of train.'),
   'clean': flags.DEFINE_enum('clean', 'none', list(filters.CLEAN), 'Train.'),
   'rationalized': B('rationalized', False, 'Use rationales with hints.'),

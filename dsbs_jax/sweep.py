@@ -32,7 +32,7 @@ FLAGS = {
 }
 PRINT = flags.DEFINE_bool('print', False, 'Print the commands, run nothing.')
 STAGE = flags.DEFINE_enum('stage', 'all', sweep.STAGES, 'What to do.')
-HERE = flags.DEFINE_bool('in_process', False, 'No process per run.')
+IN_PROCESS = flags.DEFINE_bool('in_process', False, 'No process per run.')
 
 
 def main() -> int:
@@ -41,7 +41,7 @@ def main() -> int:
     sweep_plan.Sweep(**values),
     stage=STAGE.value,
     print_only=PRINT.value,
-    in_process=HERE.value,
+    in_process=IN_PROCESS.value,
   )
 
 

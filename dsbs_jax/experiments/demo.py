@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`make demo`: the main job, start to end, on the bundled benchmark.
+"""`make demo`: prepare, train, evaluate and report on the bundled benchmark.
 
 Prepares examples/parcels, trains standard finetuning and step-by-step on
-shares of it with several seeds, compares them on test, and shows what a
-student says and why. The benchmark is synthetic (see its generate.py).
+fractions of it with several seeds, compares their test accuracy, and shows
+labels and rationales of a student. The benchmark is synthetic (see its
+generate.py).
 """
 
 import argparse
@@ -28,17 +29,17 @@ from dsbs_jax.training import loop
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 BENCHMARK = 'parcels'
-# Methods, and how they are called in the table of examples; the last explains.
+# Methods with their column titles; the last one also writes rationales.
 METHODS = {'gt_finetune': 'Finetuned', 'gt_dsbs': 'Step-by-step'}
 STUDENT = 'gt_dsbs'
-# Names, weights and a few words: everything in the benchmark's texts fits.
+# Enough for the names, weights and few words of the benchmark.
 VOCABULARY_PIECES = 256
 MAX_RATIONALE_TOKENS = 16
 NUM_EXAMPLES = 5
 TEST_PAIRS = '400 pairs'
 
-# Beside the model, what differs from the paper's recipe: it learns from
-# nothing, in seconds. Exact lengths halve the time of a step; without dropout
+# Differs from the paper's recipe because the model starts from random weights
+# and trains in seconds. Exact lengths halve the time of a step; without dropout
 # the step compiles in half the time, and once for all seeds.
 LENGTHS = {
   'label': {'inputs': 9, 'targets': 2},
@@ -59,13 +60,13 @@ RECIPE = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Demo:
-  """How much of it to do.
+  """Size of the demo.
 
   Attributes:
     out: folder of the runs and the report.
     cache: folder of the prepared data.
-    fractions: shares of the 800 training examples.
-    seeds: runs per method and share.
+    fractions: of the 800 training examples.
+    seeds: one run per method, fraction and seed.
     steps: training steps of each run.
   """
 
@@ -93,10 +94,10 @@ class Demo:
 
 
 def run(demo: Demo) -> int:
-  """Runs the demo; what an earlier call has finished is kept.
+  """Runs the demo; runs that an earlier call finished are kept.
 
   Args:
-    demo: how much of it to do.
+    demo: its size.
 
   Returns:
     The exit status.
@@ -105,7 +106,7 @@ def run(demo: Demo) -> int:
   source = REPOSITORY / 'examples' / BENCHMARK
   title(
     f'1/4 Prepare: rows and completions of {source}.\n'
-    'A program made both. They stand in for a benchmark and an LLM.'
+    'Both are synthetic: they stand in for a benchmark and for an LLM.'
   )
   prepare.prepare(
     prepare.Preparation(
@@ -117,16 +118,16 @@ def run(demo: Demo) -> int:
   )
   title(
     '2/4 Train: finetuning on labels, and step-by-step on labels and\n'
-    'rationales, from random weights, on shares of the training data.'
+    'rationales, from random weights, on fractions of the training data.'
   )
   sweep = sweep_of(demo, source)
   status = sweep_lib.run(sweep, in_process=True)
   if status:
     return status
   found = sweep_plan.plan(sweep).jobs
-  title('3/4 Explain: step-by-step students are asked for rationales, too.')
+  title('3/4 Explain: the step-by-step students also write rationales.')
   rich.console.Console(markup=False, emoji=False).print(explain(demo, found))
-  title(f'4/4 Compare: accuracy on {TEST_PAIRS} that nobody trained on.')
+  title(f'4/4 Compare: accuracy on {TEST_PAIRS} that no run was trained on.')
   page = report.report([demo.out])
   say(farewell(demo, found[-1], page, seconds=time.monotonic() - started))
   return 0
@@ -154,7 +155,7 @@ def sweep_of(demo: Demo, source: pathlib.Path) -> sweep_plan.Sweep:
 
 
 def explain(demo: Demo, found: Sequence[jobs.Job]) -> rich.table.Table:
-  """Writes rationales of one student per share; shows some of the middle."""
+  """Writes one student's rationales per fraction; returns the middle table."""
   tables = []
   for fraction in sorted(demo.fractions):
     pair = {
@@ -176,7 +177,7 @@ def explain(demo: Demo, found: Sequence[jobs.Job]) -> rich.table.Table:
 
 
 def settings_of(job: jobs.Job) -> loop.Training:
-  """What a run of the sweep was trained with."""
+  """The settings that a run of the sweep was trained with."""
   return gin_config.build(
     loop.Training,
     gin_files=job.gin_files,
@@ -188,7 +189,7 @@ def settings_of(job: jobs.Job) -> loop.Training:
 def farewell(
   demo: Demo, job: jobs.Job, page: pathlib.Path, *, seconds: float
 ) -> str:
-  """Where everything lies, and what to try next."""
+  """The closing text: where the results are, and what to try next."""
   python = [os.path.relpath(sys.executable), '-m']
   flags = {
     'VOCAB_SIZE': VOCABULARY_PIECES,
@@ -209,14 +210,14 @@ def farewell(
     f'--vocabulary={flags["VOCABULARY"]}',
   ]
   return f"""
-Done in {seconds:.0f} s. The benchmark is synthetic, made for rationales to
-help: the table shows that the machinery works, and nothing about real data.
+Done in {seconds:.0f} s. The benchmark is synthetic and made so that rationales
+help: the table shows that everything works, and says nothing about real data.
 
   {page}
       curves, table and every test example with all answers; open it in a browser
   {demo.out}
-      runs: checkpoints, metrics, predictions, TensorBoard. They are kept: the
-      demo trains again what is not there
+      runs: checkpoints, metrics, predictions, TensorBoard. Finished runs are
+      kept; the demo trains only those that are missing
   {demo.whole}
       the prepared benchmark and its vocabulary
 
@@ -231,7 +232,7 @@ your own benchmark
 
 
 def shell_line(command: Sequence[str]) -> str:
-  """A command for a shell; gin's quotes are kept by double ones."""
+  """A command for a shell, with double quotes around gin's single ones."""
   return ' '.join(
     f'"{word}"' if "'" in word else shlex.quote(word) for word in command
   )
@@ -243,7 +244,7 @@ def title(text: str) -> None:
 
 
 def say(text: str) -> None:
-  """Prints at once, in order with what goes to standard error."""
+  """Prints and flushes, so that the order with stderr is kept."""
   print(text, flush=True)
 
 

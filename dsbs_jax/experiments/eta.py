@@ -1,36 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long a sweep has to go, from the runs that it has done."""
+"""How far a sweep is and how long it still takes, from its finished runs."""
 
 from collections.abc import Sequence
 
 from dsbs_jax.experiments import jobs
 
 
-class Pace:
-  """Estimates what is left from what was done.
+class SweepProgress:
+  """Counts steps, and predicts the time of those that are left.
 
-  The time per step is measured per model; a model without a measurement takes
-  the mean of the others. Start-up, compilation and evaluation are in it.
+  Each model has its own time per step, which includes start-up, compilation
+  and evaluation. A model that was not measured yet gets the mean of the rest.
   """
 
-  def __init__(self, plan: Sequence[jobs.Job]):
-    self._left = {job.name: job.train_steps - job.step for job in plan}
-    self._total = sum(self._left.values())
-    self._models = {job.name: job.point.model for job in plan}
-    self._done = {}
+  def __init__(self, runs: Sequence[jobs.Job]):
+    self._steps_left = {run.name: run.train_steps - run.step for run in runs}
+    self._total_steps = sum(self._steps_left.values())
+    self._model_of = {run.name: run.point.model for run in runs}
+    self._measured = {}  # model -> (seconds, steps)
 
-  def done(self, job: jobs.Job, *, seconds: float, steps: int) -> None:
-    """Takes in a run that ended, well or not, after so many steps."""
-    spent, walked = self._done.get(job.point.model, (0.0, 0))
-    self._done[job.point.model] = (spent + seconds, walked + steps)
-    self._left[job.name] = 0
+  def record(self, job: jobs.Job, *, seconds: float, steps: int) -> None:
+    """Notes that a run ended, well or not, after this time and many steps."""
+    self._measured = self._with(job, seconds, steps)
+    self._steps_left[job.name] = 0
 
-  def share(self, job: jobs.Job | None = None, steps: int = 0) -> float:
-    """Share of all steps that are done, `steps` of them by a running job."""
-    left = sum(self._left.values()) - (steps if job else 0)
-    return 1.0 if self._total == 0 else 1.0 - max(0, left) / self._total
+  def fraction_done(self, job: jobs.Job | None = None, steps: int = 0) -> float:
+    """Share of all steps that are done, in [0, 1].
 
-  def eta(
+    Args:
+      job: the run under way, if any.
+      steps: how many steps it has done so far.
+    """
+    left = sum(self._steps_left.values()) - (steps if job else 0)
+    return 1 - max(0, left) / self._total_steps if self._total_steps else 1.0
+
+  def seconds_left(
     self, job: jobs.Job | None = None, *, seconds: float = 0.0, steps: int = 0
   ) -> float | None:
     """Seconds until the end, None while nothing was measured.
@@ -40,19 +44,22 @@ class Pace:
       seconds: how long it has run.
       steps: how many steps it has done in that time.
     """
-    done = dict(self._done)
-    if job is not None and steps:
-      spent, walked = done.get(job.point.model, (0.0, 0))
-      done[job.point.model] = (spent + seconds, walked + steps)
-    walked = sum(steps for _, steps in done.values())
-    if not walked:
-      return None
-    mean = sum(spent for spent, _ in done.values()) / walked
-    rates = {model: a / b for model, (a, b) in done.items() if b}
-    left = dict(self._left)
+    measured, left = self._measured, dict(self._steps_left)
     if job is not None:
       left[job.name] = max(0, left[job.name] - steps)
+      if steps:
+        measured = self._with(job, seconds, steps)
+    all_steps = sum(steps for _, steps in measured.values())
+    if not all_steps:
+      return None
+    mean = sum(seconds for seconds, _ in measured.values()) / all_steps
+    rates = {model: a / b for model, (a, b) in measured.items() if b}
     return sum(
-      count * rates.get(self._models[name], mean)
-      for name, count in left.items()
+      steps * rates.get(self._model_of[name], mean)
+      for name, steps in left.items()
     )
+
+  def _with(self, job: jobs.Job, seconds: float, steps: int):
+    before = self._measured.get(job.point.model, (0.0, 0))
+    after = (before[0] + seconds, before[1] + steps)
+    return self._measured | {job.point.model: after}

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs a plan here, one run after another; what fails is kept in mind.
+"""Runs the jobs of a sweep one after another; a failure does not stop the rest.
 
-A run is a process of its own: it gives its memory back, and its end is not the
-sweep's. A lock in its folder lives as long as that process, so two sweeps over
-the same folder share the work, and a run that outlived its sweep is left
-alone.
+Each run is a process of its own, so its memory is freed and a crash does not
+end the sweep. That process holds a lock on the run's folder: two sweeps over
+the same folder share the work, and neither touches a run that is still
+training.
 """
 
 import contextlib
@@ -16,14 +16,15 @@ import pathlib
 import time
 from collections.abc import Callable, Iterator
 
-from dsbs_jax.experiments import eta as pace_lib
-from dsbs_jax.experiments import jobs, launchers
+from dsbs_jax.experiments import eta, jobs, launchers
 from dsbs_jax.runs import run_folder
 from dsbs_jax.runtime import progress, signals
 
 LOG_FILE = 'train.log'
 
-Launcher = Callable[[signals.StopRequest], launchers.Processes | launchers.Here]
+Launcher = Callable[
+  [signals.StopRequest], launchers.Subprocesses | launchers.InProcess
+]
 
 _LOCK_FILE = '.lock'
 _TAIL_LINES = 12
@@ -40,17 +41,17 @@ class Failure:
 
 
 def execute(
-  plan: jobs.Plan, *, launcher: Launcher = launchers.Processes
+  plan: jobs.SweepPlan, *, launcher: Launcher = launchers.Subprocesses
 ) -> int:
-  """Prepares and trains what is open in a plan.
+  """Prepares and trains what is not finished in a plan.
 
   Args:
     plan: what to do.
-    launcher: launching.Processes, or launching.Here for small runs.
+    launcher: `launchers.Subprocesses`, or `launchers.InProcess` for small runs.
 
   Returns:
-    0; 1 where a command failed; signals.INTERRUPTED_STATUS where a signal
-    ended the sweep: the run under way has saved, the same command goes on.
+    0; 1 if a command failed; signals.INTERRUPTED_STATUS if a signal stopped
+    the sweep. The run under way has then saved, and the same command resumes.
   """
   return _Execution(plan, launcher).execute()
 
@@ -58,10 +59,10 @@ def execute(
 class _Execution:
   """One pass over a plan."""
 
-  def __init__(self, plan: jobs.Plan, launcher: Launcher):
+  def __init__(self, plan: jobs.SweepPlan, launcher: Launcher):
     self._plan = plan
     self._open = plan.open_jobs
-    self._pace = pace_lib.Pace(self._open)
+    self._sweep = eta.SweepProgress(self._open)
     self._line = progress.ProgressLine()
     self._stop = signals.StopRequest()
     self._interrupted = False
@@ -102,7 +103,7 @@ class _Execution:
 
   def _train(self, number: int, job: jobs.Job) -> None:
     if not job.subset.done:
-      self._line.say(f'left out: {job.name}, its data is not prepared')
+      self._line.say(f'skipped: {job.name}, its data is not prepared')
       self._failures.append(
         Failure(
           job.name,
@@ -111,15 +112,15 @@ class _Execution:
           'its data is not prepared',
         )
       )
-      self._pace.done(job, seconds=0.0, steps=0)
+      self._sweep.record(job, seconds=0.0, steps=0)
       return
     job.path.mkdir(parents=True, exist_ok=True)
     with _locked(job.path, wait=False) as lock:
       if lock is None or job.is_finished():
-        self._pace.done(job, seconds=0.0, steps=0)
+        self._sweep.record(job, seconds=0.0, steps=0)
         if lock is None:
           self._elsewhere.append(job)
-          self._line.say(f'left to another process: {job.name}')
+          self._line.say(f'skipped: {job.name}, another process is training it')
         return
       self._train_locked(number, job, lock)
 
@@ -135,7 +136,7 @@ class _Execution:
     status = self._launcher.train(job, log=log, lock=lock, watch=watch)
     seconds = time.monotonic() - started
     steps = max(0, _logged_step(job.path) - job.step)
-    self._pace.done(job, seconds=seconds, steps=steps)
+    self._sweep.record(job, seconds=seconds, steps=steps)
     if status == signals.INTERRUPTED_STATUS:
       self._line.say(f'saved and stopped: {job.name}')
       self._interrupted = True
@@ -145,29 +146,31 @@ class _Execution:
       self._line.say(
         f'[{number}/{len(self._open)}] {job.name}  {_result(job)}'
         f'  {progress.duration(seconds)}'
-        f'  all {100 * self._pace.share():.0f} %'
-        f'  ETA {progress.duration(self._pace.eta())}'
+        f'  all {100 * self._sweep.fraction_done():.0f} %'
+        f'  ETA {progress.duration(self._sweep.seconds_left())}'
       )
 
   def _show(self, number: int, job: jobs.Job, step: int, spent: float) -> None:
     steps = step - job.step
-    eta = self._pace.eta(job, seconds=spent, steps=steps)
+    seconds_left = self._sweep.seconds_left(job, seconds=spent, steps=steps)
     self._line.update(
       f'[{number}/{len(self._open)}] {job.name}'
       f'  step {step:,}/{job.train_steps:,}'
-      f'  all {100 * self._pace.share(job, steps):.0f} %'
+      f'  all {100 * self._sweep.fraction_done(job, steps):.0f} %'
       f'  {progress.duration(time.monotonic() - self._started)}'
-      f'  ETA {progress.duration(eta)}'
+      f'  ETA {progress.duration(seconds_left)}'
     )
 
   def _failed(
     self, name: str, status: int, log: pathlib.Path, folder: pathlib.Path
   ) -> None:
     if self._stopping():
-      return  # it ended because it was told to
+      return  # it was asked to stop
     tail = _tail(log)
     if status == 0:
-      tail += '\n  ended with status 0, but its last step is not there'
+      tail += (
+        '\n  ended with status 0, but without a checkpoint of its last step'
+      )
     failure = Failure(name, status, log, tail)
     self._failures.append(failure)
     facts = {'name': name, 'status': status, 'log': str(log)}
@@ -184,18 +187,18 @@ class _Execution:
     finished = sum(job.is_finished() for job in self._plan.jobs)
     self._line.say(
       f'{finished:,} of {len(self._plan.jobs):,} runs are finished,'
-      f' {len(self._failures):,} failed, {len(self._elsewhere):,} left to'
-      f' others, {progress.duration(time.monotonic() - self._started)}'
+      f' {len(self._failures):,} failed, {len(self._elsewhere):,} trained by'
+      f' another process, {progress.duration(time.monotonic() - self._started)}'
     )
     if self._stopping():
-      self._line.say('stopped; the same command goes on from here')
+      self._line.say('stopped; the same command resumes the sweep')
       return signals.INTERRUPTED_STATUS
     return launchers.FAILED_STATUS if self._failures else 0
 
 
 @contextlib.contextmanager
 def _locked(folder: pathlib.Path, *, wait: bool) -> Iterator[int | None]:
-  """Holds a folder's lock; gives None where another process has it."""
+  """Holds the lock of a folder; yields None if another process has it."""
   descriptor = os.open(folder / _LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
   try:
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a plan is made of: subsets to prepare and runs to train."""
+"""What a sweep consists of: subsets to prepare and runs to train."""
 
 import dataclasses
 import pathlib
@@ -22,7 +22,7 @@ class Subset:
     source: as in prepare; '' where it cannot be prepared.
     data_dir: where it is prepared.
     fraction: share of the training data.
-    run: seed of the subset.
+    subset_seed: seed of the subset.
     vocabulary: as in prepare.
     flags: further flags of prepare.
   """
@@ -31,7 +31,7 @@ class Subset:
   source: str
   data_dir: str
   fraction: float
-  run: int
+  subset_seed: int
   vocabulary: str | None = None
   flags: Sequence[str] = ()
 
@@ -48,7 +48,7 @@ class Subset:
       'source': self.source,
       'data_dir': self.data_dir,
       'fraction': run_names.decimal_text(self.fraction),
-      'run': self.run,
+      'subset_seed': self.subset_seed,
     }
     if self.vocabulary:
       flags['vocabulary'] = self.vocabulary
@@ -58,7 +58,7 @@ class Subset:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job:
-  """One run of the plan.
+  """One training run of a sweep.
 
   Attributes:
     point: its coordinates.
@@ -67,9 +67,9 @@ class Job:
     gin_files: engine, model, others.
     gin_bindings: all of them.
     search_paths: folders of relative gin files.
-    macros: the macros that it reads.
+    macros: gin macros that it reads, with their values.
     train_steps: its number of steps.
-    state: NEW, RESUME or FINISHED, when it was planned.
+    state: NEW, RESUME or FINISHED at the time of planning.
     step: the newest saved step.
   """
 
@@ -91,7 +91,7 @@ class Job:
 
   @property
   def command(self) -> list[str]:
-    """The command that trains it, or goes on with it."""
+    """The command that starts or resumes it."""
     return [
       sys.executable,
       '-m',
@@ -102,19 +102,19 @@ class Job:
     ]
 
   def is_finished(self) -> bool:
-    """Whether the run has ended by now."""
+    """Whether the run is finished now."""
     return is_finished(self.path, self.macros, self.train_steps)
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-  """All runs of a sweep and the subsets that they need, in order.
+class SweepPlan:
+  """All runs of a sweep, and the subsets of data that they need, in order.
 
   Attributes:
     subsets: the data.
     jobs: the runs.
-    prepares: whether missing data is to be prepared.
-    trains: whether the runs are to be trained.
+    prepares: whether missing subsets are prepared.
+    trains: whether the runs are trained.
   """
 
   subsets: Sequence[Subset]
@@ -134,7 +134,7 @@ class Plan:
     return [s for s in self.subsets if s in needed and not s.done]
 
   def commands(self) -> list[list[str]]:
-    """What is left to do: the subsets first, then the runs."""
+    """The commands that are left to run: subsets first."""
     subsets = self.open_subsets if self.prepares else []
     open_jobs = self.open_jobs if self.trains else []
     return [todo.command for todo in (*subsets, *open_jobs)]
@@ -143,7 +143,7 @@ class Plan:
 def is_finished(
   path: pathlib.Path, macros: Mapping[str, object], train_steps: int
 ) -> bool:
-  """Whether a run with these macros has ended in this folder."""
+  """Whether this folder holds a finished run with these macros."""
   splits = run_folder.expected_splits(macros, macros.get('EVAL_SPLITS', ()))
   return run_folder.is_finished(path, train_steps=train_steps, splits=splits)
 

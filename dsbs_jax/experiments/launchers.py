@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two ways to start a plan's commands: in processes of their own, or here."""
+"""Two ways to run the jobs of a sweep: as subprocesses, or in this process."""
 
 import contextlib
 import pathlib
@@ -19,12 +19,12 @@ FAILED_STATUS = 1
 _POLL_SECONDS = 0.5
 
 
-class Processes:
-  """Starts each command as a process; a signal is passed on to it.
+class Subprocesses:
+  """Runs each job as a subprocess and passes signals on to it.
 
   Args:
     stop: the request to stop that the sweep listens to.
-    say: tells the user something.
+    say: prints a line for the user.
   """
 
   def __init__(self, stop: signals.StopRequest, say: Callable[[str], None]):
@@ -50,8 +50,9 @@ class Processes:
     Args:
       job: the run.
       log: file that its output is added to.
-      lock: descriptor that the process keeps open as long as it lives.
-      watch: called twice a second.
+      lock: file descriptor of the folder's lock, which the process inherits
+        and holds until it ends.
+      watch: called twice a second, to show progress.
 
     Returns:
       The exit status.
@@ -74,16 +75,18 @@ class Processes:
         start_new_session=True,
         pass_fds=(lock,),
       )
-    told = False
+    stopping = False
     try:
       while process.poll() is None:
-        if self._stop.requested() and not told:
+        if self._stop.requested() and not stopping:
           process.send_signal(signal.SIGTERM)
-          self._say(f'{self._stop.name}: the run saves; Ctrl-C ends it at once')
-          # A second Ctrl-C is an exception here, so that the run ends too.
+          self._say(
+            f'{self._stop.name}: waiting for the run to save; Ctrl-C again kills it'
+          )
+          # A second Ctrl-C raises here, and the `finally` below kills the run.
           signal.signal(signal.SIGINT, signal.default_int_handler)
-          told = True
-        if not told:
+          stopping = True
+        if not stopping:
           watch()
         time.sleep(_POLL_SECONDS)
     finally:
@@ -93,15 +96,15 @@ class Processes:
     return process.returncode
 
 
-class Here:
-  """Runs in this process: for small runs that start-up time would rule.
+class InProcess:
+  """Runs jobs in this process: for runs shorter than a process's start.
 
-  Progress is what the run itself prints. Memory that one run leaves behind,
-  the next one has less of.
+  Each run prints its own progress. Memory that a run does not free is missing
+  for the next one.
   """
 
   def __init__(self, stop: signals.StopRequest, say: Callable[[str], None]):
-    del stop, say  # a run listens to signals and speaks by itself
+    del stop, say  # a run handles signals and prints by itself
 
   def prepare(
     self, subset: jobs.Subset, *, log: pathlib.Path, lock: int
@@ -113,7 +116,7 @@ class Here:
       source=subset.source,
       data_dir=subset.data_dir,
       fraction=subset.fraction,
-      run=subset.run,
+      subset_seed=subset.subset_seed,
       vocabulary=subset.vocabulary,
       **_options(subset.flags),
     )
@@ -150,10 +153,10 @@ class Here:
 
 
 def _guarded(call: Callable[[], int], log: pathlib.Path) -> int:
-  """A call's status; an exception becomes a status, its traceback a log."""
+  """The status of a call; of an exception, whose traceback goes to the log."""
   try:
     return call()
-  except Exception:  # whatever it is, it is told, and the other runs go on
+  except Exception:  # reported, whatever it is: the other runs go on
     text = traceback.format_exc()
     print(text, file=sys.stderr)
     with log.open('a') as out:
@@ -163,7 +166,7 @@ def _guarded(call: Callable[[], int], log: pathlib.Path) -> int:
 
 @contextlib.contextmanager
 def _handlers_kept() -> Iterator[None]:
-  """Gives the signals back to the sweep after a run that listened to them."""
+  """Restores the sweep's signal handlers after a run that set its own."""
   numbers = (signal.SIGTERM, signal.SIGINT)
   before = {number: signal.getsignal(number) for number in numbers}
   try:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asks a trained student for rationales, which evaluation never does.
+"""Writes the rationales that a trained student generates.
 
-The rationale task is there to train on. What a student writes for it tells
-what it has learned, so the report shows it beside the labels where it finds
-it: in the run's `predictions/`, under the name of the rationale task.
+Evaluation decodes labels only. What a student writes for the rationale task
+shows what it has learned, so the report prints it beside the labels if the
+run's `predictions/` has a file of the rationale task.
 """
 
 import json
@@ -84,12 +84,11 @@ def write_rationales(
 def side_by_side(
   runs: Mapping[str, jobs.Job], explained: pathlib.Path, *, title: str, num: int
 ) -> rich.table.Table:
-  """The first examples with what several runs made of them.
+  """A table of the first examples with the predictions of several runs.
 
   Args:
-    runs: column title -> a finished run, all on the same benchmark; the last
-      one wrote the rationales.
-    explained: the file of these rationales.
+    runs: column title -> a finished run, all on the same benchmark.
+    explained: predictions of the rationale task, written by the last run.
     title: of the table.
     num: how many examples.
 
@@ -113,7 +112,7 @@ def side_by_side(
 
 
 def _plain(text: str) -> rich.text.Text:
-  """What a model wrote, neither markup nor commands to the terminal."""
+  """Text of a model, with markup and terminal commands made harmless."""
   return rich.text.Text(terminal_text.visible(text))
 
 
@@ -139,7 +138,7 @@ def _decode(
   batch_size: int,
   max_decode_len: int,
 ) -> list[str]:
-  """What the model writes for each example, in the order of the data."""
+  """The decoded output of each example, in the order of the data."""
   decode = cpu_threads.per_core(
     jax.jit(
       lambda params, rows: decoding.greedy(

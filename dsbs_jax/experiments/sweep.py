@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sweep command: show the plan, then print its commands or run them."""
+"""The sweep command: prints the plan, then runs its commands or prints them."""
 
 import collections
 import sys
@@ -16,7 +16,7 @@ def run(
   print_only: bool = False,
   in_process: bool = False,
 ) -> int:
-  """Plans a sweep and does what is left of it.
+  """Plans a sweep and runs what is not finished.
 
   Args:
     sweep: what is asked for.
@@ -30,33 +30,33 @@ def run(
   plan = sweep_plan.plan(sweep)
   print(describe(plan), file=sys.stderr)
   if stage == 'prepare':
-    plan = jobs.Plan(plan.subsets, plan.jobs, trains=False)
+    plan = jobs.SweepPlan(plan.subsets, plan.jobs, trains=False)
   if stage == 'train':
-    plan = jobs.Plan(plan.subsets, plan.jobs, prepares=False)
+    plan = jobs.SweepPlan(plan.subsets, plan.jobs, prepares=False)
   if print_only:
     for command in plan.commands():
       print(jobs.shell_line(command))
     return 0
-  launcher = launchers.Here if in_process else launchers.Processes
+  launcher = launchers.InProcess if in_process else launchers.Subprocesses
   status = executor.execute(plan, launcher=launcher)
   if stage != 'prepare':
     print(f'report: python -m dsbs_jax.report {sweep.runs_dir}')
   return status
 
 
-def describe(plan: jobs.Plan) -> str:
-  """The plan in words: every run and its state, then the totals."""
+def describe(plan: jobs.SweepPlan) -> str:
+  """The plan as text: one line per run with its state, then the totals."""
   lines = []
   for job in plan.jobs:
     state = job.state
     if state == jobs.RESUME:
-      state = f'go on at step {job.step:,}'
+      state = f'resumes at step {job.step:,}'
     lines.append(f'  {job.name}  {job.train_steps:,} steps  {state}')
   states = collections.Counter(job.state for job in plan.jobs)
   steps = sum(job.train_steps - job.step for job in plan.open_jobs)
   lines.append(
     f'plan: {len(plan.jobs):,} runs, {states[jobs.FINISHED]:,} finished,'
-    f' {states[jobs.RESUME]:,} to go on with, {states[jobs.NEW]:,} new:'
+    f' {states[jobs.RESUME]:,} to resume, {states[jobs.NEW]:,} new:'
     f' {steps:,} steps; {len(plan.open_subsets):,} of {len(plan.subsets):,}'
     ' subsets of data to prepare'
   )

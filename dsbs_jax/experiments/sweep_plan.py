@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plans a sweep: method x share of data x model x seed, and what is left.
+"""Plans a sweep: method x fraction of the data x model x seed.
 
-Every run has a folder that is named by its coordinates and a command of its
-own, so that a plan can be run here, or printed for a cluster's queue. Planning
-reads the gin files of every run: a typo is found before the first one starts.
+Every run has a folder named by its coordinates and a command of its own, so a
+plan can be run here or printed for the queue of a cluster. Planning reads the
+gin files of every run: a typo is found before the first run starts.
 """
 
 import dataclasses
@@ -22,8 +22,8 @@ from dsbs_jax.training import loop
 RESERVED = ('MODEL_DIR', 'DATA_DIR', 'MIXTURE_OR_TASK_NAME', 'SEED')
 # Weights of the terms of a pair's objective.
 _OF_TWO_TERMS = ('ALPHA', 'MUTUAL_INFORMATION')
-# Macros that may change between two sessions of a run: how long and how often,
-# and on what devices, but not what is computed.
+# Macros that may differ when a run is resumed: how long it trains, how often it
+# evaluates and on which devices, but not what it computes.
 _FREE = RESERVED + (
   'TRAIN_STEPS',
   'EVAL_PERIOD',
@@ -108,7 +108,7 @@ class Sweep:
       seeds=tuple(_number(int, seed, 'seeds') for seed in self.seeds),
       settings=tuple(itertools.product(*map(_values, self.vary))),
     )
-    # Where there is one term, all weights of two are one and the same run.
+    # ALPHA does nothing where there is only one term: such points are one run.
     return list(
       dict.fromkeys(
         point
@@ -124,14 +124,14 @@ class Sweep:
     )
 
 
-def plan(sweep: Sweep) -> jobs.Plan:
+def plan(sweep: Sweep) -> jobs.SweepPlan:
   """Plans a sweep.
 
   Args:
     sweep: what is asked for.
 
   Returns:
-    All runs with their state; nothing on disk is changed.
+    All runs with their state. Nothing on disk is changed.
 
   Raises:
     UserError: a coordinate or a gin file is wrong, two runs would share a
@@ -150,7 +150,7 @@ def plan(sweep: Sweep) -> jobs.Plan:
         ' names to model files, that differ in letters and digits.'
       )
     planned[job.name] = job
-  found = jobs.Plan(list(subsets.values()), list(planned.values()))
+  found = jobs.SweepPlan(list(subsets.values()), list(planned.values()))
   _check_data(sweep, found)
   return found
 
@@ -202,26 +202,26 @@ def _job(
 
 
 def _subset(sweep: Sweep, point: run_names.Coordinates) -> jobs.Subset:
-  """The data of a run; all seeds share the whole of it."""
+  """The data of a run; runs on all of the data share one folder."""
   root = pathlib.Path(sweep.data_dir or f'{sweep.runs_dir}/data').absolute()
   folder = f'fraction-{run_names.decimal_text(point.fraction)}'
-  run = 0
+  subset_seed = 0
   if point.fraction < 1:
-    run = point.seed
-    folder += f'-run-{run}'
+    subset_seed = point.seed
+    folder += f'-seed-{subset_seed}'
   return jobs.Subset(
     benchmark=point.benchmark,
     source=_absolute(sweep.source) if sweep.source else '',
     data_dir=str(root / folder),
     fraction=point.fraction,
-    run=run,
+    subset_seed=subset_seed,
     vocabulary=sweep.vocabulary and _absolute(sweep.vocabulary),
     flags=tuple(sweep.prepare_flags),
   )
 
 
 def _check_settings(path: pathlib.Path, macros: Mapping[str, object]) -> None:
-  """Raises where the folder holds a run that computed something else."""
+  """Raises UserError if the folder holds a run with other settings."""
   file = path / run_folder.CONFIG_FILE
   if not file.is_file():
     return
@@ -238,7 +238,7 @@ def _check_settings(path: pathlib.Path, macros: Mapping[str, object]) -> None:
     )
 
 
-def _check_data(sweep: Sweep, found: jobs.Plan) -> None:
+def _check_data(sweep: Sweep, found: jobs.SweepPlan) -> None:
   missing = [] if sweep.source else found.open_subsets
   if missing:
     register.benchmark(missing[0].benchmark)  # a misspelt name says so
@@ -278,7 +278,7 @@ def _number(kind, value: str | float, flag: str):
 
 
 def _absolute(path: str) -> str:
-  """A path that holds in any folder; a spec that is no file stays."""
+  """The absolute path of a file that exists; other specs are returned as is."""
   return (
     str(pathlib.Path(path).absolute()) if pathlib.Path(path).exists() else path
   )

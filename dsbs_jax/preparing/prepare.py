@@ -31,7 +31,7 @@ class Preparation:
   teacher: str = 'palm'
   completions: str | None = None
   fraction: float = 1.0
-  run: int = 0
+  subset_seed: int = 0
   keep: str = 'all'
   clean: str = 'none'
   rationalized: bool = False
@@ -48,8 +48,10 @@ class Preparation:
       raise contract.UserError(
         f'--fraction is {self.fraction}, expected a number in (0, 1].'
       )
-    if self.run < 0:
-      raise contract.UserError(f'--run is {self.run}, expected 0 or more.')
+    if self.subset_seed < 0:
+      raise contract.UserError(
+        f'--subset_seed is {self.subset_seed}, expected 0 or more.'
+      )
     for flag, table in (('keep', filters.KEEP), ('clean', filters.CLEAN)):
       if getattr(self, flag) not in table:
         raise contract.UserError(
@@ -165,7 +167,7 @@ def _write(request: Preparation, known: benchmark.Benchmark) -> store.Prepared:
         teacher=request.teacher,
         completions=request.completions,
         fraction=request.fraction,
-        run=request.run,
+        subset_seed=request.subset_seed,
         rules=rules,
         rationalized=request.rationalized,
       )

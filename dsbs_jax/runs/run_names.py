@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a run stands in a sweep: method, model, share of the data, seed.
+"""Names of runs: benchmark, method, model, fraction of the data, seed.
 
-The coordinates are the name of the run's folder, so a sweep, a cluster's job
-and the report agree on them without another file:
+The name of a run's folder holds its coordinates, so that sweeps, jobs of a
+cluster and the report agree on them without another file:
 
   cqa_gt_dsbs-tiny-f0.25-s0            benchmark_method-model-fraction-seed
   cqa_gt_dsbs-tiny-f0.25-s0-ALPHA=0.3  and what else was varied

@@ -109,8 +109,8 @@ CASES = {
   'nan': ({'train.jsonl': ROW}, ('--fraction=nan',), ('nan', 'in (0, 1]')),
   'negative': (
     {'train.jsonl': ROW},
-    ('--run=-1',),
-    ('--run is -1', '0 or more'),
+    ('--subset_seed=-1',),
+    ('--subset_seed is -1', '0 or more'),
   ),
   'no_number': (
     {'train.jsonl': ROW},

@@ -13,8 +13,7 @@ import time
 
 import pytest
 
-from dsbs_jax.experiments import eta as eta_lib
-from dsbs_jax.experiments import executor, jobs
+from dsbs_jax.experiments import eta, executor, jobs
 from dsbs_jax.runs import run_folder, run_names
 from dsbs_jax.runtime import progress, signals
 
@@ -28,6 +27,7 @@ if behaviour == 'fail':
   raise SystemExit('boom')
 if behaviour == 'wait':
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+  (path / 'listens').touch()
   while True:
     time.sleep(0.02)
 if behaviour == 'preempted':
@@ -74,7 +74,7 @@ def _subset(tmp_path, name='data', source='x'):
     source=source,
     data_dir=str(tmp_path / name),
     fraction=1.0,
-    run=0,
+    subset_seed=0,
   )
 
 
@@ -102,7 +102,7 @@ def _plan(tmp_path, *behaviours):
     _job(tmp_path, subset, behaviour, seed)
     for seed, behaviour in enumerate(behaviours)
   ]
-  return jobs.Plan([subset], found)
+  return jobs.SweepPlan([subset], found)
 
 
 @pytest.fixture(autouse=True)
@@ -150,7 +150,7 @@ def test_a_second_pass_repeats_the_failed_one_only(tmp_path):
 
 def test_data_that_cannot_be_prepared_leaves_out_its_runs_only(tmp_path):
   good, bad = _subset(tmp_path), _subset(tmp_path, 'bad', source='')
-  plan = jobs.Plan(
+  plan = jobs.SweepPlan(
     [bad, good], [_job(tmp_path, bad, seed=0), _job(tmp_path, good, seed=1)]
   )
   assert executor.execute(plan) == 1
@@ -187,10 +187,9 @@ def _once(condition, call):
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_the_run_save_and_ends_the_sweep(tmp_path, number):
   plan = _plan(tmp_path, 'wait', 'finish')
-  log = plan.jobs[0].path / executor.LOG_FILE
   _once(
-    lambda: _starts(plan.jobs[0]) and log.read_text(),
-    lambda: (time.sleep(0.3), os.kill(os.getpid(), number)),
+    (plan.jobs[0].path / 'listens').exists,
+    lambda: os.kill(os.getpid(), number),
   )
   assert executor.execute(plan) == signals.INTERRUPTED_STATUS
   assert [_starts(job) for job in plan.jobs] == [1, 0]
@@ -205,30 +204,30 @@ def test_a_preempted_run_ends_the_sweep_as_interrupted(tmp_path):
 
 def test_only_the_stage_that_was_asked_for_is_done(tmp_path):
   plan = _plan(tmp_path, 'finish')
-  prepare = jobs.Plan(plan.subsets, plan.jobs, trains=False)
+  prepare = jobs.SweepPlan(plan.subsets, plan.jobs, trains=False)
   assert executor.execute(prepare) == 0
   assert plan.subsets[0].done
   assert _starts(plan.jobs[0]) == 0
-  train = jobs.Plan(plan.subsets, plan.jobs, prepares=False)
+  train = jobs.SweepPlan(plan.subsets, plan.jobs, prepares=False)
   assert executor.execute(train) == 0
   assert _starts(plan.jobs[0]) == 1
 
 
-def test_the_eta_counts_every_model_at_its_own_pace(tmp_path):
+def test_each_model_is_predicted_by_its_own_time_per_step(tmp_path):
   subset = _subset(tmp_path)
   small = [_job(tmp_path, subset, seed=i) for i in range(3)]
   large = [_job(tmp_path, subset, seed=i, model='base') for i in range(2)]
-  measured = eta_lib.Pace([*small, *large])
-  assert measured.eta() is None
-  measured.done(small[0], seconds=10.0, steps=20)
-  measured.done(large[0], seconds=100.0, steps=20)
-  assert measured.share() == pytest.approx(2 / 5)
+  measured = eta.SweepProgress([*small, *large])
+  assert measured.seconds_left() is None
+  measured.record(small[0], seconds=10.0, steps=20)
+  measured.record(large[0], seconds=100.0, steps=20)
+  assert measured.fraction_done() == pytest.approx(2 / 5)
   # Two small runs at 0.5 s a step, a large one at 5 s.
-  assert measured.eta() == pytest.approx(2 * 10 + 100)
+  assert measured.seconds_left() == pytest.approx(2 * 10 + 100)
   # The next small one has done half of its steps at 1 s each.
-  eta = measured.eta(small[1], seconds=10.0, steps=10)
-  assert eta == pytest.approx((10 + 20) * 20 / 30 + 100)
-  assert measured.share(small[1], 10) == pytest.approx(2.5 / 5)
+  seconds_left = measured.seconds_left(small[1], seconds=10.0, steps=10)
+  assert seconds_left == pytest.approx((10 + 20) * 20 / 30 + 100)
+  assert measured.fraction_done(small[1], 10) == pytest.approx(2.5 / 5)
 
 
 def test_a_log_gets_a_line_now_and_then_and_a_terminal_one_line():

@@ -119,7 +119,7 @@ def test_a_killed_sweep_goes_on_and_the_report_has_all_of_it(command, tmp_path):
 
   second = _run(command, timeout=1800)
   assert second.returncode == 0, second.stderr
-  assert '1 to go on with, 3 new' in second.stderr
+  assert '1 to resume, 3 new' in second.stderr
   assert '4 of 4 runs are finished, 0 failed' in second.stderr
   for path in runs.glob('cqa_*'):
     assert sorted(set(_steps(path))) == list(range(50, 801, 50))

@@ -41,17 +41,19 @@ def test_every_point_has_a_run_and_every_subset_is_prepared_once(tmp_path):
   # A subset per seed, and the whole for all of them.
   places = [pathlib.Path(subset.data_dir).name for subset in plan.subsets]
   assert places == [
-    'fraction-0.25-run-0',
+    'fraction-0.25-seed-0',
     'fraction-1',
-    'fraction-0.25-run-1',
-    'fraction-0.25-run-2',
+    'fraction-0.25-seed-1',
+    'fraction-0.25-seed-2',
   ]
   for job in plan.jobs:
     assert job.subset.fraction == job.point.fraction
-    assert job.subset.run == (job.point.seed if job.point.fraction < 1 else 0)
+    assert job.subset.subset_seed == (
+      job.point.seed if job.point.fraction < 1 else 0
+    )
   flags = plan.subsets[2].command
   assert '--fraction=0.25' in flags
-  assert '--run=1' in flags
+  assert '--subset_seed=1' in flags
   assert f'--source={tmp_path}' in flags
 
 
@@ -121,7 +123,7 @@ def test_finished_runs_are_skipped_and_broken_ones_go_on(tmp_path):
   longer = ('VOCAB_SIZE = 384', 'TRAIN_STEPS = 40')
   plan = sweep_plan.plan(_sweep(tmp_path, gin_bindings=longer, **one))
   assert (plan.jobs[0].state, plan.jobs[0].step) == (jobs.RESUME, 20)
-  assert 'go on at step 20' in sweep_lib.describe(plan)
+  assert 'resumes at step 20' in sweep_lib.describe(plan)
   assert '20 steps; 1 of 1 subsets' in sweep_lib.describe(plan)
 
 

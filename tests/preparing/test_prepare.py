@@ -108,10 +108,10 @@ def test_the_same_request_is_served_once(prepare, tmp_path):
   assert row_of(printed, 'examples written') == ['8', '1']
 
 
-def test_a_fraction_is_the_run_s_own_subsample(prepare, tmp_path):
+def test_a_fraction_is_drawn_by_its_seed(prepare, tmp_path):
   chosen = []
-  for run in (0, 0, 1):
-    prepare(fraction=0.5, run=run, overwrite=True)
+  for subset_seed in (0, 0, 1):
+    prepare(fraction=0.5, subset_seed=subset_seed, overwrite=True)
     opened = store.read('evens', tmp_path / 'data')
     chosen.append([example.index for example in opened.examples('train')])
   assert chosen[0] == chosen[1] != chosen[2]

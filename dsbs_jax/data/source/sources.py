@@ -107,7 +107,7 @@ class Examples:
   teacher: str = layout.PALM
   completions: Path | Mapping[str, Path] | None = None
   fraction: float = 1.0
-  run: int = 0
+  subset_seed: int = 0
   rules: Sequence[filters.Rule] = ()
   rationalized: bool = False
 
@@ -166,7 +166,7 @@ class Examples:
       count_rows(self.benchmark, self.source, self._home),
       derive_validation=derive,
       fraction=self.fraction,
-      run=self.run,
+      subset_seed=self.subset_seed,
     )
 
   def _joined(
@@ -218,7 +218,7 @@ def load(
   teacher: str = layout.PALM,
   completions: Path | Mapping[str, Path] | None = None,
   fraction: float = 1.0,
-  run: int = 0,
+  subset_seed: int = 0,
   rules: Sequence[filters.Rule] = (),
   rationalized: bool = False,
 ) -> Examples:
@@ -232,7 +232,7 @@ def load(
       `layout.beside_rows`. Also picks the parser.
     completions: completions by id instead; see `layout.by_id`.
     fraction: share of train to keep, in (0, 1].
-    run: seed of that subsample.
+    subset_seed: seed of that subsample.
     rules: what to keep of train (see `filters`); () keeps all, as the paper.
     rationalized: whether completions that were given the human label replace
       those whose label is wrong.
@@ -252,7 +252,7 @@ def load(
     teacher=teacher,
     completions=completions,
     fraction=fraction,
-    run=run,
+    subset_seed=subset_seed,
     rules=rules,
     rationalized=rationalized,
   )

@@ -43,13 +43,15 @@ def cut(
   return order[size:], order[:size]
 
 
-def subsample(num_rows: int, *, fraction: float, run: int) -> np.ndarray:
+def subsample(
+  num_rows: int, *, fraction: float, subset_seed: int
+) -> np.ndarray:
   """The training rows of one run on a fraction of the data.
 
   Args:
     num_rows: rows of the training file.
     fraction: share to keep, in (0, 1]; 1 keeps file order.
-    run: number of the run, the seed; each run has another subset.
+    subset_seed: each seed draws another subset.
 
   Returns:
     int64 indices. Their number is `num_rows - ceil((1 - fraction) * num_rows)`
@@ -61,7 +63,7 @@ def subsample(num_rows: int, *, fraction: float, run: int) -> np.ndarray:
     )
   if fraction == 1.0:
     return np.arange(num_rows)
-  return cut(num_rows, fraction=1.0 - fraction, seed=run)[0]
+  return cut(num_rows, fraction=1.0 - fraction, seed=subset_seed)[0]
 
 
 def select(
@@ -70,7 +72,7 @@ def select(
   *,
   derive_validation: bool,
   fraction: float = 1.0,
-  run: int = 0,
+  subset_seed: int = 0,
 ) -> np.ndarray:
   """Indices into a split's rows file, in the original's order.
 
@@ -82,7 +84,7 @@ def select(
     num_rows: rows of the split's file (train's for a derived validation).
     derive_validation: whether validation is cut from train.
     fraction: share of train to keep, in (0, 1].
-    run: seed of the subsample.
+    subset_seed: seed of the subsample.
 
   Returns:
     int64 indices [rows of the split].
@@ -90,7 +92,7 @@ def select(
   derived = derive_validation and split == 'validation'
   if split != 'train' and not derived:
     return np.arange(num_rows)
-  kept = subsample(num_rows, fraction=fraction, run=run)
+  kept = subsample(num_rows, fraction=fraction, subset_seed=subset_seed)
   if not derive_validation:
     return kept
   rest, share = cut(

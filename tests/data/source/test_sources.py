@@ -188,14 +188,20 @@ def test_augmented_sizes_are_the_papers(tmp_path):
 def test_a_subsample_takes_its_run_of_the_rows(tmp_path):
   toy.source(tmp_path, num_rows=40)
   taken = {}
-  for run in (0, 1):
+  for subset_seed in (0, 1):
     examples = list(
       sources.load(
-        toy.BENCHMARK, tmp_path, split='train', fraction=0.25, run=run
+        toy.BENCHMARK,
+        tmp_path,
+        split='train',
+        fraction=0.25,
+        subset_seed=subset_seed,
       )
     )
-    taken[run] = [e.index for e in examples]
-    assert [e.input for e in examples] == [f'is {i} even?' for i in taken[run]]
+    taken[subset_seed] = [e.index for e in examples]
+    assert [e.input for e in examples] == [
+      f'is {i} even?' for i in taken[subset_seed]
+    ]
   assert len(taken[0]) == len(taken[1]) == 10 and taken[0] != taken[1]
   expected = np.random.default_rng(0).permutation(40)[30:]
   assert taken[0] == expected.tolist()

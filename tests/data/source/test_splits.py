@@ -53,7 +53,7 @@ def test_derived_validation_is_the_originals(num_rows, sizes, first):
 
 
 def test_rounding_up_in_floats_takes_a_row_at_seven_tenths():
-  assert len(splits.subsample(800, fraction=0.7, run=0)) == 559
+  assert len(splits.subsample(800, fraction=0.7, subset_seed=0)) == 559
 
 
 def test_the_whole_keeps_file_order():
@@ -64,8 +64,8 @@ def test_the_whole_keeps_file_order():
 
 def test_runs_draw_different_rows_and_repeat_their_own():
   draws = [
-    splits.subsample(1000, fraction=0.5, run=run).tolist()
-    for run in (0, 1, 2, 0)
+    splits.subsample(1000, fraction=0.5, subset_seed=subset_seed).tolist()
+    for subset_seed in (0, 1, 2, 0)
   ]
   assert draws[0] == draws[3]
   assert len({tuple(draw) for draw in draws}) == 3
@@ -76,17 +76,25 @@ def test_runs_draw_different_rows_and_repeat_their_own():
 )
 @hypothesis.settings(max_examples=60, deadline=None)
 def test_train_and_validation_never_share_a_row(
-  num_rows, fraction, run, derive
+  num_rows, fraction, subset_seed, derive
 ):
   chosen = {
     split: set(
       splits.select(
-        split, num_rows, derive_validation=derive, fraction=fraction, run=run
+        split,
+        num_rows,
+        derive_validation=derive,
+        fraction=fraction,
+        subset_seed=subset_seed,
       ).tolist()
     )
     for split in ('train', 'validation')
   }
-  kept = set(splits.subsample(num_rows, fraction=fraction, run=run).tolist())
+  kept = set(
+    splits.subsample(
+      num_rows, fraction=fraction, subset_seed=subset_seed
+    ).tolist()
+  )
   if derive:
     assert chosen['train'] | chosen['validation'] == kept
     assert not chosen['train'] & chosen['validation']
@@ -98,4 +106,4 @@ def test_train_and_validation_never_share_a_row(
 @pytest.mark.parametrize('fraction', [0.0, -0.1, 1.1, float('nan')])
 def test_a_fraction_out_of_range_is_refused(fraction):
   with pytest.raises(ValueError, match=r'expected a number in \(0, 1\]'):
-    splits.subsample(10, fraction=fraction, run=0)
+    splits.subsample(10, fraction=fraction, subset_seed=0)
