@@ -74,7 +74,7 @@ def make(
   arrays, described = {}, {}
   for layout, (order, how) in orders.items():
     data = loader.open(
-      name, source, order, layout=how, unpadded=layout != 'whole rows'
+      name, source, order, layout=how, skip_padding=layout != 'whole rows'
     )
     described[layout] = data.describe()
     for step in range(num_steps):

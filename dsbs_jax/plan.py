@@ -5,7 +5,7 @@ from absl import flags
 
 from dsbs_jax.hardware import accelerators, planner
 from dsbs_jax.runtime import command, gin_flags
-from dsbs_jax.training import loop
+from dsbs_jax.training import train_config
 
 ENGINE = ('gin/train.gin', 'gin/plan.gin')
 FLAGS = {
@@ -33,10 +33,10 @@ def main() -> int:
   values = {name: flag.value for name, flag in FLAGS.items()}
   if UTILISATION.value:
     values['utilisation'] = planner.shares(UTILISATION.value)
-  question = planner.Question(**values)
-  planner.simulate(question)
-  run = gin_flags.build(loop.Training, engine=ENGINE)
-  return planner.show(planner.make(run, question), as_json=JSON.value)
+  request = planner.PlanRequest(**values)
+  planner.simulate(request)
+  run = gin_flags.build(train_config.TrainConfig, engine=ENGINE)
+  return planner.show(planner.make(run, request), as_json=JSON.value)
 
 
 if __name__ == '__main__':

@@ -4,7 +4,7 @@
 from absl import flags
 
 from dsbs_jax.runtime import command, distributed, gin_config, gin_flags
-from dsbs_jax.training import loop
+from dsbs_jax.training import loop, train_config
 
 DISTRIBUTED = flags.DEFINE_bool(
   'distributed', False, 'This is one process of several; see docs/training.md.'
@@ -13,7 +13,7 @@ DISTRIBUTED = flags.DEFINE_bool(
 
 def main() -> int:
   distributed.join(DISTRIBUTED.value)
-  run = gin_flags.build(loop.Training)
+  run = gin_flags.build(train_config.TrainConfig)
   with distributed.together():
     return loop.train(run, config_text=gin_config.operative_text())
 

@@ -40,9 +40,9 @@ SEED = {seed}
 TRAIN_STEPS = {train_steps}
 VOCAB_SIZE = 64
 
-# Parameters for loop.Training:
+# Parameters for train_config.TrainConfig:
 # ==============================================================================
-loop.Training.seed = %SEED
+train_config.TrainConfig.seed = %SEED
 """
 
 

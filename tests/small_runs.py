@@ -9,7 +9,7 @@ from dsbs_jax.core.t5 import network
 from dsbs_jax.preparing import prepare as prepare_lib
 from dsbs_jax.runs import checkpoints, metrics_log
 from dsbs_jax.runtime import gin_config
-from dsbs_jax.training import loop
+from dsbs_jax.training import train_config
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 FILES = ['gin/train.gin', 'gin/models/tiny.gin', 'gin/benchmarks/svamp.gin']
@@ -43,11 +43,11 @@ def prepare(data_dir) -> str:
   return str(data_dir)
 
 
-def settings(model_dir, data_dir, *bindings) -> loop.Training:
+def settings(model_dir, data_dir, *bindings) -> train_config.TrainConfig:
   """The settings of one run."""
   folders = (f"MODEL_DIR = '{model_dir}'", f"DATA_DIR = '{data_dir}'")
   return gin_config.build(
-    loop.Training,
+    train_config.TrainConfig,
     gin_files=FILES,
     gin_bindings=[*folders, *BINDINGS, *bindings],
     search_paths=[str(REPOSITORY)],

@@ -16,7 +16,7 @@ from dsbs_jax.inference import infer_file
 from dsbs_jax.preparing import prepare as prepare_lib
 from dsbs_jax.runs import run_folder
 from dsbs_jax.runtime import gin_config
-from dsbs_jax.training import loop
+from dsbs_jax.training import loop, train_config
 from tests.serving import serving_process
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
@@ -53,7 +53,7 @@ def prepare(folder, **options):
 
 def train(folder, *, data, vocabulary, task, more=()):
   run = build(
-    loop.Training,
+    train_config.TrainConfig,
     'train',
     f"MODEL_DIR = '{folder}'",
     f"DATA_DIR = '{data}'",

@@ -148,7 +148,7 @@ def batch_value_and_grad(
       function = jax.vmap(function)
     return _accumulate(function, total, parts)
 
-  if distillation.mutual_information:
+  if distillation.mi_weight:
     extra_losses = _mutual_information(
       config,
       distillation,
@@ -172,7 +172,7 @@ def _mutual_information(
       f'batch has the views {sorted(batch)}, expected label and rationale,'
       ' which the mutual-information term ties together.'
     )
-  weight = distillation.mutual_information
+  weight = distillation.mi_weight
   count = mutual_information.count_pairs(batch[contract.LABEL_VIEW])
 
   def pool(rows, logits):

@@ -41,7 +41,7 @@ class Distillation:
     label_smoothing: probability mass spread evenly over all wrong tokens, in
       [0, 1); the entropy of the smoothed target is subtracted, so that a
       perfect prediction costs 0. 0 as in the paper.
-    mutual_information: weight of the term that ties the rationale of an
+    mi_weight: weight of the term that ties the rationale of an
       example to its label, see `core/mutual_information`; 0 as in the paper.
 
   Source: Hsieh et al. 2023, equations 1, 3 and 4, in the weighting of the
@@ -51,7 +51,7 @@ class Distillation:
   alpha: float = 0.5
   z_loss: float = 0.0
   label_smoothing: float = 0.0
-  mutual_information: float = 0.0
+  mi_weight: float = 0.0
 
   def __post_init__(self):
     for name in ('alpha', 'z_loss', 'label_smoothing'):
@@ -71,10 +71,9 @@ class Distillation:
         f'label_smoothing is {self.label_smoothing}, expected a number in'
         ' [0, 1).'
       )
-    if not self.mutual_information >= 0.0:
+    if not self.mi_weight >= 0.0:
       raise contract.UserError(
-        f'mutual_information is {self.mutual_information}, expected a number'
-        ' >= 0.'
+        f'mi_weight is {self.mi_weight}, expected a number >= 0.'
       )
 
   @property

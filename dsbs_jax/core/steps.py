@@ -138,9 +138,9 @@ def _check_cuts(distillation, num_microbatches, chunk_tokens, num_pairs):
     raise contract.UserError(
       f'num_microbatches is {num_microbatches}, expected a number >= 1.'
     )
-  if distillation.mutual_information and (chunk_tokens or num_pairs < 1):
+  if distillation.mi_weight and (chunk_tokens or num_pairs < 1):
     raise contract.UserError(
-      f'mutual_information is {distillation.mutual_information} with'
+      f'mi_weight is {distillation.mi_weight} with'
       f' chunk_tokens {chunk_tokens} and num_pairs {num_pairs}, expected no'
       ' chunks, because the term needs all targets of a rationale at once, and'
       ' the number of pairs. Set chunk_tokens=0 and num_pairs to the batch size.'

@@ -25,7 +25,7 @@ from dsbs_jax.experiments import sweep as sweep_lib
 from dsbs_jax.preparing import prepare
 from dsbs_jax.reporting import report
 from dsbs_jax.runtime import gin_config
-from dsbs_jax.training import loop
+from dsbs_jax.training import train_config
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 BENCHMARK = 'parcels'
@@ -176,10 +176,10 @@ def explain(demo: Demo, found: Sequence[jobs.Job]) -> rich.table.Table:
   return tables[len(tables) // 2]
 
 
-def settings_of(job: jobs.Job) -> loop.Training:
+def settings_of(job: jobs.Job) -> train_config.TrainConfig:
   """The settings that a run of the sweep was trained with."""
   return gin_config.build(
-    loop.Training,
+    train_config.TrainConfig,
     gin_files=job.gin_files,
     gin_bindings=job.gin_bindings,
     search_paths=job.search_paths,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dsbs_jax.experiments import jobs
 from dsbs_jax.preparing import prepare as prepare_lib
 from dsbs_jax.runtime import gin_config, signals
-from dsbs_jax.training import loop
+from dsbs_jax.training import loop, train_config
 
 FAILED_STATUS = 1
 _POLL_SECONDS = 0.5
@@ -141,7 +141,7 @@ class InProcess:
 
     def train() -> int:
       settings = gin_config.build(
-        loop.Training,
+        train_config.TrainConfig,
         gin_files=job.gin_files,
         gin_bindings=job.gin_bindings,
         search_paths=job.search_paths,

@@ -28,11 +28,14 @@ from dsbs_jax.interop import read_checkpoint
 from dsbs_jax.reporting import example_browser
 from dsbs_jax.runs import checkpoints, run_folder
 from dsbs_jax.runtime import terminal_text
-from dsbs_jax.training import loop
+from dsbs_jax.training import train_config
 
 
 def write_rationales(
-  run: loop.Training, *, split: str = run_folder.TEST, max_decode_len: int
+  run: train_config.TrainConfig,
+  *,
+  split: str = run_folder.TEST,
+  max_decode_len: int,
 ) -> pathlib.Path:
   """Decodes the rationales of a split and writes them as predictions.
 
@@ -116,7 +119,7 @@ def _plain(text: str) -> rich.text.Text:
   return rich.text.Text(terminal_text.visible(text))
 
 
-def _read_params(run: loop.Training, path: pathlib.Path):
+def _read_params(run: train_config.TrainConfig, path: pathlib.Path):
   """The parameters of a checkpoint, in the run's shardings."""
   shapes = network.param_shapes(run.model)
   shardings = partitioning.shardings(

@@ -16,12 +16,12 @@ from dsbs_jax.data import register
 from dsbs_jax.experiments import jobs
 from dsbs_jax.runs import run_folder, run_names
 from dsbs_jax.runtime import gin_config
-from dsbs_jax.training import loop
+from dsbs_jax.training import train_config
 
 # Macros that the plan sets in every run.
 RESERVED = ('MODEL_DIR', 'DATA_DIR', 'MIXTURE_OR_TASK_NAME', 'SEED')
 # Weights of the terms of a pair's objective.
-_OF_TWO_TERMS = ('ALPHA', 'MUTUAL_INFORMATION')
+_OF_TWO_TERMS = ('ALPHA', 'MI_WEIGHT')
 # Macros that may differ when a run is resumed: how long it trains, how often it
 # evaluates and on which devices, but not what it computes.
 _FREE = RESERVED + (
@@ -170,7 +170,7 @@ def _job(
   bindings += [setting.replace('=', ' = ', 1) for setting in point.setting]
   if not _has_two_terms(point):
     # The plain loss, as in the original.
-    bindings += ['ALPHA = 1.0', 'MUTUAL_INFORMATION = 0.0']
+    bindings += ['ALPHA = 1.0', 'MI_WEIGHT = 0.0']
   bindings += [
     f'MODEL_DIR = {str(path)!r}',
     f'DATA_DIR = {subset.data_dir!r}',
@@ -178,7 +178,7 @@ def _job(
     f'SEED = {point.seed}',
   ]
   settings = gin_config.build(
-    loop.Training,
+    train_config.TrainConfig,
     gin_files=gin_files,
     gin_bindings=bindings,
     search_paths=sweep.search_paths,

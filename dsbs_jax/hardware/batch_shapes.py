@@ -8,7 +8,7 @@ from dsbs_jax import contract
 from dsbs_jax.data import register
 from dsbs_jax.data.batching import loader, row_shapes
 from dsbs_jax.data.prepared import views
-from dsbs_jax.training import settings
+from dsbs_jax.training import train_config
 
 _GIVEN = re.compile(r'(?:([a-z]+):)?(\d+)x(\d+)/(\d+)')
 # What packing chose for 64 pairs of CommonsenseQA with the public vocabulary
@@ -52,7 +52,7 @@ def given(texts: Sequence[str]) -> dict[str, row_shapes.Shape]:
   return found
 
 
-def of_data(run: settings.Training, *, multiple: int) -> dict:
+def of_data(run: train_config.TrainConfig, *, multiple: int) -> dict:
   """The usual shapes of the run's own prepared data.
 
   Args:
@@ -73,12 +73,12 @@ def of_data(run: settings.Training, *, multiple: int) -> dict:
     shard_info=loader.ShardInfo(
       0, 1, row_multiple=multiple, microbatches=run.microbatches
     ),
-    unpadded=run.unpadded,
+    skip_padding=run.skip_padding,
   )
   return {view: packer.shapes[0] for view, packer in data.packers.items()}
 
 
-def typical(run: settings.Training, *, multiple: int) -> dict:
+def typical(run: train_config.TrainConfig, *, multiple: int) -> dict:
   """Shapes without data: those of CommonsenseQA, for the run's batch size.
 
   Args:
@@ -91,7 +91,7 @@ def typical(run: settings.Training, *, multiple: int) -> dict:
   name = views.own_name(run.mixture_or_task_name)
   form = 'dsbs' if name is None else name.form
   usual = _TYPICAL
-  if multiple == 1 and run.unpadded:
+  if multiple == 1 and run.skip_padding:
     usual = _TYPICAL_ALONE
   label, rationale = usual.values()
   wanted = {

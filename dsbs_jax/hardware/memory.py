@@ -17,7 +17,7 @@ import jax
 from dsbs_jax import contract
 from dsbs_jax.core import partitioning
 from dsbs_jax.hardware import accelerators, batch_shapes, tpu_compiler
-from dsbs_jax.training import settings, step_functions
+from dsbs_jax.training import step_functions, train_config
 
 _NEEDED = re.compile(r'(?:Used |temporaries \()(\d+(?:\.\d+)?)([KMGT])')
 # Half the time, the same memory: nobody runs these programs.
@@ -80,7 +80,9 @@ class Compiled:
 
 
 def parts(
-  run: settings.Training, mesh: jax.sharding.Mesh, views: batch_shapes.Views
+  run: train_config.TrainConfig,
+  mesh: jax.sharding.Mesh,
+  views: batch_shapes.Views,
 ) -> Parts:
   """The bytes per device that follow from shapes."""
   state = step_functions.state(run, mesh).like
@@ -133,7 +135,9 @@ def mesh_of(device: accelerators.Device, shape: str) -> jax.sharding.Mesh:
 
 
 def compile_step(
-  run: settings.Training, mesh: jax.sharding.Mesh, views: batch_shapes.Views
+  run: train_config.TrainConfig,
+  mesh: jax.sharding.Mesh,
+  views: batch_shapes.Views,
 ) -> Compiled:
   """Compiles the train step for the mesh and asks for its memory."""
   return compile_program(

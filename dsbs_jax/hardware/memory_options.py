@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator
 
 from dsbs_jax.core import optimizer, partitioning
 from dsbs_jax.hardware import accelerators, batch_shapes, memory
-from dsbs_jax.training import settings
+from dsbs_jax.training import train_config
 
 _MICROBATCHES = (2, 4, 8)
 _LARGER = (2, 4)
 # Devices of the largest option, as a multiple of those asked for.
 LARGEST = max(_LARGER)
 
-Shapes = Callable[[settings.Training, str], batch_shapes.Views]
+Shapes = Callable[[train_config.TrainConfig, str], batch_shapes.Views]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Option:
     changes: what to add to the training command.
   """
 
-  run: settings.Training
+  run: train_config.TrainConfig
   mesh: str
   changes: tuple[str, ...] = ()
 
@@ -41,7 +41,7 @@ class Option:
 
 
 @dataclasses.dataclass(frozen=True)
-class Verdict:
+class FitResult:
   """What came of an option.
 
   Attributes:
@@ -59,7 +59,7 @@ class Verdict:
     return self.compiled is not None and self.compiled.fits(device.memory)
 
 
-def ladder(asked: Option, device: accelerators.Device) -> Iterator[Option]:
+def options(asked: Option, device: accelerators.Device) -> Iterator[Option]:
   """The options, each on top of the ones before it."""
   option = asked
   if option.run.model.remat != 'full':
@@ -94,9 +94,9 @@ def ladder(asked: Option, device: accelerators.Device) -> Iterator[Option]:
       yield option.then(f'--gin.MESH="\'{larger}\'"', mesh=larger)
 
 
-def judge(
+def compile_option(
   option: Option, device: accelerators.Device, *, shapes: Shapes
-) -> Verdict | None:
+) -> FitResult | None:
   """Compiles an option, unless shapes alone rule it out.
 
   Args:
@@ -105,7 +105,7 @@ def judge(
     shapes: gives the batch of settings and a mesh.
 
   Returns:
-    The verdict; None where the batch's rows do not divide.
+    The result; None where the batch's rows do not divide.
   """
   views = shapes(option.run, option.mesh)
   mesh = memory.mesh_of(device, option.mesh)
@@ -114,6 +114,6 @@ def judge(
     return None
   parts = memory.parts(option.run, mesh, views)
   if parts.held > device.memory:
-    return Verdict(option, parts, None)
+    return FitResult(option, parts, None)
   compiled = memory.compile_step(option.run, mesh, views)
-  return Verdict(option, parts, compiled)
+  return FitResult(option, parts, compiled)

@@ -16,12 +16,12 @@ _COMPILERS = {
 
 
 def show(plan) -> None:
-  """Prints a `planner.Plan`."""
+  """Prints a `planner.HardwarePlan`."""
   console = rich.console.Console(highlight=False)
-  question = plan.question
+  request = plan.request
   console.print(
-    f'{results.size_text(plan.num_params)} parameters on mesh {question.mesh}'
-    f' of {question.device}',
+    f'{results.size_text(plan.num_params)} parameters on mesh {request.mesh}'
+    f' of {request.device}',
     style='bold',
   )
   assumed = ', '.join(f'{name}={value}' for name, value in plan.assumed.items())
@@ -54,8 +54,8 @@ def _memory_rows(plan):
     yield 'activations, workspace', _gib(rest), 'the rest of the peak'
     state = 'compiled in' if compiled.complete else 'the compiler gave up after'
     yield 'peak', _gib(compiled.peak), f'{state} {compiled.seconds:.0f} s'
-  verdict = 'fits' if plan.fits else 'DOES NOT FIT'
-  yield 'usable memory', _gib(plan.memory), verdict
+  result = 'fits' if plan.fits else 'DOES NOT FIT'
+  yield 'usable memory', _gib(plan.memory), result
 
 
 def _pace_rows(plan):
@@ -78,7 +78,7 @@ def _pace_rows(plan):
   steps = f'{plan.assumed["TRAIN_STEPS"]:,} steps without evaluation'
   yield 'hours', _span(pace.hours), steps
   if pace.price is not None:
-    each = plan.question.price_per_device_hour
+    each = plan.request.price_per_device_hour
     yield 'price', _span(pace.price), f'at {each:g} per device and hour'
 
 
@@ -89,8 +89,8 @@ def _remarks(plan):
     yield f'{len(plan.unsplit)} dimensions are not split, as in:'
     yield from (f'  {line}' for line in plan.unsplit[:3])
   for changes, peak, fits in plan.tried:
-    verdict = 'fits' if fits else 'does not fit'
-    yield f'tried {" ".join(changes)}: {_gib(peak)}, {verdict}'
+    result = 'fits' if fits else 'does not fit'
+    yield f'tried {" ".join(changes)}: {_gib(peak)}, {result}'
   if plan.remedy:
     yield f'To make it fit, add: {" ".join(plan.remedy)}'
   elif plan.tried:

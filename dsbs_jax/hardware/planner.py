@@ -22,7 +22,7 @@ from dsbs_jax.hardware import (
 )
 from dsbs_jax.hardware import memory as memory_lib
 from dsbs_jax.runtime import progress
-from dsbs_jax.training import settings, step_functions
+from dsbs_jax.training import step_functions, train_config
 
 DOES_NOT_FIT_STATUS = 1
 
@@ -33,7 +33,7 @@ _NO_SHARES = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Question:
+class PlanRequest:
   """What a plan is made for.
 
   Attributes:
@@ -87,11 +87,11 @@ def shares(texts: Sequence[str]) -> tuple[float, ...]:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
+class HardwarePlan:
   """The answer.
 
   Attributes:
-    question: what was asked.
+    request: what was asked.
     assumed: settings that decide the figures, by their macros.
     batch_from: where the shapes of the batch come from.
     views: shapes of the batch by view.
@@ -107,7 +107,7 @@ class Plan:
       needed.
   """
 
-  question: Question
+  request: PlanRequest
   assumed: dict[str, Any]
   batch_from: str
   views: dict[str, row_shapes.Shape]
@@ -122,27 +122,27 @@ class Plan:
   remedy: tuple[str, ...]
 
 
-def simulate(question: Question) -> None:
+def simulate(request: PlanRequest) -> None:
   """Starts JAX on CPU, with as many simulated devices as a plan may need.
 
   Must come before anything that starts JAX's backends. An accelerator of this
   machine, if any, stays free.
   """
   jax.config.update('jax_platforms', 'cpu')
-  if accelerators.device(question.device).is_tpu:
+  if accelerators.device(request.device).is_tpu:
     # JAX cannot read programs back that are for a machine that is not there.
     jax.config.update('jax_enable_compilation_cache', False)
   else:
-    asked = math.prod(partitioning.mesh_sizes(question.mesh))
+    asked = math.prod(partitioning.mesh_sizes(request.mesh))
     jax.config.update('jax_num_cpu_devices', asked * memory_options.LARGEST)
 
 
-def make(run: settings.Training, question: Question) -> Plan:
+def make(run: train_config.TrainConfig, request: PlanRequest) -> HardwarePlan:
   """Makes the plan.
 
   Args:
     run: the settings of the training run; its own mesh is not looked at.
-    question: the hardware.
+    request: the hardware.
 
   Returns:
     The plan.
@@ -151,33 +151,33 @@ def make(run: settings.Training, question: Question) -> Plan:
     UserError: the mesh is no slice of the device, the compiler is not
       installed, or the batch's rows do not divide.
   """
-  device = accelerators.device(question.device)
-  given = batch_shapes.given(question.batch)
+  device = accelerators.device(request.device)
+  given = batch_shapes.given(request.batch)
   shapes = functools.partial(_shapes, given)
-  mesh = memory_lib.mesh_of(device, question.mesh)
-  views = shapes(run, question.mesh)
+  mesh = memory_lib.mesh_of(device, request.mesh)
+  views = shapes(run, request.mesh)
   partitioning.check_batch(
     step_functions.batch_shapes(views, mesh),
     mesh,
     num_microbatches=run.microbatches,
   )
-  asked = memory_options.Option(run, question.mesh)
-  progress.say(f'compiling the train step for {question.mesh} {device.name}')
-  verdict = memory_options.judge(asked, device, shapes=shapes)
+  asked = memory_options.Option(run, request.mesh)
+  progress.say(f'compiling the train step for {request.mesh} {device.name}')
+  result = memory_options.compile_option(asked, device, shapes=shapes)
   tried, remedy = [], None
-  if question.remedies and not verdict.fits(device):
+  if request.remedies and not result.fits(device):
     tried, remedy = _search(asked, device, shapes)
   state = step_functions.state(run, mesh)
-  return Plan(
-    question=question,
+  return HardwarePlan(
+    request=request,
     assumed=_assumed(run),
     batch_from=_origin(run, given),
     views=dict(views),
     num_params=sum(x.size for x in jax.tree.leaves(state.shapes.params)),
     memory=device.memory,
-    parts=verdict.parts,
-    compiled=verdict.compiled,
-    fits=verdict.fits(device),
+    parts=result.parts,
+    compiled=result.compiled,
+    fits=result.fits(device),
     unsplit=partitioning.dropped_axes(
       state.shapes.params, mesh, run.sharding_rules()
     ),
@@ -186,8 +186,8 @@ def make(run: settings.Training, question: Question) -> Plan:
       device,
       num_devices=mesh.size,
       views=views,
-      utilisation=question.utilisation,
-      price_per_device_hour=question.price_per_device_hour,
+      utilisation=request.utilisation,
+      price_per_device_hour=request.price_per_device_hour,
     ),
     tried=tried,
     remedy=remedy.changes if remedy else (),
@@ -197,14 +197,14 @@ def make(run: settings.Training, question: Question) -> Plan:
 def _search(asked, device, shapes):
   """Tries options until one fits; all that were tried, and that one."""
   tried = []
-  for option in memory_options.ladder(asked, device):
+  for option in memory_options.options(asked, device):
     progress.say(f'it does not fit; trying {" ".join(option.changes)}')
-    verdict = memory_options.judge(option, device, shapes=shapes)
-    if verdict is None:
+    result = memory_options.compile_option(option, device, shapes=shapes)
+    if result is None:
       continue
-    peak = verdict.compiled.peak if verdict.compiled else verdict.parts.total
-    tried.append((option.changes, peak, verdict.fits(device)))
-    if verdict.fits(device):
+    peak = result.compiled.peak if result.compiled else result.parts.total
+    tried.append((option.changes, peak, result.fits(device)))
+    if result.fits(device):
       return tried, option
   return tried, None
 
@@ -226,7 +226,7 @@ def _origin(run, given) -> str:
   return 'typical: CommonsenseQA packed; --batch or DATA_DIR says otherwise'
 
 
-def _assumed(run: settings.Training) -> dict[str, Any]:
+def _assumed(run: train_config.TrainConfig) -> dict[str, Any]:
   return {
     'OPTIMIZER': run.optimizer.__name__,
     'SHARDING_RULES': run.sharding_rules.__name__,
@@ -240,7 +240,7 @@ def _assumed(run: settings.Training) -> dict[str, Any]:
   }
 
 
-def show(plan: Plan, *, as_json: bool) -> int:
+def show(plan: HardwarePlan, *, as_json: bool) -> int:
   """Prints a plan; the exit status says whether the step fits."""
   if as_json:
     print(json.dumps(dataclasses.asdict(plan), indent=2))

@@ -5,7 +5,7 @@ import dataclasses
 
 from dsbs_jax.core import flops
 from dsbs_jax.hardware import accelerators, batch_shapes
-from dsbs_jax.training import settings
+from dsbs_jax.training import train_config
 
 # Published T5 training, as a share of the bfloat16 peak: T5X on 512 GPUs and
 # with FP8 25 and 24 %, T5X large on A100 36 %, nanoT5 base 35 %, NeMo 3B 38 to
@@ -41,7 +41,9 @@ class Forecast:
   price: Range | None
 
 
-def step_flops(run: settings.Training, views: batch_shapes.Views) -> float:
+def step_flops(
+  run: train_config.TrainConfig, views: batch_shapes.Views
+) -> float:
   """FLOPs of one train step over all devices."""
   return float(
     sum(
@@ -58,7 +60,7 @@ def step_flops(run: settings.Training, views: batch_shapes.Views) -> float:
 
 
 def forecast(
-  run: settings.Training,
+  run: train_config.TrainConfig,
   device: accelerators.Device,
   *,
   num_devices: int,

@@ -145,7 +145,7 @@ class Evaluator:
     params: Any,
     step: int,
     model_dir: str | pathlib.Path,
-    log: metrics_log.Journal,
+    log: metrics_log.MetricsLog,
   ) -> dict[str, float]:
     """Evaluates every split, logs the scores and writes the predictions.
 

@@ -59,9 +59,9 @@ class DistillationModel(models.EncoderDecoderModel):
     **kwargs,
   ):
     super().__init__(feature_converter_cls=feature_converter_cls, **kwargs)
-    if objective.mutual_information:
+    if objective.mi_weight:
       raise contract.UserError(
-        f'mutual_information is {objective.mutual_information}, expected 0:'
+        f'mi_weight is {objective.mi_weight}, expected 0:'
         ' the term is not built for T5X, where each view has its own loss.'
         ' Take the built-in engine, python -m dsbs_jax.train.'
       )

@@ -17,7 +17,7 @@ _SMALL = 1 << 16  # bytes
 _NONE, _ALL_DAMAGED = -1, -2
 
 
-def newest_whole(model_dir: str) -> int | None:
+def latest_valid_step(model_dir: str) -> int | None:
   """The checkpoint from which a run goes on; damaged ones are set aside.
 
   Process 0 reads all files of the newest checkpoint, and, if it is damaged, of

@@ -143,7 +143,7 @@ class Checkpoints:
     if not _all_finite(state):
       raise contract.UserError(
         f'after step {step:,} the parameters or the state of the optimizer are'
-        f' not finite, so that nothing was saved. {self.newest()} Lower'
+        f' not finite, so that nothing was saved. {self.describe_newest()} Lower'
         ' LEARNING_RATE.'
       )
     self.wait()
@@ -208,14 +208,14 @@ class Checkpoints:
     )
     return restored['state']['target']
 
-  def newest(self) -> str:
+  def describe_newest(self) -> str:
     """Says which checkpoint is the newest."""
     step = self.latest_step()
     if step is None:
       return f'There is no checkpoint in {self.model_dir} yet.'
     return f'The newest checkpoint is {self.model_dir}/{PREFIX}_{step}.'
 
-  def look(self) -> None:
+  def check_for_errors(self) -> None:
     """Raises OSError if a save has failed in the background; waits for none."""
     alone = jax.process_count() == 1
     if alone and not self._manager.is_saving_in_progress():

@@ -20,7 +20,7 @@ from dsbs_jax.runtime import files, progress
 METRICS_FILE = 'metrics.jsonl'
 
 
-class Journal:
+class MetricsLog:
   """Writes the metrics of one run.
 
   Args:

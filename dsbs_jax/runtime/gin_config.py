@@ -54,7 +54,7 @@ def build(
   """Parses gin files and bindings and builds the settings that they bind.
 
   Args:
-    settings: a dataclass that the engine file binds, such as `loop.Training`.
+    settings: a dataclass that the engine file binds, such as `train_config.TrainConfig`.
     gin_files: engine first, then model and benchmark files.
     gin_bindings: `NAME = VALUE` lines that override the files.
     search_paths: folders in which relative gin files are looked up.

@@ -25,14 +25,14 @@ from dsbs_jax.runtime import compilation_cache, files, malloc, progress, signals
 from dsbs_jax.training import (
   metrics_buffer,
   resume_check,
-  settings,
   step_functions,
+  train_config,
 )
 
-Training = settings.Training
 
-
-def train(run: Training, *, config_text: str | None = None) -> int:
+def train(
+  run: train_config.TrainConfig, *, config_text: str | None = None
+) -> int:
   """Trains, evaluates and saves until `train_steps` are done.
 
   A run that finds checkpoints in its folder goes on from the newest.
@@ -70,13 +70,13 @@ def train(run: Training, *, config_text: str | None = None) -> int:
   shapes = jax.eval_shape(init, init_key)
   shardings = partitioning.state_shardings(shapes, mesh, run.sharding_rules())
   like = checkpoints.shapes_with_shardings(shapes, shardings)
-  newest = checkpoint_repair.newest_whole(run.model_dir)
+  newest = checkpoint_repair.latest_valid_step(run.model_dir)
   saved = checkpoints.Checkpoints(
     run.model_dir,
     keep=run.keep_checkpoints,
     monitor=f'{run.eval_splits[0]}/accuracy' if run.eval_splits else None,
   )
-  facts = resume_check.facts_of(run, source, vocabulary)
+  facts = resume_check.run_fingerprint(run, source, vocabulary)
   batches = data.iterate()
   position = {}
   if newest is not None:
@@ -111,7 +111,7 @@ def train(run: Training, *, config_text: str | None = None) -> int:
   train_step = step_functions.train_step(run, shardings, mesh)
   key_data = np.asarray(jax.random.key_data(run_key))
   step = int(state.step)
-  log = metrics_log.Journal(
+  log = metrics_log.MetricsLog(
     run.model_dir,
     train_steps=run.train_steps,
     start_step=step,
@@ -119,11 +119,11 @@ def train(run: Training, *, config_text: str | None = None) -> int:
   )
   log.config(config_text)
   facts |= {'config': config_text}
-  tally = metrics_buffer.Tally(
+  buffer = metrics_buffer.MetricsBuffer(
     data.example_ids,
-    saved.newest,
-    max_bad_steps=run.max_bad_steps,
-    position=position,
+    saved.describe_newest,
+    max_nonfinite_steps=run.max_nonfinite_steps,
+    saved=position,
   )
   stop = signals.StopRequest()
   if step < run.train_steps:
@@ -134,24 +134,24 @@ def train(run: Training, *, config_text: str | None = None) -> int:
       batch = to_global(next(batches), partitioning.batch_sharding(mesh))
       state, metrics = train_step(state, batch, key_data)
       step += 1
-      tally.add(step, metrics)
+      buffer.add(step, metrics)
       if first:
-        tally.look()
+        buffer.fetch()
         log.say(f'first step after {time.monotonic() - started:.1f} s')
         log.pause(step)
         first = False
       due = step % run.eval_period == 0 or step == run.train_steps
       if step % run.log_period == 0 or due:
-        log.train(step, tally.line())
-        saved.look()
+        log.train(step, buffer.pop_means())
+        saved.check_for_errors()
       if due:
         scores = evaluator.evaluate_all(state.params, step, run.model_dir, log)
-        position = {'loader': batches.get_state(), **tally.position()}
+        position = {'loader': batches.get_state(), **buffer.to_json()}
         saved.save(state, position=position, run=facts, metrics=scores)
         log.pause(step)
     if stop.name and step != saved.latest_step():
       # Lines of metrics average over log_period steps, whoever computed them.
-      position = {'loader': batches.get_state(), **tally.position()}
+      position = {'loader': batches.get_state(), **buffer.to_json()}
       saved.save(state, position=position, run=facts)
   if step < run.train_steps:
     log.say(
@@ -164,7 +164,7 @@ def train(run: Training, *, config_text: str | None = None) -> int:
 
 
 def open_data(
-  run: Training, source: tokens.Source, mesh: jax.sharding.Mesh
+  run: train_config.TrainConfig, source: tokens.Source, mesh: jax.sharding.Mesh
 ) -> loader.Loader:
   """Opens this process's part of the batches."""
   return loader.open(
@@ -178,8 +178,8 @@ def open_data(
       row_multiple=mesh.shape[partitioning.DATA_AXIS] * run.microbatches,
       microbatches=run.microbatches,
     ),
-    unpadded=run.unpadded,
-    pair_ids=bool(settings.objective_of(run).mutual_information),
+    skip_padding=run.skip_padding,
+    pair_ids=bool(train_config.objective_of(run).mi_weight),
   )
 
 

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the steps since the last line of metrics returned, and the bad ones.
+"""Step metrics that wait on the devices, and the count of non-finite steps.
 
-A step is bad if its loss or gradient is not finite. Whether one was is looked
-up where its metrics are fetched anyway, when a line or a checkpoint is due:
-looking after each step would make the devices wait for the host. Until then a
-run without MAX_BAD_STEPS may compute on with broken parameters; they are never
-saved. Metrics are the same on all processes, so all stop at the same place.
+Fetching metrics after each step would make the devices wait for the host, so
+they are fetched when a log line or a checkpoint is due. Only then is a loss or
+gradient that is not finite noticed. Until then a run without
+MAX_NONFINITE_STEPS may compute on with broken parameters; they are never
+saved. Metrics are the same on all processes, so all stop at the same step.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,84 +17,83 @@ from dsbs_jax import contract
 from dsbs_jax.runs import metrics_log
 from dsbs_jax.runtime import progress
 
-_SHOWN_IDS = 100
+_MAX_SHOWN_IDS = 100
 
 
-class Tally:
-  """Metrics of the steps since the last line, and the count of bad steps.
+class MetricsBuffer:
+  """Metrics of the steps since the last log line.
 
   Args:
     example_ids: step, from 0 -> ids of the examples in its batch.
-    newest: says which checkpoint is the newest.
-    max_bad_steps: how many bad steps the run may have.
-    position: what `position` returned at the checkpoint that the run goes on
-      from, {} at its start.
+    newest_checkpoint: returns a sentence that names the newest checkpoint.
+    max_nonfinite_steps: how many non-finite steps the run may skip.
+    saved: what `to_json` returned at the checkpoint that the run resumes from,
+      {} at its start.
   """
 
   def __init__(
     self,
     example_ids: Callable[[int], list[str]],
-    newest: Callable[[], str],
+    newest_checkpoint: Callable[[], str],
     *,
-    max_bad_steps: int,
-    position: Mapping[str, Any],
+    max_nonfinite_steps: int,
+    saved: Mapping[str, Any],
   ):
     self._example_ids = example_ids
-    self._newest = newest
-    self._max_bad_steps = max_bad_steps
-    self._bad_steps = position.get('bad_steps', 0)
-    self._good = list(position.get('pending', ()))
-    self._unseen = []
+    self._newest_checkpoint = newest_checkpoint
+    self._max_nonfinite = max_nonfinite_steps
+    self._num_nonfinite = saved.get('nonfinite_steps', 0)
+    self._fetched = list(saved.get('pending', ()))
+    self._on_device = []
 
   def add(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
-    """Takes the metrics of a step, counted from 1, still on the devices."""
-    self._unseen.append((step, metrics))
+    """Takes the metrics of a step, counted from 1, without fetching them."""
+    self._on_device.append((step, metrics))
 
-  def line(self) -> dict[str, float]:
-    """Means over the good steps since the last line; begins a new one.
+  def pop_means(self) -> dict[str, float]:
+    """Means over the finite steps since the last call, and empties the buffer.
 
     Raises:
-      UserError: more steps were bad than the run may have.
+      UserError: more steps were not finite than the run may skip.
     """
-    self.look()
-    means = metrics_log.summarise(self._good) if self._good else {}
-    if self._max_bad_steps:
-      means['bad_steps'] = self._bad_steps
-    self._good = []
+    self.fetch()
+    means = metrics_log.summarise(self._fetched) if self._fetched else {}
+    if self._max_nonfinite:
+      means['nonfinite_steps'] = self._num_nonfinite
+    self._fetched = []
     return means
 
-  def position(self) -> dict[str, Any]:
-    """All that goes on after a resume, as JSON; raises like `line`."""
-    self.look()
-    return {'pending': self._good, 'bad_steps': self._bad_steps}
+  def to_json(self) -> dict[str, Any]:
+    """What a checkpoint keeps of the buffer; raises like `pop_means`."""
+    self.fetch()
+    return {'pending': self._fetched, 'nonfinite_steps': self._num_nonfinite}
 
-  def look(self) -> None:
-    """Fetches what is on the devices; raises like `line`."""
-    unseen, self._unseen = self._unseen, []
-    for step, metrics in jax.device_get(unseen):
+  def fetch(self) -> None:
+    """Waits for the steps added so far; raises like `pop_means`."""
+    on_device, self._on_device = self._on_device, []
+    for step, metrics in jax.device_get(on_device):
       host = {key: float(value) for key, value in metrics.items()}
       if host.get('finite', 1.0):
-        self._good.append(host)
+        self._fetched.append(host)
         continue
-      self._bad_steps += 1
-      if self._bad_steps > self._max_bad_steps:
-        raise contract.UserError(self._stopped(step))
-      self._say(
-        f'step {step:,} was skipped, its loss or gradient is not finite'
-        f' ({self._bad_steps:,} of at most {self._max_bad_steps:,})'
-      )
+      self._num_nonfinite += 1
+      if self._num_nonfinite > self._max_nonfinite:
+        raise contract.UserError(self._too_many(step))
+      if jax.process_index() == 0:
+        progress.say(
+          f'step {step:,} skipped: its loss or gradient is not finite'
+          f' ({self._num_nonfinite:,} of at most {self._max_nonfinite:,})'
+        )
 
-  def _say(self, text: str) -> None:
-    if jax.process_index() == 0:
-      progress.say(text)
-
-  def _stopped(self, step: int) -> str:
+  def _too_many(self, step: int) -> str:
     ids = self._example_ids(step - 1)
-    more = f' and {len(ids) - _SHOWN_IDS} more' if ids[_SHOWN_IDS:] else ''
+    hidden = len(ids) - _MAX_SHOWN_IDS
+    more = f' and {hidden} more' if hidden > 0 else ''
     return (
-      f'the loss or gradient of step {step:,} is not finite, bad step number'
-      f' {self._bad_steps:,} of the run (MAX_BAD_STEPS={self._max_bad_steps}).'
-      f' Its batch: {", ".join(ids[:_SHOWN_IDS])}{more}. {self._newest()} Look'
-      ' at these examples, lower LEARNING_RATE in a new run, or go on with'
-      ' --gin.MAX_BAD_STEPS=N, which skips N such steps.'
+      f'the loss or gradient of step {step:,} is not finite, non-finite step'
+      f' number {self._num_nonfinite:,} of the run'
+      f' (MAX_NONFINITE_STEPS={self._max_nonfinite}). Its batch:'
+      f' {", ".join(ids[:_MAX_SHOWN_IDS])}{more}. {self._newest_checkpoint()}'
+      ' Look at these examples, lower LEARNING_RATE in a new run, or go on with'
+      ' --gin.MAX_NONFINITE_STEPS=N, which skips N such steps.'
     )

@@ -11,13 +11,13 @@ from dsbs_jax.data import vocabularies
 from dsbs_jax.data.prepared import store, tokens, views
 
 
-def facts_of(
+def run_fingerprint(
   run: Any, source: tokens.Source, vocabulary: vocabularies.Vocabulary
 ) -> dict[str, Any]:
   """The facts of a run that may not change while it goes on.
 
   Args:
-    run: the settings, `loop.Training`.
+    run: the settings, `train_config.TrainConfig`.
     source: where its tokens come from.
     vocabulary: the vocabulary that the source names.
 
@@ -63,8 +63,10 @@ def _decisive(fact: Any) -> Any:
   """A fact without what only saves memory, and without terms that are off."""
   if isinstance(fact, dict):
     fact = {key: value for key, value in fact.items() if key != 'remat'}
-    if not fact.get('mutual_information'):  # older runs do not name it
-      fact.pop('mutual_information', None)
+    # Older runs name the term's weight otherwise, or not at all.
+    weight = fact.pop('mi_weight', fact.pop('mutual_information', 0.0))
+    if weight:
+      fact['mi_weight'] = weight
   return fact
 
 

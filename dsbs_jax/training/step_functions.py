@@ -17,7 +17,7 @@ from dsbs_jax.core import decoding, nonfinite, partitioning, steps
 from dsbs_jax.core.t5 import network
 from dsbs_jax.data.batching import row_shapes
 from dsbs_jax.runs import checkpoints
-from dsbs_jax.training import settings
+from dsbs_jax.training import train_config
 
 _ROWS = {
   'encoder_input_tokens': jnp.int32,
@@ -47,7 +47,7 @@ class State:
     return checkpoints.shapes_with_shardings(self.shapes, self.shardings)
 
 
-def state(run: settings.Training, mesh: Mesh) -> State:
+def state(run: train_config.TrainConfig, mesh: Mesh) -> State:
   """The run's train state on a mesh, nothing of it computed."""
   transformation = run.transformation()
   shapes = jax.eval_shape(
@@ -59,7 +59,7 @@ def state(run: settings.Training, mesh: Mesh) -> State:
 
 
 def train_step(
-  run: settings.Training, shardings: Any, mesh: Mesh
+  run: train_config.TrainConfig, shardings: Any, mesh: Mesh
 ) -> jax.stages.Wrapped:
   """The training step: (state, batch, key data) -> (state, metrics).
 
@@ -76,7 +76,7 @@ def train_step(
   def step(state, batch, key_data):
     take = steps.make_train_step(
       run.model,
-      settings.objective_of(run),
+      train_config.objective_of(run),
       transformation,
       run_key=jax.random.wrap_key_data(key_data),
       num_microbatches=run.microbatches,
@@ -84,7 +84,7 @@ def train_step(
       chunk_tokens=run.chunk_tokens,
       num_pairs=run.batch_size,
     )
-    if run.max_bad_steps:
+    if run.max_nonfinite_steps:
       take = nonfinite.skip_updates(take)
     return take(state, batch)
 
@@ -131,7 +131,7 @@ def batch_shapes(
 
 
 def lower_train_step(
-  run: settings.Training,
+  run: train_config.TrainConfig,
   mesh: Mesh,
   views: Mapping[str, row_shapes.Shape],
 ) -> jax.stages.Lowered:
@@ -148,7 +148,7 @@ def lower_train_step(
   Raises:
     UserError: rows do not divide over the mesh and the microbatches.
   """
-  tied = bool(settings.objective_of(run).mutual_information)
+  tied = bool(train_config.objective_of(run).mi_weight)
   batch = batch_shapes(
     views, mesh, pair_ids=tied, microbatches=run.microbatches
   )
@@ -162,7 +162,7 @@ def lower_train_step(
 
 
 def lower_decode_step(
-  run: settings.Training, mesh: Mesh, *, inputs: int
+  run: train_config.TrainConfig, mesh: Mesh, *, inputs: int
 ) -> jax.stages.Lowered:
   """Greedy decoding of one evaluation batch; `inputs` tokens per row."""
   shapes = network.param_shapes(run.model)

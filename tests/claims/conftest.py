@@ -10,7 +10,7 @@ from dsbs_jax.core.t5 import network
 from dsbs_jax.data import vocabularies
 from dsbs_jax.runs import checkpoints
 from dsbs_jax.runtime import gin_config
-from dsbs_jax.training import loop
+from dsbs_jax.training import train_config
 from tests.claims import doors
 from tests.claims.errors import FILES, MODEL, REPOSITORY
 
@@ -28,7 +28,7 @@ def place(tmp_path_factory):
   )
   assert done.status == 0, done
   model = gin_config.build(
-    loop.Training,
+    train_config.TrainConfig,
     gin_files=['gin/train.gin', *(f'gin/{file}.gin' for file in FILES)],
     gin_bindings=[
       "MODEL_DIR = '/x'",

@@ -13,10 +13,13 @@ from tests.claims.errors import FILES, MODEL, REPOSITORY, gin, refused
 TRAIN = {
   'macro_typo': ('LERNING_RATE=1', ('--gin.LERNING_RATE=1', 'LEARNING_RATE?')),
   'parameter_typo': (
-    'loop.Training.bach_size=1',
-    ('--gin.loop.Training.bach_size=1', 'Did you mean batch_size?'),
+    'train_config.TrainConfig.bach_size=1',
+    ('--gin.train_config.TrainConfig.bach_size=1', 'Did you mean batch_size?'),
   ),
-  'name_typo': ('loop.Trainig.seed=1', ('has no Trainig', 'loop.Training?')),
+  'name_typo': (
+    'train_config.TrainConfg.seed=1',
+    ('has no TrainConfg', 'train_config.TrainConfig?'),
+  ),
   'reference_typo': ('LAYOUT=@layouts.Pakced', ('has no Pakced', 'Packed?')),
   'macro_reference_typo': ('ALPHA=%ALPA', ('%ALPA has no value', 'ALPHA?')),
   'unused_binding': (

@@ -8,7 +8,7 @@ import pytest
 from dsbs_jax.core.t5 import network
 from dsbs_jax.inference import evaluate_checkpoint
 from dsbs_jax.runtime import gin_config
-from dsbs_jax.training import loop
+from dsbs_jax.training import loop, train_config
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 MODELS = sorted(path.stem for path in (REPOSITORY / 'gin/models').glob('*.gin'))
@@ -37,7 +37,10 @@ def _build(settings, engine, *files, bindings=()):
 
 def _train(*files, bindings=()):
   return _build(
-    loop.Training, 'train', *files, bindings=["MODEL_DIR = '/x'", *bindings]
+    train_config.TrainConfig,
+    'train',
+    *files,
+    bindings=["MODEL_DIR = '/x'", *bindings],
   )
 
 

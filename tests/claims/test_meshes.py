@@ -190,7 +190,7 @@ def train(
   step = jax.jit(
     steps_lib.make_train_step(
       config,
-      objective.Distillation(mutual_information=0.3 if tied else 0.0),
+      objective.Distillation(mi_weight=0.3 if tied else 0.0),
       transformation,
       run_key=jax.random.key(1),
       num_microbatches=num_microbatches,

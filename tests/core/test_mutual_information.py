@@ -62,7 +62,7 @@ def train_step(weight=WEIGHT, **options):
   return jax.jit(
     steps.make_train_step(
       test_steps.CONFIG,
-      objective.Distillation(alpha=0.3, mutual_information=weight),
+      objective.Distillation(alpha=0.3, mi_weight=weight),
       test_steps.make_optimizer(),
       run_key=test_steps.RUN_KEY,
       num_pairs=NUM_PAIRS,
@@ -179,8 +179,8 @@ def test_off_it_is_the_same_program():
 
 
 def test_what_cannot_be_exact_is_refused():
-  with pytest.raises(ValueError, match='mutual_information is -1'):
-    objective.Distillation(mutual_information=-1)
+  with pytest.raises(ValueError, match='mi_weight is -1'):
+    objective.Distillation(mi_weight=-1)
   with pytest.raises(ValueError, match='chunk_tokens 8 .* expected no chunks'):
     train_step(chunk_tokens=8)
   state = test_steps.fresh_state()

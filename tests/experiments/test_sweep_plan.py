@@ -79,12 +79,12 @@ def test_alpha_weighs_two_terms_only(tmp_path):
     'cqa_gt_dsbs-tiny-f1-s0-ALPHA=0.3': 0.3,
     'cqa_gt_dsbs-tiny-f1-s0-ALPHA=0.7': 0.7,
   }
-  plan = sweep_plan.plan(_sweep(tmp_path, vary=('MUTUAL_INFORMATION=0.0,0.1',)))
-  weights = {job.name: job.macros['MUTUAL_INFORMATION'] for job in plan.jobs}
+  plan = sweep_plan.plan(_sweep(tmp_path, vary=('MI_WEIGHT=0.0,0.1',)))
+  weights = {job.name: job.macros['MI_WEIGHT'] for job in plan.jobs}
   assert weights == {
     'cqa_gt_finetune-tiny-f1-s0': 0.0,
-    'cqa_gt_dsbs-tiny-f1-s0-MUTUAL_INFORMATION=0.0': 0.0,
-    'cqa_gt_dsbs-tiny-f1-s0-MUTUAL_INFORMATION=0.1': 0.1,
+    'cqa_gt_dsbs-tiny-f1-s0-MI_WEIGHT=0.0': 0.0,
+    'cqa_gt_dsbs-tiny-f1-s0-MI_WEIGHT=0.1': 0.1,
   }
 
 

@@ -9,7 +9,7 @@ from dsbs_jax.data.batching import batch_order, loader
 from dsbs_jax.hardware import batch_shapes
 from dsbs_jax.preparing import prepare
 from dsbs_jax.runtime import gin_config
-from dsbs_jax.training import loop, step_functions
+from dsbs_jax.training import step_functions, train_config
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 BINDINGS = (
@@ -20,7 +20,7 @@ BINDINGS = (
   'NUM_ENCODER_LAYERS = 1',
   'NUM_DECODER_LAYERS = 1',
   'BATCH_SIZE = 4',
-  'MUTUAL_INFORMATION = 0.1',
+  'MI_WEIGHT = 0.1',
 )
 
 
@@ -33,7 +33,7 @@ def test_prepared_data_gives_its_own_shapes_and_tied_pairs_lower(tmp_path):
     )
   )
   run = gin_config.build(
-    loop.Training,
+    train_config.TrainConfig,
     gin_files=[
       'gin/train.gin',
       'gin/models/tiny.gin',
@@ -48,7 +48,7 @@ def test_prepared_data_gives_its_own_shapes_and_tied_pairs_lower(tmp_path):
     register.source(data_dir=run.data_dir, vocabulary=run.vocabulary),
     batch_order.BatchOrder(batch_size=4, seed=run.seed),
     pair_ids=True,
-    unpadded=True,
+    skip_padding=True,
   )
   batch = data.batch(0)
   assert views.keys() == batch.keys()

@@ -26,7 +26,7 @@ from dsbs_jax.hardware import (
   tpu_compiler,
 )
 from dsbs_jax.runtime import gin_config
-from dsbs_jax.training import loop, step_functions
+from dsbs_jax.training import loop, step_functions, train_config
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 VIEWS = {
@@ -48,7 +48,7 @@ SMALL = (
 
 def build(model='nano', *, bindings=()):
   return gin_config.build(
-    loop.Training,
+    train_config.TrainConfig,
     gin_files=['gin/train.gin', 'gin/plan.gin', f'gin/models/{model}.gin'],
     gin_bindings=bindings,
     search_paths=[str(REPOSITORY)],
@@ -132,20 +132,23 @@ def test_advice_is_the_first_change_that_fits(run, monkeypatch):
   asked = memory_options.Option(run, '1x1')
   shapes = lambda run, mesh: ONE_VIEW  # noqa: E731
   roomy = accelerators.Device('roomy', 10.0, 1.0)
-  plain = memory_options.judge(asked, roomy, shapes=shapes)
+  plain = memory_options.compile_option(asked, roomy, shapes=shapes)
   assert plain.fits(roomy)
   tight = accelerators.Device(
     'tight', (plain.compiled.peak - 1) / accelerators.GIB, 1.0
   )
   assert not plain.fits(tight)
-  options = list(memory_options.ladder(asked, tight))
+  options = list(memory_options.options(asked, tight))
   assert options[0].changes == ('--gin.REMAT="\'full\'"',)
   assert options[0].run.model.remat == 'full'
-  verdict = memory_options.judge(options[0], tight, shapes=shapes)
-  assert verdict.compiled.peak < plain.compiled.peak and verdict.fits(tight)
+  result = memory_options.compile_option(options[0], tight, shapes=shapes)
+  assert result.compiled.peak < plain.compiled.peak and result.fits(tight)
   # Shapes alone rule it out: nothing is compiled.
   hopeless = accelerators.Device('hopeless', 1e-4, 1.0)
-  assert memory_options.judge(asked, hopeless, shapes=shapes).compiled is None
+  assert (
+    memory_options.compile_option(asked, hopeless, shapes=shapes).compiled
+    is None
+  )
 
 
 def test_the_ladder_never_repeats_what_is_asked(run):
@@ -161,7 +164,7 @@ def test_the_ladder_never_repeats_what_is_asked(run):
   device = accelerators.device('v5e')
   changes = [
     option.changes
-    for option in memory_options.ladder(
+    for option in memory_options.options(
       memory_options.Option(tuned, '4x2'), device
     )
   ]
@@ -178,7 +181,10 @@ def test_microbatches_need_rows_that_divide(run):
   )
   device = accelerators.Device('any', 10.0, 1.0)
   assert (
-    memory_options.judge(option, device, shapes=lambda run, mesh: VIEWS) is None
+    memory_options.compile_option(
+      option, device, shapes=lambda run, mesh: VIEWS
+    )
+    is None
   )
 
 
@@ -220,7 +226,7 @@ def test_questions_are_checked():
     ({'price_per_device_hour': -1.0}, 'expected a number >= 0'),
   ):
     with pytest.raises(ValueError, match=message):
-      planner.Question(**{'mesh': '4x2', 'device': 'v5e', **wrong})
+      planner.PlanRequest(**{'mesh': '4x2', 'device': 'v5e', **wrong})
 
 
 def door(*arguments):

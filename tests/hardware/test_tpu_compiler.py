@@ -14,7 +14,7 @@ import pytest
 from dsbs_jax.core import partitioning
 from dsbs_jax.hardware import accelerators, batch_shapes, memory, tpu_compiler
 from dsbs_jax.runtime import gin_config
-from dsbs_jax.training import loop, step_functions
+from dsbs_jax.training import step_functions, train_config
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 GIB = accelerators.GIB
@@ -62,7 +62,7 @@ DECODE = (
 
 def build(case):
   return gin_config.build(
-    loop.Training,
+    train_config.TrainConfig,
     gin_files=[
       'gin/train.gin',
       'gin/plan.gin',

@@ -38,13 +38,13 @@ def test_a_term_without_tokens_is_left_out():
 
 
 def test_a_restart_drops_later_and_torn_lines(tmp_path):
-  first = metrics_log.Journal(tmp_path, train_steps=30)
+  first = metrics_log.MetricsLog(tmp_path, train_steps=30)
   for step in (10, 20, 30):
     first.evaluation(step, 'validation', {'accuracy': float(step)})
   first.close()
   with (tmp_path / metrics_log.METRICS_FILE).open('a') as file:
     file.write('{"step": 4')
-  second = metrics_log.Journal(tmp_path, train_steps=30, start_step=20)
+  second = metrics_log.MetricsLog(tmp_path, train_steps=30, start_step=20)
   second.evaluation(30, 'validation', {'accuracy': 30.0})
   second.close()
   lines = (tmp_path / metrics_log.METRICS_FILE).read_text().splitlines()
@@ -52,7 +52,7 @@ def test_a_restart_drops_later_and_torn_lines(tmp_path):
 
 
 def test_only_the_writing_process_writes(tmp_path):
-  silent = metrics_log.Journal(tmp_path / 'run', train_steps=1, writes=False)
+  silent = metrics_log.MetricsLog(tmp_path / 'run', train_steps=1, writes=False)
   silent.evaluation(1, 'test', {'accuracy': 1.0})
   silent.close()
   assert not (tmp_path / 'run').exists()

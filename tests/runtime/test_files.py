@@ -15,7 +15,7 @@ from dsbs_jax.runs import checkpoints, tensorboard
 from dsbs_jax.runtime import files, signals
 from dsbs_jax.training import loop
 from tests import small_runs
-from tests.training.test_bad_steps import _stop_after
+from tests.training.test_nonfinite_steps import _stop_after
 
 SIZE = 16 << 20  # bytes
 

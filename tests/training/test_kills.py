@@ -24,7 +24,7 @@ from dsbs_jax.inference import evaluator
 from dsbs_jax.preparing import prepare
 from dsbs_jax.runs import checkpoints, metrics_log
 from dsbs_jax.runtime import gin_config
-from dsbs_jax.training import loop
+from dsbs_jax.training import train_config
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 FILES = ('gin/train.gin', 'gin/models/nano.gin', 'gin/benchmarks/svamp.gin')
@@ -98,7 +98,7 @@ class Run:
   def state(self):
     """Parameters, optimizer and position of the last checkpoint."""
     run = gin_config.build(
-      loop.Training,
+      train_config.TrainConfig,
       gin_files=FILES,
       gin_bindings=self.bindings,
       search_paths=[str(REPOSITORY)],

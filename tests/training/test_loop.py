@@ -15,7 +15,7 @@ from dsbs_jax.data.batching import row_shapes
 from dsbs_jax.inference import evaluate_checkpoint
 from dsbs_jax.runs import checkpoints
 from dsbs_jax.runtime import signals
-from dsbs_jax.training import loop, step_functions
+from dsbs_jax.training import loop, step_functions, train_config
 from tests import small_runs
 
 
@@ -163,7 +163,7 @@ def test_the_baselines_train(settings, tmp_path, task):
 def test_the_mutual_information_term_is_trained_where_it_can_be(
   settings, tmp_path
 ):
-  tied = 'MUTUAL_INFORMATION = 0.1'
+  tied = 'MI_WEIGHT = 0.1'
   run = settings(tmp_path, tied, 'TRAIN_STEPS = 4', 'EVAL_SPLITS = ()')
   assert loop.train(run) == 0
   (line,) = (json.loads(line) for line in small_runs.lines(run).splitlines())
@@ -174,7 +174,7 @@ def test_the_mutual_information_term_is_trained_where_it_can_be(
   one_term = settings(
     tmp_path, tied, "MIXTURE_OR_TASK_NAME = 'svamp_gt_finetune'"
   )
-  assert not loop.settings.objective_of(one_term).mutual_information
+  assert not train_config.objective_of(one_term).mi_weight
   for other in ('PAIRED = False', 'CHUNK_TOKENS = 8'):
     with pytest.raises(ValueError, match='a _dsbs mixture, pairs and no chun'):
       settings(tmp_path, tied, other)

@@ -39,7 +39,7 @@ def test_a_checkpoint_says_what_it_was_made_of(one_step):
   [
     ('TRAIN_STEPS = 1', 'EVAL_BATCH_SIZE = 1', 'MAX_DECODE_LEN = 4'),
     ('TRAIN_STEPS = 1', 'LOG_PERIOD = 1', 'EVAL_PERIOD = 1'),
-    ('TRAIN_STEPS = 1', 'KEEP_CHECKPOINTS = 5', 'MAX_BAD_STEPS = 2'),
+    ('TRAIN_STEPS = 1', 'KEEP_CHECKPOINTS = 5', 'MAX_NONFINITE_STEPS = 2'),
     ('TRAIN_STEPS = 1', 'LAYOUT = @layouts.Padded', 'MICROBATCHES = 2'),
   ],
 )

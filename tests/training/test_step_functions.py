@@ -145,10 +145,10 @@ def rules_of(mesh_name):
 def build(model, rules, optimizer='adamw_hf'):
   """The settings of a training run, as the planner builds them."""
   from dsbs_jax.runtime import gin_config
-  from dsbs_jax.training import loop
+  from dsbs_jax.training import train_config
 
   return gin_config.build(
-    loop.Training,
+    train_config.TrainConfig,
     gin_files=[
       'gin/train.gin',
       'gin/plan.gin',

@@ -102,7 +102,7 @@ class Loader:
     layout: layouts.Layout,
     shard_info: ShardInfo,
     pair_ids: bool = False,
-    unpadded: bool = False,
+    skip_padding: bool = False,
   ):
     """See `open`; `views` are the tasks behind each row group."""
     self.name = name
@@ -117,7 +117,7 @@ class Loader:
           self._samples,
           batch_size=sampler.order.batch_size,
           multiple=shard_info.multiple,
-          grid=shard_info.grid if unpadded else None,
+          grid=shard_info.grid if skip_padding else None,
         ),
         pair_ids=pair_ids,
       )
@@ -257,7 +257,7 @@ def open(
   shard_info: ShardInfo | None = None,
   split: str = 'train',
   pair_ids: bool = False,
-  unpadded: bool = False,
+  skip_padding: bool = False,
 ) -> Loader:
   """Opens the batches that a task or mixture trains on.
 
@@ -270,7 +270,7 @@ def open(
     shard_info: this process among all; None is the only one.
     split: the split.
     pair_ids: whether rows tell which example of the batch a target is of.
-    unpadded: whether packed rows tell where their tokens are, so that the
+    skip_padding: whether packed rows tell where their tokens are, so that the
       network need not compute padding.
 
   Returns:
@@ -297,7 +297,7 @@ def open(
     layout=layout or layouts.Packed(),
     shard_info=shard_info or ShardInfo(),
     pair_ids=pair_ids,
-    unpadded=unpadded,
+    skip_padding=skip_padding,
   )
 
 

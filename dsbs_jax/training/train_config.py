@@ -26,7 +26,7 @@ _COUNTS = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Training:
+class TrainConfig:
   """A training run's settings; gin/train.gin binds every field.
 
   Attributes:
@@ -53,7 +53,7 @@ class Training:
     optimizer: schedule and clip_norm -> gradient transformation.
     clip_norm: global norm to which gradients are clipped, None for never.
     layout: layouts.Packed, layouts.Bucketed or layouts.Padded.
-    unpadded: whether the padding of packed rows is left out of all but
+    skip_padding: whether the padding of packed rows is left out of all but
       attention; the same losses, sooner.
     seed: of parameters, dropout and data order.
     mesh: (data, model) devices such as '4x2'; None for all devices as data.
@@ -64,8 +64,8 @@ class Training:
     max_decode_len: target tokens to generate at most.
     log_period: steps that a line of metrics averages over.
     keep_checkpoints: how many of the newest to keep, besides the best.
-    max_bad_steps: how many steps with a loss or gradient that is not finite are
-      skipped; the next one ends the run. 0 skips none.
+    max_nonfinite_steps: how many steps whose loss or gradient is not finite
+      are skipped; the next one ends the run. 0 skips none.
   """
 
   model_dir: str
@@ -89,7 +89,7 @@ class Training:
   optimizer: Callable[..., Any]
   clip_norm: float | None
   layout: Callable[..., Any]
-  unpadded: bool
+  skip_padding: bool
   seed: int
   mesh: str | None
   sharding_rules: Callable[[], partitioning.Rules]
@@ -99,7 +99,7 @@ class Training:
   max_decode_len: int
   log_period: int
   keep_checkpoints: int
-  max_bad_steps: int
+  max_nonfinite_steps: int
 
   def __post_init__(self):
     field_checks.texts(self, 'model_dir', 'mixture_or_task_name')
@@ -108,14 +108,14 @@ class Training:
       self, 'data_dir', 'vocabulary', 'prefixes', 'initial_checkpoint_path'
     )
     field_checks.counts(self, *_COUNTS)
-    field_checks.counts(self, 'chunk_tokens', 'max_bad_steps', least=0)
+    field_checks.counts(self, 'chunk_tokens', 'max_nonfinite_steps', least=0)
     field_checks.counts(self, 'seed', least=0, below=1 << 32)
     field_checks.numbers_or_none(self, 'learning_rate', 'clip_norm')
-    field_checks.flags(self, 'paired', 'allow_pickle', 'unpadded')
+    field_checks.flags(self, 'paired', 'allow_pickle', 'skip_padding')
     field_checks.functions(
       self, 'schedule', 'optimizer', 'layout', 'sharding_rules'
     )
-    if self.rates is not None and self.paired and self._pairs:
+    if self.rates is not None and self.paired and _is_pair(self):
       raise contract.UserError(
         f'rates is {dict(self.rates)}, but {self.mixture_or_task_name} is'
         ' trained in pairs, which have none. Leave MIXTURE_RATES out, or set'
@@ -126,21 +126,16 @@ class Training:
         f'MODEL_DIR is {self.model_dir!r}, expected a folder of this machine or'
         ' one that is mounted; the T5X engine writes to cloud storage.'
       )
-    if objective_of(self).mutual_information and (
+    if objective_of(self).mi_weight and (
       not self.paired or self.chunk_tokens or not _is_pair(self)
     ):
       raise contract.UserError(
-        f'MUTUAL_INFORMATION is {self.objective.mutual_information} with'
+        f'MI_WEIGHT is {self.objective.mi_weight} with'
         f' {self.mixture_or_task_name}, PAIRED {self.paired} and CHUNK_TOKENS'
         f' {self.chunk_tokens}, expected a _dsbs mixture, pairs and no chunks:'
         ' the term ties each label to all of its rationale. Set'
-        ' MUTUAL_INFORMATION=0.0 or change the others.'
+        ' MI_WEIGHT=0.0 or change the others.'
       )
-
-  @property
-  def _pairs(self) -> bool:
-    name = views.own_name(self.mixture_or_task_name)
-    return name is not None and name.form == 'dsbs'
 
   def order(self) -> batch_order.BatchOrder:
     """Which examples each step sees."""
@@ -157,7 +152,7 @@ class Training:
     return self.optimizer(rate, clip_norm=self.clip_norm)
 
 
-def objective_of(run: Training) -> objective_lib.Distillation:
+def objective_of(run: TrainConfig) -> objective_lib.Distillation:
   """The run's objective; a task with one term trains on its plain loss.
 
   Standard finetuning has nothing for alpha to weigh, and half a loss would be
@@ -167,9 +162,9 @@ def objective_of(run: Training) -> objective_lib.Distillation:
   if name is None or name.form == 'dsbs':
     return run.objective
   alpha = float(contract.term_of(name.form) == contract.LABEL_ID)
-  return dataclasses.replace(run.objective, alpha=alpha, mutual_information=0.0)
+  return dataclasses.replace(run.objective, alpha=alpha, mi_weight=0.0)
 
 
-def _is_pair(run: Training) -> bool:
+def _is_pair(run: TrainConfig) -> bool:
   name = views.own_name(run.mixture_or_task_name)
   return name is not None and name.form == 'dsbs'

@@ -21,10 +21,10 @@ def poison(monkeypatch):
   """Makes the batches of some steps, counted from 1, give losses of NaN."""
   give = loader.Batches.__next__
 
-  def poison(*bad_steps):
+  def poison(*nonfinite_steps):
     def poisoned(self):
       batch = give(self)
-      if self.get_state()['next_step'] in bad_steps:
+      if self.get_state()['next_step'] in nonfinite_steps:
         for rows in batch.values():
           weights = rows['decoder_loss_weights']
           rows['decoder_loss_weights'] = weights * np.float32(np.nan)
@@ -48,7 +48,7 @@ def _same(one, other):
   jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
-def test_a_bad_step_ends_the_run_and_nothing_bad_is_saved(
+def test_a_nonfinite_step_ends_the_run_and_is_never_saved(
   unbroken, settings, tmp_path, poison
 ):
   run = settings(tmp_path)
@@ -57,7 +57,7 @@ def test_a_bad_step_ends_the_run_and_nothing_bad_is_saved(
     loop.train(run)
   message = str(raised.value)
   assert f'{tmp_path}/checkpoint_6' in message
-  assert 'MAX_BAD_STEPS=0' in message
+  assert 'MAX_NONFINITE_STEPS=0' in message
   saved = checkpoints.Checkpoints(tmp_path)
   assert saved.latest_step() == 6
   _same(small_runs.params(run, 6), small_runs.params(unbroken, 6))
@@ -74,21 +74,21 @@ def test_a_bad_step_ends_the_run_and_nothing_bad_is_saved(
   assert small_runs.lines(run) == small_runs.lines(unbroken)
 
 
-def test_bad_steps_are_skipped_and_counted_across_a_resume(
+def test_nonfinite_steps_are_skipped_and_counted_across_a_resume(
   settings, tmp_path, poison, monkeypatch, capsys
 ):
   poison(2, 7)
-  whole = settings(tmp_path / 'whole', 'MAX_BAD_STEPS = 2')
+  whole = settings(tmp_path / 'whole', 'MAX_NONFINITE_STEPS = 2')
   assert loop.train(whole) == 0
   said = capsys.readouterr().err
-  assert 'step 2 was skipped' in said and '(2 of at most 2)' in said
+  assert 'step 2 skipped' in said and '(2 of at most 2)' in said
   lines = [json.loads(line) for line in small_runs.lines(whole).splitlines()]
   train = [line for line in lines if line['split'] == 'train']
-  counts = {line['step']: line['bad_steps'] for line in train}
+  counts = {line['step']: line['nonfinite_steps'] for line in train}
   assert counts == {4: 1, 6: 1, 8: 2, 12: 2}
   assert all(np.isfinite(line['loss']) for line in train)
 
-  broken = settings(tmp_path / 'broken', 'MAX_BAD_STEPS = 2')
+  broken = settings(tmp_path / 'broken', 'MAX_NONFINITE_STEPS = 2')
   with monkeypatch.context() as patched:
     _stop_after(3, patched)
     assert loop.train(broken) == signals.INTERRUPTED_STATUS
@@ -96,20 +96,20 @@ def test_bad_steps_are_skipped_and_counted_across_a_resume(
   _same(small_runs.params(broken, 12), small_runs.params(whole, 12))
   assert small_runs.lines(broken) == small_runs.lines(whole)
 
-  fewer = settings(tmp_path / 'fewer', 'MAX_BAD_STEPS = 1')
+  fewer = settings(tmp_path / 'fewer', 'MAX_NONFINITE_STEPS = 1')
   with monkeypatch.context() as patched:
     _stop_after(3, patched)
     assert loop.train(fewer) == signals.INTERRUPTED_STATUS
-  with pytest.raises(ValueError, match='bad step number 2'):
+  with pytest.raises(ValueError, match='non-finite step number 2'):
     loop.train(fewer)
 
 
-def test_looking_for_bad_steps_changes_nothing(unbroken, settings, tmp_path):
-  run = settings(tmp_path, 'MAX_BAD_STEPS = 3')
+def test_counting_nonfinite_steps_changes_nothing(unbroken, settings, tmp_path):
+  run = settings(tmp_path, 'MAX_NONFINITE_STEPS = 3')
   assert loop.train(run) == 0
   _same(small_runs.params(run, 12), small_runs.params(unbroken, 12))
   lines = [json.loads(line) for line in small_runs.lines(run).splitlines()]
-  assert {line.pop('bad_steps', 0) for line in lines} == {0}
+  assert {line.pop('nonfinite_steps', 0) for line in lines} == {0}
   expected = small_runs.lines(unbroken).splitlines()
   assert lines == [json.loads(line) for line in expected]
 
@@ -127,6 +127,6 @@ def test_a_state_that_is_not_finite_is_never_saved(unbroken, tmp_path):
 
 
 @pytest.mark.parametrize('value', ['-1', '1.5'])
-def test_max_bad_steps_is_a_whole_number(settings, tmp_path, value):
-  with pytest.raises(ValueError, match='MAX_BAD_STEPS'):
-    settings(tmp_path, f'MAX_BAD_STEPS = {value}')
+def test_max_nonfinite_steps_is_a_whole_number(settings, tmp_path, value):
+  with pytest.raises(ValueError, match='MAX_NONFINITE_STEPS'):
+    settings(tmp_path, f'MAX_NONFINITE_STEPS = {value}')
