@@ -15,7 +15,7 @@ _DESCRIBED = ('.py', '.gin', '.flags', '.md')
 _HEAD = """# Files
 
 What lies where, one line per file, in the words of the file itself. How the rooms depend on each
-other: [the map in the README](../README.md). Written by `python -m tests.claims.file_list`.
+other: [architecture.md](architecture.md). Written by `python -m tests.claims.file_list`.
 """
 
 

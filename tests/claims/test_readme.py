@@ -46,3 +46,35 @@ def test_doors_and_gin_files_in_commands_exist():
       assert (REPOSITORY / (module.replace('.', '/') + '.py')).exists(), module
     for file in re.findall(r'gin_file=(gin/[\w/.]+\.gin)', text):
       assert (REPOSITORY / file).exists(), (document.name, file)
+
+
+@pytest.mark.parametrize(
+  'document',
+  [
+    path
+    for folder in ('.', 'docs', 'tasks', 'rationales')
+    for path in sorted((REPOSITORY / folder).glob('*.md'))
+  ],
+  ids=lambda path: str(path.relative_to(REPOSITORY)),
+)
+def test_files_named_in_docs_exist(document):
+  for name in re.findall(r'`([\w/]+/[\w.]+\.py)`', document.read_text()):
+    assert (REPOSITORY / name).exists() or (
+      REPOSITORY / 'dsbs_jax' / name
+    ).exists(), name
+
+
+@pytest.mark.parametrize(
+  'document',
+  [
+    'README.md',
+    *(f'docs/{p.name}' for p in (REPOSITORY / 'docs').glob('*.md')),
+  ],
+)
+def test_prose_is_wrapped_at_100_columns(document):
+  for number, line in enumerate(
+    (REPOSITORY / document).read_text().splitlines(), start=1
+  ):
+    # Tables, pictures and headings cannot be wrapped, nor a single long word.
+    if not line.startswith(('|', '!', '#')) and ' ' in line.strip():
+      assert len(line) <= 100 or document == 'docs/files.md', (number, line)
