@@ -28,12 +28,12 @@ from absl import flags
 
 from dsbs_jax.runtime import command
 from rationales import (
-  bill,
+  backends,
   calls,
+  completions_file,
+  costs,
   extraction,
-  pacing,
   prompt,
-  records,
   secret,
   worklist,
 )
@@ -51,13 +51,13 @@ def main() -> None:
   """Prints one JSON object with medians over the repeats."""
   with _server() as base_url, tempfile.TemporaryDirectory() as name:
     folder = sums.write(pathlib.Path(name), _ROWS.value)
-    todo = _worklist(folder)
+    work = _worklist(folder)
     bare, plain, ours = [], [], []
     for number in range(_REPEATS.value + 1):
-      bare.append(_measure(lambda: _loop(todo, base_url, _typed)))
-      plain.append(_measure(lambda: _loop(todo, base_url, _plain)))
+      bare.append(_measure(lambda: _loop(work, base_url, _typed)))
+      plain.append(_measure(lambda: _loop(work, base_url, _plain)))
       path = folder / f'{number}.jsonl'
-      ours.append(_measure(lambda path=path: _extract(todo, base_url, path)))
+      ours.append(_measure(lambda path=path: _extract(work, base_url, path)))
   # The first of each warms up caches and connections of the machine.
   report = {
     'rows': _ROWS.value,
@@ -147,7 +147,7 @@ async def _plain(client: openai.AsyncOpenAI, body) -> bytes:
   return answer.content
 
 
-def _loop(todo: worklist.Worklist, base_url: str, ask) -> None:
+def _loop(work: worklist.Worklist, base_url: str, ask) -> None:
   sampling = _sampling()
 
   async def run() -> list:
@@ -158,7 +158,7 @@ def _loop(todo: worklist.Worklist, base_url: str, ask) -> None:
       async with gate:
         return await ask(client, sampling.body(call))
 
-    asked = todo.first_pass(records.Index().freeze())
+    asked = work.first_pass(completions_file.Index().freeze())
     texts = await asyncio.gather(*map(one, asked))
     await client.close()
     return texts
@@ -167,30 +167,20 @@ def _loop(todo: worklist.Worklist, base_url: str, ask) -> None:
 
 
 def _extract(
-  todo: worklist.Worklist, base_url: str, path: pathlib.Path
+  work: worklist.Worklist, base_url: str, path: pathlib.Path
 ) -> None:
-  work = extraction.Extraction(
+  job = extraction.Extraction(
     path=path,
-    todo=todo,
+    work=work,
     sampling=_sampling(),
-    about={},
-    server=extraction.Server(
-      backend='http',
-      base_url=base_url,
-      key=secret.Secret(''),
-      timeout=60.0,
-      concurrency=_CONCURRENCY.value,
-      rpm=0,
-      tpm=0,
-      backoff=pacing.Backoff(),
-      poll_seconds=1.0,
-      batch_size=1,
-      replay=None,
+    prompt_settings={},
+    server=backends.ServerConfig(
+      'http', base_url, secret.Secret(''), concurrency=_CONCURRENCY.value
     ),
-    prices=bill.Prices(1.0, 4.0, 1e6),
+    prices=costs.Prices(1.0, 4.0, 1e6),
   )
   with contextlib.redirect_stderr(io.StringIO()):
-    assert work.run() == 0
+    assert job.run() == 0
 
 
 @contextlib.contextmanager

@@ -2,14 +2,15 @@
 """Who answers: a server that speaks OpenAI's protocol, or a recorded file.
 
 A backend has a `name`, whether it is `free`, `await complete(call) -> Answer`
-and `await close()`.
-It makes one attempt and says how that went; waiting and trying again is the
-session's work, so the client's own retries are off.
+and `await close()`. It makes one attempt and raises how that failed. Waiting
+and trying again is done in `online`, so the client's own retries are off.
 """
 
 import asyncio
+import dataclasses
 import email.utils
 import json
+import math
 import pathlib
 import time
 import urllib.parse
@@ -19,202 +20,279 @@ from collections.abc import Mapping
 import httpx2
 import openai
 
-from rationales import calls, records, secret
+from dsbs_jax import contract
+from rationales import calls, completions_file, limiter, secret
+
+BACKENDS = ('http', 'batch', 'replay')
 
 # Worth another attempt; every other 4xx says that the request itself is bad.
 _RETRIED = {408, 409, 425, 429}
 _OVERLOAD = {429, 503, 504, 529}
 _FATAL = {401, 403}
-# 429 means "slow down", except where it means "no money left".
+# 429 means "slow down", except if it means "no money left".
 _NO_MONEY = 'insufficient_quota'
-_NOT_SENT = {'ConnectError', 'ConnectTimeout', 'PoolTimeout'}
+# The request never reached the server.
+_NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
 
+# Errors of the client that `classify` sorts.
+API_ERRORS = (openai.APIStatusError, openai.APIConnectionError)
+
+_MAX_CONNECTIONS = 1000  # that the client opens
 _MESSAGE_LENGTH = 300
+
+
+@dataclasses.dataclass(frozen=True)
+class ServerConfig:
+  """Who answers, and how fast it may be asked.
+
+  Attributes:
+    backend: one of BACKENDS.
+    base_url: the server's address up to and with `/v1`.
+    key: the API key.
+    timeout: seconds for a whole call, however slowly its bytes arrive.
+    concurrency: calls at once, at most.
+    rpm, tpm: requests and tokens per minute; 0 sets no limit.
+    backoff: waits between attempts.
+    poll_seconds: seconds between two polls of a batch.
+    batch_size: calls per batch, at most.
+    forget_batches: whether batches that the server no longer knows are given
+      up: their cost counts as lost, their rows are asked again.
+    replay: the completions file of the replay backend.
+
+  Raises:
+    contract.UserError: a value is out of range or missing.
+  """
+
+  backend: str
+  base_url: str
+  key: secret.Secret
+  timeout: float = 120.0
+  concurrency: int = 64
+  rpm: float = 0.0
+  tpm: float = 0.0
+  backoff: limiter.Backoff = limiter.Backoff()
+  poll_seconds: float = 30.0
+  batch_size: int = 20_000
+  forget_batches: bool = False
+  replay: str | None = None
+
+  def __post_init__(self):
+    parts = urllib.parse.urlsplit(self.base_url)
+    if parts.scheme not in ('http', 'https') or not parts.netloc:
+      raise contract.UserError(
+        f'--base_url is {self.public_url!r}, expected an address such as'
+        ' http://localhost:8000/v1.'
+      )
+    if not 0 < self.timeout < math.inf:
+      raise contract.UserError(
+        f'--timeout is {self.timeout}, expected more than 0 seconds.'
+      )
+    if not (
+      1 <= self.concurrency <= _MAX_CONNECTIONS
+      and self.rpm >= 0
+      and self.tpm >= 0
+    ):
+      raise contract.UserError(
+        f'--concurrency is {self.concurrency}, --rpm {self.rpm}, --tpm'
+        f' {self.tpm}; expected at least 1 (and at most {_MAX_CONNECTIONS}), 0'
+        ' and 0 (0 sets no limit).'
+      )
+    if self.batch_size < 1 or self.poll_seconds < 0:
+      raise contract.UserError(
+        f'--batch_size is {self.batch_size} and --poll_seconds'
+        f' {self.poll_seconds}, expected at least 1 and 0.'
+      )
+    if self.backend == 'replay' and not self.replay:
+      raise contract.UserError('--backend=replay needs --replay=FILE.')
+
+  @property
+  def public_url(self) -> str:
+    """The address without user, password and query, which may hold a key."""
+    parts = urllib.parse.urlsplit(self.base_url)
+    host = parts.netloc.rpartition('@')[2]
+    return urllib.parse.urlunsplit((parts.scheme, host, parts.path, '', ''))
+
+  def client(self) -> openai.AsyncOpenAI:
+    """The official client, without retries of its own."""
+    return openai.AsyncOpenAI(
+      base_url=self.base_url,
+      api_key=self.key.reveal() or 'none',
+      max_retries=0,
+      timeout=self.timeout,
+    )
 
 
 class Http:
   """A server with the endpoints /chat/completions and /completions.
 
   Args:
-    sampling: what every call shares.
-    base_url: the server's address up to and with `/v1`.
-    key: the API key.
-    timeout: seconds for a whole call, however slowly its bytes drip in.
+    sampling: what all calls share.
+    server: the address, the key and the timeout.
   """
 
   free = False
 
-  def __init__(
-    self,
-    sampling: calls.Sampling,
-    *,
-    base_url: str,
-    key: secret.Secret,
-    timeout: float,
-  ):
-    self.name = f'{sampling.endpoint} {public_address(base_url)}'
-    self._sampling, self._key, self._timeout = sampling, key, timeout
-    self._client = connect(base_url, key, timeout=timeout)
-    self._path = (
-      '/chat/completions' if sampling.endpoint == calls.CHAT else '/completions'
-    )
-    self._last_body: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+  def __init__(self, sampling: calls.Sampling, server: ServerConfig):
+    self.name = f'{sampling.endpoint} {server.public_url}'
+    self._sampling, self._server = sampling, server
+    self._client = server.client()
+    # Per connection that is open: a hash of the last answer on it.
+    self._last_answer: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
     self._distrusted: weakref.WeakSet = weakref.WeakSet()
 
   async def complete(self, call: calls.Call) -> calls.Answer:
     """Makes one attempt.
 
     Raises:
-      calls.Transient, calls.Permanent, calls.Fatal: how it failed.
+      calls.TransientError, calls.PermanentError, calls.FatalError: it failed.
     """
+    key, timeout = self._server.key, self._server.timeout
     try:
-      async with asyncio.timeout(self._timeout):
+      async with asyncio.timeout(timeout):
         # The client's typed methods build a tree of objects per message and
         # accept answers that lack every field; the plain response takes a
         # quarter of the time and is checked below.
         response = await self._client.post(
-          self._path,
+          self._sampling.path,
           body=self._sampling.body(call),
           cast_to=httpx2.Response,
         )
         await self._check_delivery(response)
     except (TimeoutError, openai.APITimeoutError) as error:
-      sent = type(error.__cause__).__name__ not in _NOT_SENT
-      raise calls.Transient(
-        f'no answer within {self._timeout:g} s',
+      raise calls.TransientError(
+        f'no answer within {timeout:g} s',
         overload=True,
-        maybe_paid=sent,
+        maybe_paid=not isinstance(error.__cause__, _NOT_SENT),
       ) from None
-    except openai.APIStatusError as error:
-      raise status_fault(error, self._key) from None
-    except openai.APIConnectionError as error:
-      raise connection_fault(error, self._key) from None
+    except API_ERRORS as error:
+      raise classify(error, key) from None
     except openai.OpenAIError as error:
-      reason = self._key.redact(f'{type(error).__name__}: {error}')
-      raise calls.Permanent(reason[:_MESSAGE_LENGTH]) from None
+      reason = key.redact(f'{type(error).__name__}: {error}')
+      raise calls.PermanentError(reason[:_MESSAGE_LENGTH]) from None
     try:
-      body = json.loads(response.content)
-      return calls.read_answer(body, call, self.name)
+      return calls.read_answer(json.loads(response.content), call)
     except ValueError as error:
-      reason = self._key.redact(f'malformed answer: {error}')
-      raise calls.Transient(reason[:_MESSAGE_LENGTH], maybe_paid=True) from None
+      reason = key.redact(f'malformed answer: {error}')[:_MESSAGE_LENGTH]
+      raise calls.TransientError(reason, maybe_paid=True) from None
 
   async def close(self) -> None:
     await self._client.close()
 
-  async def _check_delivery(self, response) -> None:
+  async def _check_delivery(self, response: httpx2.Response) -> None:
     """Refuses an answer that was meant for the call before this one.
 
-    Where a server or a proxy delivers one answer twice on a connection that
-    is kept alive, the client takes the second copy for the answer of the next
-    call, and every later answer on the connection is off by one. A row would
-    silently get the rationale of another row. The copy is known by its body,
-    whose id is unique; then the connection is closed, and whatever else comes
-    over it is not believed either.
+    If a server or a proxy delivers one answer twice on a kept-alive
+    connection, the client takes the second copy for the answer of the next
+    call, and every later answer on the connection is off by one: rows would
+    silently get the rationales of other rows. A copy is recognized by its
+    body, whose id is unique. Then the connection is closed, and other calls
+    that still get an answer from it fail, too.
     """
     stream = response.extensions.get('network_stream')
     if stream is None:
       return
     body = response.content
-    copy = self._last_body.get(stream) == hash(body) and b'"id"' in body
-    self._last_body[stream] = hash(body)
+    copy = self._last_answer.get(stream) == hash(body) and b'"id"' in body
+    self._last_answer[stream] = hash(body)
     if copy or stream in self._distrusted:
       self._distrusted.add(stream)
       await stream.aclose()
-      raise calls.Transient('one answer was delivered twice', maybe_paid=True)
+      raise calls.TransientError(
+        'one answer was delivered twice', maybe_paid=True
+      )
 
 
 class Replay:
-  """Answers from a completions file that was recorded before.
+  """Answers from a completions file of an earlier run.
 
   Args:
     path: the file.
 
   Raises:
-    ValueError: there is no such file, or it holds no answers.
+    contract.UserError: there is no such file, or it holds no answers.
   """
 
   free = True
 
   def __init__(self, path: pathlib.Path):
     if not path.is_file():
-      raise ValueError(f'--replay is {path}, expected a completions file.')
-    index = records.Index()
-    for offset, record in records.scan(path):
+      raise contract.UserError(
+        f'--replay is {path}, expected a completions file.'
+      )
+    index = completions_file.Index()
+    for offset, record in completions_file.scan(path):
       index.add(offset, record)
     self._index = index.freeze()
     if not len(self._index):
-      raise ValueError(f'{path} holds no completions to replay.')
+      raise contract.UserError(
+        f'{path} holds no completions, expected some to answer from. Give'
+        ' another file with --replay.'
+      )
     self.name = f'replay {path.name}'
     self._file = path.open('rb')
 
   async def complete(self, call: calls.Call) -> calls.Answer:
-    """Looks the call up.
+    """Looks the answer up.
 
     Raises:
-      calls.Permanent: the file has no answer to it.
+      calls.PermanentError: the file has none to this call.
     """
-    found = [self._index.read(slot, self._file) for slot in call.slots()]
+    found = [self._index.read(key, self._file) for key in call.sample_keys()]
     if None in found:
-      raise calls.Permanent('the recorded file has no answer for this row')
+      raise calls.PermanentError('the recorded file has no answer for this row')
     return calls.Answer(
       texts=tuple(record['text'] for record in found),
       finish_reasons=tuple(record.get('finish_reason') for record in found),
       usage=None,
       model=found[0].get('model'),
-      source=self.name,
     )
 
   async def close(self) -> None:
     self._file.close()
 
 
-def connect(
-  base_url: str, key: secret.Secret, *, timeout: float
-) -> openai.AsyncOpenAI:
-  """The official client, without retries of its own."""
-  parts = urllib.parse.urlsplit(base_url)
-  if parts.scheme not in ('http', 'https') or not parts.netloc:
-    raise ValueError(
-      f'--base_url is {public_address(base_url)!r}, expected an address such'
-      ' as http://localhost:8000/v1.'
-    )
-  return openai.AsyncOpenAI(
-    base_url=base_url,
-    api_key=key.reveal() or 'none',
-    max_retries=0,
-    timeout=timeout,
+def classify(
+  error: openai.APIStatusError | openai.APIConnectionError, key: secret.Secret
+) -> calls.TransientError | calls.PermanentError | calls.FatalError:
+  """Sorts an error of the client by what can be done about it.
+
+  Args:
+    error: one of API_ERRORS.
+    key: masked in the reason.
+
+  Returns:
+    The error to raise instead.
+  """
+  if isinstance(error, openai.APIStatusError):
+    return _classify_status(error, key)
+  cause = error.__cause__ or error
+  not_sent = isinstance(cause, _NOT_SENT)
+  reason = key.redact(f'{type(cause).__name__}: {cause}')[:_MESSAGE_LENGTH]
+  return calls.TransientError(
+    reason, overload=not_sent, maybe_paid=not not_sent
   )
 
 
-def public_address(base_url: str) -> str:
-  """The address without user, password and query, which may hold a key."""
-  parts = urllib.parse.urlsplit(base_url)
-  host = parts.netloc.rpartition('@')[2]
-  return urllib.parse.urlunsplit((parts.scheme, host, parts.path, '', ''))
-
-
-def status_fault(
+def _classify_status(
   error: openai.APIStatusError, key: secret.Secret
-) -> calls.Transient | calls.Permanent | calls.Fatal:
-  """Sorts an HTTP error by what can be done about it."""
+) -> calls.TransientError | calls.PermanentError | calls.FatalError:
   status = error.status_code
   body = error.body if isinstance(error.body, dict) else {}
   words = str(body.get('message') or error.message)
   reason = f'{status}: {key.redact(words)}'[:_MESSAGE_LENGTH]
   if status in _FATAL or error.code == _NO_MONEY:
-    return calls.Fatal(reason)
+    return calls.FatalError(reason)
   if status in _RETRIED or status >= 500:
-    return calls.Transient(
+    return calls.TransientError(
       reason,
       retry_after=retry_after(error.response.headers),
       overload=status in _OVERLOAD,
     )
-  return calls.Permanent(reason, status)
+  return calls.PermanentError(reason, status)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-  """Seconds the server wants no calls for, if it says so.
+  """Seconds for which the server wants no calls, if it says so.
 
   Source: RFC 9110, section 10.2.3 (seconds or a date), and the
   `retry-after-ms` of OpenAI and Azure.
@@ -230,13 +308,3 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
   if parsed is None:
     return None
   return max(0.0, email.utils.mktime_tz(parsed) - time.time())
-
-
-def connection_fault(
-  error: openai.APIConnectionError, key: secret.Secret
-) -> calls.Transient:
-  cause = error.__cause__ or error
-  name = type(cause).__name__
-  refused = name in _NOT_SENT
-  reason = key.redact(f'{name}: {cause}')[:_MESSAGE_LENGTH]
-  return calls.Transient(reason, overload=refused, maybe_paid=not refused)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Batch API: upload, poll, collect, at any pace and across restarts.
+"""Makes calls by the Batch API: upload, poll, collect, across restarts.
 
 Each step is a line of the completions file, written before the next begins:
 
@@ -11,7 +11,7 @@ A process that dies between `uploaded` and `created` may have created the
 batch without having written so. The next one asks the server for a batch of
 that file before it creates another, so nothing is paid twice.
 
-What the requests asked lies beside the completions file until collected:
+The requests lie beside the completions file until they are collected:
 `FILE.batch-N.requests` (uploaded as it is) and `FILE.batch-N.calls`.
 
 Source: https://platform.openai.com/docs/guides/batch
@@ -21,278 +21,254 @@ import asyncio
 import dataclasses
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, TypeVar
 
 import openai
+from openai.types import batch as openai_batch
 
 from rationales import (
   backends,
-  bill,
+  batch_jobs,
   calls,
-  jobs,
   ledger,
-  lines,
-  pacing,
-  progress,
-  records,
-  secret,
-  session,
+  online,
+  recorder,
 )
 
 _RUNNING = {'validating', 'in_progress', 'finalizing', 'cancelling'}
-_SLACK_SECONDS = 3600  # clocks of two machines differ
+_CLOCK_SKEW_SECONDS = 3600  # between this machine and the server
+
+_Result = TypeVar('_Result')
 
 
-class Batches:
+class BatchRunner:
   """Sends calls in batches and collects the answers.
 
   Args:
-    sampling: what every call shares.
-    base_url, key, timeout: the server, as of `backends.Http`.
-    file: where steps and answers go.
-    known: the file's batches.
-    backoff: waits between attempts of a request of ours.
-    account: the money.
-    poll_seconds: between two looks at a batch.
-    size: most calls in a batch.
-    forget: whether batches that the server no longer knows are given up:
-      their cost is booked as lost, their rows are asked again.
+    sampling: what all calls share.
+    server: the server and the sizes of batches.
+    record: where the outcomes go.
+    contents: the file's batches, and its answers: a batch may be half
+      collected.
+
+  Attributes:
+    exit_reason, message: why the run ended, for programs and for people.
   """
 
   def __init__(
     self,
     sampling: calls.Sampling,
-    *,
-    base_url: str,
-    key: secret.Secret,
-    timeout: float,
-    file: ledger.Ledger,
-    known: jobs.Jobs,
-    backoff: pacing.Backoff,
-    account: bill.Bill,
-    poll_seconds: float,
-    size: int,
-    forget: bool = False,
+    server: backends.ServerConfig,
+    record: recorder.Recorder,
+    contents: ledger.Contents,
   ):
-    if size < 1 or poll_seconds < 0:
-      raise ValueError(
-        f'--batch_size is {size} and --poll_seconds {poll_seconds}, expected'
-        ' at least 1 and 0.'
-      )
-    self.name = f'batch {backends.public_address(base_url)}'
-    self.ending, self.reason = session.Ending.DONE, ''
-    self._client = backends.connect(base_url, key, timeout=timeout)
-    self._sampling, self._key, self._file = sampling, key, file
-    self._jobs, self._backoff, self._account = known, backoff, account
-    self._poll_seconds, self._size = poll_seconds, size
-    self._forget = forget
+    self.exit_reason, self.message = online.ExitReason.DONE, ''
+    self._sampling, self._server, self._record = sampling, server, record
+    self._jobs, self._index = contents.jobs, contents.index
+    self._client = server.client()
 
-  async def run(
-    self,
-    todo: Iterator[calls.Call],
-    index: records.Index,
-    watch: progress.Progress,
-  ) -> session.Ending:
+  async def run(self, todo: Iterator[calls.Call]) -> None:
     """Submits the calls, then waits for all batches and collects them.
 
     Args:
-      todo: the calls; none where only batches of an earlier run are awaited.
-      index: answers of the file: a batch may be half collected.
-      watch: counts the answers.
-
-    Returns:
-      Why it ended; `reason` has the words.
+      todo: the calls; none if only batches of an earlier run are awaited.
     """
     try:
       affordable = self._affordable(todo)
-      while chunk := list(itertools.islice(affordable, self._size)):
+      while chunk := list(
+        itertools.islice(affordable, self._server.batch_size)
+      ):
         await self._submit(chunk)
-      await self._collect_all(index, watch)
-    except calls.Fatal as error:
-      self.ending, self.reason = session.Ending.REFUSED, str(error)
+      await self._collect_all()
+    except calls.FatalError as error:
+      self._stop(online.ExitReason.REFUSED, str(error))
+    except asyncio.CancelledError:  # Ctrl-C; batches can be collected later
+      self._stop(online.ExitReason.INTERRUPTED, online.INTERRUPTED)
     finally:
       await self._client.close()
-    return self.ending
+
+  def _stop(self, reason: online.ExitReason, message: str) -> None:
+    self.exit_reason, self.message = reason, message
 
   def _affordable(self, todo: Iterator[calls.Call]) -> Iterator[calls.Call]:
     for call in todo:
-      if not self._account.admits(call):
-        self.ending = session.Ending.BUDGET
-        self.reason = 'the next call might pass the budget'
+      if not self._record.tracker.try_reserve(call):
+        self._stop(
+          online.ExitReason.BUDGET, 'the next call might exceed the budget'
+        )
         return
       yield call
 
   async def _submit(self, chunk: list[calls.Call]) -> None:
     number = self._jobs.next_number()
-    requests, kept = jobs.paths(self._file.path, number)
-    jobs.write(kept, map(jobs.call_record, chunk))
-    jobs.write(
+    requests, asked = batch_jobs.paths(self._record.file.path, number)
+    batch_jobs.write(asked, map(batch_jobs.call_record, chunk))
+    batch_jobs.write(
       requests,
       (
-        jobs.request(self._sampling, call, place)
-        for place, call in enumerate(chunk)
+        batch_jobs.request_line(self._sampling, call, position)
+        for position, call in enumerate(chunk)
       ),
     )
-    uploaded = await self._insist(
+    uploaded = await self._with_retries(
       lambda: self._client.files.create(file=requests, purpose='batch')
     )
-    job = jobs.Job(
-      number, jobs.UPLOADED, uploaded.id, None, uploaded.created_at
+    job = batch_jobs.BatchJob(
+      number, batch_jobs.UPLOADED, uploaded.id, None, uploaded.created_at
     )
     self._note(job)
-    await self._start(job, known=False)
+    await self._create(job, maybe_created=False)
 
-  async def _start(self, job: jobs.Job, *, known: bool) -> None:
+  async def _create(
+    self, job: batch_jobs.BatchJob, *, maybe_created: bool
+  ) -> None:
     """Creates the batch of an uploaded file, unless there is one.
 
     Args:
       job: the uploaded file.
-      known: whether an earlier attempt may have created it.
+      maybe_created: whether an earlier attempt may have created it.
     """
 
     async def create() -> str:
-      nonlocal known
-      found = await self._find(job) if known else None
-      known = True
+      nonlocal maybe_created
+      found = await self._find(job) if maybe_created else None
+      maybe_created = True
       if found is not None:
         return found
-      chat = self._sampling.endpoint == calls.CHAT
       created = await self._client.batches.create(
         input_file_id=job.file_id,
-        endpoint='/v1/chat/completions' if chat else '/v1/completions',
+        endpoint=f'/v1{self._sampling.path}',
         completion_window='24h',
       )
       return created.id
 
-    batch_id = await self._insist(create)
-    self._note(dataclasses.replace(job, event=jobs.CREATED, batch_id=batch_id))
+    batch_id = await self._with_retries(create)
+    self._note(
+      dataclasses.replace(job, event=batch_jobs.CREATED, batch_id=batch_id)
+    )
 
-  async def _find(self, job: jobs.Job) -> str | None:
-    """The server's batch of this file, if it has one."""
+  async def _find(self, job: batch_jobs.BatchJob) -> str | None:
+    """The id of the server's batch of this file, if it has one."""
     async for found in self._client.batches.list(limit=100):
       if found.input_file_id == job.file_id:
         return found.id
-      if found.created_at < job.uploaded_at - _SLACK_SECONDS:
+      if found.created_at < job.uploaded_at - _CLOCK_SKEW_SECONDS:
         break
     return None
 
-  async def _collect_all(
-    self, index: records.Index, watch: progress.Progress
-  ) -> None:
+  async def _collect_all(self) -> None:
     for job in self._jobs.pending():
-      if job.event == jobs.UPLOADED and not await self._given_up(job):
-        await self._start(job, known=True)
+      if job.event == batch_jobs.UPLOADED and not await self._given_up(job):
+        await self._create(job, maybe_created=True)
     waiting = self._jobs.pending()
     while waiting:
       for job in list(waiting):
-        state = await self._insist(lambda job=job: self._look(job))
+        state = await self._with_retries(lambda job=job: self._poll(job))
         if state is None:
-          self._give_up(job, watch)
+          self._give_up(job)
           waiting.remove(job)
         elif state.status not in _RUNNING:
-          await self._collect(job, state, index, watch)
+          await self._collect(job, state)
           waiting.remove(job)
-      watch.tick()
+      self._record.monitor.tick()
       if waiting:
-        await asyncio.sleep(self._poll_seconds)
+        await asyncio.sleep(self._server.poll_seconds)
 
-  async def _look(self, job: jobs.Job):
-    """The server's state of a batch; None where it knows none and may not."""
+  async def _poll(self, job: batch_jobs.BatchJob) -> openai_batch.Batch | None:
+    """The server's state of a batch; None if it is unknown and given up."""
     try:
       return await self._client.batches.retrieve(job.batch_id)
     except openai.NotFoundError as error:
-      if self._forget:
+      if self._server.forget_batches:
         return None
-      raise calls.Fatal(
+      raise calls.FatalError(
         f'the server does not know the batch {job.batch_id} (404): it belongs'
-        ' to another account or --base_url, or its answers are gone. Give the'
-        ' right one, or ask its rows again with --forget_batches'
+        ' to another account or --base_url, or its answers were deleted. Give'
+        ' the right one, or ask its rows again with --forget_batches'
       ) from error
 
-  async def _given_up(self, job: jobs.Job) -> bool:
-    """Drops an upload that became no batch, where that is wanted: it is free."""
-    if not self._forget or await self._insist(lambda: self._find(job)):
+  async def _given_up(self, job: batch_jobs.BatchJob) -> bool:
+    """Drops an upload without a batch if --forget_batches says so."""
+    if not self._server.forget_batches or await self._with_retries(
+      lambda: self._find(job)
+    ):
       return False
     self._drop(job)
     return True
 
-  def _give_up(self, job: jobs.Job, watch: progress.Progress) -> None:
-    """Books a batch as paid for nothing; its rows are open again."""
-    _, kept = jobs.paths(self._file.path, job.number)
+  def _give_up(self, job: batch_jobs.BatchJob) -> None:
+    """Counts a batch as paid without answers; its rows are asked again."""
     reason = f'the server no longer knows the batch {job.batch_id}'
-    for record in jobs.read(kept):
-      call = jobs.call(record)
-      utmost = self._account.lose(call)
-      self._file.append(lines.lost(call, reason, utmost, self.name))
-    watch.fault(reason)
+    for call in self._calls_of(job):
+      self._record.lost(call, reason)
+    self._record.monitor.retried(reason)
     self._drop(job)
 
-  def _drop(self, job: jobs.Job) -> None:
-    self._note(dataclasses.replace(job, event=jobs.COLLECTED))
-    for path in jobs.paths(self._file.path, job.number):
+  def _drop(self, job: batch_jobs.BatchJob) -> None:
+    self._note(dataclasses.replace(job, event=batch_jobs.COLLECTED))
+    for path in batch_jobs.paths(self._record.file.path, job.number):
       path.unlink(missing_ok=True)
 
-  async def _collect(self, job, state, index, watch) -> None:
-    """Writes the answers of a batch that has ended, however it ended."""
-    _, kept = jobs.paths(self._file.path, job.number)
-    asked = [jobs.call(record) for record in jobs.read(kept)]
+  def _calls_of(self, job: batch_jobs.BatchJob) -> list[calls.Call]:
+    _, asked = batch_jobs.paths(self._record.file.path, job.number)
+    return batch_jobs.read_calls(asked)
+
+  async def _collect(
+    self, job: batch_jobs.BatchJob, state: openai_batch.Batch
+  ) -> None:
+    """Records the answers of a batch that has ended, however it ended."""
+    asked = self._calls_of(job)
     for file_id in (state.output_file_id, state.error_file_id):
       if file_id is None:
         continue
-      content = await self._insist(
+      content = await self._with_retries(
         lambda file_id=file_id: self._client.files.content(file_id)
       )
-      for line in content.content.splitlines():
-        self._keep(asked, json.loads(line), index, watch)
-    self._file.sync()
+      for line in map(json.loads, content.content.splitlines()):
+        self._record_line(asked[int(line['custom_id'])], line)
+    self._record.file.sync()
     self._drop(job)
     if state.status != 'completed':
       errors = getattr(state.errors, 'data', None) or []
       words = '; '.join(str(error.message) for error in errors[:3])
-      self.ending = session.Ending.REFUSED
-      self.reason = self._key.redact(
+      message = (
         f'batch {job.batch_id} is {state.status}: {words or "no reason"}'
       )
+      self._stop(online.ExitReason.REFUSED, self._server.key.redact(message))
 
-  def _keep(self, asked, line, index, watch) -> None:
-    """Books one line of a batch's output or error file."""
-    call = asked[int(line['custom_id'])]
-    if any(slot in index for slot in call.slots()):
+  def _record_line(self, call: calls.Call, line: dict[str, Any]) -> None:
+    """Records one line of a batch's output or error file."""
+    if any(key in self._index for key in call.sample_keys()):
       return
     response = line.get('response') or {}
     status = response.get('status_code')
     try:
       if status != 200:
         raise ValueError(json.dumps(line.get('error') or response.get('body')))
-      answer = calls.read_answer(response['body'], call, self.name)
+      answer = calls.read_answer(response['body'], call)
     except ValueError as error:
-      reason = self._key.redact(f'{status}: {error}')
-      self._file.append(*lines.failure(call, reason, status, self.name))
-      watch.failed(call, reason)
-      return
-    got = dataclasses.replace(call, samples=call.samples[: len(answer.texts)])
-    if answer.usage is None:
-      utmost = self._account.at_most(got)
-      answer = dataclasses.replace(answer, usage=utmost.usage(estimated=True))
-    self._file.append(*lines.answer(got, answer))
-    self._account.answer(got, answer.usage)
-    watch.answered(got, answer)
+      reason = self._server.key.redact(f'{status}: {error}')
+      self._record.failure(call, reason, status)
+    else:
+      self._record.answer(call, answer)
 
-  async def _insist(self, request):
-    """Makes a request of ours until it goes well."""
+  async def _with_retries(
+    self, request: Callable[[], Awaitable[_Result]]
+  ) -> _Result:
+    """Makes one of the requests for files and batches until it succeeds."""
+    backoff = self._server.backoff
     for attempt in itertools.count(1):
       try:
         return await request()
-      except openai.APIStatusError as error:
-        fault = backends.status_fault(error, self._key)
-      except openai.APIConnectionError as error:
-        fault = backends.connection_fault(error, self._key)
-      hopeless = not isinstance(fault, calls.Transient)
-      if hopeless or attempt >= self._backoff.attempts:
-        raise calls.Fatal(str(fault)) from None
-      await asyncio.sleep(self._backoff.wait(attempt, fault.retry_after))
+      except backends.API_ERRORS as error:
+        failure = backends.classify(error, self._server.key)
+      transient = isinstance(failure, calls.TransientError)
+      if not transient or attempt >= backoff.attempts:
+        raise calls.FatalError(str(failure)) from None
+      await asyncio.sleep(backoff.wait(attempt, failure.retry_after))
 
-  def _note(self, job: jobs.Job) -> None:
-    self._file.append(job.line())
-    self._file.sync()
-    self._jobs.remember(job.line())
+  def _note(self, job: batch_jobs.BatchJob) -> None:
+    self._record.file.append(job.line())
+    self._record.file.sync()
+    self._jobs.restore(job.line())

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is asked of a teacher, what it answers, and how a call can fail.
+"""One call to an LLM: its request, its answer, and the ways it can fail.
 
-The request's JSON body and the reading of the response's are here, because
-the HTTP backend and the Batch API share both.
+The HTTP backend and the Batch API share the JSON of requests and answers.
 """
 
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from rationales import records
+from dsbs_jax import contract
+from rationales import completions_file
 
 CHAT = 'chat'
 COMPLETIONS = 'completions'
@@ -21,14 +21,14 @@ class Call:
   """One request for some samples of one row.
 
   Attributes:
-    kind: records.COMPLETION or records.RATIONALIZATION.
+    kind: completions_file.COMPLETION or completions_file.RATIONALIZATION.
     example_id: the row's id.
     samples: numbers of the samples asked for.
     content: the prompt's text, or its chat messages.
-    prompt_hash: names the prompt, see `worklist`.
+    prompt_hash: identifies the prompt, see `worklist`.
     prompt_bytes: length of the prompt in UTF-8.
-    gold: the row's right label.
-    hinted: whether the prompt tells it.
+    gold: the row's human label, '' where it has none.
+    hinted: whether the prompt contains that label.
   """
 
   kind: str
@@ -40,24 +40,27 @@ class Call:
   gold: str
   hinted: bool = False
 
-  def slots(self) -> list[records.Slot]:
+  def sample_keys(self) -> list[completions_file.SampleKey]:
     return [
-      records.Slot(self.kind, self.example_id, sample)
+      completions_file.SampleKey(self.kind, self.example_id, sample)
       for sample in self.samples
     ]
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-  """The settings of a call that every row shares.
+  """The settings that the calls for all rows share.
 
   Attributes:
-    model: the server's name of the model.
+    model: the model's name on the server.
     endpoint: CHAT or COMPLETIONS.
     temperature: 0 is greedy.
     max_tokens: upper limit of a completion; 0 leaves it to the server.
-    stop: texts that end a completion, none of which it contains.
+    stop: stop sequences; a completion ends before the first of them.
     extra: further fields of the request, such as {'top_p': 0.9}.
+
+  Raises:
+    contract.UserError: a setting is out of range.
   """
 
   model: str
@@ -68,17 +71,20 @@ class Sampling:
   extra: Mapping[str, Any]
 
   def __post_init__(self):
-    if self.endpoint not in ENDPOINTS:
-      raise ValueError(
-        f'--endpoint is {self.endpoint!r}, expected chat or completions.'
-      )
     if not self.model:
-      raise ValueError("--model is missing: give the server's name of it.")
+      raise contract.UserError(
+        '--model is missing, expected the name that the server gives the model.'
+      )
     if not 0 <= self.temperature < float('inf') or self.max_tokens < 0:
-      raise ValueError(
+      raise contract.UserError(
         f'--temperature is {self.temperature} and --max_tokens'
         f' {self.max_tokens}, expected 0 or more of both.'
       )
+
+  @property
+  def path(self) -> str:
+    """Where requests go, after the /v1 of the server's address."""
+    return '/chat/completions' if self.endpoint == CHAT else '/completions'
 
   def body(self, call: Call) -> dict[str, Any]:
     """The request's JSON."""
@@ -104,31 +110,28 @@ class Answer:
   Attributes:
     texts: a completion per sample, possibly fewer than were asked for.
     finish_reasons: why each of them ended.
-    usage: tokens as the server counted them, or None where it does not.
-    model: the model that answered, by the server's word.
-    source: the backend's name, for the record.
+    usage: tokens as the server counted them; None if it did not report them.
+    model: the model that answered, as the server names it.
   """
 
   texts: tuple[str, ...]
   finish_reasons: tuple[str | None, ...]
   usage: dict[str, int] | None
   model: str
-  source: str
 
 
-def read_answer(body: Any, call: Call, source: str) -> Answer:
+def read_answer(body: Any, call: Call) -> Answer:
   """Reads a response's JSON.
 
   Args:
     body: the decoded JSON, of either endpoint.
     call: the call that it answers.
-    source: the backend's name.
 
   Returns:
     The answer, with no more samples than the call asked for.
 
   Raises:
-    ValueError: it has not the form of an answer.
+    ValueError: the JSON does not have the form of an answer.
   """
   if isinstance(body, dict) and 'choices' not in body:
     raise ValueError(str(body.get('error', 'no choices')))
@@ -141,39 +144,36 @@ def read_answer(body: Any, call: Call, source: str) -> Answer:
     raise ValueError(f'{type(error).__name__}: {error}') from None
   if not texts:
     raise ValueError('no choices')
-  return Answer(texts, reasons, _usage(body), model, source)
+  return Answer(texts, reasons, _usage(body), model)
 
 
 def _usage(body: Mapping[str, Any]) -> dict[str, int] | None:
-  """The usage of an answer, or None where it is not given as it should be.
+  """The usage of an answer; None if it is missing or malformed.
 
-  An answer is paid for, so it is kept even then.
+  The answer has been paid for, so it is kept even then.
   """
   usage = body.get('usage')
-  names = ('prompt_tokens', 'completion_tokens')
-  if isinstance(usage, dict) and all(
-    isinstance(usage.get(name), int) for name in names
-  ):
-    return {name: usage[name] for name in names}
-  return None
+  if not completions_file.is_usage(usage):
+    return None
+  return {name: usage[name] for name in completions_file.USAGE_FIELDS}
 
 
 def _text(choice: Mapping[str, Any]) -> str:
-  """The completion of a choice; a refusal without content is an empty one."""
+  """The completion of a choice; a refusal has no content and counts as ''."""
   text = choice['message']['content'] if 'message' in choice else choice['text']
   if not isinstance(text, str | None):
     raise TypeError(f'content is {text!r}')
   return text or ''
 
 
-class Transient(Exception):
-  """A call that may go well another time.
+class TransientError(Exception):
+  """A failure that may not happen at the next attempt.
 
   Args:
-    reason: for the record.
+    reason: for the completions file.
     retry_after: seconds the server asked to wait, if it did.
-    overload: whether it says that there are too many calls.
-    maybe_paid: whether the server may have worked and charged for it.
+    overload: whether the server says that it gets too many calls.
+    maybe_paid: whether the server may have charged for the call.
   """
 
   def __init__(
@@ -190,11 +190,11 @@ class Transient(Exception):
     self.maybe_paid = maybe_paid
 
 
-class Permanent(Exception):
-  """A call that will fail each time, whatever the others do.
+class PermanentError(Exception):
+  """A failure of this call that another attempt would only repeat.
 
   Args:
-    reason: for the record.
+    reason: for the completions file.
     status: the HTTP status, if there was one.
   """
 
@@ -203,5 +203,5 @@ class Permanent(Exception):
     self.status = status
 
 
-class Fatal(Exception):
-  """A fault that every call will meet: the run ends."""
+class FatalError(Exception):
+  """A failure that every call would meet: the run ends."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """python -m rationales.extract --benchmark=cqa --source=... --out=... --model=...
 
-Stage 1 of the method: few-shot prompts make an LLM write a rationale and a
-label for every row of a split. README.md in this folder walks through it.
+Stage 1 of the method: an LLM with a few-shot prompt writes a rationale and a
+label for every row of a split. README.md in this folder explains the steps.
 """
 
 import json
@@ -10,9 +10,18 @@ import pathlib
 
 from absl import flags
 
+from dsbs_jax import contract
 from dsbs_jax.data import register
 from dsbs_jax.runtime import command
-from rationales import bill, calls, extraction, pacing, secret, worklist
+from rationales import (
+  backends,
+  calls,
+  costs,
+  extraction,
+  limiter,
+  secret,
+  worklist,
+)
 from rationales import prompt as prompt_lib
 
 _BENCHMARK = flags.DEFINE_string('benchmark', None, 'Name of the benchmark.')
@@ -22,18 +31,16 @@ _MODULE = flags.DEFINE_string(
 _SOURCE = flags.DEFINE_string('source', None, 'Folder or zip with the rows.')
 _SPLIT = flags.DEFINE_string('split', 'train', 'train, validation or test.')
 _OUT = flags.DEFINE_string('out', None, 'Completions file (.jsonl).')
-_LIMIT = flags.DEFINE_integer('limit', None, 'Read only so many rows.')
+_LIMIT = flags.DEFINE_integer('limit', None, 'Only the first so many rows.')
 
-_BACKEND = flags.DEFINE_enum(
-  'backend', 'http', extraction.BACKENDS, 'Who answers, and how.'
-)
-_BASE_URL = flags.DEFINE_string(
+flags.DEFINE_enum('backend', 'http', backends.BACKENDS, 'Who answers, and how.')
+flags.DEFINE_string(
   'base_url', 'https://api.openai.com/v1', 'The server, up to /v1.'
 )
 _KEY = flags.DEFINE_string(
   'key_variable', 'OPENAI_API_KEY', 'Environment variable with the API key.'
 )
-_REPLAY = flags.DEFINE_string('replay', None, 'Completions file to replay.')
+flags.DEFINE_string('replay', None, 'Completions file to answer from.')
 _ENDPOINT = flags.DEFINE_enum(
   'endpoint', calls.CHAT, calls.ENDPOINTS, 'Chat, or plain completions.'
 )
@@ -63,38 +70,44 @@ _PROMPT = flags.DEFINE_string(
   'prompt', None, 'Prompt file; prompts/BENCHMARK.json by default.'
 )
 _EXEMPLARS = flags.DEFINE_integer('exemplars', None, 'How many; default all.')
-_SEED = flags.DEFINE_integer('seed', 0, 'Decides which exemplars, and order.')
+_SEED = flags.DEFINE_integer('seed', 0, 'Selects exemplars and their order.')
 _MAX_PROMPT = flags.DEFINE_integer(
   'max_prompt_tokens', 0, 'A longer prompt is an error; 0 allows all.'
 )
 _RATIONALIZE = flags.DEFINE_bool(
   'rationalize',
   False,
-  'Second pass: ask again, with the right label as a hint, about rows whose'
+  'Second pass: ask again, with the human label as a hint, about rows whose'
   ' label was wrong.',
 )
 
-_CONCURRENCY = flags.DEFINE_integer('concurrency', 64, 'Most calls at once.')
-_RPM = flags.DEFINE_float('rpm', 0, 'Requests per minute; 0 sets no limit.')
-_TPM = flags.DEFINE_float('tpm', 0, 'Tokens per minute; 0 sets no limit.')
-_TIMEOUT = flags.DEFINE_float('timeout', 120.0, 'Seconds for one call.')
+flags.DEFINE_integer('concurrency', 64, 'Calls at once, at most.')
+flags.DEFINE_float('rpm', 0, 'Requests per minute; 0 sets no limit.')
+flags.DEFINE_float('tpm', 0, 'Tokens per minute; 0 sets no limit.')
+flags.DEFINE_float('timeout', 120.0, 'Seconds for one call.')
 _ATTEMPTS = flags.DEFINE_integer('attempts', 8, 'Attempts per call.')
-_POLL = flags.DEFINE_float('poll_seconds', 30.0, 'Between looks at a batch.')
-_FORGET = flags.DEFINE_bool(
+flags.DEFINE_float('poll_seconds', 30.0, 'Between two polls of a batch.')
+flags.DEFINE_bool(
   'forget_batches',
   False,
   'Give up batches that the server no longer knows: their rows are asked again.',
 )
-_BATCH_SIZE = flags.DEFINE_integer('batch_size', 20_000, 'Calls per batch.')
+flags.DEFINE_integer('batch_size', 20_000, 'Calls per batch.')
 
 _PRICE_IN = flags.DEFINE_float('price_in', 0.0, 'Per million prompt tokens.')
-_PRICE_OUT = flags.DEFINE_float('price_out', 0.0, 'The same of completions.')
+_PRICE_OUT = flags.DEFINE_float('price_out', 0.0, 'The same, for completions.')
 _BUDGET = flags.DEFINE_float(
   'budget', None, 'What the completions file may cost in all.'
 )
-_DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Print the bill and stop.')
+_DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Print the costs and stop.')
 _FORCE = flags.DEFINE_bool(
   'force', False, 'Continue a file that was written with other settings.'
+)
+
+# Named as the fields of `backends.ServerConfig`.
+_SERVER_FLAGS = (
+  *('backend', 'base_url', 'replay', 'timeout', 'concurrency', 'rpm', 'tpm'),
+  *('poll_seconds', 'batch_size', 'forget_batches'),
 )
 
 
@@ -102,24 +115,26 @@ def main() -> int:
   """Runs the command; returns its exit status."""
   for flag in (_BENCHMARK, _SOURCE, _OUT):
     if not flag.value:
-      raise ValueError(f'--{flag.name} is missing. --help lists all flags.')
+      raise contract.UserError(
+        f'--{flag.name} is missing. --help lists all flags.'
+      )
   key = secret.from_environment(_KEY.value)
   key.guard_logs()
   prompt = _prompt()
-  work = extraction.Extraction(
+  job = extraction.Extraction(
     path=pathlib.Path(_OUT.value),
-    todo=_worklist(prompt),
+    work=_worklist(prompt),
     sampling=_sampling(prompt),
-    about={
+    prompt_settings={
       'prompt': prompt.fingerprint,
       'exemplars': len(prompt.exemplars),
       'seed': _SEED.value,
     },
     server=_server(key),
-    prices=bill.Prices(_PRICE_IN.value, _PRICE_OUT.value, _BUDGET.value),
+    prices=costs.Prices(_PRICE_IN.value, _PRICE_OUT.value, _BUDGET.value),
     rationalize=_RATIONALIZE.value,
   )
-  return work.show_bill() if _DRY_RUN.value else work.run()
+  return job.show_costs() if _DRY_RUN.value else job.run()
 
 
 def _prompt() -> prompt_lib.Prompt:
@@ -127,12 +142,12 @@ def _prompt() -> prompt_lib.Prompt:
   prompt = prompt_lib.load(pathlib.Path(_PROMPT.value or default))
   count = _EXEMPLARS.value
   count = len(prompt.exemplars) if count is None else count
-  return prompt_lib.pick(prompt, count, _SEED.value)
+  return prompt_lib.select(prompt, count, _SEED.value)
 
 
 def _sampling(prompt: prompt_lib.Prompt) -> calls.Sampling:
   if _SAMPLES.value > 1 and not _TEMPERATURE.value:
-    raise ValueError(
+    raise contract.UserError(
       f'--samples is {_SAMPLES.value} at --temperature=0, where all samples'
       ' are equal. Give a temperature such as 0.7.'
     )
@@ -143,7 +158,7 @@ def _sampling(prompt: prompt_lib.Prompt) -> calls.Sampling:
   except ValueError:
     extra = None
   if not isinstance(extra, dict):
-    raise ValueError(
+    raise contract.UserError(
       f'--extra is {_EXTRA.value!r}, expected a JSON object such as'
       """ '{"top_p": 0.9}'."""
     )
@@ -173,21 +188,10 @@ def _worklist(prompt: prompt_lib.Prompt) -> worklist.Worklist:
   )
 
 
-def _server(key: secret.Secret) -> extraction.Server:
-  return extraction.Server(
-    backend=_BACKEND.value,
-    base_url=_BASE_URL.value,
-    key=key,
-    timeout=_TIMEOUT.value,
-    concurrency=_CONCURRENCY.value,
-    rpm=_RPM.value,
-    tpm=_TPM.value,
-    backoff=pacing.Backoff(attempts=_ATTEMPTS.value),
-    poll_seconds=_POLL.value,
-    batch_size=_BATCH_SIZE.value,
-    replay=_REPLAY.value,
-    forget_batches=_FORGET.value,
-  )
+def _server(key: secret.Secret) -> backends.ServerConfig:
+  backoff = limiter.Backoff(attempts=_ATTEMPTS.value)
+  values = {name: flags.FLAGS[name].value for name in _SERVER_FLAGS}
+  return backends.ServerConfig(key=key, backoff=backoff, **values)
 
 
 if __name__ == '__main__':

@@ -1,93 +1,140 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The completions file while it is being written: each answer once, for good.
+"""The completions file on disk: what it holds, and safe appending to it.
 
 What a crash can take:
 
   kill -9      Every answer goes to the kernel in one `write` on a descriptor
-               opened with O_APPEND before the next call of its row is made.
-               The kernel keeps it whatever happens to the process, so only
-               calls in flight are lost. A kill in mid-write can tear the last
-               line; the next start repairs it.
-  power loss   `sync` asks the disk to keep what was written. The session
-               calls it once a second in a thread and once at the end: at most
-               a second of answers is at risk. A sync per line would cap a
-               disk at a few hundred answers per second, for no gain against
-               the common crash.
-  two writers  The file is locked (flock) for as long as it is open. The
-               kernel drops the lock with the process, so none is ever stale.
+               opened with O_APPEND, before anything else is done with it. The
+               kernel keeps it whatever happens to the process, so only calls
+               in flight are lost. A kill in mid-write can tear the last line;
+               the next start cuts it off.
+  power loss   `sync` makes the disk keep what was written. A run calls it once
+               a second in a thread, and once at the end: at most a second of
+               answers is at risk. A sync per line would limit a disk to a few
+               hundred answers per second.
+  two writers  The file is locked (flock) while it is open. The kernel releases
+               the lock when the process ends, however it ends.
 """
 
+import dataclasses
 import datetime
 import fcntl
 import json
+import mmap
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from rationales import records
+from dsbs_jax import contract
+from rationales import batch_jobs, completions_file, costs
 
-FORMAT = 1
-
-_CHUNK = 1 << 16
 _BEGINNING = b'{"kind": "header"'
+
+
+@dataclasses.dataclass(frozen=True)
+class Contents:
+  """What earlier runs left in a completions file.
+
+  Attributes:
+    index: its answers.
+    jobs: its batches.
+    tracker: what it cost.
+    settings: those of its last header; empty if the file is new.
+  """
+
+  index: completions_file.Index
+  jobs: batch_jobs.BatchJobs
+  tracker: costs.CostTracker
+  settings: Mapping[str, Any]
+
+
+def read(path: pathlib.Path, tracker: costs.CostTracker) -> Contents:
+  """Reads a completions file, which may not exist yet.
+
+  Args:
+    path: the file.
+    tracker: a new one; counts what the file says was paid.
+
+  Returns:
+    What it holds.
+
+  Raises:
+    contract.UserError: a line is malformed, or the file has another format.
+  """
+  index, jobs = completions_file.Index(), batch_jobs.BatchJobs()
+  settings = {}
+  if path.exists():
+    for offset, record in completions_file.scan(path):
+      index.add(offset, record)
+      jobs.restore(record)
+      tracker.restore(record)
+      if record['kind'] == completions_file.HEADER:
+        _check_format(path, record)
+        settings = record['settings']
+  return Contents(index.freeze(), jobs, tracker, settings)
 
 
 class Ledger:
   """An append-only file of records, locked against other writers.
 
   Args:
-    path: the file; made where it is missing, with its folder.
+    path: the file; created if it is missing, with its folder.
     redact: masks secrets in each line before it is written.
 
   Attributes:
     repaired: bytes of a torn last line that were cut off on opening.
 
   Raises:
-    ValueError: another process writes to the file, or it cannot be written.
+    contract.UserError: the file cannot be written, is no completions file, or
+      another process writes to it.
   """
 
-  def __init__(self, path: pathlib.Path, redact=lambda text: text):
+  def __init__(
+    self,
+    path: pathlib.Path,
+    redact: Callable[[str], str] = lambda text: text,
+  ):
     self.path = path
     self._redact = redact
-    self._dirty = False
+    self._unsynced = False
     try:
       path.parent.mkdir(parents=True, exist_ok=True)
       flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
       self._descriptor = os.open(path, flags, 0o644)
     except OSError as error:
-      raise ValueError(
+      raise contract.UserError(
         f'{path} cannot be written: {error.strerror}. Give another --out.'
       ) from None
     try:
       fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
       os.close(self._descriptor)
-      raise ValueError(
+      raise contract.UserError(
         f'{path} is being written by another process. Wait for it, stop it,'
         ' or give another --out.'
       ) from None
-    self._check_origin()
+    self._check_beginning()
     self.repaired = self._repair()
 
-  def append(self, *lines: Mapping[str, Any]) -> None:
+  def append(self, *records: Mapping[str, Any]) -> None:
     """Adds records at the end, in one write.
 
     Args:
-      *lines: the records; `time` is added to each.
+      *records: a line each; `time` is added to them.
 
     Raises:
       OSError: the disk is full or failing; nothing is left half written.
     """
-    time = now()
-    text = ''.join(json.dumps({**line, 'time': time}) + '\n' for line in lines)
+    time = _now()
+    text = ''.join(json.dumps({**r, 'time': time}) + '\n' for r in records)
     self._write(self._redact(text).encode('ascii'))
-    self._dirty = True
+    self._unsynced = True
 
   def sync(self) -> None:
-    """Asks the disk to keep what was written so far."""
-    if self._dirty:
-      self._dirty = False
+    """Makes the disk keep what was written so far."""
+    if self._unsynced:
+      self._unsynced = False
       os.fsync(self._descriptor)
 
   def close(self) -> None:
@@ -111,21 +158,24 @@ class Ledger:
       os.ftruncate(self._descriptor, start)
       raise
 
-  def _check_origin(self) -> None:
-    """Leaves files alone that are not ours: a repair would harm them."""
+  def _check_beginning(self) -> None:
+    """Refuses a file of another program, which a repair would damage."""
     beginning = os.pread(self._descriptor, len(_BEGINNING), 0)
     if not _BEGINNING.startswith(beginning):
       os.close(self._descriptor)
-      raise ValueError(
+      raise contract.UserError(
         f'{self.path} begins with {beginning!r}, expected {_BEGINNING!r}: it'
         ' is no completions file. Give another --out.'
       )
 
   def _repair(self) -> int:
-    """Cuts a torn last line, or ends one that lacks only its newline."""
+    """Cuts off a torn last line, or adds the newline that alone is missing."""
     size = os.fstat(self._descriptor).st_size
-    start = self._last_line_start(size)
-    tail = os.pread(self._descriptor, size - start, start)
+    if not size:
+      return 0
+    with mmap.mmap(self._descriptor, size, prot=mmap.PROT_READ) as whole:
+      start = whole.rfind(b'\n') + 1
+      tail = whole[start:]
     if not tail:
       return 0
     try:
@@ -136,34 +186,14 @@ class Ledger:
     self._write(b'\n')
     return 0
 
-  def _last_line_start(self, size: int) -> int:
-    """The offset after the last newline, 0 where there is none."""
-    end = size
-    while end > 0:
-      begin = max(0, end - _CHUNK)
-      newline = os.pread(self._descriptor, end - begin, begin).rfind(b'\n')
-      if newline >= 0:
-        return begin + newline + 1
-      end = begin
-    return 0
-
 
 def header(settings: Mapping[str, Any]) -> dict[str, Any]:
   """The line that opens a run with these settings."""
   return {
-    'kind': records.HEADER,
-    'format': FORMAT,
+    'kind': completions_file.HEADER,
+    'format': completions_file.FORMAT,
     'settings': dict(settings),
   }
-
-
-def check_format(path: pathlib.Path, line: Mapping[str, Any]) -> None:
-  """Refuses a file that a later version of this program wrote."""
-  if line.get('format') != FORMAT:
-    raise ValueError(
-      f'{path} has the format {line.get("format")!r}, expected {FORMAT}. Use'
-      ' the version that wrote it, or give another --out.'
-    )
 
 
 def check_settings(
@@ -177,16 +207,15 @@ def check_settings(
     settings: settings of this run.
 
   Raises:
-    ValueError: they differ; the message lists how.
+    contract.UserError: they differ; the message lists how.
   """
-  names = [*recorded, *(name for name in settings if name not in recorded)]
   changes = [
     f'  {name}: {recorded.get(name)!r} in the file, {settings.get(name)!r} now'
-    for name in names
+    for name in recorded | settings
     if recorded.get(name) != settings.get(name)
   ]
   if changes:
-    raise ValueError(
+    raise contract.UserError(
       f'{path} was written with other settings:\n'
       + '\n'.join(changes)
       + '\nGive another file with --out, go back to the old settings, or'
@@ -194,7 +223,17 @@ def check_settings(
     )
 
 
-def now() -> str:
+def _check_format(path: pathlib.Path, record: Mapping[str, Any]) -> None:
+  """Refuses a file that a later version of this program wrote."""
+  if record.get('format') != completions_file.FORMAT:
+    raise contract.UserError(
+      f'{path} has the format {record.get("format")!r}, expected'
+      f' {completions_file.FORMAT}. Use the version that wrote it, or give'
+      ' another --out.'
+    )
+
+
+def _now() -> str:
   """The time in UTC, in ISO 8601 with milliseconds."""
   moment = datetime.datetime.now(datetime.UTC)
   return moment.isoformat(timespec='milliseconds').replace('+00:00', 'Z')

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Few-shot prompts: an instruction and exemplars, as data, made into text.
+"""Few-shot prompts: an instruction and exemplars from JSON, made into text.
 
 A prompt is a JSON file. For a benchmark whose rows are {'q': '2 + 2?'}:
 
@@ -23,11 +23,14 @@ arXiv 2305.02301, and the layouts that the published completions show.
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import pathlib
 import random
 from collections.abc import Mapping
 from typing import Any
+
+from dsbs_jax import contract
 
 FOLDER = pathlib.Path(__file__).resolve().parent / 'prompts'
 
@@ -38,12 +41,12 @@ Row = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Exemplar:
-  """One worked example: a row, why, and what.
+  """One worked example: a row, its rationale and its answer.
 
   Attributes:
-    group: the class over which a pick of exemplars is balanced.
-    input: a row in the shape of the benchmark's rows, or its rendered text.
-    rationale: the reason, in the words that a teacher should imitate.
+    group: the class by which a selection of exemplars is balanced.
+    input: a row with the fields of the benchmark's rows, or its rendered text.
+    rationale: the reasoning, in the words that the LLM should imitate.
     answer: the label as the completion spells it, such as `(b) spring`.
     label: the label that the benchmark's parser finds in the answer.
   """
@@ -57,7 +60,7 @@ class Exemplar:
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-  """An instruction, templates and exemplars; see the module's docstring."""
+  """A prompt file's contents; see the module's docstring."""
 
   instruction: str
   question: str
@@ -69,12 +72,12 @@ class Prompt:
 
   @functools.cached_property
   def fingerprint(self) -> str:
-    """Names everything that decides what a row's prompt looks like."""
+    """A hash of everything that decides what a row's prompt looks like."""
     return text_hash(json.dumps(dataclasses.asdict(self), sort_keys=True))
 
   @functools.cached_property
   def _openings(self) -> dict[bool, tuple[str, tuple[dict[str, str], ...]]]:
-    """What comes before the row, without and with hints: it never changes."""
+    """What comes before the row, without and with hints."""
     return {hinted: _opening(self, hinted) for hinted in (False, True)}
 
 
@@ -93,28 +96,28 @@ def load(path: pathlib.Path) -> Prompt:
     The prompt with all its exemplars, in the file's order.
 
   Raises:
-    ValueError: the file is missing, is not JSON or lacks a part.
+    contract.UserError: the file is missing, is not JSON or lacks a part.
   """
   try:
     data = json.loads(path.read_text(encoding='utf-8'))
   except FileNotFoundError:
-    raise ValueError(
+    raise contract.UserError(
       f'There is no prompt file {path}. Write one (rationales/prompts has'
       ' five to start from) or name yours with --prompt=FILE.'
     ) from None
   except ValueError as error:
-    raise ValueError(
+    raise contract.UserError(
       f'{path} is not JSON ({error}), expected a prompt file. Correct it, or'
       ' give another with --prompt.'
     ) from None
   if not isinstance(data, dict):
-    raise ValueError(
+    raise contract.UserError(
       f'{path} holds a {type(data).__name__}, expected a JSON object. Correct'
       ' it, or give another with --prompt.'
     )
   missing = [name for name in _TEXTS if not isinstance(data.get(name), str)]
   if missing or not isinstance(data.get('exemplars'), list):
-    raise ValueError(
+    raise contract.UserError(
       f'{path} lacks {", ".join(missing or ["exemplars"])}, expected the'
       f' texts {", ".join(_TEXTS)} and a list "exemplars".'
     )
@@ -132,11 +135,11 @@ def load(path: pathlib.Path) -> Prompt:
   )
 
 
-def pick(prompt: Prompt, count: int, seed: int) -> Prompt:
+def select(prompt: Prompt, count: int, seed: int) -> Prompt:
   """Keeps `count` exemplars, balanced over their groups.
 
-  The groups take turns, in an order and with members that the seed decides,
-  so that no group has two exemplars more than another while it has any left.
+  The groups take turns, in an order and with members that the seed decides:
+  their numbers differ by one at most until a group has no more.
 
   Args:
     prompt: the prompt with all its exemplars.
@@ -147,10 +150,10 @@ def pick(prompt: Prompt, count: int, seed: int) -> Prompt:
     The prompt with `count` exemplars.
 
   Raises:
-    ValueError: the prompt has fewer.
+    contract.UserError: the prompt has fewer.
   """
   if not 0 <= count <= len(prompt.exemplars):
-    raise ValueError(
+    raise contract.UserError(
       f'--exemplars is {count}, expected 0 to {len(prompt.exemplars)}, the'
       ' number in the prompt file. Add exemplars to it or ask for fewer.'
     )
@@ -159,28 +162,26 @@ def pick(prompt: Prompt, count: int, seed: int) -> Prompt:
   groups: dict[str, list[Exemplar]] = {}
   for exemplar in shuffled:
     groups.setdefault(exemplar.group, []).append(exemplar)
-  turns = [
-    (turn, place, exemplar)
-    for place, members in enumerate(groups.values())
-    for turn, exemplar in enumerate(members)
-  ]
-  turns.sort(key=lambda entry: entry[:2])
-  kept = tuple(exemplar for _, _, exemplar in turns[:count])
-  return dataclasses.replace(prompt, exemplars=kept)
+  turns = itertools.zip_longest(*groups.values())
+  kept = [e for turn in turns for e in turn if e is not None][:count]
+  return dataclasses.replace(prompt, exemplars=tuple(kept))
 
 
 def completion_text(
   prompt: Prompt, row: Row, *, hint: str | None = None
 ) -> str:
-  """One text that a plain completion model continues with the rationale.
+  """A text that a plain completion model continues with the rationale.
 
   Args:
     prompt: the prompt.
     row: the fields of the row to be answered, with `rendered`.
-    hint: the right label, told to the model; None tells nothing.
+    hint: the human label, for the prompt to contain; None for no hint.
 
   Returns:
     Instruction, exemplars and the row, up to and with the cue.
+
+  Raises:
+    contract.UserError: the template names a field that the row lacks.
   """
   return (
     prompt._openings[hint is not None][0]
@@ -194,8 +195,8 @@ def chat_messages(
 ) -> list[dict[str, str]]:
   """The same as `completion_text`, as turns of a conversation.
 
-  Each exemplar is a question of the user and an answer of the assistant. The
-  cue is left out: the turn itself says whose word it is.
+  Each exemplar is a user's question and the assistant's answer. The cue is
+  left out: the roles of the turns say the same.
   """
   content = _question(prompt, row, hint)
   opening = prompt._openings[hint is not None][1]
@@ -203,7 +204,7 @@ def chat_messages(
 
 
 def exemplar_answer(prompt: Prompt, exemplar: Exemplar) -> str:
-  """The completion that a teacher should have given to this exemplar."""
+  """The completion that the LLM should give to this exemplar."""
   return prompt.answer.format_map(dataclasses.asdict(exemplar))
 
 
@@ -227,9 +228,9 @@ def _question(prompt: Prompt, row: Row | str, hint: str | None) -> str:
   try:
     question = prompt.question.format_map(fields)
   except (KeyError, IndexError) as error:
-    raise ValueError(
+    raise contract.UserError(
       f'The prompt\'s "question" asks for {error}, and a row has the fields'
-      f' {", ".join(sorted(fields))}. Mend the template in the prompt file.'
+      f' {", ".join(sorted(fields))}. Correct the template in the prompt file.'
     ) from None
   return question + (prompt.hint.format(label=hint) if hint is not None else '')
 
@@ -237,7 +238,9 @@ def _question(prompt: Prompt, row: Row | str, hint: str | None) -> str:
 def _exemplar(record: Any, place: str) -> Exemplar:
   needed = ('input', 'rationale', 'label')
   if not isinstance(record, dict) or any(key not in record for key in needed):
-    raise ValueError(f'{place} lacks one of {", ".join(needed)}.')
+    raise contract.UserError(
+      f'{place} lacks one of {", ".join(needed)}. Add it to the prompt file.'
+    )
   return Exemplar(
     group=str(record.get('group', record['label'])),
     input=record['input'],

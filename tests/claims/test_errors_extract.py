@@ -35,7 +35,11 @@ CASES = {
   'budget': (('--budget=1',), ('no price is known', '--price_in')),
   'extra': (('--extra=x',), ("--extra is 'x'", 'JSON object')),
   'exemplars': (('--exemplars=99',), ('--exemplars is 99', 'ask for fewer')),
+  'connections': (('--concurrency=2000',), ('at most 1000',)),
   'backend': (('--backend=x',), ('--backend=x', 'http|batch|replay')),
+  'address': (('--base_url=host',), ("--base_url is 'host'", 'http://')),
+  'replay': (('--backend=replay',), ('--replay=FILE',)),
+  'batch': (('--batch_size=0',), ('--batch_size is 0', 'at least 1')),
   'rationalize': (('--rationalize',), ('out.jsonl does not exist', 'first')),
   'long_prompt': (
     ('--max_prompt_tokens=5',),
@@ -72,7 +76,7 @@ def test_extract_says_what_is_wrong(tmp_path, name):
     ),
     (
       '{"kind": "header", "format": 1, "settings": {}}\n{"kind"}\n',
-      ('out.jsonl:2 is', 'mend or delete'),
+      ('out.jsonl:2 is', 'repair or delete'),
     ),
   ],
 )

@@ -62,3 +62,19 @@ def test_files_named_in_docs_exist(document):
     assert (REPOSITORY / name).exists() or (
       REPOSITORY / 'dsbs_jax' / name
     ).exists(), name
+
+
+@pytest.mark.parametrize(
+  'document',
+  [
+    'README.md',
+    *(f'docs/{p.name}' for p in (REPOSITORY / 'docs').glob('*.md')),
+  ],
+)
+def test_prose_is_wrapped_at_100_columns(document):
+  for number, line in enumerate(
+    (REPOSITORY / document).read_text().splitlines(), start=1
+  ):
+    # Tables, pictures and headings cannot be wrapped, nor a single long word.
+    if not line.startswith(('|', '!', '#')) and ' ' in line.strip():
+      assert len(line) <= 100 or document == 'docs/files.md', (number, line)

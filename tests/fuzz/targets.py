@@ -18,7 +18,8 @@ from dsbs_jax.data import metrics, parsing, register
 from dsbs_jax.data.source import completions, records
 from dsbs_jax.inference import input_lines
 from dsbs_jax.runtime import command, gin_config
-from rationales import bill, history
+from rationales import costs
+from rationales import ledger as ledger_lib
 from tests.fuzz import gin_settings
 
 with register.without_seqio():  # TensorFlow has no part in this
@@ -120,9 +121,9 @@ def jsonl(data: bytes) -> None:
 def ledger(data: bytes) -> None:
   """What earlier runs left is read, or one ValueError names the line."""
   _scratch().write_bytes(data)
-  account = bill.Bill(bill.Prices(), max_tokens=9, answer_bytes=9.0)
-  past = _allowed(lambda: history.read(_scratch(), account))
-  assert past is None or past.jobs.next_number() is not None
+  tracker = costs.CostTracker(costs.Prices(), max_tokens=9, answer_bytes=9.0)
+  contents = _allowed(lambda: ledger_lib.read(_scratch(), tracker))
+  assert contents is None or contents.jobs.next_number() is not None
 
 
 def gin_front(data: bytes) -> None:

@@ -9,7 +9,7 @@ _BOUNDARY = re.compile(r'boundary="?([^";]+)')
 
 
 class Store:
-  """Uploaded files, and batches that complete after some looks at them."""
+  """Uploaded files, and batches that complete after some polls."""
 
   def __init__(self, teacher):
     self.teacher = teacher
@@ -40,7 +40,7 @@ class Store:
     if parts[:1] == ['batches'] and parts[1] in self.batches:
       if self.teacher.behaviour.batches_unreachable:
         return 503, {'error': {'message': 'come back later'}}
-      return 200, self.look(parts[1])
+      return 200, self.poll(parts[1])
     return 404, {'error': {'message': f'no {method} {path}'}}
 
   def upload(self, content: bytes) -> dict:
@@ -71,7 +71,7 @@ class Store:
     }
     return self.batches[name]
 
-  def look(self, name: str) -> dict:
+  def poll(self, name: str) -> dict:
     found, behaviour = self.batches[name], self.teacher.behaviour
     self.polls[name] += 1
     due = self.polls[name] >= behaviour.batch_polls

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loopback server, and a way to run the command as a user would."""
+"""The loopback server, and ways to run the command as a user would."""
 
 import dataclasses
 import json
@@ -15,6 +15,8 @@ import pytest
 from tests.rationales import command, sums
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+# Where the processes started here find the modules.
+os.environ.setdefault('PYTHONPATH', str(REPOSITORY))
 
 
 @dataclasses.dataclass
@@ -40,10 +42,14 @@ class Server:
   def stats(self) -> dict:
     return self._ask('/stats')
 
+  def wait(self, **counts: int) -> dict:
+    """Returns once these counts are reached."""
+    return self._ask('/wait', counts)
+
   def _ask(self, path: str, body=None) -> dict:
     data = None if body is None else json.dumps(body).encode()
     address = f'http://127.0.0.1:{self.port}{path}'
-    with urllib.request.urlopen(address, data, timeout=30) as response:
+    with urllib.request.urlopen(address, data, timeout=300) as response:
       return json.load(response)
 
 
@@ -73,9 +79,16 @@ def server(server_process):
 def spawner():
   """Starts processes that have the command's modules loaded already."""
   context = multiprocessing.get_context('forkserver')
-  # The last two are what the client would import at its first request.
   context.set_forkserver_preload(
-    ['tests.rationales.command', 'httpcore2', 'anyio._backends._asyncio']
+    [
+      'tests.rationales.command',
+      command.MODULE,
+      # What the client would import at its first request.
+      'anyio._backends._asyncio',
+      'httpcore2',
+      'openai.resources.batches',
+      'openai.resources.files',
+    ]
   )
   return context
 
@@ -84,11 +97,10 @@ def spawner():
 def extract(server, spawner, tmp_path):
   """Runs the command on sums in a process of its own."""
 
-  def run(num_rows=None, *flags, environment=None, wait=True, seconds=120):
+  def run(num_rows=None, *flags, environment=None, wait=True):
     if num_rows is not None:
       sums.write(tmp_path, num_rows)
     arguments = [
-      'extract',
       '--benchmark=sums',
       '--module=tests.rationales.sums',
       f'--source={tmp_path}',
@@ -100,12 +112,8 @@ def extract(server, spawner, tmp_path):
     ]
     environment = {'OPENAI_API_KEY': command.KEY} | (environment or {})
     log = tmp_path / 'log.txt'
-    process = spawner.Process(
-      target=command.run, args=(arguments, environment, str(log))
-    )
-    process.start()
-    result = command.Running(process, log)
-    return result.wait(seconds) if wait else result
+    running = command.start(spawner, arguments, log, environment)
+    return running.wait() if wait else running
 
   return run
 
@@ -113,6 +121,3 @@ def extract(server, spawner, tmp_path):
 @pytest.fixture
 def out(tmp_path) -> pathlib.Path:
   return tmp_path / 'out' / 'train.jsonl'
-
-
-os.environ.setdefault('PYTHONPATH', str(REPOSITORY))

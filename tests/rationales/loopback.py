@@ -12,13 +12,13 @@ clients that the tests kill and does not share their CPU time.
   POST /change      changes some of it, forgets nothing
   POST /answers     {question: completion}: teach it what to say
   GET /stats        what was counted
+  POST /wait        {count: number}: the same, once the count is that high
 """
 
 import asyncio
 import dataclasses
 import json
 import sys
-import time
 
 from tests.rationales import teaching
 
@@ -33,19 +33,16 @@ class Connection(asyncio.Protocol):
     self.teacher = teacher
     self.buffer = b''
     self.busy = False
+    self.held = None
+    self.late_copy = b''
     self.spoiled = False
-    self.answered_at = 0.0
-    self.served = False
 
   def connection_made(self, transport):
     self.transport = transport
 
   def connection_lost(self, exc):
-    # A client that is killed may not have read the last answer yet.
-    fresh = time.time() - self.answered_at < 0.5
-    if self.served:
-      self.teacher.cuts.append((time.time(), self.busy or fresh))
     if self.busy:
+      self.teacher.lost += self.held is not None
       self.finished()
 
   def data_received(self, data):
@@ -70,25 +67,30 @@ class Connection(asyncio.Protocol):
       self.complete(json.loads(body), headers)
     elif path == '/stats':
       self.send(200, teacher.stats())
+    elif path == '/wait':
+      teacher.when(json.loads(body), lambda: self.send(200, teacher.stats()))
     elif path == '/configure':
       teacher.configure(teaching.Behaviour(**json.loads(body)))
       self.send(200, {})
     elif path == '/change':
       changes = json.loads(body)
       teacher.behaviour = dataclasses.replace(teacher.behaviour, **changes)
+      teacher.release()
       self.send(200, {})
     elif path == '/answers':
       teacher.answers = json.loads(body)
       self.send(200, {})
     else:
       self.send(*teacher.batches.handle(method, path, headers, body))
+    teacher.notify()
 
   def complete(self, body, headers):
     teacher, behaviour = self.teacher, self.teacher.behaviour
-    self.busy = self.served = True
-    teacher.flying += 1
-    teacher.most_flying = max(teacher.most_flying, teacher.flying)
-    teacher.times.append(time.time())
+    self.busy = True
+    teacher.calls += 1
+    teacher.flying.add(self)
+    self.transport.write(self.late_copy)
+    self.late_copy = b''
     question = teacher.question(body)
     if behaviour.status != 200 or any(w in question for w in behaviour.failing):
       status = behaviour.status if behaviour.status != 200 else 400
@@ -99,31 +101,46 @@ class Connection(asyncio.Protocol):
       self.finished()
       self.send(status, {'error': error}, more)
       return
+    if (
+      behaviour.hold_after is not None and teacher.calls > behaviour.hold_after
+    ):
+      self.held = body
+      self.charge(body)
+      return
     fault = None
     if teacher.random.random() < behaviour.faults:
       fault = teacher.random.choice(behaviour.kinds)
       teacher.faults[fault] += 1
-    act = getattr(self, fault or 'answer')
-    if behaviour.delay:
-      loop = asyncio.get_running_loop()
-      loop.call_later(behaviour.delay, act, body)
-    else:
-      act(body)
+    getattr(self, fault or 'answer')(body)
+
+  def release(self):
+    """Sends the answer that was held back."""
+    if self.held is not None:
+      body, self.held = self.held, None
+      self.finished()
+      self.send(200, self.teacher.completion(body))
 
   # What can happen to a request.
 
-  def answer(self, body, copies=1):
-    if self.transport.is_closing():
-      return
-    reply = self.teacher.completion(body)
+  def answer(self, body):
     self.charge(body)
     self.finished()
-    for _ in range(copies):
-      self.send(200, reply)
-    self.spoiled = copies > 1
+    self.send(200, self.teacher.completion(body))
 
   def duplicate(self, body):
-    self.answer(body, copies=2)
+    """Both copies come in one write, so that the client reads them at once."""
+    self.charge(body)
+    self.finished()
+    self.transport.write(_response(200, self.teacher.completion(body)) * 2)
+    self.spoiled = True
+
+  def late_duplicate(self, body):
+    """The second copy comes once the connection's next request is there."""
+    self.charge(body)
+    self.finished()
+    self.late_copy = _response(200, self.teacher.completion(body))
+    self.transport.write(self.late_copy)
+    self.spoiled = True
 
   def rate_limit(self, body):
     self.finished()
@@ -138,9 +155,8 @@ class Connection(asyncio.Protocol):
     """Nothing ever comes; the call stays in flight until the client leaves."""
 
   def reset(self, body):
-    data = _response(200, self.teacher.completion(body))
-    self.transport.write(data[: len(data) - 20])
-    asyncio.get_running_loop().call_later(0.01, self.transport.abort)
+    self.transport.write(_response(200, self.teacher.completion(body))[:-20])
+    self.transport.close()
 
   def truncated(self, body):
     self.finished()
@@ -148,33 +164,36 @@ class Connection(asyncio.Protocol):
     self.send(200, text[: len(text) // 2])
 
   def drip(self, body):
-    data = _response(200, self.teacher.completion(body))
-    asyncio.get_running_loop().create_task(self.dripping(body, data))
-
-  async def dripping(self, body, data):
-    step = len(data) // 10 + 1
-    for start in range(0, len(data), step):
-      await asyncio.sleep(0.02)
-      if self.transport.is_closing():
-        return
-      self.transport.write(data[start : start + step])
+    """The answer comes byte by byte."""
     self.charge(body)
     self.finished()
+    for byte in _response(200, self.teacher.completion(body)):
+      self.transport.write(bytes([byte]))
+
+  def drip_forever(self, body):
+    """Blanks before an answer that never begins."""
+    head = b'HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n'
+    self.transport.write(head)
+    asyncio.get_running_loop().create_task(self.dripping())
+
+  async def dripping(self):
+    while not self.transport.is_closing():
+      self.transport.write(b' ')
+      await asyncio.sleep(0.01)
 
   def charge(self, body):
     """Counts a call as paid, unless the client cannot get its answer.
 
     After a duplicate the client reads the copy in place of this answer.
     """
-    if self.spoiled:
-      self.teacher.spoiled += 1
-    else:
+    if not self.spoiled:
       self.teacher.paid[self.teacher.question(body)] += 1
-    self.answered_at = time.time()
 
   def finished(self):
     self.busy = False
-    self.teacher.flying -= 1
+    self.held = None
+    self.teacher.flying.discard(self)
+    self.teacher.notify()
 
   def send(self, status, body, more=''):
     self.transport.write(_response(status, body, more))

@@ -2,8 +2,8 @@
 """A benchmark of our own for the tests: sums, with rows that cannot be mixed up.
 
 Record: {'q': 'What is 12 + 91?', 'a': '103'}; every row has another q. The
-teacher of `loopback` gets some sums wrong and some unreadable, by the last
-digit of the first number, so that every count can be foretold.
+server of `loopback` gets some sums wrong and some unreadable, by the last
+digit of the first number, so that every count can be computed.
 """
 
 import json
@@ -63,7 +63,7 @@ def write(folder: pathlib.Path, num_rows: int) -> pathlib.Path:
 
 
 def answer(question: str, sample: int) -> str:
-  """What the tests' teacher says to a prompt's last question."""
+  """What the tests' LLM answers to a prompt's last question."""
   match = _NUMBERS.search(question)
   if match is None:
     return f'I do not know this one: {question}'

@@ -5,16 +5,18 @@ import collections
 import dataclasses
 import json
 import random
+from collections.abc import Callable
 
 from tests.rationales import batches, sums
 
+# What passes without anyone waiting.
 FAULTS = (
   'rate_limit',
   'error_500',
-  'hang',
   'reset',
   'truncated',
   'duplicate',
+  'late_duplicate',
   'drip',
 )
 
@@ -27,7 +29,8 @@ class Behaviour:
     faults: share of requests that meet a fault.
     kinds: the faults to draw from.
     seed: decides which requests.
-    delay: seconds before an answer.
+    hold_after: calls after so many are charged, but not answered until a
+      change of the behaviour.
     retry_after: what a rate limit asks for, in seconds.
     status: if not 200, the status of every answer.
     message: the error's text then; `{key}` becomes the caller's key.
@@ -35,18 +38,18 @@ class Behaviour:
     most_choices: completions per request, however many are asked for.
     usage: whether usage is reported.
     failing: questions with one of these words are answered by 400.
-    batch_polls: looks at a batch before it is completed.
+    batch_polls: polls of a batch until it is completed.
     batch_end: status in which a batch ends.
     lost_creations: batches that are created, and then 500 is answered.
-    batches_unreachable: whether looks at a batch are answered with 503.
+    batches_unreachable: whether polls of a batch are answered with 503.
     batches_forgotten: whether the first batch is unknown (404).
   """
 
   faults: float = 0.0
   kinds: tuple[str, ...] = FAULTS
   seed: int = 0
-  delay: float = 0.0
-  retry_after: float = 0.05
+  hold_after: int | None = None
+  retry_after: float = 0.01
   status: int = 200
   message: str = 'no'
   code: str | None = None
@@ -70,27 +73,53 @@ class Teacher:
   def configure(self, behaviour: Behaviour) -> None:
     self.behaviour = behaviour
     self.random = random.Random(behaviour.seed)
-    self.requests = self.flying = self.most_flying = self.spoiled = 0
+    self.calls = self.answered = self.lost = 0
+    self.flying = set()  # connections with a call that is not answered
     self.paid: collections.Counter[str] = collections.Counter()
     self.faults: collections.Counter[str] = collections.Counter()
-    self.times: list[float] = []
-    # When connections ended, and whether a call was in flight on them.
-    self.cuts: list[tuple[float, bool]] = []
+    self.waiting: list[tuple[dict, Callable[[], None]]] = []
     self.batches = batches.Store(self)
 
   def stats(self) -> dict:
+    """Counts since the server was configured.
+
+    `lost` are calls that were charged and held when their client left.
+    """
     return {
-      'requests': self.requests,
-      'paid': sum(self.paid.values()),
-      'paid_twice': sum(self.paid.values()) - len(self.paid),
-      'spoiled': self.spoiled,
+      'calls': self.calls,
+      'answered': self.answered,
+      'held': sum(connection.held is not None for connection in self.flying),
+      'idle': int(not self.flying),
+      'lost': self.lost,
+      'paid': self.paid.total(),
+      'paid_twice': self.paid.total() - len(self.paid),
       'faults': dict(self.faults),
-      'most_flying': self.most_flying,
-      'times': self.times,
-      'cuts': self.cuts,
       'batches': len(self.batches.batches),
       'files': len(self.batches.files),
+      'polls': sum(self.batches.polls.values()),
     }
+
+  def when(self, counts: dict[str, int], act: Callable[[], None]) -> None:
+    """Does something once the counts have reached these values."""
+    self.waiting.append((counts, act))
+
+  def notify(self) -> None:
+    """Does what waited for the present counts."""
+    if self.waiting:
+      stats = self.stats()
+      due = [
+        entry
+        for entry in self.waiting
+        if all(stats[name] >= least for name, least in entry[0].items())
+      ]
+      self.waiting = [w for w in self.waiting if w not in due]
+      for _, act in due:
+        act()
+
+  def release(self) -> None:
+    """Answers the calls that were held back."""
+    for connection in list(self.flying):
+      connection.release()
 
   def completion(self, body: dict) -> dict:
     """The answer to a request's JSON."""
@@ -110,9 +139,9 @@ class Teacher:
           **(said if chat else {'text': text}),
         }
       )
-    self.requests += 1
+    self.answered += 1
     answer = {
-      'id': f'cmpl-{self.requests}',
+      'id': f'cmpl-{self.answered}',
       'object': 'chat.completion' if chat else 'text_completion',
       'created': 1,
       'model': body['model'],

@@ -1,21 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Batch API: every step survives a restart, nothing is sent twice."""
 
-import time
-
 import pytest
 
-from rationales import jobs, records
+from rationales import batch_jobs, completions_file
 from tests.rationales import command, sums
 from tests.rationales.test_extraction import assert_one_good_line_per_row
 
-FLAGS = ('--backend=batch', '--poll_seconds=0.05', '--batch_size=8')
+FLAGS = ('--backend=batch', '--poll_seconds=0.01', '--batch_size=8')
 
 
 def _events(path):
   return [
     (line['number'], line['event'])
-    for line in command.lines(path, records.BATCH)
+    for line in command.lines(path, completions_file.BATCH)
   ]
 
 
@@ -36,8 +34,8 @@ def test_batches_answer_every_row(server, extract, out, tmp_path):
   assert_one_good_line_per_row(out, 20)
   stats = server.stats()
   assert stats['batches'] == 3 and stats['paid'] == 20
-  assert not stats['times']  # nothing went the dear way
-  steps = (jobs.UPLOADED, jobs.CREATED, jobs.COLLECTED)
+  assert not stats['calls']  # nothing was asked online
+  steps = (batch_jobs.UPLOADED, batch_jobs.CREATED, batch_jobs.COLLECTED)
   assert sorted(_events(out)) == sorted(
     (number, step) for number in (1, 2, 3) for step in steps
   )
@@ -51,15 +49,13 @@ def test_batches_answer_every_row(server, extract, out, tmp_path):
 def test_a_killed_wait_goes_on_with_the_same_batch(server, extract, out):
   server.configure(batch_polls=10**6)
   running = extract(8, *FLAGS, wait=False)
-  while not out.exists() or (1, jobs.CREATED) not in _events(out):
-    assert running.process.is_alive(), running.output
-    time.sleep(0.02)
+  server.wait(polls=1)
   running.kill()
   # Rows of a pending batch are not asked for in another way.
   refused = extract(None)
   assert refused.status == 2
   assert 'Collect them with --backend=batch first' in refused.output
-  assert 'batch-0' in refused.output and not server.stats()['times']
+  assert 'batch-0' in refused.output and not server.stats()['calls']
   server.change(batch_polls=1)
   assert extract(None, *FLAGS).status == 0
   assert_one_good_line_per_row(out, 8)
@@ -69,9 +65,7 @@ def test_a_killed_wait_goes_on_with_the_same_batch(server, extract, out):
 def test_a_batch_that_cannot_be_polled_is_not_asked_again(server, extract, out):
   server.configure(batch_polls=10**6)
   running = extract(8, *FLAGS, wait=False)
-  while not out.exists() or (1, jobs.CREATED) not in _events(out):
-    assert running.process.is_alive(), running.output
-    time.sleep(0.02)
+  server.wait(polls=1)
   running.kill()
   server.change(batches_unreachable=True)
   stopped = extract(None, *FLAGS, '--attempts=1')
@@ -89,9 +83,7 @@ def test_a_batch_that_the_server_forgot_is_given_up_only_on_demand(
 ):
   server.configure(batch_polls=10**6)
   running = extract(8, *FLAGS, wait=False)
-  while not out.exists() or (1, jobs.CREATED) not in _events(out):
-    assert running.process.is_alive(), running.output
-    time.sleep(0.02)
+  server.wait(polls=1)
   running.kill()
   server.change(batches_forgotten=True, batch_polls=1)
   refused = extract(None, *FLAGS)
@@ -103,7 +95,7 @@ def test_a_batch_that_the_server_forgot_is_given_up_only_on_demand(
   assert again.status == 0, again.output
   assert_one_good_line_per_row(out, 8)
   # What the lost batch may have cost counts against the budget.
-  lost = command.lines(out, records.LOST)
+  lost = command.lines(out, completions_file.LOST)
   assert len(lost) == 8 and all('batch-0' in line['reason'] for line in lost)
   assert server.stats()['batches'] == 2
   assert [path.name for path in out.parent.iterdir()] == [out.name]
@@ -116,25 +108,25 @@ def test_a_creation_whose_answer_is_lost_is_not_repeated(server, extract, out):
   assert server.stats()['batches'] == 1
 
 
-@pytest.mark.parametrize('lost', [jobs.CREATED, jobs.COLLECTED])
+@pytest.mark.parametrize('lost', [batch_jobs.CREATED, batch_jobs.COLLECTED])
 def test_a_crash_before_a_step_is_noted_is_made_good(
   server, extract, out, lost
 ):
   server.configure(batch_polls=10**6)
   running = extract(8, *FLAGS, wait=False)
-  while not out.exists() or (1, jobs.CREATED) not in _events(out):
-    assert running.process.is_alive(), running.output
-    time.sleep(0.02)
+  server.wait(polls=1)
   running.kill()
   server.change(batch_polls=1)
-  if lost == jobs.COLLECTED:  # the answers came, the last step was not noted
+  if (
+    lost == batch_jobs.COLLECTED
+  ):  # the answers came, the last step was not noted
     kept = {p: p.read_bytes() for p in out.parent.glob('*.batch-*')}
     assert len(kept) == 2
     assert extract(None, *FLAGS).status == 0
     for path, content in kept.items():
       path.write_bytes(content)
     half = command.answers(out)[3]['id']
-    _forget_from(out, jobs.COLLECTED)
+    _forget_from(out, batch_jobs.COLLECTED)
     _forget_from(out, half)
     assert len(command.answers(out)) == 3
   else:
@@ -152,7 +144,7 @@ def test_failed_rows_of_a_batch_are_recorded_and_taken_up(server, extract, out):
   done = extract(8, *FLAGS)
   assert done.status == 1, done.output
   assert len(command.answers(out)) == 7
-  [failure] = command.lines(out, records.FAILURE)
+  [failure] = command.lines(out, completions_file.FAILURE)
   assert failure['id'] == 'train-5' and failure['status'] == 400
   assert 'not this one' in failure['error']
   server.configure()
@@ -189,7 +181,7 @@ def test_samples_and_hints_work_in_batches(server, extract, out):
   assert extract(10, *flags).status == 0
   assert_one_good_line_per_row(out, 10, samples=2)
   assert extract(None, *flags, '--rationalize').status == 0
-  hinted = command.lines(out, records.RATIONALIZATION)
+  hinted = command.lines(out, completions_file.RATIONALIZATION)
   assert {line['id'] for line in hinted} == {
     f'train-{digit}' for digit in (sums.WRONG_DIGIT, sums.UNREADABLE_DIGIT)
   }

@@ -9,13 +9,18 @@ import hypothesis
 import pytest
 from hypothesis import strategies
 
-from rationales import ledger, records
+from dsbs_jax import contract
+from rationales import completions_file, costs, ledger
 
 SETTINGS = {'model': 'a', 'temperature': 0.0}
 
 
 def _line(number):
-  return {'kind': records.LOST, 'id': str(number), 'reason': 'é"\n\ud800'}
+  return {
+    'kind': completions_file.LOST,
+    'id': str(number),
+    'reason': 'é"\n\ud800',
+  }
 
 
 def _fill(path, num_lines=5):
@@ -27,13 +32,15 @@ def _fill(path, num_lines=5):
 
 
 def _ids(path):
-  return [r['id'] for _, r in records.scan(path) if r['kind'] == records.LOST]
+  found = [record for _, record in completions_file.scan(path)]
+  return [r['id'] for r in found if r['kind'] == completions_file.LOST]
 
 
 @hypothesis.given(strategies.data())
-@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.settings(max_examples=30, deadline=None)
 def test_a_file_cut_anywhere_goes_on(tmp_path_factory, data):
-  path = tmp_path_factory.mktemp('ledger') / 'out.jsonl'
+  path = tmp_path_factory.getbasetemp() / 'ledger.jsonl'
+  path.unlink(missing_ok=True)
   whole = _fill(path)
   end = data.draw(strategies.integers(0, len(whole)))
   path.write_bytes(whole[:end])
@@ -61,7 +68,7 @@ def test_a_foreign_file_is_left_alone(tmp_path):
   for content in (b'[{"q": 1}]', b'{"kind": "hea', b'{"q": 1}\n{"q"'):
     path.write_bytes(content)
     if b'"q"' in content:
-      with pytest.raises(ValueError, match='is no completions file'):
+      with pytest.raises(contract.UserError, match='is no completions file'):
         ledger.Ledger(path)
       assert path.read_bytes() == content
     else:  # the torn beginning of one of ours
@@ -72,7 +79,7 @@ def test_a_foreign_file_is_left_alone(tmp_path):
 def test_a_second_writer_is_refused_until_the_first_is_gone(tmp_path):
   path = tmp_path / 'out.jsonl'
   first = ledger.Ledger(path)
-  with pytest.raises(ValueError, match='written by another process'):
+  with pytest.raises(contract.UserError, match='written by another process'):
     ledger.Ledger(path)
   first.close()
   ledger.Ledger(path).close()
@@ -140,7 +147,7 @@ def test_lines_are_ascii_json_with_a_time(tmp_path):
 def test_other_settings_are_refused_with_the_difference(tmp_path):
   path = tmp_path / 'out.jsonl'
   ledger.check_settings(path, SETTINGS, dict(SETTINGS))
-  with pytest.raises(ValueError) as caught:
+  with pytest.raises(contract.UserError) as caught:
     ledger.check_settings(path, SETTINGS, {'model': 'b', 'stop': ['x']})
   message = str(caught.value)
   assert "model: 'a' in the file, 'b' now" in message
@@ -150,13 +157,18 @@ def test_other_settings_are_refused_with_the_difference(tmp_path):
 
 
 def test_a_later_format_is_refused(tmp_path):
+  path = tmp_path / 'out.jsonl'
+  prices = costs.Prices()
+  tracker = costs.CostTracker(prices, max_tokens=9, answer_bytes=9)
   line = ledger.header(SETTINGS)
-  ledger.check_format(tmp_path, line)
-  with pytest.raises(ValueError, match='has the format 2, expected 1'):
-    ledger.check_format(tmp_path, line | {'format': 2})
+  path.write_text(json.dumps(line) + '\n')
+  assert ledger.read(path, tracker).settings == SETTINGS
+  path.write_text(json.dumps(line | {'format': 2}) + '\n')
+  with pytest.raises(contract.UserError, match='has the format 2, expected 1'):
+    ledger.read(path, tracker)
 
 
 def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path):
   (tmp_path / 'file').write_text('')
-  with pytest.raises(ValueError, match='cannot be written'):
+  with pytest.raises(contract.UserError, match='cannot be written'):
     ledger.Ledger(tmp_path / 'file' / 'out.jsonl')

@@ -44,8 +44,7 @@ def _extract_and_compare(name, split, source, server, spawner, folder):
   benchmark, answers = _published(name, source, split)
   server.teach(answers)
   out, log = folder / f'{split}.jsonl', folder / 'log.txt'
-  arguments = [
-    'extract',
+  flags = [
     f'--benchmark={name}',
     f'--source={source}',
     f'--split={split}',
@@ -53,9 +52,7 @@ def _extract_and_compare(name, split, source, server, spawner, folder):
     '--model=palm-540b',
     f'--out={out}',
   ]
-  process = spawner.Process(target=command.run, args=(arguments, {}, str(log)))
-  process.start()
-  done = command.Running(process, log).wait(900)
+  done = command.start(spawner, flags, log).wait()
   assert done.status == 0, done.output
   assert len(command.answers(out)) == len(answers)
   whole = None

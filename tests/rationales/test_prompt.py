@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prompts: layout, balance, honesty of the exemplars."""
+"""Prompts: layout, balance, and exemplars that are in no data set."""
 
 import collections
 import json
@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from dsbs_jax import contract
 from dsbs_jax.data import benchmark as benchmark_lib
 from dsbs_jax.data import metrics, parsing, register
 from dsbs_jax.data.source import sources
@@ -55,7 +56,7 @@ def test_exemplars_are_enough_balanced_and_of_known_origin(name):
 
 
 @pytest.mark.parametrize('name', ['asdiv', 'svamp'])
-def test_exemplars_calculate_rightly(name):
+def test_exemplars_calculate_correctly(name):
   for exemplar in _load(name).exemplars:
     said = re.search(r'= (\d+)\.$', exemplar.rationale)
     assert metrics.value(exemplar.label) == float(said[1]), exemplar
@@ -113,7 +114,7 @@ def _parts(value) -> set[str]:
 def test_both_forms_say_the_same(tmp_path):
   shown = prompt.load(sums.write(tmp_path, 0) / 'sums_prompt.json')
   row = {'q': 'What is 4 + 4?'}
-  assert prompt.completion_text(prompt.pick(shown, 0, 0), row) == (
+  assert prompt.completion_text(prompt.select(shown, 0, 0), row) == (
     'Add.\n\nQ: What is 4 + 4?\nA:'
   )
   text = prompt.completion_text(shown, row)
@@ -143,18 +144,18 @@ def test_a_hint_tells_the_label_of_the_row_and_of_every_exemplar(tmp_path):
   assert 'Hint' not in prompt.completion_text(shown, row)
 
 
-def test_a_pick_is_balanced_and_reproducible():
+def test_a_selection_is_balanced_and_reproducible():
   shown = _load('esnli')
   for count in range(len(shown.exemplars) + 1):
-    picked = prompt.pick(shown, count, 5)
-    groups = collections.Counter(e.group for e in picked.exemplars)
+    selected = prompt.select(shown, count, 5)
+    groups = collections.Counter(e.group for e in selected.exemplars)
     assert sum(groups.values()) == count
     assert not groups or max(groups.values()) - min(groups.values()) <= 1
-    assert picked == prompt.pick(shown, count, 5)
-  seeds = {prompt.pick(shown, 3, seed).fingerprint for seed in range(20)}
+    assert selected == prompt.select(shown, count, 5)
+  seeds = {prompt.select(shown, 3, seed).fingerprint for seed in range(20)}
   assert len(seeds) > 10
-  with pytest.raises(ValueError, match='--exemplars is 10'):
-    prompt.pick(shown, 10, 0)
+  with pytest.raises(contract.UserError, match='--exemplars is 10'):
+    prompt.select(shown, 10, 0)
 
 
 @pytest.mark.parametrize(
@@ -168,12 +169,12 @@ def test_a_pick_is_balanced_and_reproducible():
 def test_a_broken_prompt_file_is_named(tmp_path, text, words):
   path = tmp_path / 'p.json'
   path.write_text(text)
-  with pytest.raises(ValueError, match=words) as caught:
+  with pytest.raises(contract.UserError, match=words) as caught:
     prompt.load(path)
   assert str(path) in str(caught.value)
 
 
 def test_an_absent_field_is_named(tmp_path):
   shown = prompt.load(sums.write(tmp_path, 0) / 'sums_prompt.json')
-  with pytest.raises(ValueError, match="asks for 'q'.*fields a"):
+  with pytest.raises(contract.UserError, match="asks for 'q'.*fields a"):
     prompt.completion_text(shown, {'a': '1'})

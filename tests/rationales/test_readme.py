@@ -5,10 +5,12 @@ import json
 import os
 import pathlib
 import re
+import shlex
 import subprocess
 import sys
 
 from rationales import prompt
+from tests.claims import doors
 from tests.rationales import command
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
@@ -19,10 +21,9 @@ LETTERS = 'abcde'
 def _commands() -> list[str]:
   text = (REPOSITORY / 'rationales' / 'README.md').read_text()
   blocks = re.findall(r'```sh\n(.*?)```', text, re.DOTALL)
-  lines = [line.strip() for block in blocks for line in block.splitlines()]
-  found = [line for line in lines if line]
-  assert found[0].startswith('export LLM=') and len(found) == 5
-  return found[1:]
+  export, *found = [' '.join(block.split()) for block in blocks]
+  assert export.startswith('export LLM=') and len(found) == 4
+  return [line.replace('\\ ', '') for line in found]
 
 
 def _row(number: int) -> dict:
@@ -57,32 +58,36 @@ def _write_rows(folder: pathlib.Path) -> dict[str, str]:
   return answers
 
 
-def test_the_commands_run_as_written(server, tmp_path):
+def test_the_commands_run_as_written(server, spawner, tmp_path, monkeypatch):
   server.teach(_write_rows(tmp_path / 'datasets'))
-  # A shell in which `python` is this one, in the folder of the data.
-  environment = os.environ | {
-    'LLM': server.base_url,
-    'OPENAI_API_KEY': 'none',
-    'PATH': f'{pathlib.Path(sys.executable).parent}:{os.environ["PATH"]}',
-    'PYTHONPATH': str(REPOSITORY),
-  }
-  outputs = []
-  for line in _commands():
-    done = subprocess.run(
-      line,
-      shell=True,
-      cwd=tmp_path,
-      env=environment,
-      capture_output=True,
-      text=True,
-    )
-    assert done.returncode == 0, (line, done.stdout, done.stderr)
-    outputs.append(done.stdout + done.stderr)
-  bill, run, second, prepared = outputs
-  assert f'to do    {NUM_ROWS} calls' in bill and 'money    about' in bill
-  assert f'{NUM_ROWS} of {NUM_ROWS}' in run and 'right 75.0%' in run
-  assert '10 of 10' in second and 'right 100.0%' in second
-  assert server.stats()['requests'] == NUM_ROWS + 10
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setenv('LLM', server.base_url)
+  dry_run, run, second, prepare = _commands()
+  # The first by a shell in which `python` is this one.
+  path = f'{pathlib.Path(sys.executable).parent}:{os.environ["PATH"]}'
+  shown = subprocess.run(
+    dry_run,
+    shell=True,
+    env=os.environ | {'PATH': path, 'PYTHONPATH': str(REPOSITORY)},
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  assert f'to do    {NUM_ROWS} calls' in shown.stdout
+  assert 'money    about' in shown.stdout
+  for line, parts in [
+    (run, [f'{NUM_ROWS} of {NUM_ROWS}', 'correct 75.0%']),
+    (second, ['10 of 10', 'correct 100.0%']),
+  ]:
+    python, module, name, *flags = shlex.split(os.path.expandvars(line))
+    assert (python, module, name) == ('python', '-m', 'rationales.extract')
+    done = command.start(spawner, flags, tmp_path / 'log.txt').wait()
+    assert done.status == 0, done.output
+    assert all(part in done.output for part in parts), done.output
+  assert server.stats()['answered'] == NUM_ROWS + 10
   assert len(command.answers(tmp_path / 'completions/train.jsonl')) == NUM_ROWS
-  assert (tmp_path / 'data').is_dir(), prepared
-  assert 'rationalized' in prepared, prepared
+  python, module, name, *flags = shlex.split(prepare)
+  done = doors.call(name, *flags)
+  assert done.status == 0, done
+  assert 'rationalized' in done.stdout + done.stderr, done
+  assert (tmp_path / 'data').is_dir()

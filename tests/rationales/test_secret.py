@@ -6,6 +6,7 @@ import logging
 
 import pytest
 
+from dsbs_jax import contract
 from rationales import secret
 
 KEY = 'sk-test"0123\\456789'
@@ -25,7 +26,7 @@ def test_every_spelling_is_masked():
 
 
 @pytest.mark.parametrize('word', ['', 'none', 'EMPTY'])
-def test_words_that_are_no_keys_do_no_harm(word):
+def test_words_that_are_no_keys_are_not_masked(word):
   text = 'none of the EMPTY boxes'
   assert secret.Secret(word).redact(text) == text
 
@@ -50,7 +51,7 @@ def test_the_environment_is_read_and_checked(monkeypatch):
   assert secret.from_environment('SOME_KEY').reveal() == ''
   monkeypatch.setenv('SOME_KEY', 'sk-…0123456789')
   with pytest.raises(
-    ValueError, match='SOME_KEY holds something else'
+    contract.UserError, match='SOME_KEY is no API key'
   ) as caught:
     secret.from_environment('SOME_KEY')
   assert '…' not in str(caught.value)

@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lines of a completions file, and an index of them that stays small.
+"""The format of a completions file, and a compact index of its answers.
 
 Each line is a JSON object with a `kind`:
 
   header           the run's settings; the first line, again after --force
   completion       id, sample, text, finish_reason, usage, model, prompt_hash,
-                   backend, time: a good line, one per row and sample
-  rationalization  the same with `hint`, the right label told to the model
+                   backend, time: one line per row and sample
+  rationalization  the same with `hint`, the label that the prompt contained
   failure          a row that failed for good: `of`, `error`, `status`
   lost             a call that may have been paid and gave no answer
   batch            a step of the Batch API
 
-`usage` stands on the first line of a call; the other samples of the same call
-carry null, so that the sum over lines is what was paid. Readers skip kinds
-that they do not know.
+`usage` is on the first line of a call; the lines of its other samples have
+null, so that the sum over all lines is what was paid. Readers skip kinds that
+they do not know.
 """
 
 import array
@@ -27,6 +27,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from dsbs_jax import contract
+
+FORMAT = 1
+
 HEADER = 'header'
 COMPLETION = 'completion'
 RATIONALIZATION = 'rationalization'
@@ -35,9 +39,10 @@ LOST = 'lost'
 BATCH = 'batch'
 
 ANSWERS = (COMPLETION, RATIONALIZATION)
+USAGE_FIELDS = ('prompt_tokens', 'completion_tokens')
 
 _HASH = re.compile('[0-9a-f]{1,16}')
-# What is read of the lines of a kind, and what it must be.
+# The fields that readers of a kind rely on, and their types.
 _FIELDS = {
   HEADER: {'settings': dict},
   BATCH: {
@@ -46,13 +51,15 @@ _FIELDS = {
     'file_id': str,
     'uploaded_at': (int, float),
   },
-  **dict.fromkeys(ANSWERS, {'id': str, 'sample': int, 'prompt_hash': str}),
+  **dict.fromkeys(
+    ANSWERS, {'id': str, 'sample': int, 'text': str, 'prompt_hash': str}
+  ),
 }
 
 
 @dataclasses.dataclass(frozen=True)
-class Slot:
-  """What is paid once: one sample of one row, in one of the two passes.
+class SampleKey:
+  """Identifies what is paid for once: a sample of a row, in a pass.
 
   Attributes:
     kind: COMPLETION or RATIONALIZATION.
@@ -65,10 +72,10 @@ class Slot:
   sample: int
 
   @property
-  def key(self) -> int:
-    """64 bits that stand for the slot.
+  def hash64(self) -> int:
+    """A 64-bit hash.
 
-    Two of a million slots share a key with probability 3e-8; then one row
+    Two of a million keys share a hash with probability 3e-8; then one row
     would be taken for answered.
     """
     text = f'{self.kind}\0{self.sample}\0{self.example_id}'
@@ -82,13 +89,13 @@ def scan(path: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
   """Reads a completions file line by line.
 
   Args:
-    path: the file; its last line may be torn, which ends the scan.
+    path: the file; reading stops before a torn last line.
 
   Yields:
     The offset of each line in bytes, and its record.
 
   Raises:
-    ValueError: a line that is not the last one is broken.
+    contract.UserError: a line that is not the last one is malformed.
   """
   offset = 0
   with path.open('rb') as file:
@@ -99,28 +106,24 @@ def scan(path: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
       except (ValueError, TypeError, KeyError, RecursionError):
         if not line.endswith(b'\n'):
           return
-        raise ValueError(
+        raise contract.UserError(
           f'{path}:{number} is {line[:60]!r}, expected a JSON object with a'
-          ' "kind". The file was edited or is of another origin: mend or'
+          ' "kind". The file was edited or is of another program: repair or'
           ' delete the line, or give another file with --out.'
         ) from None
-      if kind in ANSWERS and not isinstance(record.get('text'), str):
-        raise ValueError(
-          f'{path}:{number} is a {kind} without a text. Delete the line;'
-          ' the next run asks again.'
-        )
-      fault = _fault(record)
-      if fault:
-        raise ValueError(
-          f'{path}:{number} is a {kind} whose {fault}. The file was edited:'
-          ' mend or delete the line, or give another file with --out.'
+      problem = _problem(record)
+      if problem:
+        raise contract.UserError(
+          f'{path}:{number} is a {kind} whose {problem}. The file was edited:'
+          ' repair or delete the line (the next run asks for a deleted answer'
+          ' again), or give another file with --out.'
         )
       yield offset, record
       offset += len(line)
 
 
-def _fault(record: dict[str, Any]) -> str | None:
-  """What a line lacks that its readers rely on, in words."""
+def _problem(record: dict[str, Any]) -> str | None:
+  """Which field that readers rely on is missing or wrong, in words."""
   kind = record['kind']
   fields = _FIELDS.get(kind, {}) if isinstance(kind, str) else {}
   for name, expected in fields.items():
@@ -129,70 +132,68 @@ def _fault(record: dict[str, Any]) -> str | None:
   if kind in ANSWERS and not _HASH.fullmatch(record['prompt_hash']):
     return f'prompt_hash is {record["prompt_hash"]!r:.60}'
   usage = record.get('usage')
-  if usage and not _is_usage(usage):
+  if usage and not is_usage(usage):
     return f'usage is {usage!r:.60}'
   return None
 
 
-def _is_usage(usage: Any) -> bool:
-  names = ('prompt_tokens', 'completion_tokens')
+def is_usage(usage: Any) -> bool:
+  """Whether this holds two plausible numbers of tokens."""
   return isinstance(usage, dict) and all(
     isinstance(usage.get(name), int) and 0 <= usage[name] < 1 << 53
-    for name in names
+    for name in USAGE_FIELDS
   )
 
 
 class Index:
-  """Which slots are answered, and where: 24 bytes per answer.
+  """Which samples are answered, and where: 24 bytes per answer.
 
-  Fill it with `add` in any order, then `freeze` it. The first of two lines
-  for one slot wins; `duplicates` counts the others.
+  Call `add` for every line, then `freeze` once. Of several lines for the same
+  sample the first counts.
   """
 
   def __init__(self):
     self._columns = [array.array('Q') for _ in range(3)]
     self._keys = self._hashes = self._offsets = np.zeros(0, np.uint64)
-    self.duplicates = 0
 
   def add(self, offset: int, record: dict[str, Any]) -> None:
-    """Takes in a line that answers a slot; skips all other kinds."""
+    """Adds a line if it is an answer; ignores all other kinds."""
     if record['kind'] in ANSWERS:
-      slot = Slot(record['kind'], record['id'], record['sample'])
-      values = slot.key, int(record['prompt_hash'], 16), offset
+      key = SampleKey(record['kind'], record['id'], record['sample'])
+      values = key.hash64, int(record['prompt_hash'], 16), offset
       for column, value in zip(self._columns, values, strict=True):
         column.append(value)
 
   def freeze(self) -> 'Index':
-    """Sorts what was added; lookups work from now on."""
+    """Sorts the added lines; lookups work from now on."""
     keys, hashes, offsets = (np.array(c, np.uint64) for c in self._columns)
     self._columns = [array.array('Q') for _ in range(3)]
     self._keys, first = np.unique(keys, return_index=True)
     self._hashes, self._offsets = hashes[first], offsets[first]
-    self.duplicates = len(keys) - len(first)
     return self
 
   def __len__(self) -> int:
     return len(self._keys)
 
-  def __contains__(self, slot: Slot) -> bool:
-    return self._place(slot) is not None
+  def __contains__(self, key: SampleKey) -> bool:
+    return self._position(key) is not None
 
-  def prompt_hash(self, slot: Slot) -> str | None:
-    """The hash of the prompt that the slot's answer belongs to."""
-    place = self._place(slot)
-    return None if place is None else f'{int(self._hashes[place]):016x}'
+  def prompt_hash(self, key: SampleKey) -> str | None:
+    """The hash of the prompt that was answered; None without an answer."""
+    position = self._position(key)
+    return None if position is None else f'{int(self._hashes[position]):016x}'
 
-  def read(self, slot: Slot, file: BinaryIO) -> dict[str, Any] | None:
-    """The slot's record, read from the file that was indexed."""
-    place = self._place(slot)
-    if place is None:
+  def read(self, key: SampleKey, file: BinaryIO) -> dict[str, Any] | None:
+    """The sample's record, read from the file that was indexed."""
+    position = self._position(key)
+    if position is None:
       return None
-    file.seek(int(self._offsets[place]))
+    file.seek(int(self._offsets[position]))
     return json.loads(file.readline())
 
-  def _place(self, slot: Slot) -> int | None:
-    key = np.uint64(slot.key)
-    place = int(np.searchsorted(self._keys, key))
-    if place < len(self._keys) and self._keys[place] == key:
-      return place
+  def _position(self, key: SampleKey) -> int | None:
+    hashed = np.uint64(key.hash64)
+    position = int(np.searchsorted(self._keys, hashed))
+    if position < len(self._keys) and self._keys[position] == hashed:
+      return position
     return None

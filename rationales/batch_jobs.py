@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Batches of the Batch API, as recorded beside the completions (see `batch`)."""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from dsbs_jax import contract
+from rationales import calls, completions_file
+
+UPLOADED, CREATED, COLLECTED = 'uploaded', 'created', 'collected'
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchJob:
+  """One batch.
+
+  Attributes:
+    number: counts the batches of a completions file, from 1.
+    event: the last step that is done: UPLOADED, CREATED or COLLECTED.
+    file_id: the server's id of the uploaded requests.
+    batch_id: the server's id of the batch, once created.
+    uploaded_at: seconds since 1970.
+  """
+
+  number: int
+  event: str
+  file_id: str
+  batch_id: str | None
+  uploaded_at: float
+
+  def line(self) -> dict[str, Any]:
+    return {'kind': completions_file.BATCH, **dataclasses.asdict(self)}
+
+
+class BatchJobs:
+  """The batches that a completions file has lines of."""
+
+  def __init__(self):
+    self._jobs: dict[int, BatchJob] = {}
+
+  def restore(self, record: Mapping[str, Any]) -> None:
+    """Takes in a line of the file; ignores other kinds."""
+    if record['kind'] == completions_file.BATCH:
+      names = [field.name for field in dataclasses.fields(BatchJob)]
+      job = BatchJob(**{name: record.get(name) for name in names})
+      self._jobs[job.number] = job
+
+  def pending(self) -> list[BatchJob]:
+    """Those that are not collected."""
+    return [job for job in self._jobs.values() if job.event != COLLECTED]
+
+  def next_number(self) -> int:
+    return max(self._jobs, default=0) + 1
+
+
+def call_record(call: calls.Call) -> dict[str, Any]:
+  """A call without its prompt, which the file of requests has."""
+  return dataclasses.asdict(dataclasses.replace(call, content=''))
+
+
+def _call_of(record: Mapping[str, Any]) -> calls.Call:
+  """The call of such a record."""
+  return calls.Call(**{**record, 'samples': tuple(record['samples'])})
+
+
+def write(path: pathlib.Path, records: Iterable[Mapping]) -> None:
+  """Writes records as JSON lines and syncs them to the disk."""
+  with path.open('w', encoding='ascii') as file:
+    for record in records:
+      file.write(json.dumps(record) + '\n')
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def read_calls(path: pathlib.Path) -> list[calls.Call]:
+  """Reads the calls of a batch, in the order of its requests.
+
+  Raises:
+    contract.UserError: the file is missing.
+  """
+  if not path.is_file():
+    raise contract.UserError(
+      f'{path} is missing, expected the rows that a batch asked about. Restore'
+      ' it, or give another --out.'
+    )
+  with path.open('rb') as file:
+    return [_call_of(json.loads(line)) for line in file]
+
+
+def paths(path: pathlib.Path, number: int) -> tuple[pathlib.Path, pathlib.Path]:
+  """The files of a batch's requests and calls, beside the completions."""
+  requests = path.with_name(f'{path.name}.batch-{number}.requests')
+  return requests, path.with_name(f'{path.name}.batch-{number}.calls')
+
+
+def request_line(
+  sampling: calls.Sampling, call: calls.Call, position: int
+) -> dict[str, Any]:
+  """A line of the file of requests."""
+  return {
+    'custom_id': str(position),
+    'method': 'POST',
+    'url': f'/v1{sampling.path}',
+    'body': sampling.body(call),
+  }
