@@ -5,7 +5,7 @@ import setuptools
 
 FUZZ = ['atheris']
 HF = ['transformers', 'torch']
-EXTRACT = ['openai>=3']
+EXTRACT = ['httpx2', 'openai>=3']
 SERVE = ['aiohttp', 'prometheus_client']
 TEST = [
   'hypothesis',
