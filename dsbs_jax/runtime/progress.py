@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a command tells while it works: lines on stderr, durations, an ETA."""
 
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -37,6 +38,8 @@ class ProgressLine:
   def update(self, text: str) -> None:
     """Shows the state of things."""
     if self._terminal:
+      # A longer line would wrap, and could not be written over.
+      text = text[: shutil.get_terminal_size().columns - 1]
       self._out.write('\r' + text.ljust(self._width))
       self._width = len(text)
     elif self._clock() - self._last >= _SECONDS_BETWEEN_LINES:
