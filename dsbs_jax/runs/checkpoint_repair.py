@@ -38,8 +38,8 @@ def latest_valid_step(model_dir: str) -> int | None:
   if jax.process_index() == 0:
     try:
       found = _choose(pathlib.Path(model_dir))
-    except (ValueError, OSError) as caught:
-      error = caught  # raised below, when the others know
+    except Exception as caught:
+      error = caught  # raised below, once the other processes know
   found = int(multihost_utils.broadcast_one_to_all(np.int32(found)))
   if error is not None:
     raise error

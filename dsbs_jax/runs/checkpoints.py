@@ -65,7 +65,7 @@ class Checkpoints:
       )
     self._monitor = monitor
     self._writes = not read_only and jax.process_index() == 0
-    self._saving = None
+    self._saving = self.model_dir  # the checkpoint that is being saved
     self._empty_trash()
     if read_only:
       # Orbax reads the metrics of all of them at once.
@@ -96,8 +96,7 @@ class Checkpoints:
 
   def _write_checksums(self) -> None:
     """Orbax calls this when all is written, before it renames the folder."""
-    name = f'{PREFIX}_{self._saving}.*tmp*'
-    (folder,) = self.model_dir.glob(name)
+    (folder,) = self.model_dir.glob(f'{self._saving.name}.*tmp*')
     checksums.write(folder)
 
   def _empty_trash(self) -> None:
@@ -136,8 +135,8 @@ class Checkpoints:
       metrics: validation metrics at this step, for the choice of the best.
 
     Raises:
-      OSError: this or the save before could not be written.
-      UserError: the state is not finite.
+      UserError: the state is not finite, or this or the previous save could
+        not be written.
     """
     step = int(state.step)
     if not _all_finite(state):
@@ -148,8 +147,8 @@ class Checkpoints:
       )
     self.wait()
     self._empty_trash()
-    self._saving = step
-    with self._writing():
+    self._saving = self.model_dir / f'{PREFIX}_{step}'
+    with files.writing(self._saving):
       self._manager.save(
         step,
         args=ocp.args.Composite(
@@ -216,38 +215,35 @@ class Checkpoints:
     return f'The newest checkpoint is {self.model_dir}/{PREFIX}_{step}.'
 
   def check_for_errors(self) -> None:
-    """Raises OSError if a save has failed in the background; waits for none."""
+    """Raises if a save in the background has failed; does not wait for one."""
     alone = jax.process_count() == 1
     if alone and not self._manager.is_saving_in_progress():
       self.wait()
 
   def wait(self) -> None:
-    """Returns when the save under way is on disk; raises OSError if it fails."""
-    with self._writing():
+    """Returns when the save under way is on disk; raises if it fails."""
+    with files.writing(self._saving):
       self._manager.wait_until_finished()
 
   def close(self) -> None:
     """Finishes the save under way and lets go of the folder."""
-    with self._writing():
+    with files.writing(self._saving):
       self._manager.close()
     self._empty_trash()
 
   @contextlib.contextmanager
-  def _writing(self) -> Iterator[None]:
-    """TensorStore's errors are of many kinds: all are taken for the disk's."""
-    try:
-      yield
-    except Exception as error:
-      folder = self.model_dir / f'{PREFIX}_{self._saving}'
-      raise files.failure(folder, error) from error
-
-  @contextlib.contextmanager
   def _reading(self, step: int) -> Iterator[None]:
-    """Orbax raises errors of many kinds where a file is not what it was."""
+    """Raises UserError where a checkpoint cannot be read because of its files.
+
+    Orbax raises exceptions of many types for those; they are other bugs where
+    the files still have the checksums they were saved with.
+    """
     try:
       yield
     except Exception as error:
       folder = self.model_dir / f'{PREFIX}_{step}'
+      if checksums.is_listed(folder) and not checksums.damage(folder):
+        raise
       raise contract.UserError(
         f'{folder} cannot be read: {error}. Rename it to go on from the one'
         ' before, or put a copy in its place.'

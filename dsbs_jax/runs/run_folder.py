@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dsbs_jax import contract
-from dsbs_jax.data.prepared import store
+from dsbs_jax.data.prepared import store, views
 from dsbs_jax.runs import checkpoints, metrics_log
 
 CONFIG_FILE = 'config.gin'
@@ -106,13 +106,8 @@ def expected_splits(
     evaluated: what was evaluated so far, taken where the data is gone.
   """
   asked = macros.get('EVAL_SPLITS', ())
-  name = macros.get('MIXTURE_OR_TASK_NAME', '')
-  try:
-    data = prepared(
-      contract.parse_task_name(name).benchmark, macros.get('DATA_DIR')
-    )
-  except ValueError:
-    data = None  # a mixture of the user's own
+  name = views.own_name(macros.get('MIXTURE_OR_TASK_NAME', ''))
+  data = name and prepared(name.benchmark, macros.get('DATA_DIR'))
   known = evaluated if data is None else data.splits
   return tuple(split for split in asked if split in known)
 

@@ -114,8 +114,8 @@ def parse(name: str) -> Coordinates | None:
       seed=int(match['seed']),
       setting=tuple(part for part in _SETTING.split(match['setting']) if part),
     )
-  except ValueError:
-    return None  # a name that only looks like one of ours: the caller's choice
+  except contract.UserError:
+    return None  # it only looks like the name of a run
 
 
 def grid(

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """How every command starts: flags, one call, one clear error.
 
-A door is a module with absl flags and a `main()`; `door.run(main)` gives it
-T5X's habit `--gin.NAME=VALUE`, and turns an error of the user's into one line
-and exit status 2. `--debug` shows the traceback instead.
+A command is a module with absl flags and a `main()`. `command.run(main)` adds
+T5X's `--gin.NAME=VALUE` and turns a user's mistake into one line and exit
+status 2; `--debug` shows its traceback instead. Any other exception is a bug:
+its traceback is shown, and the status is 1.
 """
 
-import errno
 import os
 import runpy
 import sys
@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from absl import app, flags, logging
 
 from dsbs_jax import contract
-from dsbs_jax.runtime import terminal_text
+from dsbs_jax.runtime import files, terminal_text
 
 USER_ERROR_STATUS = 2
 VERBS = (
@@ -32,23 +32,6 @@ VERBS = (
 )
 
 _GIN_FLAG = '--gin.'
-# What bad input raises. A bug raises something else and keeps its traceback.
-_USER_ERRORS = (ValueError, OSError)
-
-# What to do about what the system says.
-_REMEDIES = {
-  errno.ENOENT: 'Expected a path that exists, or whose folder can be made.',
-  errno.EEXIST: 'Expected a folder, or a path that is free. Give another.',
-  errno.ENOTDIR: 'Expected a folder where there is a file. Give another path.',
-  errno.EISDIR: 'Expected a file, not a folder. Give the path of a file.',
-  errno.EACCES: 'Change its permissions, or give another path.',
-  errno.EPERM: 'Change its permissions, or give another path.',
-  errno.EROFS: 'Expected a file system that can be written. Give another path.',
-  errno.ENAMETOOLONG: 'Expected a shorter path.',
-  errno.ENOSPC: 'Free space on that disk; the same command goes on.',
-  errno.EDQUOT: 'Free space on that disk; the same command goes on.',
-}
-
 flags.DEFINE_bool('debug', False, 'Show the traceback of a user error.')
 
 
@@ -92,8 +75,8 @@ def run(
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
   try:
     arguments = rewrite_gin_flags(sys.argv)
-  except ValueError as error:
-    sys.exit(_report(error))
+  except contract.UserError as error:
+    sys.exit(_report(str(error)))
   # Libraries announce every save at INFO; --verbosity=0 brings that back.
   logging.set_verbosity(logging.WARNING)
 
@@ -112,7 +95,7 @@ def _parse(arguments: Sequence[str]) -> list[str]:
     message = ' '.join(str(error).removeprefix('ERROR:: ').split()).rstrip(
       '. ?'
     )
-    sys.exit(_report(ValueError(f'{message}. --help lists the flags.')))
+    sys.exit(_report(f'{message}. --help lists the flags.'))
 
 
 def _refuse(arguments: Sequence[str]) -> None:
@@ -125,24 +108,32 @@ def _refuse(arguments: Sequence[str]) -> None:
 def _guarded(main: Callable[[], int | None]) -> int:
   try:
     return main() or 0
-  except _USER_ERRORS as error:
-    if flags.FLAGS.debug:
+  except (contract.UserError, OSError) as error:
+    text = message(error)
+    if text is None or flags.FLAGS.debug:
       raise
-    return _report(error)
+    return _report(text)
 
 
-def _report(error: BaseException) -> int:
-  text = _of_system(error) if isinstance(error, OSError) else str(error)
+def message(error: Exception) -> str | None:
+  """What a command prints of an error in place of its traceback.
+
+  Returns:
+    The text of a UserError, or of a file error that the user can remedy; None
+    for all else, which is a bug.
+  """
+  if isinstance(error, contract.UserError):
+    return str(error)
+  if isinstance(error, BrokenPipeError):
+    return 'the program that reads the output has closed it.'
+  if isinstance(error, OSError) and error.filename is not None:
+    return files.explain(os.fsdecode(error.filename), error)
+  return None
+
+
+def _report(text: str) -> int:
   print(f'error: {terminal_text.visible(text)}', file=sys.stderr)
   return USER_ERROR_STATUS
-
-
-def _of_system(error: OSError) -> str:
-  """What the system says about a file, with what was expected of it."""
-  if error.filename is None or error.strerror is None:
-    return str(error)
-  remedy = _REMEDIES.get(error.errno, 'Check the path and the disk.')
-  return f'{os.fsdecode(error.filename)!r}: {error.strerror}. {remedy}'
 
 
 def front() -> None:

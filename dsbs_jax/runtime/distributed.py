@@ -41,20 +41,21 @@ def join(distributed: bool) -> None:
       f'{", ".join(missing)} is not set, expected all of {", ".join(given)}, or'
       ' none where JAX finds the processes by itself.'
     )
+  for name in _NUMBERS:
+    if given[name] and not given[name].isdecimal():
+      raise contract.UserError(
+        f'{name} is {given[name]!r}, expected a whole number >= 0.'
+      )
+  known = (
+    [] if missing else [given[_ADDRESS], *(int(given[n]) for n in _NUMBERS)]
+  )
   try:
-    if missing:
-      jax.distributed.initialize(
-        heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-        shutdown_timeout_seconds=SHUTDOWN_SECONDS,
-      )
-    else:
-      jax.distributed.initialize(
-        given[_ADDRESS],
-        *_integers(given),
-        heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-        shutdown_timeout_seconds=SHUTDOWN_SECONDS,
-      )
-  except RuntimeError as error:
+    jax.distributed.initialize(
+      *known,
+      heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+      shutdown_timeout_seconds=SHUTDOWN_SECONDS,
+    )
+  except (RuntimeError, ValueError) as error:
     raise contract.UserError(
       f'the processes of the run did not meet: {error}'
     ) from error
@@ -62,14 +63,14 @@ def join(distributed: bool) -> None:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-  """Says in one line that another process of the run is gone.
+  """Turns the loss of another process into one line.
 
   JAX ends this process in any case: at once if process 0 is gone, which keeps
   the list of all, else when process 0 has missed the other's heartbeats for
   HEARTBEAT_SECONDS; its last lines then tell the number of the lost process.
 
   Raises:
-    OSError: what the processes compute together has failed.
+    UserError: a computation of all processes failed because one is gone.
   """
   try:
     yield
@@ -77,13 +78,9 @@ def together() -> Iterator[None]:
     reason = str(error).partition('\n')[0]
     if jax.process_count() == 1 or not _LOST.search(reason.lower()):
       raise
-    raise OSError(
+    raise contract.UserError(
       f'process {jax.process_index()} of {jax.process_count()} has lost another'
       f' one ({reason}). Which one it is stands below within'
       f' {HEARTBEAT_SECONDS} s. Start all of them again: they go on from the'
       ' newest checkpoint.'
     ) from error
-
-
-def _integers(given: dict[str, str]) -> list[int]:
-  return [int(given[name]) for name in _NUMBERS]

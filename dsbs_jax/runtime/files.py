@@ -1,48 +1,86 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When the disk is full or may not be written to: which file, and what now."""
+"""Files that cannot be read or written: which one, why, and what to do now."""
 
 import contextlib
+import errno
+import os
 import pathlib
 import tempfile
 from collections.abc import Iterator
 
+from dsbs_jax import contract
+
+_FREE_SPACE = 'Free space on that disk; the same command goes on.'
+_PERMISSIONS = 'Change its permissions, or give another path.'
+# What the user can do about an error of the operating system.
+_REMEDIES = {
+  errno.ENOENT: 'Expected a path that exists, or whose folder can be made.',
+  errno.EEXIST: 'Expected a folder, or a path that is free. Give another.',
+  errno.ENOTDIR: 'Expected a folder where there is a file. Give another path.',
+  errno.EISDIR: 'Expected a file, not a folder. Give the path of a file.',
+  errno.EACCES: _PERMISSIONS,
+  errno.EPERM: _PERMISSIONS,
+  errno.EROFS: 'Expected a file system that can be written. Give another path.',
+  errno.ENAMETOOLONG: 'Expected a shorter path.',
+  errno.ENOSPC: _FREE_SPACE,
+  errno.EDQUOT: _FREE_SPACE,
+  errno.EFBIG: 'Expected a file system that holds files of this size.',
+  errno.EIO: 'Check the disk.',
+  errno.ESTALE: 'Check the network file system.',
+}
+
+
+def explain(path: str | os.PathLike, error: BaseException) -> str | None:
+  """One line about a file error: what happened to which path, what to do.
+
+  Args:
+    path: the file or folder.
+    error: an OSError, or what a library raised because of one: TensorStore
+      tells the operating system's reason in its text only.
+
+  Returns:
+    The line; None if the error has no reason that a user can remedy.
+  """
+  number = getattr(error, 'errno', None)
+  if not isinstance(error, OSError):
+    text = str(error).lower()
+    reasons = (n for n in _REMEDIES if os.strerror(n).lower() in text)
+    number = next(reasons, None)
+  if number not in _REMEDIES:
+    return None
+  return f'{os.fspath(path)!r}: {os.strerror(number)}. {_REMEDIES[number]}'
+
 
 @contextlib.contextmanager
-def writing(path: str | pathlib.Path) -> Iterator[None]:
-  """Makes an OSError say which file of a run was not written, and what now."""
+def writing(path: str | os.PathLike) -> Iterator[None]:
+  """Names the file of a run that could not be written.
+
+  Raises:
+    UserError: for a reason that the user can remedy. Any other exception is
+      raised as it is, with a note that names the file.
+  """
   try:
     yield
-  except OSError as error:
-    raise failure(path, error) from error
+  except Exception as error:
+    whole = 'What was saved before is whole.'
+    if reason := explain(path, error):
+      raise contract.UserError(f'not written: {reason} {whole}') from error
+    error.add_note(f'while writing {os.fspath(path)!r}. {whole}')
+    raise
 
 
-def failure(path: str | pathlib.Path, error: Exception) -> OSError:
-  """The error of a run that could not write a file."""
-  reason = getattr(error, 'strerror', None) or str(error).partition('\n')[0]
-  return OSError(
-    f'{path} could not be written: {reason}. What was saved before is whole:'
-    ' make room or change the permissions, and the same command goes on from'
-    ' the newest checkpoint.'
-  )
-
-
-def check_writable(folder: str | pathlib.Path) -> None:
-  """Raises OSError at once where a run could write nothing hours later."""
+def check_writable(folder: str | os.PathLike) -> None:
+  """Makes a folder, or raises UserError before hours of work are lost."""
   folder = pathlib.Path(folder)
   try:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as file:
       file.write(b'dsbs_jax')
-  except (FileExistsError, NotADirectoryError) as error:
-    raise OSError(
-      f'{str(folder)!r} is a file or inside of one, expected a folder to write'
-      ' to. Give another path.'
-    ) from error
   except OSError as error:
-    raise OSError(
-      f'{str(folder)!r} cannot be written to: {error.strerror or error}.'
-      ' Change its permissions, make room, or set another MODEL_DIR.'
-    ) from error
+    reason = explain(folder, error)
+    if reason is None:
+      raise
+    raise contract.UserError(f'nothing can be written to {reason}') from error
 
 
 def replace_text(path: pathlib.Path, text: str) -> None:

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeping the memory of one step for the next one, on CPU.
+"""CPU only: memory that one step frees is kept for the next one.
 
-XLA's CPU backend asks for its buffers anew in every step. The C library gives
-large ones back to the kernel at once, which then hands out cleared pages, one
+XLA's CPU backend allocates its buffers anew in every step. glibc gives large
+ones back to the kernel at once, which then hands out cleared pages, one page
 fault each: over a quarter of the time of a step of gin/models/mini.gin.
 
-The library lends to each thread from an arena of its own, but only that of the
-main thread holds such buffers. So the thread that asks for a step has to be the
-one that allocates for it, which JAX calls synchronous dispatch. Simulated devices
-have threads of their own: there all share one arena, though matrix products then
-wait for each other's scratch memory.
+glibc allocates for each thread from an arena of its own, and only the arena of
+the main thread can hold buffers of this size. So the thread that starts a step
+has to allocate for it: JAX's synchronous dispatch. Simulated devices have
+threads of their own. They share one arena, though matrix products then wait
+for each other's scratch memory.
 """
 
 import ctypes
@@ -27,27 +27,36 @@ _VARIABLE = 'DSBS_KEEP_MEMORY'
 
 
 def keep_freed_memory() -> bool:
-  """Lets the process keep what it frees; to be called before JAX computes.
+  """Lets a process that computes on CPU keep the memory that it frees.
 
-  The process then stays as large as it was at its largest, and a computation on
-  CPU ends before the call that asks for it does. `DSBS_KEEP_MEMORY=0` leaves all
-  as it is.
+  To be called before JAX computes anything. The process then stays as large as
+  it was at its largest. `DSBS_KEEP_MEMORY=0` turns this off.
 
   Returns:
-    Whether it was done: not on other C libraries, nor where turned off.
+    Whether it was done: not on accelerators, not without glibc.
   """
   if os.environ.get(_VARIABLE, '1') == '0':
     return False
-  try:
-    tune = ctypes.CDLL(None).mallopt
-  except (AttributeError, OSError, TypeError):
-    return False  # no GNU C library: nothing to tune
-  settings = {_MMAP_MAX: 0, _TRIM_THRESHOLD: _NEVER}
+  mallopt = _mallopt()
+  if mallopt is None:
+    return False
   if _simulates_devices():
-    settings[_ARENA_MAX] = 1
+    # Before JAX starts the threads of its devices.
+    mallopt(_ARENA_MAX, 1)
   else:
     jax.config.update('jax_cpu_enable_async_dispatch', False)
-  return all([tune(name, value) for name, value in settings.items()])
+  if jax.default_backend() != 'cpu':
+    return False
+  settings = {_MMAP_MAX: 0, _TRIM_THRESHOLD: _NEVER}
+  return all([mallopt(name, value) for name, value in settings.items()])
+
+
+def _mallopt():
+  """The function of the GNU C library, None on other systems."""
+  try:
+    return ctypes.CDLL(None).mallopt
+  except (AttributeError, OSError, TypeError):
+    return None
 
 
 def _simulates_devices() -> bool:

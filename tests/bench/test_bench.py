@@ -135,7 +135,7 @@ def test_a_worker_that_cannot_start_is_an_error():
 _MALLOC = """
 import ctypes, resource, sys
 from dsbs_jax.runtime import malloc
-kept = allocation.keep_freed_memory()
+kept = malloc.keep_freed_memory()
 libc = ctypes.CDLL(None)
 libc.malloc.restype = libc.memset.restype = ctypes.c_void_p
 libc.malloc.argtypes = [ctypes.c_size_t]
@@ -179,7 +179,7 @@ def test_kept_memory_is_not_asked_of_the_kernel_again(keep):
 _FAULTS = """
 import resource, statistics
 from dsbs_jax.runtime import malloc
-allocation.keep_freed_memory()
+malloc.keep_freed_memory()
 import jax, jax.numpy as jnp
 square = jax.jit(lambda a: (a @ a.T) @ a)
 matrix = jnp.ones([8192, 8])

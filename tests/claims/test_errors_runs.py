@@ -148,7 +148,7 @@ def test_files_in_another_order_or_of_another_command_are_refused(place):
       f'--gin_search_paths={REPOSITORY}',
       '--gin_file=gin/eval.gin',
     ),
-    'binds Training, expected the engine file',
+    'binds TrainConfig, expected the engine file',
   )
   refused(doors.call('dsbs_jax.train'), '--gin_file=gin/train.gin')
 

@@ -8,7 +8,9 @@ import textwrap
 
 import pytest
 
+from dsbs_jax.runs import results
 from dsbs_jax.runtime import command
+from tests.claims import doors
 
 
 def _run(code, *arguments):
@@ -21,10 +23,11 @@ def _run(code, *arguments):
 
 
 FAILING = """
+    from dsbs_jax import contract
     from dsbs_jax.runtime import command
     def main():
-      raise ValueError('alpha is 2, expected a number in [0, 1].')
-    door.run(main)
+      raise contract.UserError('alpha is 2, expected a number in [0, 1].')
+    command.run(main)
     """
 
 
@@ -59,10 +62,31 @@ def test_debug_shows_the_traceback():
   assert 'Traceback' in done.stderr
 
 
-def test_a_bug_keeps_its_traceback():
-  done = _run(FAILING.replace('ValueError', 'ZeroDivisionError'))
+@pytest.mark.parametrize(
+  ('bug', 'shown'),
+  [
+    ("raise ValueError('no message for users')", 'ValueError: no message for'),
+    ("raise OSError('no file is named')", 'OSError: no file is named'),
+    ('import jax.numpy as jnp; jnp.ones(2) + jnp.ones(3)', 'shapes'),
+  ],
+)
+def test_a_bug_keeps_its_traceback_and_status_1(bug, shown):
+  user_error = (
+    "raise contract.UserError('alpha is 2, expected a number in [0, 1].')"
+  )
+  done = _run(FAILING.replace(user_error, bug))
   assert done.returncode == 1
-  assert 'ZeroDivisionError' in done.stderr
+  assert 'Traceback' in done.stderr and shown in done.stderr
+  assert not done.stderr.startswith('error: ')
+
+
+def test_a_bug_inside_a_command_keeps_its_traceback(monkeypatch):
+  def broken(paths):
+    return {}['a bug']
+
+  monkeypatch.setattr(results, 'read_all', broken)
+  with pytest.raises(KeyError, match='a bug'):
+    doors.call('dsbs_jax.report', '/nowhere')
 
 
 def test_front_refuses_unknown_verbs():
@@ -72,23 +96,25 @@ def test_front_refuses_unknown_verbs():
 
 
 @pytest.mark.parametrize(
-  'number, remedy',
+  'number, expected',
   [
     (13, "'/data/x': Permission denied. Change its permissions, or give"),
     (28, "'/data/x': No space left on device. Free space on that disk"),
     (30, "'/data/x': Read-only file system. Expected a file system that"),
-    (5, "'/data/x': Input/output error. Check the path and the disk"),
+    (5, "'/data/x': Input/output error. Check the disk"),
   ],
 )
-def test_what_the_system_refuses_is_told_with_a_remedy(number, remedy, capsys):
+def test_a_file_error_is_told_with_its_remedy(number, expected):
   error = OSError(number, os.strerror(number), '/data/x')
-  assert command._report(error) == command.USER_ERROR_STATUS
-  assert capsys.readouterr().err.startswith(f'error: {remedy}')
+  assert command.message(error).startswith(expected)
+  # Without a file, or with a reason that no user can remedy, it is a bug.
+  assert command.message(OSError(number, os.strerror(number))) is None
+  assert command.message(OSError(22, os.strerror(22), '/data/x')) is None
 
 
-def test_errors_cannot_steer_the_terminal(capsys):
-  command._report(ValueError('the id is \x1b[2J\u202e'))
-  assert capsys.readouterr().err == 'error: the id is \\x1b[2J\\u202e\n'
+def test_errors_cannot_steer_the_terminal():
+  done = _run(FAILING.replace('alpha', r'\x1b[2J\u202e'))
+  assert done.stderr.startswith('error: \\x1b[2J\\u202e is 2')
 
 
 def test_a_wrong_flag_is_an_error_like_any_other():

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from dsbs_jax import contract
 from dsbs_jax.interop import checksums
 from dsbs_jax.runs import checkpoints, tensorboard
 from dsbs_jax.runtime import files, signals
@@ -60,7 +61,7 @@ def test_a_full_disk_is_a_clear_error_and_harms_nothing(
   run = settings(volume / 'run')
   _stopped_at_6(run, monkeypatch)
   _fill(volume, 96 << 10)
-  with pytest.raises(OSError, match='could not be written: .*[Nn]o space') as e:
+  with pytest.raises(contract.UserError, match='not written: .*No space') as e:
     loop.train(run)
   assert 'the same command goes on' in str(e.value)
   assert '\n' not in str(e.value)
@@ -80,7 +81,7 @@ def test_a_failed_save_is_told_at_the_next_one(unbroken, volume):
   saved.wait()
   _fill(volume, 8 << 10)
   saved.save(state.replace(step=np.int32(2)), position={}, run={})
-  with pytest.raises(OSError, match='checkpoint_2 could not be written'):
+  with pytest.raises(contract.UserError, match="checkpoint_2': No space"):
     saved.save(state.replace(step=np.int32(3)), position={}, run={})
   assert checksums.damage(volume / 'run/checkpoint_1') is None
 
@@ -91,15 +92,29 @@ def test_a_folder_that_cannot_be_written_to_is_told_at_once(
   remount = ['mount', '-o', 'remount,ro', str(volume)]
   subprocess.run(remount, check=True)
   run = settings(volume / 'run')
-  with pytest.raises(OSError, match='cannot be written to: Read-only'):
+  with pytest.raises(contract.UserError, match="run': Read-only"):
     loop.train(run)
   assert 'reading' not in capsys.readouterr().err
 
 
 def test_a_file_in_place_of_the_folder_is_told(tmp_path):
   (tmp_path / 'run').write_text('')
-  with pytest.raises(OSError, match='expected a folder'):
+  with pytest.raises(contract.UserError, match="run': File exists. Expected"):
     files.check_writable(tmp_path / 'run')
+
+
+def test_another_failure_of_a_save_keeps_its_type_and_names_the_file():
+  with pytest.raises(TypeError, match='a bug') as raised, files.writing('/run'):
+    raise TypeError('a bug')
+  assert "while writing '/run'" in raised.value.__notes__[0]
+  # TensorStore says in its text what the operating system said.
+  with pytest.raises(
+    contract.UserError, match="'/run': No space .* Free space"
+  ):
+    with files.writing('/run'):
+      raise ValueError(
+        'Error writing "/run/d/0": [ENOSPC] No space left on device'
+      )
 
 
 def test_events_on_a_full_disk_raise_and_do_not_hang(volume):
