@@ -4,12 +4,11 @@
 import ast
 import pathlib
 import struct
-import time
 import zipfile
 
 import pytest
 
-from dsbs_jax.data.source import archive
+from dsbs_jax.data.source import archive, records
 from dsbs_jax.experiments import rationale_predictions
 from dsbs_jax.interop import hf_weights
 from dsbs_jax.runtime import terminal_text
@@ -141,7 +140,9 @@ def _renamed(path, old, new):
 
 
 @pytest.mark.filterwarnings('ignore:Duplicate name')
-def test_hostile_archives_are_refused_before_a_byte_is_used(tmp_path):
+def test_hostile_archives_are_refused_before_a_byte_is_used(
+  tmp_path, monkeypatch
+):
   cases = {
     'up.zip': ([('a/../../train.jsonl', toy.ROW)], 'leaves the archive'),
     'root.zip': ([('/etc/train.jsonl', toy.ROW)], 'leaves the archive'),
@@ -150,16 +151,19 @@ def test_hostile_archives_are_refused_before_a_byte_is_used(tmp_path):
     'twice.zip': ([('train.jsonl', toy.ROW)] * 2, '2 members'),
   }
   for name, (members, message) in cases.items():
-    path = _zip(tmp_path / name, *members)
-    begin = time.monotonic()
-    with pytest.raises(ValueError, match=message):
-      archive.open_archive(path)
-    assert time.monotonic() - begin < 2
+    cases[name] = (_zip(tmp_path / name, *members), message)
   nul = _renamed(
     _zip(tmp_path / 'nul.zip', ('trainX.jsonl', toy.ROW)), b'nX.', b'n\0.'
   )
-  with pytest.raises(ValueError, match='leaves the archive'):
-    archive.open_archive(nul)
+  cases['nul.zip'] = (nul, 'leaves the archive')
+
+  def unpack(*_, **__):
+    raise AssertionError('a member was opened')
+
+  monkeypatch.setattr(zipfile.ZipFile, 'open', unpack)
+  for path, message in cases.values():
+    with pytest.raises(ValueError, match=message):
+      archive.open_archive(path)
 
 
 def test_a_member_that_unpacks_to_more_than_it_says_is_an_error(tmp_path):
@@ -168,8 +172,6 @@ def test_a_member_that_unpacks_to_more_than_it_says_is_an_error(tmp_path):
   path.write_bytes(path.read_bytes().replace(size, struct.pack('<I', 40)))
   opened = archive.open_archive(path)
   with pytest.raises(ValueError, match='damaged'):
-    from dsbs_jax.data.source import records
-
     list(records.read(opened.open('train.jsonl'), 'train.jsonl'))
 
 
