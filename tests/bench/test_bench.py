@@ -244,7 +244,7 @@ def test_the_accelerator_benchmark_runs_without_tensorflow(tmp_path):
   done = subprocess.run(
     [
       *(sys.executable, '-c', code, f'--workload={path}'),
-      *('--model=nano', '--vocab_size=128', '--steps=1'),
+      *('--model=tiny', '--vocab_size=128', '--steps=1'),
       *('--dtype=float32', '--product_size=256', '--dropout=0.0'),
     ],
     cwd=REPOSITORY,
@@ -253,7 +253,7 @@ def test_the_accelerator_benchmark_runs_without_tensorflow(tmp_path):
   )
   assert done.returncode == 0, done.stderr
   found = json.loads(done.stdout)
-  config = workload.model('nano', vocab_size=128)
+  config = workload.model('tiny', vocab_size=128)
   useful = 2 * flops.train(config, 16, 8, rows=4)
   rate = found['utilisation_useful'] * found['product_tflops'] * 1e12
   assert rate * found['seconds_per_step'] == pytest.approx(useful)
