@@ -41,6 +41,7 @@ setuptools.setup(
     'gin-config',
     'grain',
     'jax',
+    'matplotlib',
     'numpy',
     'optax',
     'orbax-checkpoint',

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs to numbers: means, standard errors over seeds, gains.
+"""Compares runs: means and standard errors over seeds, gains over finetuning.
 
-Validation chooses the step of each run; test is reported there and at the
-last step. The best step on test is never computed.
+A run's test accuracy is read at the step with its best validation accuracy and
+at its last step. Nothing here looks for its best step on test.
 """
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from dsbs_jax.runs import results, run_folder, run_names
 
-# The method that each label source's gains are counted from.
+# Gains are over this form of training on the same labels.
 BASELINE_FORM = 'finetune'
 
 
@@ -20,9 +20,9 @@ class Score:
   """A mean over runs.
 
   Attributes:
-    mean: of the values.
-    error: standard error of the mean, None for a single value.
-    count: how many values.
+    mean: of the runs' values.
+    error: standard error of the mean, None for a single run.
+    count: number of runs.
   """
 
   mean: float
@@ -36,13 +36,13 @@ class Score:
 
 
 def score(values: Iterable[float | None]) -> Score | None:
-  """Mean and standard error, s / sqrt(n) with s over n - 1.
+  """Mean and standard error s / sqrt(n), where s divides by n - 1.
 
   Args:
-    values: one per run; None where a run has none.
+    values: one per run; None is left out.
 
   Returns:
-    The score, None without any value.
+    The score, None if there is no value.
   """
   known = [value for value in values if value is not None]
   if not known:
@@ -57,18 +57,20 @@ def score(values: Iterable[float | None]) -> Score | None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
-  """One setting: runs that differ in their seed only.
+  """A row of the tables: runs that differ in their seed only.
+
+  Accuracies are in percent.
 
   Attributes:
-    coordinates: of the setting; its seed is the first run's.
-    runs: the finished runs.
-    num_unfinished: runs that have not ended and are not counted.
-    num_params: parameters of the model.
-    train_examples: training examples of the first run.
-    test_last: accuracy on test at the last step.
-    test_best: accuracy on test at the best step on validation.
-    validation_best: accuracy on validation at that step.
-    gain: accuracy over the baseline of the same labels, paired by seed.
+    coordinates: of the first run.
+    runs: the finished runs, by seed.
+    num_unfinished: further runs, which are in no mean.
+    num_params: parameters of the model, None if unknown.
+    train_examples: training examples of the first run, None if unknown.
+    test_last: test accuracy at the last step.
+    test_best: test accuracy at the step with the best validation accuracy.
+    validation_best: validation accuracy at that step.
+    gain: accuracy minus that of finetuning on the same labels, paired by seed.
   """
 
   coordinates: run_names.Coordinates
@@ -83,18 +85,18 @@ class Row:
 
   @property
   def chosen(self) -> Score | None:
-    """Accuracy on test where validation chose, else at the last step."""
+    """`test_best`, or `test_last` for runs without validation."""
     return self.test_best or self.test_last
 
 
 def rows(runs: Sequence[results.Run]) -> list[Row]:
-  """Groups runs by setting; settings in the order of tables.
+  """Groups runs by everything but their seed.
 
   Args:
-    runs: all runs; those that have not ended are counted, not averaged.
+    runs: all runs, unfinished ones included.
 
   Returns:
-    One row per setting that has a run.
+    One row per group, in the order of tables.
   """
   groups = {}
   for run in runs:
@@ -137,27 +139,28 @@ def _row(members: Sequence[results.Run]) -> Row:
   )
 
 
-def _gain(row: Row, found: dict[run_names.Coordinates, Row]):
+def _gain(row: Row, found: Mapping[run_names.Coordinates, Row]) -> Score | None:
   """Mean difference to the baseline, over the seeds that both have."""
   source = row.coordinates.method.split('_')[0]
   baseline = dataclasses.replace(
     row.coordinates, method=f'{source}_{BASELINE_FORM}', seed=0
   )
-  plain = dataclasses.replace(baseline, setting=())
-  against = found.get(baseline) or found.get(plain)
-  if against is None or against.coordinates.method == row.coordinates.method:
+  # A sweep over ALPHA, say, finetunes once: finetuning has no such setting.
+  without_setting = dataclasses.replace(baseline, setting=())
+  other = found.get(baseline) or found.get(without_setting)
+  if other is None or other.coordinates.method == row.coordinates.method:
     return None
-  theirs = {run.coordinates.seed: _chosen(run) for run in against.runs}
-  differences = [
-    _chosen(run) - theirs[run.coordinates.seed]
+  ours, theirs = _by_seed(row), _by_seed(other)
+  return score(ours[seed] - theirs[seed] for seed in ours if seed in theirs)
+
+
+def _by_seed(row: Row) -> dict[int, float]:
+  """Seed -> test accuracy at the chosen step."""
+  found = {
+    run.coordinates.seed: run.accuracy(run_folder.TEST, run.chosen_step)
     for run in row.runs
-    if _chosen(run) is not None and theirs.get(run.coordinates.seed) is not None
-  ]
-  return score(differences)
-
-
-def _chosen(run: results.Run) -> float | None:
-  return run.accuracy(run_folder.TEST, run.chosen_step)
+  }
+  return {seed: value for seed, value in found.items() if value is not None}
 
 
 def _order(row: Row) -> tuple:
@@ -173,7 +176,15 @@ def _order(row: Row) -> tuple:
 
 
 def llm_accuracy(runs: Sequence[results.Run], benchmark: str) -> float | None:
-  """The LLM's own accuracy on test in percent, where the data tells."""
+  """The LLM's own test accuracy in percent, as counted by prepare.
+
+  Args:
+    runs: all runs.
+    benchmark: the benchmark's name.
+
+  Returns:
+    The accuracy, None if no run's prepared data is there or has the count.
+  """
   for run in runs:
     data = run.data if run.coordinates.benchmark == benchmark else None
     if data is not None and run_folder.TEST in data.splits:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the page's browser shows: each example with teacher and students.
+"""The examples in the report: what the teacher and each student answered.
 
-The predictions of one run per setting are put beside the input, the human
-label and what the LLM said. Everything is plain data; the page's script turns
-it into text nodes, so no text can become markup.
+Beside the input and the human label stand the LLM's label and rationale and
+the predictions of one run per setting. All of it is plain data, which page.js
+turns into text nodes, so that no text becomes markup.
 """
 
 import functools
@@ -14,7 +14,6 @@ from typing import Any
 
 from dsbs_jax import contract
 from dsbs_jax.data import benchmark as benchmark_lib
-from dsbs_jax.data.prepared import store
 from dsbs_jax.inference import evaluator
 from dsbs_jax.reporting import comparison, tables
 from dsbs_jax.runs import results, run_folder
@@ -22,29 +21,30 @@ from dsbs_jax.runs import results, run_folder
 MAX_EXAMPLES = 2000
 MAX_STUDENTS = 24
 
-_Right = Callable[[str, str], bool]
+# Whether a label (second) is right, given the human label (first).
+_IsRight = Callable[[str, str], bool]
 
 
 def browsers(
   rows: Sequence[comparison.Row], *, limit: int = MAX_EXAMPLES
 ) -> list[dict[str, Any]]:
-  """The examples of every benchmark, for the page's script.
+  """The test examples of every benchmark, as page.js reads them.
 
   Args:
     rows: the settings, in the order of tables.
-    limit: examples of all benchmarks together; the first of each are held.
+    limit: number of examples at most; each benchmark has an equal part of it.
 
   Returns:
-    Per benchmark that has predictions: name, split, total (examples of the
-    split), cut (students left out), note, students and examples.
+    One dict per benchmark with predictions: name, split, num_examples (of the
+    split), num_hidden_students, note, students, examples.
   """
   by_benchmark = {}
   for row in rows:
-    if row.runs and _predictions(row.runs[0]) is not None:
+    if row.runs and _label_file(row.runs[0]) is not None:
       by_benchmark.setdefault(row.coordinates.benchmark, []).append(row)
-  share = limit // max(1, len(by_benchmark))
+  part = limit // max(1, len(by_benchmark))
   return [
-    _browser(name, members, limit=share)
+    _browser(name, members, limit=part)
     for name, members in by_benchmark.items()
   ]
 
@@ -54,34 +54,32 @@ def _browser(
 ) -> dict[str, Any]:
   shown = rows[:MAX_STUDENTS]
   runs = [row.runs[0] for row in shown]
-  tables = [read_predictions(_predictions(run)) for run in runs]
+  predictions = [read_predictions(_label_file(run)) for run in runs]
   rationales = [_rationales(run) for run in runs]
-  right, note = _judge(name)
-  indices = list(tables[0])
-  teacher = _teacher(runs, limit=set(indices[:limit]))
+  is_right, note = _label_metric(name)
+  indices = list(predictions[0])[:limit]
+  prepared = _prepared_examples(runs, set(indices))
   examples = []
-  for index in indices[:limit]:
-    first = tables[0][index]
-    said = teacher.get(index)
-    gold = said.gt_label if said else first['target']
+  for index in indices:
+    first, example = predictions[0][index], prepared.get(index)
     examples.append(
       {
         'index': index,
         'id': first.get('id', ''),
-        'input': said.input if said else first['input'],
-        'gold': gold,
-        'teacher': said and _teacher_entry(said, right),
+        'input': example.input if example else first['input'],
+        'gold': example.gt_label if example else first['target'],
+        'teacher': example and _teacher_answer(example, is_right),
         'students': [
-          _student_entry(table.get(index), extra.get(index), right)
-          for table, extra in zip(tables, rationales, strict=True)
+          _student_answer(labels.get(index), written.get(index), is_right)
+          for labels, written in zip(predictions, rationales, strict=True)
         ],
       }
     )
   return {
     'name': name,
     'split': run_folder.TEST,
-    'total': len(indices),
-    'cut': len(rows) - len(shown),
+    'num_examples': len(predictions[0]),
+    'num_hidden_students': len(rows) - len(shown),
     'note': note,
     'students': [_student(row) for row in shown],
     'examples': examples,
@@ -100,67 +98,73 @@ def _student(row: comparison.Row) -> dict[str, Any]:
   }
 
 
-def _teacher_entry(
-  example: benchmark_lib.Example, right: _Right
+def _teacher_answer(
+  example: benchmark_lib.Example, is_right: _IsRight
 ) -> dict[str, Any]:
   return {
     'label': example.llm_label,
     'rationale': example.rationale,
-    'right': right(example.gt_label, example.llm_label),
+    'right': is_right(example.gt_label, example.llm_label),
   }
 
 
-def _student_entry(
-  line: Mapping[str, Any] | None, rationale: str | None, right: _Right
+def _student_answer(
+  prediction: Mapping[str, Any] | None,
+  rationale: str | None,
+  is_right: _IsRight,
 ) -> dict[str, Any] | None:
-  if line is None:
+  if prediction is None:
     return None
+  if rationale is None:
+    rationale = prediction.get('rationale')
   return {
-    'label': line['prediction'],
-    'right': right(line['target'], line['prediction']),
-    'rationale': line.get('rationale') if rationale is None else rationale,
+    'label': prediction['prediction'],
+    'right': is_right(prediction['target'], prediction['prediction']),
+    'rationale': rationale,
   }
 
 
 def _shown_step(run: results.Run) -> int:
-  """The chosen step where its predictions are there, else the last."""
-  chosen = run.chosen_step
-  return chosen if _file(run, chosen) is not None else run.last_step
+  """The chosen step if its predictions were kept, else the last step."""
+  file = _prediction_file(run, _label_task(run), run.chosen_step)
+  return run.last_step if file is None else run.chosen_step
 
 
-def _predictions(run: results.Run) -> pathlib.Path | None:
-  return _file(run, _shown_step(run))
+def _label_file(run: results.Run) -> pathlib.Path | None:
+  return _prediction_file(run, _label_task(run), _shown_step(run))
 
 
-def _file(run: results.Run, step: int) -> pathlib.Path | None:
-  task = evaluator.evaluated_task(run.coordinates.task)
-  return _prediction_file(run.path, task, step)
+def _label_task(run: results.Run) -> str:
+  return evaluator.evaluated_task(run.coordinates.task)
 
 
 def _prediction_file(
-  path: pathlib.Path, task: str, step: int
+  run: results.Run, task: str, step: int
 ) -> pathlib.Path | None:
   name = f'{task}-{run_folder.TEST}-{step:06}.jsonl'
-  file = path / evaluator.PREDICTIONS / name
+  file = run.path / evaluator.PREDICTIONS / name
   return file if file.is_file() else None
 
 
 def _rationales(run: results.Run) -> dict[int, str]:
-  """What the student wrote as rationales, by index, where it was decoded."""
+  """The student's rationales by index, empty where none were decoded."""
   task = f'{run.coordinates.benchmark}_rationale'
-  file = _prediction_file(run.path, task, _shown_step(run))
-  if file is None:
-    return {}
-  return {
-    index: line['prediction'] for index, line in read_predictions(file).items()
-  }
+  file = _prediction_file(run, task, _shown_step(run))
+  lines = {} if file is None else read_predictions(file)
+  return {index: line['prediction'] for index, line in lines.items()}
 
 
 def read_predictions(path: pathlib.Path) -> dict[int, dict[str, Any]]:
-  """Reads a file of predictions: index -> line, in the file's order.
+  """Reads a file of predictions.
+
+  Args:
+    path: the JSONL file that an evaluation wrote.
+
+  Returns:
+    The example's index -> its line, in the file's order.
 
   Raises:
-    UserError: a line is no prediction.
+    UserError: a line is not a prediction.
   """
   lines = {}
   with path.open(encoding='utf-8') as file:
@@ -178,40 +182,36 @@ def read_predictions(path: pathlib.Path) -> dict[int, dict[str, Any]]:
   return lines
 
 
-def _teacher(
-  runs: Sequence[results.Run], *, limit: set[int]
+def _prepared_examples(
+  runs: Sequence[results.Run], indices: set[int]
 ) -> dict[int, benchmark_lib.Example]:
-  """Prepared examples by index, empty where the data is gone."""
+  """Prepared test examples by index, empty where the data is gone."""
+  found = {}
   for run in runs:
     data = run.data
-    if data is not None and run_folder.TEST in data.splits:
-      return _read_examples(data, limit)
-  return {}
-
-
-def _read_examples(
-  data: store.Prepared, limit: set[int]
-) -> dict[int, benchmark_lib.Example]:
-  found = {}
-  for example in data.examples(run_folder.TEST):
-    if example.index in limit:
-      found[example.index] = example
-    if len(found) == len(limit):
-      break
+    if data is None or run_folder.TEST not in data.splits:
+      continue
+    for example in data.examples(run_folder.TEST):
+      if len(found) == len(indices):
+        break
+      if example.index in indices:
+        found[example.index] = example
+    return found
   return found
 
 
-def _judge(name: str) -> tuple[_Right, str]:
-  """Whether a label is right, by the benchmark's metric; and a remark."""
+def _label_metric(name: str) -> tuple[_IsRight, str]:
+  """The benchmark's metric for single labels, and a note for the reader."""
   try:
     metric = benchmark_lib.find(name).metric
-  except ValueError:
+  except contract.UserError:
     return (lambda gold, label: gold == label), (
-      f'No module registers the benchmark {name}, so right means equal text.'
+      f'The benchmark {name} is not registered here, so a label counts as right'
+      ' if it equals the human label.'
     )
 
   @functools.cache
-  def right(gold: str, label: str) -> bool:
+  def is_right(gold: str, label: str) -> bool:
     return metric([gold], [label]).get('accuracy', 0.0) > 50.0
 
-  return right, ''
+  return is_right, ''

@@ -1,238 +1,263 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The paper's figures from our runs: by share of data, by size, by step."""
+"""The paper's figures from our runs: accuracy by data, by size and by step."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from dsbs_jax.reporting import (
-  charts,
-  comparison,
-  markers,
-  paper_numbers,
-  tables,
-)
+from dsbs_jax.reporting import comparison, line_plot, paper_numbers, tables
 from dsbs_jax.runs import results, run_folder, run_names
 
-LABELS = {'gt': 'human labels', 'llm': "the LLM's labels"}
+LABELS = {'gt': 'human labels', 'llm': 'LLM labels'}
+# Title of a method -> how its lines are drawn in all figures of a report.
+Styles = Mapping[str, Mapping[str, str]]
+
 _MAX_CURVE_POINTS = 120
-_CURVES = (
-  ('Label loss in training', 'label/loss'),
-  ('Rationale loss in training', 'rationale/loss'),
-)
+# With more points, a line has a band instead of error bars.
+_MAX_ERROR_BARS = 10
+_LOSSES = {
+  'label/loss': 'Label loss in training',
+  'rationale/loss': 'Rationale loss in training',
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-  """A chart with its heading and its caption."""
+  """A plot with its heading and its caption."""
 
   heading: str
-  chart: charts.Chart
-  caption: str = ''
+  plot: line_plot.Plot
+  caption: str
+
+
+def styles(rows: Sequence[comparison.Row]) -> Styles:
+  """Gives every method and setting a line of its own.
+
+  A method without a setting looks the same in all reports.
+  """
+  titles = dict.fromkeys(run_names.METHODS.values())
+  titles |= dict.fromkeys(row.coordinates.title for row in rows)
+  return {title: line_plot.style(i) for i, title in enumerate(titles)}
 
 
 def by_fraction(
-  rows: Sequence[comparison.Row], *, llm: float | None
+  rows: Sequence[comparison.Row], styles: Styles, *, llm: float | None
 ) -> list[Figure]:
-  """Accuracy against the share of data, one figure per source of labels.
+  """Accuracy against the share of the training data.
 
   Args:
     rows: the settings of one benchmark and one model.
-    llm: the LLM's own accuracy.
+    styles: of all methods.
+    llm: the LLM's own accuracy in percent, None if unknown.
+
+  Returns:
+    One figure per source of labels that has results.
   """
   found = []
-  for source, words in LABELS.items():
-    mine = [row for row in rows if _source(row) == source]
-    series = _series(mine, x=lambda row: 100 * row.coordinates.fraction)
-    if not series:
+  for source, labels in LABELS.items():
+    mine = [row for row in rows if _source(row) == source and row.chosen]
+    if not mine:
       continue
     shares = sorted({100 * row.coordinates.fraction for row in mine})
-    chart = charts.Chart(
-      title=f'Accuracy on test against training data, {words}',
+    paper = _paper(mine, styles)
+    plot = line_plot.Plot(
+      title=f'Test accuracy against training data, {labels}',
       x_label='Training data (%)',
-      y_label='Accuracy on test (%)',
-      series=series,
-      lines=_llm_line(llm),
-      marks=_published(mine),
+      y_label='Test accuracy (%)',
+      series=_series(mine, styles, x=lambda r: 100 * r.coordinates.fraction),
+      references=[*_llm(llm), *paper],
       x_ticks=[(s, run_names.decimal_text(round(s, 6))) for s in shares],
       log_x=shares[0] < 4 and len(shares) > 1,
-      ceiling=100.0,
     )
-    caption = _count_text(mine)
-    if chart.marks:
+    caption = _error_text(mine)
+    if paper:
       caption += (
-        f' Stars, at 100 %: {paper_numbers.SOURCE}, {paper_numbers.MODEL}, pre-trained;'
-        ' compare with a model like that only. Arrows: values off the scale.'
+        f' Paper: {paper_numbers.SOURCE}; a pre-trained {paper_numbers.MODEL} on all of'
+        ' the training data. Compare it with such a model only.'
       )
-    found.append(Figure(f'Trained on {words}', chart, caption))
+    found.append(Figure(f'Trained on {labels}', plot, caption))
   return found
 
 
 def by_size(
-  rows: Sequence[comparison.Row], *, llm: float | None
+  rows: Sequence[comparison.Row], styles: Styles, *, llm: float | None
 ) -> list[Figure]:
-  """Accuracy against the model's size, one figure per source of labels.
+  """Accuracy against the number of the model's parameters.
 
   Args:
     rows: the settings of one benchmark and one share of the data.
-    llm: the LLM's own accuracy.
+    styles: of all methods.
+    llm: the LLM's own accuracy in percent, None if unknown.
+
+  Returns:
+    One figure per source of labels that has models of two sizes.
   """
   found = []
-  for source, words in LABELS.items():
-    mine = [r for r in rows if _source(r) == source and r.num_params]
+  for source, labels in LABELS.items():
+    mine = [
+      row
+      for row in rows
+      if _source(row) == source and row.chosen and row.num_params
+    ]
     sizes = sorted({(row.num_params, row.coordinates.model) for row in mine})
-    series = _series(mine, x=lambda row: row.num_params)
-    if len(sizes) < 2 or not series:
+    if len(sizes) < 2:
       continue
-    chart = charts.Chart(
-      title=f'Accuracy on test against model size, {words}',
-      x_label='Parameters of the model',
-      y_label='Accuracy on test (%)',
-      series=series,
-      lines=_llm_line(llm),
+    plot = line_plot.Plot(
+      title=f'Test accuracy against model size, {labels}',
+      x_label='Model parameters',
+      y_label='Test accuracy (%)',
+      series=_series(mine, styles, x=lambda row: row.num_params),
+      references=_llm(llm),
       x_ticks=[
         (count, f'{name} {results.size_text(count)}') for count, name in sizes
       ],
       log_x=True,
-      ceiling=100.0,
     )
-    found.append(Figure(f'Trained on {words}', chart, _count_text(mine)))
+    found.append(Figure(f'Trained on {labels}', plot, _error_text(mine)))
   return found
 
 
-def by_step(rows: Sequence[comparison.Row]) -> list[Figure]:
-  """Learning curves of one benchmark, model and share of the data.
+def by_step(rows: Sequence[comparison.Row], styles: Styles) -> list[Figure]:
+  """Learning curves: both losses in training, accuracies of evaluations.
 
-  Both loss terms as logged in training and the accuracy on validation; means
-  over seeds, the band is one standard error.
+  Args:
+    rows: the settings of one benchmark, model and share of the data.
+    styles: of all methods.
   """
   found = []
-  for heading, key in _CURVES:
-    series = _curves(rows, lambda run, key=key: _column(run.trained, key))
-    if series:
-      chart = _step_chart(heading, 'Cross entropy per token', series)
-      found.append(Figure(heading, chart))
-  for split in (run_folder.VALIDATION, run_folder.TEST):
-    series = _curves(
+  for key, heading in _LOSSES.items():
+    found += _curves(
       rows,
-      lambda run, split=split: _column(run.evaluated.get(split), 'accuracy'),
+      styles,
+      heading=heading,
+      y_label='Cross-entropy per token',
+      column=lambda run, key=key: _column(run.trained, key),
     )
-    if series:
-      heading = f'Accuracy on {split}'
-      found.append(Figure(heading, _step_chart(heading, 'Percent', series)))
+  for split in (run_folder.VALIDATION, run_folder.TEST):
+    found += _curves(
+      rows,
+      styles,
+      heading=f'Accuracy on {split}',
+      y_label='Accuracy (%)',
+      column=lambda run, split=split: _column(
+        run.evaluated.get(split, {}), 'accuracy'
+      ),
+    )
   return found
 
 
-def legend(rows: Iterable[comparison.Row]) -> list[charts.Series]:
-  """An entry per method, in the order of tables."""
-  entries = {}
-  for row in rows:
-    entries.setdefault(row.coordinates.title, _line(row))
-  return list(entries.values())
-
-
-def _series(rows: Sequence[comparison.Row], *, x) -> list[charts.Series]:
-  """A line per method and setting through the chosen accuracies."""
+def _series(
+  rows: Sequence[comparison.Row],
+  styles: Styles,
+  *,
+  x: Callable[[comparison.Row], float],
+) -> list[line_plot.Series]:
+  """A line per method through its mean accuracies."""
   lines = {}
-  for row in rows:
-    if row.chosen is not None:
-      lines.setdefault(row.coordinates.title, []).append(row)
-  return [
-    dataclasses.replace(
-      _line(members[0]),
-      points=[
-        charts.Point(x(row), row.chosen.mean, row.chosen.error, _tooltip(row))
-        for row in sorted(members, key=x)
-      ],
+  for row in sorted(rows, key=x):
+    point = line_plot.Point(
+      x(row), row.chosen.mean, row.chosen.error, _tooltip(row)
     )
-    for members in lines.values()
+    lines.setdefault(row.coordinates.title, []).append(point)
+  return [
+    line_plot.Series(label=title, style=style, points=lines[title])
+    for title, style in styles.items()
+    if title in lines
   ]
-
-
-def _line(row: comparison.Row) -> charts.Series:
-  """Colour and dashes by method, the marker by what else was varied."""
-  source, _, form = row.coordinates.method.partition('_')
-  style = 'label-only' if form == 'label' else form
-  forms = ('finetune', 'dsbs', 'single', 'label', 'answer_first')
-  place = forms.index(form) + sum(map(ord, ' '.join(row.coordinates.setting)))
-  return charts.Series(
-    label=row.coordinates.title,
-    style=f'{style} {source}',
-    marker=markers.NAMES[place % len(markers.NAMES)],
-  )
 
 
 def _tooltip(row: comparison.Row) -> str:
   point = row.coordinates
   return (
     f'{point.title}, {tables.model_title(row)},'
-    f' {tables.percent(point.fraction)} of the data:'
+    f' {tables.percent(point.fraction)} of the training data:'
     f' {row.chosen.text()} (n = {row.chosen.count})'
   )
 
 
-def _published(rows: Sequence[comparison.Row]) -> list[charts.Series]:
-  marks = []
+def _paper(
+  rows: Sequence[comparison.Row], styles: Styles
+) -> list[line_plot.Reference]:
+  """The paper's accuracies, which it prints for all of the data only."""
+  found = []
   for row in rows:
-    point = row.coordinates
-    value = paper_numbers.accuracy(
-      point.benchmark, point.method, point.fraction
-    )
-    if value is not None and not point.setting:
-      text = f'{value:.2f} published: {point.title}'
-      place = charts.Point(100.0, value, None, text)
-      marks.append(
-        dataclasses.replace(
-          _line(row), label=text, marker=markers.STAR, points=[place]
+    value, title = tables.paper_accuracy(row), row.coordinates.title
+    if value is not None:
+      found.append(
+        line_plot.Reference(
+          label=f'Paper, {title}: {value:.2f}',
+          y=value,
+          x=100.0,
+          color=styles[title]['color'],
         )
       )
-  return marks
+  return found
 
 
-def _llm_line(llm: float | None) -> list[tuple[float, str]]:
-  return [] if llm is None else [(llm, f'the LLM itself: {llm:.1f}')]
+def _llm(accuracy: float | None) -> list[line_plot.Reference]:
+  if accuracy is None:
+    return []
+  label = f'The LLM itself (teacher): {accuracy:.1f}'
+  return [line_plot.Reference(label=label, y=accuracy)]
 
 
-def _curves(rows: Sequence[comparison.Row], column) -> list[charts.Series]:
-  """A line per row: means of its runs at the steps that all of them have."""
+def _curves(
+  rows: Sequence[comparison.Row],
+  styles: Styles,
+  *,
+  heading: str,
+  y_label: str,
+  column: Callable[[results.Run], Mapping[int, float]],
+) -> list[Figure]:
+  """One figure, or none where no run has the column."""
   series = []
   for row in rows:
     columns = [values for run in row.runs if (values := column(run))]
-    if not columns:
-      continue
-    steps = sorted(set.intersection(*(set(values) for values in columns)))
-    stride = -(-len(steps) // _MAX_CURVE_POINTS) if steps else 1
-    steps = steps[::-1][::stride][::-1]
-    scores = [comparison.score(values[s] for values in columns) for s in steps]
-    points = [
-      charts.Point(step, value.mean, value.error)
-      for step, value in zip(steps, scores, strict=True)
-    ]
+    points = _means(columns)
     if points:
-      line = dataclasses.replace(_line(row), marker='', points=points)
-      series.append(line)
-  return series
-
-
-def _column(by_step, key: str) -> dict[int, float]:
-  values = (by_step or {}).items()
-  return {step: metrics[key] for step, metrics in values if key in metrics}
-
-
-def _step_chart(
-  title: str, y_label: str, series: Sequence[charts.Series]
-) -> charts.Chart:
-  return charts.Chart(
-    title=title, x_label='Step', y_label=y_label, series=series
+      title = row.coordinates.title
+      series.append(
+        line_plot.Series(label=title, style=styles[title], points=points)
+      )
+  if not series:
+    return []
+  plot = line_plot.Plot(
+    title=heading,
+    x_label='Step',
+    y_label=y_label,
+    series=series,
+    is_curve=any(len(line.points) > _MAX_ERROR_BARS for line in series),
   )
+  return [Figure(heading, plot, '')]
+
+
+def _means(columns: Sequence[Mapping[int, float]]) -> list[line_plot.Point]:
+  """Means over runs at the steps that all have, evenly thinned if many."""
+  steps = sorted(set.intersection(*map(set, columns))) if columns else []
+  stride = -(-len(steps) // _MAX_CURVE_POINTS) or 1
+  points = []
+  for step in steps[::-1][::stride][::-1]:  # the last step is always there
+    score = comparison.score(values[step] for values in columns)
+    text = f'step {step:,}: {score.text()} (n = {score.count})'
+    points.append(line_plot.Point(step, score.mean, score.error, text))
+  return points
+
+
+def _column(
+  by_step: Mapping[int, run_folder.Metrics], key: str
+) -> dict[int, float]:
+  return {
+    step: metrics[key] for step, metrics in by_step.items() if key in metrics
+  }
 
 
 def _source(row: comparison.Row) -> str:
   return row.coordinates.method.split('_')[0]
 
 
-def _count_text(rows: Sequence[comparison.Row]) -> str:
-  counts = sorted({row.chosen.count for row in rows if row.chosen})
+def _error_text(rows: Sequence[comparison.Row]) -> str:
+  """Says what the error bars are."""
+  counts = sorted({row.chosen.count for row in rows})
   if counts[-1] == 1:
-    return 'One run a point.'
-  words = ' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))
-  return f'{words} runs a point; bars are standard errors.'
+    return 'One run per point, so there are no error bars.'
+  seeds = ' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+  return f'Means over {seeds} seeds; bars: ± one standard error.'

@@ -1,13 +1,13 @@
 'use strict';
-// The browser of examples. Texts become text nodes, never markup; the state
-// stands in the address, so that a view can be linked: #q=tree&show=wrong.
+// The browser of examples. Texts become text nodes, never markup. The filter is
+// part of the address, so that a view can be linked: #q=tree&show=wrong.
 (() => {
   const root = document.getElementById('browser');
   const all = JSON.parse(document.getElementById('browser-data').textContent);
   if (!root || !all.length) return;
 
   const PAGE_SIZE = 10;
-  const OPEN_STUDENTS = 5;
+  const MAX_OPEN_STUDENTS = 5;
   const SHOW = [
     ['all', 'All examples'],
     ['right', 'Student right'],
@@ -28,14 +28,14 @@
     below: (s, t) => s && t && !s.right && t.right,
     split: (s, t, e) => new Set(e.students.filter(Boolean).map((x) => x.right)).size > 1,
   };
-  // Characters that would be unseen or would reorder what stands around them.
+  // Characters that are invisible or reorder the text around them.
   const HIDDEN = new RegExp('([\\u0000-\\u0008\\u000b-\\u001f\\u007f-\\u009f\\u00ad\\u061c\\u200b-\\u200f' +
     '\\u2028-\\u202e\\u2060-\\u206f\\ufeff]|[\\ud800-\\udbff](?![\\udc00-\\udfff])|(?<![\\ud800-\\udbff])[\\udc00-\\udfff])');
 
-  const state = { benchmark: 0, student: usual(0), show: 'all', q: '', page: 1 };
+  const state = { benchmark: 0, student: defaultStudent(0), show: 'all', q: '', page: 1 };
 
-  // The student to begin with: step-by-step, where there is one.
-  function usual(benchmark) {
+  // The student to begin with: step-by-step if there is one.
+  function defaultStudent(benchmark) {
     return Math.max(0, all[benchmark].students.findIndex((s) => s.method.endsWith('_dsbs')));
   }
 
@@ -46,7 +46,7 @@
     const found = all.findIndex((b) => b.name === name);
     state.benchmark = found < 0 ? 0 : found;
     const student = parseInt(given.get('student'), 10);
-    state.student = all[state.benchmark].students[student] ? student : usual(state.benchmark);
+    state.student = all[state.benchmark].students[student] ? student : defaultStudent(state.benchmark);
     state.show = TESTS[given.get('show')] ? given.get('show') : 'all';
     state.q = given.get('q') || '';
     state.page = Math.max(1, parseInt(given.get('page'), 10) || 1);
@@ -72,7 +72,7 @@
     for (const piece of value.split(HIDDEN)) {
       if (HIDDEN.test(piece)) {
         const code = 'U+' + piece.codePointAt(0).toString(16).toUpperCase().padStart(4, '0');
-        made.append(element('span', { className: 'hidden-character', title: 'a hidden character' }, code));
+        made.append(element('span', { className: 'hidden-character', title: 'invisible character' }, code));
       } else {
         highlight(made, piece, query);
       }
@@ -99,9 +99,9 @@
     return element('span', { className: 'verdict ' + (right ? 'right' : 'wrong') }, right ? '✓ right' : '✗ wrong');
   }
 
-  function answer(said) {
-    const made = element('dd', {}, text(said.label, 'answer'), verdict(said.right));
-    if (said.rationale !== null && said.rationale !== undefined) made.append(text(said.rationale, 'rationale'));
+  function answerCell(answer) {
+    const made = element('dd', {}, text(answer.label, 'answer'), verdict(answer.right));
+    if (answer.rationale !== null && answer.rationale !== undefined) made.append(text(answer.rationale, 'rationale'));
     return made;
   }
 
@@ -117,13 +117,13 @@
     const list = element('dl', {},
       element('dt', {}, 'Input'), element('dd', {}, text(example.input, 'input')),
       element('dt', {}, 'Human label'), element('dd', {}, text(example.gold, 'answer')));
-    if (example.teacher) list.append(element('dt', {}, 'Teacher (LLM)'), answer(example.teacher));
+    if (example.teacher) list.append(element('dt', {}, 'Teacher (LLM)'), answerCell(example.teacher));
     const others = element('dl', {});
-    example.students.forEach((said, i) => {
-      if (!said) return;
+    example.students.forEach((answer, i) => {
+      if (!answer) return;
       const student = benchmark.students[i];
       const term = element('dt', {}, student.title, element('small', {}, details(student)));
-      const value = answer(said);
+      const value = answerCell(answer);
       if (i === state.student) [term, value].forEach((e) => e.classList.add('chosen'));
       (i === state.student ? list : others).append(term, value);
     });
@@ -132,7 +132,7 @@
     const made = element('article', { className: 'example' }, head, list);
     const count = others.children.length / 2;
     if (count) {
-      const fold = element('details', { open: count <= OPEN_STUDENTS },
+      const fold = element('details', { open: count <= MAX_OPEN_STUDENTS },
         element('summary', {}, `${count} other student${count > 1 ? 's' : ''}`), others);
       made.append(fold);
     }
@@ -143,8 +143,8 @@
   function matches(example) {
     if (!TESTS[state.show](example.students[state.student], example.teacher, example)) return false;
     if (!state.q) return true;
-    const said = [example.teacher, ...example.students].filter(Boolean);
-    const texts = [example.input, example.gold, example.id, ...said.flatMap((s) => [s.label, s.rationale || ''])];
+    const answers = [example.teacher, ...example.students].filter(Boolean);
+    const texts = [example.input, example.gold, example.id, ...answers.flatMap((a) => [a.label, a.rationale || ''])];
     const query = state.q.toLowerCase();
     return texts.some((t) => t.toLowerCase().includes(query));
   }
@@ -166,24 +166,25 @@
     const pages = Math.max(1, Math.ceil(found.length / PAGE_SIZE));
     state.page = Math.min(state.page, pages);
     const from = (state.page - 1) * PAGE_SIZE;
-    const rights = found.filter((e) => e.students[state.student] && e.students[state.student].right).length;
+    const right = found.filter((e) => e.students[state.student] && e.students[state.student].right).length;
     get('count').textContent =
       `${found.length.toLocaleString('en')} of ${benchmark.examples.length.toLocaleString('en')} examples; ` +
-      `the chosen student is right on ${rights.toLocaleString('en')} of them.`;
+      `the selected student is right on ${right.toLocaleString('en')} of them.`;
     get('examples').replaceChildren(...found.slice(from, from + PAGE_SIZE).map((e) => card(e, benchmark)));
     get('page').textContent = `Page ${state.page} of ${pages}`;
     get('previous').disabled = state.page === 1;
     get('next').disabled = state.page === pages;
-    get('held').textContent = held(benchmark);
+    get('scope').textContent = scope(benchmark);
   }
 
-  function held(benchmark) {
+  // Which examples and students the page has.
+  function scope(benchmark) {
     const parts = [`Split: ${benchmark.split}.`];
-    if (benchmark.examples.length < benchmark.total) {
-      parts.push(`This page holds the first ${benchmark.examples.length.toLocaleString('en')} of ` +
-        `${benchmark.total.toLocaleString('en')} examples.`);
+    if (benchmark.examples.length < benchmark.num_examples) {
+      parts.push(`This page has the first ${benchmark.examples.length.toLocaleString('en')} of ` +
+        `${benchmark.num_examples.toLocaleString('en')} examples.`);
     }
-    if (benchmark.cut) parts.push(`${benchmark.cut} further settings are left out.`);
+    if (benchmark.num_hidden_students) parts.push(`${benchmark.num_hidden_students} further students are not shown.`);
     if (benchmark.note) parts.push(benchmark.note);
     return parts.join(' ');
   }
@@ -191,7 +192,7 @@
   function change(key, value) {
     state[key] = value;
     if (key !== 'page') state.page = 1;
-    if (key === 'benchmark') state.student = usual(value);
+    if (key === 'benchmark') state.student = defaultStudent(value);
     writeAddress();
     render();
   }

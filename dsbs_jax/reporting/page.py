@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report as one HTML file: charts, tables, examples, nothing from outside.
+"""The report as one HTML file: figures, tables and a browser of examples.
 
-Every text that comes from data, folders or models is escaped where it enters
-the page; the examples travel as JSON and become text nodes.
+It loads nothing. Every text that comes from data, folders or models is escaped
+where it enters the page; the examples are JSON that page.js turns into text
+nodes.
 """
 
 import html
@@ -12,14 +13,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from dsbs_jax.reporting import (
-  charts,
-  comparison,
-  figures,
-  findings,
-  markers,
-  tables,
-)
+from dsbs_jax.reporting import comparison, figures, findings, line_plot, tables
 from dsbs_jax.runs import results
 
 TITLE = 'Distilling step-by-step: experiments'
@@ -47,19 +41,19 @@ def build(
   Args:
     runs: all runs.
     rows: their comparison.
-    browsers: the examples, of `example_browser.browsers`.
-    failed: names of runs that a sweep gave up.
+    browsers: the examples, from `example_browser.browsers`.
+    failed: names of the runs that failed in a sweep.
 
   Returns:
     The HTML text.
   """
-  draw = _Drawer()
+  styles = figures.styles(rows)
   bodies = {
     'summary': _summary(runs, rows),
-    'data': _by_fraction(runs, rows, draw),
-    'size': _by_size(runs, rows, draw),
+    'data': _by_fraction(runs, rows, styles),
+    'size': _by_size(runs, rows, styles),
     'tables': _tables(rows),
-    'curves': _curves(rows, draw),
+    'curves': _curves(rows, styles),
     'browser': _browser(browsers),
   }
   shown = [(name, title) for name, title in _SECTIONS if bodies[name]]
@@ -78,31 +72,24 @@ def build(
 
 
 def embedded_json(value: Any) -> str:
-  """JSON that may stand inside a script element: pure ASCII, no angle."""
+  """JSON for a script element: ASCII, without <, > and & that could end it."""
   text = json.dumps(value, ensure_ascii=True, separators=(',', ':'))
   for character in '<>&':
     text = text.replace(character, f'\\u{ord(character):04x}')
   return text
 
 
-class _Drawer:
-  """Draws figures with ids that are unique in the page."""
-
-  def __init__(self):
-    self._count = 0
-
-  def __call__(self, found: Sequence[figures.Figure]) -> str:
-    parts = []
-    for figure in found:
-      self._count += 1
-      caption = _escape(figure.caption)
-      parts.append(
-        f'<figure><h4>{_escape(figure.heading)}</h4>'
-        + charts.svg(figure.chart, name=f'c{self._count}')
-        + (f'<figcaption>{caption}</figcaption>' if caption else '')
-        + '</figure>'
-      )
-    return f'<div class="figures">{"".join(parts)}</div>' if parts else ''
+def _figures(found: Sequence[figures.Figure], *, name: str) -> str:
+  """Figures side by side; `name` begins the ids of their elements."""
+  parts = []
+  for i, figure in enumerate(found):
+    plot = line_plot.svg(figure.plot, name=f'{name}-{i}')
+    caption = f'<figcaption>{_escape(figure.caption)}</figcaption>'
+    parts.append(
+      f'<figure><h4>{_escape(figure.heading)}</h4>{plot}'
+      f'{caption if figure.caption else ""}</figure>'
+    )
+  return f'<div class="figures">{"".join(parts)}</div>' if parts else ''
 
 
 def _section(name: str, title: str, body: str) -> str:
@@ -114,63 +101,65 @@ def _section(name: str, title: str, body: str) -> str:
 
 
 def _lead(runs: Sequence[results.Run], failed: Sequence[str]) -> str:
-  finished = sum(run.finished for run in runs)
+  """How many runs there are, and which are missing."""
+  num_finished = sum(run.finished for run in runs)
+  num_unfinished = len(runs) - num_finished
   benchmarks = sorted({run.coordinates.benchmark for run in runs})
-  waiting = len(runs) - finished
-  text = f'{finished:,} finished runs on {", ".join(benchmarks)}.'
-  if waiting:
-    text += f' Not ended, and in no mean: {waiting:,}.'
+  text = f'{num_finished:,} finished runs on {", ".join(benchmarks)}.'
+  if num_unfinished:
+    text += f' {num_unfinished:,} unfinished runs are left out of all means.'
   if failed:
-    text += f' Failed, and missing: {", ".join(failed)}.'
+    text += f' Failed runs: {", ".join(failed)}.'
   return text
 
 
 def _summary(
   runs: Sequence[results.Run], rows: Sequence[comparison.Row]
 ) -> str:
-  facts = [
-    f'<li><b>{_escape(fact.figure)}</b> {_escape(fact.text)}'
-    f'<div class="where">{_escape(fact.where)}</div></li>'
-    for fact in findings.facts(runs, rows)
-  ]
+  items = ''.join(
+    f'<li><b>{_escape(finding.figure)}</b> {_escape(finding.text)}'
+    f'<div class="where">{_escape(finding.where)}</div></li>'
+    for finding in findings.findings(runs, rows)
+  )
   notes = ''.join(f'<p>{_escape(note)}</p>' for note in findings.notes(runs))
-  return f'<ul class="facts">{"".join(facts)}</ul>{notes}'
+  return f'<ul class="findings">{items}</ul>{notes}'
 
 
-def _by_fraction(runs, rows: Sequence[comparison.Row], draw: _Drawer) -> str:
+def _by_fraction(
+  runs: Sequence[results.Run],
+  rows: Sequence[comparison.Row],
+  styles: figures.Styles,
+) -> str:
   parts = []
-  for (benchmark, model), members in tables.by_model(rows).items():
+  for i, ((benchmark, model), members) in enumerate(
+    tables.by_model(rows).items()
+  ):
     llm = comparison.llm_accuracy(runs, benchmark)
-    drawn = draw(figures.by_fraction(members, llm=llm))
-    if drawn:
-      parts.append(f'<h3>{_escape(f"{benchmark}, {model}")}</h3>{drawn}')
-  return _legend(rows) + ''.join(parts) if parts else ''
+    found = figures.by_fraction(members, styles, llm=llm)
+    if found:
+      parts.append(f'<h3>{_escape(f"{benchmark}, {model}")}</h3>')
+      parts.append(_figures(found, name=f'data{i}'))
+  return ''.join(parts)
 
 
-def _by_size(runs, rows: Sequence[comparison.Row], draw: _Drawer) -> str:
+def _by_size(
+  runs: Sequence[results.Run],
+  rows: Sequence[comparison.Row],
+  styles: figures.Styles,
+) -> str:
   groups = {}
   for row in rows:
     key = (row.coordinates.benchmark, row.coordinates.fraction)
     groups.setdefault(key, []).append(row)
   parts = []
-  for (benchmark, fraction), members in groups.items():
+  for i, ((benchmark, fraction), members) in enumerate(groups.items()):
     llm = comparison.llm_accuracy(runs, benchmark)
-    drawn = draw(figures.by_size(members, llm=llm))
-    if drawn:
+    found = figures.by_size(members, styles, llm=llm)
+    if found:
       heading = f'{benchmark}, {tables.percent(fraction)} of the training data'
-      parts.append(f'<h3>{_escape(heading)}</h3>{drawn}')
-  return _legend(rows) + ''.join(parts) if parts else ''
-
-
-def _legend(rows: Sequence[comparison.Row]) -> str:
-  entries = []
-  for series in figures.legend(rows):
-    mark = markers.shape(series.marker, 17, 7)
-    entries.append(
-      f'<li class="{series.style}"><svg viewBox="0 0 34 14" aria-hidden="true">'
-      f'<path class="line" d="M1 7H33"/>{mark}</svg>{_escape(series.label)}</li>'
-    )
-  return f'<ul class="legend">{"".join(entries)}</ul>'
+      parts.append(f'<h3>{_escape(heading)}</h3>')
+      parts.append(_figures(found, name=f'size{i}'))
+  return ''.join(parts)
 
 
 def _tables(rows: Sequence[comparison.Row]) -> str:
@@ -194,18 +183,18 @@ def _tables(rows: Sequence[comparison.Row]) -> str:
   )
 
 
-def _curves(rows: Sequence[comparison.Row], draw: _Drawer) -> str:
+def _curves(rows: Sequence[comparison.Row], styles: figures.Styles) -> str:
   groups = {}
   for row in rows:
     point = row.coordinates
     key = (point.benchmark, tables.model_title(row), point.fraction)
     groups.setdefault(key, []).append(row)
   parts, seen = [], set()
-  for (benchmark, model, fraction), members in groups.items():
-    drawn = draw(figures.by_step(members))
+  for i, ((benchmark, model, fraction), members) in enumerate(groups.items()):
+    drawn = _figures(figures.by_step(members, styles), name=f'curves{i}')
     if not drawn:
       continue
-    # Rows come largest share first: that one is open, the others fold.
+    # Rows come largest share first: that one is open, the others are folded.
     opened = '' if (benchmark, model) in seen else ' open'
     seen.add((benchmark, model))
     name = f'{benchmark}, {model}, {tables.percent(fraction)} of the data'
@@ -213,11 +202,11 @@ def _curves(rows: Sequence[comparison.Row], draw: _Drawer) -> str:
       f'<details{opened}><summary>{_escape(name)}</summary>{drawn}</details>'
     )
   note = (
-    'Means over seeds; bands are standard errors. The label loss of a'
-    ' single-task or answer-first run covers its whole target, rationale and'
-    ' label.'
+    'Means over seeds; bars and bands: ± one standard error. A single-task or'
+    ' answer-first run has one target, rationale and label in one text: its'
+    ' label loss is over all of it.'
   )
-  return f'<p>{note}</p>{_legend(rows)}{"".join(parts)}' if parts else ''
+  return f'<p>{note}</p>{"".join(parts)}' if parts else ''
 
 
 def _browser(browsers: Sequence[dict[str, Any]]) -> str:
@@ -227,12 +216,12 @@ def _browser(browsers: Sequence[dict[str, Any]]) -> str:
     f'<label for="{name}">{title}<select id="{name}"></select></label>'
     for name, title in (
       ('benchmark', 'Benchmark'),
-      ('student', 'Student to filter by'),
+      ('student', 'Student'),
       ('show', 'Show'),
     )
   )
   return (
-    '<p id="held" class="soft"></p>'
+    '<p id="scope" class="soft"></p>'
     f'<div class="controls" role="search">{fields}'
     '<label for="q">Search all texts<input id="q" type="search"'
     ' autocomplete="off"></label></div>'

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the paper reports, as far as it prints numbers.
+"""The accuracies that the paper prints as numbers.
 
-Source: arXiv 2305.02301v2, Tables 1 and 2: accuracy in percent on test,
-T5-Base (220M parameters, pre-trained), all of the training data, human labels,
-rationales by PaLM 540B. SVAMP counts equations of the right value. All other
-results of the paper are drawn in figures and not printed.
+Source: arXiv 2305.02301v2, Tables 1 and 2: test accuracy in percent of a
+pre-trained T5-Base (220M parameters) on all of the training data with human
+labels and rationales by PaLM 540B. On SVAMP, an equation with the right value
+is right. The paper's other results are in its figures only.
 """
 
 MODEL = 'T5-Base 220M'
@@ -27,7 +27,7 @@ ACCURACY = {
 
 
 def accuracy(benchmark: str, method: str, fraction: float) -> float | None:
-  """The published accuracy of a setting, None where none is printed."""
+  """The paper's test accuracy of a setting in percent, None if not printed."""
   if fraction != 1.0:
     return None
   return ACCURACY.get((benchmark, method))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report command: read runs, compare them, write table and page."""
+"""The report command: reads runs, compares them, writes tables and a page."""
 
 import pathlib
 from collections.abc import Sequence
@@ -16,15 +16,15 @@ def report(
   out: str | None = None,
   examples: int = example_browser.MAX_EXAMPLES,
 ) -> pathlib.Path:
-  """Writes the report and prints the table.
+  """Writes tables and the page, and prints the table.
 
   Args:
     paths: folders with runs at any depth.
-    out: folder of the report; None is `report` in the first folder.
-    examples: how many examples the page holds at most.
+    out: folder to write to; None is `report` in the first of `paths`.
+    examples: number of examples in the page at most.
 
   Returns:
-    The page.
+    The path of the page.
 
   Raises:
     UserError: there are no runs, or one cannot be read.
@@ -60,7 +60,7 @@ def report(
 
 
 def _write(path: pathlib.Path, text: str) -> None:
-  """Writes a file whole or not at all; what UTF-8 cannot hold becomes '?'."""
+  """Writes a whole file or none; what UTF-8 cannot encode becomes '?'."""
   partial = path.with_name(f'.{path.name}.partial')
   partial.write_bytes(text.encode('utf-8', errors='replace'))
   partial.replace(path)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Comparisons as text: Markdown to read, CSV to compute with."""
+"""Tables of the comparison: Markdown to read, CSV to compute with."""
 
 import csv
 import io
 from collections.abc import Sequence
+from typing import Any
 
 from dsbs_jax.reporting import comparison, paper_numbers
 from dsbs_jax.runs import results, run_folder, run_names
@@ -15,61 +16,67 @@ def percent(fraction: float) -> str:
 
 
 INTRODUCTION = (
-  'Accuracy in percent: mean ± standard error over seeds. Validation chooses'
-  ' the step of each run; the best step on test is never used. Gains are over'
-  ' finetuning on the same labels and data, paired by seed.'
+  'Accuracy in percent: mean ± standard error over seeds. Each run is tested at'
+  ' the step with its best validation accuracy and at its last step; test'
+  ' accuracy never chooses a step. The gain is over finetuning on the same'
+  ' labels and data, paired by seed.'
 )
-_HEADER = (
+_COLUMNS = (
   'Method',
   'Training data',
-  'Test, chosen on validation',
-  'Test, last step',
-  'Validation',
+  'Test (best validation step)',
+  'Test (last step)',
+  'Validation (best step)',
   'Gain over finetuning',
   'Runs',
 )
-_PUBLISHED = f'Paper, {paper_numbers.MODEL}'
+_PAPER_COLUMN = f'Paper ({paper_numbers.MODEL})'
 
 
 def header(all_rows: Sequence[comparison.Row]) -> tuple[str, ...]:
-  """The columns; the published one only where the paper has a number."""
-  known = any(_published(row) is not None for row in all_rows)
-  return (*_HEADER, _PUBLISHED) if known else _HEADER
+  """The columns; the last one only where the paper prints a number."""
+  in_paper = any(paper_accuracy(row) is not None for row in all_rows)
+  return (*_COLUMNS, _PAPER_COLUMN) if in_paper else _COLUMNS
 
 
 def cells(row: comparison.Row) -> tuple[str, ...]:
   """A row as text, in the order of all columns."""
   examples = '' if row.train_examples is None else f' ({row.train_examples:,})'
-  waiting = f' (+{row.num_unfinished} unfinished)' if row.num_unfinished else ''
+  runs = str(len(row.runs))
+  if row.num_unfinished:
+    runs += f' (+{row.num_unfinished} unfinished)'
   return (
     row.coordinates.title,
     percent(row.coordinates.fraction) + examples,
     _text(row.test_best),
     _text(row.test_last),
     _text(row.validation_best),
-    '–' if row.gain is None else row.gain.text(sign=True),
-    f'{len(row.runs)}{waiting}',
-    '–' if _published(row) is None else f'{_published(row):.2f}',
+    _text(row.gain, sign=True),
+    runs,
+    '–' if paper_accuracy(row) is None else f'{paper_accuracy(row):.2f}',
   )
 
 
-def _published(row: comparison.Row) -> float | None:
+def paper_accuracy(row: comparison.Row) -> float | None:
+  """What the paper prints for this setting in percent, None for nothing."""
   point = row.coordinates
   if point.setting:
     return None
   return paper_numbers.accuracy(point.benchmark, point.method, point.fraction)
 
 
-def _text(value: comparison.Score | None) -> str:
-  return '–' if value is None else value.text()
+def _text(score: comparison.Score | None, *, sign: bool = False) -> str:
+  return '–' if score is None else score.text(sign=sign)
 
 
 def model_title(row: comparison.Row) -> str:
-  """The model's name with its size."""
+  """The model's name, with its number of parameters where that is known."""
   name, count = row.coordinates.model, row.num_params
-  if count is None or name == results.size_text(count):
+  if count is None:
     return name
-  return f'{name} ({results.size_text(count)} parameters)'
+  size = f'{results.size_text(count)} parameters'
+  # A run made by hand has the number for its model's name.
+  return size if size.startswith(name) else f'{name} ({size})'
 
 
 def markdown(all_rows: Sequence[comparison.Row]) -> str:
@@ -90,7 +97,7 @@ def markdown(all_rows: Sequence[comparison.Row]) -> str:
 def by_model(
   all_rows: Sequence[comparison.Row],
 ) -> dict[tuple[str, str], list[comparison.Row]]:
-  """(benchmark, model's title) -> rows, in their order."""
+  """Groups rows: (benchmark, `model_title`) -> its rows, in their order."""
   groups = {}
   for row in all_rows:
     key = (row.coordinates.benchmark, model_title(row))
@@ -99,39 +106,29 @@ def by_model(
 
 
 def _cell(text: str) -> str:
-  """Text that neither ends a Markdown cell nor becomes HTML."""
+  """Escapes what would end a Markdown cell or become a link or HTML."""
   text = text.replace('\\', '\\\\').replace('|', '\\|').replace('<', '&lt;')
   text = text.replace('[', '\\[')
   return ' '.join(text.split())
 
 
 def settings_csv(all_rows: Sequence[comparison.Row]) -> str:
-  """One line per setting, numbers in full."""
-  header = 'benchmark model parameters method setting fraction train_examples'
+  """One line per setting, numbers unrounded."""
   scores = ('test_best', 'test_last', 'validation_best', 'gain')
   columns = [f'{name}_{part}' for name in scores for part in ('mean', 'error')]
+  header = 'benchmark model parameters method setting fraction train_examples'
   lines = [[*header.split(), 'runs', 'unfinished', *columns]]
   for row in all_rows:
-    point = row.coordinates
-    values = [getattr(row, name) for name in scores]
-    lines.append(
-      [
-        point.benchmark,
-        point.model,
-        row.num_params,
-        point.method,
-        ' '.join(point.setting),
-        point.fraction,
-        row.train_examples,
-        len(row.runs),
-        row.num_unfinished,
-        *(
-          part
-          for v in values
-          for part in ((v.mean, v.error) if v else ('', ''))
-        ),
-      ]
-    )
+    line = [
+      *_setting(row.coordinates, row.num_params),
+      row.train_examples,
+      len(row.runs),
+      row.num_unfinished,
+    ]
+    for name in scores:
+      score = getattr(row, name)
+      line += [score.mean, score.error] if score else ['', '']
+    lines.append(line)
   return _csv(lines)
 
 
@@ -143,17 +140,11 @@ def runs_csv(runs: Sequence[results.Run]) -> str:
   )
   lines = [header.split()]
   for run in runs:
-    point = run.coordinates
     lines.append(
       [
         run.path.name,
-        point.benchmark,
-        point.model,
-        run.num_params,
-        point.method,
-        ' '.join(point.setting),
-        point.fraction,
-        point.seed,
+        *_setting(run.coordinates, run.num_params),
+        run.coordinates.seed,
         int(run.finished),
         run.last_step,
         run.best_step,
@@ -165,16 +156,28 @@ def runs_csv(runs: Sequence[results.Run]) -> str:
   return _csv(lines)
 
 
+def _setting(point: run_names.Coordinates, num_params: int | None) -> list[Any]:
+  return [
+    point.benchmark,
+    point.model,
+    num_params,
+    point.method,
+    ' '.join(point.setting),
+    point.fraction,
+  ]
+
+
 def _csv(lines: Sequence[Sequence]) -> str:
-  """RFC 4180 with plain newlines; a text is never a spreadsheet's formula."""
+  """CSV as in RFC 4180, but with plain newlines."""
   out = io.StringIO()
   writer = csv.writer(out, lineterminator='\n')
   for line in lines:
-    writer.writerow([_harmless(value) for value in line])
+    writer.writerow([_inert(value) for value in line])
   return out.getvalue()
 
 
-def _harmless(value):
+def _inert(value: Any) -> Any:
+  """Keeps spreadsheets from taking a text for a formula."""
   if isinstance(value, str) and value[:1] in ('=', '+', '-', '@', '\t', '\r'):
     return f"'{value}"
   return value

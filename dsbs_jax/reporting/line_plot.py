@@ -1,0 +1,357 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Line plots with error bars: drawn by matplotlib, as SVG inside of a page.
+
+Colours become CSS variables, so that one plot serves light and dark pages.
+Text stays text, and names of runs and models mean nothing to matplotlib or the
+browser: no mathtext, no markup. Equal plots give equal bytes.
+"""
+
+import dataclasses
+import io
+import math
+import re
+import textwrap
+import warnings
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping, Sequence
+
+import matplotlib.artist
+import matplotlib.axes
+import matplotlib.figure
+import matplotlib.style
+import matplotlib.ticker
+import matplotlib.transforms
+
+WIDTH, AXES_HEIGHT, LEGEND_LINE_HEIGHT = 440, 250, 15  # points
+MAX_LEGEND_CHARACTERS = 56
+MARKERS_PER_CURVE = 8
+# Distance in points between lines that share their x.
+SIDE_STEP = 5
+
+# Line colours on a light page; page.css has their dark counterparts.
+COLORS = (
+  '#1f6fb2',
+  '#c44f00',
+  '#2b7a55',
+  '#8b4aa0',
+  '#8a6100',
+  '#b0265f',
+  '#00707c',
+  '#5a6472',
+)
+MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X', '<', '>', 'p', 'h', '*', 'd')
+LINES = ('-', '--', ':', '-.')
+
+_TEXT, _SOFT, _GRID = '#1b1f27', '#545c6a', '#d5d9e0'
+_VARIABLES = {
+  _TEXT: '--text',
+  _SOFT: '--soft',
+  _GRID: '--line',
+  **{color: f'--series-{i}' for i, color in enumerate(COLORS)},
+}
+_SETTINGS = {
+  'svg.fonttype': 'none',
+  'svg.hashsalt': 'dsbs_jax',
+  'text.parse_math': False,
+  'text.color': _TEXT,
+  'font.size': 11.5,
+  'axes.labelcolor': _TEXT,
+  'axes.edgecolor': _SOFT,
+  'axes.spines.top': False,
+  'axes.spines.right': False,
+  'axes.grid': True,
+  'axes.grid.axis': 'y',
+  'axes.axisbelow': True,
+  'axes.xmargin': 0.06,
+  'axes.ymargin': 0.06,
+  'grid.color': _GRID,
+  'xtick.color': _SOFT,
+  'ytick.color': _SOFT,
+  'lines.linewidth': 1.8,
+  'lines.markersize': 6.5,
+  'errorbar.capsize': 3,
+  'legend.fontsize': 11,
+  'legend.frameon': False,
+  'legend.handlelength': 3.2,
+}
+
+
+def style(index: int) -> dict[str, str]:
+  """How the line at a place in the legend is drawn, as matplotlib's options.
+
+  Marker and line style tell the first 26 lines apart without their colours.
+  """
+  return {
+    'color': COLORS[index % len(COLORS)],
+    'marker': MARKERS[index % len(MARKERS)],
+    'linestyle': LINES[index // len(COLORS) % len(LINES)],
+  }
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+  """A mean, its standard error (None if unknown) and a tooltip."""
+
+  x: float
+  y: float
+  error: float | None = None
+  tooltip: str = ''
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Series:
+  """A line: its name in the legend, its `style`, its points by ascending x."""
+
+  label: str
+  style: Mapping[str, str]
+  points: Sequence[Point]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reference:
+  """A number from elsewhere to compare with.
+
+  Attributes:
+    label: its name in the legend.
+    y: the number.
+    x: where a star marks it; None draws a horizontal line.
+    color: of the star or line.
+  """
+
+  label: str
+  y: float
+  x: float | None = None
+  color: str = _TEXT
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plot:
+  """What to draw.
+
+  Attributes:
+    title: what it shows, for screen readers.
+    x_label: below the x axis.
+    y_label: beside the y axis.
+    series: the lines, one at least.
+    references: numbers to compare with; one that would press the lines flat
+      stands in the legend only.
+    x_ticks: (x, text), or () for round numbers.
+    log_x: whether x is logarithmic.
+    is_curve: whether the lines have many points: a band of one standard error
+      instead of bars, and markers at some points only.
+  """
+
+  title: str
+  x_label: str
+  y_label: str
+  series: Sequence[Series]
+  references: Sequence[Reference] = ()
+  x_ticks: Sequence[tuple[float, str]] = ()
+  log_x: bool = False
+  is_curve: bool = False
+
+
+def svg(plot: Plot, *, name: str) -> str:
+  """Draws a plot.
+
+  Args:
+    plot: what to draw.
+    name: prefix of all element ids, unique in the page.
+
+  Returns:
+    An `<svg>` element for an HTML page.
+  """
+  file = io.StringIO()
+  with (
+    matplotlib.style.context(['default', _SETTINGS]),
+    warnings.catch_warnings(),
+  ):
+    # The browser draws the letters; matplotlib's font only measures them.
+    warnings.filterwarnings('ignore', 'Glyph .* missing from font')
+    figure = _draw(plot)
+    _hide_overlapping_labels(figure)
+    figure.savefig(file, format='svg', transparent=True)
+  return _inline(file.getvalue(), plot, name=name)
+
+
+def _draw(plot: Plot) -> matplotlib.figure.Figure:
+  figure = matplotlib.figure.Figure(layout='constrained')
+  axes = figure.add_subplot(xlabel=plot.x_label, ylabel=plot.y_label)
+  draw = _draw_curve if plot.is_curve else _draw_means
+  handles = [draw(axes, plot, index) for index in range(len(plot.series))]
+  if axes.dataLim.y1 == 0:
+    axes.update_datalim([(0, 1)], updatex=False)  # all values are 0
+  low, high = axes.get_ylim()
+  reach = 1.5 * max(high - low, 0.1 * abs(high))
+  for reference in plot.references:
+    low, high = axes.get_ylim()
+    offset = max(reference.y - high, 0) or min(reference.y - low, 0)
+    is_far = abs(offset) > reach
+    handles.append(_draw_reference(axes, reference, far=is_far and offset))
+  _format_x(axes, plot)
+  labels = [
+    textwrap.fill(_one_line(handle.get_label()), MAX_LEGEND_CHARACTERS)
+    for handle in handles
+  ]
+  num_lines = sum(1 + label.count('\n') for label in labels)
+  height = AXES_HEIGHT + LEGEND_LINE_HEIGHT * num_lines
+  figure.set_size_inches(WIDTH / 72, height / 72)
+  figure.legend(handles, labels, loc='outside lower left')
+  return figure
+
+
+def _draw_means(
+  axes: matplotlib.axes.Axes, plot: Plot, index: int
+) -> matplotlib.container.ErrorbarContainer:
+  """A line with error bars, moved aside: methods often share their x."""
+  series = plot.series[index]
+  side = SIDE_STEP * (index - (len(plot.series) - 1) / 2)
+  aside = matplotlib.transforms.ScaledTranslation(
+    side / 72, 0, axes.figure.dpi_scale_trans
+  )
+  drawn = axes.errorbar(
+    [point.x for point in series.points],
+    [point.y for point in series.points],
+    [math.nan if p.error is None else p.error for p in series.points],
+    **series.style,
+    label=series.label,
+    elinewidth=1.3,
+    transform=axes.transData + aside,
+  )
+  # Autoscaling leaves out what has a transform of its own.
+  axes.update_datalim(
+    [(p.x, p.y + s * (p.error or 0)) for p in series.points for s in (-1, 1)]
+  )
+  drawn.lines[0].set_gid(f'series-{index}')
+  return drawn
+
+
+def _draw_curve(
+  axes: matplotlib.axes.Axes, plot: Plot, index: int
+) -> matplotlib.artist.Artist:
+  """A line with a band; each line has its markers at other steps."""
+  series = plot.series[index]
+  x, y = [p.x for p in series.points], [p.y for p in series.points]
+  stride = -(-len(x) // MARKERS_PER_CURVE)
+  axes.fill_between(
+    x,
+    [p.y - (p.error or 0) for p in series.points],
+    [p.y + (p.error or 0) for p in series.points],
+    color=series.style['color'],
+    alpha=0.16,
+    linewidth=0,
+  )
+  start = index % stride
+  (drawn,) = axes.plot(
+    x, y, **series.style, label=series.label, markevery=(start, stride)
+  )
+  return drawn
+
+
+def _draw_reference(
+  axes: matplotlib.axes.Axes, reference: Reference, *, far: float
+) -> matplotlib.artist.Artist:
+  """A line or a star; far above or below (far > 0, < 0) a legend's entry."""
+  label, color = reference.label, reference.color
+  if far:
+    arrow, where = ('\u2191', 'above') if far > 0 else ('\u2193', 'below')
+    label = f'{arrow} {label} ({where} the range shown)'
+    (drawn,) = axes.plot([], [], color=color, ls='none')
+  elif reference.x is None:
+    drawn = axes.axhline(reference.y, color=color, ls=(0, (1, 2)), lw=1.3)
+  else:
+    (drawn,) = axes.plot(
+      [reference.x], [reference.y], '*', color=color, ms=12, fillstyle='none'
+    )
+  drawn.set_label(label)
+  return drawn
+
+
+def _format_x(axes: matplotlib.axes.Axes, plot: Plot) -> None:
+  if plot.log_x:
+    axes.set_xscale('log')
+  if plot.x_ticks:
+    places, texts = zip(*plot.x_ticks, strict=True)
+    axes.set_xticks(places, [_one_line(text) for text in texts])
+    axes.minorticks_off()
+  else:
+    axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(6, integer=True))
+    axes.xaxis.set_major_formatter('{x:,g}')
+
+
+def _hide_overlapping_labels(figure: matplotlib.figure.Figure) -> None:
+  """Hides each label of the x axis that would run into the one before."""
+  figure.draw_without_rendering()
+  end = -math.inf
+  for label in figure.axes[0].get_xticklabels():
+    box = label.get_window_extent()
+    label.set_visible(box.x0 > end)
+    if label.get_visible():
+      end = box.x1 + 4
+
+
+def _one_line(text: str) -> str:
+  """The text on one line, characters that cannot be printed as escapes."""
+  return ''.join(
+    c if c.isprintable() else ascii(c)[1:-1] for c in ' '.join(text.split())
+  )
+
+
+def _inline(text: str, plot: Plot, *, name: str) -> str:
+  """Turns matplotlib's SVG file into an element of an HTML page."""
+  root = ElementTree.fromstring(text)
+  for element in root.iter():
+    element.tag = element.tag.rpartition('}')[2]
+    element.attrib = {
+      key.rpartition('}')[2]: _attribute(key, value, name=name)
+      for key, value in element.items()
+    }
+  for child in (*root.findall('metadata'), *root.findall('defs')):
+    root.remove(child)
+  for index, series in enumerate(plot.series):
+    markers = root.findall(f".//g[@id='{name}-series-{index}']//use")
+    for marker, point in zip(markers, series.points, strict=False):
+      _prepend(marker, 'title', point.tooltip)
+  ids = f'{name}-title', f'{name}-description'
+  root.attrib = {
+    'class': 'plot',
+    'viewBox': root.get('viewBox'),
+    'role': 'img',
+    'aria-labelledby': ' '.join(ids),
+  }
+  _prepend(root, 'desc', _description(plot)).set('id', ids[1])
+  _prepend(root, 'title', plot.title).set('id', ids[0])
+  return ElementTree.tostring(root, encoding='unicode')
+
+
+def _attribute(key: str, value: str, *, name: str) -> str:
+  """A value with ids of this plot's own and colours of the page."""
+  if key == 'id':
+    return f'{name}-{value}'
+  if key == 'style':
+    for color, variable in _VARIABLES.items():
+      value = value.replace(color, f'var({variable}, {color})')
+    return value
+  return re.sub(r'^(url\()?#', rf'\1#{name}-', value)
+
+
+def _prepend(
+  parent: ElementTree.Element, tag: str, text: str
+) -> ElementTree.Element:
+  child = ElementTree.Element(tag)
+  child.text = _one_line(text)
+  parent.insert(0, child)
+  return child
+
+
+def _description(plot: Plot) -> str:
+  """The first and the last point of each line, and the references, in words."""
+  sentences = [f'{plot.y_label} against {plot.x_label.lower()}.']
+  for series in plot.series:
+    first, last = series.points[0], series.points[-1]
+    ends = f'{first.y:.2f} at {first.x:g}'
+    if first != last:
+      ends += f' to {last.y:.2f} at {last.x:g}'
+    sentences.append(f'{series.label}: {ends}.')
+  sentences += [f'{r.label}: {r.y:.2f}.' for r in plot.references]
+  return ' '.join(sentences)
