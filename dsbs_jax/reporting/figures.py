@@ -2,6 +2,7 @@
 """The paper's figures from our runs: accuracy by data, by size and by step."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 from dsbs_jax.reporting import comparison, line_plot, paper_numbers, tables
@@ -245,8 +246,12 @@ def _means(columns: Sequence[Mapping[int, float]]) -> list[line_plot.Point]:
 def _column(
   by_step: Mapping[int, run_folder.Metrics], key: str
 ) -> dict[int, float]:
+  """A metric by step, without the steps at which it was not finite."""
+  found = {step: metrics.get(key) for step, metrics in by_step.items()}
   return {
-    step: metrics[key] for step, metrics in by_step.items() if key in metrics
+    step: value
+    for step, value in found.items()
+    if value is not None and math.isfinite(value)
   }
 
 

@@ -79,7 +79,7 @@ _SETTINGS = {
 def style(index: int) -> dict[str, str]:
   """How the line at a place in the legend is drawn, as matplotlib's options.
 
-  Marker and line style tell the first 26 lines apart without their colours.
+  Marker and line style tell the first 32 lines apart without their colours.
   """
   return {
     'color': COLORS[index % len(COLORS)],
@@ -232,7 +232,6 @@ def _draw_curve(
   """A line with a band; each line has its markers at other steps."""
   series = plot.series[index]
   x, y = [p.x for p in series.points], [p.y for p in series.points]
-  stride = -(-len(x) // MARKERS_PER_CURVE)
   axes.fill_between(
     x,
     [p.y - (p.error or 0) for p in series.points],
@@ -241,11 +240,23 @@ def _draw_curve(
     alpha=0.16,
     linewidth=0,
   )
-  start = index % stride
   (drawn,) = axes.plot(
-    x, y, **series.style, label=series.label, markevery=(start, stride)
+    x,
+    y,
+    **series.style,
+    label=series.label,
+    markevery=_marked(plot, index),
+    gid=f'series-{index}',
   )
   return drawn
+
+
+def _marked(plot: Plot, index: int) -> slice:
+  """The points of a line that have a marker."""
+  if not plot.is_curve:
+    return slice(None)
+  stride = -(-len(plot.series[index].points) // MARKERS_PER_CURVE)
+  return slice(index % stride, None, stride)
 
 
 def _draw_reference(
@@ -288,6 +299,8 @@ def _hide_overlapping_labels(figure: matplotlib.figure.Figure) -> None:
     label.set_visible(box.x0 > end)
     if label.get_visible():
       end = box.x1 + 4
+  # The layout is done and takes longest: saving need not do it again.
+  figure.set_layout_engine('none')
 
 
 def _one_line(text: str) -> str:
@@ -306,11 +319,13 @@ def _inline(text: str, plot: Plot, *, name: str) -> str:
       key.rpartition('}')[2]: _attribute(key, value, name=name)
       for key, value in element.items()
     }
-  for child in (*root.findall('metadata'), *root.findall('defs')):
+  # The style sheet and the metadata are for a page of its own.
+  for child in (*root.findall('metadata'), root.find('defs/style/..')):
     root.remove(child)
   for index, series in enumerate(plot.series):
     markers = root.findall(f".//g[@id='{name}-series-{index}']//use")
-    for marker, point in zip(markers, series.points, strict=False):
+    points = series.points[_marked(plot, index)]
+    for marker, point in zip(markers, points, strict=True):
       _prepend(marker, 'title', point.tooltip)
   ids = f'{name}-title', f'{name}-description'
   root.attrib = {
@@ -325,13 +340,13 @@ def _inline(text: str, plot: Plot, *, name: str) -> str:
 
 
 def _attribute(key: str, value: str, *, name: str) -> str:
-  """A value with ids of this plot's own and colours of the page."""
+  """A value with ids of this plot's own, and colours and font of the page."""
   if key == 'id':
     return f'{name}-{value}'
   if key == 'style':
     for color, variable in _VARIABLES.items():
       value = value.replace(color, f'var({variable}, {color})')
-    return value
+    return re.sub('font-family: [^;]*; ', '', value)
   return re.sub(r'^(url\()?#', rf'\1#{name}-', value)
 
 

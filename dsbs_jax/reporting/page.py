@@ -105,9 +105,9 @@ def _lead(runs: Sequence[results.Run], failed: Sequence[str]) -> str:
   num_finished = sum(run.finished for run in runs)
   num_unfinished = len(runs) - num_finished
   benchmarks = sorted({run.coordinates.benchmark for run in runs})
-  text = f'{num_finished:,} finished runs on {", ".join(benchmarks)}.'
+  text = f'Finished runs: {num_finished:,}, on {", ".join(benchmarks)}.'
   if num_unfinished:
-    text += f' {num_unfinished:,} unfinished runs are left out of all means.'
+    text += f' Unfinished runs, left out of all means: {num_unfinished:,}.'
   if failed:
     text += f' Failed runs: {", ".join(failed)}.'
   return text

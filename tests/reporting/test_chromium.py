@@ -57,7 +57,7 @@ def test_chromium_filters_searches_and_pages(make_run, tmp_path):
 
   wrong = _dom(path, {'show': 'wrong'}, profile)
   assert _shown(wrong) == [0, 3, 6, 9, 12, 15, 18, 21, 24, 27]
-  assert '14 of 40 examples; the chosen student is right on 0' in wrong
+  assert '14 of 40 examples; the selected student is right on 0' in wrong
   second = _dom(path, {'show': 'wrong', 'page': '2'}, profile)
   assert _shown(second) == [30, 33, 36, 39]
   found = _dom(path, {'show': 'right', 'q': 'TREE'}, profile)
