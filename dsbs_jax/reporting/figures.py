@@ -3,7 +3,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from dsbs_jax.reporting import comparison, line_plot, paper_numbers, tables
 from dsbs_jax.runs import results, run_folder, run_names
@@ -13,8 +13,6 @@ LABELS = {'gt': 'human labels', 'llm': 'LLM labels'}
 Styles = Mapping[str, Mapping[str, str]]
 
 _MAX_CURVE_POINTS = 120
-# With more points, a line has a band instead of error bars.
-_MAX_ERROR_BARS = 10
 _LOSSES = {
   'label/loss': 'Label loss in training',
   'rationale/loss': 'Rationale loss in training',
@@ -54,26 +52,23 @@ def by_fraction(
     One figure per source of labels that has results.
   """
   found = []
-  for source, labels in LABELS.items():
-    mine = [row for row in rows if _source(row) == source and row.chosen]
-    if not mine:
-      continue
-    shares = sorted({100 * row.coordinates.fraction for row in mine})
-    paper = _paper(mine, styles)
+  for labels, members in _by_source(rows).items():
+    shares = sorted({100 * row.coordinates.fraction for row in members})
+    paper = _paper(members, styles)
     plot = line_plot.Plot(
       title=f'Test accuracy against training data, {labels}',
       x_label='Training data (%)',
       y_label='Test accuracy (%)',
-      series=_series(mine, styles, x=lambda r: 100 * r.coordinates.fraction),
+      series=_series(members, styles, x=lambda r: 100 * r.coordinates.fraction),
       references=[*_llm(llm), *paper],
       x_ticks=[(s, run_names.decimal_text(round(s, 6))) for s in shares],
       log_x=shares[0] < 4 and len(shares) > 1,
     )
-    caption = _error_text(mine)
+    caption = _error_text(members)
     if paper:
       caption += (
-        f' Paper: {paper_numbers.SOURCE}; a pre-trained {paper_numbers.MODEL} on all of'
-        ' the training data. Compare it with such a model only.'
+        f' Paper: {paper_numbers.SOURCE}; a pre-trained {paper_numbers.MODEL}'
+        ' on all of the training data. Compare it with such a model only.'
       )
     found.append(Figure(f'Trained on {labels}', plot, caption))
   return found
@@ -93,27 +88,20 @@ def by_size(
     One figure per source of labels that has models of two sizes.
   """
   found = []
-  for source, labels in LABELS.items():
-    mine = [
-      row
-      for row in rows
-      if _source(row) == source and row.chosen and row.num_params
-    ]
-    sizes = sorted({(row.num_params, row.coordinates.model) for row in mine})
+  for labels, members in _by_source(r for r in rows if r.num_params).items():
+    sizes = sorted({(row.num_params, row.coordinates.model) for row in members})
     if len(sizes) < 2:
       continue
     plot = line_plot.Plot(
       title=f'Test accuracy against model size, {labels}',
       x_label='Model parameters',
       y_label='Test accuracy (%)',
-      series=_series(mine, styles, x=lambda row: row.num_params),
+      series=_series(members, styles, x=lambda row: row.num_params),
       references=_llm(llm),
-      x_ticks=[
-        (count, f'{name} {results.size_text(count)}') for count, name in sizes
-      ],
+      x_ticks=[(n, f'{name} {results.size_text(n)}') for n, name in sizes],
       log_x=True,
     )
-    found.append(Figure(f'Trained on {labels}', plot, _error_text(mine)))
+    found.append(Figure(f'Trained on {labels}', plot, _error_text(members)))
   return found
 
 
@@ -126,24 +114,42 @@ def by_step(rows: Sequence[comparison.Row], styles: Styles) -> list[Figure]:
   """
   found = []
   for key, heading in _LOSSES.items():
-    found += _curves(
-      rows,
-      styles,
-      heading=heading,
-      y_label='Cross-entropy per token',
-      column=lambda run, key=key: _column(run.trained, key),
+    series = _curves(
+      rows, styles, lambda run, key=key: _column(run.trained, key)
     )
+    found.append((heading, 'Cross-entropy per token', series))
   for split in (run_folder.VALIDATION, run_folder.TEST):
-    found += _curves(
+    series = _curves(
       rows,
       styles,
-      heading=f'Accuracy on {split}',
-      y_label='Accuracy (%)',
-      column=lambda run, split=split: _column(
+      lambda run, split=split: _column(
         run.evaluated.get(split, {}), 'accuracy'
       ),
     )
-  return found
+    found.append((f'Accuracy on {split}', 'Accuracy (%)', series))
+  return [
+    Figure(
+      heading,
+      line_plot.Plot(
+        title=heading, x_label='Step', y_label=y_label, series=series
+      ),
+      '',
+    )
+    for heading, y_label, series in found
+    if series
+  ]
+
+
+def _by_source(
+  rows: Iterable[comparison.Row],
+) -> dict[str, list[comparison.Row]]:
+  """Source of labels in words -> its rows with results."""
+  groups = {}
+  for row in rows:
+    if row.chosen is not None:
+      source = row.coordinates.method.split('_')[0]
+      groups.setdefault(LABELS[source], []).append(row)
+  return groups
 
 
 def _series(
@@ -204,31 +210,18 @@ def _llm(accuracy: float | None) -> list[line_plot.Reference]:
 def _curves(
   rows: Sequence[comparison.Row],
   styles: Styles,
-  *,
-  heading: str,
-  y_label: str,
   column: Callable[[results.Run], Mapping[int, float]],
-) -> list[Figure]:
-  """One figure, or none where no run has the column."""
+) -> list[line_plot.Series]:
+  """A line per row of which some run has the column."""
   series = []
   for row in rows:
-    columns = [values for run in row.runs if (values := column(run))]
-    points = _means(columns)
+    title = row.coordinates.title
+    points = _means([values for run in row.runs if (values := column(run))])
     if points:
-      title = row.coordinates.title
       series.append(
         line_plot.Series(label=title, style=styles[title], points=points)
       )
-  if not series:
-    return []
-  plot = line_plot.Plot(
-    title=heading,
-    x_label='Step',
-    y_label=y_label,
-    series=series,
-    is_curve=any(len(line.points) > _MAX_ERROR_BARS for line in series),
-  )
-  return [Figure(heading, plot, '')]
+  return series
 
 
 def _means(columns: Sequence[Mapping[int, float]]) -> list[line_plot.Point]:
@@ -253,10 +246,6 @@ def _column(
     for step, value in found.items()
     if value is not None and math.isfinite(value)
   }
-
-
-def _source(row: comparison.Row) -> str:
-  return row.coordinates.method.split('_')[0]
 
 
 def _error_text(rows: Sequence[comparison.Row]) -> str:

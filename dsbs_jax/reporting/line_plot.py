@@ -15,40 +15,32 @@ import warnings
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
 
-import matplotlib.artist
 import matplotlib.axes
+import matplotlib.container
 import matplotlib.figure
+import matplotlib.lines
 import matplotlib.style
 import matplotlib.ticker
 import matplotlib.transforms
+import numpy as np
 
 WIDTH, AXES_HEIGHT, LEGEND_LINE_HEIGHT = 440, 250, 15  # points
 MAX_LEGEND_CHARACTERS = 56
-MARKERS_PER_CURVE = 8
+# A line with more points has markers and error bars at about so many of them.
+MAX_MARKERS = 10
 # Distance in points between lines that share their x.
 SIDE_STEP = 5
 
 # Line colours on a light page; page.css has their dark counterparts.
 COLORS = (
-  '#1f6fb2',
-  '#c44f00',
-  '#2b7a55',
-  '#8b4aa0',
-  '#8a6100',
-  '#b0265f',
-  '#00707c',
-  '#5a6472',
+  '#1f6fb2 #c44f00 #2b7a55 #8b4aa0 #8a6100 #b0265f #00707c #5a6472'.split()
 )
-MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X', '<', '>', 'p', 'h', '*', 'd')
+MARKERS = 'os^DvPX<>ph*d'
 LINES = ('-', '--', ':', '-.')
 
 _TEXT, _SOFT, _GRID = '#1b1f27', '#545c6a', '#d5d9e0'
-_VARIABLES = {
-  _TEXT: '--text',
-  _SOFT: '--soft',
-  _GRID: '--line',
-  **{color: f'--series-{i}' for i, color in enumerate(COLORS)},
-}
+_VARIABLES = {_TEXT: '--text', _SOFT: '--soft', _GRID: '--line'}
+_VARIABLES |= {color: f'--series-{i}' for i, color in enumerate(COLORS)}
 _SETTINGS = {
   'svg.fonttype': 'none',
   'svg.hashsalt': 'dsbs_jax',
@@ -62,13 +54,9 @@ _SETTINGS = {
   'axes.grid': True,
   'axes.grid.axis': 'y',
   'axes.axisbelow': True,
-  'axes.xmargin': 0.06,
-  'axes.ymargin': 0.06,
   'grid.color': _GRID,
   'xtick.color': _SOFT,
   'ytick.color': _SOFT,
-  'lines.linewidth': 1.8,
-  'lines.markersize': 6.5,
   'errorbar.capsize': 3,
   'legend.fontsize': 11,
   'legend.frameon': False,
@@ -137,8 +125,6 @@ class Plot:
       stands in the legend only.
     x_ticks: (x, text), or () for round numbers.
     log_x: whether x is logarithmic.
-    is_curve: whether the lines have many points: a band of one standard error
-      instead of bars, and markers at some points only.
   """
 
   title: str
@@ -148,7 +134,6 @@ class Plot:
   references: Sequence[Reference] = ()
   x_ticks: Sequence[tuple[float, str]] = ()
   log_x: bool = False
-  is_curve: bool = False
 
 
 def svg(plot: Plot, *, name: str) -> str:
@@ -177,8 +162,9 @@ def svg(plot: Plot, *, name: str) -> str:
 def _draw(plot: Plot) -> matplotlib.figure.Figure:
   figure = matplotlib.figure.Figure(layout='constrained')
   axes = figure.add_subplot(xlabel=plot.x_label, ylabel=plot.y_label)
-  draw = _draw_curve if plot.is_curve else _draw_means
-  handles = [draw(axes, plot, index) for index in range(len(plot.series))]
+  handles = [
+    _draw_series(axes, plot, index) for index in range(len(plot.series))
+  ]
   if axes.dataLim.y1 == 0:
     axes.update_datalim([(0, 1)], updatex=False)  # all values are 0
   low, high = axes.get_ylim()
@@ -200,68 +186,48 @@ def _draw(plot: Plot) -> matplotlib.figure.Figure:
   return figure
 
 
-def _draw_means(
+def _draw_series(
   axes: matplotlib.axes.Axes, plot: Plot, index: int
 ) -> matplotlib.container.ErrorbarContainer:
-  """A line with error bars, moved aside: methods often share their x."""
+  """A line with error bars, which do not hide those of other lines.
+
+  Lines of few points, which often share their x, are moved aside; others have
+  their markers and bars at other points.
+  """
   series = plot.series[index]
+  marked = _marked_points(series, index)
   side = SIDE_STEP * (index - (len(plot.series) - 1) / 2)
   aside = matplotlib.transforms.ScaledTranslation(
-    side / 72, 0, axes.figure.dpi_scale_trans
+    side / 72 if marked.step == 1 else 0, 0, axes.figure.dpi_scale_trans
   )
+  x, y, error = np.array([(p.x, p.y, p.error) for p in series.points], float).T
   drawn = axes.errorbar(
-    [point.x for point in series.points],
-    [point.y for point in series.points],
-    [math.nan if p.error is None else p.error for p in series.points],
+    x,
+    y,
+    error,
     **series.style,
     label=series.label,
     elinewidth=1.3,
+    errorevery=marked,
+    markevery=marked,
     transform=axes.transData + aside,
   )
-  # Autoscaling leaves out what has a transform of its own.
-  axes.update_datalim(
-    [(p.x, p.y + s * (p.error or 0)) for p in series.points for s in (-1, 1)]
-  )
   drawn.lines[0].set_gid(f'series-{index}')
+  # Autoscaling leaves out what has a transform of its own.
+  spread = np.nan_to_num(error)
+  axes.update_datalim(np.c_[x, y - spread])
+  axes.update_datalim(np.c_[x, y + spread])
   return drawn
 
 
-def _draw_curve(
-  axes: matplotlib.axes.Axes, plot: Plot, index: int
-) -> matplotlib.artist.Artist:
-  """A line with a band; each line has its markers at other steps."""
-  series = plot.series[index]
-  x, y = [p.x for p in series.points], [p.y for p in series.points]
-  axes.fill_between(
-    x,
-    [p.y - (p.error or 0) for p in series.points],
-    [p.y + (p.error or 0) for p in series.points],
-    color=series.style['color'],
-    alpha=0.16,
-    linewidth=0,
-  )
-  (drawn,) = axes.plot(
-    x,
-    y,
-    **series.style,
-    label=series.label,
-    markevery=_marked(plot, index),
-    gid=f'series-{index}',
-  )
-  return drawn
-
-
-def _marked(plot: Plot, index: int) -> slice:
-  """The points of a line that have a marker."""
-  if not plot.is_curve:
-    return slice(None)
-  stride = -(-len(plot.series[index].points) // MARKERS_PER_CURVE)
-  return slice(index % stride, None, stride)
+def _marked_points(series: Series, index: int) -> slice:
+  step = -(-len(series.points) // MAX_MARKERS)
+  return slice(index % step, None, step)
 
 
 def _draw_reference(
   axes: matplotlib.axes.Axes, reference: Reference, *, far: float
-) -> matplotlib.artist.Artist:
+) -> matplotlib.lines.Line2D:
   """A line or a star; far above or below (far > 0, < 0) a legend's entry."""
   label, color = reference.label, reference.color
   if far:
@@ -324,7 +290,7 @@ def _inline(text: str, plot: Plot, *, name: str) -> str:
     root.remove(child)
   for index, series in enumerate(plot.series):
     markers = root.findall(f".//g[@id='{name}-series-{index}']//use")
-    points = series.points[_marked(plot, index)]
+    points = series.points[_marked_points(series, index)]
     for marker, point in zip(markers, points, strict=True):
       _prepend(marker, 'title', point.tooltip)
   ids = f'{name}-title', f'{name}-description'

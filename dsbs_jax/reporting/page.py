@@ -89,7 +89,7 @@ def _figures(found: Sequence[figures.Figure], *, name: str) -> str:
       f'<figure><h4>{_escape(figure.heading)}</h4>{plot}'
       f'{caption if figure.caption else ""}</figure>'
     )
-  return f'<div class="figures">{"".join(parts)}</div>' if parts else ''
+  return f'<div class="figures">{"".join(parts)}</div>'
 
 
 def _section(name: str, title: str, body: str) -> str:
@@ -131,14 +131,12 @@ def _by_fraction(
   styles: figures.Styles,
 ) -> str:
   parts = []
-  for i, ((benchmark, model), members) in enumerate(
-    tables.by_model(rows).items()
-  ):
-    llm = comparison.llm_accuracy(runs, benchmark)
+  for key, members in tables.by_model(rows).items():
+    llm = comparison.llm_accuracy(runs, key[0])
     found = figures.by_fraction(members, styles, llm=llm)
     if found:
-      parts.append(f'<h3>{_escape(f"{benchmark}, {model}")}</h3>')
-      parts.append(_figures(found, name=f'data{i}'))
+      parts.append(f'<h3>{_escape(", ".join(key))}</h3>')
+      parts.append(_figures(found, name=f'data{len(parts)}'))
   return ''.join(parts)
 
 
@@ -149,16 +147,15 @@ def _by_size(
 ) -> str:
   groups = {}
   for row in rows:
-    key = (row.coordinates.benchmark, row.coordinates.fraction)
-    groups.setdefault(key, []).append(row)
+    share = f'{tables.percent(row.coordinates.fraction)} of the training data'
+    groups.setdefault((row.coordinates.benchmark, share), []).append(row)
   parts = []
-  for i, ((benchmark, fraction), members) in enumerate(groups.items()):
-    llm = comparison.llm_accuracy(runs, benchmark)
+  for key, members in groups.items():
+    llm = comparison.llm_accuracy(runs, key[0])
     found = figures.by_size(members, styles, llm=llm)
     if found:
-      heading = f'{benchmark}, {tables.percent(fraction)} of the training data'
-      parts.append(f'<h3>{_escape(heading)}</h3>')
-      parts.append(_figures(found, name=f'size{i}'))
+      parts.append(f'<h3>{_escape(", ".join(key))}</h3>')
+      parts.append(_figures(found, name=f'size{len(parts)}'))
   return ''.join(parts)
 
 
@@ -190,19 +187,20 @@ def _curves(rows: Sequence[comparison.Row], styles: figures.Styles) -> str:
     key = (point.benchmark, tables.model_title(row), point.fraction)
     groups.setdefault(key, []).append(row)
   parts, seen = [], set()
-  for i, ((benchmark, model, fraction), members) in enumerate(groups.items()):
-    drawn = _figures(figures.by_step(members, styles), name=f'curves{i}')
-    if not drawn:
+  for (benchmark, model, fraction), members in groups.items():
+    found = figures.by_step(members, styles)
+    if not found:
       continue
     # Rows come largest share first: that one is open, the others are folded.
     opened = '' if (benchmark, model) in seen else ' open'
     seen.add((benchmark, model))
     name = f'{benchmark}, {model}, {tables.percent(fraction)} of the data'
     parts.append(
-      f'<details{opened}><summary>{_escape(name)}</summary>{drawn}</details>'
+      f'<details{opened}><summary>{_escape(name)}</summary>'
+      f'{_figures(found, name=f"curves{len(parts)}")}</details>'
     )
   note = (
-    'Means over seeds; bars and bands: ± one standard error. A single-task or'
+    'Means over seeds; bars: ± one standard error. A single-task or'
     ' answer-first run has one target, rationale and label in one text: its'
     ' label loss is over all of it.'
   )

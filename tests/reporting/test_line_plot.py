@@ -115,18 +115,19 @@ def test_lines_differ_in_marker_or_dashes_without_their_colours():
   assert len(looks) == 32
 
 
-def test_a_curve_has_a_band_of_one_error_and_some_markers():
-  points = [line_plot.Point(i, 50.0 + i, 2.0) for i in range(40)]
-  root = _draw(_plot(points, points, is_curve=True))
-  band = _group(root, 'FillBetweenPolyCollection_1')
-  ((_, bottom),) = _places(band)
-  outline = re.findall(r'[ML] \S+ (\S+)', band.find('.//path').get('d'))
-  heights = [_value_at(root, bottom + float(y)) for y in outline]
-  assert min(heights) == pytest.approx(48.0, abs=0.1)
-  assert max(heights) == pytest.approx(91.0, abs=0.1)
-  curves = [_places(_group(root, f'series-{i}')) for i in range(2)]
-  assert all(3 < len(places) <= 10 for places in curves)
-  assert not set(curves[0]) & set(curves[1])
+def test_lines_of_many_points_have_bars_and_markers_at_some():
+  points = [line_plot.Point(i, 50.0 + i, 2.0, f'{i}') for i in range(40)]
+  root = _draw(_plot(points, points))
+  bars = _error_bars(root)
+  assert len(bars) == 20
+  marked = set()
+  for i in range(2):
+    markers = list(_group(root, f'series-{i}').iter('use'))
+    marked |= {marker.find('title').text for marker in markers}
+    for marker, bar in zip(markers, bars[10 * i :][:10], strict=True):
+      value = 50.0 + int(marker.find('title').text)
+      assert bar[1:] == pytest.approx((value - 2.0, value + 2.0), abs=0.1)
+  assert len(marked) == 20
 
 
 def test_a_log_axis_spaces_ratios_equally():
