@@ -100,18 +100,13 @@ def rows(runs: Sequence[results.Run]) -> list[Row]:
   """
   groups = {}
   for run in runs:
-    groups.setdefault(_setting(run.coordinates), []).append(run)
+    key = dataclasses.replace(run.coordinates, seed=0)
+    groups.setdefault(key, []).append(run)
   found = {key: _row(members) for key, members in groups.items()}
   return [
     dataclasses.replace(row, gain=_gain(row, found))
     for row in sorted(found.values(), key=_order)
   ]
-
-
-def _setting(
-  point: run_names.Coordinates,
-) -> run_names.Coordinates:
-  return dataclasses.replace(point, seed=0)
 
 
 def _row(members: Sequence[results.Run]) -> Row:

@@ -187,7 +187,8 @@ def _paper(
   """The paper's accuracies, which it prints for all of the data only."""
   found = []
   for row in rows:
-    value, title = tables.paper_accuracy(row), row.coordinates.title
+    title = row.coordinates.title
+    value = paper_numbers.accuracy(row.coordinates)
     if value is not None:
       found.append(
         line_plot.Reference(

@@ -46,19 +46,17 @@ _SETTINGS = {
   'svg.hashsalt': 'dsbs_jax',
   'text.parse_math': False,
   'text.color': _TEXT,
-  'font.size': 11.5,
+  'font.size': 11,
   'axes.labelcolor': _TEXT,
   'axes.edgecolor': _SOFT,
   'axes.spines.top': False,
   'axes.spines.right': False,
   'axes.grid': True,
   'axes.grid.axis': 'y',
-  'axes.axisbelow': True,
   'grid.color': _GRID,
   'xtick.color': _SOFT,
   'ytick.color': _SOFT,
   'errorbar.capsize': 3,
-  'legend.fontsize': 11,
   'legend.frameon': False,
   'legend.handlelength': 3.2,
 }
@@ -168,7 +166,7 @@ def _draw(plot: Plot) -> matplotlib.figure.Figure:
   if axes.dataLim.y1 == 0:
     axes.update_datalim([(0, 1)], updatex=False)  # all values are 0
   low, high = axes.get_ylim()
-  reach = 1.5 * max(high - low, 0.1 * abs(high))
+  reach = 1.5 * max(high - low, 0.1 * high)
   for reference in plot.references:
     low, high = axes.get_ylim()
     offset = max(reference.y - high, 0) or min(reference.y - low, 0)
@@ -231,8 +229,7 @@ def _draw_reference(
   """A line or a star; far above or below (far > 0, < 0) a legend's entry."""
   label, color = reference.label, reference.color
   if far:
-    arrow, where = ('\u2191', 'above') if far > 0 else ('\u2193', 'below')
-    label = f'{arrow} {label} ({where} the range shown)'
+    label = f'{"↑" if far > 0 else "↓"} {label} (off scale)'
     (drawn,) = axes.plot([], [], color=color, ls='none')
   elif reference.x is None:
     drawn = axes.axhline(reference.y, color=color, ls=(0, (1, 2)), lw=1.3)
@@ -326,13 +323,11 @@ def _prepend(
 
 
 def _description(plot: Plot) -> str:
-  """The first and the last point of each line, and the references, in words."""
+  """The marked points of each line and the references, in words."""
   sentences = [f'{plot.y_label} against {plot.x_label.lower()}.']
   for series in plot.series:
-    first, last = series.points[0], series.points[-1]
-    ends = f'{first.y:.2f} at {first.x:g}'
-    if first != last:
-      ends += f' to {last.y:.2f} at {last.x:g}'
-    sentences.append(f'{series.label}: {ends}.')
+    points = series.points[_marked_points(series, 0)]
+    values = ', '.join(f'{point.y:.2f} at {point.x:g}' for point in points)
+    sentences.append(f'{series.label}: {values}.')
   sentences += [f'{r.label}: {r.y:.2f}.' for r in plot.references]
   return ' '.join(sentences)

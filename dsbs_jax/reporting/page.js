@@ -8,26 +8,18 @@
 
   const PAGE_SIZE = 10;
   const MAX_OPEN_STUDENTS = 5;
-  const SHOW = [
-    ['all', 'All examples'],
-    ['right', 'Student right'],
-    ['wrong', 'Student wrong'],
-    ['teacher-right', 'Teacher right'],
-    ['teacher-wrong', 'Teacher wrong'],
-    ['above', 'Student right, teacher wrong'],
-    ['below', 'Student wrong, teacher right'],
-    ['split', 'Students disagree'],
-  ];
-  const TESTS = {
-    all: () => true,
-    right: (s) => s && s.right,
-    wrong: (s) => s && !s.right,
-    'teacher-right': (s, t) => t && t.right,
-    'teacher-wrong': (s, t) => t && !t.right,
-    above: (s, t) => s && t && s.right && !t.right,
-    below: (s, t) => s && t && !s.right && t.right,
-    split: (s, t, e) => new Set(e.students.filter(Boolean).map((x) => x.right)).size > 1,
-  };
+  // Name -> label, and whether to show an example (e) by the selected student's
+  // answer (s) and the teacher's (t).
+  const FILTERS = new Map([
+    ['all', ['All examples', () => true]],
+    ['right', ['Student right', (s) => s && s.right]],
+    ['wrong', ['Student wrong', (s) => s && !s.right]],
+    ['teacher-right', ['Teacher right', (s, t) => t && t.right]],
+    ['teacher-wrong', ['Teacher wrong', (s, t) => t && !t.right]],
+    ['above', ['Student right, teacher wrong', (s, t) => s && t && s.right && !t.right]],
+    ['below', ['Student wrong, teacher right', (s, t) => s && t && !s.right && t.right]],
+    ['split', ['Students disagree', (s, t, e) => new Set(e.students.filter(Boolean).map((x) => x.right)).size > 1]],
+  ]);
   // Characters that are invisible or reorder the text around them.
   const HIDDEN = new RegExp('([\\u0000-\\u0008\\u000b-\\u001f\\u007f-\\u009f\\u00ad\\u061c\\u200b-\\u200f' +
     '\\u2028-\\u202e\\u2060-\\u206f\\ufeff]|[\\ud800-\\udbff](?![\\udc00-\\udfff])|(?<![\\ud800-\\udbff])[\\udc00-\\udfff])');
@@ -47,7 +39,7 @@
     state.benchmark = found < 0 ? 0 : found;
     const student = parseInt(given.get('student'), 10);
     state.student = all[state.benchmark].students[student] ? student : defaultStudent(state.benchmark);
-    state.show = TESTS[given.get('show')] ? given.get('show') : 'all';
+    state.show = FILTERS.has(given.get('show')) ? given.get('show') : 'all';
     state.q = given.get('q') || '';
     state.page = Math.max(1, parseInt(given.get('page'), 10) || 1);
     return true;
@@ -141,7 +133,7 @@
   }
 
   function matches(example) {
-    if (!TESTS[state.show](example.students[state.student], example.teacher, example)) return false;
+    if (!FILTERS.get(state.show)[1](example.students[state.student], example.teacher, example)) return false;
     if (!state.q) return true;
     const answers = [example.teacher, ...example.students].filter(Boolean);
     const texts = [example.input, example.gold, example.id, ...answers.flatMap((a) => [a.label, a.rationale || ''])];
@@ -160,7 +152,7 @@
     const benchmark = all[state.benchmark];
     options(get('benchmark'), all.map((b, i) => [i, b.name]), state.benchmark);
     options(get('student'), benchmark.students.map((s, i) => [i, name(s)]), state.student);
-    options(get('show'), SHOW, state.show);
+    options(get('show'), [...FILTERS].map(([key, [label]]) => [key, label]), state.show);
     if (get('q').value !== state.q) get('q').value = state.q;
     const found = benchmark.examples.filter(matches);
     const pages = Math.max(1, Math.ceil(found.length / PAGE_SIZE));

@@ -7,6 +7,8 @@ labels and rationales by PaLM 540B. On SVAMP, an equation with the right value
 is right. The paper's other results are in its figures only.
 """
 
+from dsbs_jax.runs import run_names
+
 MODEL = 'T5-Base 220M'
 SOURCE = 'Hsieh et al. 2023, Tables 1 and 2'
 
@@ -26,8 +28,8 @@ ACCURACY = {
 }
 
 
-def accuracy(benchmark: str, method: str, fraction: float) -> float | None:
+def accuracy(point: run_names.Coordinates) -> float | None:
   """The paper's test accuracy of a setting in percent, None if not printed."""
-  if fraction != 1.0:
+  if point.fraction != 1.0 or point.setting:
     return None
-  return ACCURACY.get((benchmark, method))
+  return ACCURACY.get((point.benchmark, point.method))

@@ -35,7 +35,7 @@ _PAPER_COLUMN = f'Paper ({paper_numbers.MODEL})'
 
 def header(all_rows: Sequence[comparison.Row]) -> tuple[str, ...]:
   """The columns; the last one only where the paper prints a number."""
-  in_paper = any(paper_accuracy(row) is not None for row in all_rows)
+  in_paper = any(_paper(row) != '–' for row in all_rows)
   return (*_COLUMNS, _PAPER_COLUMN) if in_paper else _COLUMNS
 
 
@@ -53,16 +53,13 @@ def cells(row: comparison.Row) -> tuple[str, ...]:
     _text(row.validation_best),
     _text(row.gain, sign=True),
     runs,
-    '–' if paper_accuracy(row) is None else f'{paper_accuracy(row):.2f}',
+    _paper(row),
   )
 
 
-def paper_accuracy(row: comparison.Row) -> float | None:
-  """What the paper prints for this setting in percent, None for nothing."""
-  point = row.coordinates
-  if point.setting:
-    return None
-  return paper_numbers.accuracy(point.benchmark, point.method, point.fraction)
+def _paper(row: comparison.Row) -> str:
+  accuracy = paper_numbers.accuracy(row.coordinates)
+  return '–' if accuracy is None else f'{accuracy:.2f}'
 
 
 def _text(score: comparison.Score | None, *, sign: bool = False) -> str:

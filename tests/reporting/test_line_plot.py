@@ -148,8 +148,8 @@ def test_a_near_reference_is_a_line_and_a_far_one_in_the_legend_only():
   heights = [float(re.search(r'M \S+ (\S+)', p.get('d'))[1]) for p in dotted]
   assert _value_at(near, heights[0]) == pytest.approx(65.0, abs=0.05)
   assert 'teacher' in _texts(near)
-  assert '↑ teacher (above the range shown)' in _texts(far)
-  assert '↓ teacher (below the range shown)' in _texts(low)
+  assert '↑ teacher (off scale)' in _texts(far)
+  assert '↓ teacher (off scale)' in _texts(low)
   assert [t for t, *_ in _ticks(far, 'y')] == [
     t for t, *_ in _ticks(_draw(_plot(_points(50.0, 60.0))), 'y')
   ]
@@ -242,7 +242,7 @@ def test_tooltips_stand_at_the_points_and_screen_readers_get_the_numbers():
   names = root.get('aria-labelledby').split()
   texts = {e.get('id'): e.text for e in root.iter() if e.get('id')}
   assert texts[names[0]] == 'T'
-  assert 'line 0: 40.00 at 25 to 47.50 at 100.' in texts[names[1]]
+  assert 'line 0: 40.00 at 25, 47.50 at 100.' in texts[names[1]]
 
 
 @pytest.mark.parametrize(
