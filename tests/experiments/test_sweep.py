@@ -133,7 +133,7 @@ def test_a_killed_sweep_goes_on_and_the_report_has_all_of_it(command, tmp_path):
   assert done.returncode == 0, done.stderr
   assert '| Step-by-step, human labels | 50 % (27) |' in done.stdout
   page = (runs / 'report' / 'report.html').read_text()
-  assert 'the LLM itself: 70.0' in page
+  assert 'The LLM itself (teacher): 70.0' in page
   assert 'Box 3 is white' in page
 
 
