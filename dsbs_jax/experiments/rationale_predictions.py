@@ -23,7 +23,7 @@ from dsbs_jax.data import register
 from dsbs_jax.data.batching import loader
 from dsbs_jax.data.prepared import tokens
 from dsbs_jax.experiments import jobs
-from dsbs_jax.inference import cpu_threads, evaluate_checkpoint, evaluator
+from dsbs_jax.inference import cpu_threads, evaluator
 from dsbs_jax.interop import read_checkpoint
 from dsbs_jax.reporting import example_browser
 from dsbs_jax.runs import checkpoints, run_folder
@@ -56,7 +56,7 @@ def write_rationales(
     data_dir=run.data_dir, vocabulary=run.vocabulary, prefixes=run.prefixes
   )
   data = tokens.load(f'{name}_rationale', split, source)
-  path, step = evaluate_checkpoint.find_checkpoint(run.model_dir, 'best')
+  path, step = checkpoints.find_checkpoint(run.model_dir, 'best')
   texts = _decode(
     _read_params(run, path),
     run.model,
@@ -161,7 +161,7 @@ def _decode(
 
 def _predictions(job: jobs.Job) -> dict[int, dict[str, Any]]:
   """A run's labels at its best step on validation, by index."""
-  _, step = evaluate_checkpoint.find_checkpoint(str(job.path), 'best')
+  _, step = checkpoints.find_checkpoint(str(job.path), 'best')
   task = evaluator.evaluated_task(job.point.task)
   name = f'{task}-{run_folder.TEST}-{step:06}.jsonl'
   return example_browser.read_predictions(

@@ -10,13 +10,12 @@ from dsbs_jax.core.t5 import network
 from dsbs_jax.data import forms, vocabularies
 from dsbs_jax.data.prepared import views
 from dsbs_jax.exporting import model_card
-from dsbs_jax.inference import evaluate_checkpoint
 from dsbs_jax.interop import (
   read_checkpoint,
   t5x_read_checkpoint,
   t5x_write_checkpoint,
 )
-from dsbs_jax.runs import run_folder
+from dsbs_jax.runs import checkpoints, run_folder
 
 _HUGGING_FACE_USE = """\
 ```python
@@ -214,7 +213,7 @@ def _prefix(facts: dict[str, Any]) -> str:
 
 def _locate(export: ExportConfig) -> tuple[pathlib.Path, int]:
   step = int(export.step) if export.step.isdigit() else export.step
-  return evaluate_checkpoint.find_checkpoint(export.model_dir, step)
+  return checkpoints.find_checkpoint(export.model_dir, step)
 
 
 def _describe(

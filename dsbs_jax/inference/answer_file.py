@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The file of answers: appended to, locked, and continued after a kill.
+"""The file of predictions: appended to, locked, and continued after a kill.
 
-Beside it lies `<file>.state.json`: the settings that the answers depend on,
-and a digest of the input lines that are answered, so that neither can change
-between one run and the next.
+Beside it lies `<file>.state.json`: the settings that predictions depend on, and
+a digest of the input lines that are done, so that neither can change between
+one run and the next.
 """
 
 import fcntl
@@ -24,7 +24,7 @@ class AnswerFile:
 
   Args:
     path: the file.
-    settings: JSON facts that every line depends on.
+    settings: JSON values that every line depends on.
 
   Attributes:
     num_lines: whole lines in the file.
@@ -53,8 +53,8 @@ class AnswerFile:
     if not self.num_lines:
       self._write_state()
 
-  def read(self, content: bytes) -> None:
-    """Takes note of the next input line, and compares it if it is known."""
+  def note_input(self, content: bytes) -> None:
+    """Hashes the next input line; raises if the lines done were others."""
     self._digest.update(content)
     self._num_read += 1
     known = self._state['input']
@@ -67,7 +67,7 @@ class AnswerFile:
       )
 
   def check_end(self) -> None:
-    """Raises where the input ended before the lines that were answered."""
+    """Raises if the input has fewer lines than the file."""
     if self._num_read < self.num_lines:
       raise contract.UserError(
         f'the input has {self._num_read:,} lines, expected at least the'
@@ -75,15 +75,15 @@ class AnswerFile:
       )
 
   def append(self, lines: Sequence[Mapping[str, Any]]) -> None:
-    """Writes answers to all lines that were read since the last call."""
-    self._file.write(dump(lines))
+    """Writes entries for all lines that were read since the last call."""
+    self._file.write(_to_json_lines(lines))
     self._file.flush()
     self.num_lines += len(lines)
     self.num_errors += sum('error' in line for line in lines)
     self._write_state()
 
   def close(self) -> None:
-    """Lets go of the file."""
+    """Closes the file and unlocks it."""
     self._file.close()
 
   def _lock(self) -> None:
@@ -104,8 +104,14 @@ class AnswerFile:
         f'{self._path} exists without {self._state_path.name}, expected a'
         f' file that this command wrote. {self._remedy()}'
       )
-    state = json.loads(self._state_path.read_text(encoding='utf-8'))
-    saved = state['settings']
+    try:
+      state = json.loads(self._state_path.read_text(encoding='utf-8'))
+      saved, _ = dict(state['settings']), state['input']['sha256']
+    except (ValueError, KeyError, TypeError) as error:
+      raise contract.UserError(
+        f'{self._state_path} is not what this command wrote beside {self._path}'
+        f' ({error!r:.100}). {self._remedy()}'
+      ) from error
     changed = [
       f'{name}: {saved.get(name)!r} -> {self._settings.get(name)!r}'
       for name in sorted({*saved, *self._settings})
@@ -122,7 +128,7 @@ class AnswerFile:
     return f'To begin anew, remove {self._path} or choose another OUTPUT.'
 
   def _repair(self) -> tuple[int, int]:
-    """Cuts a torn last line; counts lines and errors."""
+    """Cuts an incomplete last line; counts lines and errors."""
     self._file.seek(0)
     end = num_lines = num_errors = 0
     for line in self._file:
@@ -147,7 +153,7 @@ class AnswerFile:
 
 
 class AnswerStream:
-  """The same for a stream, which cannot be continued."""
+  """The same interface for a stream, which cannot be continued."""
 
   num_lines = 0
 
@@ -155,23 +161,23 @@ class AnswerStream:
     self._file = file
     self.num_errors = 0
 
-  def read(self, content: bytes) -> None:
-    """Nothing is known of the input."""
+  def note_input(self, content: bytes) -> None:
+    """A stream starts anew: there is nothing to compare with."""
 
   def check_end(self) -> None:
-    """Nothing is known of the input."""
+    """A stream starts anew: there is nothing to compare with."""
 
   def append(self, lines: Sequence[Mapping[str, Any]]) -> None:
-    """Writes answers."""
-    self._file.write(dump(lines))
+    """Writes entries."""
+    self._file.write(_to_json_lines(lines))
     self._file.flush()
     self.num_errors += sum('error' in line for line in lines)
 
   def close(self) -> None:
-    """Leaves the stream to its owner."""
+    """Does nothing: the stream belongs to the caller."""
 
 
-def dump(lines: Sequence[Mapping[str, Any]]) -> bytes:
+def _to_json_lines(lines: Sequence[Mapping[str, Any]]) -> bytes:
   """JSON lines in ASCII, so that odd characters of ids cannot break them."""
   return ''.join(json.dumps(line) + '\n' for line in lines).encode()
 
@@ -180,7 +186,7 @@ def _entry(line: bytes, number: int, path: pathlib.Path) -> dict[str, Any]:
   try:
     entry = json.loads(line)
     if entry['line'] != number:
-      raise contract.UserError(f'it answers line {entry["line"]}')
+      raise ValueError(f'it answers line {entry["line"]}')
   except (ValueError, KeyError, TypeError) as error:
     raise contract.UserError(
       f'{path}:{number} is not the answer to line {number} of the input'

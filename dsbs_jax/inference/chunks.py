@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lines in, answers out, in order and in bounded memory.
+"""Predicts for lines in chunks: in order, in bounded memory.
 
-A chunk of lines is read, sorted by length for even batches, answered, and
+A chunk of lines is read, sorted by length for even batches, predicted, and
 written back in order; then the next one. Chunks start at multiples of their
-size, also after a kill, so a resumed file is byte for byte an unbroken one.
+size, also after a kill, so that a resumed file is byte for byte the one of an
+unbroken run.
 """
 
-import dataclasses
 import itertools
 import os
 import time
@@ -17,114 +17,112 @@ from dsbs_jax.inference import answer_file, input_lines, predictor
 from dsbs_jax.runtime import progress, signals
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Reading:
-  """How the input is read.
-
-  Attributes:
-    name: its path, for errors and for its size.
-    chunk_size: lines that are in memory at once.
-    max_input_len: tokens of an input at most; a longer one is an error line.
-  """
-
-  name: str
-  chunk_size: int
-  max_input_len: int
-
-
 def predict_lines(
   lines: Iterable[input_lines.Line],
-  answerer: predictor.Predictor,
+  student: predictor.Predictor,
   answers: answer_file.AnswerFile | answer_file.AnswerStream,
   *,
-  reading: Reading,
+  input_name: str,
+  chunk_size: int,
+  max_input_len: int,
   stop: signals.StopRequest,
 ) -> int:
-  """Answers lines, a chunk at a time.
+  """Predicts for lines, a chunk at a time.
 
   Args:
     lines: all lines of the input, from its start.
-    answerer: what answers.
-    answers: where answers go; lines that it holds are not answered again.
-    reading: how the lines are read.
-    stop: asked after every batch; the chunk under way is dropped.
+    student: predicts.
+    answers: where predictions go; lines that it holds are skipped.
+    input_name: path of the input, for errors and for its size.
+    chunk_size: lines that are in memory at once.
+    max_input_len: tokens of an input at most; a longer one is an error line.
+    stop: asked after every batch; the unfinished chunk is dropped.
 
   Returns:
     Lines that the output holds.
   """
   lines = iter(lines)
   written = answers.num_lines
-  # A chunk that is partly written is answered again as a whole.
-  meter = _Progress(reading.name, first=written - written % reading.chunk_size)
-  while chunk := list(itertools.islice(lines, reading.chunk_size)):
+  # A chunk that is partly written is predicted again as a whole.
+  meter = _Progress(input_name, num_before=written - written % chunk_size)
+  while chunk := list(itertools.islice(lines, chunk_size)):
     for line in chunk:
-      answers.read(line.content)
-    meter.read(chunk)
+      answers.note_input(line.content)
+    meter.note_read(chunk)
     if chunk[-1].number <= written:
       continue
-    entries = [{'line': line.number, **line.question.ids} for line in chunk]
-    asked = _note_problems(chunk, entries, answerer, reading)
-    for positions, given in answerer.answer([chunk[i].question for i in asked]):
-      for position, answer in zip(positions, given, strict=True):
-        entries[asked[position]] |= _fields(answer)
-      meter.answered(len(positions))
+    entries = [{'line': line.number, **line.input.ids} for line in chunk]
+    valid = _mark_errors(
+      chunk,
+      entries,
+      student,
+      input_name=input_name,
+      max_input_len=max_input_len,
+    )
+    for positions, predictions in student.predict_batches(
+      [chunk[i].input for i in valid]
+    ):
+      for position, prediction in zip(positions, predictions, strict=True):
+        entries[valid[position]] |= _fields(prediction)
+      meter.note_answered(len(positions))
       if stop.requested(written):
         return written
-    skipped = max(0, written - chunk[0].number + 1)
-    answers.append(entries[skipped:])
+    num_written = max(0, written - chunk[0].number + 1)
+    answers.append(entries[num_written:])
     written = chunk[-1].number
   answers.check_end()
   return written
 
 
-def _note_problems(
+def _mark_errors(
   chunk: list[input_lines.Line],
   entries: list[dict[str, Any]],
-  answerer: predictor.Predictor,
-  reading: Reading,
+  student: predictor.Predictor,
+  *,
+  input_name: str,
+  max_input_len: int,
 ) -> list[int]:
-  """Writes errors into entries; returns the places of the others."""
+  """Writes errors into entries; returns the positions of valid inputs."""
   readable = []
   for i, line in enumerate(chunk):
-    if isinstance(line.question, input_lines.InvalidInput):
-      entries[i]['error'] = line.question.reason
+    if isinstance(line.input, input_lines.InvalidInput):
+      entries[i]['error'] = line.input.reason
     else:
       readable.append(i)
-  asked = []
-  lengths = answerer.lengths([chunk[i].question for i in readable])
+  valid = []
+  lengths = student.num_tokens([chunk[i].input for i in readable])
   for i, length in zip(readable, lengths, strict=True):
-    if length > reading.max_input_len:
+    if length > max_input_len:
       entries[i]['error'] = (
-        f'{reading.name}:{chunk[i].number} has {length:,} tokens, expected'
-        f' at most {reading.max_input_len:,}. Shorten it, or raise'
-        ' MAX_INPUT_LEN.'
+        f'{input_name}:{chunk[i].number} has {length:,} tokens, expected at'
+        f' most {max_input_len:,}. Shorten it, or raise MAX_INPUT_LEN.'
       )
     else:
-      asked.append(i)
-  return asked
+      valid.append(i)
+  return valid
 
 
-def _fields(answer: predictor.Prediction) -> dict[str, Any]:
-  fields = {'label': answer.label, 'probability': answer.probability}
-  if answer.rationale is not None:
-    fields['rationale'] = answer.rationale
+def _fields(prediction: predictor.Prediction) -> dict[str, Any]:
+  fields = {'label': prediction.label, 'probability': prediction.probability}
+  if prediction.rationale is not None:
+    fields['rationale'] = prediction.rationale
   return fields
 
 
 class _Progress:
-  """Shows lines, rate and, where the size is known, the time that is left."""
+  """Shows lines, rate and, if the input is a file, the time that is left."""
 
-  def __init__(self, name: str, *, first: int):
+  def __init__(self, name: str, *, num_before: int):
     self._left = os.path.getsize(name) if os.path.isfile(name) else None
     self._line = progress.ProgressLine()
-    self._first = first
+    self._num_before = num_before
     self._lines = self._bytes = self._done = 0
     self._start = time.monotonic()
 
-  def read(self, chunk: list[input_lines.Line]) -> None:
-    """Takes note of a chunk that was read."""
+  def note_read(self, chunk: list[input_lines.Line]) -> None:
+    """Counts a chunk that was read."""
     size = sum(len(line.content) for line in chunk)
-    if chunk[-1].number <= self._first:
+    if chunk[-1].number <= self._num_before:
       self._start = time.monotonic()
       if self._left is not None:
         self._left -= size
@@ -132,11 +130,11 @@ class _Progress:
     self._lines += len(chunk)
     self._bytes += size
 
-  def answered(self, num: int) -> None:
-    """Takes note of answered lines, and shows where we are."""
+  def note_answered(self, num: int) -> None:
+    """Counts answered lines, and shows the line."""
     self._done += num
     seconds = max(time.monotonic() - self._start, 1e-9)
-    text = f'{self._first + self._done:,} lines answered'
+    text = f'{self._num_before + self._done:,} lines answered'
     text += f'  {self._done / seconds:,.1f} lines/s'
     if self._left is not None:
       done = self._bytes * self._done / self._lines

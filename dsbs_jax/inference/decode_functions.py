@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The programs of a student: generate a label, explain it, score outputs.
+"""A student's jitted functions: labels, rationales, scores of given outputs.
 
 Each is compiled once per shape of its batch, when that shape first occurs.
 """
@@ -14,12 +14,12 @@ from dsbs_jax.core import decoding, partitioning
 from dsbs_jax.core.t5 import network
 from dsbs_jax.inference import cpu_threads
 
-# Logits that exist at once while options are scored: 1 GiB in float32.
-_MAX_LOGITS = 1 << 28
+# Logits in memory at once while options are scored: 1 GiB in float32.
+MAX_LOGITS = 1 << 28
 
 
 class DecodeFns:
-  """A student's parameters, and what is computed with them.
+  """The functions, with the parameters and devices that they run on.
 
   Args:
     model: the network.
@@ -29,8 +29,9 @@ class DecodeFns:
     max_decode_len: tokens to generate at most for a label.
     max_rationale_len: tokens to generate at most for a rationale.
     num_beams: 1 for greedy decoding; rationales are decoded greedily.
-    stop: ids behind which a label is whole though its output is not; beams
-      go on.
+    stop: greedy decoding of labels stops behind these ids too, not only at the
+      end id.
+    max_logits: logits in memory at once while options are scored.
   """
 
   def __init__(
@@ -44,8 +45,10 @@ class DecodeFns:
     max_rationale_len: int,
     num_beams: int = 1,
     stop: tuple[int, ...] = (),
+    max_logits: int = MAX_LOGITS,
   ):
     self._params, self._vocab_size = params, model.vocab_size
+    self._max_logits = max_logits
     self._shards = mesh.shape[partitioning.DATA_AXIS]
     sharding = partitioning.batch_sharding(mesh)
     replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
@@ -57,82 +60,99 @@ class DecodeFns:
         out_shardings=replicated,
       )
 
-    decode = functools.partial(_decode, model=model)
-    self._generate, self._explain = (
+    decode = functools.partial(decode_rows, model=model)
+    self._generate, self._generate_rationale = (
       cpu_threads.per_core(jit(functools.partial(decode, **options)), mesh)
       for options in (
-        {'length': max_decode_len, 'num_beams': num_beams, 'stop': stop},
-        {'length': max_rationale_len},
+        {
+          'max_decode_len': max_decode_len,
+          'num_beams': num_beams,
+          'stop': stop,
+        },
+        {'max_decode_len': max_rationale_len},
       )
     )
     self._score = jit(
-      lambda params, batch, tokens: decoding.score_options(
-        params,
-        model,
-        {'encoder_input_tokens': batch},
-        options_tokens=tokens,
-      ),
-      num_batches=2,
+      functools.partial(score_options, model=model), num_batches=2
     )
 
-  def divisible(self, rows: int) -> int:
+  def round_up_rows(self, num: int) -> int:
     """The next number of rows that all devices share evenly."""
-    return -(-rows // self._shards) * self._shards
+    return -(-num // self._shards) * self._shards
 
-  def generate(self, batch: np.ndarray) -> np.ndarray:
-    """Outputs of the label task.
+  def generate(self, tokens: np.ndarray) -> np.ndarray:
+    """Decodes the label task.
 
     Args:
-      batch: [rows, length] int32, the inputs; rows as `divisible` gives them.
+      tokens: [B, S] int32, the inputs; B as `round_up_rows` gives it.
 
     Returns:
-      [rows, max_decode_len] int32, 0 after the end token.
+      [B, max_decode_len] int32, 0 after the end token.
     """
-    return self._generate(self._params, batch)
+    return self._generate(self._params, {'encoder_input_tokens': tokens})
 
-  def explain(self, batch: np.ndarray) -> np.ndarray:
-    """The same of the rationale task, up to `max_rationale_len` tokens."""
-    return self._explain(self._params, batch)
+  def generate_rationale(self, tokens: np.ndarray) -> np.ndarray:
+    """Decodes the rationale task: [B, max_rationale_len] int32."""
+    return self._generate_rationale(
+      self._params, {'encoder_input_tokens': tokens}
+    )
 
-  def score(self, batch: np.ndarray, options: np.ndarray) -> np.ndarray:
+  def score_options(
+    self, tokens: np.ndarray, options: np.ndarray
+  ) -> np.ndarray:
     """Scores given outputs, in parts where their logits would not fit.
 
     Args:
-      batch: [rows, length] int32, the inputs.
-      options: [rows, C, T] int32, outputs with their end token, 0 padded.
+      tokens: [B, S] int32, the inputs.
+      options: [B, options, T] int32, outputs with their end token, 0 padded.
 
     Returns:
-      [rows, C] float32, log p of each option, -inf for an empty one.
+      [B, options] float32, log p of each option, -inf for an empty one.
     """
-    whole = rows = len(batch)
-    logits = options.shape[1] * options.shape[2] * self._vocab_size
-    while rows * logits > _MAX_LOGITS and rows % (2 * self._shards) == 0:
+    rows = len(tokens)
+    row_logits = options.shape[1] * options.shape[2] * self._vocab_size
+    while (
+      rows * row_logits > self._max_logits and rows % (2 * self._shards) == 0
+    ):
       rows //= 2
     return np.concatenate(
       [
         np.asarray(
-          self._score(self._params, batch[i : i + rows], options[i : i + rows])
+          self._score(self._params, tokens[i : i + rows], options[i : i + rows])
         )
-        for i in range(0, whole, rows)
+        for i in range(0, len(tokens), rows)
       ]
     )
 
 
-def _decode(
+def decode_rows(
   params: Any,
-  batch: jax.Array,
+  rows: dict[str, jax.Array],
   *,
   model: network.T5Config,
-  length: int,
+  max_decode_len: int,
   num_beams: int = 1,
   stop: tuple[int, ...] = (),
 ) -> jax.Array:
-  rows = {'encoder_input_tokens': batch}
+  """Greedy outputs, or the best beam's: [B, max_decode_len] int32."""
   if num_beams == 1:
     return decoding.greedy(
-      params, model, rows, max_decode_len=length, stop=stop
+      params, model, rows, max_decode_len=max_decode_len, stop=stop
     )
   beams, _ = decoding.beam_search(
-    params, model, rows, num_beams=num_beams, max_decode_len=length
+    params, model, rows, num_beams=num_beams, max_decode_len=max_decode_len
   )
   return beams[:, 0]
+
+
+def score_options(
+  params: Any,
+  tokens: jax.Array,
+  options: jax.Array,
+  *,
+  model: network.T5Config,
+) -> jax.Array:
+  """log p of each option, [B, options] float32; see `DecodeFns`."""
+  return decoding.score_options(
+    params, model, {'encoder_input_tokens': tokens}, options_tokens=options
+  )

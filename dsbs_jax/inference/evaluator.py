@@ -3,25 +3,31 @@
 
 A model is evaluated on the task it is deployed for: one trained on
 `cqa_gt_dsbs` predicts the labels of `cqa_gt_label`. Outputs are generated, as
-in the paper, or chosen among given labels (see `option_scoring`), and scored by the
-benchmark's metric, the function that seqio's evaluator calls too.
+in the paper, or chosen among given labels (see `option_scoring`), and scored by
+the benchmark's metric, the function that seqio's evaluator calls too.
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 
 from dsbs_jax import contract
-from dsbs_jax.core import decoding, partitioning
+from dsbs_jax.core import partitioning
 from dsbs_jax.core.t5 import network
 from dsbs_jax.data import forms, register, vocabularies
 from dsbs_jax.data.batching import loader
 from dsbs_jax.data.prepared import tokens, views
-from dsbs_jax.inference import cpu_threads, option_scoring, output_split
+from dsbs_jax.inference import (
+  cpu_threads,
+  decode_functions,
+  option_scoring,
+  output_split,
+)
 from dsbs_jax.runs import metrics_log
 from dsbs_jax.runtime import field_checks, files, progress
 
@@ -73,7 +79,7 @@ class Evaluator:
   """Evaluates parameters on the splits of a task; compiles once per shape.
 
   Args:
-    settings: see `EvaluatorConfig`.
+    config: see `EvaluatorConfig`.
     source: where the tokens come from.
     mesh: the devices.
     param_shardings: a sharding per parameter.
@@ -81,21 +87,21 @@ class Evaluator:
 
   def __init__(
     self,
-    settings: EvaluatorConfig,
+    config: EvaluatorConfig,
     *,
     source: tokens.Source,
     mesh: jax.sharding.Mesh,
     param_shardings: Any,
   ):
-    self._settings = settings
-    self.task = evaluated_task(settings.task)
+    self._config = config
+    self.task = evaluated_task(config.task)
     self._splits = {}
     if self.task is None:
       return
     prepared = tokens.splits(self.task, source)
     self._splits = {
       split: tokens.load(self.task, split, source)
-      for split in settings.splits
+      for split in config.splits
       if split in prepared
     }
     parts = contract.parse_task_name(self.task)
@@ -103,24 +109,24 @@ class Evaluator:
     self._stop = output_split.stop_ids(parts.form, vocabulary=vocabulary)
     for split, data in self._splits.items():
       longest = _longest(data, self._stop)
-      if longest > settings.max_decode_len and not settings.score_labels:
+      if longest > config.max_decode_len and not config.score_labels:
         progress.say(
           f'{self.task} {split} has targets of up to {longest} tokens, but'
-          f' MAX_DECODE_LEN is {settings.max_decode_len}: longer answers are'
+          f' MAX_DECODE_LEN is {config.max_decode_len}: longer answers are'
           ' cut and count as wrong.'
         )
-    self._labels, self._chooser = {}, None
-    if settings.score_labels:
+    self._labels, self._rank_classifier = {}, None
+    if config.score_labels:
       self._labels = {
         split: option_scoring.label_options(self.task, split, source)
         for split in self._splits
       }
-      self._chooser = option_scoring.RankClassifier(
+      self._rank_classifier = option_scoring.RankClassifier(
         self.task,
-        settings.model,
+        config.model,
         mesh=mesh,
         param_shardings=param_shardings,
-        batch_size=settings.batch_size,
+        batch_size=config.batch_size,
       )
     self._metric = register.benchmark(parts.benchmark).metric
     self._data_shards = mesh.shape[partitioning.DATA_AXIS]
@@ -128,7 +134,13 @@ class Evaluator:
     replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     self._decode = cpu_threads.per_core(
       jax.jit(
-        self._decode_rows,
+        functools.partial(
+          decode_functions.decode_rows,
+          model=config.model,
+          max_decode_len=config.max_decode_len,
+          num_beams=config.num_beams,
+          stop=self._stop,
+        ),
         in_shardings=(param_shardings, self._batch_sharding),
         out_shardings=replicated,
       ),
@@ -172,14 +184,16 @@ class Evaluator:
   def predict(self, params: Any, split: str) -> list[str]:
     """Generates or chooses the answers of a split, in its order."""
     data = self._splits[split]
-    if self._chooser is not None:
-      return self._chooser.choose(params, data, self._labels[split])
+    if self._rank_classifier is not None:
+      return self._rank_classifier.rank_classify(
+        params, data, self._labels[split]
+      )
     shard_info = loader.ShardInfo(
       jax.process_index(), jax.process_count(), row_multiple=self._data_shards
     )
     predictions = [''] * len(data)
     for positions, rows in loader.eval_batches(
-      data, self._settings.batch_size, shard_info=shard_info
+      data, self._config.batch_size, shard_info=shard_info
     ):
       if jax.process_count() > 1:
         rows = jax.tree.map(
@@ -216,7 +230,7 @@ class Evaluator:
     """Writes one JSON line per example, in the split's order."""
     data = self._splits[split]
     folder = pathlib.Path(model_dir) / PREDICTIONS
-    how = '-chosen' if self._settings.score_labels else ''
+    how = '-chosen' if self._config.score_labels else ''
     path = folder / f'{self.task}-{split}-{step:06}{how}.jsonl'
     lines = [
       json.dumps(_line(data, i, prediction)) + '\n'
@@ -227,28 +241,9 @@ class Evaluator:
     files.replace_text(path, ''.join(lines))
     return path
 
-  def _decode_rows(self, params: Any, rows: Mapping[str, Any]) -> jax.Array:
-    settings = self._settings
-    if settings.num_beams == 1:
-      return decoding.greedy(
-        params,
-        settings.model,
-        rows,
-        max_decode_len=settings.max_decode_len,
-        stop=self._stop,
-      )
-    beams, _ = decoding.beam_search(
-      params,
-      settings.model,
-      rows,
-      num_beams=settings.num_beams,
-      max_decode_len=settings.max_decode_len,
-    )
-    return beams[:, 0]
-
 
 def _longest(data: tokens.Tokens, stop: Sequence[int]) -> int:
-  """Tokens that must be generated for the longest answer."""
+  """Tokens that must be decoded for the longest answer of a split."""
   if not stop:
     return int(data.targets.lengths.max())
   answers = [data.answer(i) for i in range(len(data))]

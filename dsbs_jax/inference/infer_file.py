@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asks a student about every line of a file, in order, in bounded memory.
+"""Predicts for every line of a file, in order, in bounded memory.
 
-Settings and checkpoint are here; `chunks` walks through the lines.
+Settings and checkpoint are here; `chunks` goes through the lines.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from dsbs_jax.runtime import field_checks, progress, signals
 STREAM = '-'
 ERRORS_STATUS = 1
 
-# Fields of an answer that an id may not overwrite.
+# Fields of an output line that an id may not overwrite.
 _OWN_FIELDS = ('line', 'label', 'probability', 'rationale', 'error')
 
 
@@ -31,7 +31,7 @@ class InferConfig(student.StudentConfig):
   Attributes:
     input: file of lines, '-' for stdin.
     output: file of JSON lines, '-' for stdout.
-    id_fields: fields of an object that its answer repeats.
+    id_fields: fields of an object that its output line repeats.
     eval_batch_size: rows per batch.
     chunk_size: lines that are in memory at once.
     max_input_len: tokens of an input at most; a longer one is an error line.
@@ -56,22 +56,22 @@ class InferConfig(student.StudentConfig):
     taken = sorted(set(self.id_fields) & set(_OWN_FIELDS))
     if taken:
       raise contract.UserError(
-        f'ID_FIELDS names {taken}, which answers hold themselves. Leave them'
-        ' out.'
+        f'ID_FIELDS names {taken}, which output lines have of their own.'
+        ' Leave them out.'
       )
     if self.output != STREAM and self.output == self.input:
       raise contract.UserError(f'INPUT and OUTPUT are both {self.input!r}.')
 
 
-def infer(run: InferConfig) -> int:
-  """Answers every line of the input.
+def infer(config: InferConfig) -> int:
+  """Predicts for every line of the input.
 
   Args:
-    run: all settings.
+    config: all settings.
 
   Returns:
-    The exit status: 0, 1 where a line was answered by an error, 75 where a
-    signal stopped the work; the same command goes on.
+    The exit status: 0, 1 where a line got an error instead, 75 where a signal
+    stopped the work; the same command goes on.
 
   Raises:
     UserError: there is no such checkpoint, it does not fit, or the output
@@ -83,32 +83,33 @@ def infer(run: InferConfig) -> int:
       ' input, one file per process.'
     )
   stop = signals.StopRequest()
-  with _open_input(run.input) as file:
-    opened = student.load_student(run, batch_size=run.eval_batch_size)
-    facts = opened.facts | {
-      'id_fields': run.id_fields,
-      'max_input_len': run.max_input_len,
-    }
-    if run.score_labels:
+  with _open_input(config.input) as file:
+    loaded = student.load_student(config, batch_size=config.eval_batch_size)
+    if config.score_labels:
       progress.say('choosing the likeliest of the closed set, not generating')
-    if run.output == STREAM:
-      answers = answer_file.AnswerStream(sys.stdout.buffer)
-    else:
-      answers = answer_file.AnswerFile(run.output, facts)
-    reading = chunks.Reading(
-      name=run.input, chunk_size=run.chunk_size, max_input_len=run.max_input_len
+    lines = input_lines.read_lines(
+      file,
+      config.input,
+      benchmark=config.row_benchmark,
+      id_fields=config.id_fields,
     )
-    with contextlib.closing(answers):
+    with contextlib.closing(_open_output(config, loaded)) as answers:
       before, started = answers.num_lines, time.monotonic()
       if before:
-        progress.say(f'going on after line {before:,} of {run.output}')
+        progress.say(f'going on after line {before:,} of {config.output}')
       total = chunks.predict_lines(
-        _lines(run, file), opened.answerer, answers, reading=reading, stop=stop
+        lines,
+        loaded.predictor,
+        answers,
+        input_name=config.input,
+        chunk_size=config.chunk_size,
+        max_input_len=config.max_input_len,
+        stop=stop,
       )
       rate = (total - before) / max(time.monotonic() - started, 1e-9)
       progress.say(
         f'{total:,} lines ({answers.num_errors:,} errors),'
-        f' {total - before:,} now at {rate:,.1f} lines/s  -> {run.output}'
+        f' {total - before:,} now at {rate:,.1f} lines/s  -> {config.output}'
       )
       if stop.requested(total):
         progress.say(f'stopped by {stop.name}; the same command goes on')
@@ -116,13 +117,16 @@ def infer(run: InferConfig) -> int:
       return ERRORS_STATUS if answers.num_errors else 0
 
 
-def _lines(run: InferConfig, file: BinaryIO) -> Iterator[input_lines.Line]:
-  return input_lines.read_lines(
-    file,
-    run.input,
-    benchmark=run.row_benchmark,
-    id_fields=run.id_fields,
-  )
+def _open_output(
+  config: InferConfig, loaded: student.LoadedStudent
+) -> answer_file.AnswerFile | answer_file.AnswerStream:
+  if config.output == STREAM:
+    return answer_file.AnswerStream(sys.stdout.buffer)
+  settings = loaded.fingerprint | {
+    'id_fields': config.id_fields,
+    'max_input_len': config.max_input_len,
+  }
+  return answer_file.AnswerFile(config.output, settings)
 
 
 @contextlib.contextmanager

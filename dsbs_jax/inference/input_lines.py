@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lines of a file -> questions for a student, one for every line.
+"""Lines of a file, or rows of a request -> inputs of a student.
 
 A line that cannot be read becomes an `InvalidInput`, so that line n of the
 input stays line n of the output.
@@ -21,12 +21,12 @@ _ERRORS = (KeyError, IndexError, TypeError, ValueError, AttributeError)
 
 @dataclasses.dataclass(frozen=True)
 class ModelInput:
-  """What a student is asked.
+  """What a student predicts for.
 
   Attributes:
     text: the input, without the task's prefix.
     choices: the answers to choose from, () where the row has none.
-    ids: fields of the row that the answer repeats.
+    ids: fields of the row that its prediction repeats.
   """
 
   text: str
@@ -36,7 +36,7 @@ class ModelInput:
 
 @dataclasses.dataclass(frozen=True)
 class InvalidInput:
-  """Why a line is no question."""
+  """Why a line or a row cannot be read."""
 
   reason: str
   ids: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -49,12 +49,12 @@ class Line:
   Attributes:
     number: counted from 1.
     content: its bytes, the newline included; overlong ones are cut.
-    question: what it asks, or why it cannot be read.
+    input: what it holds, or why it cannot be read.
   """
 
   number: int
   content: bytes
-  question: ModelInput | InvalidInput
+  input: ModelInput | InvalidInput
 
 
 def read_lines(
@@ -73,7 +73,7 @@ def read_lines(
     file: an open binary file.
     name: its name for errors.
     benchmark: renders the rows; None takes their text from `input`.
-    id_fields: fields that an answer repeats.
+    id_fields: fields that a prediction repeats.
 
   Yields:
     One `Line` per line, the last one without a newline too.
@@ -86,50 +86,50 @@ def read_lines(
     body = content.removeprefix(_BOM) if number == 1 else content
     if parse is None:
       is_json = benchmark is not None or body.lstrip().startswith(b'{')
-      parse = _row_parser(benchmark, id_fields) if is_json else _plain
+      parse = _row_parser(benchmark, id_fields) if is_json else _parse_text
     if len(content) > records.MAX_LINE_BYTES:
-      _skip_rest(file, content)
-      question = InvalidInput(
+      _skip_line(file, content)
+      found = InvalidInput(
         f'it is longer than {records.MAX_LINE_BYTES:,} bytes, expected one'
-        ' question per line. Check the file.'
+        ' input per line. Check the file.'
       )
     else:
-      question = _parsed(parse, body, f'{name}:{number}')
-    yield Line(number, content, question)
+      found = _checked(parse, body, f'{name}:{number}')
+    yield Line(number, content, found)
 
 
-def _skip_rest(file: BinaryIO, content: bytes) -> None:
+def _skip_line(file: BinaryIO, content: bytes) -> None:
   while content and not content.endswith(b'\n'):
     content = file.readline(records.MAX_LINE_BYTES)
 
 
-def _parsed(
+def _checked(
   parse: Callable[[bytes, str], ModelInput | InvalidInput],
   body: bytes,
   place: str,
 ) -> ModelInput | InvalidInput:
   try:
-    question = parse(body.rstrip(b'\r\n'), place)
-  except ValueError as error:
+    found = parse(body.rstrip(b'\r\n'), place)
+  except contract.UserError as error:
     return InvalidInput(str(error))
-  if isinstance(question, InvalidInput):
-    return question
-  if not question.text.strip():
+  if isinstance(found, InvalidInput):
+    return found
+  if not found.text.strip():
     return InvalidInput(
-      f'{place} has no text, expected a question. Drop the line or fill it.',
-      question.ids,
+      f'{place} has no text, expected an input. Drop the line or fill it.',
+      found.ids,
     )
   try:
-    '\n'.join([question.text, *question.choices]).encode()
+    '\n'.join([found.text, *found.choices]).encode()
   except UnicodeEncodeError as error:
     return InvalidInput(
       f'{place} has a lone surrogate ({error}), expected text. Fix the line.',
-      question.ids,
+      found.ids,
     )
-  return question
+  return found
 
 
-def _plain(body: bytes, place: str) -> ModelInput:
+def _parse_text(body: bytes, place: str) -> ModelInput:
   try:
     return ModelInput(body.decode())
   except UnicodeDecodeError as error:
@@ -161,20 +161,20 @@ def from_row(
   benchmark: benchmark_lib.Benchmark | None = None,
   id_fields: Sequence[str] = (),
 ) -> ModelInput | InvalidInput:
-  """The question of one JSON object.
+  """The input in one JSON object.
 
   Args:
     row: the object.
     place: where it stands, for errors.
     benchmark: renders it; None takes its text from `input`.
-    id_fields: fields that the answer repeats.
+    id_fields: fields that the prediction repeats.
 
   Returns:
-    The question, whose text may still be blank.
+    The input, whose text may still be blank, or why it cannot be read.
   """
   ids = {field: row[field] for field in id_fields if field in row}
   try:
-    return _question(benchmark, row, ids)
+    return _model_input(benchmark, row, ids)
   except _ERRORS as error:
     missing = isinstance(error, KeyError)
     wanted = benchmark.name if benchmark else 'input'
@@ -188,7 +188,7 @@ def from_row(
     )
 
 
-def _question(
+def _model_input(
   benchmark: benchmark_lib.Benchmark | None,
   row: dict[str, Any],
   ids: dict[str, Any],
@@ -200,7 +200,7 @@ def _question(
     choices = benchmark.options(row) if benchmark.options is not None else ()
     choices = tuple(dict.fromkeys(choices))
     if benchmark.options is not None and not choices:
-      raise contract.UserError('the row has no choices')
+      raise ValueError('the row has no choices')
   if not all(isinstance(found, str) for found in (text, *choices)):
     raise TypeError(f'{text!r:.60} and its choices are not all text')
   return ModelInput(text, choices, ids)

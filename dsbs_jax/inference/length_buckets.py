@@ -7,14 +7,14 @@ import math
 
 from dsbs_jax.runtime import field_checks
 
-_SHORTEST_INPUT, _SHORTEST_TARGET = 16, 8
-# Between the lengths of scored outputs that a server compiles.
-_TARGET_STEP = 4
+_MIN_INPUT, _MIN_TARGET = 16, 8
+# Ratio of the lengths of scored outputs that a server compiles.
+_TARGET_RATIO = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class LengthBuckets:
-  """One number of rows, lengths on ladders without an end: for files.
+  """One batch size, lengths n, 1.5 n, 2 n, 3 n, ... without an end: for files.
 
   Attributes:
     max_rows: rows of every batch.
@@ -22,39 +22,39 @@ class LengthBuckets:
 
   max_rows: int
 
-  def rows(self, num: int) -> int:
-    """Rows of a batch with `num` questions."""
+  def batch_size(self, num: int) -> int:
+    """Rows of a batch for `num` inputs."""
     del num
     return self.max_rows
 
-  def inputs(self, longest: int) -> int:
-    """Length of a batch's inputs."""
-    return next_bucket(longest, _SHORTEST_INPUT)
+  def input_length(self, longest: int) -> int:
+    """Tokens of a batch's padded inputs."""
+    return next_bucket(longest, _MIN_INPUT)
 
-  def targets(self, longest: int) -> int:
-    """Length of a batch's scored outputs."""
-    return next_bucket(longest, _SHORTEST_TARGET)
+  def target_length(self, longest: int) -> int:
+    """Tokens of a batch's padded outputs that are scored."""
+    return next_bucket(longest, _MIN_TARGET)
 
-  def options(self, most: int) -> int:
+  def num_options(self, most: int) -> int:
     """Scored outputs per row."""
     return most
 
 
 @dataclasses.dataclass(frozen=True)
 class CompiledShapes:
-  """BatchShapes known beforehand, the next larger one is taken: for a server.
+  """A server's shapes, all compiled at its start; the next larger is taken.
 
   Attributes:
-    rows_of: numbers of rows, rising; likewise the others.
-    inputs_of: lengths of inputs.
-    targets_of: lengths of scored outputs.
-    options_of: numbers of scored outputs per row.
+    batch_sizes: numbers of rows, rising; likewise the others.
+    input_lengths: tokens of padded inputs.
+    target_lengths: tokens of padded outputs that are scored.
+    option_counts: scored outputs per row.
   """
 
-  rows_of: tuple[int, ...]
-  inputs_of: tuple[int, ...]
-  targets_of: tuple[int, ...]
-  options_of: tuple[int, ...]
+  batch_sizes: tuple[int, ...]
+  input_lengths: tuple[int, ...]
+  target_lengths: tuple[int, ...]
+  option_counts: tuple[int, ...]
 
   def __post_init__(self):
     field_checks.rising(
@@ -64,38 +64,38 @@ class CompiledShapes:
   @property
   def max_rows(self) -> int:
     """Rows of the largest batch."""
-    return self.rows_of[-1]
+    return self.batch_sizes[-1]
 
-  def rows(self, num: int) -> int:
-    """Rows of a batch with `num` questions."""
-    return _next(self.rows_of, num)
+  def batch_size(self, num: int) -> int:
+    """Rows of a batch for `num` inputs."""
+    return _next(self.batch_sizes, num)
 
-  def inputs(self, longest: int) -> int:
-    """Length of a batch's inputs."""
-    return _next(self.inputs_of, longest)
+  def input_length(self, longest: int) -> int:
+    """Tokens of a batch's padded inputs."""
+    return _next(self.input_lengths, longest)
 
-  def targets(self, longest: int) -> int:
-    """Length of a batch's scored outputs."""
-    return _next(self.targets_of, longest)
+  def target_length(self, longest: int) -> int:
+    """Tokens of a batch's padded outputs that are scored."""
+    return _next(self.target_lengths, longest)
 
-  def options(self, most: int) -> int:
+  def num_options(self, most: int) -> int:
     """Scored outputs per row."""
-    return _next(self.options_of, most)
+    return _next(self.option_counts, most)
 
 
 BatchShapes = LengthBuckets | CompiledShapes
 
 
 def target_buckets(longest: int) -> tuple[int, ...]:
-  """A short ladder of lengths that ends at `longest` or just above."""
-  top = next_bucket(longest, _SHORTEST_TARGET)
-  steps = math.ceil(math.log(top / _SHORTEST_TARGET, _TARGET_STEP))
-  short = (_SHORTEST_TARGET * _TARGET_STEP**i for i in range(steps))
+  """A few rising lengths; the last is `longest` or the bucket above it."""
+  top = next_bucket(longest, _MIN_TARGET)
+  steps = math.ceil(math.log(top / _MIN_TARGET, _TARGET_RATIO))
+  short = (_MIN_TARGET * _TARGET_RATIO**i for i in range(steps))
   return tuple(length for length in short if length < top) + (top,)
 
 
 def next_bucket(length: int, shortest: int) -> int:
-  """The next of the lengths n, 1.5 n, 2 n, 3 n, 4 n, ... at or above."""
+  """The least of shortest x (1, 1.5, 2, 3, 4, 6, ...) that is >= length."""
   while shortest < length:
     if shortest * 3 // 2 >= length:
       return shortest * 3 // 2
@@ -104,6 +104,7 @@ def next_bucket(length: int, shortest: int) -> int:
 
 
 def _next(sizes: tuple[int, ...], size: int) -> int:
-  place = bisect.bisect_left(sizes, size)
-  assert place < len(sizes), f'{size} was let in, {sizes} are compiled'
-  return sizes[place]
+  index = bisect.bisect_left(sizes, size)
+  if index == len(sizes):
+    raise ValueError(f'a size of {size} is larger than all compiled: {sizes}')
+  return sizes[index]

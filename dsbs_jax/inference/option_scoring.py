@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers by the likeliest of given labels, where evaluation generates none.
+"""Rank classification: the likeliest of given labels, nothing is generated.
 
 The labels are the benchmark's closed set, or an example's own choices, which
-prepared data keeps. A label's score is the sum of log p of its tokens with
-what ends it, as in `predictor`; nothing is divided by lengths.
+prepared data keeps. A label's score is the sum of log p of its tokens and of
+those that end it, as in `predictor`; it is not divided by its length.
 """
 
 import functools
@@ -14,21 +14,18 @@ import jax
 import numpy as np
 
 from dsbs_jax import contract
-from dsbs_jax.core import decoding, partitioning
+from dsbs_jax.core import partitioning
 from dsbs_jax.core.t5 import network
 from dsbs_jax.data import forms, register
 from dsbs_jax.data.batching import loader
 from dsbs_jax.data.prepared import store, tokens
-from dsbs_jax.inference import output_split
-
-# Logits that exist at once: 1 GiB in float32.
-_MAX_LOGITS = 1 << 28
+from dsbs_jax.inference import decode_functions, output_split
 
 
 def label_options(
   task: str, split: str, source: tokens.Source
 ) -> list[list[str]]:
-  """The labels among which each example of a split is answered.
+  """The labels from which each example of a split takes its answer.
 
   Args:
     task: a task that predicts labels.
@@ -67,7 +64,7 @@ def label_options(
 
 
 class RankClassifier:
-  """Chooses labels; compiles once per shape.
+  """Ranks labels by their probability; compiles once per shape.
 
   Args:
     task: a task that predicts labels.
@@ -76,6 +73,7 @@ class RankClassifier:
     param_shardings: a sharding per parameter.
     batch_size: rows per batch over all devices, fewer where their logits
       would not fit.
+    max_logits: logits in memory at once.
   """
 
   def __init__(
@@ -86,19 +84,21 @@ class RankClassifier:
     mesh: jax.sharding.Mesh,
     param_shardings: Any,
     batch_size: int,
+    max_logits: int = decode_functions.MAX_LOGITS,
   ):
+    self._max_logits = max_logits
     self._task, self._model, self._batch_size = task, model, batch_size
     self._shards = mesh.shape[partitioning.DATA_AXIS]
     self._sharding = partitioning.batch_sharding(mesh)
     self._score = jax.jit(
-      functools.partial(_scores, model=model),
+      functools.partial(decode_functions.score_options, model=model),
       in_shardings=(param_shardings, self._sharding, self._sharding),
       out_shardings=jax.sharding.NamedSharding(
         mesh, jax.sharding.PartitionSpec()
       ),
     )
 
-  def choose(
+  def rank_classify(
     self, params: Any, data: tokens.Tokens, labels: Sequence[Sequence[str]]
   ) -> list[str]:
     """The likeliest label of each example.
@@ -106,7 +106,7 @@ class RankClassifier:
     Args:
       params: the parameters.
       data: the examples.
-      labels: what each is answered among.
+      labels: the candidates of each example.
 
     Returns:
       Labels as the vocabulary writes them, in the split's order.
@@ -115,7 +115,7 @@ class RankClassifier:
       jax.process_index(), jax.process_count(), row_multiple=self._shards
     )
     options = self._options(data, labels)
-    fitting = _MAX_LOGITS // (options[0].size * self._model.vocab_size)
+    fitting = self._max_logits // (options[0].size * self._model.vocab_size)
     chosen = [''] * len(data)
     for positions, rows in loader.eval_batches(
       data, max(1, min(self._batch_size, fitting)), shard_info=shard_info
@@ -136,25 +136,18 @@ class RankClassifier:
   def _options(
     self, data: tokens.Tokens, labels: Sequence[Sequence[str]]
   ) -> np.ndarray:
-    """[N + 1, C, T] int32 ids of each example's labels; none for the last."""
+    """Ids of labels, [N + 1, options, T] int32; the last row is empty.
+
+    Padding rows of a batch have position -1, the last row.
+    """
     form = contract.parse_task_name(self._task).form
-    draft = output_split.SplitOutput(
+    nothing = output_split.SplitOutput(
       [], [], end_ids=output_split.end_ids(form, vocabulary=data.vocabulary)
     )
     ids = [
-      output_split.option_ids(draft, own, vocabulary=data.vocabulary)
+      output_split.option_ids(nothing, own, vocabulary=data.vocabulary)
       for own in labels
     ]
     longest = max(len(option) for own in ids for option in own)
     shape = (len(ids) + 1, max(map(len, ids)), longest)
-    options = np.zeros(shape, np.int32)
-    for place, own in zip(options, ids, strict=False):
-      for row, option in zip(place, own, strict=False):
-        row[: len(option)] = option
-    return options
-
-
-def _scores(params, inputs, options, *, model):
-  return decoding.score_options(
-    params, model, {'encoder_input_tokens': inputs}, options_tokens=options
-  )
+    return output_split.pad_options(ids, shape)

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A generated output -> the label in it, and what else could stand there."""
+"""Splits a generated output into its label and its rationale."""
 
 import dataclasses
 from collections.abc import Sequence
+
+import numpy as np
 
 from dsbs_jax import contract
 from dsbs_jax.data import forms, vocabularies
@@ -13,7 +15,8 @@ class SplitOutput:
   """A generated output, split.
 
   Attributes:
-    prefix_ids: ids before the label: for `_single` all up to its marker, else none.
+    prefix_ids: ids before the label: for `_single` all up to and with its
+      marker, else none.
     label_ids: ids of the label with what ends it, the end id or the marker of
       `_answer_first`, unless it was cut off; none where a `_single` output
       has no label.
@@ -38,8 +41,8 @@ def split(
     vocabulary: of the ids.
 
   Returns:
-    The parts. A `_single` output without marker gets one at the end of its
-    stem, so that labels can still be scored after it.
+    The parts. A `_single` output without a marker gets one at the end of its
+    prefix, so that labels can still be scored after it.
   """
   ids = tokens
   if contract.EOS_ID in tokens:
@@ -48,25 +51,24 @@ def split(
     return SplitOutput([], ids)
   text = vocabulary.decode(ids)
   marker = forms.written_marker(form, vocabulary=vocabulary)
-  first = form == 'answer_first'
+  end = end_ids(form, vocabulary=vocabulary)
+  label_first = form == 'answer_first'
   if marker not in text:
-    if first:
-      return SplitOutput(
-        [], ids, '', end_ids=end_ids(form, vocabulary=vocabulary)
-      )
-    stem = [token for token in ids if token != contract.EOS_ID]
-    stem += vocabulary.encode(f' {forms.MARKERS[form]}')
-    return SplitOutput(stem, [], text.strip())
-  count = 1 if first else text.count(marker)
+    if label_first:
+      return SplitOutput([], ids, '', end)
+    prefix = [token for token in ids if token != contract.EOS_ID]
+    prefix += vocabulary.encode(f' {forms.MARKERS[form]}')
+    return SplitOutput(prefix, [], text.strip())
+  # `_answer_first` ends its label with the first marker; of `_single`, the
+  # last one counts, should the rationale hold the marker too.
+  count = 1 if label_first else text.count(marker)
   cut = next(
     i
     for i in range(len(ids) + 1)
     if vocabulary.decode(ids[:i]).count(marker) == count
   )
-  if first:
-    rationale = text.partition(marker)[2].strip()
-    end = end_ids(form, vocabulary=vocabulary)
-    return SplitOutput([], ids[:cut], rationale, end_ids=end)
+  if label_first:
+    return SplitOutput([], ids[:cut], text.partition(marker)[2].strip(), end)
   return SplitOutput(ids[:cut], ids[cut:], text.rpartition(marker)[0].strip())
 
 
@@ -82,14 +84,14 @@ def end_ids(
 def stop_ids(
   form: str, *, vocabulary: vocabularies.Vocabulary
 ) -> tuple[int, ...]:
-  """The ids after which a label is whole though its output is not."""
+  """The ids at which decoding may stop before the end id: the label is whole."""
   if form != 'answer_first':
     return ()
   return end_ids(form, vocabulary=vocabulary)
 
 
 def option_ids(
-  draft: SplitOutput,
+  output: SplitOutput,
   choices: Sequence[str],
   *,
   vocabulary: vocabularies.Vocabulary,
@@ -97,17 +99,28 @@ def option_ids(
   """The outputs whose scores give a label's probability.
 
   Args:
-    draft: what was generated; empty where nothing was.
+    output: what was generated; empty where nothing was.
     choices: the closed set, () for free labels.
     vocabulary: of the ids.
 
   Returns:
-    Ids of the output with each of the choices; for free labels the output
-    itself and, where it has one, its stem.
+    Ids of the output with each of the choices as its label; for free labels
+    the output itself and, where it has one, its prefix.
   """
   if not choices:
-    given = [draft.prefix_ids] if draft.prefix_ids else []
-    return [draft.prefix_ids + draft.label_ids, *given]
-  space = ' ' if draft.prefix_ids else ''
+    prefix = [output.prefix_ids] if output.prefix_ids else []
+    return [output.prefix_ids + output.label_ids, *prefix]
+  space = ' ' if output.prefix_ids else ''
   encoded = vocabulary.encode_all([space + text for text in choices])
-  return [[*draft.prefix_ids, *ids, *draft.end_ids] for ids in encoded]
+  return [[*output.prefix_ids, *ids, *output.end_ids] for ids in encoded]
+
+
+def pad_options(
+  options: Sequence[Sequence[Sequence[int]]], shape: tuple[int, int, int]
+) -> np.ndarray:
+  """Ids of each row's options, [B, options, T] int32, 0 padded."""
+  padded = np.zeros(shape, np.int32)
+  for row, row_options in zip(padded, options, strict=False):
+    for target, ids in zip(row, row_options, strict=False):
+      target[: len(ids)] = ids
+  return padded

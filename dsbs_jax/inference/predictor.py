@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A student's answers to questions: label, how sure it is, why.
+"""A student's predictions: label, its probability, rationale.
 
-The probability of a label is that among the closed set where there is one:
-the benchmark's labels, or the row's own choices; a text outside of the set
-has 0. Free labels have exp(sum of log p) of their tokens, the end included.
-What a student writes before the label (`_single`) is given, not counted; what
-it writes behind it (`_answer_first`) is written only if it is asked for.
+The probability of a label is its share of the closed set where there is one:
+the benchmark's labels, or the input's own choices; a text outside of the set
+has 0. A free label has exp(sum of log p) of its tokens, the end included. What
+a student writes before the label (`_single`) is given, not counted; what it
+writes behind it (`_answer_first`) is generated only if it is asked for.
 """
 
 import dataclasses
@@ -27,10 +27,10 @@ from dsbs_jax.inference import (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PredictorConfig:
-  """How to answer.
+  """How to predict.
 
   Attributes:
-    task: a `_finetune`, `_label` or `_single` task.
+    task: a `_finetune`, `_label`, `_single` or `_answer_first` task.
     model: the network.
     prefixes: what stands before the inputs.
     labels: the closed set of labels, () for free ones.
@@ -38,9 +38,9 @@ class PredictorConfig:
     max_decode_len: tokens to generate at most for a label.
     max_rationale_len: tokens to generate at most for a rationale.
     num_beams: 1 for greedy decoding; rationales are decoded greedily.
-    rationales: whether to ask for rationales too.
-    score_labels: whether to choose the likeliest label of the closed set
-      rather than generating one.
+    rationales: whether to predict rationales too.
+    score_labels: whether to take the likeliest label of the closed set rather
+      than generate one.
   """
 
   task: str
@@ -60,20 +60,25 @@ class PredictorConfig:
     return contract.parse_task_name(self.task).form
 
   @property
-  def explains_apart(self) -> bool:
-    """Whether rationales come from a task of their own."""
+  def has_rationale_task(self) -> bool:
+    """Whether rationales come from a task of their own, decoded apart."""
     return self.rationales and self.form not in forms.MARKERS
+
+  @property
+  def generates_labels(self) -> bool:
+    """Whether labels, or the text before them, are decoded."""
+    return not self.score_labels or self.form == 'single'
 
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-  """What a student says.
+  """What a student predicts for an input.
 
   Attributes:
-    label: what it answers.
-    probability: how sure it is.
-    rationale: why; None where that was not asked.
-    cut: whether label or rationale ran into its longest length.
+    label: the label.
+    probability: of the label, see above.
+    rationale: None where it was not asked for.
+    cut: whether label or rationale reached its maximal length unfinished.
   """
 
   label: str
@@ -83,171 +88,169 @@ class Prediction:
 
 
 class Predictor:
-  """Answers questions in batches of few shapes.
+  """Predicts for inputs, in batches of few shapes.
 
   Args:
-    settings: see `PredictorConfig`.
-    programs: of the student.
+    config: see `PredictorConfig`.
+    decode_fns: of the student.
     vocabulary: of the checkpoint.
-    shapes: of the batches; `settings.batch_size` rows of any length if None.
+    shapes: of the batches; `config.batch_size` rows of any length if None.
   """
 
   def __init__(
     self,
-    settings: PredictorConfig,
-    programs: decode_functions.DecodeFns,
+    config: PredictorConfig,
+    decode_fns: decode_functions.DecodeFns,
     *,
     vocabulary: vocabularies.Vocabulary,
     shapes: length_buckets.BatchShapes | None = None,
   ):
-    self._settings, self._programs = settings, programs
+    self._config, self._decode_fns = config, decode_fns
     self._vocabulary = vocabulary
-    self._shapes = shapes or length_buckets.LengthBuckets(settings.batch_size)
+    self._shapes = shapes or length_buckets.LengthBuckets(config.batch_size)
 
-  def lengths(self, questions: Sequence[input_lines.ModelInput]) -> list[int]:
-    """Tokens of each question's longest input, prefix and end included."""
-    texts = [question.text for question in questions]
-    forms_asked = [self._settings.form]
-    if self._settings.explains_apart:
-      forms_asked.append('rationale')
-    inputs = [self._input_ids(texts, form) for form in forms_asked]
-    return [max(map(len, own)) for own in zip(*inputs, strict=True)]
+  def num_tokens(self, inputs: Sequence[input_lines.ModelInput]) -> list[int]:
+    """Tokens of each input as a task reads it, prefix and end included.
 
-  def answer(
-    self,
-    questions: Sequence[input_lines.ModelInput],
-    *,
-    rationales: bool = True,
+    Where labels and rationales have tasks of their own, of the longer one.
+    """
+    texts = [one.text for one in inputs]
+    input_forms = [self._config.form]
+    if self._config.has_rationale_task:
+      input_forms.append('rationale')
+    ids = [self._input_ids(texts, form) for form in input_forms]
+    return [max(map(len, own)) for own in zip(*ids, strict=True)]
+
+  def predict_batches(
+    self, inputs: Sequence[input_lines.ModelInput], *, rationales: bool = True
   ) -> Iterator[tuple[np.ndarray, list[Prediction]]]:
-    """Answers questions, those with long inputs first.
+    """Predicts batch by batch, long inputs first.
 
     Args:
-      questions: what to answer.
-      rationales: whether rationales are wanted where the settings have them.
+      inputs: the inputs.
+      rationales: whether rationales are wanted where the config has them.
 
     Yields:
-      Per batch, positions in `questions` and the answers to them.
+      Per batch, positions in `inputs` [n] int, and the predictions for them.
     """
-    texts = [question.text for question in questions]
-    ids = self._input_ids(texts, self._settings.form)
+    ids = self._input_ids([one.text for one in inputs], self._config.form)
     order = np.argsort([-len(row) for row in ids], kind='stable')
     for first in range(0, len(order), self._shapes.max_rows):
       positions = order[first : first + self._shapes.max_rows]
-      asked = [questions[position] for position in positions]
-      answers = self._labels(self._batch([ids[p] for p in positions]), asked)
-      if rationales and self._settings.explains_apart:
-        answers = self._explained(answers, asked)
-      yield positions, answers
+      batch = [inputs[position] for position in positions]
+      predictions = self._predict_labels(
+        self._pad([ids[position] for position in positions]), batch
+      )
+      if rationales and self._config.has_rationale_task:
+        predictions = self._add_rationales(predictions, batch)
+      yield positions, predictions
 
-  def answer_all(
-    self,
-    questions: Sequence[input_lines.ModelInput],
-    *,
-    rationales: bool = True,
+  def predict(
+    self, inputs: Sequence[input_lines.ModelInput], *, rationales: bool = True
   ) -> list[Prediction]:
-    """The same, all at once and in the order of the questions."""
-    answers = {}
-    for positions, given in self.answer(questions, rationales=rationales):
-      answers |= dict(zip(positions.tolist(), given, strict=True))
-    return [answers[i] for i in range(len(questions))]
+    """Predicts for all inputs, in their order."""
+    found = {}
+    for positions, predictions in self.predict_batches(
+      inputs, rationales=rationales
+    ):
+      found |= dict(zip(positions.tolist(), predictions, strict=True))
+    return [found[i] for i in range(len(inputs))]
 
   def _input_ids(self, texts: Sequence[str], form: str) -> list[list[int]]:
-    prefix = self._settings.prefixes.of(form)
+    prefix = self._config.prefixes.of(form)
     encoded = self._vocabulary.encode_all([prefix + text for text in texts])
     return [[*row, contract.EOS_ID] for row in encoded]
 
-  def _batch(self, ids: Sequence[list[int]]) -> np.ndarray:
-    width = self._shapes.inputs(max(map(len, ids)))
-    num_rows = self._programs.divisible(self._shapes.rows(len(ids)))
-    rows = np.zeros((num_rows, width), np.int32)
-    for row, own in zip(rows, ids, strict=False):
+  def _pad(self, ids: Sequence[list[int]]) -> np.ndarray:
+    """[B, S] int32, both rounded up to a shape of the batches."""
+    length = self._shapes.input_length(max(map(len, ids)))
+    num_rows = self._decode_fns.round_up_rows(self._shapes.batch_size(len(ids)))
+    tokens = np.zeros((num_rows, length), np.int32)
+    for row, own in zip(tokens, ids, strict=False):
       row[: len(own)] = own
-    return rows
+    return tokens
 
-  def _explained(
-    self, answers: list[Prediction], asked: Sequence[input_lines.ModelInput]
+  def _add_rationales(
+    self,
+    predictions: list[Prediction],
+    batch: Sequence[input_lines.ModelInput],
   ) -> list[Prediction]:
-    """The answers with the rationales that the rationale task gives."""
-    texts = [question.text for question in asked]
-    batch = self._batch(self._input_ids(texts, 'rationale'))
-    written = self._programs.explain(batch).tolist()
+    """Decodes the rationale task for inputs whose labels are predicted."""
+    ids = self._input_ids([one.text for one in batch], 'rationale')
+    outputs = self._decode_fns.generate_rationale(self._pad(ids)).tolist()
     return [
       dataclasses.replace(
-        given,
+        prediction,
         rationale=self._vocabulary.decode(row),
-        cut=given.cut or contract.EOS_ID not in row,
+        cut=prediction.cut or contract.EOS_ID not in row,
       )
-      for given, row in zip(answers, written, strict=False)
+      for prediction, row in zip(predictions, outputs, strict=False)
     ]
 
-  def _labels(
-    self, batch: np.ndarray, asked: Sequence[input_lines.ModelInput]
+  def _predict_labels(
+    self, tokens: np.ndarray, batch: Sequence[input_lines.ModelInput]
   ) -> list[Prediction]:
-    settings = self._settings
-    end = output_split.end_ids(settings.form, vocabulary=self._vocabulary)
-    written = [output_split.SplitOutput([], [], end_ids=end)] * len(asked)
-    cut = [False] * len(asked)
-    if not settings.score_labels or settings.form == 'single':
-      tokens = self._programs.generate(batch).tolist()[: len(asked)]
-      written = [
-        output_split.split(row, settings.form, vocabulary=self._vocabulary)
-        for row in tokens
+    config = self._config
+    end = output_split.end_ids(config.form, vocabulary=self._vocabulary)
+    outputs = [output_split.SplitOutput([], [], end_ids=end)] * len(batch)
+    cut = [False] * len(batch)
+    if config.generates_labels:
+      generated = self._decode_fns.generate(tokens).tolist()[: len(batch)]
+      outputs = [
+        output_split.split(row, config.form, vocabulary=self._vocabulary)
+        for row in generated
       ]
-      # A student that was not asked why ends at the marker before it.
+      # Without rationales, decoding stops at the marker before them.
       cut = [
         contract.EOS_ID not in row
-        and (settings.rationales or tuple(draft.label_ids[-len(end) :]) != end)
-        for row, draft in zip(tokens, written, strict=True)
+        and (config.rationales or tuple(output.label_ids[-len(end) :]) != end)
+        for row, output in zip(generated, outputs, strict=True)
       ]
-    choices = [question.choices or settings.labels for question in asked]
+    choices = [one.choices or config.labels for one in batch]
     options = [
-      output_split.option_ids(draft, own, vocabulary=self._vocabulary)
-      for draft, own in zip(written, choices, strict=True)
+      output_split.option_ids(output, own, vocabulary=self._vocabulary)
+      for output, own in zip(outputs, choices, strict=True)
     ]
-    scores = self._scores(batch, options)
+    scores = self._score(tokens, options)
     return [
-      dataclasses.replace(self._conclude(*parts), cut=was_cut)
-      for was_cut, *parts in zip(cut, written, choices, scores, strict=True)
+      dataclasses.replace(self._prediction(*parts), cut=was_cut)
+      for was_cut, *parts in zip(cut, outputs, choices, scores, strict=True)
     ]
 
-  def _scores(
-    self, batch: np.ndarray, options: Sequence[Sequence[list[int]]]
+  def _score(
+    self, tokens: np.ndarray, options: Sequence[Sequence[list[int]]]
   ) -> np.ndarray:
-    """[rows, C] log p of options, 0 for the empty one of a free label."""
-    num_options = self._shapes.options(max(map(len, options)))
+    """log p of options, [rows, options]; 0 for the empty one of a free label."""
+    num_options = self._shapes.num_options(max(map(len, options)))
     longest = max(len(ids) for own in options for ids in own)
-    length = self._shapes.targets(longest)
-    tokens = np.zeros((len(batch), num_options, length), np.int32)
-    for row, own in zip(tokens, options, strict=False):
-      for place, ids in zip(row, own, strict=False):
-        place[: len(ids)] = ids
-    return self._programs.score(batch, tokens)[: len(options)]
+    shape = len(tokens), num_options, self._shapes.target_length(longest)
+    padded = output_split.pad_options(options, shape)
+    return self._decode_fns.score_options(tokens, padded)[: len(options)]
 
-  def _conclude(
+  def _prediction(
     self,
-    draft: output_split.SplitOutput,
+    output: output_split.SplitOutput,
     choices: Sequence[str],
     scores: np.ndarray,
   ) -> Prediction:
-    settings = self._settings
-    rationale = draft.rationale if settings.rationales else None
-    said = self._vocabulary.decode(draft.label_ids)
-    if settings.form == 'answer_first':
-      said = forms.answer(settings.task, said, vocabulary=self._vocabulary)
-    said = said.strip() if settings.form == 'single' else said
-    if not settings.score_labels and not draft.label_ids:
-      return Prediction('', 0.0, rationale)  # a `_single` output without label
+    config = self._config
+    rationale = output.rationale if config.rationales else None
+    label = self._vocabulary.decode(output.label_ids)
+    if config.form == 'answer_first':
+      label = forms.answer(config.task, label, vocabulary=self._vocabulary)
+    label = label.strip() if config.form == 'single' else label
+    if not config.score_labels and not output.label_ids:
+      return Prediction('', 0.0, rationale)  # `_single`, cut before its label
     if not choices:
-      given = float(scores[1]) if draft.prefix_ids else 0.0
-      return Prediction(said, math.exp(float(scores[0]) - given), rationale)
+      prefix = float(scores[1]) if output.prefix_ids else 0.0
+      return Prediction(label, math.exp(float(scores[0]) - prefix), rationale)
     scores = scores[: len(choices)].astype(np.float64)
     shares = np.exp(scores - scores.max())
     shares /= shares.sum()
-    if settings.score_labels:
+    if config.score_labels:
       best = int(np.argmax(shares))
       return Prediction(choices[best], float(shares[best]), rationale)
     for choice, share in zip(choices, shares, strict=True):
-      written = forms.round_trip(choice, vocabulary=self._vocabulary)
-      if written == said:
-        return Prediction(said, float(share), rationale)
-    return Prediction(said, 0.0, rationale)
+      if forms.round_trip(choice, vocabulary=self._vocabulary) == label:
+        return Prediction(label, float(share), rationale)
+    return Prediction(label, 0.0, rationale)

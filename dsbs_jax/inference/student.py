@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A trained student: which it is, what it is asked, and how it is opened."""
+"""A trained student: the settings that eval, infer and serve share; loading."""
 
 import dataclasses
 import hashlib
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,6 @@ from dsbs_jax.data import benchmark as benchmark_lib
 from dsbs_jax.data import forms, register, vocabularies
 from dsbs_jax.inference import (
   decode_functions,
-  evaluate_checkpoint,
   evaluator,
   length_buckets,
   output_split,
@@ -26,31 +26,49 @@ from dsbs_jax.interop import read_checkpoint
 from dsbs_jax.runs import checkpoints
 from dsbs_jax.runtime import compilation_cache, field_checks, progress
 
-# Parameters up to this size stand for a checkpoint's identity.
-_SMALL = 1 << 16
+# Parameters of up to this many elements identify a checkpoint.
+_MAX_HASHED_SIZE = 1 << 16
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedParams:
+  """Parameters on their devices.
+
+  Attributes:
+    params: the parameter tree.
+    shardings: a sharding per parameter.
+    mesh: the devices.
+    path: the checkpoint's folder.
+    step: how many steps trained it; 0 where its name has no number.
+  """
+
+  params: Any
+  shardings: Any
+  mesh: jax.sharding.Mesh
+  path: pathlib.Path
+  step: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class StudentConfig:
-  """The settings that inference and serving share.
+class CheckpointConfig:
+  """Which checkpoint answers, and how it decodes.
 
   Attributes:
-    checkpoint_path: as in evaluation.
-    mixture_or_task_name: what the student was trained on; its label form is
-      what it is asked.
-    step: as in evaluation.
-    allow_pickle: as in evaluation.
-    benchmark: name of the benchmark whose raw rows it is asked about; None
-      where inputs are text, or objects with `input`.
-    rationales: whether to write the student's rationales too.
-    score_labels: whether to choose the likeliest label of the closed set
-      rather than generating one.
+    checkpoint_path: a run's folder, one of its checkpoints, or a T5X or
+      Hugging Face checkpoint.
+    mixture_or_task_name: what it was trained on, or a task of it; its labels
+      are predicted.
+    step: 'latest', 'best' (on validation) or a number; only a run's folder
+      leaves the choice.
+    allow_pickle: whether weights may be a pickled pytorch_model.bin, read by
+      torch's weights-only loader.
     vocabulary: as in training.
     prefixes: as in training.
     model: the network.
     max_decode_len: tokens of a label at most.
-    max_rationale_len: tokens of a rationale at most.
     num_beams: 1 for greedy decoding.
+    score_labels: whether to take the likeliest label of the closed set, or of
+      an example's choices, rather than generate one.
     mesh: as in training.
     sharding_rules: as in training.
   """
@@ -58,27 +76,70 @@ class StudentConfig:
   checkpoint_path: str
   mixture_or_task_name: str
   step: str | int
-  benchmark: str | None
-  rationales: bool
-  score_labels: bool
+  allow_pickle: bool = False
   vocabulary: str | None
   prefixes: str | None
   model: network.T5Config
   max_decode_len: int
-  max_rationale_len: int
   num_beams: int
+  score_labels: bool
   mesh: str | None
   sharding_rules: Callable[[], partitioning.Rules]
-  allow_pickle: bool = False
 
   def __post_init__(self):
-    field_checks.texts(self, 'checkpoint_path')
-    field_checks.texts_or_none(self, 'benchmark', 'vocabulary', 'prefixes')
-    field_checks.counts(
-      self, 'max_decode_len', 'max_rationale_len', 'num_beams'
-    )
-    field_checks.flags(self, 'rationales', 'score_labels', 'allow_pickle')
+    field_checks.texts(self, 'checkpoint_path', 'mixture_or_task_name')
+    field_checks.texts_or_none(self, 'vocabulary', 'prefixes')
+    field_checks.counts(self, 'max_decode_len', 'num_beams')
+    field_checks.flags(self, 'score_labels', 'allow_pickle')
     field_checks.functions(self, 'sharding_rules')
+
+  def load_vocabulary(self) -> vocabularies.Vocabulary:
+    """The vocabulary of its texts."""
+    source = register.source(vocabulary=self.vocabulary)
+    return vocabularies.load(source.vocabulary)
+
+  def load_params(self) -> LoadedParams:
+    """Reads the checkpoint, each device its own part.
+
+    Raises:
+      UserError: there is no such checkpoint, or it does not fit the model or
+        the vocabulary.
+    """
+    compilation_cache.use_cache()
+    mesh = partitioning.make_mesh(self.mesh)
+    shapes = network.param_shapes(self.model)
+    shardings = partitioning.shardings(shapes, mesh, self.sharding_rules())
+    path, step = checkpoints.find_checkpoint(self.checkpoint_path, self.step)
+    progress.say(f'reading {path}')
+    params = read_checkpoint.load_params(
+      path,
+      self.model,
+      like=checkpoints.shapes_with_shardings(shapes, shardings),
+      vocabulary_fingerprint=self.load_vocabulary().fingerprint,
+      allow_pickle=self.allow_pickle,
+    )
+    return LoadedParams(params, shardings, mesh, path, step)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StudentConfig(CheckpointConfig):
+  """The settings that infer and serve share.
+
+  Attributes:
+    benchmark: whose raw rows the inputs are; None for plain text.
+    rationales: whether to predict rationales beside the labels.
+    max_rationale_len: tokens of a rationale at most; decoded greedily.
+  """
+
+  benchmark: str | None
+  rationales: bool
+  max_rationale_len: int
+
+  def __post_init__(self):
+    super().__post_init__()
+    field_checks.texts_or_none(self, 'benchmark')
+    field_checks.counts(self, 'max_rationale_len')
+    field_checks.flags(self, 'rationales')
     form = contract.parse_task_name(self.mixture_or_task_name).form
     if form == 'rationale':
       raise contract.UserError(
@@ -99,30 +160,30 @@ class StudentConfig:
       )
 
   @property
-  def taught(self) -> benchmark_lib.Benchmark:
+  def trained_benchmark(self) -> benchmark_lib.Benchmark:
     """The benchmark that it was trained on."""
     name = contract.parse_task_name(self.mixture_or_task_name).benchmark
     return register.benchmark(name)
 
   @property
   def row_benchmark(self) -> benchmark_lib.Benchmark | None:
-    """The benchmark of the rows that it is asked about."""
+    """The benchmark whose raw rows are its inputs."""
     return register.benchmark(self.benchmark) if self.benchmark else None
 
-  def answering(self, *, batch_size: int) -> predictor.PredictorConfig:
-    """How it answers."""
-    own, rows = self.taught, self.row_benchmark
-    if self.score_labels and not own.labels and not (rows and rows.options):
+  def predictor_config(self, *, batch_size: int) -> predictor.PredictorConfig:
+    """How it predicts, in batches of at most `batch_size` rows."""
+    trained, rows = self.trained_benchmark, self.row_benchmark
+    if self.score_labels and not trained.labels and not (rows and rows.options):
       raise contract.UserError(
-        f'SCORE_LABELS is True, but {own.name!r} has no closed set of labels.'
-        ' Leave it out, or set BENCHMARK where rows have choices.'
+        f'SCORE_LABELS is True, but {trained.name!r} has no closed set of'
+        ' labels. Leave it out, or set BENCHMARK where rows have choices.'
       )
     source = register.source(prefixes=self.prefixes)
     return predictor.PredictorConfig(
       task=evaluator.evaluated_task(self.mixture_or_task_name),
       model=self.model,
       prefixes=forms.prefixes(source.prefixes),
-      labels=tuple(own.labels),
+      labels=tuple(trained.labels),
       batch_size=batch_size,
       max_decode_len=self.max_decode_len,
       max_rationale_len=self.max_rationale_len,
@@ -131,29 +192,24 @@ class StudentConfig:
       score_labels=self.score_labels,
     )
 
-  def load_vocabulary(self) -> vocabularies.Vocabulary:
-    """The vocabulary of its texts."""
-    source = register.source(vocabulary=self.vocabulary)
-    return vocabularies.load(source.vocabulary)
-
 
 @dataclasses.dataclass(frozen=True)
 class LoadedStudent:
-  """A student that answers.
+  """A student that is ready to predict.
 
   Attributes:
-    answerer: asks it.
-    programs: what it is computed with.
-    facts: JSON facts on which every answer depends.
+    predictor: turns inputs into predictions.
+    decode_fns: what it computes with.
+    fingerprint: JSON values on which every prediction depends.
   """
 
-  answerer: predictor.Predictor
-  programs: decode_functions.DecodeFns
-  facts: dict[str, Any]
+  predictor: predictor.Predictor
+  decode_fns: decode_functions.DecodeFns
+  fingerprint: dict[str, Any]
 
 
 def load_student(
-  student: StudentConfig,
+  config: StudentConfig,
   *,
   batch_size: int = 1,
   shapes: length_buckets.BatchShapes | None = None,
@@ -161,65 +217,52 @@ def load_student(
   """Reads the checkpoint.
 
   Args:
-    student: which one.
+    config: which student.
     batch_size: rows per batch, where no shapes are given.
     shapes: of the batches.
 
   Returns:
-    The student, ready to be asked.
+    The student.
 
   Raises:
     UserError: there is no such checkpoint, or it does not fit.
   """
-  compilation_cache.use_cache()
-  mesh = partitioning.make_mesh(student.mesh)
-  vocabulary = student.load_vocabulary()
-  settings = student.answering(batch_size=batch_size)
-  param_shapes = network.param_shapes(student.model)
-  shardings = partitioning.shardings(
-    param_shapes, mesh, student.sharding_rules()
-  )
-  path, step = evaluate_checkpoint.find_checkpoint(
-    student.checkpoint_path, student.step
-  )
-  progress.say(f'reading {path}')
-  params = read_checkpoint.load_params(
-    path,
-    student.model,
-    like=checkpoints.shapes_with_shardings(param_shapes, shardings),
-    vocabulary_fingerprint=vocabulary.fingerprint,
-    allow_pickle=student.allow_pickle,
-  )
-  facts = dataclasses.asdict(settings) | {
-    'step': step,
-    'parameters': _digest(params),
+  vocabulary = config.load_vocabulary()
+  predictor_config = config.predictor_config(batch_size=batch_size)
+  loaded = config.load_params()
+  fingerprint = dataclasses.asdict(predictor_config) | {
+    'step': loaded.step,
+    'parameters': _hash_params(loaded.params),
     'vocabulary': vocabulary.fingerprint,
-    'benchmark': student.benchmark,
+    'benchmark': config.benchmark,
   }
-  # How the work is cut up decides no answer.
-  facts.pop('batch_size')
-  computed = decode_functions.DecodeFns(
-    student.model,
-    params,
-    mesh=mesh,
-    param_shardings=shardings,
-    max_decode_len=student.max_decode_len,
-    max_rationale_len=student.max_rationale_len,
-    num_beams=student.num_beams,
+  # How inputs are batched changes no prediction.
+  fingerprint.pop('batch_size')
+  decode_fns = decode_functions.DecodeFns(
+    config.model,
+    loaded.params,
+    mesh=loaded.mesh,
+    param_shardings=loaded.shardings,
+    max_decode_len=config.max_decode_len,
+    max_rationale_len=config.max_rationale_len,
+    num_beams=config.num_beams,
     stop=()
-    if settings.rationales
-    else output_split.stop_ids(settings.form, vocabulary=vocabulary),
+    if config.rationales
+    else output_split.stop_ids(predictor_config.form, vocabulary=vocabulary),
   )
-  answerer = predictor.Predictor(
-    settings, computed, vocabulary=vocabulary, shapes=shapes
+  return LoadedStudent(
+    predictor.Predictor(
+      predictor_config, decode_fns, vocabulary=vocabulary, shapes=shapes
+    ),
+    decode_fns,
+    fingerprint,
   )
-  return LoadedStudent(answerer, computed, facts)
 
 
-def _digest(params: Any) -> str:
-  """Identifies a checkpoint by the bits of its small parameters."""
+def _hash_params(params: Any) -> str:
+  """SHA-256 of the small parameters, which training changes as well."""
   hasher = hashlib.sha256()
   for leaf in jax.tree.leaves(params):
-    if leaf.size <= _SMALL:
+    if leaf.size <= _MAX_HASHED_SIZE:
       hasher.update(np.asarray(leaf, np.float32).tobytes())
   return hasher.hexdigest()

@@ -291,3 +291,41 @@ def shapes_with_shardings(shapes: Any, shardings: Any) -> Any:
     shapes,
     shardings,
   )
+
+
+def find_checkpoint(
+  checkpoint_path: str, step: str | int
+) -> tuple[pathlib.Path, int]:
+  """Turns a run's folder and a choice of step into one checkpoint.
+
+  Args:
+    checkpoint_path: a run's folder or any one checkpoint.
+    step: 'latest', 'best' or a number; for a run's folder only.
+
+  Returns:
+    The checkpoint's folder and its step (0 where its name has none).
+
+  Raises:
+    UserError: the folder or the step does not exist.
+  """
+  path = pathlib.Path(checkpoint_path).absolute()
+  if not any(path.glob(f'{PREFIX}_*')):
+    if not path.exists():
+      raise contract.UserError(
+        f'there is no checkpoint at {str(path)!r}. Check CHECKPOINT_PATH.'
+      )
+    number = path.name.rpartition('_')[2]
+    return path, int(number) if number.isdigit() else 0
+  saved = Checkpoints(path, monitor='validation/accuracy', read_only=True)
+  choice = {'latest': saved.latest_step(), 'best': saved.best_step()}.get(
+    step, step
+  )
+  saved.close()
+  folder = path / f'{PREFIX}_{choice}'
+  if not folder.is_dir():
+    names = sorted(p.name for p in path.glob(f'{PREFIX}_*'))
+    raise contract.UserError(
+      f'step is {step!r}, expected latest, best or the number of one of'
+      f' {names}.'
+    )
+  return folder, int(choice)

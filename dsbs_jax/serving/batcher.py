@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Questions of many requests, answered together.
+"""Puts inputs of many requests into batches of the model.
 
-While the model is busy, questions gather. Where the last batch had company, a
-question waits a few milliseconds for others, then goes with those that have
-come; one that comes alone goes at once. The oldest one decides how long the inputs of its batch are: shorter ones go with it, longer
-ones wait for their turn, so that nobody pays for a stranger's long input and
-nobody is passed over twice.
+While the model is busy, inputs queue up. If the last batch held several, the
+oldest input waits a few milliseconds for others, then goes with those that have
+come; otherwise it goes at once. The oldest input decides the padded length of
+its batch: shorter ones go with it, longer ones wait for the next batch, so that
+nobody pays for another client's long input and nobody is passed over twice.
 """
 
 import asyncio
@@ -20,102 +20,102 @@ from absl import logging
 from dsbs_jax.inference import input_lines, length_buckets, predictor
 from dsbs_jax.serving import errors, prometheus, request_checks
 
-# Weight of the last batch in the mean time of an input, for Retry-After.
-_NEWEST = 0.2
+# Weight of the newest batch in the mean time per input, for Retry-After.
+_EMA_WEIGHT = 0.2
 
-# Answers questions, with rationales or without; runs in the model's thread.
-Answer = Callable[
+# Predicts for inputs, with rationales or without; runs in the model's thread.
+PredictFn = Callable[
   [Sequence[input_lines.ModelInput], bool], list[predictor.Prediction]
 ]
 
 
 @dataclasses.dataclass
-class _Waiting:
-  """A question in the queue."""
+class _Pending:
+  """An input in the queue; `since` is its arrival in the loop's time."""
 
-  asked: request_checks.CheckedInput
+  checked: request_checks.CheckedInput
   rationales: bool
   since: float
-  answer: asyncio.Future
+  future: asyncio.Future
 
 
 class Batcher:
   """The queue in front of the model.
 
   Args:
-    answer: asks the model.
-    worker: the thread of the model.
+    predict: calls the model.
+    executor: the thread of the model.
     shapes: of the batches.
-    max_queue: questions that may wait.
-    max_wait: seconds that a question waits for others.
+    max_queue: inputs that may wait.
+    max_wait: seconds that an input waits for others.
     metrics: counts.
   """
 
   def __init__(
     self,
-    answer: Answer,
-    worker: concurrent.futures.Executor,
+    predict: PredictFn,
+    executor: concurrent.futures.Executor,
     *,
     shapes: length_buckets.CompiledShapes,
     max_queue: int,
     max_wait: float,
     metrics: prometheus.ServerMetrics,
   ):
-    self._answer, self._worker, self._shapes = answer, worker, shapes
+    self._predict, self._executor, self._shapes = predict, executor, shapes
     self._max_queue, self._max_wait = max_queue, max_wait
     self._metrics = metrics
-    self._queue: collections.deque[_Waiting] = collections.deque()
+    self._queue: collections.deque[_Pending] = collections.deque()
     self._arrived = asyncio.Event()
-    self._company = False
-    self._seconds_each = 0.0
+    self._expects_others = False
+    self._seconds_per_input = 0.0
 
-  async def ask(
-    self, asked: Sequence[request_checks.CheckedInput], *, rationales: bool
+  async def submit(
+    self, inputs: Sequence[request_checks.CheckedInput], *, rationales: bool
   ) -> list[predictor.Prediction]:
-    """Answers questions; cancelled, it takes those that wait out again.
+    """Predicts for the inputs of a request; cancelled, it drops them.
 
     Args:
-      asked: the questions of one request, which join the queue all or none.
+      inputs: of one request; all of them join the queue, or none.
       rationales: whether their rationales are wanted.
 
     Returns:
-      The answers in order.
+      The predictions in order.
 
     Raises:
-      errors.APIError: the queue is full.
+      errors.APIError: the queue is full, or the batch failed.
     """
-    if len(self._queue) + len(asked) > self._max_queue:
+    if len(self._queue) + len(inputs) > self._max_queue:
       raise errors.APIError(
         503,
         f'{len(self._queue):,} inputs are waiting, and the queue holds'
         f' {self._max_queue:,}. Try again after Retry-After.',
         code='queue_full',
-        retry_after=len(self._queue) * self._seconds_each,
+        retry_after=len(self._queue) * self._seconds_per_input,
       )
     loop = asyncio.get_running_loop()
-    waiting = [
-      _Waiting(one, rationales, loop.time(), loop.create_future())
-      for one in asked
+    pending = [
+      _Pending(checked, rationales, loop.time(), loop.create_future())
+      for checked in inputs
     ]
-    self._queue.extend(waiting)
-    self._note_queue()
+    self._queue.extend(pending)
+    self._metrics.queue.set(len(self._queue))
     self._arrived.set()
-    return list(await asyncio.gather(*(one.answer for one in waiting)))
+    return list(await asyncio.gather(*(one.future for one in pending)))
 
   async def run(self) -> None:
-    """Answers what comes, until it is cancelled."""
+    """Runs batch after batch, until it is cancelled."""
     while True:
-      await self._gather()
-      batch = self._take()
+      await self._wait_for_inputs()
+      batch = self._take_batch()
       if batch:
-        await self._answer_together(batch)
-        self._company = len(batch) > 1 or bool(self._queue)
+        await self._run_batch(batch)
+        self._expects_others = len(batch) > 1 or bool(self._queue)
 
-  async def _gather(self) -> None:
-    """Waits until there is enough to do, or someone has waited enough."""
+  async def _wait_for_inputs(self) -> None:
+    """Waits for a full batch, or until the oldest input has waited enough."""
     while not self._queue:
       await self._next_arrival()
-    if not self._company:
+    if not self._expects_others:
       return
     deadline = self._queue[0].since + self._max_wait
     try:
@@ -129,63 +129,60 @@ class Batcher:
     self._arrived.clear()
     await self._arrived.wait()
 
-  def _take(self) -> list[_Waiting]:
-    """Takes the oldest questions, none longer than the very oldest's shape."""
+  def _take_batch(self) -> list[_Pending]:
+    """Takes the oldest inputs that fit the padded length of the very oldest."""
     batch, left = [], collections.deque()
-    widest = None
+    length = None
     for one in self._queue:
-      if one.answer.done():  # its client left, or was told that it took long
+      if one.future.done():  # its client left, or its request timed out
         self._metrics.dropped.inc()
         continue
-      if widest is None:
-        widest = self._shapes.inputs(one.asked.num_tokens)
-      fits = one.asked.num_tokens <= widest
+      if length is None:
+        length = self._shapes.input_length(one.checked.num_tokens)
+      fits = one.checked.num_tokens <= length
       taken = fits and len(batch) < self._shapes.max_rows
       (batch if taken else left).append(one)
     self._queue = left
-    self._note_queue()
+    self._metrics.queue.set(len(self._queue))
     return batch
 
-  async def _answer_together(self, batch: list[_Waiting]) -> None:
-    asked = [one.asked.question for one in batch]
+  async def _run_batch(self, batch: list[_Pending]) -> None:
+    inputs = [one.checked.input for one in batch]
     rationales = any(one.rationales for one in batch)
     loop, start = asyncio.get_running_loop(), time.perf_counter()
     try:
-      answers = await loop.run_in_executor(
-        self._worker, self._answer, asked, rationales
+      predictions = await loop.run_in_executor(
+        self._executor, self._predict, inputs, rationales
       )
-    except Exception as error:  # the requests end with it, the server does not
+    except Exception as error:  # ends these requests, not the server
       logging.exception('a batch of %d inputs failed', len(batch))
       for one in batch:
-        if not one.answer.done():
-          one.answer.set_exception(_internal(error))
+        if not one.future.done():
+          one.future.set_exception(_batch_failed(error))
       return
-    self._note_batch(len(batch), time.perf_counter() - start)
-    for one, answer in zip(batch, answers, strict=True):
-      if one.answer.done():
+    self._count_batch(len(batch), time.perf_counter() - start)
+    for one, prediction in zip(batch, predictions, strict=True):
+      if one.future.done():
         self._metrics.dropped.inc()
         continue
       if not one.rationales:
-        answer = dataclasses.replace(answer, rationale=None)
-      one.answer.set_result(answer)
+        prediction = dataclasses.replace(prediction, rationale=None)
+      one.future.set_result(prediction)
 
-  def _note_queue(self) -> None:
-    self._metrics.queue.set(len(self._queue))
-
-  def _note_batch(self, size: int, seconds: float) -> None:
+  def _count_batch(self, size: int, seconds: float) -> None:
     self._metrics.batch_inputs.observe(size)
     self._metrics.batch_seconds.observe(seconds)
-    each = seconds / size
-    mean = self._seconds_each or each
-    self._seconds_each = mean + _NEWEST * (each - mean)
+    newest = seconds / size
+    mean = self._seconds_per_input or newest
+    self._seconds_per_input = mean + _EMA_WEIGHT * (newest - mean)
 
 
-def _internal(error: Exception) -> errors.APIError:
-  refusal = errors.APIError(
+def _batch_failed(error: Exception) -> errors.APIError:
+  failed = errors.APIError(
     500,
     'the model failed on the batch with this input; the log of the server has'
     ' the reason.',
     code='internal_error',
   )
-  refusal.__cause__ = error
-  return refusal
+  failed.__cause__ = error
+  return failed

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Why a request is refused, in the form in which OpenAI's clients read it."""
+"""HTTP errors, in the form in which OpenAI's clients read them."""
 
 import math
 from typing import Any
 
-# Of a message, which may repeat what it was sent.
-_LONGEST = 500
+# Characters of a message, which may repeat what was sent.
+_MAX_MESSAGE = 500
 
 
 class APIError(Exception):
@@ -14,9 +14,9 @@ class APIError(Exception):
   Args:
     status: of HTTP.
     message: value, expectation and remedy.
-    param: the field of the body that is to blame.
+    param: the field of the body that is wrong.
     code: a short name, for programs.
-    retry_after: seconds after which another attempt may go well.
+    retry_after: seconds after which another attempt may succeed.
     close: whether to close the connection.
   """
 
@@ -34,24 +34,20 @@ class APIError(Exception):
     self.status, self.param, self.code = status, param, code
     self.retry_after, self.close = retry_after, close
 
-  @property
-  def kind(self) -> str:
-    """OpenAI's `type`: whose fault it is."""
-    return 'invalid_request_error' if self.status < 500 else 'server_error'
-
   def body(self) -> dict[str, Any]:
     """The JSON of the response."""
+    client_error = self.status < 500
     return {
       'error': {
-        'message': str(self)[:_LONGEST],
-        'type': self.kind,
+        'message': str(self)[:_MAX_MESSAGE],
+        'type': 'invalid_request_error' if client_error else 'server_error',
         'param': self.param,
         'code': self.code,
       }
     }
 
   def headers(self) -> dict[str, str]:
-    """What else the response says."""
+    """Headers of the response beside aiohttp's own."""
     if self.retry_after is None:
       return {}
     return {'Retry-After': str(max(1, math.ceil(self.retry_after)))}
@@ -60,5 +56,5 @@ class APIError(Exception):
 def invalid_request(
   message: str, *, param: str | None = None, code: str | None = None
 ) -> APIError:
-  """A request that is wrong in itself, whoever asks and when."""
+  """A 400: the request is wrong in itself, at any time."""
   return APIError(400, message, param=param, code=code or 'invalid_value')

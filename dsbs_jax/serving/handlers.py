@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a server answers: bodies of requests in, JSON of responses out."""
+"""What each path answers: bodies of requests in, JSON of responses out."""
 
 import dataclasses
 import time
@@ -18,59 +18,60 @@ from dsbs_jax.serving import (
   request_checks,
 )
 
-# Calls a function, here or in a thread; large bodies must not stop the others.
-Calling = Callable[..., Awaitable[Any]]
+# Calls a function at once, or in a thread if the body is large, so that other
+# requests go on meanwhile.
+CallFn = Callable[..., Awaitable[Any]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Handlers:
-  """The answers of a student that is loaded and warm.
+  """The handlers of a student that is loaded and compiled.
 
   Attributes:
     model: its id.
-    reader: checks what is asked.
-    batches: answers it.
+    reader: checks inputs.
+    batcher: predicts for them.
     vocabulary: counts tokens.
-    wording: of completions; None where the benchmark has no form of them.
+    completion_format: None where the benchmark has none.
     metrics: counts.
     created: when the server was started, in seconds since 1970.
   """
 
   model: str
   reader: request_checks.RequestReader
-  batches: batcher.Batcher
+  batcher: batcher.Batcher
   vocabulary: vocabularies.Vocabulary
-  wording: completion_format.CompletionFormat | None
+  completion_format: completion_format.CompletionFormat | None
   metrics: prometheus.ServerMetrics
   created: int = dataclasses.field(default_factory=lambda: int(time.time()))
 
-  async def answers(self, content: bytes, call: Calling) -> dict[str, Any]:
+  async def answers(self, content: bytes, call: CallFn) -> dict[str, Any]:
     """/v1/answers: labels, probabilities and rationales, in order."""
     body = await call(json_body.decode, content)
     openai_api.check_model(body, self.model, required=False)
-    asked, rationales = await call(self.reader.read, body)
-    answers = await self.batches.ask(asked, rationales=rationales)
+    inputs, rationales = await call(self.reader.read, body)
+    predictions = await self.batcher.submit(inputs, rationales=rationales)
     return {
       'model': self.model,
       'answers': [
         {
           name: value
-          for name, value in dataclasses.asdict(answer).items()
+          for name, value in dataclasses.asdict(prediction).items()
           if value is not None
         }
-        for answer in answers
+        for prediction in predictions
       ],
     }
 
-  async def completions(self, content: bytes, call: Calling) -> dict[str, Any]:
+  async def completions(self, content: bytes, call: CallFn) -> dict[str, Any]:
     """/v1/completions: the text that continues a prompt."""
     body = await call(json_body.decode, content)
     openai_api.check_model(body, self.model, required=True)
     request = openai_api.read_plain(body, most=self.reader.limits.inputs)
     return await self._complete(request, call)
 
-  async def chat(self, content: bytes, call: Calling) -> dict[str, Any]:
-    """/v1/chat/completions: the answer to the last message."""
+  async def chat(self, content: bytes, call: CallFn) -> dict[str, Any]:
+    """/v1/chat/completions: the reply to the last message."""
     body = await call(json_body.decode, content)
     openai_api.check_model(body, self.model, required=True)
     return await self._complete(openai_api.read_chat(body), call)
@@ -82,48 +83,47 @@ class Handlers:
   def one_model(self, model: str) -> dict[str, Any]:
     """/v1/models/MODEL."""
     openai_api.check_model({'model': model}, self.model, required=True)
-    return openai_api.model_card(self.model, created=self.created)
+    return openai_api.model_object(self.model, created=self.created)
 
   async def _complete(
-    self, request: openai_api.CompletionRequest, call: Calling
+    self, request: openai_api.CompletionRequest, call: CallFn
   ) -> dict[str, Any]:
-    if self.wording is None:
+    if self.completion_format is None:
       raise errors.invalid_request(
         'this server does not know how completions of its benchmark read.'
         ' Start it with COMPLETION, or ask /v1/answers.',
         code='no_completion_format',
       )
-    asked = await call(self._questions, request, self.wording)
-    answers = await self.batches.ask(asked, rationales=True)
-    finished = []
-    for answer in answers:
-      if not self.wording.reads_back(answer):
+    inputs = await call(self._inputs, request, self.completion_format)
+    predictions = await self.batcher.submit(inputs, rationales=True)
+    completions = []
+    for prediction in predictions:
+      if not self.completion_format.round_trips(prediction):
         self.metrics.unreadable.inc()
-      finished.append(
+      completions.append(
         openai_api.truncate(
-          self.wording.write(answer),
+          self.completion_format.completion_text(prediction),
           request,
-          cut=answer.cut,
+          cut=prediction.cut,
           count=lambda text: len(self.vocabulary.encode(text)),
         )
       )
     return openai_api.response(
       request,
-      finished,
+      completions,
       model=self.model,
-      prompt_tokens=sum(one.num_tokens for one in asked),
+      prompt_tokens=sum(one.num_tokens for one in inputs),
     )
 
-  def _questions(
+  def _inputs(
     self,
     request: openai_api.CompletionRequest,
-    wording: completion_format.CompletionFormat,
+    completions: completion_format.CompletionFormat,
   ) -> list[request_checks.CheckedInput]:
-    asked = []
-    for prompt, place in zip(request.prompts, request.places, strict=True):
-      if request.chat:
-        text = wording.chat_input(prompt, place)
-      else:
-        text = wording.plain_input(prompt, place)
-      asked.append(input_lines.ModelInput(json_body.text(text, place)))
-    return self.reader.checked(asked, request.places)
+    """The student's inputs that the prompts hold."""
+    find = completions.chat_input if request.chat else completions.plain_input
+    inputs = [
+      input_lines.ModelInput(json_body.text(find(prompt, place), place))
+      for prompt, place in zip(request.prompts, request.places, strict=True)
+    ]
+    return self.reader.check(inputs, request.places)

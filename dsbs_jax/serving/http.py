@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How requests begin and end: admitted or refused, in time, counted."""
+"""The life of a request: admitted or refused, answered in time, counted."""
 
 import asyncio
 import json
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -13,27 +14,27 @@ from aiohttp import web
 from dsbs_jax.serving import errors, handlers, prometheus
 
 _JSON = 'application/json'
-# Seconds for a body to arrive.
-_BODY_SECONDS = 30.0
-# Larger bodies are read in a thread, so that others need not wait for them.
-_LARGE_BODY = 16 << 10
-# In the counts, of a client that did not wait; no response has it.
-_CLIENT_LEFT = 499
+_BODY_TIMEOUT = 30.0  # seconds for a body to arrive
+# Larger bodies are parsed in a thread, so that other requests go on.
+_LARGE_BODY_BYTES = 16 << 10
+# Counted for a client that left before its response; never sent.
+_CLIENT_CLOSED_REQUEST = 499
 
 
 class Service:
-  """Admits requests, has them answered, and counts.
+  """Admits requests, calls their handlers, limits their time, and counts.
 
   Args:
     max_body_bytes: of a request.
-    max_requests: that are read and answered at once.
-    request_seconds: until a request is given up.
+    max_requests: requests in flight at most.
+    request_timeout: seconds from a request's head to its response.
     metrics: counts.
 
   Attributes:
-    progress: what the server is at before it answers.
-    num_answered: requests with a body that were answered.
-    num_in_flight: requests with a body that are not answered yet.
+    progress: what the server does before it is ready.
+    num_answered: POST requests that were answered.
+    num_in_flight: POST requests that are not answered yet.
+    heard: connections on which a request has arrived.
   """
 
   def __init__(
@@ -41,44 +42,45 @@ class Service:
     *,
     max_body_bytes: int,
     max_requests: int,
-    request_seconds: float,
+    request_timeout: float,
     metrics: prometheus.ServerMetrics,
   ):
     self._max_body_bytes, self._max_requests = max_body_bytes, max_requests
-    self._request_seconds, self._metrics = request_seconds, metrics
+    self._request_timeout, self._metrics = request_timeout, metrics
     self._idle = asyncio.Event()
     self._idle.set()
     self._stopping = False
-    self._routes: handlers.Handlers | None = None
+    self._handlers: handlers.Handlers | None = None
+    self.heard: weakref.WeakSet[asyncio.BaseTransport] = weakref.WeakSet()
     self.progress = 'reading the checkpoint'
     self.num_answered = self.num_in_flight = 0
 
   def application(self) -> web.Application:
-    """The routes."""
+    """The paths and their handlers."""
     app = web.Application(
       middlewares=[self._observe], client_max_size=self._max_body_bytes
     )
-    posted, got = self._posted, self._got
+    post, get = self._post_handler, self._get_handler
     app.add_routes(
       [
-        web.post('/v1/answers', posted(handlers.Handlers.answers)),
-        web.post('/v1/completions', posted(handlers.Handlers.completions)),
-        web.post('/v1/chat/completions', posted(handlers.Handlers.chat)),
-        web.get('/v1/models', got(handlers.Handlers.models)),
-        web.get('/v1/models/{model:.+}', got(handlers.Handlers.one_model)),
+        web.post('/v1/answers', post(handlers.Handlers.answers)),
+        web.post('/v1/completions', post(handlers.Handlers.completions)),
+        web.post('/v1/chat/completions', post(handlers.Handlers.chat)),
+        web.get('/v1/models', get(handlers.Handlers.models)),
+        web.get('/v1/models/{model:.+}', get(handlers.Handlers.one_model)),
         web.get('/healthz', self._health),
         web.get('/metrics', self._show_metrics),
       ]
     )
     return app
 
-  def open(self, found: handlers.Handlers) -> None:
-    """Begins to answer."""
-    self._routes = found
+  def open(self, ready: handlers.Handlers) -> None:
+    """Starts to answer."""
+    self._handlers = ready
     self._metrics.ready.set(1)
 
   def close(self) -> None:
-    """Refuses what comes from now on."""
+    """Refuses requests from now on."""
     self._stopping = True
     self._metrics.ready.set(0)
 
@@ -90,9 +92,13 @@ class Service:
   async def _observe(
     self, request: web.Request, handler: Callable
   ) -> web.StreamResponse:
-    """Counts, and makes a response of whatever goes wrong."""
+    """Counts, and turns whatever goes wrong into a response."""
+    self.heard.add(request.transport)
     start, route = time.perf_counter(), _pattern(request)
-    status, code = _CLIENT_LEFT, 'client_left'  # unless there is a response
+    status, code = (
+      _CLIENT_CLOSED_REQUEST,
+      'client_left',
+    )  # unless there is a response
     try:
       response, code = await self._respond(request, handler)
       status = response.status
@@ -106,39 +112,41 @@ class Service:
   async def _respond(
     self, request: web.Request, handler: Callable
   ) -> tuple[web.StreamResponse, str | None]:
-    """The response, and the code of the error in it."""
+    """The response, and its error code, None if it is none."""
     try:
       return await handler(request), None
     except errors.APIError as error:
-      refusal = error
+      failure = error
     except web.HTTPException as error:
-      refusal = self._of_http(error)
-    except Exception:
+      failure = self._from_aiohttp(error)
+    except Exception:  # a bug ends this request, not the server
       logging.exception('%s failed', request.path)
-      refusal = errors.APIError(
+      failure = errors.APIError(
         500, 'the server failed; its log has the reason.', code='internal_error'
       )
-    response = _json(refusal.body(), status=refusal.status)
-    response.headers.update(refusal.headers())
-    if refusal.close:
+    response = _json(failure.body(), status=failure.status)
+    response.headers.update(failure.headers())
+    if failure.close:
       response.force_close()
-    return response, refusal.code
+    return response, failure.code
 
-  def _posted(self, answer: Callable) -> Callable:
-    """A handler of bodies: admits, reads, answers in time."""
+  def _post_handler(self, handler: Callable) -> Callable:
+    """Handles a POST: admits it, reads its body, answers in time."""
 
     async def handle(request: web.Request) -> web.Response:
-      found = self._admit(request)
+      ready = self._admit(request)
       self._enter(1)
       try:
-        async with asyncio.timeout(self._request_seconds):
+        async with asyncio.timeout(self._request_timeout):
           content = await self._content(request)
-          call = _here if len(content) < _LARGE_BODY else asyncio.to_thread
-          response = _json(await answer(found, content, call))
+          call = (
+            _call if len(content) < _LARGE_BODY_BYTES else asyncio.to_thread
+          )
+          response = _json(await handler(ready, content, call))
       except TimeoutError:
         raise errors.APIError(
           504,
-          f'there was no answer within {self._request_seconds:g} s. Send fewer'
+          f'there was no answer within {self._request_timeout:g} s. Send fewer'
           ' inputs at once, or start the server with a longer'
           ' REQUEST_TIMEOUT.',
           code='timeout',
@@ -150,11 +158,11 @@ class Service:
 
     return handle
 
-  def _got(self, answer: Callable) -> Callable:
-    """A handler without a body."""
+  def _get_handler(self, handler: Callable) -> Callable:
+    """Handles a GET."""
 
     async def handle(request: web.Request) -> web.Response:
-      return _json(answer(self._opened(), **request.match_info))
+      return _json(handler(self._ready_handlers(), **request.match_info))
 
     return handle
 
@@ -163,8 +171,8 @@ class Service:
     self._metrics.in_flight.set(self.num_in_flight)
     (self._idle.clear if self.num_in_flight else self._idle.set)()
 
-  def _opened(self) -> handlers.Handlers:
-    """Raises where nothing is answered now, whatever is asked."""
+  def _ready_handlers(self) -> handlers.Handlers:
+    """The handlers; raises before the server is ready and after it closed."""
     if self._stopping:
       raise errors.APIError(
         503,
@@ -173,18 +181,18 @@ class Service:
         retry_after=1,
         close=True,
       )
-    if self._routes is None:
+    if self._handlers is None:
       raise errors.APIError(
         503,
         f'the server is starting: {self.progress}.',
         code='starting',
         retry_after=1,
       )
-    return self._routes
+    return self._handlers
 
   def _admit(self, request: web.Request) -> handlers.Handlers:
-    """Raises where this is refused before it is read."""
-    found = self._opened()
+    """The handlers; raises if the request is refused before it is read."""
+    ready = self._ready_handlers()
     if self.num_in_flight >= self._max_requests:
       raise errors.APIError(
         503,
@@ -202,16 +210,16 @@ class Service:
       )
     if (request.content_length or 0) > self._max_body_bytes:
       raise self._too_large()
-    return found
+    return ready
 
   async def _content(self, request: web.Request) -> bytes:
     try:
-      async with asyncio.timeout(_BODY_SECONDS):
+      async with asyncio.timeout(_BODY_TIMEOUT):
         return await request.read()
     except TimeoutError:
       raise errors.APIError(
         408,
-        f'the body did not arrive within {_BODY_SECONDS:g} s.',
+        f'the body did not arrive within {_BODY_TIMEOUT:g} s.',
         code='timeout',
         close=True,
       ) from None
@@ -222,7 +230,7 @@ class Service:
     del request
     if self._stopping:
       return _json({'status': 'stopping'}, status=503)
-    if self._routes is None:
+    if self._handlers is None:
       starting = {'status': 'starting', 'progress': self.progress}
       return _json(starting, status=503)
     return _json({'status': 'ready'})
@@ -232,8 +240,8 @@ class Service:
     headers = {'Content-Type': prometheus.CONTENT_TYPE}
     return web.Response(body=self._metrics.text(), headers=headers)
 
-  def _of_http(self, error: web.HTTPException) -> errors.APIError:
-    """aiohttp's own errors: unknown paths and methods, bodies too large."""
+  def _from_aiohttp(self, error: web.HTTPException) -> errors.APIError:
+    """For aiohttp's errors: unknown paths and methods, bodies too large."""
     if error.status == web.HTTPRequestEntityTooLarge.status_code:
       return self._too_large()
     code = error.reason.lower().replace(' ', '_')
@@ -249,7 +257,7 @@ class Service:
     )
 
 
-async def _here(function: Callable, *arguments: Any) -> Any:
+async def _call(function: Callable, *arguments: Any) -> Any:
   return function(*arguments)
 
 
@@ -258,6 +266,6 @@ def _json(value: dict[str, Any], *, status: int = 200) -> web.Response:
 
 
 def _pattern(request: web.Request) -> str:
-  """The route's pattern: paths that nobody serves are one of them."""
+  """The path's pattern; unknown paths share one."""
   resource = request.match_info.route.resource
   return 'none' if resource is None else resource.canonical

@@ -1,22 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bodies of requests -> checked values: JSON, fields, texts."""
+"""Checks what a JSON body holds: fields, texts, lists."""
 
 import json
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from dsbs_jax import contract
 from dsbs_jax.serving import errors
 
 
 def decode(body: bytes) -> dict[str, Any]:
-  """The JSON object of a body.
+  """Parses a body.
 
   Raises:
-    errors.APIError: it is not UTF-8, not JSON or no object.
+    errors.APIError: it is not a JSON object in UTF-8.
   """
   try:
-    value = json.loads(body.decode('utf-8'), parse_constant=_no_constant)
+    value = json.loads(body.decode('utf-8'), parse_constant=_refuse_constant)
   except UnicodeDecodeError as error:
     raise errors.invalid_request(
       f'the body has the byte 0x{body[error.start]:02x} at position'
@@ -38,7 +37,7 @@ def decode(body: bytes) -> dict[str, Any]:
 
 
 def check_fields(body: dict[str, Any], known: Collection[str]) -> None:
-  """Raises where the body has a field that nothing reads."""
+  """Raises if the body has an unknown field, which would be ignored."""
   unknown = sorted(set(body) - set(known))
   if unknown:
     raise errors.invalid_request(
@@ -50,10 +49,10 @@ def check_fields(body: dict[str, Any], known: Collection[str]) -> None:
 
 
 def text(value: Any, param: str) -> str:
-  """A text that a student can read.
+  """The value, if it is a text that a student can read.
 
   Raises:
-    errors.APIError: no string, blank, or with what is no text.
+    errors.APIError: it is not a string, blank, or not valid Unicode text.
   """
   if not isinstance(value, str):
     raise errors.invalid_request(
@@ -83,13 +82,13 @@ def text(value: Any, param: str) -> str:
 
 
 def texts(value: Any, param: str, *, most: int) -> list[str]:
-  """One to `most` texts, given as a list."""
-  items = sized(value, param, most=most)
-  return [text(item, f'{param}[{i}]') for i, item in enumerate(items)]
+  """The value, if it is a list of one to `most` texts."""
+  found = items(value, param, most=most)
+  return [text(item, f'{param}[{i}]') for i, item in enumerate(found)]
 
 
-def sized(value: Any, param: str, *, most: int) -> Sequence[Any]:
-  """A list with one to `most` items."""
+def items(value: Any, param: str, *, most: int) -> Sequence[Any]:
+  """The value, if it is a list of one to `most` items."""
   if not isinstance(value, list):
     raise errors.invalid_request(
       f'{param} is a JSON {type(value).__name__}, expected a list.',
@@ -104,8 +103,8 @@ def sized(value: Any, param: str, *, most: int) -> Sequence[Any]:
   return value
 
 
-def _no_constant(name: str) -> None:
-  raise contract.UserError(f'{name} is no JSON')
+def _refuse_constant(name: str) -> None:
+  raise ValueError(f'{name} is not JSON')
 
 
 def _short(name: str) -> str:

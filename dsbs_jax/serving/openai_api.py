@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""OpenAI's protocol, as far as a student that decodes greedily can keep it.
+"""OpenAI's protocol, for a student that decodes greedily.
 
-What would change the answer is obeyed or refused, never ignored. The shapes
-of requests and responses are those that the official client sends and reads.
+A field that would change the answer is obeyed or refused, never ignored.
+Requests and responses are those that the official client sends and reads.
 """
 
 import bisect
@@ -16,7 +16,7 @@ from dsbs_jax.serving import errors, json_body
 
 _MAX_STOPS = 4
 
-# The values that say what a student does anyway; null does so everywhere.
+# Accepted values: what a student does anyway; null is accepted everywhere.
 _ONLY = {
   'n': (1,),
   'stream': (False,),
@@ -41,21 +41,21 @@ _ONLY_CHAT = {
   'tools': ([],),
   'tool_choice': ('none',),
 }
-# Decides nothing where nothing is drawn by lot, or is not about the answer.
-_INERT = ('metadata', 'seed', 'service_tier', 'store', 'user')
+# Without effect on a greedy answer.
+_IGNORED = ('metadata', 'seed', 'service_tier', 'store', 'user')
 _ROLES = ('system', 'developer', 'user', 'assistant', 'tool', 'function')
 
 
 @dataclasses.dataclass(frozen=True)
 class CompletionRequest:
-  """A checked request.
+  """A checked request for completions.
 
   Attributes:
     prompts: texts to continue, or the one last message of a conversation.
     places: where each stands in the body.
-    chat: whether it is a conversation.
+    chat: whether it is a conversation, not a text.
     max_tokens: of a completion; None sets no limit.
-    stop: texts that end a completion, none of which it contains.
+    stop: texts before which a completion ends.
   """
 
   prompts: list[str]
@@ -67,7 +67,7 @@ class CompletionRequest:
 
 @dataclasses.dataclass(frozen=True)
 class Completion:
-  """A completion, finished.
+  """A completion as it is sent.
 
   Attributes:
     text: what is sent.
@@ -104,14 +104,14 @@ def read_plain(body: dict[str, Any], *, most: int) -> CompletionRequest:
 def read_chat(body: dict[str, Any]) -> CompletionRequest:
   """Reads the body of /v1/chat/completions.
 
-  Only the last message is read further: a student has no use for others.
+  A student answers the last message; the others are checked, not used.
 
   Raises:
     errors.APIError: it asks for what a student cannot do.
   """
   limits = ('max_completion_tokens', 'max_tokens')
   _check(body, ('messages', *limits), _ONLY | _ONLY_CHAT)
-  messages = json_body.sized(body.get('messages'), 'messages', most=1 << 20)
+  messages = json_body.items(body.get('messages'), 'messages', most=1 << 20)
   for i, message in enumerate(messages):
     if not isinstance(message, dict) or message.get('role') not in _ROLES:
       raise errors.invalid_request(
@@ -138,17 +138,17 @@ def truncate(
   cut: bool,
   count: Callable[[str], int],
 ) -> Completion:
-  """Ends a completion where the request says.
+  """Cuts a completion where the request says.
 
   Args:
     text: the whole completion.
-    request: what was asked.
-    cut: whether the student ran into its longest length.
+    request: what limits it.
+    cut: whether the student reached its maximal length.
     count: tokens of a text.
 
   Returns:
-    The beginning of the text up to the first stop sequence and the most
-    tokens that were asked for, whichever comes first.
+    The text up to the first stop sequence or up to max_tokens, whichever is
+    shorter.
   """
   reason = 'length' if cut else 'stop'
   ends = [text.find(stop) for stop in request.stop if stop in text]
@@ -190,8 +190,8 @@ def response(
   }
 
 
-def model_card(model: str, *, created: int) -> dict[str, Any]:
-  """What /v1/models says of a model."""
+def model_object(model: str, *, created: int) -> dict[str, Any]:
+  """A model as /v1/models lists it."""
   return {
     'id': model,
     'object': 'model',
@@ -201,7 +201,7 @@ def model_card(model: str, *, created: int) -> dict[str, Any]:
 
 
 def check_model(body: dict[str, Any], model: str, *, required: bool) -> None:
-  """Raises where the body asks for another model than the one served."""
+  """Raises if the body asks for another model than the one served."""
   given = body.get('model')
   if given is None and not required:
     return
@@ -235,7 +235,7 @@ def _choice(
 def _check(
   body: dict[str, Any], fields: Sequence[str], only: dict[str, tuple]
 ) -> None:
-  json_body.check_fields(body, ('model', 'stop', *fields, *only, *_INERT))
+  json_body.check_fields(body, ('model', 'stop', *fields, *only, *_IGNORED))
   for name, values in only.items():
     given = body.get(name)
     if given is None or any(
@@ -268,15 +268,17 @@ def _stop(body: dict[str, Any]) -> tuple[str, ...]:
   stops = [given] if isinstance(given, str) else given or []
   if not isinstance(stops, list) or len(stops) > _MAX_STOPS:
     raise errors.invalid_request(
-      f'stop is no list of at most {_MAX_STOPS} texts.', param='stop'
+      f'stop is not a list of at most {_MAX_STOPS} texts.', param='stop'
     )
   if not all(isinstance(stop, str) and stop for stop in stops):
-    raise errors.invalid_request('stop holds what is no text.', param='stop')
+    raise errors.invalid_request(
+      'stop has an item that is not a text.', param='stop'
+    )
   return tuple(stops)
 
 
 def _content(message: dict[str, Any], place: str) -> Any:
-  """The text of a message; parts of text are put together."""
+  """The text of a message; its text parts are joined."""
   content = message.get('content')
   if not isinstance(content, list):
     return content
@@ -284,6 +286,6 @@ def _content(message: dict[str, Any], place: str) -> Any:
   texts = [part.get('text') for part in parts if part.get('type') == 'text']
   if len(texts) < len(content) or not all(isinstance(t, str) for t in texts):
     raise errors.invalid_request(
-      f'{place}.content has a part that is no text.', param=place
+      f'{place}.content has a part that is not text.', param=place
     )
   return ''.join(texts)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a server counts, in the text format of Prometheus."""
+"""The counters of a server, for Prometheus."""
 
 import prometheus_client
 
@@ -33,7 +33,7 @@ class ServerMetrics:
       counter, 'dsbs_requests', 'Requests by status.', ('route', 'status')
     )
     self.errors = make(
-      counter, 'dsbs_errors', 'Requests without an answer.', ('code',)
+      counter, 'dsbs_errors', 'Requests that got an error.', ('code',)
     )
     self.seconds = make(
       histogram,
@@ -45,7 +45,7 @@ class ServerMetrics:
     self.batch_inputs = make(
       histogram,
       'dsbs_batch_inputs',
-      'Inputs that were answered together.',
+      'Inputs of a batch.',
       buckets=batch_sizes,
     )
     self.batch_seconds = make(
@@ -55,7 +55,9 @@ class ServerMetrics:
       buckets=_SECONDS,
     )
     self.dropped = make(
-      counter, 'dsbs_dropped_inputs', 'Inputs whose client left or gave up.'
+      counter,
+      'dsbs_dropped_inputs',
+      'Inputs whose client left or whose request timed out.',
     )
     self.unreadable = make(
       counter,
@@ -69,5 +71,5 @@ class ServerMetrics:
     self.ready = make(gauge, 'dsbs_ready', '1 while requests are answered.')
 
   def text(self) -> bytes:
-    """All of them, as Prometheus reads them."""
+    """All counters in the text format of Prometheus."""
     return prometheus_client.generate_latest(self._registry)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a request asks -> questions that are sure to be answered.
+"""Checks the inputs of a request: what passes can be predicted for.
 
 Everything that could be wrong with an input is found here, before it joins a
 batch with the inputs of others.
@@ -11,7 +11,8 @@ from typing import Any
 
 from dsbs_jax.data import benchmark as benchmark_lib
 from dsbs_jax.data import vocabularies
-from dsbs_jax.inference import input_lines, predictor
+from dsbs_jax.inference import input_lines
+from dsbs_jax.inference import predictor as predictor_lib
 from dsbs_jax.serving import errors, json_body
 
 _FIELDS = ('input', 'inputs', 'rationales', 'model')
@@ -37,34 +38,34 @@ class RequestLimits:
 
 @dataclasses.dataclass(frozen=True)
 class CheckedInput:
-  """A question that is sure to be answered.
+  """An input that can be predicted for.
 
   Attributes:
-    question: what is asked.
-    num_tokens: tokens that the student reads of it.
+    input: the input.
+    num_tokens: tokens that the student reads of it, prefix and end included.
   """
 
-  question: input_lines.ModelInput
+  input: input_lines.ModelInput
   num_tokens: int
 
 
 @dataclasses.dataclass(frozen=True)
 class RequestReader:
-  """Reads and checks what is asked.
+  """Reads and checks the inputs of requests.
 
   Attributes:
     limits: what a request may hold.
-    answerer: counts tokens.
+    predictor: counts tokens.
     vocabulary: of the student.
-    benchmark: reads raw rows; None where inputs are text.
-    must_choose: whether every input needs choices.
+    benchmark: whose raw rows inputs may be; None for texts only.
+    needs_choices: whether every input must have choices.
   """
 
   limits: RequestLimits
-  answerer: predictor.Predictor
+  predictor: predictor_lib.Predictor
   vocabulary: vocabularies.Vocabulary
   benchmark: benchmark_lib.Benchmark | None = None
-  must_choose: bool = False
+  needs_choices: bool = False
 
   def read(self, body: dict[str, Any]) -> tuple[list[CheckedInput], bool]:
     """Reads the body of /v1/answers.
@@ -73,7 +74,7 @@ class RequestReader:
       body: the JSON object.
 
     Returns:
-      The questions in order, and whether their rationales are wanted.
+      The inputs in order, and whether their rationales are wanted.
 
     Raises:
       errors.APIError: something is wrong with it.
@@ -94,28 +95,28 @@ class RequestReader:
     if 'input' in body:
       items, places = [body['input']], ['input']
     else:
-      items = json_body.sized(body['inputs'], 'inputs', most=self.limits.inputs)
+      items = json_body.items(body['inputs'], 'inputs', most=self.limits.inputs)
       places = [f'inputs[{i}]' for i in range(len(items))]
-    asked = [
-      self._question(item, place)
+    inputs = [
+      self._model_input(item, place)
       for item, place in zip(items, places, strict=True)
     ]
-    return self.checked(asked, places), rationales
+    return self.check(inputs, places), rationales
 
-  def checked(
-    self, asked: Sequence[input_lines.ModelInput], places: Sequence[str]
+  def check(
+    self, inputs: Sequence[input_lines.ModelInput], places: Sequence[str]
   ) -> list[CheckedInput]:
     """Checks lengths and choices.
 
     Args:
-      asked: the questions.
+      inputs: the inputs.
       places: where each stands in the body.
 
     Raises:
       errors.APIError: one of them is too long, or has no choices.
     """
-    lengths = self.answerer.lengths(asked)
-    for question, length, place in zip(asked, lengths, places, strict=True):
+    lengths = self.predictor.num_tokens(inputs)
+    for one, length, place in zip(inputs, lengths, places, strict=True):
       if length > self.limits.input_tokens:
         raise errors.invalid_request(
           f'{place} has {length:,} tokens, expected at most'
@@ -124,10 +125,10 @@ class RequestReader:
           param=place,
           code='context_length_exceeded',
         )
-      self._check_choices(question, place)
-    return [CheckedInput(*pair) for pair in zip(asked, lengths, strict=True)]
+      self._check_choices(one.choices, place)
+    return [CheckedInput(*pair) for pair in zip(inputs, lengths, strict=True)]
 
-  def _question(self, item: Any, place: str) -> input_lines.ModelInput:
+  def _model_input(self, item: Any, place: str) -> input_lines.ModelInput:
     if isinstance(item, dict) and self.benchmark is not None:
       found = input_lines.from_row(item, place, benchmark=self.benchmark)
       if isinstance(found, input_lines.InvalidInput):
@@ -148,11 +149,9 @@ class RequestReader:
         raise errors.invalid_request(f'{param} names one twice.', param=param)
     return input_lines.ModelInput(text, choices)
 
-  def _check_choices(
-    self, question: input_lines.ModelInput, place: str
-  ) -> None:
-    choices, limits = question.choices, self.limits
-    if self.must_choose and not choices:
+  def _check_choices(self, choices: Sequence[str], place: str) -> None:
+    limits = self.limits
+    if self.needs_choices and not choices:
       raise errors.invalid_request(
         f'{place} has no choices, and this server chooses among given ones'
         ' (SCORE_LABELS). Send an object with input and choices to'

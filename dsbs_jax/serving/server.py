@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Serves a student over HTTP, from the first socket to the last answer.
+"""Serves a student over HTTP, from the first connection to the last answer.
 
-One thread runs the model, one the connections. What was accepted before a
-signal to stop is answered; a second signal ends the process at once.
+A request's way: `http` admits it, `handlers` reads its body and checks its
+inputs (`request_checks`, or `openai_api` and `completion_format` first),
+`batcher` puts them into a batch for the model. One thread runs the model, one
+the connections. Requests that were accepted before a signal are answered; a
+second signal ends the process at once.
 """
 
 import asyncio
@@ -45,7 +48,7 @@ class ServeConfig(student.StudentConfig):
     port: the same; 0 takes a free one.
     model_name: the id of the model in OpenAI's protocol; None for the task.
     prompt: the last question of a prompt, with `{input}` for the input.
-    completion: what a teacher answers, with `{rationale}` and `{label}`; None
+    completion: what an LLM answers, with `{rationale}` and `{label}`; None
       takes the benchmark's.
     batch_sizes: numbers of rows that are compiled, rising.
     input_lengths: lengths of inputs that are compiled, rising; a longer input
@@ -55,8 +58,8 @@ class ServeConfig(student.StudentConfig):
     max_inputs: inputs of one request.
     max_choices: choices of an input; 0 where none may be given.
     max_body_bytes: bytes of a request.
-    request_timeout: seconds until a request is given up.
-    drain_timeout: seconds after a signal for what was accepted.
+    request_timeout: seconds from a request to its answer, else 504.
+    drain_timeout: seconds after a signal to answer accepted requests.
   """
 
   host: str
@@ -97,7 +100,7 @@ class ServeConfig(student.StudentConfig):
       raise contract.UserError(
         'request_timeout is 0, expected seconds above 0.'
       )
-    chosen = self.score_labels and not self.taught.labels
+    chosen = self.score_labels and not self.trained_benchmark.labels
     rows = self.row_benchmark
     if not self.max_choices and (chosen or (rows and rows.options)):
       raise contract.UserError(
@@ -110,10 +113,10 @@ class ServeConfig(student.StudentConfig):
     """The id of the model."""
     return self.model_name or self.mixture_or_task_name
 
-  def reader(
-    self, answerer: predictor.Predictor
+  def request_reader(
+    self, loaded: predictor.Predictor
   ) -> request_checks.RequestReader:
-    """What checks the questions that it is asked."""
+    """What reads and checks the inputs of requests."""
     return request_checks.RequestReader(
       request_checks.RequestLimits(
         inputs=self.max_inputs,
@@ -121,16 +124,16 @@ class ServeConfig(student.StudentConfig):
         choices=self.max_choices,
         choice_tokens=self.max_decode_len,
       ),
-      answerer,
+      loaded,
       self.load_vocabulary(),
       benchmark=self.row_benchmark,
-      must_choose=self.score_labels and not self.taught.labels,
+      needs_choices=self.score_labels and not self.trained_benchmark.labels,
     )
 
-  def possible_shapes(self) -> length_buckets.CompiledShapes:
+  def compiled_shapes(self) -> length_buckets.CompiledShapes:
     """The shapes that its batches can have."""
     return warmup.compiled_shapes(
-      self.answering(batch_size=self.batch_sizes[-1]),
+      self.predictor_config(batch_size=self.batch_sizes[-1]),
       self.load_vocabulary(),
       batch_sizes=self.batch_sizes,
       input_lengths=self.input_lengths,
@@ -138,26 +141,26 @@ class ServeConfig(student.StudentConfig):
     )
 
 
-def serve(run: ServeConfig) -> int:
+def serve(config: ServeConfig) -> int:
   """Serves until a signal.
 
   Args:
-    run: all settings.
+    config: all settings.
 
   Returns:
     The exit status: 0, or 1 where `drain_timeout` was not enough to answer
-    what had been accepted.
+    all accepted requests.
 
   Raises:
     UserError: the checkpoint, the port or a setting cannot be used.
   """
-  wording = completion_format.for_benchmark(
-    run.taught,
-    prompt=run.prompt,
-    completion=run.completion,
-    rationales=run.rationales,
+  completions = completion_format.for_benchmark(
+    config.trained_benchmark,
+    prompt=config.prompt,
+    completion=config.completion,
+    rationales=config.rationales,
   )
-  server = _Server(run, run.possible_shapes(), wording)
+  server = _Server(config, config.compiled_shapes(), completions)
   return asyncio.run(server.run())
 
 
@@ -166,106 +169,110 @@ class _Server:
 
   def __init__(
     self,
-    run: ServeConfig,
+    config: ServeConfig,
     shapes: length_buckets.CompiledShapes,
-    wording: completion_format.CompletionFormat | None,
+    completions: completion_format.CompletionFormat | None,
   ):
-    self._run, self._shapes, self._wording = run, shapes, wording
-    self._metrics = prometheus.ServerMetrics(run.batch_sizes)
-    self._worker = concurrent.futures.ThreadPoolExecutor(1, 'model')
+    self._config, self._shapes = config, shapes
+    self._completions = completions
+    self._metrics = prometheus.ServerMetrics(config.batch_sizes)
+    self._model_thread = concurrent.futures.ThreadPoolExecutor(1, 'model')
 
   async def run(self) -> int:
-    run = self._run
+    config = self._config
     self._stop = asyncio.Event()
     self._service = http.Service(
-      max_body_bytes=run.max_body_bytes,
-      max_requests=run.max_queue,
-      request_seconds=run.request_timeout,
+      max_body_bytes=config.max_body_bytes,
+      max_requests=config.max_queue,
+      request_timeout=config.request_timeout,
       metrics=self._metrics,
     )
-    listener = sockets.listen(run.host, run.port)
+    listener = sockets.listen(config.host, config.port)
     runner = web.AppRunner(
       self._service.application(), handler_cancellation=True, access_log=None
     )
     await runner.setup()
     site = web.SockSite(runner, listener, backlog=_BACKLOG)
     await site.start()
-    self._greet(site.name)
+    self._say_address(site.name)
     self._watch_signals()
-    work = asyncio.create_task(self._work())
+    work = asyncio.create_task(self._predict_until_cancelled())
     stopped = asyncio.create_task(self._stop.wait())
     try:
       await asyncio.wait((work, stopped), return_when='FIRST_COMPLETED')
       if work.done():
-        work.result()  # raises why the student could not be opened
-      await sockets.close(listener, runner, site)
+        work.result()  # raises why the student could not be loaded
+      await sockets.close(listener, runner, site, heard=self._service.heard)
       return await self._drain()
     finally:
       self._stop.set()
       work.cancel()
       await asyncio.wait((work, stopped))
       await runner.cleanup()
-      self._worker.shutdown(wait=False, cancel_futures=True)
+      self._model_thread.shutdown(wait=False, cancel_futures=True)
 
-  def _greet(self, address: str) -> None:
-    run = self._run
-    progress.say(f'{run.name} at {address}, which answers after the warm-up')
-    if not sockets.is_loopback(run.host):
+  def _say_address(self, address: str) -> None:
+    config = self._config
+    progress.say(f'{config.name} at {address}, which answers after the warm-up')
+    if not sockets.is_loopback(config.host):
       progress.say(
-        f'HOST is {run.host!r}: there is no password and no encryption;'
+        f'HOST is {config.host!r}: there is no password and no encryption;'
         ' whoever reaches the port is answered'
       )
 
-  async def _work(self) -> None:
-    """Opens the student, warms it up, and answers until cancelled."""
-    run, loop = self._run, asyncio.get_running_loop()
-    opened = await loop.run_in_executor(self._worker, self._open)
+  async def _predict_until_cancelled(self) -> None:
+    """Loads the student, compiles, then runs batches."""
+    config, loop = self._config, asyncio.get_running_loop()
+    loaded = await loop.run_in_executor(self._model_thread, self._load)
 
-    def answer(
-      asked: Sequence[input_lines.ModelInput], rationales: bool
+    def predict(
+      inputs: Sequence[input_lines.ModelInput], rationales: bool
     ) -> list[predictor.Prediction]:
-      return opened.answerer.answer_all(asked, rationales=rationales)
+      return loaded.predictor.predict(inputs, rationales=rationales)
 
-    batches = batcher.Batcher(
-      answer,
-      self._worker,
+    queue = batcher.Batcher(
+      predict,
+      self._model_thread,
       shapes=self._shapes,
-      max_queue=run.max_queue,
-      max_wait=run.max_wait_ms / 1000,
+      max_queue=config.max_queue,
+      max_wait=config.max_wait_ms / 1000,
       metrics=self._metrics,
     )
     self._service.open(
       handlers.Handlers(
-        model=run.name,
-        reader=run.reader(opened.answerer),
-        batches=batches,
-        vocabulary=run.load_vocabulary(),
-        wording=self._wording,
+        model=config.name,
+        reader=config.request_reader(loaded.predictor),
+        batcher=queue,
+        vocabulary=config.load_vocabulary(),
+        completion_format=self._completions,
         metrics=self._metrics,
       )
     )
-    await batches.run()
+    await queue.run()
 
-  def _open(self) -> student.LoadedStudent:
+  def _load(self) -> student.LoadedStudent:
     """Reads the checkpoint and compiles, in the model's thread."""
-    run, start = self._run, time.monotonic()
-    opened = student.load_student(
-      run, batch_size=run.batch_sizes[-1], shapes=self._shapes
+    config, start = self._config, time.monotonic()
+    batch_size = config.batch_sizes[-1]
+    loaded = student.load_student(
+      config, batch_size=batch_size, shapes=self._shapes
     )
-    settings = run.answering(batch_size=run.batch_sizes[-1])
-    steps = list(warmup.calls(opened.programs, settings, self._shapes))
+    predictor_config = config.predictor_config(batch_size=batch_size)
+    calls = list(
+      warmup.calls(loaded.decode_fns, predictor_config, self._shapes)
+    )
     shown = time.monotonic()
-    for number, step in enumerate(steps):
+    for number, call in enumerate(calls):
       if self._stop.is_set():
-        return opened
-      self._service.progress = f'{number} of {len(steps)} programs are compiled'
+        return loaded
+      self._service.progress = f'{number} of {len(calls)} programs are compiled'
       if time.monotonic() - shown > _SECONDS_BETWEEN_LINES:
         progress.say(self._service.progress)
         shown = time.monotonic()
-      step()
+      call()
     seconds = time.monotonic() - start
-    progress.say(f'ready after {seconds:.1f} s, {len(steps)} programs')
-    return opened
+    progress.say(f'ready after {seconds:.1f} s, {len(calls)} programs')
+    return loaded
 
   def _watch_signals(self) -> None:
     loop = asyncio.get_running_loop()
@@ -274,19 +281,18 @@ class _Server:
       for other in _SIGNALS:  # the next one ends the process
         loop.remove_signal_handler(other)
         signal.signal(other, signal.SIG_DFL)
-      progress.say(
-        f'{signal.Signals(number).name}: answering what was accepted'
-      )
+      name = signal.Signals(number).name
+      progress.say(f'{name}: answering the accepted requests, then stopping')
       self._stop.set()
 
     for number in _SIGNALS:
       loop.add_signal_handler(number, stop, number)
 
   async def _drain(self) -> int:
-    """Answers what was accepted, refuses the rest, and says so."""
+    """Answers accepted requests, refuses others; the exit status."""
     self._service.close()
     with contextlib.suppress(TimeoutError):
-      async with asyncio.timeout(self._run.drain_timeout):
+      async with asyncio.timeout(self._config.drain_timeout):
         await self._service.drained()
     left = self._service.num_in_flight
     progress.say(

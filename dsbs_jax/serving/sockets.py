@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a server listens, and how it stops to without losing anyone."""
+"""Listens, and stops listening without losing a connection."""
 
 import asyncio
 import contextlib
 import ipaddress
 import socket
+from collections.abc import Collection
 
 from aiohttp import web
 
 from dsbs_jax import contract
 
-# Seconds for the requests of the last connections to arrive.
-_LAST_SECONDS = 0.05
+# Seconds for the requests of open connections to arrive, when it stops.
+_LAST_REQUESTS_TIMEOUT = 5.0
+_POLL_SECONDS = 0.01
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -49,22 +51,36 @@ def is_loopback(host: str) -> bool:
 
 
 async def close(
-  listener: socket.socket, runner: web.AppRunner, site: web.SockSite
+  listener: socket.socket,
+  runner: web.AppRunner,
+  site: web.SockSite,
+  *,
+  heard: Collection[asyncio.BaseTransport],
 ) -> None:
-  """Stops listening, but serves the connections that the kernel took in.
+  """Stops listening, but waits for the requests of the clients that connected.
 
-  Closing alone would reset those that wait to be accepted.
+  Closing alone would reset connections that wait to be accepted, and those
+  whose first request is on its way.
 
   Args:
     listener: the socket.
     runner: accepts connections.
     site: listens at the socket.
+    heard: connections on which a request has arrived; grows meanwhile.
   """
-  spare = listener.dup()
+  backlog = listener.dup()
   await site.stop()
   loop = asyncio.get_running_loop()
-  with spare, contextlib.suppress(BlockingIOError):
+  with backlog, contextlib.suppress(BlockingIOError):
     while True:
-      connection, _ = spare.accept()
+      connection, _ = backlog.accept()
       await loop.connect_accepted_socket(runner.server, connection)
-  await asyncio.sleep(_LAST_SECONDS)
+
+  def all_heard() -> bool:
+    transports = [found.transport for found in runner.server.connections]
+    return all(one is None or one in heard for one in transports)
+
+  with contextlib.suppress(TimeoutError):
+    async with asyncio.timeout(_LAST_REQUESTS_TIMEOUT):
+      while not all_heard():
+        await asyncio.sleep(_POLL_SECONDS)

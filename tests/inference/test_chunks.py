@@ -25,14 +25,14 @@ class Lines:
 
 
 class Parrot:
-  """Answers each question by its text."""
+  """Predicts the text of each input."""
 
-  def lengths(self, asked):
-    return [1] * len(asked)
+  def num_tokens(self, inputs):
+    return [1] * len(inputs)
 
-  def answer(self, asked):
-    for i in reversed(range(len(asked))):
-      yield [i], [predictor.Prediction(asked[i].text, 0.5)]
+  def predict_batches(self, inputs):
+    for i in reversed(range(len(inputs))):
+      yield [i], [predictor.Prediction(inputs[i].text, 0.5)]
 
 
 class Counting:
@@ -43,7 +43,7 @@ class Counting:
   def __init__(self, file):
     self.file, self.lines, self.ahead = file, [], []
 
-  def read(self, content):
+  def note_input(self, content):
     self.ahead.append(self.file.num_read - len(self.lines))
 
   def append(self, lines):
@@ -60,7 +60,9 @@ def test_no_more_than_a_window_is_in_memory():
     input_lines.read_lines(file, 'lines'),
     Parrot(),
     answers,
-    reading=chunks.Reading(name='lines', chunk_size=128, max_input_len=9),
+    input_name='lines',
+    chunk_size=128,
+    max_input_len=9,
     stop=signals.StopRequest(),
   )
   assert answers.lines == [f'line {i + 1}' for i in range(3_000)]
@@ -76,9 +78,9 @@ def answer(path, lines, *, chunk_size=8, **settings):
       input_lines.read_lines(io.BytesIO(content), 'lines'),
       Parrot(),
       answers,
-      reading=chunks.Reading(
-        name='lines', chunk_size=chunk_size, max_input_len=9
-      ),
+      input_name='lines',
+      chunk_size=chunk_size,
+      max_input_len=9,
       stop=signals.StopRequest(),
     )
   finally:
@@ -140,14 +142,14 @@ def test_two_processes_cannot_write_one_file(tmp_path):
 def test_a_line_may_be_anything():
   content = b'\xef\xbb\xbffirst\r\n{"not": json\n\xff\nlast'
   read = list(input_lines.read_lines(io.BytesIO(content), 'in'))
-  texts = [getattr(line.question, 'text', None) for line in read]
+  texts = [getattr(line.input, 'text', None) for line in read]
   assert texts == ['first', '{"not": json', None, 'last']
-  assert 'in:3 has the byte 0xff' in read[2].question.reason
+  assert 'in:3 has the byte 0xff' in read[2].input.reason
   content = b'{"input": "\\ud800"}\n[]\n{"input": 3}\n{"input": "a"}'
   *wrong, right = input_lines.read_lines(io.BytesIO(content), 'in')
-  reasons = [line.question.reason for line in wrong]
+  reasons = [line.input.reason for line in wrong]
   for reason, part in zip(
     reasons, ('lone surrogate', 'a JSON object', 'not all text'), strict=True
   ):
     assert part in reason
-  assert right.question.text == 'a'
+  assert right.input.text == 'a'

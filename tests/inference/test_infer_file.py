@@ -149,16 +149,16 @@ def test_a_killed_run_ends_byte_for_byte_as_an_unbroken_one(make, monkeypatch):
   assert infer_file.infer(run) == 0
   whole = pathlib.Path(run.output).read_bytes()
   broken = dataclasses.replace(run, output=run.output + '.broken')
-  answer = predictor.Predictor.answer
+  predict_batches = predictor.Predictor.predict_batches
 
-  def dying(self, asked):
-    for number, batch in enumerate(answer(self, asked)):
-      if asked[0].text == TEXTS[16] and number == 1:
+  def dying(self, inputs):
+    for number, batch in enumerate(predict_batches(self, inputs)):
+      if inputs[0].text == TEXTS[16] and number == 1:
         raise KeyboardInterrupt
       yield batch
 
   with monkeypatch.context() as patched:
-    patched.setattr(predictor.Predictor, 'answer', dying)
+    patched.setattr(predictor.Predictor, 'predict_batches', dying)
     with pytest.raises(KeyboardInterrupt):
       infer_file.infer(broken)
   output = pathlib.Path(broken.output)
@@ -184,15 +184,15 @@ def test_other_settings_are_refused(make):
 
 def test_a_signal_stops_after_the_batch(make, monkeypatch):
   run = make(TEXTS)
-  answer = predictor.Predictor.answer
+  predict_batches = predictor.Predictor.predict_batches
 
-  def signalled(self, asked):
-    if asked[0].text == TEXTS[16]:
+  def signalled(self, inputs):
+    if inputs[0].text == TEXTS[16]:
       os.kill(os.getpid(), signal.SIGTERM)
-    return answer(self, asked)
+    return predict_batches(self, inputs)
 
   with monkeypatch.context() as patched:
-    patched.setattr(predictor.Predictor, 'answer', signalled)
+    patched.setattr(predictor.Predictor, 'predict_batches', signalled)
     assert infer_file.infer(run) == signals.INTERRUPTED_STATUS
   assert len(answers(run)) == 16
   assert infer_file.infer(run) == 0

@@ -27,9 +27,13 @@ def test_a_server_scores_outputs_of_few_lengths(longest, lengths):
 
 def test_the_next_larger_shape_is_taken():
   shapes = length_buckets.CompiledShapes((1, 4), (16, 64), (8,), (3,))
-  assert [shapes.rows(num) for num in (1, 2, 4)] == [1, 4, 4]
-  assert (shapes.inputs(16), shapes.inputs(17)) == (16, 64)
-  assert (shapes.targets(2), shapes.options(1), shapes.max_rows) == (8, 3, 4)
+  assert [shapes.batch_size(num) for num in (1, 2, 4)] == [1, 4, 4]
+  assert (shapes.input_length(16), shapes.input_length(17)) == (16, 64)
+  assert (shapes.target_length(2), shapes.num_options(1), shapes.max_rows) == (
+    8,
+    3,
+    4,
+  )
 
 
 @pytest.mark.parametrize('sizes', [(), (0,), (4, 2), (2, 2)])

@@ -9,11 +9,11 @@ BYTES = vocabularies.load('bytes')
 
 def test_single_outputs_are_split_at_their_marker():
   ids = BYTES.encode('It is 3. [label] 3') + [1]
-  draft = output_split.split([*ids, 0, 0], 'single', vocabulary=BYTES)
-  assert draft.rationale == 'It is 3.'
-  assert BYTES.decode(draft.prefix_ids) == 'It is 3. [label]'
-  assert BYTES.decode(draft.label_ids) == ' 3' and draft.label_ids[-1] == 1
-  three, four = output_split.option_ids(draft, ('3', '4'), vocabulary=BYTES)
+  output = output_split.split([*ids, 0, 0], 'single', vocabulary=BYTES)
+  assert output.rationale == 'It is 3.'
+  assert BYTES.decode(output.prefix_ids) == 'It is 3. [label]'
+  assert BYTES.decode(output.label_ids) == ' 3' and output.label_ids[-1] == 1
+  three, four = output_split.option_ids(output, ('3', '4'), vocabulary=BYTES)
   assert three == ids and BYTES.decode(four) == 'It is 3. [label] 4'
   bare = output_split.split(BYTES.encode('so'), 'single', vocabulary=BYTES)
   assert (bare.label_ids, bare.rationale) == ([], 'so')
@@ -23,11 +23,11 @@ def test_single_outputs_are_split_at_their_marker():
 def test_outputs_with_the_answer_first_are_cut_behind_their_marker():
   first = {'form': 'answer_first', 'vocabulary': BYTES}
   label, why = BYTES.encode('3 [rationale]'), BYTES.encode(' It is 3.')
-  draft = output_split.split([*label, *why, 1, 0], **first)
-  assert (draft.prefix_ids, draft.label_ids) == ([], label)
-  assert draft.rationale == 'It is 3.'
-  assert output_split.option_ids(draft, (), vocabulary=BYTES) == [label]
-  three, four = output_split.option_ids(draft, ('3', '4'), vocabulary=BYTES)
+  output = output_split.split([*label, *why, 1, 0], **first)
+  assert (output.prefix_ids, output.label_ids) == ([], label)
+  assert output.rationale == 'It is 3.'
+  assert output_split.option_ids(output, (), vocabulary=BYTES) == [label]
+  three, four = output_split.option_ids(output, ('3', '4'), vocabulary=BYTES)
   assert three == label and BYTES.decode(four) == '4 [rationale]'
   bare = output_split.split([*BYTES.encode('so'), 1], **first)
   assert (bare.label_ids, bare.rationale) == ([*BYTES.encode('so'), 1], '')
@@ -38,13 +38,13 @@ def test_outputs_with_the_answer_first_are_cut_behind_their_marker():
 
 
 def test_labels_without_rationale_are_the_whole_output():
-  draft = output_split.split(
+  output = output_split.split(
     [*BYTES.encode('yes'), 1, 0], 'label', vocabulary=BYTES
   )
-  assert (draft.prefix_ids, draft.rationale) == ([], None)
-  assert draft.label_ids == [*BYTES.encode('yes'), 1]
-  assert output_split.option_ids(draft, (), vocabulary=BYTES) == [
-    draft.label_ids
+  assert (output.prefix_ids, output.rationale) == ([], None)
+  assert output.label_ids == [*BYTES.encode('yes'), 1]
+  assert output_split.option_ids(output, (), vocabulary=BYTES) == [
+    output.label_ids
   ]
-  (no,) = output_split.option_ids(draft, ('no',), vocabulary=BYTES)
+  (no,) = output_split.option_ids(output, ('no',), vocabulary=BYTES)
   assert no == [*BYTES.encode('no'), 1]

@@ -80,17 +80,25 @@ def slow_greedy(slow, text, length):
 def ask(params):
   """Answers texts, in their order."""
 
-  def ask(texts, *, task='svamp_gt_label', choices=(), shapes=None, **options):
+  def ask(
+    texts,
+    *,
+    task='svamp_gt_label',
+    choices=(),
+    shapes=None,
+    max_logits=decode_functions.MAX_LOGITS,
+    **options,
+  ):
     mesh = partitioning.make_mesh(None)
-    settings = predictor.PredictorConfig(
+    config = predictor.PredictorConfig(
       task=task,
       model=MODEL,
       prefixes=forms.prefixes('paper'),
       batch_size=4,
       **{'max_decode_len': 4, **options},
     )
-    answerer = predictor.Predictor(
-      settings,
+    student = predictor.Predictor(
+      config,
       decode_functions.DecodeFns(
         MODEL,
         params,
@@ -98,15 +106,16 @@ def ask(params):
         param_shardings=partitioning.shardings(
           network.param_shapes(MODEL), mesh, partitioning.standard_rules()
         ),
-        max_decode_len=settings.max_decode_len,
-        max_rationale_len=settings.max_rationale_len,
-        num_beams=settings.num_beams,
+        max_decode_len=config.max_decode_len,
+        max_rationale_len=config.max_rationale_len,
+        num_beams=config.num_beams,
+        max_logits=max_logits,
       ),
       vocabulary=BYTES,
       shapes=shapes,
     )
-    asked = [input_lines.ModelInput(text, choices) for text in texts]
-    return answerer.answer_all(asked)
+    inputs = [input_lines.ModelInput(text, choices) for text in texts]
+    return student.predict(inputs)
 
   return ask
 
@@ -218,12 +227,10 @@ def test_beams_give_labels_too(ask):
   assert 0 < one.probability <= 1 and 0 < two.probability <= 1
 
 
-def test_scores_that_do_not_fit_are_computed_in_parts(ask, monkeypatch):
+def test_scores_that_do_not_fit_are_computed_in_parts(ask):
   whole = ask(TEXTS, labels=NLI, score_labels=True)
-  monkeypatch.setattr(decode_functions, '_MAX_LOGITS', 1)
-  for one, other in zip(
-    whole, ask(TEXTS, labels=NLI, score_labels=True), strict=True
-  ):
+  parts = ask(TEXTS, labels=NLI, score_labels=True, max_logits=1)
+  for one, other in zip(whole, parts, strict=True):
     assert one.label == other.label
     assert one.probability == pytest.approx(other.probability, rel=1e-4)
 

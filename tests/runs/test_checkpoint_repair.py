@@ -10,7 +10,6 @@ import pytest
 from dsbs_jax.core import optimizer, steps
 from dsbs_jax.core.t5 import network
 from dsbs_jax.exporting import export
-from dsbs_jax.inference import evaluate_checkpoint
 from dsbs_jax.interop import checksums, read_checkpoint
 from dsbs_jax.runs import checkpoint_repair, checkpoints
 from dsbs_jax.training import loop
@@ -208,4 +207,4 @@ def test_no_command_reads_a_damaged_checkpoint(
     )
   (newest / 'metrics/metrics').write_text('{')
   with pytest.raises(ValueError, match='checkpoint_12.* is damaged: metrics/'):
-    evaluate_checkpoint.find_checkpoint(str(broken_run), 'best')
+    checkpoints.find_checkpoint(str(broken_run), 'best')

@@ -21,6 +21,9 @@ from dsbs_jax.core.t5 import network
 from dsbs_jax.data import vocabularies
 from dsbs_jax.runs import checkpoints
 
+# Nothing takes this long; a test that waits longer hangs.
+_HANG_SECONDS = 300
+
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 SMALL = {
   'VOCABULARY': 'bytes',
@@ -101,20 +104,19 @@ class Process:
 
   def address(self):
     """Where it listens, as soon as it does."""
-    while True:
-      if found := re.search(r'http://[\d.]+:\d+', self.log):
-        return found[0]
+    address = r'http://[\d.]+:\d+'
+    self.wait_until(lambda: re.search(address, self.log))
+    return re.search(address, self.log)[0]
+
+  def wait_until(self, condition):
+    """Waits for something that it does."""
+    while not condition():
       assert self.process.poll() is None, self.log
       time.sleep(0.02)
 
   def wait(self):
-    """Waits until it answers; the statuses of /healthz on the way."""
-    seen = []
-    while not seen or seen[-1] != 200:
-      assert self.process.poll() is None, self.log
-      seen.append(self.get('/healthz')[0])
-      time.sleep(0.02)
-    return seen
+    """Waits until it answers."""
+    self.wait_until(lambda: self.get('/healthz')[0] == 200)
 
   def get(self, path):
     return send(self.address() + path)
@@ -126,7 +128,7 @@ class Process:
   def stop(self, number=signal.SIGTERM):
     """Asks it to stop; the exit status."""
     self.process.send_signal(number)
-    return self.process.wait(30)
+    return self.process.wait(_HANG_SECONDS)
 
 
 def send(address, data=None):
@@ -135,7 +137,9 @@ def send(address, data=None):
     address, data, {'Content-Type': 'application/json'}
   )
   try:
-    with contextlib.closing(urllib.request.urlopen(request, timeout=60)) as got:
+    with contextlib.closing(
+      urllib.request.urlopen(request, timeout=_HANG_SECONDS)
+    ) as got:
       return got.status, got.read()
   except urllib.error.HTTPError as error:
     with error:

@@ -28,13 +28,27 @@ MODEL = 'a-student'
 SHAPES = length_buckets.CompiledShapes((1, 4), (32, 64), (8,), (2,))
 
 
-def echo(questions, rationales):
-  """A student that repeats the question."""
+_HANG_SECONDS = 300
+
+
+def echo(inputs, rationales):
+  """A student that repeats its input."""
   del rationales
   return [
-    predictor.Prediction('first', 0.75, f'{question.text} is why.')
-    for question in questions
+    predictor.Prediction('first', 0.75, f'{one.text} is why.') for one in inputs
   ]
+
+
+class SkippingLoop(asyncio.SelectorEventLoop):
+  """An event loop whose clock can be put forward, so that no test waits."""
+
+  skipped = 0.0
+
+  def time(self):
+    return super().time() + self.skipped
+
+  def skip(self, seconds):
+    self.skipped += seconds
 
 
 class Stub:
@@ -42,38 +56,56 @@ class Stub:
 
   def __init__(
     self,
-    answer=echo,
+    predict=echo,
     *,
     max_queue=16,
     max_inputs=8,
     max_choices=2,
     max_body_bytes=4096,
-    request_seconds=20.0,
+    request_timeout=600.0,
     max_wait=0.002,
     ready=True,
   ):
-    self.answer = answer
+    self.predict = predict
     self.limits = {
       'max_body_bytes': max_body_bytes,
       'max_requests': max_queue,
-      'request_seconds': request_seconds,
+      'request_timeout': request_timeout,
     }
     self.queue = {'max_queue': max_queue, 'max_wait': max_wait}
     self.max_inputs, self.max_choices = max_inputs, max_choices
     self.ready = ready
-    self.metrics = prometheus.ServerMetrics(SHAPES.rows_of)
+    self.metrics = prometheus.ServerMetrics(SHAPES.batch_sizes)
     self._started = threading.Event()
+    self.predictor = predictor.Predictor(
+      predictor.PredictorConfig(
+        task='parcels_gt_label',
+        model=serving_process.MODEL,
+        prefixes=forms.prefixes('paper'),
+        rationales=True,
+      ),
+      None,
+      vocabulary=BYTES,
+    )
 
   def __enter__(self):
-    self._thread = threading.Thread(target=asyncio.run, args=(self._run(),))
-    self._thread.start()
-    assert self._started.wait(10)
+    self.thread = threading.Thread(target=self._run_loop)
+    self.thread.start()
+    assert self._started.wait(_HANG_SECONDS)
     return self
 
   def __exit__(self, *_):
     self.loop.call_soon_threadsafe(self._stop.set)
-    self._thread.join(10)
-    assert not self._thread.is_alive()
+    self.thread.join(_HANG_SECONDS)
+    assert not self.thread.is_alive()
+
+  def skip(self, seconds):
+    """Puts the server's clock forward."""
+    self.loop.call_soon_threadsafe(self.loop.skip, seconds)
+
+  def _run_loop(self):
+    with asyncio.Runner(loop_factory=SkippingLoop) as runner:
+      runner.run(self._run())
 
   async def _run(self):
     self.loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
@@ -85,26 +117,20 @@ class Stub:
     )
     await runner.setup()
     await web.SockSite(runner, listener).start()
-    with concurrent.futures.ThreadPoolExecutor(1) as worker:
-      batches = batcher.Batcher(
-        self.answer, worker, shapes=SHAPES, metrics=self.metrics, **self.queue
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+      queue = batcher.Batcher(
+        self.predict, thread, shapes=SHAPES, metrics=self.metrics, **self.queue
       )
-      work = asyncio.create_task(batches.run())
-      self.routes = self._routes(batches)
+      work = asyncio.create_task(queue.run())
+      self.handlers = self._handlers(queue)
       if self.ready:
-        self.service.open(self.routes)
+        self.service.open(self.handlers)
       self._started.set()
       await self._stop.wait()
       work.cancel()
       await runner.cleanup()
 
-  def _routes(self, batches):
-    settings = predictor.PredictorConfig(
-      task='parcels_gt_label',
-      model=serving_process.MODEL,
-      prefixes=forms.prefixes('paper'),
-      rationales=True,
-    )
+  def _handlers(self, queue):
     reader = request_checks.RequestReader(
       request_checks.RequestLimits(
         inputs=self.max_inputs,
@@ -112,23 +138,23 @@ class Stub:
         choices=self.max_choices,
         choice_tokens=7,
       ),
-      predictor.Predictor(settings, None, vocabulary=BYTES),
+      self.predictor,
       BYTES,
     )
-    wording = completion_format.for_benchmark(
+    completions = completion_format.for_benchmark(
       register.benchmark('parcels'),
       prompt='Q: {input}\nA:',
       completion=None,
       rationales=True,
     )
     return handlers.Handlers(
-      MODEL, reader, batches, BYTES, wording, self.metrics
+      MODEL, reader, queue, BYTES, completions, self.metrics
     )
 
   def connect(self):
     """A connection that closes itself."""
     return contextlib.closing(
-      http.client.HTTPConnection('127.0.0.1', self.port, timeout=20)
+      http.client.HTTPConnection('127.0.0.1', self.port, timeout=_HANG_SECONDS)
     )
 
   def send(self, method, path, body=None, **headers):

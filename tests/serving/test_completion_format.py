@@ -14,7 +14,7 @@ NAMES = ('anli1', 'asdiv', 'cqa', 'esnli', 'svamp', 'svamp_asdiv')
 WHY = 'As one can see.'
 
 
-def wording(name='parcels', *, prompt='{input}', rationales=True, **options):
+def make(name='parcels', *, prompt='{input}', rationales=True, **options):
   return completion_format.for_benchmark(
     register.benchmark(name),
     prompt=prompt,
@@ -30,42 +30,45 @@ def rows(name):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_the_benchmarks_parser_reads_real_labels_back(name):
-  shown, benchmark = wording(name), register.benchmark(name)
+  shown, benchmark = make(name), register.benchmark(name)
   for row in rows(name):
-    answer = predictor.Prediction(row.gt_label, 0.5, WHY)
-    found = benchmark.parse(shown.write(answer))
+    prediction = predictor.Prediction(row.gt_label, 0.5, WHY)
+    found = benchmark.parse(shown.completion_text(prediction))
     assert found.rationale.strip() == WHY
     if row.gt_label != '9:1':  # a ratio, which is no arithmetic
       score = benchmark.metric([row.gt_label], [found.label])
       assert score == {'accuracy': 100.0}
-      assert shown.reads_back(answer)
+      assert shown.round_trips(prediction)
 
 
 def test_an_answer_that_its_parser_cannot_read_is_noticed():
   said = 'So the answer is first. So'
-  assert not wording().reads_back(predictor.Prediction('first', 0.5, said))
-  assert not wording().reads_back(predictor.Prediction('', 0.0, WHY))
+  assert not make().round_trips(predictor.Prediction('first', 0.5, said))
+  assert not make().round_trips(predictor.Prediction('', 0.0, WHY))
 
 
 def test_what_a_student_says_is_put_in_as_it_is():
-  answer = predictor.Prediction('{rationale}', 0.5, '{label} \\1')
-  assert wording().write(answer) == '{label} \\1 So the answer is {rationale}.'
+  prediction = predictor.Prediction('{rationale}', 0.5, '{label} \\1')
+  assert (
+    make().completion_text(prediction)
+    == '{label} \\1 So the answer is {rationale}.'
+  )
 
 
 def test_a_student_without_rationales_completes_with_the_label():
-  shown = wording('esnli', rationales=False)
-  answer = predictor.Prediction('neutral', 0.5)
-  assert shown.write(answer) == 'Answer: neutral'
-  assert register.benchmark('esnli').parse(shown.write(answer)).label == (
-    'neutral'
-  )
+  shown = make('esnli', rationales=False)
+  prediction = predictor.Prediction('neutral', 0.5)
+  assert shown.completion_text(prediction) == 'Answer: neutral'
+  assert register.benchmark('esnli').parse(
+    shown.completion_text(prediction)
+  ).label == ('neutral')
 
 
 @pytest.mark.parametrize('name', ['svamp', 'asdiv', 'cqa'])
 def test_the_last_question_is_found_behind_worked_examples(name):
   teacher = prompt_lib.load(prompt_lib.FOLDER / f'{name}.json')
   assert len(teacher.exemplars) > 3
-  shown = wording(name, prompt='Q: {input}\nA:')
+  shown = make(name, prompt='Q: {input}\nA:')
   for row in rows(name):
     fields = {**row.fields, 'rendered': row.input}
     text = prompt_lib.completion_text(teacher, fields)
@@ -78,7 +81,7 @@ def test_the_last_question_is_found_behind_worked_examples(name):
 @pytest.mark.parametrize('name', NAMES)
 def test_the_students_prompt_is_the_input_as_it_is(name):
   student = prompt_lib.load(prompt_lib.FOLDER / 'student.json')
-  shown = wording(name)
+  shown = make(name)
   for row in rows(name):
     fields = {**row.fields, 'rendered': row.input}
     assert shown.plain_input(prompt_lib.completion_text(student, fields)) == (
@@ -90,7 +93,7 @@ def test_the_students_prompt_is_the_input_as_it_is(name):
 
 @pytest.mark.parametrize('text', ['A: no question', 'Q: no end', 'Q: a\nA: b'])
 def test_a_prompt_of_another_form_is_refused(text):
-  shown = wording(prompt='Q: {input}\nA:')
+  shown = make(prompt='Q: {input}\nA:')
   with pytest.raises(errors.APIError, match='PROMPT') as refused:
     shown.plain_input(text)
   assert refused.value.status == 400
@@ -109,7 +112,7 @@ def test_a_prompt_of_another_form_is_refused(text):
 )
 def test_forms_that_cannot_work_are_refused_at_the_start(options, reason):
   with pytest.raises(ValueError, match=reason):
-    wording(**options)
+    make(**options)
 
 
 def test_a_benchmark_without_a_form_has_no_completions():

@@ -17,13 +17,11 @@ MESSAGES = [
 SAID = 'lamp or drum? is why. So the answer is first.'
 
 
-def student(questions, rationales):
+def student(inputs, rationales):
   """One that is cut off where it is asked about cutting."""
   return [
-    predictor.Prediction(
-      'first', 0.5, f'{question.text} is why.', 'cut' in question.text
-    )
-    for question in questions
+    predictor.Prediction('first', 0.5, f'{one.text} is why.', 'cut' in one.text)
+    for one in inputs
   ]
 
 

@@ -17,7 +17,7 @@ ROWS = [
 ]
 
 
-def reader(*, choices=5, choice_tokens=40, must_choose=False):
+def reader(*, choices=5, choice_tokens=40, needs_choices=False):
   settings = predictor.PredictorConfig(
     task='cqa_gt_label',
     model=serving_process.MODEL,
@@ -33,20 +33,20 @@ def reader(*, choices=5, choice_tokens=40, must_choose=False):
     predictor.Predictor(settings, None, vocabulary=serving_stub.BYTES),
     serving_stub.BYTES,
     benchmark=register.benchmark('cqa'),
-    must_choose=must_choose,
+    needs_choices=needs_choices,
   )
 
 
 def test_rows_are_rendered_with_their_choices():
-  asked, rationales = reader().read({'inputs': [*ROWS[:3], 'a text']})
+  checked, rationales = reader().read({'inputs': [*ROWS[:3], 'a text']})
   assert rationales
-  *rows, text = [one.question for one in asked]
-  for row, question in zip(ROWS, rows, strict=False):
-    assert question.text == register.benchmark('cqa').render(row)
-    assert question.choices == tuple(row['choices'])
+  *rows, text = [one.input for one in checked]
+  for row, found in zip(ROWS, rows, strict=False):
+    assert found.text == register.benchmark('cqa').render(row)
+    assert found.choices == tuple(row['choices'])
   assert (text.text, text.choices) == ('a text', ())
   prefix = len('[label] ')
-  assert asked[-1].num_tokens == prefix + len('a text') + 1
+  assert checked[-1].num_tokens == prefix + len('a text') + 1
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_rows_are_rendered_with_their_choices():
     ({}, 7, 'JSON int'),
     ({'choices': 4}, ROWS[0], '5 choices, expected at most 4'),
     ({'choice_tokens': 1}, ROWS[0], 'expected at most 1'),
-    ({'must_choose': True}, 'a text', 'has no choices'),
+    ({'needs_choices': True}, 'a text', 'has no choices'),
   ],
 )
 def test_rows_that_cannot_be_answered_are_refused(options, item, words):
