@@ -83,7 +83,7 @@ def bundled(arguments: argparse.Namespace, folder: str) -> None:
   arguments.data_dir = f'{folder}/data'
   with contextlib.redirect_stdout(sys.stderr):
     prepare.prepare(
-      prepare.Preparation(
+      prepare.PrepareConfig(
         benchmark='parcels',
         source=str(REPOSITORY / 'examples' / 'parcels'),
         data_dir=arguments.data_dir,

@@ -153,7 +153,7 @@ def prepare_rows(folder: str) -> dict[str, float]:
   started = time.perf_counter()
   with contextlib.redirect_stdout(sys.stderr):
     prepare.prepare(
-      prepare.Preparation(
+      prepare.PrepareConfig(
         benchmark='parcels',
         source=f'{folder}/source',
         data_dir=f'{folder}/data',

@@ -3,8 +3,9 @@
 
 from absl import flags
 
+from dsbs_jax.data import download
 from dsbs_jax.data.source import filters
-from dsbs_jax.preparing import download, prepare
+from dsbs_jax.preparing import prepare
 from dsbs_jax.runtime import command
 
 S, B = flags.DEFINE_string, flags.DEFINE_bool
@@ -19,7 +20,7 @@ FLAGS = {
   'completions': S('completions', None, 'JSONL by id, or a folder of them.'),
   'fraction': flags.DEFINE_float('fraction', 1.0, 'Share of train to keep.'),
   'subset_seed': flags.DEFINE_integer(
-    'subset_seed', 0, 'Draws that share of train.'
+    'subset_seed', 0, 'Which subset of that size is drawn.'
   ),
   'keep': flags.DEFINE_enum('keep', 'all', list(filters.KEEP), 'Of train.'),
   'clean': flags.DEFINE_enum('clean', 'none', list(filters.CLEAN), 'Train.'),
@@ -35,7 +36,7 @@ FLAGS = {
 
 def main() -> None:
   values = {name: flag.value for name, flag in FLAGS.items()}
-  prepare.prepare(prepare.Preparation(**values))
+  prepare.prepare(prepare.PrepareConfig(**values))
 
 
 if __name__ == '__main__':

@@ -20,7 +20,7 @@ FLAGS = {
 
 def main() -> None:
   values = {name: flag.value for name, flag in FLAGS.items()}
-  show.show(show.Request(**values))
+  show.show(show.ShowConfig(**values))
 
 
 if __name__ == '__main__':

@@ -128,7 +128,7 @@ class Worklist:
     parsed = [self.benchmark.parse(line['text']) for line in found if line]
     if not parsed:
       return False
-    result, _ = joining.majority(self.benchmark, parsed)
+    result, _ = joining.majority_vote(self.benchmark, parsed)
     correct = joining.is_correct(self.benchmark, row.gt_label, result.label)
     if correct is None:
       raise contract.UserError(

@@ -11,6 +11,8 @@ problems followed by ASDiv's and whose test is SVAMP's. A tenth of train
 validates (3,105 problems are cut into 2,794 and 311).
 """
 
+import dataclasses
+
 from dsbs_jax.data import benchmark, metrics, register
 from tasks import svamp
 
@@ -22,8 +24,7 @@ def render(row: benchmark.Row) -> str:
 
 def label(row: benchmark.Row) -> str:
   """The number that the answer begins with."""
-  words = row['Answer'].split(' ')
-  return words[0]
+  return row['Answer'].split(' ')[0]
 
 
 def _render_both(row: benchmark.Row) -> str:
@@ -48,7 +49,8 @@ BENCHMARK = benchmark.Benchmark(
   completion='{rationale} The answer is ({label}).',
 )
 
-AUGMENTED = benchmark.Benchmark(
+AUGMENTED = dataclasses.replace(
+  BENCHMARK,
   name='svamp_asdiv',
   splits={
     'train': ('svamp_train.json', 'asdiv_train.json'),
@@ -56,12 +58,6 @@ AUGMENTED = benchmark.Benchmark(
   },
   render=_render_both,
   label=_label_both,
-  parse=svamp.parse,
-  metric=metrics.equation_accuracy,
-  well_formed=metrics.has_value,
-  vote=metrics.value,
-  parsers={'gpt-neox': svamp.parse_neox},
-  derive_validation=True,
   completion=svamp.BENCHMARK.completion,
 )
 

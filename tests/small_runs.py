@@ -34,7 +34,7 @@ BINDINGS = (
 def prepare(data_dir) -> str:
   """Prepares a few rows of ours as SVAMP."""
   prepare_lib.prepare(
-    prepare_lib.Preparation(
+    prepare_lib.PrepareConfig(
       benchmark='svamp',
       source=str(REPOSITORY / 'tests/data/fixtures/archive'),
       data_dir=str(data_dir),

@@ -42,7 +42,7 @@ def build(settings, engine, *bindings):
 
 def prepare(folder, **options):
   prepare_lib.prepare(
-    prepare_lib.Preparation(
+    prepare_lib.PrepareConfig(
       benchmark='parcels',
       source=str(SOURCE),
       data_dir=str(folder),

@@ -19,15 +19,13 @@ import os
 import pathlib
 import re
 import tempfile
-import urllib.error
-import urllib.request
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 import sentencepiece
-from absl import logging
 
 from dsbs_jax import contract
+from dsbs_jax.data import download
 
 T5_PUBLIC = 'gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model'
 BYTES = 'bytes'
@@ -239,22 +237,14 @@ def local_file(path: str) -> pathlib.Path:
 def _fetch(path: str) -> pathlib.Path:
   root = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
   folder = pathlib.Path(root) / 'dsbs_jax' / 'vocabularies'
-  name = path.removeprefix('gs://')
-  local = folder / name.replace('/', '_')
-  if local.is_file():
-    return local
-  url = f'https://storage.googleapis.com/{name}'
-  logging.info('Fetching vocabulary %s', url)
+  name = path.removeprefix('gs://').replace('/', '_')
   try:
-    with urllib.request.urlopen(url, timeout=60) as response:
-      contents = response.read()
-  except (urllib.error.URLError, OSError) as error:
+    return download.fetch(path, folder, name=name, num_tries=1)
+  except contract.UserError as error:
     raise contract.UserError(
-      f'vocabulary {path} cannot be fetched from {url} ({error}). Give a'
-      ' local SentencePiece file, or train one with prepare --train_vocab.'
+      f'vocabulary {path} cannot be fetched ({error}) Give a local'
+      ' SentencePiece file, or train one with prepare --train_vocab.'
     ) from error
-  write_file(local, contents)
-  return local
 
 
 def write_file(path: pathlib.Path, contents: bytes) -> None:

@@ -109,7 +109,7 @@ def run(demo: Demo) -> int:
     'Both are synthetic: they stand in for a benchmark and for an LLM.'
   )
   prepare.prepare(
-    prepare.Preparation(
+    prepare.PrepareConfig(
       benchmark=BENCHMARK,
       source=str(source),
       data_dir=str(demo.whole),

@@ -111,7 +111,7 @@ class InProcess:
   ) -> int:
     """Prepares a subset; returns the exit status it would have had."""
     del lock
-    request = prepare_lib.Preparation(
+    request = prepare_lib.PrepareConfig(
       benchmark=subset.benchmark,
       source=subset.source,
       data_dir=subset.data_dir,

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 from dsbs_jax import contract
 from dsbs_jax.data import benchmark as benchmark_lib
-from dsbs_jax.data.source import records
+from dsbs_jax.data.source import json_reader
 
 _BOM = b'\xef\xbb\xbf'
 # What a benchmark's functions raise on a row that is not as they expect.
@@ -80,17 +80,17 @@ def read_lines(
   """
   parse = None
   for number in itertools.count(1):
-    content = file.readline(records.MAX_LINE_BYTES + 1)
+    content = file.readline(json_reader.MAX_LINE_BYTES + 1)
     if not content:
       return
     body = content.removeprefix(_BOM) if number == 1 else content
     if parse is None:
       is_json = benchmark is not None or body.lstrip().startswith(b'{')
       parse = _row_parser(benchmark, id_fields) if is_json else _parse_text
-    if len(content) > records.MAX_LINE_BYTES:
+    if len(content) > json_reader.MAX_LINE_BYTES:
       _skip_line(file, content)
       found = InvalidInput(
-        f'it is longer than {records.MAX_LINE_BYTES:,} bytes, expected one'
+        f'it is longer than {json_reader.MAX_LINE_BYTES:,} bytes, expected one'
         ' input per line. Check the file.'
       )
     else:
@@ -100,7 +100,7 @@ def read_lines(
 
 def _skip_line(file: BinaryIO, content: bytes) -> None:
   while content and not content.endswith(b'\n'):
-    content = file.readline(records.MAX_LINE_BYTES)
+    content = file.readline(json_reader.MAX_LINE_BYTES)
 
 
 def _checked(
@@ -143,7 +143,7 @@ def _row_parser(
   benchmark: benchmark_lib.Benchmark | None, id_fields: Sequence[str]
 ) -> Callable[[bytes, str], ModelInput | InvalidInput]:
   def parse(body: bytes, place: str) -> ModelInput | InvalidInput:
-    row = records.decode(body, place)
+    row = json_reader.decode(body, place)
     if not isinstance(row, dict):
       raise contract.UserError(
         f'{place} is {str(row)[:60]!r}, expected a JSON object. Fix or drop'

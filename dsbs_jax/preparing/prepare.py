@@ -11,17 +11,23 @@ import rich.console
 import rich.progress
 
 from dsbs_jax import contract
-from dsbs_jax.data import benchmark, forms, register, vocabularies
+from dsbs_jax.data import (
+  benchmark,
+  download,
+  forms,
+  register,
+  vocabularies,
+)
 from dsbs_jax.data.prepared import store
 from dsbs_jax.data.source import filters, layout, sources
-from dsbs_jax.preparing import count_tables, download, vocabulary_training
+from dsbs_jax.preparing import count_tables, vocabulary_training
 
 _FIELDS = count_tables.FIELDS
 _Item = TypeVar('_Item')
 
 
 @dataclasses.dataclass(frozen=True)
-class Preparation:
+class PrepareConfig:
   """What `python -m dsbs_jax.prepare` is asked to do; see its flags."""
 
   benchmark: str
@@ -86,31 +92,31 @@ def _files(path: str | None) -> list[pathlib.Path]:
   return [file for file in place.rglob('*') if file.is_file()]
 
 
-def prepare(request: Preparation) -> None:
+def prepare(config: PrepareConfig) -> None:
   """Prepares a benchmark and prints its counts and lengths.
 
   Args:
-    request: what to prepare, from where to where.
+    config: what to prepare, from where to where.
 
   Raises:
-    UserError: the request or the data is wrong.
+    UserError: the config or the data is wrong.
   """
   console = rich.console.Console(markup=False, emoji=False)
-  known = register.benchmark(request.benchmark, module=request.module)
-  if request.vocabulary is not None:
-    vocabularies.load(request.vocabulary)  # a wrong one is an error at once
-  if _is_prepared(request):
+  known = register.benchmark(config.benchmark, module=config.module)
+  if config.vocabulary is not None:
+    vocabularies.load(config.vocabulary)  # a wrong one is an error at once
+  if _is_prepared(config):
     console.print(
-      f'{request.benchmark} is prepared in {request.data_dir} already, with'
+      f'{config.benchmark} is prepared in {config.data_dir} already, with'
       ' these options; --overwrite prepares it again.'
     )
-    prepared = store.read(request.benchmark, request.data_dir)
+    prepared = store.read(config.benchmark, config.data_dir)
   else:
-    prepared = _write(request, known)
+    prepared = _write(config, known)
   console.print(count_tables.counts(prepared))
-  spec = request.vocabulary
-  if request.train_vocab is not None:
-    spec = _train_vocabulary(prepared, request.train_vocab)
+  spec = config.vocabulary
+  if config.train_vocab is not None:
+    spec = _train_vocabulary(prepared, config.train_vocab)
     console.print(f'vocabulary written: --vocabulary={spec}')
   with _progress() as progress:
     table = count_tables.lengths(
@@ -119,21 +125,23 @@ def prepare(request: Preparation) -> None:
       watch=lambda name, items: _watched(progress, name, items),
     )
   console.print(table)
-  console.print(f'prepared: {store.folder(known.name, request.data_dir)}')
+  console.print(f'prepared: {store.folder(known.name, config.data_dir)}')
 
 
-def _is_prepared(request: Preparation) -> bool:
-  """Whether the same request was served before; an error if another was."""
-  if request.overwrite or not store.exists(request.benchmark, request.data_dir):
+def _is_prepared(config: PrepareConfig) -> bool:
+  """Whether the same config was served before; an error if another was."""
+  if config.overwrite or not store.exists(config.benchmark, config.data_dir):
     return False
-  prepared = store.read(request.benchmark, request.data_dir)
-  now = json.loads(json.dumps(request.about()))
-  before = {key: prepared.metadata.get(key) for key in now}
-  missing = set(request.splits) - set(prepared.splits)
+  prepared = store.read(config.benchmark, config.data_dir)
+  now = json.loads(json.dumps(config.about()))
+  # Datasets of earlier versions call the seed of a subset 'run'.
+  found = {'subset_seed': prepared.metadata.get('run'), **prepared.metadata}
+  before = {key: found.get(key) for key in now}
+  missing = set(config.splits) - set(prepared.splits)
   if before != now or missing:
     changed = sorted({k for k in now if now[k] != before[k]})
     raise contract.UserError(
-      f'{store.folder(request.benchmark, request.data_dir)} was prepared with'
+      f'{store.folder(config.benchmark, config.data_dir)} was prepared with'
       f' other {", ".join(changed) or "splits"}'
       f' ({ {k: before[k] for k in changed} or list(prepared.splits) }). Give'
       ' another --data_dir, or --overwrite to replace it.'
@@ -141,15 +149,15 @@ def _is_prepared(request: Preparation) -> bool:
   return True
 
 
-def _write(request: Preparation, known: benchmark.Benchmark) -> store.Prepared:
+def _write(config: PrepareConfig, known: benchmark.Benchmark) -> store.Prepared:
   """Joins, parses and writes all splits."""
   with _progress() as progress:
     local = download.local(
-      request.source,
-      pathlib.Path(request.data_dir) / 'downloads',
+      config.source,
+      pathlib.Path(config.data_dir) / 'downloads',
       progress=_download_bar(progress),
     )
-    names = request.splits or sources.available(known, local)
+    names = config.splits or sources.available(known, local)
     unknown = set(names) - set(known.split_names())
     if unknown:
       raise contract.UserError(
@@ -158,18 +166,18 @@ def _write(request: Preparation, known: benchmark.Benchmark) -> store.Prepared:
       )
     for split, files in layout.files(known, local, names).items():
       progress.console.print(f'{known.name} {split}: {", ".join(files)}')
-    rules = (*filters.CLEAN[request.clean], *filters.KEEP[request.keep])
+    rules = (*filters.CLEAN[config.clean], *filters.KEEP[config.keep])
     examples = {
-      split: sources.load(
+      split: sources.Examples(
         known,
         local,
         split=split,
-        teacher=request.teacher,
-        completions=request.completions,
-        fraction=request.fraction,
-        subset_seed=request.subset_seed,
+        teacher=config.teacher,
+        completions=config.completions,
+        fraction=config.fraction,
+        subset_seed=config.subset_seed,
         rules=rules,
-        rationalized=request.rationalized,
+        rationalized=config.rationalized,
       )
       for split in names
     }
@@ -187,10 +195,10 @@ def _write(request: Preparation, known: benchmark.Benchmark) -> store.Prepared:
         split: _watched(progress, f'{known.name} {split}', found)
         for split, found in examples.items()
       },
-      data_dir=request.data_dir,
-      about=request.about(),
+      data_dir=config.data_dir,
+      about=config.about(),
       counts=counted,
-      overwrite=request.overwrite,
+      overwrite=config.overwrite,
     )
 
 

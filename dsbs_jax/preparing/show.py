@@ -18,7 +18,7 @@ _TERMS = {contract.LABEL_ID: 'label', contract.RATIONALE_ID: 'rationale'}
 
 
 @dataclasses.dataclass(frozen=True)
-class Request:
+class ShowConfig:
   """What `python -m dsbs_jax.show` is asked to show; see its flags."""
 
   task: str
@@ -36,33 +36,33 @@ class Request:
       raise contract.UserError(f'--num is {self.num}, expected 1 or more.')
 
 
-def show(request: Request) -> None:
+def show(config: ShowConfig) -> None:
   """Prints the first examples of a task or mixture.
 
   Args:
-    request: what to show.
+    config: what to show.
 
   Raises:
     UserError: the task, the split or the vocabulary is not there.
   """
-  if request.module is not None:
-    register.load_module(request.module)
+  if config.module is not None:
+    register.load_module(config.module)
   source = register.source(
-    data_dir=request.data_dir,
-    vocabulary=request.vocabulary,
-    prefixes=request.prefixes,
+    data_dir=config.data_dir,
+    vocabulary=config.vocabulary,
+    prefixes=config.prefixes,
   )
-  order = loader.BatchOrder(batch_size=request.num, shuffle=False)
-  found, _ = views.load(request.task, request.split, source)
+  order = loader.BatchOrder(batch_size=config.num, shuffle=False)
+  found, _ = views.load(config.task, config.split, source)
   opened = loader.open(
-    request.task,
+    config.task,
     source,
     order,
     layout=layouts.Padded(),
-    split=request.split,
+    split=config.split,
   )
   console = rich.console.Console(markup=False, emoji=False)
-  console.print(f'{request.task}: {opened.num_examples:,} examples')
+  console.print(f'{config.task}: {opened.num_examples:,} examples')
   batch, positions = opened.batch(0), opened.positions(0)
   for row, position in enumerate(positions):
     for view, rows in batch.items():

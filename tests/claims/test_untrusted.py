@@ -8,7 +8,7 @@ import zipfile
 
 import pytest
 
-from dsbs_jax.data.source import archive, records
+from dsbs_jax.data.source import archive, json_reader
 from dsbs_jax.experiments import rationale_predictions
 from dsbs_jax.interop import hf_weights
 from dsbs_jax.runtime import terminal_text
@@ -172,7 +172,7 @@ def test_a_member_that_unpacks_to_more_than_it_says_is_an_error(tmp_path):
   path.write_bytes(path.read_bytes().replace(size, struct.pack('<I', 40)))
   opened = archive.open_archive(path)
   with pytest.raises(ValueError, match='damaged'):
-    list(records.read(opened.open('train.jsonl'), 'train.jsonl'))
+    list(json_reader.read(opened.open('train.jsonl'), 'train.jsonl'))
 
 
 def test_what_would_steer_a_terminal_is_shown_not_obeyed():

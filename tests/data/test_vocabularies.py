@@ -3,7 +3,6 @@
 
 import io
 import json
-import urllib.error
 
 import pytest
 import sentencepiece
@@ -124,25 +123,3 @@ def test_wrong_vocabularies_are_clear_errors(tmp_path):
     vocabularies.load(str(tmp_path / 'bos.model'))
   with pytest.raises(ValueError, match='no vocabulary of 50 pieces'):
     vocabulary_training.train([], size=50)
-
-
-def test_a_bucket_is_fetched_once(path, tmp_path, monkeypatch):
-  calls = []
-
-  def answer(url, timeout):
-    calls.append((url, timeout))
-    if len(calls) > 1:
-      raise urllib.error.URLError('unreachable')
-    with open(path, 'rb') as file:
-      return io.BytesIO(file.read())
-
-  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
-  monkeypatch.setattr('urllib.request.urlopen', answer)
-  for _ in range(2):
-    found = vocabularies.load('gs://bucket/some/sums.model')
-    assert found.fingerprint == vocabularies.load(path).fingerprint
-  assert [url for url, _ in calls] == [
-    'https://storage.googleapis.com/bucket/some/sums.model'
-  ]
-  with pytest.raises(ValueError, match='cannot be fetched from https'):
-    vocabularies.load('gs://bucket/other.model')

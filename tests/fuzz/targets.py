@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable
 
 from dsbs_jax.data import metrics, parsing, register
-from dsbs_jax.data.source import completions, records
+from dsbs_jax.data.source import completions, json_reader
 from dsbs_jax.inference import input_lines
 from dsbs_jax.runtime import command, gin_config
 from rationales import costs
@@ -103,8 +103,8 @@ def parsers(data: bytes) -> None:
 
 def jsonl(data: bytes) -> None:
   """The readers give values or one ValueError that names the file."""
-  found = _allowed(lambda: list(records.read(io.BytesIO(data), 'file')))
-  counted = _allowed(lambda: records.count(io.BytesIO(data), 'file'))
+  found = _allowed(lambda: list(json_reader.read(io.BytesIO(data), 'file')))
+  counted = _allowed(lambda: json_reader.count(io.BytesIO(data), 'file'))
   if found is not None:
     assert counted == len(found), (counted, len(found))
     for record in found:
@@ -160,7 +160,7 @@ def _by_id(data: bytes) -> None:
   found = completions.ById('file', lambda: io.BytesIO(data))
   for line in data.split(b'\n'):
     try:
-      value = records.decode(line, 'file')
+      value = json_reader.decode(line, 'file')
     except ValueError:
       continue
     if isinstance(value, dict) and isinstance(value.get('id'), str):
@@ -170,7 +170,7 @@ def _by_id(data: bytes) -> None:
 
 
 def _by_position(data: bytes) -> None:
-  found = completions.Positional([('file', lambda: io.BytesIO(data))])
+  found = completions.ByPosition([('file', lambda: io.BytesIO(data))])
   for number in range(3):
     found.take(str(number), 'row')
   found.finish(3)

@@ -26,7 +26,7 @@ BINDINGS = (
 
 def test_prepared_data_gives_its_own_shapes_and_tied_pairs_lower(tmp_path):
   prepare.prepare(
-    prepare.Preparation(
+    prepare.PrepareConfig(
       benchmark='svamp',
       source=str(REPOSITORY / 'tests/data/fixtures/archive'),
       data_dir=str(tmp_path),

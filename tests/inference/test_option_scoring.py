@@ -25,7 +25,9 @@ def source(tmp_path_factory):
   folder = str(tmp_path_factory.mktemp('prepared'))
   for name in ('cqa', 'esnli'):
     prepare.prepare(
-      prepare.Preparation(benchmark=name, source=str(ARCHIVE), data_dir=folder)
+      prepare.PrepareConfig(
+        benchmark=name, source=str(ARCHIVE), data_dir=folder
+      )
     )
   return tokens.Source(folder, 'bytes')
 

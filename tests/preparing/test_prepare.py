@@ -51,7 +51,7 @@ def prepare(benchmark_name, source_dir, tmp_path, capsys):
   """Prepares with some options changed; returns what was printed."""
 
   def run(**options):
-    request = prepare_lib.Preparation(
+    request = prepare_lib.PrepareConfig(
       **{
         'benchmark': benchmark_name,
         'source': str(source_dir),
@@ -108,10 +108,10 @@ def test_the_same_request_is_served_once(prepare, tmp_path):
   assert row_of(printed, 'examples written') == ['8', '1']
 
 
-def test_a_fraction_is_drawn_by_its_seed(prepare, tmp_path):
+def test_a_fraction_is_the_seed_s_own_subset(prepare, tmp_path):
   chosen = []
-  for subset_seed in (0, 0, 1):
-    prepare(fraction=0.5, subset_seed=subset_seed, overwrite=True)
+  for seed in (0, 0, 1):
+    prepare(fraction=0.5, subset_seed=seed, overwrite=True)
     opened = store.read('evens', tmp_path / 'data')
     chosen.append([example.index for example in opened.examples('train')])
   assert chosen[0] == chosen[1] != chosen[2]
@@ -130,7 +130,7 @@ def test_a_trained_vocabulary_writes_the_data(prepare, tmp_path):
 def test_show_tells_what_each_token_is_trained_on(prepare, tmp_path, capsys):
   prepare()
   show.show(
-    show.Request(
+    show.ShowConfig(
       task='evens_gt_dsbs',
       data_dir=str(tmp_path / 'data'),
       vocabulary='bytes',
@@ -186,7 +186,7 @@ def test_wrong_input_ends_a_command_with_one_line_and_status_2(tmp_path):
 def test_commonsense_qa_is_the_paper_s(shared_dir, tmp_path, capsys):
   spec = str(shared_dir / 'data' / 't5' / 'sentencepiece.model')
   prepare_lib.prepare(
-    prepare_lib.Preparation(
+    prepare_lib.PrepareConfig(
       benchmark='cqa',
       source=str(shared_dir / 'data' / 'datasets'),
       data_dir=str(tmp_path),

@@ -152,7 +152,7 @@ def test_samples_share_a_prompt_and_missing_ones_are_asked_for(
 def test_the_majority_of_samples_decides(server, extract, out, tmp_path):
   flags = ['--temperature=0.7', '--samples=5']
   assert extract(20, *flags).status == 0
-  examples = sources.load(
+  examples = sources.Examples(
     sums.BENCHMARK, tmp_path, split='train', completions=out
   )
   for number, example in enumerate(examples):

@@ -60,8 +60,8 @@ def _extract_and_compare(name, split, source, server, spawner, folder):
   if split == 'train' and benchmark.derive_validation:
     splits.append('validation')
   for part in splits:
-    ours = sources.load(benchmark, source, split=part, completions=out)
-    theirs = sources.load(benchmark, source, split=part)
+    ours = sources.Examples(benchmark, source, split=part, completions=out)
+    theirs = sources.Examples(benchmark, source, split=part)
     pairs = list(zip(ours, theirs, strict=True))
     assert pairs
     for our, their in pairs:

@@ -33,7 +33,7 @@ FIFTY = ('TRAIN_STEPS=50', 'EVAL_PERIOD=50', 'LOG_PERIOD=1')
 def data_dir(tmp_path_factory):
   folder = tmp_path_factory.mktemp('prepared')
   prepare.prepare(
-    prepare.Preparation(
+    prepare.PrepareConfig(
       benchmark='parcels',
       source=str(REPOSITORY / 'examples/parcels'),
       data_dir=str(folder),

@@ -112,7 +112,7 @@ def cqa(shared_dir, tmp_path_factory):
   data_dir = tmp_path_factory.mktemp('cqa')
   vocabulary = shared_dir / 'golden' / 'original' / 'tiny.4k.model'
   prepare.prepare(
-    prepare.Preparation(
+    prepare.PrepareConfig(
       benchmark='cqa',
       source=str(shared_dir / 'data' / 'datasets'),
       data_dir=str(data_dir),

@@ -160,7 +160,7 @@ def _finish(run):
 def test_25_kills_change_nothing(shared_dir, tmp_path):
   data_dir = tmp_path / 'data'
   prepare.prepare(
-    prepare.Preparation(
+    prepare.PrepareConfig(
       benchmark='svamp',
       source=str(shared_dir / 'data/datasets'),
       data_dir=str(data_dir),

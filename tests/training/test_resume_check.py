@@ -66,7 +66,7 @@ def test_what_makes_another_run_is_refused(settings, one_step, binding, named):
 
 
 def test_other_data_is_refused(one_step, tmp_path):
-  fewer = prepare.Preparation(
+  fewer = prepare.PrepareConfig(
     benchmark='svamp',
     source=str(small_runs.REPOSITORY / 'tests/data/fixtures/archive'),
     data_dir=str(tmp_path),

@@ -42,7 +42,7 @@ class Digest:
     return self._hasher.hexdigest()
 
 
-def sound(
+def checked(
   examples: Iterable[benchmark.Example], place: str
 ) -> Iterator[benchmark.Example]:
   """Passes examples on, after checking what training relies on.

@@ -251,7 +251,7 @@ def _build(
     def _generate_examples(self, split: str, examples: Split):
       digest = fingerprints.Digest()
       for position, example in enumerate(
-        fingerprints.sound(examples, f'{name} {split}')
+        fingerprints.checked(examples, f'{name} {split}')
       ):
         digest.add(example)
         fields = {f: getattr(example, f) for f in fingerprints.FIELDS}

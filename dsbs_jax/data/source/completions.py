@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 
 from dsbs_jax import contract
-from dsbs_jax.data.source import records
+from dsbs_jax.data.source import json_reader
 
 COMPLETION = 'completion'
 RATIONALIZATION = 'rationalization'
@@ -55,7 +55,7 @@ class Completions(Protocol):
     """Raises UserError where completions are left after the last row."""
 
 
-class Absent:
+class NoCompletions:
   """No completions at all: a benchmark before its first stage."""
 
   torn = 0
@@ -67,7 +67,7 @@ class Absent:
     pass
 
 
-class Positional:
+class ByPosition:
   """Arrays of strings, one string per row, in the order of the rows."""
 
   torn = 0
@@ -99,7 +99,7 @@ class Positional:
 
   def _read(self) -> Iterator[str]:
     for name, opener in self._files:
-      for record in records.read(opener(), name):
+      for record in json_reader.read(opener(), name):
         if not isinstance(record.value, str):
           raise contract.UserError(
             f'{record.place} is {str(record.value)!r:.60}, expected a JSON'
@@ -108,12 +108,12 @@ class Positional:
         yield _encodable(record.value)
 
 
-class Chained:
-  """Positional completions of several files of rows, one after another."""
+class Concatenated:
+  """ByPosition completions of several files of rows, one after another."""
 
   torn = 0
 
-  def __init__(self, parts: Iterable[tuple[int, Positional]]):
+  def __init__(self, parts: Iterable[tuple[int, ByPosition]]):
     self._parts = iter(parts)
     self._left, self._size, self._current = 0, 0, None
 
@@ -180,7 +180,7 @@ class ById:
       return
     with self._opener() as file:
       file.seek(int(self._offsets[left].min()))
-      line = records.decode(file.readline(), self._name)
+      line = json_reader.decode(file.readline(), self._name)
     raise contract.UserError(
       f'{self._name} has {len(left):,} completions for ids that none of the'
       f' {num_rows:,} rows has, the first being {line["id"]!r}; expected ids'
@@ -189,16 +189,16 @@ class ById:
 
   def _line(self, offset: int) -> dict:
     self._file.seek(offset)
-    return records.decode(self._file.readline(), self._name)
+    return json_reader.decode(self._file.readline(), self._name)
 
   def _scan(self) -> tuple[np.ndarray, np.ndarray]:
     """Checks every line; returns uint64 hashes of ids, and byte offsets."""
     hashes, offsets = array.array('Q'), array.array('Q')
     with self._opener() as file:
-      for number, offset, line in records.lines(file, self._name):
+      for number, offset, line in json_reader.lines(file, self._name):
         place = f'{self._name}:{number}'
         try:
-          value = records.decode(line, place)
+          value = json_reader.decode(line, place)
         except ValueError:
           if line.endswith(b'\n'):
             raise

@@ -96,7 +96,7 @@ class Counts:
     return '\n'.join(lines)
 
 
-class Tally:
+class CountsBuilder:
   """Adds up `Counts`, one example at a time."""
 
   def __init__(self, benchmark: benchmark_lib.Benchmark):
@@ -128,7 +128,7 @@ class Tally:
     add['correct'] += correct
     add['usable_correct'] += correct and bool(label and rationale)
 
-  def keep(self, result: benchmark_lib.Example | str) -> None:
+  def add_outcome(self, result: benchmark_lib.Example | str) -> None:
     """Counts what the rules made of an example: kept, or the reason."""
     if isinstance(result, str):
       self._dropped[result] += 1

@@ -29,7 +29,7 @@ def is_correct(
   return scores['accuracy'] == 100.0 if 'accuracy' in scores else None
 
 
-def majority(
+def majority_vote(
   benchmark: benchmark_lib.Benchmark, outcomes: Sequence[Outcome]
 ) -> tuple[Outcome, int]:
   """The answer that most samples of a row give.
@@ -77,7 +77,7 @@ def join(
   free = [parse(s.text) for s in samples or () if not s.hinted]
   hinted = [parse(s.text) for s in samples or () if s.hinted]
   if free:
-    result, votes = majority(benchmark, free)
+    result, votes = majority_vote(benchmark, free)
   else:
     reason = FAILED if samples is None else NO_COMPLETION
     result, votes = parsing.Unparsed(reason), 0

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 
 from dsbs_jax import contract
 from dsbs_jax.data import benchmark as benchmark_lib
-from dsbs_jax.data.source import archive, completions, records
+from dsbs_jax.data.source import archive, completions, json_reader
 
 PALM = 'palm'
 
@@ -114,7 +114,7 @@ def file_names(benchmark: benchmark_lib.Benchmark, split: str) -> str:
 
 def size(source: archive.Archive, part: benchmark_lib.Part) -> int:
   """Number of rows of a part."""
-  total = records.count(source.open(part.file), part.file)
+  total = json_reader.count(source.open(part.file), part.file)
   return total if part.select is None else len(part.select(total))
 
 
@@ -135,7 +135,7 @@ def beside_rows(
     parts: the split's files.
 
   Returns:
-    The completions; `Absent` where PaLM's folder has none for this split.
+    The completions; `NoCompletions` where PaLM's folder has none for this split.
 
   Raises:
     UserError: a number is missing among the files, only some parts have
@@ -146,7 +146,7 @@ def beside_rows(
     return completions.ById(by_id[0], _seekable(source, by_id[0]))
   files = [_positional(source, p.file, split, teacher=teacher) for p in parts]
   if not any(files) and teacher == PALM:
-    return completions.Absent()
+    return completions.NoCompletions()
   for found, part in zip(files, parts, strict=True):
     if not found:
       raise contract.UserError(
@@ -158,10 +158,10 @@ def beside_rows(
     for found in files
   ]
   if len(opened) == 1:
-    return completions.Positional(opened[0])
+    return completions.ByPosition(opened[0])
   sizes = [size(source, part) for part in parts]
-  return completions.Chained(
-    (n, completions.Positional(o)) for n, o in zip(sizes, opened, strict=True)
+  return completions.Concatenated(
+    (n, completions.ByPosition(o)) for n, o in zip(sizes, opened, strict=True)
   )
 
 
@@ -176,14 +176,14 @@ def by_id(
     split: the split.
 
   Returns:
-    The completions; `Absent` where none of them are of this split.
+    The completions; `NoCompletions` where none of them are of this split.
 
   Raises:
     UserError: nothing is there, or a folder has no file for any split.
   """
   if isinstance(given, Mapping):
     if split not in given:
-      return completions.Absent()
+      return completions.NoCompletions()
     path = pathlib.Path(given[split]).expanduser()
   else:
     path = pathlib.Path(given).expanduser()
@@ -192,7 +192,7 @@ def by_id(
     elif path.is_file() and _header_split(path) != split:
       path = None
   if path is None:
-    return completions.Absent()
+    return completions.NoCompletions()
   if not path.is_file():
     raise contract.UserError(
       f'The completions {path} do not exist, expected a JSONL file or a'
@@ -214,8 +214,10 @@ def _in_folder(folder: pathlib.Path, split: str) -> pathlib.Path | None:
 def _header_split(path: pathlib.Path) -> str:
   """The split that the first line's settings name, or train."""
   with open(path, 'rb') as file:
-    for number, _, line in itertools.islice(records.lines(file, str(path)), 1):
-      header = records.decode(line, f'{path}:{number}')
+    for number, _, line in itertools.islice(
+      json_reader.lines(file, str(path)), 1
+    ):
+      header = json_reader.decode(line, f'{path}:{number}')
       if isinstance(header, dict) and header.get('kind') == 'header':
         settings = header.get('settings')
         split = settings.get('split') if isinstance(settings, dict) else None

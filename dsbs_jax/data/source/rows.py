@@ -8,7 +8,7 @@ from typing import Any
 
 from dsbs_jax import contract
 from dsbs_jax.data import benchmark as benchmark_lib
-from dsbs_jax.data.source import records
+from dsbs_jax.data.source import json_reader
 
 # What is wrong with a label that has text.
 OUTSIDE_LABELS = 'outside_labels'
@@ -67,7 +67,7 @@ def label_problem(
 
 def check(
   benchmark: benchmark_lib.Benchmark,
-  record: records.Record,
+  record: json_reader.Record,
   *,
   split: str,
   index: int,

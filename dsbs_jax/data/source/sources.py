@@ -18,8 +18,8 @@ from dsbs_jax.data.source import (
   archive,
   filters,
   joining,
+  json_reader,
   layout,
-  records,
   rows,
   splits,
 )
@@ -96,14 +96,34 @@ def count_rows(
   return sum(layout.size(opened, part) for part in found)
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(kw_only=True)
 class Examples:
-  """The examples of one split (see `load`). Each iteration reads the files."""
+  """The rows of a split, joined with the completions of a teacher.
 
-  benchmark: benchmark_lib.Benchmark
-  source: Path
+  Iterating reads the files and yields the examples: streamed, unless train is
+  subsampled or validation is cut from it.
+
+  Attributes:
+    benchmark: what the rows are.
+    source: folder or zip file with the rows.
+    split: 'train', 'validation' or 'test'.
+    teacher: who wrote the completions beside the rows; see
+      `layout.beside_rows`. Also picks the parser.
+    completions: completions by id instead; see `layout.by_id`.
+    fraction: share of train to keep, in (0, 1].
+    subset_seed: which subset of that size.
+    rules: what to keep of train (see `filters`); () keeps all, as the paper.
+    rationalized: whether completions that were given the human label replace
+      those whose label is wrong.
+
+  Raises:
+    UserError: something is wrong with the files; what is inside them only
+      shows while iterating.
+  """
+
+  benchmark: benchmark_lib.Benchmark = dataclasses.field(kw_only=False)
+  source: Path = dataclasses.field(kw_only=False)
   split: str
-  _: dataclasses.KW_ONLY
   teacher: str = layout.PALM
   completions: Path | Mapping[str, Path] | None = None
   fraction: float = 1.0
@@ -112,35 +132,37 @@ class Examples:
   rationalized: bool = False
 
   def __post_init__(self):
-    self._tallies = None
+    self._counts = None
     layout.parts(self.benchmark, archive.open_archive(self.source), self._home)
 
   def __iter__(self) -> Iterator[benchmark_lib.Example]:
     chosen = self._chosen()
-    of_file = counts_lib.Tally(self.benchmark)
-    of_split = of_file if chosen is None else counts_lib.Tally(self.benchmark)
+    of_file = counts_lib.CountsBuilder(self.benchmark)
+    of_split = of_file
+    if chosen is not None:
+      of_split = counts_lib.CountsBuilder(self.benchmark)
     rules = self.rules if self.split == 'train' else ()
-    slots = None if chosen is None else _Slots(chosen)
-    taught = self._taught()
-    for row, example in self._joined(taught):
+    subset = None if chosen is None else _OrderedSubset(chosen)
+    said = self._opened_completions()
+    for row, example in self._joined(said):
       of_file.add(row, example)
-      if slots is not None:
-        if row.index not in slots:
+      if subset is not None:
+        if row.index not in subset:
           continue
         of_split.add(row, example)
       result = filters.apply(rules, self.benchmark, row, example)
-      of_split.keep(result)
+      of_split.add_outcome(result)
       if isinstance(result, str):
         continue
-      if slots is None:
+      if subset is None:
         yield result
       else:
-        slots.put(result)
-    self._tallies = tuple(
-      tally.counts(torn=taught.torn) for tally in (of_split, of_file)
+        subset.put(result)
+    self._counts = tuple(
+      builder.counts(torn=said.torn) for builder in (of_split, of_file)
     )
-    if slots is not None:
-      yield from slots
+    if subset is not None:
+      yield from subset
 
   @property
   def counts(self) -> counts_lib.Counts:
@@ -170,12 +192,12 @@ class Examples:
     )
 
   def _joined(
-    self, taught: completions_lib.Completions
+    self, said: completions_lib.Completions
   ) -> Iterator[tuple[rows.Row, benchmark_lib.Example]]:
     parse = self.benchmark.parser(self.teacher)
     num_rows = 0
     for row in read_rows(self.benchmark, self.source, self._home):
-      samples = taught.take(row.example_id, row.place)
+      samples = said.take(row.example_id, row.place)
       num_rows += 1
       yield (
         row,
@@ -187,14 +209,14 @@ class Examples:
           rationalized=self.rationalized,
         ),
       )
-    taught.finish(num_rows)
+    said.finish(num_rows)
     if not num_rows:
       raise contract.UserError(
         f'{self.source} has no row in {self._home} of'
         f' {self.benchmark.name!r}, expected at least one. Check the file.'
       )
 
-  def _taught(self) -> completions_lib.Completions:
+  def _opened_completions(self) -> completions_lib.Completions:
     if self.completions is not None:
       return layout.by_id(self.completions, self._home)
     opened = archive.open_archive(self.source)
@@ -204,72 +226,24 @@ class Examples:
     )
 
   def _counted(self) -> tuple[counts_lib.Counts, counts_lib.Counts]:
-    if self._tallies is None:
+    if self._counts is None:
       for _ in self:
         pass
-    return self._tallies
+    return self._counts
 
 
-def load(
-  benchmark: benchmark_lib.Benchmark,
-  source: Path,
-  *,
-  split: str,
-  teacher: str = layout.PALM,
-  completions: Path | Mapping[str, Path] | None = None,
-  fraction: float = 1.0,
-  subset_seed: int = 0,
-  rules: Sequence[filters.Rule] = (),
-  rationalized: bool = False,
-) -> Examples:
-  """Joins the rows of a split with the completions of a teacher.
-
-  Args:
-    benchmark: what the rows are.
-    source: folder or zip file with the rows.
-    split: 'train', 'validation' or 'test'.
-    teacher: who wrote the completions beside the rows; see
-      `layout.beside_rows`. Also picks the parser.
-    completions: completions by id instead; see `layout.by_id`.
-    fraction: share of train to keep, in (0, 1].
-    subset_seed: seed of that subsample.
-    rules: what to keep of train (see `filters`); () keeps all, as the paper.
-    rationalized: whether completions that were given the human label replace
-      those whose label is wrong.
-
-  Returns:
-    The examples, to iterate over, and their counts. They are streamed unless
-    train is subsampled or validates.
-
-  Raises:
-    UserError: something is wrong with the files; what is inside them only
-      shows while iterating.
-  """
-  return Examples(
-    benchmark,
-    source,
-    split,
-    teacher=teacher,
-    completions=completions,
-    fraction=fraction,
-    subset_seed=subset_seed,
-    rules=rules,
-    rationalized=rationalized,
-  )
-
-
-class _Slots:
+class _OrderedSubset:
   """Examples that arrive in file order and leave in a split's order."""
 
   def __init__(self, chosen: np.ndarray):
-    self._place = {int(index): place for place, index in enumerate(chosen)}
+    self._rank = {int(index): rank for rank, index in enumerate(chosen)}
     self._examples = [None] * len(chosen)
 
   def __contains__(self, index: int) -> bool:
-    return index in self._place
+    return index in self._rank
 
   def put(self, example: benchmark_lib.Example) -> None:
-    self._examples[self._place[example.index]] = example
+    self._examples[self._rank[example.index]] = example
 
   def __iter__(self) -> Iterator[benchmark_lib.Example]:
     return (example for example in self._examples if example is not None)
@@ -277,9 +251,9 @@ class _Slots:
 
 def _records(
   source: archive.Archive, part: benchmark_lib.Part
-) -> Iterator[records.Record]:
+) -> Iterator[json_reader.Record]:
   place = f'{source.root}/{part.file}'
-  found = records.read(source.open(part.file), place)
+  found = json_reader.read(source.open(part.file), place)
   if part.select is None:
     return found
   every = list(found)

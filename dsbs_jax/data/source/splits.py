@@ -46,12 +46,12 @@ def cut(
 def subsample(
   num_rows: int, *, fraction: float, subset_seed: int
 ) -> np.ndarray:
-  """The training rows of one run on a fraction of the data.
+  """The rows of one subset of the training file.
 
   Args:
     num_rows: rows of the training file.
     fraction: share to keep, in (0, 1]; 1 keeps file order.
-    subset_seed: each seed draws another subset.
+    subset_seed: which subset of that size; each seed draws another.
 
   Returns:
     int64 indices. Their number is `num_rows - ceil((1 - fraction) * num_rows)`
@@ -84,7 +84,7 @@ def select(
     num_rows: rows of the split's file (train's for a derived validation).
     derive_validation: whether validation is cut from train.
     fraction: share of train to keep, in (0, 1].
-    subset_seed: seed of the subsample.
+    subset_seed: which subset of that size.
 
   Returns:
     int64 indices [rows of the split].

@@ -20,8 +20,8 @@ def test_zip_gives_the_same_examples_as_the_folder(tmp_path):
     name = module.BENCHMARK
     assert sources.available(name, path) == sources.available(name, toy.ARCHIVE)
     for split in sources.available(name, toy.ARCHIVE):
-      unpacked = list(sources.load(name, toy.ARCHIVE, split=split))
-      assert list(sources.load(name, path, split=split)) == unpacked
+      unpacked = list(sources.Examples(name, toy.ARCHIVE, split=split))
+      assert list(sources.Examples(name, path, split=split)) == unpacked
 
 
 def test_two_files_that_fit_equally_well_are_an_error(tmp_path):
@@ -65,7 +65,7 @@ def test_a_damaged_zip_is_one_clear_error(tmp_path):
   data[len(data) // 2] ^= 255
   path.write_bytes(data)
   with pytest.raises(ValueError, match='train.jsonl is damaged'):
-    list(sources.load(toy.BENCHMARK, path, split='train'))
+    list(sources.Examples(toy.BENCHMARK, path, split='train'))
   path.write_bytes(data[: len(data) // 2])
   with pytest.raises(ValueError, match='no whole zip file'):
-    sources.load(toy.BENCHMARK, path, split='train')
+    sources.Examples(toy.BENCHMARK, path, split='train')

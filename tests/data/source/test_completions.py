@@ -25,7 +25,7 @@ def test_completions_by_id_equal_the_archives(tmp_path):
     header = {'kind': 'header', 'settings': {'split': split}}
     toy.write_lines(tmp_path / f'{split}.jsonl', [header, *reversed(lines)])
     positional[split] = list(
-      sources.load(cqa.BENCHMARK, toy.ARCHIVE, split=split)
+      sources.Examples(cqa.BENCHMARK, toy.ARCHIVE, split=split)
     )
   folder, train = tmp_path, tmp_path / 'train.jsonl'
   for split, given in (
@@ -34,11 +34,11 @@ def test_completions_by_id_equal_the_archives(tmp_path):
     ('train', train),
     ('test', {'test': tmp_path / 'test.jsonl'}),
   ):
-    found = sources.load(
+    found = sources.Examples(
       cqa.BENCHMARK, toy.ARCHIVE, split=split, completions=given
     )
     assert list(found) == positional[split]
-  other = sources.load(
+  other = sources.Examples(
     cqa.BENCHMARK, toy.ARCHIVE, split='test', completions=train
   )
   assert toy.statuses(other) == ['no_completion'] * 2
@@ -57,7 +57,7 @@ def test_rows_may_lack_completions_and_record_failures(tmp_path):
       toy.said(0, 'yes'),
     ],
   )
-  examples = sources.load(toy.BENCHMARK, source, split='train')
+  examples = sources.Examples(toy.BENCHMARK, source, split='train')
   found = list(examples)
   assert toy.statuses(found) == ['parsed', 'failed', 'parsed', 'no_completion']
   assert found[0].llm_label == 'no', 'the first of two lines wins'
@@ -90,14 +90,14 @@ def test_wrong_completions_by_id_are_one_clear_error(
   toy.write(tmp_path / 'train.jsonl', toy.ROW)
   toy.write(tmp_path / 'llm/train.jsonl', content)
   with pytest.raises(ValueError, match=message):
-    list(sources.load(toy.BENCHMARK, tmp_path, split='train'))
+    list(sources.Examples(toy.BENCHMARK, tmp_path, split='train'))
 
 
 @pytest.mark.parametrize('cut', [b'{"id": "r0", "te', b'{"id": "\xe2\x82'])
 def test_a_torn_last_line_of_completions_is_left_out(tmp_path, cut):
   toy.write(tmp_path / 'train.jsonl', toy.ROW)
   toy.write(tmp_path / 'llm/train.jsonl', toy.SAID + cut)
-  examples = sources.load(toy.BENCHMARK, tmp_path, split='train')
+  examples = sources.Examples(toy.BENCHMARK, tmp_path, split='train')
   assert toy.statuses(examples) == ['parsed']
   assert examples.counts.torn == 1
   assert 'cut line' in examples.counts.summary()
@@ -116,7 +116,7 @@ def test_positional_completions_must_fit_the_rows(tmp_path, content, message):
   toy.write(tmp_path / 'train.jsonl', toy.ROW)
   toy.write(tmp_path / 'llm/train_CoT_0.json', content.encode())
   with pytest.raises(ValueError, match=message):
-    list(sources.load(toy.BENCHMARK, tmp_path, split='train'))
+    list(sources.Examples(toy.BENCHMARK, tmp_path, split='train'))
 
 
 def test_the_parts_of_a_split_are_checked_one_by_one(tmp_path):
@@ -130,7 +130,7 @@ def test_the_parts_of_a_split_are_checked_one_by_one(tmp_path):
       json.dumps(['x'] * size)
     )
   with pytest.raises(ValueError, match='5 completions for 4 rows'):
-    list(sources.load(asdiv.AUGMENTED, tmp_path, split='train'))
+    list(sources.Examples(asdiv.AUGMENTED, tmp_path, split='train'))
 
 
 def test_ids_that_share_a_hash_are_told_apart(tmp_path, monkeypatch):
@@ -138,7 +138,7 @@ def test_ids_that_share_a_hash_are_told_apart(tmp_path, monkeypatch):
   source = toy.source(tmp_path)
   lines = [toy.said(i, ('yes', 'no')[i % 2]) for i in (3, 1, 0, 2)]
   toy.write_lines(source / 'llm/train.jsonl', lines)
-  found = list(sources.load(toy.BENCHMARK, source, split='train'))
+  found = list(sources.Examples(toy.BENCHMARK, source, split='train'))
   assert [e.rationale for e in found] == [
     f'It is {i} for sample 0.' for i in range(4)
   ]
@@ -150,7 +150,7 @@ def test_lone_surrogates_of_a_model_are_replaced(tmp_path):
     tmp_path / 'llm/train.jsonl',
     rb'{"id": "r0", "text": "A \ud83d. The answer is yes."}' + b'\n',
   )
-  (example,) = sources.load(toy.BENCHMARK, tmp_path, split='train')
+  (example,) = sources.Examples(toy.BENCHMARK, tmp_path, split='train')
   assert example.rationale == 'A \ufffd.'
 
 
@@ -186,7 +186,7 @@ def test_any_bytes_are_read_or_refused_with_a_value_error(
   for content in (rows, toy.ROW):
     toy.write(folder / 'train.jsonl', content)
     try:
-      examples = list(sources.load(toy.BENCHMARK, folder, split='train'))
+      examples = list(sources.Examples(toy.BENCHMARK, folder, split='train'))
     except ValueError as error:
       assert 'expected' in str(error)
     else:

@@ -14,18 +14,18 @@ def test_defaults_filter_nothing_and_test_is_never_filtered():
     (cqa.BENCHMARK, 'test', 'parsed', False),
     (esnli.BENCHMARK, 'validation', 'outside_labels', False),
   ):
-    plain = list(sources.load(benchmark, toy.ARCHIVE, split=split))
+    plain = list(sources.Examples(benchmark, toy.ARCHIVE, split=split))
     assert (plain[1].status, plain[1].correct) == (status, correct)
     assert plain == list(
-      sources.load(benchmark, toy.ARCHIVE, split=split, rules=rules)
+      sources.Examples(benchmark, toy.ARCHIVE, split=split, rules=rules)
     )
-  found = sources.load(esnli.BENCHMARK, toy.ARCHIVE, split='train').counts
+  found = sources.Examples(esnli.BENCHMARK, toy.ARCHIVE, split='train').counts
   assert (found.kept, found.rows, found.dropped) == (6, 6, {})
 
 
 def test_filters_keep_and_say_what_they_dropped():
   def load(*rules):
-    return sources.load(
+    return sources.Examples(
       esnli.BENCHMARK, toy.ARCHIVE, split='train', rules=rules
     )
 
@@ -48,7 +48,7 @@ def test_filters_keep_and_say_what_they_dropped():
   assert [e.index for e in repaired] == [0, 1, 2, 3, 5]
   assert [e.llm_label for e in repaired[1:3]] == ['entailment', 'neutral']
   assert toy.statuses(repaired)[1:3] == ['repaired', 'repaired']
-  wrong = sources.load(cqa.BENCHMARK, toy.ARCHIVE, split='train').counts
+  wrong = sources.Examples(cqa.BENCHMARK, toy.ARCHIVE, split='train').counts
   assert wrong.usable - wrong.usable_correct > 0
 
 

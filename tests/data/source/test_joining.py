@@ -16,12 +16,12 @@ def test_majority_of_samples_labels_and_its_first_explains(tmp_path):
   ]
   lines.append({'id': 'r3', 'sample': 0, 'text': 'nothing'})
   toy.write_lines(source / 'llm/train.jsonl', reversed(lines))
-  found = list(sources.load(toy.BENCHMARK, source, split='train'))
+  found = list(sources.Examples(toy.BENCHMARK, source, split='train'))
   assert found[0].rationale == 'It is 0 for sample 1.'
   assert (found[0].llm_label, found[0].votes, found[0].samples) == ('yes', 2, 3)
   assert (found[1].llm_label, found[1].votes) == ('no', 1), 'first of a tie'
   assert toy.statuses(found)[2:] == ['outside_labels', 'no_marker']
-  kept = sources.load(
+  kept = sources.Examples(
     toy.BENCHMARK, source, split='train', rules=filters.KEEP['majority']
   )
   assert [e.index for e in kept] == [0]
@@ -48,7 +48,7 @@ def test_equal_values_vote_together(tmp_path):
       for s, a in enumerate(answers)
     ],
   )
-  for example in sources.load(svamp.BENCHMARK, tmp_path, split='train'):
+  for example in sources.Examples(svamp.BENCHMARK, tmp_path, split='train'):
     assert (example.llm_label, example.rationale) == ('(2 + 3)', 'S1.')
     assert (example.votes, example.correct) == (2, True)
 
@@ -65,9 +65,9 @@ def test_rationalizations_are_used_only_when_asked_for(tmp_path):
     {**toy.said(3, 'yes'), **hint},
   ]
   toy.write_lines(source / 'llm/train.jsonl', lines)
-  plain = list(sources.load(toy.BENCHMARK, source, split='train'))
+  plain = list(sources.Examples(toy.BENCHMARK, source, split='train'))
   assert [e.llm_label for e in plain] == ['yes'] * 4
-  examples = sources.load(
+  examples = sources.Examples(
     toy.BENCHMARK, source, split='train', rationalized=True
   )
   better = list(examples)

@@ -29,7 +29,7 @@ from tests.data import toy
 def test_a_wrong_row_is_one_clear_error(tmp_path, content, message):
   toy.write(tmp_path / 'train.jsonl', content)
   with pytest.raises(ValueError, match=message):
-    list(sources.load(toy.BENCHMARK, tmp_path, split='train'))
+    list(sources.Examples(toy.BENCHMARK, tmp_path, split='train'))
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ MEASURED = {
   'module, split', MEASURED, ids=lambda v: getattr(v, '__name__', v)
 )
 def test_published_data_count_as_measured(shared_dir, module, split):
-  examples = sources.load(
+  examples = sources.Examples(
     module.BENCHMARK, shared_dir / 'data/datasets', split=split
   )
   found = examples.file_counts
@@ -46,12 +46,12 @@ def test_published_data_count_as_measured(shared_dir, module, split):
 
 def test_derived_cqa_validation_is_the_papers(shared_dir):
   source = shared_dir / 'data/datasets'
-  examples = sources.load(cqa.BENCHMARK, source, split='validation')
+  examples = sources.Examples(cqa.BENCHMARK, source, split='validation')
   held = list(examples)
   assert [e.index for e in held[:5]] == [4032, 2432, 4722, 1506, 47]
   assert len(held) == examples.counts.rows == examples.counts.kept == 975
   assert round(examples.counts.accuracy, 2) == 73.85
-  train = list(sources.load(cqa.BENCHMARK, source, split='train'))
+  train = list(sources.Examples(cqa.BENCHMARK, source, split='train'))
   assert len(train) == 8766
   together = [e.index for e in train + held]
   assert sorted(together) == list(range(9741))
@@ -62,7 +62,7 @@ def test_derived_cqa_validation_is_the_papers(shared_dir):
 
 
 def test_derived_svamp_validation_is_the_papers(shared_dir):
-  examples = sources.load(
+  examples = sources.Examples(
     svamp.BENCHMARK, shared_dir / 'data/datasets', split='validation'
   )
   assert [e.index for e in examples][:5] == [759, 697, 2, 105, 672]
@@ -89,7 +89,7 @@ def test_recorded_accuracies_of_full_files(shared_dir):
   for module in (cqa, svamp):
     full = recorded[module.BENCHMARK.name]['full']
     for split, expected in full.items():
-      found = sources.load(
+      found = sources.Examples(
         module.BENCHMARK, shared_dir / 'data/datasets', split=split
       ).file_counts
       assert found.rows == expected['n']
@@ -102,7 +102,7 @@ def test_archive_fixture_reads_as_written():
   examples = {
     e.index: e
     for split in ('train', 'validation')
-    for e in sources.load(cqa.BENCHMARK, toy.ARCHIVE, split=split)
+    for e in sources.Examples(cqa.BENCHMARK, toy.ARCHIVE, split=split)
   }
   assert len(examples) == 10
   assert examples[0].input == (
@@ -135,23 +135,24 @@ def test_files_of_completions_are_sorted_by_number(tmp_path):
       json.dumps([f'This is {i}. The answer is yes.'])
     )
   read = [
-    e.rationale for e in sources.load(toy.BENCHMARK, tmp_path, split='train')
+    e.rationale
+    for e in sources.Examples(toy.BENCHMARK, tmp_path, split='train')
   ]
   assert read == [f'This is {i}.' for i in range(12)]
   (tmp_path / 'toy/llm/train_CoT_4.json').unlink()
   with pytest.raises(ValueError, match='without a gap'):
-    list(sources.load(toy.BENCHMARK, tmp_path, split='train'))
+    list(sources.Examples(toy.BENCHMARK, tmp_path, split='train'))
 
 
 def test_another_teachers_folder_and_parser_are_used():
-  palm = sources.load(cqa.BENCHMARK, toy.ARCHIVE, split='train')
-  neox = sources.load(
+  palm = sources.Examples(cqa.BENCHMARK, toy.ARCHIVE, split='train')
+  neox = sources.Examples(
     cqa.BENCHMARK, toy.ARCHIVE, split='train', teacher='gpt-neox'
   )
   assert list(neox) == list(palm)
   with pytest.raises(ValueError, match="completions of 'gpt-neox'"):
     list(
-      sources.load(
+      sources.Examples(
         esnli.BENCHMARK, toy.ARCHIVE, split='test', teacher='gpt-neox'
       )
     )
@@ -164,14 +165,15 @@ def test_asdiv_follows_svamp_in_the_augmented_train():
   assert rows[0].gt_label == '( 8.0 - 3.0 )'
   assert rows[10].input == 'Ida has 8 pears and eats 3.\nHow many are left?'
   assert rows[10].gt_label == '5'
-  train = sources.load(asdiv.AUGMENTED, toy.ARCHIVE, split='train')
-  held = sources.load(asdiv.AUGMENTED, toy.ARCHIVE, split='validation')
+  train = sources.Examples(asdiv.AUGMENTED, toy.ARCHIVE, split='train')
+  held = sources.Examples(asdiv.AUGMENTED, toy.ARCHIVE, split='validation')
   assert (train.counts.rows, held.counts.rows) == (11, 2)
   by_index = {e.index: e for e in [*train, *held]}
   assert (by_index[10].llm_label, by_index[10].correct) == ('(8 - 3)', True)
   assert by_index[11].status == 'malformed_label'
   assert (
-    sources.load(asdiv.AUGMENTED, toy.ARCHIVE, split='test').counts.rows == 2
+    sources.Examples(asdiv.AUGMENTED, toy.ARCHIVE, split='test').counts.rows
+    == 2
   )
 
 
@@ -181,37 +183,33 @@ def test_augmented_sizes_are_the_papers(tmp_path):
   toy.write_lines(tmp_path / 'svamp/svamp_train.json', [pear] * 800)
   toy.write_lines(tmp_path / 'asdiv/asdiv_train.json', [fig] * 2305)
   for split, size in (('train', 2794), ('validation', 311)):
-    found = sources.load(asdiv.AUGMENTED, tmp_path, split=split).counts
+    found = sources.Examples(asdiv.AUGMENTED, tmp_path, split=split).counts
     assert (found.rows, found.completions, found.accuracy) == (size, 0, None)
 
 
 def test_a_subsample_takes_its_run_of_the_rows(tmp_path):
   toy.source(tmp_path, num_rows=40)
   taken = {}
-  for subset_seed in (0, 1):
+  for run in (0, 1):
     examples = list(
-      sources.load(
-        toy.BENCHMARK,
-        tmp_path,
-        split='train',
-        fraction=0.25,
-        subset_seed=subset_seed,
+      sources.Examples(
+        toy.BENCHMARK, tmp_path, split='train', fraction=0.25, subset_seed=run
       )
     )
-    taken[subset_seed] = [e.index for e in examples]
-    assert [e.input for e in examples] == [
-      f'is {i} even?' for i in taken[subset_seed]
-    ]
+    taken[run] = [e.index for e in examples]
+    assert [e.input for e in examples] == [f'is {i} even?' for i in taken[run]]
   assert len(taken[0]) == len(taken[1]) == 10 and taken[0] != taken[1]
   expected = np.random.default_rng(0).permutation(40)[30:]
   assert taken[0] == expected.tolist()
   # Test is never subsampled.
-  test = sources.load(toy.BENCHMARK, tmp_path, split='test', fraction=0.25)
+  test = sources.Examples(toy.BENCHMARK, tmp_path, split='test', fraction=0.25)
   assert test.counts.rows == 1
 
 
 def test_summary_says_the_numbers_of_the_split():
-  found = sources.load(cqa.BENCHMARK, toy.ARCHIVE, split='train').file_counts
+  found = sources.Examples(
+    cqa.BENCHMARK, toy.ARCHIVE, split='train'
+  ).file_counts
   text = found.summary()
   assert '10 rows, 10 completions' in text
   assert 'parsed 7 of 10 answered rows' in text
@@ -231,14 +229,14 @@ def test_a_source_without_the_rows_says_what_it_looked_for(tmp_path):
   (tmp_path / 'test.jsonl').unlink()
   assert sources.available(toy.BENCHMARK, tmp_path) == ('train',)
   with pytest.raises(ValueError, match="no test rows of 'toy'.*test.jsonl"):
-    sources.load(toy.BENCHMARK, tmp_path, split='test')
+    sources.Examples(toy.BENCHMARK, tmp_path, split='test')
   with pytest.raises(ValueError, match="no file for the split 'validation'"):
-    sources.load(toy.BENCHMARK, tmp_path, split='validation')
+    sources.Examples(toy.BENCHMARK, tmp_path, split='validation')
   with pytest.raises(ValueError, match='neither a folder nor a zip'):
     sources.available(toy.BENCHMARK, tmp_path / 'train.jsonl')
   with pytest.raises(ValueError, match='completions .* do not exist'):
     list(
-      sources.load(
+      sources.Examples(
         toy.BENCHMARK, tmp_path, split='train', completions='/nowhere'
       )
     )

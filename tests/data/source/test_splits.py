@@ -64,8 +64,8 @@ def test_the_whole_keeps_file_order():
 
 def test_runs_draw_different_rows_and_repeat_their_own():
   draws = [
-    splits.subsample(1000, fraction=0.5, subset_seed=subset_seed).tolist()
-    for subset_seed in (0, 1, 2, 0)
+    splits.subsample(1000, fraction=0.5, subset_seed=run).tolist()
+    for run in (0, 1, 2, 0)
   ]
   assert draws[0] == draws[3]
   assert len({tuple(draw) for draw in draws}) == 3
@@ -76,7 +76,7 @@ def test_runs_draw_different_rows_and_repeat_their_own():
 )
 @hypothesis.settings(max_examples=60, deadline=None)
 def test_train_and_validation_never_share_a_row(
-  num_rows, fraction, subset_seed, derive
+  num_rows, fraction, run, derive
 ):
   chosen = {
     split: set(
@@ -85,15 +85,13 @@ def test_train_and_validation_never_share_a_row(
         num_rows,
         derive_validation=derive,
         fraction=fraction,
-        subset_seed=subset_seed,
+        subset_seed=run,
       ).tolist()
     )
     for split in ('train', 'validation')
   }
   kept = set(
-    splits.subsample(
-      num_rows, fraction=fraction, subset_seed=subset_seed
-    ).tolist()
+    splits.subsample(num_rows, fraction=fraction, subset_seed=run).tolist()
   )
   if derive:
     assert chosen['train'] | chosen['validation'] == kept

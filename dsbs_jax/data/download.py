@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Downloads that go on after an interruption and are checked at the end."""
+
+import hashlib
+import http.client
+import os
+import pathlib
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+
+from dsbs_jax import contract
+
+# The archive of the paper's authors, at the commit that added it.
+PUBLISHED = (
+  'https://github.com/google-research/distilling-step-by-step/raw/'
+  'ef944263c9ddfd40a9888557f3e7d17513fd1a7e/datasets.zip'
+)
+# URL -> 'sha256:<hex>', or 'git:<hex>', the id that git gives the contents.
+CHECKSUMS = {PUBLISHED: 'git:fb9d88a0b44c2daac1ec1639f0bdae993e7e5bcd'}
+
+MAX_BYTES = 16 << 30
+TIMEOUT_SECONDS = 60
+NUM_TRIES = 6
+_CHUNK_BYTES = 1 << 18
+# Worth another try: the connection broke, or the server is overloaded. Errors
+# of the disk are not among them.
+_BROKEN = (
+  http.client.HTTPException,
+  urllib.error.URLError,
+  ConnectionError,
+  TimeoutError,
+)
+_BUSY = (408, 429, 500, 502, 503, 504)
+
+Progress = Callable[[int, int | None], None]
+
+
+def local(
+  source: str | pathlib.Path,
+  folder: str | pathlib.Path,
+  *,
+  progress: Progress | None = None,
+) -> pathlib.Path:
+  """A source's path on this machine; a URL is downloaded first.
+
+  Args:
+    source: a path or a URL.
+    folder: where downloads are kept.
+    progress: see `fetch`.
+
+  Returns:
+    The path.
+
+  Raises:
+    UserError: the URL cannot be fetched; see `fetch`.
+  """
+  if '://' in str(source):
+    return fetch(str(source), folder, progress=progress)
+  return pathlib.Path(source).expanduser()
+
+
+def fetch(
+  url: str,
+  folder: str | pathlib.Path,
+  *,
+  name: str | None = None,
+  checksum: str | None = None,
+  num_tries: int = NUM_TRIES,
+  progress: Progress | None = None,
+  wait: Callable[[float], None] = time.sleep,
+) -> pathlib.Path:
+  """Downloads a file, or goes on where an earlier attempt broke off.
+
+  Args:
+    url: http(s)://host/.../file or gs://bucket/.../file; the latter is read
+      over https, or from STORAGE_EMULATOR_HOST.
+    folder: where the file comes to lie. Until it is whole and checked, it is
+      `<name>.part`.
+    name: the file's name there; None takes the URL's last part.
+    checksum: 'sha256:<hex>' or 'git:<hex>'; None takes the known one of the
+      URL, if any.
+    num_tries: tries in a row that may fail without a new byte.
+    progress: called with the bytes on disk and the expected total (or None).
+    wait: called with the seconds to wait before another try.
+
+  Returns:
+    Path of the file.
+
+  Raises:
+    UserError: a bad URL, an answer that says no, a file over `MAX_BYTES`,
+      contents that differ from the checksum, or too many failed tries.
+  """
+  checksum = checksum or CHECKSUMS.get(url)
+  address = _address(url)
+  parsed = urllib.parse.urlsplit(address)
+  name = name or pathlib.PurePosixPath(urllib.parse.unquote(parsed.path)).name
+  if parsed.scheme not in ('http', 'https') or not parsed.netloc or not name:
+    raise contract.UserError(
+      f'The URL is {url!r}, expected http(s)://host/.../file or'
+      ' gs://bucket/file. Check it.'
+    )
+  path = pathlib.Path(folder).expanduser() / name
+  if path.is_file():
+    _verify(path, checksum, url)
+    return path
+  path.parent.mkdir(parents=True, exist_ok=True)
+  part = path.with_name(path.name + '.part')
+  failures = 0
+  while True:
+    before = _size(part)
+    error = _try(address, part, checked=checksum is not None, tell=progress)
+    if error is None:
+      break
+    failures = 1 if _size(part) > before else failures + 1
+    if failures >= num_tries:
+      kept = (
+        f'The {_size(part):,} bytes that came are kept in {part}: run it again'
+      )
+      raise contract.UserError(
+        f'{url} could not be read after {failures} tries ({error}).'
+        + (f' {kept} to go on.' if _size(part) else ' Check the connection.')
+      )
+    wait(min(30.0, 0.5 * 2**failures))
+  _verify(part, checksum, url)
+  part.rename(path)
+  _etag_file(part).unlink(missing_ok=True)
+  return path
+
+
+def _address(url: str) -> str:
+  """The http(s) address of a URL."""
+  if not url.startswith('gs://'):
+    return url
+  host = os.environ.get('STORAGE_EMULATOR_HOST')
+  return (
+    f'{host or "https://storage.googleapis.com"}/{url.removeprefix("gs://")}'
+  )
+
+
+def _try(
+  url: str, part: pathlib.Path, *, checked: bool, tell: Progress | None
+) -> object:
+  """One request for what is missing; None if the part is whole, else why not."""
+  request = urllib.request.Request(url, headers={'Accept-Encoding': 'identity'})
+  etag = _etag_file(part).read_text() if _etag_file(part).is_file() else ''
+  # Without either, bytes of two versions could be glued together.
+  if _size(part) and (etag or checked):
+    request.add_header('Range', f'bytes={_size(part)}-')
+    if etag:
+      request.add_header('If-Range', etag)
+  try:
+    with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:
+      return _save(response, part, url, tell=tell)
+  except urllib.error.HTTPError as error:
+    if error.code == 416:  # the file has become shorter: from the start again
+      part.unlink()
+    elif error.code not in _BUSY:
+      raise contract.UserError(
+        f'{url} answers {error.code} {error.reason}, expected the file. Check'
+        ' the URL.'
+      ) from error
+    return error
+  except _BROKEN as error:
+    return error
+
+
+def _save(
+  response: http.client.HTTPResponse,
+  part: pathlib.Path,
+  url: str,
+  *,
+  tell: Progress | None,
+) -> str | None:
+  """Writes a response to the part; None if it is whole then, else why not."""
+  have = _size(part) if response.status == 206 else 0
+  found = response.headers.get('Content-Range', '')
+  if have and not found.startswith(f'bytes {have}-'):
+    return f'the server sent the range {found!r}'
+  length = response.headers.get('Content-Length', '')
+  total = have + int(length) if length.isdigit() else None
+  etag = response.headers.get('ETag', '')
+  _etag_file(part).write_text('' if etag.startswith('W/') else etag)
+  with open(part, 'ab' if have else 'wb') as file:
+    while chunk := response.read(_CHUNK_BYTES):
+      have += file.write(chunk)
+      if max(have, total or 0) > MAX_BYTES:
+        raise contract.UserError(
+          f'{url} has {max(have, total or 0):,} bytes or more, expected at most'
+          f' {MAX_BYTES:,}. Download it by hand if it is right.'
+        )
+      if tell is not None:
+        tell(have, total)
+  return None if total in (None, have) else 'the connection ended early'
+
+
+def _size(path: pathlib.Path) -> int:
+  return path.stat().st_size if path.is_file() else 0
+
+
+def _etag_file(part: pathlib.Path) -> pathlib.Path:
+  """Holds what the server called the version that a part belongs to."""
+  return part.with_name(part.name + '.etag')
+
+
+def _verify(path: pathlib.Path, checksum: str | None, url: str) -> None:
+  """Compares a file with its checksum, and removes it where they differ."""
+  if checksum is None:
+    return
+  kind, expected = checksum.split(':')
+  digest = {'sha256': hashlib.sha256, 'git': hashlib.sha1}[kind]()
+  if kind == 'git':
+    digest.update(b'blob %d\0' % _size(path))
+  with open(path, 'rb') as file:
+    while chunk := file.read(_CHUNK_BYTES):
+      digest.update(chunk)
+  if digest.hexdigest() != expected:
+    path.unlink()
+    _etag_file(path).unlink(missing_ok=True)
+    raise contract.UserError(
+      f'{url} came with the {kind} checksum {digest.hexdigest()}, expected'
+      f' {expected}. The download was removed: get it again.'
+    )
