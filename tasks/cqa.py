@@ -12,7 +12,6 @@ The test split is the public validation split; a tenth of train validates.
 
 import re
 
-from dsbs_jax import contract
 from dsbs_jax.data import benchmark, metrics, parsing, register
 
 _LETTER = re.compile(r'\(.\)')
@@ -22,7 +21,7 @@ def render(row: benchmark.Row) -> str:
   """The question and its lettered choices, one per line."""
   choices = row['choices']
   if len(choices) != 5:
-    raise contract.UserError(f'the row has {len(choices)} choices, expected 5')
+    raise ValueError(f'the row has {len(choices)} choices, expected 5')
   lines = [
     f'({letter}) {choice}'
     for letter, choice in zip('abcde', choices, strict=True)

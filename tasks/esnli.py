@@ -7,7 +7,6 @@ Input:  'A boy sleeps.</s>A boy is awake.', where </s> becomes the EOS id
 Label:  'contradiction' (0 entailment, 1 neutral, 2 contradiction)
 """
 
-from dsbs_jax import contract
 from dsbs_jax.data import benchmark, metrics, parsing, register
 
 LABELS = ('entailment', 'neutral', 'contradiction')
@@ -22,7 +21,7 @@ def label(row: benchmark.Row) -> str:
   """The name of the class."""
   number = row['label']
   if number not in (0, 1, 2):
-    raise contract.UserError(f'the label is {number!r}, expected 0, 1 or 2')
+    raise ValueError(f'the label is {number!r}, expected 0, 1 or 2')
   return LABELS[number]
 
 

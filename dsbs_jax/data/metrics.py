@@ -13,8 +13,6 @@ import operator
 import re
 from collections.abc import Sequence
 
-from dsbs_jax import contract
-
 MAX_CHARS = 1000
 MAX_DEPTH = 50
 MAX_DIGITS = 300
@@ -47,7 +45,7 @@ def exact_match(
     {'accuracy': percent in [0, 100]}.
 
   Raises:
-    UserError: different numbers of texts, or none.
+    ValueError: different numbers of texts, or none.
 
   Source: the text accuracy of the original code of arXiv 2305.02301.
   """
@@ -68,7 +66,7 @@ def equation_accuracy(
     text without a value (see `value`) equals nothing, not even itself.
 
   Raises:
-    UserError: different numbers of texts, or none.
+    ValueError: different numbers of texts, or none.
   """
   return _percent(
     [value(t) == value(p) for t, p in _pairs(targets, predictions)]
@@ -136,9 +134,9 @@ def _operand(node: ast.AST) -> int | float:
 
 def _pairs(targets: Sequence[str], predictions: Sequence[str]):
   if len(targets) != len(predictions) or not len(targets):
-    raise contract.UserError(
+    raise ValueError(
       f'{len(targets)} targets and {len(predictions)} predictions, expected'
-      ' the same number and at least one. Score the split that was decoded.'
+      ' the same number and at least one.'
     )
   return zip(targets, predictions, strict=True)
 

@@ -8,6 +8,7 @@ import numpy as np
 import rich.table
 from absl import logging
 
+from dsbs_jax import contract
 from dsbs_jax.data import benchmark, forms, register, vocabularies
 from dsbs_jax.data.prepared import store
 
@@ -50,6 +51,8 @@ def counts(prepared: store.Prepared) -> rich.table.Table:
     add(key.replace('_', ' '), lambda c, key=key: f'{c[key]:,}')
   for status in statuses:
     add(f'  {status}', lambda c, s=status: f'{c["statuses"].get(s, 0):,}')
+  if any(c['torn'] for c in columns.values()):
+    add('cut last lines', lambda c: f'{c["torn"]:,}')
   for key in ('accuracy', 'usable_accuracy'):
     add(
       f'LLM label {key.replace("_", " ")} %',
@@ -82,7 +85,7 @@ def lengths(
   prefix = forms.prefixes(source.prefixes).label
   try:
     vocabulary = vocabularies.load(source.vocabulary)
-  except ValueError as error:
+  except contract.UserError as error:
     if spec is not None:
       raise
     logging.warning('%s Lengths are counted in words.', error)

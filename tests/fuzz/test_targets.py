@@ -60,7 +60,7 @@ FOUND = {
     b'\r1\r',
   ),
 }
-SECONDS = 2.0  # of CPU, for the largest of these inputs
+SECONDS = 30.0  # of CPU: milliseconds, or hours where work is quadratic
 
 
 @pytest.mark.parametrize('name', targets.TARGETS)
@@ -82,7 +82,7 @@ def test_no_bytes_break_a_promise(name):
   target = targets.TARGETS[name]
 
   @hypothesis.given(_inputs(target.pieces))
-  @hypothesis.settings(max_examples=100, deadline=None, derandomize=True)
+  @hypothesis.settings(max_examples=40, deadline=None, derandomize=True)
   def search(data):
     target.run(data)
 

@@ -28,7 +28,6 @@ from dsbs_jax.data.batching import (
 )
 from dsbs_jax.data.prepared import tokens, views
 
-BatchOrder = batch_order.BatchOrder
 Batch = dict[str, dict[str, np.ndarray]]
 
 _READ_AHEAD = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
@@ -251,7 +250,7 @@ class BatchIterator:
 def open(
   name: str,
   source: tokens.Source,
-  order: BatchOrder,
+  order: batch_order.BatchOrder,
   *,
   layout: layouts.Layout | None = None,
   shard_info: ShardInfo | None = None,

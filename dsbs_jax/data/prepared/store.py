@@ -80,18 +80,11 @@ class Prepared:
     for start in range(0, total, chunk):
       stop = min(start + chunk, total)
       try:
-        rows = records.__getitems__(range(start, stop))
+        read = records.__getitems__(range(start, stop))
+        examples = [_example(record) for record in read]
       except (RuntimeError, OSError, ValueError) as error:
         raise self._damaged(split, error) from error
-      for record in rows:
-        texts = {
-          field: _text(record[field]) for field in fingerprints.TEXT_FIELDS
-        }
-        # Datasets of earlier versions do not have the field.
-        options = json.loads(_text(record.get(fingerprints.OPTIONS, '[]')))
-        yield benchmark.Example(
-          index=int(record['index']), options=tuple(options), **texts
-        )
+      yield from examples
 
   def _damaged(self, split: str, error: Exception) -> contract.UserError:
     path = folder(self.name, self.data_dir)
@@ -285,6 +278,15 @@ def _check(prepared: Prepared) -> None:
         f' fingerprint) but reads as {found}. The disk may be full or'
         ' failing; prepare again.'
       )
+
+
+def _example(record: Mapping[str, Any]) -> benchmark.Example:
+  texts = {field: _text(record[field]) for field in fingerprints.TEXT_FIELDS}
+  # Datasets of earlier versions do not have the field.
+  options = json.loads(_text(record.get(fingerprints.OPTIONS, '[]')))
+  return benchmark.Example(
+    index=int(record['index']), options=tuple(options), **texts
+  )
 
 
 def _text(value: bytes | str) -> str:

@@ -94,7 +94,7 @@ def own_name(name: str) -> contract.TaskName | None:
   """The parts of a name of this project, None for any other name."""
   try:
     return contract.parse_task_name(name)
-  except contract.UserError:  # seqio may know the name
+  except contract.UserError:  # no error here: seqio may know the name
     return None
 
 

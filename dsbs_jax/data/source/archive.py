@@ -58,8 +58,15 @@ class Zip:
 
   def open(self, name: str) -> BinaryIO:
     # The member keeps the archive open for as long as it needs it.
-    with zipfile.ZipFile(self.root) as archive:
-      return archive.open(name)
+    try:
+      with zipfile.ZipFile(self.root) as archive:
+        return archive.open(name)
+    except (zipfile.BadZipFile, NotImplementedError) as error:
+      raise contract.UserError(
+        f'Member {name!r} of {self.root} cannot be read ({error}), expected'
+        ' what zip -9 writes. Get the archive again, or unpack it and give the'
+        ' folder.'
+      ) from error
 
 
 Archive = Folder | Zip

@@ -199,7 +199,7 @@ class ById:
         place = f'{self._name}:{number}'
         try:
           value = json_reader.decode(line, place)
-        except ValueError:
+        except contract.UserError:
           if line.endswith(b'\n'):
             raise
           self.torn = 1

@@ -67,34 +67,6 @@ class Counts:
       'usable_accuracy': self.usable_accuracy,
     }
 
-  def summary(self) -> str:
-    """The counts as lines of text."""
-    lines = [f'{self.rows:,} rows, {self.completions:,} completions']
-    if self.answered:
-      lines.append(
-        f'parsed {self.statuses.get(joining.PARSED, 0):,} of'
-        f' {self.answered:,} answered rows{_reasons(self.statuses)}'
-      )
-      lines.append(
-        f'rationale and label both there: {self.usable:,}; blank rationale'
-        f' {self.blank_rationales:,}, blank label {self.blank_labels:,},'
-        f' label that is no answer {self.outside_labels:,}'
-      )
-    if self.accuracy is not None:
-      lines.append(
-        f'LLM label accuracy {self.accuracy:.2f} %'
-        + (
-          ''
-          if self.usable_accuracy is None
-          else f' ({self.usable_accuracy:.2f} % of the usable)'
-        )
-      )
-    if self.dropped:
-      lines.append(f'kept {self.kept:,} rows{_reasons(self.dropped)}')
-    if self.torn:
-      lines.append('a cut line at the end of the completions was left out')
-    return '\n'.join(lines)
-
 
 class CountsBuilder:
   """Adds up `Counts`, one example at a time."""
@@ -143,9 +115,3 @@ class CountsBuilder:
       dropped=dict(self._dropped.most_common()),
       torn=torn,
     )
-
-
-def _reasons(counts: Mapping[str, int]) -> str:
-  """'; 101 no_marker, 28 no_label', or nothing."""
-  named = [f'{n:,} {r}' for r, n in counts.items() if r != joining.PARSED]
-  return f'; {", ".join(named)}' if named else ''

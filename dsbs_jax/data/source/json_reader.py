@@ -7,6 +7,7 @@ Whatever is wrong with a file ends in one UserError that names file and line.
 import dataclasses
 import itertools
 import json
+import lzma
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from typing import Any, BinaryIO
 from dsbs_jax import contract
 
 # What reading a broken zip member raises.
-DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError)
+_DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError)
 
 MAX_LINE_BYTES = 16 << 20
 MAX_ARRAY_BYTES = 2 << 30
@@ -95,7 +96,7 @@ def decode(line: bytes, place: str) -> Any:
 def lines(file: BinaryIO, name: str) -> Iterator[tuple[int, int, bytes]]:
   """(line number from 1, byte offset, line) of lines that are not blank."""
   number = offset = 0
-  while line := _take(file.readline, MAX_LINE_BYTES + 1, name):
+  while line := read_some(file.readline, MAX_LINE_BYTES + 1, name):
     number += 1
     start, offset = offset, offset + len(line)
     if number == 1:
@@ -109,10 +110,25 @@ def lines(file: BinaryIO, name: str) -> Iterator[tuple[int, int, bytes]]:
       yield number, start, line
 
 
-def _take(read_bytes: Callable[[int], bytes], limit: int, name: str) -> bytes:
+def read_some(
+  read_bytes: Callable[[int], bytes], limit: int, name: str
+) -> bytes:
+  """Bytes of a file that may be a damaged zip member.
+
+  Args:
+    read_bytes: the file's read or readline.
+    limit: how many bytes at most.
+    name: the file's name for errors.
+
+  Returns:
+    The bytes.
+
+  Raises:
+    UserError: the member is damaged.
+  """
   try:
     return read_bytes(limit)
-  except DAMAGED as error:
+  except _DAMAGED as error:
     raise contract.UserError(
       f'{name} is damaged ({error}), expected a whole zip member. Get the'
       ' archive again.'
@@ -120,7 +136,7 @@ def _take(read_bytes: Callable[[int], bytes], limit: int, name: str) -> bytes:
 
 
 def _array(begin: bytes, file: BinaryIO, name: str) -> list[Any]:
-  data = begin + _take(file.read, MAX_ARRAY_BYTES, name)
+  data = begin + read_some(file.read, MAX_ARRAY_BYTES, name)
   if len(data) >= MAX_ARRAY_BYTES:
     raise contract.UserError(
       f'{name} is a JSON array of {MAX_ARRAY_BYTES:,} bytes or more.'

@@ -256,5 +256,5 @@ def _seekable(source: archive.Archive, name: str) -> completions.Opener:
   if isinstance(source, archive.Folder):
     return functools.partial(source.open, name)
   with source.open(name) as file:
-    data = file.read()
+    data = json_reader.read_some(file.read, archive.MAX_MEMBER_BYTES, name)
   return lambda: io.BytesIO(data)

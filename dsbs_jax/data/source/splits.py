@@ -58,9 +58,7 @@ def subsample(
     in float arithmetic, so 0.7 of 800 rows are 559.
   """
   if not 0.0 < fraction <= 1.0:
-    raise contract.UserError(
-      f'fraction is {fraction}, expected a number in (0, 1].'
-    )
+    raise ValueError(f'fraction is {fraction}, expected a number in (0, 1].')
   if fraction == 1.0:
     return np.arange(num_rows)
   return cut(num_rows, fraction=1.0 - fraction, seed=subset_seed)[0]

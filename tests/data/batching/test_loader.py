@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from dsbs_jax.data.batching import layouts, loader
+from dsbs_jax.data.batching import batch_order, layouts, loader
 from dsbs_jax.data.prepared import ragged, tokens
 from tests.data import small_prepared
 
@@ -14,7 +14,7 @@ SIZE = small_prepared.SIZES['train']  # 45: with batches of 8, the sixth holds 5
 PADDED, BUCKETED = layouts.Padded(), layouts.Bucketed(num_shapes=3)
 PACKED = layouts.Packed()
 LAYOUTS = {'padded': PADDED, 'bucketed': BUCKETED, 'packed': PACKED}
-ORDER = loader.BatchOrder(batch_size=8, seed=3)
+ORDER = batch_order.BatchOrder(batch_size=8, seed=3)
 
 
 def open_(source, name='cqa_gt_dsbs', layout=PACKED, order=ORDER, **more):
@@ -71,7 +71,7 @@ def test_an_epoch_holds_every_example_once_and_ends_with_the_rest(source):
     assert sorted(np.concatenate(epoch).tolist()) == list(range(SIZE))
   orders = {tuple(np.concatenate(epoch).tolist()) for epoch in epochs}
   assert len(orders) == 3
-  other = open_(source, order=loader.BatchOrder(batch_size=8, seed=4))
+  other = open_(source, order=batch_order.BatchOrder(batch_size=8, seed=4))
   assert other.positions(0).tolist() != opened.positions(0).tolist()
 
 
@@ -116,10 +116,10 @@ def test_a_state_of_another_order_is_refused(source):
   state = iter(open_(source)).get_state()
   iter(open_(source, layout=PADDED)).set_state(state)  # same composition
   for order in (
-    loader.BatchOrder(batch_size=9, seed=3),
-    loader.BatchOrder(batch_size=8, seed=4),
-    loader.BatchOrder(batch_size=8, seed=3, shuffle=False),
-    loader.BatchOrder(batch_size=8, seed=3, paired=False),
+    batch_order.BatchOrder(batch_size=9, seed=3),
+    batch_order.BatchOrder(batch_size=8, seed=4),
+    batch_order.BatchOrder(batch_size=8, seed=3, shuffle=False),
+    batch_order.BatchOrder(batch_size=8, seed=3, paired=False),
   ):
     with pytest.raises(ValueError, match='saved with order.*start a new run'):
       iter(open_(source, order=order)).set_state(state)
@@ -238,7 +238,7 @@ def test_pair_ids_join_the_two_views_of_an_example(source, layout):
 
 
 def test_unpaired_mixtures_follow_their_rates(source):
-  order = loader.BatchOrder(
+  order = batch_order.BatchOrder(
     batch_size=8,
     paired=False,
     rates={'cqa_gt_label': 3.0, 'cqa_rationale': 1.0},
@@ -261,27 +261,27 @@ def test_unpaired_mixtures_follow_their_rates(source):
     len(set(seen)) == 2 * SIZE
   )  # all labels six times, all rationales twice
   with pytest.raises(ValueError, match='rates is'):
-    open_(source, order=loader.BatchOrder(paired=False, rates={'x': 1.0}))
+    open_(source, order=batch_order.BatchOrder(paired=False, rates={'x': 1.0}))
   with pytest.raises(ValueError, match='expected numbers above 0'):
     rates = {'cqa_gt_label': 0.0, 'cqa_rationale': 1.0}
-    open_(source, order=loader.BatchOrder(paired=False, rates=rates))
+    open_(source, order=batch_order.BatchOrder(paired=False, rates=rates))
 
 
 def test_file_order_and_a_number_of_epochs(source):
-  order = loader.BatchOrder(batch_size=8, shuffle=False, num_epochs=2)
+  order = batch_order.BatchOrder(batch_size=8, shuffle=False, num_epochs=2)
   opened = open_(source, order=order)
   assert opened.positions(0).tolist() == list(range(8))
   assert opened.positions(6).tolist() == list(range(8))
   assert sum(1 for _ in opened) == 12
-  unpaired = loader.BatchOrder(batch_size=8, paired=False, num_epochs=1)
+  unpaired = batch_order.BatchOrder(batch_size=8, paired=False, num_epochs=1)
   assert sum(1 for _ in open_(source, order=unpaired)) == 12  # 90 examples
 
 
 def test_wrong_settings_are_clear_errors(source):
   with pytest.raises(ValueError, match='batch_size is 0'):
-    loader.BatchOrder(batch_size=0)
+    batch_order.BatchOrder(batch_size=0)
   with pytest.raises(ValueError, match='num_epochs is 0'):
-    loader.BatchOrder(num_epochs=0)
+    batch_order.BatchOrder(num_epochs=0)
   with pytest.raises(ValueError, match='process_index is 2.*the 2 processes'):
     loader.ShardInfo(2, 2)
   with pytest.raises(ValueError, match='row_multiple is 0'):

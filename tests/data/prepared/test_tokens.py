@@ -140,11 +140,11 @@ def test_training_from_cached_tokens_imports_no_tensorflow(source, tmp_path):
   code = (
     'import sys\n'
     'from dsbs_jax.data import register\n'
-    'from dsbs_jax.data.batching import loader\n'
+    'from dsbs_jax.data.batching import batch_order, loader\n'
     'from dsbs_jax.data.prepared import tokens\n'
     f'source = tokens.Source({str(tmp_path / "data")!r},'
     f' {source.vocabulary!r})\n'
-    'order = loader.BatchOrder(batch_size=4)\n'
+    'order = batch_order.BatchOrder(batch_size=4)\n'
     'opened = loader.open("cqa_gt_dsbs", source, order)\n'
     'next(iter(opened))\n'
     'test = tokens.load("cqa_gt_label", "test", source)\n'

@@ -7,7 +7,7 @@ import seqio
 import tensorflow as tf
 
 from dsbs_jax.data import register
-from dsbs_jax.data.batching import layouts, loader
+from dsbs_jax.data.batching import batch_order, layouts, loader
 from dsbs_jax.data.prepared import tokens
 
 TEXTS = [('copy this', 'this'), ('and that', 'that'), ('or those', 'those')]
@@ -45,7 +45,7 @@ def registered(source):
 
 
 def test_a_foreign_task_is_read_through_seqio(source):
-  order = loader.BatchOrder(batch_size=2, shuffle=False)
+  order = batch_order.BatchOrder(batch_size=2, shuffle=False)
   opened = loader.open('foreign_copy', source, order, layout=layouts.Padded())
   assert (opened.num_examples, opened.steps_per_epoch) == (3, 2)
   rows = opened.batch(0)['mixture']
@@ -60,7 +60,9 @@ def test_a_foreign_task_is_read_through_seqio(source):
 
 
 def test_a_foreign_mixture_of_our_tasks_keeps_rates_and_terms(source):
-  opened = loader.open('foreign_mix', source, loader.BatchOrder(batch_size=8))
+  opened = loader.open(
+    'foreign_mix', source, batch_order.BatchOrder(batch_size=8)
+  )
   counts = np.zeros(3, int)
   for step in range(20):
     rows = opened.batch(step)['mixture']
@@ -71,7 +73,9 @@ def test_a_foreign_mixture_of_our_tasks_keeps_rates_and_terms(source):
 
 
 def test_texts_of_foreign_tasks_can_be_shown(source):
-  opened = loader.open('foreign_copy', source, loader.BatchOrder(batch_size=3))
+  opened = loader.open(
+    'foreign_copy', source, batch_order.BatchOrder(batch_size=3)
+  )
   del opened
   from dsbs_jax.data.seqio_tasks import foreign
 

@@ -7,7 +7,7 @@ import seqio
 import tensorflow as tf
 
 from dsbs_jax.data import register
-from dsbs_jax.data.batching import layouts, loader
+from dsbs_jax.data.batching import batch_order, layouts, loader
 from dsbs_jax.data.prepared import tokens
 from dsbs_jax.data.seqio_tasks import features
 from tests.data import small_prepared
@@ -87,7 +87,7 @@ def test_the_first_batch_of_a_task_equals_seqios(source):
   opened = loader.open(
     'cqa_gt_label',
     source,
-    loader.BatchOrder(batch_size=8, shuffle=False),
+    batch_order.BatchOrder(batch_size=8, shuffle=False),
     layout=layouts.Padded(lengths=LENGTHS),
   )
   ours = opened.batch(0)['label']

@@ -6,6 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from dsbs_jax import contract
 from dsbs_jax.data.source import archive, sources
 from tasks import anli1, asdiv, cqa, esnli, svamp
 from tests.data import toy
@@ -69,3 +70,14 @@ def test_a_damaged_zip_is_one_clear_error(tmp_path):
   path.write_bytes(data[: len(data) // 2])
   with pytest.raises(ValueError, match='no whole zip file'):
     sources.Examples(toy.BENCHMARK, path, split='train')
+
+
+def test_a_member_packed_in_an_unknown_way_is_one_clear_error(tmp_path):
+  path = tmp_path / 'rows.zip'
+  with zipfile.ZipFile(path, 'w') as file:
+    file.writestr('train.jsonl', toy.ROW)
+  data = bytearray(path.read_bytes())
+  data[8] = data[data.index(b'PK\1\2') + 10] = 99  # the method, in both headers
+  path.write_bytes(data)
+  with pytest.raises(contract.UserError, match="'train.jsonl' of .*method"):
+    list(sources.read_rows(toy.BENCHMARK, path, 'train'))
