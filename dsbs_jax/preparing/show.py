@@ -96,7 +96,13 @@ def _show_example(console, tokens, position: int, *, row) -> None:
 
 def _target_table(tokens, row) -> rich.table.Table:
   table = rich.table.Table()
-  for column in ('place', 'decoder reads', 'is trained to write', 'id', 'term'):
+  for column in (
+    'position',
+    'decoder reads',
+    'is trained to write',
+    'id',
+    'term',
+  ):
     table.add_column(column)
   table.add_column('weight', justify='right')
   for place in range(_length(row['decoder_target_tokens'])):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`prepare` and `show` say what is in the data, or what is wrong with it."""
 
+import dataclasses
 import pathlib
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from dsbs_jax.data import benchmark, metrics, parsing, register, vocabularies
+from dsbs_jax.data import register, vocabularies
 from dsbs_jax.data.prepared import store, tokens
 from dsbs_jax.preparing import prepare as prepare_lib
 from dsbs_jax.preparing import show
@@ -22,15 +23,7 @@ def benchmark_name():
   """A benchmark of yes and no, registered without seqio."""
   with register.without_seqio():
     register.register(
-      benchmark.Benchmark(
-        name='evens',
-        splits={'train': 'train.jsonl', 'test': 'test.jsonl'},
-        render=lambda row: row['q'],
-        label=lambda row: row['a'],
-        parse=parsing.after_marker('The answer is', label=r'(\S+)\.'),
-        metric=metrics.exact_match,
-        example_id=lambda row: row['id'],
-      )
+      dataclasses.replace(toy.BENCHMARK, name='evens', labels=())
     )
   return 'evens'
 

@@ -111,19 +111,12 @@ class Packer:
     shape: row_shapes.Shape,
   ) -> dict[str, np.ndarray]:
     """Writes examples into rows; longer ones are cut, their last id EOS_ID."""
-    source = _Side(
-      self.table.inputs,
-      positions,
-      (shape.rows, shape.inputs),
-      row=placed.row,
-      start=placed.input_start,
-    )
-    target = _Side(
-      self.table.targets,
-      positions,
-      (shape.rows, shape.targets),
-      row=placed.row,
-      start=placed.target_start,
+    source, target = (
+      _Side(ids, positions, (shape.rows, width), row=placed.row, start=start)
+      for ids, width, start in (
+        (self.table.inputs, shape.inputs, placed.input_start),
+        (self.table.targets, shape.targets, placed.target_start),
+      )
     )
     ids, terms = target.ids(), self.table.terms[positions]
     rows = {
