@@ -13,7 +13,7 @@ help:
 	@echo 'make test       set up, then run the test suite'
 	@echo 'make test-long  the tests that take longer than ten minutes'
 	@echo 'make bench      speed of training, loading and evaluation, as a table'
-	@echo 'make bench-gpu WORKLOAD=batches.npz  the step on one accelerator'
+	@echo 'make bench-gpu WORKLOAD=batches.npz  training or decoding on one accelerator'
 	@echo 'make bench-extract  throughput of stage 1 beside a bare client'
 	@echo 'make bench-serve  requests per second and latency of a server'
 	@echo 'make fuzz       hostile input for readers, parsers and gin, 10 minutes each'

@@ -216,8 +216,8 @@ def test_a_program_finds_the_memory_of_its_last_run(keep):
   assert usual < 100 if keep else usual > 10_000
 
 
-def test_the_accelerator_benchmark_runs_without_tensorflow(tmp_path):
-  """On whatever device there is: here it says what the figures are made of."""
+def accelerate(folder, *flags):
+  """What bench.accelerator prints of one batch of four pairs."""
   arrays = {}
   for view in workload.VIEWS:
     targets = np.full((4, 8), 7, np.int32)
@@ -235,7 +235,8 @@ def test_the_accelerator_benchmark_runs_without_tensorflow(tmp_path):
       ).items()
     }
     arrays |= ragged(f'raw/0/{view}', [np.ones(16)] * 4, [np.ones(8)] * 4)
-  path = tmp_path / 'workload.npz'
+  arrays['padded/0/label/encoder_input_tokens'] = np.full((4, 8), 7, np.int32)
+  path = folder / 'workload.npz'
   workload.Workload({'num_steps': 1, 'batch_size': 4}, arrays).save(path)
   code = (
     'import sys; from bench import accelerator; accelerator.main();'
@@ -245,17 +246,30 @@ def test_the_accelerator_benchmark_runs_without_tensorflow(tmp_path):
     [
       *(sys.executable, '-c', code, f'--workload={path}'),
       *('--model=tiny', '--vocab_size=128', '--steps=1'),
-      *('--dtype=float32', '--product_size=256', '--dropout=0.0'),
+      *('--dtype=float32', '--product_size=256', '--dropout=0.0', *flags),
     ],
     cwd=REPOSITORY,
     capture_output=True,
     text=True,
   )
   assert done.returncode == 0, done.stderr
-  found = json.loads(done.stdout)
+  return json.loads(done.stdout)
+
+
+def test_the_accelerator_benchmark_runs_without_tensorflow(tmp_path):
+  """On whatever device there is: here it says what the figures are made of."""
+  found = accelerate(tmp_path)
   config = workload.model('tiny', vocab_size=128)
   useful = 2 * flops.train(config, 16, 8, rows=4)
   rate = found['utilisation_useful'] * found['product_tflops'] * 1e12
   assert rate * found['seconds_per_step'] == pytest.approx(useful)
   assert len(found['top_ten_milliseconds_per_step']) == 10
   assert 4 < found['loss'] < 6  # ln 128 = 4.9
+
+
+def test_the_accelerator_benchmark_decodes_to_the_limit(tmp_path):
+  found = accelerate(tmp_path, '--decode_rows=6', '--decode_len=3')
+  assert found['rows'] == [6, 8]
+  assert found['tokens_per_run'] == 18
+  seconds = found['tokens_per_run'] / found['tokens_per_second']
+  assert seconds == pytest.approx(found['seconds_per_step'])
