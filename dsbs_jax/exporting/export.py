@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A checkpoint of any known format -> a folder that others load."""
+"""Exports a checkpoint of any known format to a folder that others load."""
 
 import dataclasses
 import pathlib
@@ -46,15 +46,15 @@ for six months; `settings.json` says which version wrote this one.
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportConfig:
-  """What to export.
+  """What to export, and where to.
 
   Attributes:
     model_dir: a run's folder or one of its checkpoints; or a T5X or Hugging
       Face checkpoint.
     out: the folder to write.
     step: 'latest', 'best' (on validation) or a number, of a run's folder.
-    vocabulary: SentencePiece file whose tokenizer goes along; None takes the
-      run's own.
+    vocabulary: SentencePiece file to export with it; None takes the run's
+      own.
     input_length: of a StableHLO program, tokens of an input at most.
     output_length: of a StableHLO program, tokens of an output at most.
     allow_pickle: whether to read a pickled pytorch_model.bin, by torch's
@@ -75,39 +75,66 @@ class ExportConfig:
         raise contract.UserError(f'--{name} is not given, expected a folder.')
 
 
+@dataclasses.dataclass(frozen=True)
+class _Checkpoint:
+  """What is exported.
+
+  Attributes:
+    path: the checkpoint's folder.
+    step: its step.
+    config: its network.
+    metadata: what its run was made of, {} if it is not of this project.
+  """
+
+  path: pathlib.Path
+  step: int
+  config: network.T5Config
+  metadata: dict[str, Any]
+
+  @property
+  def prefix(self) -> str:
+    """What stands before the inputs of its labels; '' if unknown."""
+    name = views.own_name(self.metadata.get('task', ''))
+    if name is None:
+      return ''
+    form = 'label' if name.form == 'dsbs' else name.form
+    return forms.prefixes(self.metadata.get('prefixes') or 'paper').of(form)
+
+  def write_card(self, out: str, *, library: str, usage: str) -> None:
+    """Writes the model card into the exported folder."""
+    model_card.write(
+      out,
+      checkpoint=self.path,
+      step=self.step,
+      config=self.config,
+      metadata=self.metadata,
+      library=library,
+      usage=usage,
+    )
+
+
 def to_hugging_face(export: ExportConfig) -> str:
   """Writes a folder for transformers' AutoModelForSeq2SeqLM.
 
   Returns:
-    What was written, for people.
+    A sentence that says what was written.
   """
   # Imported here: no other format needs safetensors.
   from dsbs_jax.interop import hf_checkpoint
 
-  path, step = _locate(export)
-  config, facts = _describe(path)
-  params = read_checkpoint.load_params(
-    path, config, allow_pickle=export.allow_pickle
-  )
-  spec = _vocabulary(export, facts)
+  found, params = _open(export)
+  spec = _vocabulary(export, found.metadata)
   options = {}
   if spec is not None:
     options = {
       'sentencepiece_file': vocabularies.local_file(spec.path),
       'extra_ids': spec.extra_ids,
     }
-  hf_checkpoint.save_hf(export.out, params, config, **options)
-  model_card.write(
-    export.out,
-    checkpoint=path,
-    step=step,
-    config=config,
-    facts=facts,
-    library='transformers',
-    usage=_HUGGING_FACE_USE.format(prefix=_prefix(facts)),
-  )
+  hf_checkpoint.save_hf(export.out, params, found.config, **options)
+  usage = _HUGGING_FACE_USE.format(prefix=found.prefix)
+  found.write_card(export.out, library='transformers', usage=usage)
   tokenizer = 'with its tokenizer' if options else 'without a tokenizer'
-  return f'{export.out}: {path} for Hugging Face, {tokenizer}'
+  return f'{export.out}: {found.path} for Hugging Face, {tokenizer}'
 
 
 def to_t5x(export: ExportConfig, *, legacy: bool = False) -> str:
@@ -121,45 +148,35 @@ def to_t5x(export: ExportConfig, *, legacy: bool = False) -> str:
     legacy: whether in the format of T5X's public checkpoints, not Orbax.
 
   Returns:
-    What was written, for people.
+    A sentence that says what was written.
   """
-  path, step = _locate(export)
-  config, facts = _describe(path)
-  params = read_checkpoint.load_params(
-    path, config, allow_pickle=export.allow_pickle
-  )
-  exported_step, moments = step, None
-  if not read_checkpoint.is_hugging_face(str(path)):
-    moments = t5x_write_checkpoint.read_moments(str(path), config)
+  found, params = _open(export)
+  step, moments = found.step, None
+  if not read_checkpoint.is_hugging_face(str(found.path)):
+    moments = t5x_write_checkpoint.read_moments(str(found.path), found.config)
   kind = 'with its Adafactor state'
   if moments is None:
     step, kind = 0, 'with a fresh Adafactor state'
-    plain = dataclasses.replace(config, scan_layers=False)
+    plain = dataclasses.replace(found.config, scan_layers=False)
     moments = t5x_write_checkpoint.fresh_moments(network.param_shapes(plain))
-  save = (
-    t5x_write_checkpoint.save_legacy
-    if legacy
-    else t5x_write_checkpoint.save_orbax
-  )
-  written = save(export.out, params, config, step=step, moments=moments)
-  model_card.write(
+  save = t5x_write_checkpoint.save_orbax
+  if legacy:
+    save = t5x_write_checkpoint.save_legacy
+  written = save(export.out, params, found.config, step=step, moments=moments)
+  found.write_card(
     export.out,
-    checkpoint=path,
-    step=exported_step,
-    config=config,
-    facts=facts,
     library='t5x',
     usage=f'A T5X checkpoint, {kind}: `{pathlib.Path(written).name}/`. Give its'
     ' path as `INITIAL_CHECKPOINT_PATH` or `CHECKPOINT_PATH`.',
   )
-  return f'{written}: {path} for T5X, {kind}'
+  return f'{written}: {found.path} for T5X, {kind}'
 
 
 def to_stablehlo(export: ExportConfig) -> str:
   """Writes a folder that runs by `jax.export`, without this project.
 
   Returns:
-    What was written, for people.
+    A sentence that says what was written.
 
   Raises:
     UserError: no vocabulary is known, or the folder is in use.
@@ -167,80 +184,63 @@ def to_stablehlo(export: ExportConfig) -> str:
   # Imported here: no other format needs safetensors.
   from dsbs_jax.exporting import stablehlo
 
-  path, step = _locate(export)
-  config, facts = _describe(path)
-  given = export.vocabulary or _run_vocabulary(pathlib.Path(export.model_dir))
-  if given is None:
+  if export.vocabulary is None and _run_vocabulary(export.model_dir) is None:
     raise contract.UserError(
       f'{export.model_dir} names no vocabulary, without which a program reads'
       ' no text. Give --vocabulary.'
     )
-  spec, model = _vocabulary(export, facts), None
+  found, params = _open(export)
+  spec, model = _vocabulary(export, found.metadata), None
   if spec is not None:
     file = vocabularies.local_file(spec.path)
     model = vocabularies.with_extra_ids(file.read_bytes(), spec.extra_ids)
-  stablehlo.save(
-    export.out,
-    read_checkpoint.load_params(path, config),
-    config,
-    stablehlo.ProgramConfig(
-      prefix=_prefix(facts),
-      input_length=export.input_length,
-      output_length=export.output_length,
-      sentencepiece_model=model,
-    ),
+  program = stablehlo.ProgramConfig(
+    prefix=found.prefix,
+    input_length=export.input_length,
+    output_length=export.output_length,
+    sentencepiece_model=model,
   )
-  model_card.write(
-    export.out,
-    checkpoint=path,
-    step=step,
-    config=config,
-    facts=facts,
-    library='jax',
-    usage=_STABLEHLO_USE,
-  )
-  return f'{export.out}: {path} for jax.export; try {export.out}/run.py'
+  stablehlo.save(export.out, params, found.config, program)
+  found.write_card(export.out, library='jax', usage=_STABLEHLO_USE)
+  return f'{export.out}: {found.path} for jax.export; try {export.out}/run.py'
 
 
-def _prefix(facts: dict[str, Any]) -> str:
-  """What stands before the inputs that the model answers; '' if unknown."""
-  name = views.own_name(facts.get('task', ''))
-  if name is None:
-    return ''
-  form = 'label' if name.form == 'dsbs' else name.form
-  return forms.prefixes(facts.get('prefixes') or 'paper').of(form)
-
-
-def _locate(export: ExportConfig) -> tuple[pathlib.Path, int]:
+def _open(export: ExportConfig) -> tuple[_Checkpoint, Any]:
+  """The checkpoint, and its parameters as NumPy arrays."""
   step = int(export.step) if export.step.isdigit() else export.step
-  return checkpoints.find_checkpoint(export.model_dir, step)
+  path, step = checkpoints.find_checkpoint(export.model_dir, step)
+  config, metadata = _describe(path)
+  params = read_checkpoint.load_params(
+    path, config, allow_pickle=export.allow_pickle
+  )
+  return _Checkpoint(path, step, config, metadata), params
 
 
 def _describe(
   path: pathlib.Path,
 ) -> tuple[network.T5Config, dict[str, Any]]:
-  """The network of a checkpoint, and what its run noted if it is ours."""
+  """The network of a checkpoint, and what its run was made of if it is ours."""
   if read_checkpoint.is_hugging_face(str(path)):
     from dsbs_jax.interop import hf_checkpoint
 
     return hf_checkpoint.config_from_hf(path), {}
-  facts = read_checkpoint.run_metadata(str(path))
-  if 'model' in facts:
-    return network.T5Config(**facts['model']), facts
+  metadata = read_checkpoint.run_metadata(str(path))
+  if 'model' in metadata:
+    return network.T5Config(**metadata['model']), metadata
   return t5x_read_checkpoint.infer_config(str(path)), {}
 
 
 def _vocabulary(
-  export: ExportConfig, facts: dict[str, Any]
+  export: ExportConfig, metadata: dict[str, Any]
 ) -> vocabularies.Spec | None:
-  """The SentencePiece file that goes along, None for none."""
-  given = export.vocabulary or _run_vocabulary(pathlib.Path(export.model_dir))
+  """The SentencePiece file to export, None for bytes or if unknown."""
+  given = export.vocabulary or _run_vocabulary(export.model_dir)
   if given is None:
     return None
   spec = vocabularies.parse_spec(given)
   if spec.path == 'bytes':
     return None
-  trained_with = facts.get('vocabulary')
+  trained_with = metadata.get('vocabulary')
   fingerprint = vocabularies.load(given).fingerprint
   if trained_with not in (None, fingerprint):
     raise contract.UserError(
@@ -250,10 +250,10 @@ def _vocabulary(
   return spec
 
 
-def _run_vocabulary(model_dir: pathlib.Path) -> str | None:
-  """What the config beside a run's checkpoints says."""
-  for folder in (model_dir, model_dir.parent):
-    file = folder / run_folder.CONFIG_FILE
+def _run_vocabulary(model_dir: str) -> str | None:
+  """The vocabulary in the config beside a run's checkpoints."""
+  for folder in (model_dir, pathlib.Path(model_dir).parent):
+    file = pathlib.Path(folder) / run_folder.CONFIG_FILE
     if file.is_file():
       return run_folder.read_macros(file).get('VOCABULARY')
   return None

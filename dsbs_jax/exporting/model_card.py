@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The README.md of an exported model: what a run's own files say, no more.
+"""The README.md of an exported model, from the run's own files only.
 
-What the files do not tell is "unknown". Texts that come from settings, data or
-paths are escaped, so that they cannot become markup.
+What the files do not tell is "unknown". Texts from settings, data or paths are
+escaped, so that they cannot become markup.
 """
 
 import pathlib
@@ -62,7 +62,7 @@ def write(
   checkpoint: pathlib.Path,
   step: int,
   config: network.T5Config,
-  facts: Mapping[str, Any],
+  metadata: Mapping[str, Any],
   library: str,
   usage: str,
 ) -> None:
@@ -73,7 +73,7 @@ def write(
     checkpoint: what was exported.
     step: its step.
     config: the network.
-    facts: what the run noted in its checkpoint, {} for a foreign one.
+    metadata: what the run was made of, by its checkpoint; {} for another's.
     library: who loads the folder, for model hubs.
     usage: Markdown that says how to load it.
   """
@@ -83,13 +83,13 @@ def write(
   macros = run_folder.read_macros(source) if source.is_file() else {}
   if macros:
     (out / 'training.gin').write_text(source.read_text(encoding='utf-8'))
-  data = _data(facts, macros)
+  data = _data(metadata, macros)
   sections = [
-    _HEAD.format(library=library) + f'# {_title(facts, config)}',
-    _table(('', ''), _facts(checkpoint, step, config, facts, macros, data)),
+    _HEAD.format(library=library) + f'# {_title(metadata, config)}',
+    _table(('', ''), _facts(checkpoint, step, config, metadata, macros, data)),
     '## Use\n\n' + usage.strip(),
     '## Results\n\n' + _results(run, step),
-    '## Intended use\n\n' + _intended(facts),
+    '## Intended use\n\n' + _intended(metadata),
     '## Licence\n\nUnknown: a run does not record the licences of its data, its'
     ' teacher or the checkpoint that it started from, and all of them may bind'
     ' this model. Look them up before you pass it on.',
@@ -99,9 +99,9 @@ def write(
   (out / CARD_FILE).write_text(text, encoding='utf-8')
 
 
-def _title(facts, config) -> str:
+def _title(metadata, config) -> str:
   size = results.size_text(_num_params(config))
-  task = facts.get('task')
+  task = metadata.get('task')
   return f'{escape(task)}, T5 of {size}' if task else f'T5 of {size}'
 
 
@@ -109,28 +109,28 @@ def _num_params(config) -> int:
   return sum(x.size for x in jax.tree.leaves(network.param_shapes(config)))
 
 
-def _data(facts, macros) -> store.Prepared | None:
+def _data(metadata, macros) -> store.Prepared | None:
   """The prepared data that the run trained on, None where it is gone."""
-  name = views.own_name(facts.get('task', ''))
+  name = views.own_name(metadata.get('task', ''))
   if name is None:
     return None
   data = run_folder.prepared(name.benchmark, macros.get('DATA_DIR'))
-  same = data and data.fingerprint('train') == facts.get('data')
+  same = data and data.fingerprint('train') == metadata.get('data')
   return data if same else None
 
 
-def _facts(checkpoint, step, config, facts, macros, data) -> Iterator:
+def _facts(checkpoint, step, config, metadata, macros, data) -> Iterator:
   """(name, value) pairs, values as Markdown."""
-  name = views.own_name(facts.get('task', ''))
+  name = views.own_name(metadata.get('task', ''))
   yield 'Checkpoint', f'{escape(checkpoint)}, step {step:,}'
   if name is not None:
-    yield 'Task', escape(facts['task'])
+    yield 'Task', escape(metadata['task'])
     yield 'Method', METHODS[name.label_source, name.form]
     if name.form == 'dsbs':
-      alpha = facts.get('objective', {}).get('alpha')
+      alpha = metadata.get('objective', {}).get('alpha')
       yield 'alpha (weight of the label term)', escape(_or_unknown(alpha))
   else:
-    yield 'Task', escape(_or_unknown(facts.get('task')))
+    yield 'Task', escape(_or_unknown(metadata.get('task')))
     yield 'Method', UNKNOWN
   yield 'Data', _data_text(name, data)
   yield 'Teacher', _teacher_text(data)
@@ -139,9 +139,9 @@ def _facts(checkpoint, step, config, facts, macros, data) -> Iterator:
   yield 'Started from', random if started is None else escape(started)
   yield 'Parameters', f'{_num_params(config):,}'
   yield 'Network', escape(_network(config))
-  yield 'Recipe', escape(_recipe(facts, macros))
-  yield 'Vocabulary', escape(_or_unknown(facts.get('vocabulary')))
-  yield 'Versions', escape(_pairs(facts.get('versions')))
+  yield 'Recipe', escape(_recipe(metadata, macros))
+  yield 'Vocabulary', escape(_or_unknown(metadata.get('vocabulary')))
+  yield 'Versions', escape(_pairs(metadata.get('versions')))
 
 
 def _or_unknown(value: Any) -> Any:
@@ -185,17 +185,17 @@ def _network(config) -> str:
   )
 
 
-def _recipe(facts, macros) -> str:
+def _recipe(metadata, macros) -> str:
   known = {
-    'optimizer': facts.get('optimizer'),
-    'schedule': facts.get('schedule'),
-    'learning rate': facts.get('learning_rate'),
-    'batch': facts.get('batch_size'),
-    'clipping': facts.get('clip_norm', UNKNOWN),
+    'optimizer': metadata.get('optimizer'),
+    'schedule': metadata.get('schedule'),
+    'learning rate': metadata.get('learning_rate'),
+    'batch': metadata.get('batch_size'),
+    'clipping': metadata.get('clip_norm', UNKNOWN),
     'steps': macros.get('TRAIN_STEPS'),
-    'seed': facts.get('seed'),
+    'seed': metadata.get('seed'),
   }
-  if not facts:
+  if not metadata:
     return UNKNOWN
   return _pairs({name: _or_unknown(value) for name, value in known.items()})
 
@@ -236,8 +236,8 @@ def _results(run: pathlib.Path, step: int) -> str:
   return _table(('step', 'which', 'split', 'metric', 'value'), rows)
 
 
-def _intended(facts) -> str:
-  name = views.own_name(facts.get('task', ''))
+def _intended(metadata) -> str:
+  name = views.own_name(metadata.get('task', ''))
   if name is None:
     return 'Unknown: the checkpoint does not say what it was trained for.'
   answer = {

@@ -112,7 +112,7 @@ def save(
   folder: str | pathlib.Path,
   params: Any,
   config: network.T5Config,
-  serving: ProgramConfig,
+  program_config: ProgramConfig,
 ) -> None:
   """Writes the folder.
 
@@ -120,7 +120,7 @@ def save(
     folder: does not exist yet, or is empty.
     params: the parameter tree, in either layout of the layers.
     config: its size.
-    serving: how it is used.
+    program_config: how it is used.
 
   Raises:
     UserError: the folder is in use.
@@ -133,16 +133,18 @@ def save(
     )
   program = export_program(
     config,
-    input_length=serving.input_length,
-    output_length=serving.output_length,
+    input_length=program_config.input_length,
+    output_length=program_config.output_length,
   )
   settings = {
-    'prefix': serving.prefix,
-    'input_length': serving.input_length,
-    'output_length': serving.output_length,
+    'prefix': program_config.prefix,
+    'input_length': program_config.input_length,
+    'output_length': program_config.output_length,
     'pad_id': contract.PAD_ID,
     'eos_id': contract.EOS_ID,
-    'vocabulary': 'spiece.model' if serving.sentencepiece_model else 'bytes',
+    'vocabulary': 'spiece.model'
+    if program_config.sentencepiece_model
+    else 'bytes',
     'platforms': list(program.platforms),
     'jax': jax.__version__,
     'calling_convention_version': program.calling_convention_version,
@@ -152,8 +154,8 @@ def save(
   safetensors.numpy.save_file(
     flat_params(params, config), folder / 'params.safetensors'
   )
-  if serving.sentencepiece_model:
-    (folder / 'spiece.model').write_bytes(serving.sentencepiece_model)
+  if program_config.sentencepiece_model:
+    (folder / 'spiece.model').write_bytes(program_config.sentencepiece_model)
   (folder / 'settings.json').write_text(json.dumps(settings, indent=2) + '\n')
   source = pathlib.Path(stablehlo_run.__file__).read_text()
   (folder / 'run.py').write_text(source)

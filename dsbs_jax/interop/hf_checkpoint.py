@@ -169,8 +169,8 @@ def save_hf(
     extra_ids: sentinels above its pieces, `<extra_id_0>` the highest id.
 
   Raises:
-    UserError: the folder is in use, or a shape or the vocabulary does not
-      fit.
+    UserError: the folder is in use, or the vocabulary does not fit.
+    ValueError: a shape is not that of `config`.
   """
   folder = pathlib.Path(folder)
   if folder.exists() and any(folder.iterdir()):
@@ -192,7 +192,7 @@ def save_hf(
     leaf = _get(params, path)
     expected = _get(shapes, path).shape
     if leaf.shape != expected:
-      raise contract.UserError(
+      raise ValueError(
         f'{"/".join(path)} has the shape {leaf.shape}, expected {expected}'
         ' by the given T5Config.'
       )

@@ -26,7 +26,7 @@ _DTYPES = {
 
 
 def _open_safetensors(path: pathlib.Path) -> dict[str, Callable]:
-  """Reads the header; each tensor is read when its function is called."""
+  """Opens a file: name -> function that reads the tensor as float32."""
   # The package's numpy reader knows no bfloat16, in which some T5s come.
   header, begin = _header(path)
   content = np.memmap(path, np.uint8, 'r', offset=begin)
@@ -52,7 +52,7 @@ def _header(path: pathlib.Path) -> tuple[dict[str, dict], int]:
     with path.open('rb') as file:
       header_size = int.from_bytes(file.read(8), 'little')
       if not 2 <= header_size <= min(size - 8, _MAX_HEADER_BYTES):
-        raise contract.UserError(f'its header claims {header_size:,} bytes')
+        raise ValueError(f'its header claims {header_size:,} bytes')
       header = json.loads(file.read(header_size))
     header.pop('__metadata__', None)
     for name, entry in header.items():
@@ -61,12 +61,12 @@ def _header(path: pathlib.Path) -> tuple[dict[str, dict], int]:
       if not 0 <= first <= last or last - first != (
         itemsize * math.prod(entry['shape'])
       ):
-        raise contract.UserError(f'{name} has bytes {first} to {last}')
+        raise ValueError(f'{name} has bytes {first} to {last}')
     if not header:
-      raise contract.UserError('it lists no tensors')
+      raise ValueError('it lists no tensors')
   except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise contract.UserError(
-      f'{path} is no whole safetensors file of floats'
+      f'{path} is not a complete safetensors file of floats'
       f' ({" ".join(str(error).split())[:200]}). Fetch it again.'
     ) from error
   return header, 8 + header_size
@@ -85,7 +85,7 @@ def _open_bin(path: pathlib.Path) -> dict[str, Callable]:
     if not isinstance(tensors, dict) or not all(
       isinstance(tensor, torch.Tensor) for tensor in tensors.values()
     ):
-      raise AttributeError('it is no table of tensors')
+      raise AttributeError('it is not a table of tensors')
   except (UnpicklingError, RuntimeError, EOFError, AttributeError) as error:
     raise contract.UserError(
       f'{path} is refused by the weights-only loader'
@@ -96,6 +96,20 @@ def _open_bin(path: pathlib.Path) -> dict[str, Callable]:
     name: lambda tensor=tensor: tensor.float().numpy()
     for name, tensor in tensors.items()
   }
+
+
+def _shards(index: pathlib.Path) -> list[str]:
+  """The files that an index names."""
+  try:
+    names = {
+      str(name) for name in json.loads(index.read_text())['weight_map'].values()
+    }
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
+    raise contract.UserError(
+      f'{index} cannot be read ({error!r:.200}), expected a JSON object with'
+      ' weight_map. Fetch the model again.'
+    ) from error
+  return sorted(names)
 
 
 def open_folder(
@@ -122,9 +136,8 @@ def open_folder(
     if (folder / name).is_file():
       return opener(folder / name)
     if index.is_file():
-      weight_map = json.loads(index.read_text())['weight_map']
       tensors = {}
-      for shard in sorted(set(weight_map.values())):
+      for shard in _shards(index):
         if pathlib.PurePath(shard).name != shard:
           raise contract.UserError(
             f'{index} names the shard {shard!r}, expected a file of its own'

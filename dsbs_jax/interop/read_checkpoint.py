@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One way in for parameters: T5X, Hugging Face and this project's own runs."""
+"""Reads parameters of any known format: T5X, Hugging Face, our own runs."""
 
 import json
 import pathlib
@@ -13,8 +13,8 @@ from dsbs_jax import contract
 from dsbs_jax.core.t5 import network
 from dsbs_jax.interop import checksums, t5x_read_checkpoint
 
-# Where the built-in engine notes what a run was made of.
-_RUN_FACTS = ('run', 'metadata')
+# Where the built-in engine writes what a run was made of.
+_RUN_METADATA = ('run', 'metadata')
 
 
 def load_params(
@@ -79,10 +79,18 @@ def _place(params: Any, shardings: Any) -> Any:
 
 
 def run_metadata(folder: str) -> dict[str, Any]:
-  """What the built-in engine noted in a checkpoint, {} for foreign ones."""
-  checksums.check(folder, below=f'{_RUN_FACTS[0]}/')
-  file = epath.Path(folder).joinpath(*_RUN_FACTS)
-  return json.loads(file.read_text()) if file.is_file() else {}
+  """What a run was made of, as the built-in engine wrote; else {}."""
+  checksums.check(folder, below=f'{_RUN_METADATA[0]}/')
+  file = epath.Path(folder).joinpath(*_RUN_METADATA)
+  if not file.is_file():
+    return {}
+  try:
+    return dict(json.loads(file.read_text()))
+  except (ValueError, TypeError) as error:
+    raise contract.UserError(
+      f'{file} cannot be read ({error}), expected a JSON object. Take another'
+      ' checkpoint of the run.'
+    ) from error
 
 
 def _check_vocabulary(folder: str, fingerprint: str | None) -> None:

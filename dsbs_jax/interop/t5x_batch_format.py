@@ -40,7 +40,7 @@ def flatten(batch: Mapping[str, Rows], *, num_rows: int) -> Rows:
   flat = {}
   for prefix, rows in _with_prefixes(batch):
     for key, array in rows.items():
-      flat[prefix + key] = _extend(array, num_rows)
+      flat[prefix + key] = _pad_rows(array, num_rows)
     have = len(rows['decoder_target_tokens'])
     if have != num_rows:
       flat[prefix + _ROWS] = np.zeros((num_rows, have), np.int8)
@@ -57,7 +57,10 @@ def unflatten(batch: Mapping[str, Any], *, num_shards: int) -> dict[str, Rows]:
   Returns:
     View -> row group.
   """
-  return {view: _strip(rows, num_shards) for view, rows in views(batch).items()}
+  return {
+    view: _drop_padding_rows(rows, num_shards)
+    for view, rows in views(batch).items()
+  }
 
 
 def views(batch: Mapping[str, Any]) -> dict[str, Rows]:
@@ -100,7 +103,7 @@ def _with_prefixes(groups: Mapping[str, Rows]) -> list[tuple[str, Rows]]:
   ]
 
 
-def _extend(array: np.ndarray, num_rows: int) -> np.ndarray:
+def _pad_rows(array: np.ndarray, num_rows: int) -> np.ndarray:
   if len(array) > num_rows:
     raise contract.UserError(
       f'a batch of {num_rows} examples makes {len(array)} rows, expected at'
@@ -111,15 +114,15 @@ def _extend(array: np.ndarray, num_rows: int) -> np.ndarray:
   return np.concatenate([array, empty])
 
 
-def _strip(rows: Rows, num_shards: int) -> Rows:
+def _drop_padding_rows(rows: Rows, num_shards: int) -> Rows:
   rows = dict(rows)
   marker = rows.pop(_ROWS, None)
   if marker is None:
     return rows
   kept = marker.shape[1]
 
-  def strip(array):
+  def drop(array):
     cut = array.reshape(num_shards, -1, *array.shape[1:])[:, :kept]
     return cut.reshape(num_shards * kept, *array.shape[1:])
 
-  return {key: strip(array) for key, array in rows.items()}
+  return {key: drop(array) for key, array in rows.items()}

@@ -35,9 +35,10 @@ _STEP = re.compile(r'checkpoint_(\d+)')
 class Iterator(dataset_iterator.DatasetIterator):
   """The built-in engine's batches under T5X's interface.
 
-  A batch is a function of the step alone, so all there is to save is where the
-  run began. T5X reads one batch ahead of training and does not say when, hence
-  the position is computed from the checkpoint's own number, not counted.
+  A batch is a function of the step alone, so only the step at which the run
+  began must be saved. T5X reads one batch ahead of training and does not say
+  when, hence the position is computed from the number of the checkpoint, not
+  counted.
   """
 
   def __init__(self, data: loader.Loader, *, num_rows: int):
@@ -233,7 +234,7 @@ def _rounded(length: int) -> int:
 def _step_of(filename: str) -> int:
   found = _STEP.findall(str(filename))
   if not found:
-    raise contract.UserError(
+    raise ValueError(
       f'the data state is to be saved as {filename!r}, expected a path inside'
       ' a folder checkpoint_<n>.'
     )
@@ -241,6 +242,6 @@ def _step_of(filename: str) -> int:
 
 
 def _shared_seed() -> int:
-  """The time, the same on every process."""
+  """Process 0's time, as every process's seed."""
   now = np.int32(time.time())
   return int(multihost_utils.broadcast_one_to_all(now))

@@ -74,16 +74,17 @@ class DistillationModel(models.EncoderDecoderModel):
         f' (VOCAB_SIZE). Set --gin.VOCAB_SIZE={-(-ids // 128) * 128}.'
       )
 
-  def weigh(
+  def add_token_weights(
     self, groups: Mapping[str, t5x_batch_format.Rows]
   ) -> dict[str, Any]:
-    """Adds each target token's factor in the objective to a whole batch."""
+    """Adds the weight of each target token in the objective to a whole batch."""
     counts = objective_lib.token_counts(groups)
-    weigh_rows = functools.partial(
+    token_weights = functools.partial(
       objective_lib.token_weights, self.objective, counts=counts
     )
     return {
-      view: rows | {WEIGHTS: weigh_rows(rows)} for view, rows in groups.items()
+      view: rows | {WEIGHTS: token_weights(rows)}
+      for view, rows in groups.items()
     }
 
   def loss_fn(
@@ -97,7 +98,7 @@ class DistillationModel(models.EncoderDecoderModel):
       )
     groups = t5x_batch_format.views(batch)
     if not all(WEIGHTS in rows for rows in groups.values()):
-      groups = self.weigh(groups)
+      groups = self.add_token_weights(groups)
     losses, metrics = [], []
     for view, rows in groups.items():
       key = dropout_rng
@@ -135,7 +136,7 @@ class DistillationModel(models.EncoderDecoderModel):
     return loss, metrics
 
 
-def our_config(model: models.EncoderDecoderModel) -> network.T5Config:
+def to_config(model: models.EncoderDecoderModel) -> network.T5Config:
   """The size of a T5X model, as this project describes it."""
   config = model.module.config
   return network.T5Config(

@@ -124,15 +124,16 @@ def _read_legacy(folder: epath.Path, prefix: str) -> dict[str, Leaf]:
     for path, node in flat.items()
     if (below := _below(path, prefix)) is not None
   }
-  opening = {
-    below: _open(_beside(folder, node))
-    for below, node in wanted.items()
-    if _is_zarr(node)
-  }
+  stored = _open_all(
+    {
+      below: _beside(folder, node)
+      for below, node in wanted.items()
+      if _is_zarr(node)
+    },
+    folder,
+  )
   return {
-    below: _of_store(opening[below].result())
-    if below in opening
-    else of_array(node)
+    below: stored[below] if below in stored else of_array(node)
     for below, node in wanted.items()
   }
 
@@ -145,15 +146,18 @@ def _legacy_tree(folder: epath.Path) -> Mapping[str, Any]:
       ' Face or this project wrote. Convert it with T5X first (its'
       ' scripts/convert_tf_checkpoint.py), or take the converted public ones.'
     )
-  tree = serialization.msgpack_restore(contents)
-  version = tree.get('version', 0)
+  try:
+    tree = serialization.msgpack_restore(contents)
+    version, optimizer = tree.get('version', 0), tree['optimizer']
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
+    raise _unreadable(folder / INDEX_FILE, error) from error
   if version < _OLDEST_VERSION:
     raise contract.UserError(
       f'{folder / INDEX_FILE} says version {version}, expected a T5X'
       f' checkpoint of version {_OLDEST_VERSION} or newer. Load it with the'
       ' T5X that wrote it and save it again.'
     )
-  return tree['optimizer']
+  return optimizer
 
 
 def _is_zarr(node: Any) -> bool:
@@ -167,23 +171,31 @@ def _beside(folder: epath.Path, description: Mapping[str, Any]) -> dict:
 
 
 def _read_orbax(state: epath.Path, prefix: str) -> dict[str, Leaf]:
-  index = json.loads((state / _ORBAX_INDEX).read_text())
+  file = state / _ORBAX_INDEX
+  try:
+    index = json.loads(file.read_text())
+    entries = [
+      (
+        [str(key['key']) for key in entry['key_metadata']],
+        entry['value_metadata']['value_type'],
+      )
+      for entry in index['tree_metadata'].values()
+    ]
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
+    raise _unreadable(file, error) from error
   driver = 'zarr3' if index.get('use_zarr3') else 'zarr'
-  opening = {}
-  for entry in index['tree_metadata'].values():
-    keys = [str(key['key']) for key in entry['key_metadata']]
+  specs = {}
+  for keys, kind in entries:
     below = _below('/'.join(keys), prefix)
-    if below is None:
-      continue
-    if entry['value_metadata']['value_type'] not in _ARRAY_KINDS:
+    if below is None or kind not in _ARRAY_KINDS:
       continue
     name = '.'.join(keys)
     store = kvstore(state / name)
     if index.get('use_ocdbt'):
       base = kvstore(state)
       store = {'driver': 'ocdbt', 'base': base, 'path': f'{name}/'}
-    opening[below] = _open({'driver': driver, 'kvstore': store})
-  return {below: _of_store(store.result()) for below, store in opening.items()}
+    specs[below] = {'driver': driver, 'kvstore': store}
+  return _open_all(specs, state)
 
 
 def kvstore(folder: epath.Path) -> dict[str, str]:
@@ -195,15 +207,41 @@ def kvstore(folder: epath.Path) -> dict[str, str]:
   return {'driver': 'file', 'path': f'{path}/'}
 
 
-def _open(spec: Mapping[str, Any]) -> tensorstore.Future:
-  return tensorstore.open(dict(spec), open=True, read=True)
+def _open_all(
+  specs: Mapping[str, Mapping[str, Any]], folder: epath.Path
+) -> dict[str, Leaf]:
+  """Opens arrays at the same time; path below the prefix -> leaf."""
+  futures = {
+    below: tensorstore.open(dict(spec), open=True, read=True)
+    for below, spec in specs.items()
+  }
+  return {
+    below: _of_store(future, f'{folder}: {below}')
+    for below, future in futures.items()
+  }
 
 
-def _of_store(store: tensorstore.TensorStore) -> Leaf:
+def _of_store(future: tensorstore.Future, place: str) -> Leaf:
   def fetch(index: Index) -> np.ndarray:
     part = store[index] if index else store
-    array = part.read().result()
+    array = _result(part.read(), place)
     # Version 2 wrote bfloat16 as its bits.
     return array.view(ml_dtypes.bfloat16) if array.dtype == np.uint16 else array
 
+  store = _result(future, place)
   return Leaf(tuple(store.shape), fetch)
+
+
+def _result(future: tensorstore.Future, place: str) -> Any:
+  try:
+    return future.result()
+  except ValueError as error:  # an array that is missing or damaged
+    raise _unreadable(place, error) from error
+
+
+def _unreadable(place: Any, error: Exception) -> contract.UserError:
+  reason = ' '.join(f'{type(error).__name__}: {error}'.split())[:200]
+  return contract.UserError(
+    f'{place} cannot be read ({reason}), expected an intact T5X checkpoint. Get'
+    ' it again, or take another one.'
+  )

@@ -41,18 +41,18 @@ class Trainer(trainer.Trainer):
     rows_spec = self._partitioner.data_partition_spec
     multiple = num_parts * _num_devices(self._partitioner.mesh, rows_spec)
 
-    def spread(rows):
-      rows = _extend(rows, multiple)
+    def shard(rows):
+      rows = _pad_rows(rows, multiple)
       return partitioning.with_sharding_constraint(rows, rows_spec)
 
     def train_step(train_state, batch):
       groups = t5x_batch_format.unflatten(batch, num_shards=num_shards)
-      groups = jax.tree.map(spread, groups)
-      groups = self._model.weigh(groups)
+      groups = jax.tree.map(shard, groups)
+      groups = self._model.add_token_weights(groups)
       spec = rows_spec
       if num_parts > 1:
         groups = jax.tree.map(
-          functools.partial(_deal, num_parts=num_parts), groups
+          functools.partial(_split_microbatches, num_parts=num_parts), groups
         )
         spec = partitioning.PartitionSpec(None, *rows_spec)
       return trainer.train_with_lr(
@@ -104,7 +104,7 @@ class TrainStateInitializer(utils.TrainStateInitializer):
     )
     params = read_checkpoint.load_params(
       self._path,
-      t5x_model.our_config(self._model),
+      t5x_model.to_config(self._model),
       like=like,
       vocabulary_fingerprint=_fingerprint(self._model.input_vocabulary),
     )
@@ -124,12 +124,12 @@ def _num_devices(mesh: jax.sharding.Mesh, spec: Any) -> int:
   return math.prod(mesh.shape[name] for name in names if name is not None)
 
 
-def _extend(rows: jax.Array, multiple: int) -> jax.Array:
-  """Adds empty rows until their number is a multiple."""
+def _pad_rows(rows: jax.Array, multiple: int) -> jax.Array:
+  """Adds empty rows up to a multiple."""
   widths = [(0, -len(rows) % multiple)] + [(0, 0)] * (rows.ndim - 1)
   return jnp.pad(rows, widths)
 
 
-def _deal(rows: jax.Array, num_parts: int) -> jax.Array:
-  """[B, T] -> [parts, B / parts, T], rows dealt in turn."""
+def _split_microbatches(rows: jax.Array, num_parts: int) -> jax.Array:
+  """[B, T] -> [parts, B / parts, T]; part i has rows i, i + parts, ..."""
   return rows.reshape(-1, num_parts, *rows.shape[1:]).swapaxes(0, 1)

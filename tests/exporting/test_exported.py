@@ -279,7 +279,7 @@ def test_the_card_counts_examples_that_are_still_there(
 ):
   teach()
   facts = checkpoints.Checkpoints(run, read_only=True).run_facts(7)
-  data = model_card.folders.prepared('svamp', None)
+  data = model_card.run_folder.prepared('svamp', None)
   data.metadata = {
     'teacher': HOSTILE,
     'fraction': 0.5,
@@ -291,7 +291,7 @@ def test_the_card_counts_examples_that_are_still_there(
     checkpoint=run / 'checkpoint_7',
     step=7,
     config=MODEL,
-    facts=facts,
+    metadata=facts,
     library='jax',
     usage='-',
   )

@@ -55,17 +55,29 @@ def make_evaluator(source, task, **options):
   )
 
 
+@jax.jit
+def _logits(params, rows):
+  return network.apply(params, MODEL, rows)
+
+
 def slow_choice(params, text, labels, *, end):
   """The likeliest label, one whole forward pass for each."""
   scores = []
   for label in labels:
     ids = [*BYTES.encode(label), *end]
+    source, inputs, targets = (
+      np.zeros((1, n), np.int32) for n in (512, 64, 64)
+    )
+    encoded = [*BYTES.encode(text), 1]
+    source[0, : len(encoded)] = encoded
+    inputs[0, 1 : len(ids)] = ids[:-1]
+    targets[0, : len(ids)] = ids
     rows = {
-      'encoder_input_tokens': np.array([[*BYTES.encode(text), 1]]),
-      'decoder_input_tokens': np.array([[0, *ids[:-1]]]),
-      'decoder_target_tokens': np.array([ids]),
+      'encoder_input_tokens': source,
+      'decoder_input_tokens': inputs,
+      'decoder_target_tokens': targets,
     }
-    logits = np.asarray(network.apply(params, MODEL, rows), np.float64)[0]
+    logits = np.asarray(_logits(params, rows), np.float64)[0, : len(ids)]
     total = np.log(np.exp(logits).sum(axis=1))
     scores.append(sum(logits[range(len(ids)), ids] - total))
   return labels[int(np.argmax(scores))]

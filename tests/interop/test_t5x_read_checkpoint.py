@@ -3,6 +3,8 @@
 
 import dataclasses
 import json
+import pathlib
+import shutil
 
 import jax
 import ml_dtypes
@@ -12,6 +14,7 @@ import pytest
 import tensorstore
 from flax import serialization, traverse_util
 
+from dsbs_jax import contract
 from dsbs_jax.core import optimizer
 from dsbs_jax.core.t5 import network
 from dsbs_jax.interop import (
@@ -260,6 +263,33 @@ def test_what_cannot_be_read_says_so(tmp_path, params):
   (folder / 'checkpoint').write_text('model_checkpoint_path: "model.ckpt-1"')
   with pytest.raises(ValueError, match='TensorFlow checkpoint'):
     t5x_read_checkpoint.load_params(str(folder), CONFIG)
+
+
+def _truncate(file):
+  file.write_bytes(file.read_bytes()[:-20])
+
+
+DAMAGES = {
+  'orbax index': ('orbax', lambda at: _truncate(at / 'state' / '_METADATA')),
+  'legacy index': ('legacy', lambda at: _truncate(at / 'checkpoint')),
+  'array gone': (
+    'legacy',
+    lambda at: shutil.rmtree(at / 'target.token_embedder.embedding'),
+  ),
+  'array cut': (
+    'legacy',
+    lambda at: _truncate(at / 'target.token_embedder.embedding' / '0.0'),
+  ),
+}
+
+
+@pytest.mark.parametrize('damage', DAMAGES)
+def test_damage_is_the_files_fault_not_a_bug(tmp_path, params, damage):
+  saver, harm = DAMAGES[damage]
+  folder = SAVERS[saver](str(tmp_path), params, CONFIG)
+  harm(pathlib.Path(folder))
+  with pytest.raises(contract.UserError, match='cannot be read .* Get it'):
+    t5x_read_checkpoint.load_params(folder, CONFIG)
 
 
 def test_a_run_knows_its_vocabulary(tmp_path, params):
