@@ -77,10 +77,15 @@ class ServerConfig:
   replay: str | None = None
 
   def __post_init__(self):
-    parts = urllib.parse.urlsplit(self.base_url)
-    if parts.scheme not in ('http', 'https') or not parts.netloc:
+    try:
+      parts = urllib.parse.urlsplit(self.base_url)
+      valid = parts.scheme in ('http', 'https') and parts.hostname
+      valid, shown = valid and parts.port != 0, repr(self.public_url)
+    except ValueError as error:
+      valid, shown = False, f'no address ({error})'
+    if not valid:
       raise contract.UserError(
-        f'--base_url is {self.public_url!r}, expected an address such as'
+        f'--base_url is {shown}, expected an address such as'
         ' http://localhost:8000/v1.'
       )
     if not 0 < self.timeout < math.inf:
@@ -166,9 +171,6 @@ class Http:
       ) from None
     except API_ERRORS as error:
       raise classify(error, key) from None
-    except openai.OpenAIError as error:
-      reason = key.redact(f'{type(error).__name__}: {error}')
-      raise calls.PermanentError(reason[:_MESSAGE_LENGTH]) from None
     try:
       return calls.read_answer(json.loads(response.content), call)
     except ValueError as error:

@@ -102,14 +102,8 @@ class BatchRunner:
 
   async def _submit(self, chunk: list[calls.Call]) -> None:
     number = self._jobs.next_number()
-    requests, asked = batch_jobs.paths(self._record.file.path, number)
-    batch_jobs.write(asked, map(batch_jobs.call_record, chunk))
-    batch_jobs.write(
-      requests,
-      (
-        batch_jobs.request_line(self._sampling, call, position)
-        for position, call in enumerate(chunk)
-      ),
+    requests = batch_jobs.write(
+      self._record.file.path, number, self._sampling, chunk
     )
     uploaded = await self._with_retries(
       lambda: self._client.files.create(file=requests, purpose='batch')
@@ -159,14 +153,16 @@ class BatchRunner:
 
   async def _collect_all(self) -> None:
     for job in self._jobs.pending():
-      if job.event == batch_jobs.UPLOADED and not await self._given_up(job):
+      if job.event == batch_jobs.UPLOADED and not await self._forget_upload(
+        job
+      ):
         await self._create(job, maybe_created=True)
     waiting = self._jobs.pending()
     while waiting:
       for job in list(waiting):
         state = await self._with_retries(lambda job=job: self._poll(job))
         if state is None:
-          self._give_up(job)
+          self._forget_batch(job)
           waiting.remove(job)
         elif state.status not in _RUNNING:
           await self._collect(job, state)
@@ -188,7 +184,7 @@ class BatchRunner:
         ' the right one, or ask its rows again with --forget_batches'
       ) from error
 
-  async def _given_up(self, job: batch_jobs.BatchJob) -> bool:
+  async def _forget_upload(self, job: batch_jobs.BatchJob) -> bool:
     """Drops an upload without a batch if --forget_batches says so."""
     if not self._server.forget_batches or await self._with_retries(
       lambda: self._find(job)
@@ -197,7 +193,7 @@ class BatchRunner:
     self._drop(job)
     return True
 
-  def _give_up(self, job: batch_jobs.BatchJob) -> None:
+  def _forget_batch(self, job: batch_jobs.BatchJob) -> None:
     """Counts a batch as paid without answers; its rows are asked again."""
     reason = f'the server no longer knows the batch {job.batch_id}'
     for call in self._calls_of(job):
@@ -211,8 +207,7 @@ class BatchRunner:
       path.unlink(missing_ok=True)
 
   def _calls_of(self, job: batch_jobs.BatchJob) -> list[calls.Call]:
-    _, asked = batch_jobs.paths(self._record.file.path, job.number)
-    return batch_jobs.read_calls(asked)
+    return batch_jobs.read_calls(self._record.file.path, job.number)
 
   async def _collect(
     self, job: batch_jobs.BatchJob, state: openai_batch.Batch

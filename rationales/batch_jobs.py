@@ -57,53 +57,66 @@ class BatchJobs:
     return max(self._jobs, default=0) + 1
 
 
-def call_record(call: calls.Call) -> dict[str, Any]:
-  """A call without its prompt, which the file of requests has."""
-  return dataclasses.asdict(dataclasses.replace(call, content=''))
-
-
-def _call_of(record: Mapping[str, Any]) -> calls.Call:
-  """The call of such a record."""
-  return calls.Call(**{**record, 'samples': tuple(record['samples'])})
-
-
-def write(path: pathlib.Path, records: Iterable[Mapping]) -> None:
-  """Writes records as JSON lines and syncs them to the disk."""
-  with path.open('w', encoding='ascii') as file:
-    for record in records:
-      file.write(json.dumps(record) + '\n')
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def read_calls(path: pathlib.Path) -> list[calls.Call]:
-  """Reads the calls of a batch, in the order of its requests.
-
-  Raises:
-    contract.UserError: the file is missing.
-  """
-  if not path.is_file():
-    raise contract.UserError(
-      f'{path} is missing, expected the rows that a batch asked about. Restore'
-      ' it, or give another --out.'
-    )
-  with path.open('rb') as file:
-    return [_call_of(json.loads(line)) for line in file]
-
-
 def paths(path: pathlib.Path, number: int) -> tuple[pathlib.Path, pathlib.Path]:
   """The files of a batch's requests and calls, beside the completions."""
   requests = path.with_name(f'{path.name}.batch-{number}.requests')
   return requests, path.with_name(f'{path.name}.batch-{number}.calls')
 
 
-def request_line(
-  sampling: calls.Sampling, call: calls.Call, position: int
-) -> dict[str, Any]:
-  """A line of the file of requests."""
-  return {
-    'custom_id': str(position),
-    'method': 'POST',
-    'url': f'/v1{sampling.path}',
-    'body': sampling.body(call),
-  }
+def write(
+  path: pathlib.Path,
+  number: int,
+  sampling: calls.Sampling,
+  asked: list[calls.Call],
+) -> pathlib.Path:
+  """Writes both files of a batch and syncs them to the disk.
+
+  Args:
+    path: the completions file.
+    number: the batch's.
+    sampling: what all calls share.
+    asked: the calls.
+
+  Returns:
+    The file of requests, to be uploaded.
+  """
+  requests, kept = paths(path, number)
+  # The prompts are in the other file.
+  _write(kept, (vars(dataclasses.replace(c, content='')) for c in asked))
+  _write(
+    requests,
+    (
+      {
+        'custom_id': str(position),
+        'method': 'POST',
+        'url': f'/v1{sampling.path}',
+        'body': sampling.body(call),
+      }
+      for position, call in enumerate(asked)
+    ),
+  )
+  return requests
+
+
+def read_calls(path: pathlib.Path, number: int) -> list[calls.Call]:
+  """Reads the calls of a batch, in the order of its requests.
+
+  Raises:
+    contract.UserError: the file is missing.
+  """
+  _, kept = paths(path, number)
+  if not kept.is_file():
+    raise contract.UserError(
+      f'{kept} is missing, expected the rows that a batch asked about. Restore'
+      ' it, or give another --out.'
+    )
+  with kept.open('rb') as file:
+    found = [json.loads(line) for line in file]
+  return [calls.Call(**r | {'samples': tuple(r['samples'])}) for r in found]
+
+
+def _write(path: pathlib.Path, records: Iterable[Mapping]) -> None:
+  with path.open('w', encoding='ascii') as file:
+    file.writelines(json.dumps(record) + '\n' for record in records)
+    file.flush()
+    os.fsync(file.fileno())

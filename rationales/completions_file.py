@@ -154,7 +154,6 @@ class Index:
 
   def __init__(self):
     self._columns = [array.array('Q') for _ in range(3)]
-    self._keys = self._hashes = self._offsets = np.zeros(0, np.uint64)
 
   def add(self, offset: int, record: dict[str, Any]) -> None:
     """Adds a line if it is an answer; ignores all other kinds."""
@@ -165,9 +164,9 @@ class Index:
         column.append(value)
 
   def freeze(self) -> 'Index':
-    """Sorts the added lines; lookups work from now on."""
+    """Sorts the added lines; now they can be looked up, but no more added."""
     keys, hashes, offsets = (np.array(c, np.uint64) for c in self._columns)
-    self._columns = [array.array('Q') for _ in range(3)]
+    self._columns = []
     self._keys, first = np.unique(keys, return_index=True)
     self._hashes, self._offsets = hashes[first], offsets[first]
     return self

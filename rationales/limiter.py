@@ -136,11 +136,10 @@ class Limiter:
     else:
       self._in_flight += 1
     try:
-      now = _now()
-      wait = max(
-        self._requests.take(1, now=now), self._tokens.take(tokens, now=now)
-      )
-      while (wait := max(wait, self._paused_until - _now())) > 0:
+      clock = asyncio.get_running_loop().time
+      request_wait = self._requests.take(1, now=clock())
+      wait = max(request_wait, self._tokens.take(tokens, now=clock()))
+      while (wait := max(wait, self._paused_until - clock())) > 0:
         await asyncio.sleep(wait)
         wait = 0.0
     except asyncio.CancelledError:
@@ -166,7 +165,8 @@ class Limiter:
       retry_after: seconds for which the server wants no call, if it said so.
     """
     if retry_after:
-      self._paused_until = max(self._paused_until, _now() + retry_after)
+      resume = asyncio.get_running_loop().time() + retry_after
+      self._paused_until = max(self._paused_until, resume)
     if epoch == self._epoch:
       self._epoch += 1
       self._limit = max(1.0, self._limit * _DECREASE)
@@ -179,8 +179,3 @@ class Limiter:
       if not turn.cancelled():
         self._in_flight += 1
         turn.set_result(None)
-
-
-def _now() -> float:
-  """Seconds, by the event loop's clock."""
-  return asyncio.get_running_loop().time()

@@ -45,12 +45,9 @@ class OnlineRunner:
   backend: backends.Http | backends.Replay
   server: backends.ServerConfig
   record: recorder.Recorder
-  exit_reason: ExitReason = dataclasses.field(
-    default=ExitReason.DONE, init=False
-  )
-  message: str = dataclasses.field(default='', init=False)
 
   def __post_init__(self):
+    self.exit_reason, self.message = ExitReason.DONE, ''
     server = self.server
     self._limiter = limiter.Limiter(
       server.concurrency, rpm=server.rpm, tpm=server.tpm

@@ -34,7 +34,10 @@ from dsbs_jax import contract
 
 FOLDER = pathlib.Path(__file__).resolve().parent / 'prompts'
 
-_TEXTS = ('instruction', 'question', 'cue', 'answer', 'provenance')
+_PARTS = {
+  **dict.fromkeys(('instruction', 'question', 'cue', 'answer'), str),
+  **{'provenance': str, 'exemplars': list, 'hint': str, 'stop': list},
+}
 
 Row = Mapping[str, Any]
 
@@ -110,24 +113,21 @@ def load(path: pathlib.Path) -> Prompt:
       f'{path} is not JSON ({error}), expected a prompt file. Correct it, or'
       ' give another with --prompt.'
     ) from None
-  if not isinstance(data, dict):
-    raise contract.UserError(
-      f'{path} holds a {type(data).__name__}, expected a JSON object. Correct'
-      ' it, or give another with --prompt.'
-    )
-  missing = [name for name in _TEXTS if not isinstance(data.get(name), str)]
-  if missing or not isinstance(data.get('exemplars'), list):
-    raise contract.UserError(
-      f'{path} lacks {", ".join(missing or ["exemplars"])}, expected the'
-      f' texts {", ".join(_TEXTS)} and a list "exemplars".'
-    )
+  data = {'hint': '', 'stop': []} | (data if isinstance(data, dict) else {})
+  for name, kind in _PARTS.items():
+    if not isinstance(data.get(name), kind):
+      raise contract.UserError(
+        f'{path} has {data.get(name)!r:.60} as "{name}", expected a JSON object'
+        f' in which it is a {kind.__name__}. Correct the file, or give another'
+        ' with --prompt.'
+      )
   return Prompt(
     instruction=data['instruction'],
     question=data['question'],
-    hint=data.get('hint', ''),
+    hint=data['hint'],
     cue=data['cue'],
     answer=data['answer'],
-    stop=tuple(data.get('stop', ())),
+    stop=tuple(data['stop']),
     exemplars=tuple(
       _exemplar(record, f'{path}, exemplar {number}')
       for number, record in enumerate(data['exemplars'], 1)
@@ -135,7 +135,7 @@ def load(path: pathlib.Path) -> Prompt:
   )
 
 
-def select(prompt: Prompt, count: int, seed: int) -> Prompt:
+def select(prompt: Prompt, count: int | None, seed: int) -> Prompt:
   """Keeps `count` exemplars, balanced over their groups.
 
   The groups take turns, in an order and with members that the seed decides:
@@ -143,7 +143,7 @@ def select(prompt: Prompt, count: int, seed: int) -> Prompt:
 
   Args:
     prompt: the prompt with all its exemplars.
-    count: how many to keep.
+    count: how many to keep; None keeps all.
     seed: decides which, and their order.
 
   Returns:
@@ -152,6 +152,7 @@ def select(prompt: Prompt, count: int, seed: int) -> Prompt:
   Raises:
     contract.UserError: the prompt has fewer.
   """
+  count = len(prompt.exemplars) if count is None else count
   if not 0 <= count <= len(prompt.exemplars):
     raise contract.UserError(
       f'--exemplars is {count}, expected 0 to {len(prompt.exemplars)}, the'
@@ -205,7 +206,7 @@ def chat_messages(
 
 def exemplar_answer(prompt: Prompt, exemplar: Exemplar) -> str:
   """The completion that the LLM should give to this exemplar."""
-  return prompt.answer.format_map(dataclasses.asdict(exemplar))
+  return _fill(prompt.answer, dataclasses.asdict(exemplar))
 
 
 def _opening(
@@ -225,22 +226,31 @@ def _opening(
 
 def _question(prompt: Prompt, row: Row | str, hint: str | None) -> str:
   fields = {'rendered': row} if isinstance(row, str) else row
+  question = _fill(prompt.question, fields)
+  return question + (
+    '' if hint is None else _fill(prompt.hint, {'label': hint})
+  )
+
+
+def _fill(template: str, fields: Row) -> str:
   try:
-    question = prompt.question.format_map(fields)
-  except (KeyError, IndexError) as error:
+    return template.format_map(fields)
+  except (LookupError, ValueError, TypeError, AttributeError) as error:
     raise contract.UserError(
-      f'The prompt\'s "question" asks for {error}, and a row has the fields'
-      f' {", ".join(sorted(fields))}. Correct the template in the prompt file.'
+      f'The template {template!r:.80} cannot be filled ({error}), expected {{}}'
+      f' around names among {", ".join(sorted(fields))}. Correct it in the'
+      ' prompt file.'
     ) from None
-  return question + (prompt.hint.format(label=hint) if hint is not None else '')
 
 
 def _exemplar(record: Any, place: str) -> Exemplar:
-  needed = ('input', 'rationale', 'label')
-  if not isinstance(record, dict) or any(key not in record for key in needed):
-    raise contract.UserError(
-      f'{place} lacks one of {", ".join(needed)}. Add it to the prompt file.'
-    )
+  needed = {'input': (dict, str), 'rationale': str, 'label': (str, int, float)}
+  for name, kind in needed.items():
+    if not isinstance(record, dict) or not isinstance(record.get(name), kind):
+      raise contract.UserError(
+        f'{place} has no {name} of the right type, expected input, rationale'
+        ' and label. Correct the prompt file.'
+      )
   return Exemplar(
     group=str(record.get('group', record['label'])),
     input=record['input'],

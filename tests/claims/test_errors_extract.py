@@ -17,7 +17,10 @@ CASES = {
     ('--prompt={place}/l.json',),
     ('l.json is not JSON', '0xff'),
   ),
-  'empty_prompt': (('--prompt={place}/e.json',), ('e.json lacks instruction',)),
+  'empty_prompt': (
+    ('--prompt={place}/e.json',),
+    ('e.json has None as "instruction"', 'Correct the file'),
+  ),
   'folder_for_prompt': (('--prompt={place}',), ('Is a directory', 'a file')),
   'split': (('--split=trian',), ("split 'trian'", 'train, test')),
   'rows': (('--source={place}',), ("no train rows of 'cqa'", 'cqa_train.json')),

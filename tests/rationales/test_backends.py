@@ -253,7 +253,9 @@ def test_the_recorded_address_hides_what_may_be_a_key():
   assert server.public_url == 'https://h.org:8/v1'
 
 
-@pytest.mark.parametrize('url', ['localhost:8000', 'ftp://x/v1', ''])
+@pytest.mark.parametrize(
+  'url', ['localhost:8000', 'ftp://x/v1', '', 'http://x:99999/v1', 'http://[x']
+)
 def test_a_bad_address_is_refused(url):
   with pytest.raises(contract.UserError, match='--base_url is'):
     _config(url)

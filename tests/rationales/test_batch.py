@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Batch API: every step survives a restart, nothing is sent twice."""
 
+import os
+import signal
+
 import pytest
 
 from rationales import batch_jobs, completions_file
@@ -56,6 +59,20 @@ def test_a_killed_wait_goes_on_with_the_same_batch(server, extract, out):
   assert refused.status == 2
   assert 'Collect them with --backend=batch first' in refused.output
   assert 'batch-0' in refused.output and not server.stats()['calls']
+  server.change(batch_polls=1)
+  assert extract(None, *FLAGS).status == 0
+  assert_one_good_line_per_row(out, 8)
+  assert server.stats()['batches'] == 1
+
+
+def test_interrupt_leaves_the_batch_to_the_next_run(server, extract, out):
+  server.configure(batch_polls=10**6)
+  running = extract(8, *FLAGS, wait=False)
+  server.wait(polls=1)
+  os.kill(running.process.pid, signal.SIGINT)
+  done = running.wait()
+  assert done.status == 130, done.output
+  assert 'stopped: interrupted; the same command continues' in done.output
   server.change(batch_polls=1)
   assert extract(None, *FLAGS).status == 0
   assert_one_good_line_per_row(out, 8)

@@ -2,6 +2,7 @@
 """Prompts: layout, balance, and exemplars that are in no data set."""
 
 import collections
+import dataclasses
 import json
 import re
 
@@ -162,8 +163,8 @@ def test_a_selection_is_balanced_and_reproducible():
   'text, words',
   [
     ('{', 'is not JSON'),
-    ('[]', 'holds a list'),
-    ('{"instruction": "x"}', 'lacks question, cue, answer, provenance'),
+    ('[]', 'None as "instruction", expected a JSON object'),
+    ('{"instruction": "x", "question": 5}', '5 as "question"'),
   ],
 )
 def test_a_broken_prompt_file_is_named(tmp_path, text, words):
@@ -174,7 +175,27 @@ def test_a_broken_prompt_file_is_named(tmp_path, text, words):
   assert str(path) in str(caught.value)
 
 
-def test_an_absent_field_is_named(tmp_path):
+@pytest.mark.parametrize(
+  'change, words',
+  [
+    ({}, "'q'.*names among a"),
+    ({'question': '{'}, 'The template .*Single'),
+    ({'question': '{q.b}'}, "no attribute 'b'"),
+    ({'answer': '{why}'}, "'why'.*names among answer, group"),
+    ({'hint': '{right}'}, "'right'.*names among label"),
+  ],
+)
+def test_a_template_that_cannot_be_filled_is_named(tmp_path, change, words):
   shown = prompt.load(sums.write(tmp_path, 0) / 'sums_prompt.json')
-  with pytest.raises(contract.UserError, match="asks for 'q'.*fields a"):
-    prompt.completion_text(shown, {'a': '1'})
+  shown = dataclasses.replace(shown, **change)
+  with pytest.raises(contract.UserError, match=words):
+    row = {'a': '1'} if 'hint' not in change else {'q': '1'}
+    prompt.completion_text(shown, row, hint='1')
+
+
+@pytest.mark.parametrize('exemplar', [5, {}, {'input': 5}])
+def test_a_broken_exemplar_is_named(tmp_path, exemplar):
+  path = sums.write(tmp_path, 0) / 'sums_prompt.json'
+  path.write_text(json.dumps(sums.PROMPT | {'exemplars': [exemplar]}))
+  with pytest.raises(contract.UserError, match=f'{path}, exemplar 1 has no'):
+    prompt.load(path)
