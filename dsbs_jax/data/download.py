@@ -38,30 +38,6 @@ _BUSY = (408, 429, 500, 502, 503, 504)
 Progress = Callable[[int, int | None], None]
 
 
-def local(
-  source: str | pathlib.Path,
-  folder: str | pathlib.Path,
-  *,
-  progress: Progress | None = None,
-) -> pathlib.Path:
-  """A source's path on this machine; a URL is downloaded first.
-
-  Args:
-    source: a path or a URL.
-    folder: where downloads are kept.
-    progress: see `fetch`.
-
-  Returns:
-    The path.
-
-  Raises:
-    UserError: the URL cannot be fetched; see `fetch`.
-  """
-  if '://' in str(source):
-    return fetch(str(source), folder, progress=progress)
-  return pathlib.Path(source).expanduser()
-
-
 def fetch(
   url: str,
   folder: str | pathlib.Path,

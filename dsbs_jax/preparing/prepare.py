@@ -152,11 +152,13 @@ def _is_prepared(config: PrepareConfig) -> bool:
 def _write(config: PrepareConfig, known: benchmark.Benchmark) -> store.Prepared:
   """Joins, parses and writes all splits."""
   with _progress() as progress:
-    local = download.local(
-      config.source,
-      pathlib.Path(config.data_dir) / 'downloads',
-      progress=_download_bar(progress),
-    )
+    local = pathlib.Path(config.source).expanduser()
+    if '://' in config.source:
+      local = download.fetch(
+        config.source,
+        pathlib.Path(config.data_dir) / 'downloads',
+        progress=_download_bar(progress),
+      )
     names = config.splits or sources.available(known, local)
     unknown = set(names) - set(known.split_names())
     if unknown:

@@ -170,12 +170,6 @@ def test_only_http_urls_of_files_are_fetched(url, tmp_path):
     fetch(url, tmp_path)
 
 
-def test_a_path_is_its_own_local_path(server, tmp_path):
-  assert download.local(tmp_path, tmp_path) == tmp_path
-  found = download.local(server.url, tmp_path)
-  assert found.read_bytes() == CONTENT
-
-
 def test_a_vocabulary_in_a_bucket_is_fetched_once(
   server, tmp_path, monkeypatch
 ):

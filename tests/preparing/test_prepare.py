@@ -3,6 +3,7 @@
 
 import dataclasses
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -111,6 +112,15 @@ def test_a_fraction_is_the_seed_s_own_subset(prepare, tmp_path):
   assert [len(indices) for indices in chosen] == [5, 5, 5]
 
 
+def test_a_downloaded_source_is_kept_with_the_data(
+  prepare, source_dir, tmp_path
+):
+  kept = tmp_path / 'data' / 'downloads' / 'rows'
+  shutil.make_archive(str(kept), 'zip', source_dir)  # as if downloaded before
+  printed = prepare(source='http://host.invalid/sets/rows.zip')
+  assert row_of(printed, 'rows') == ['10', '1']
+
+
 def test_a_trained_vocabulary_writes_the_data(prepare, tmp_path):
   printed = prepare(train_vocab=40).replace('\n', '')
   path = tmp_path / 'data' / 'vocabularies' / 'evens.40.model'
@@ -152,6 +162,7 @@ def test_show_tells_what_each_token_is_trained_on(prepare, tmp_path, capsys):
     ({'train_vocab': 3}, '--train_vocab is 3'),
     ({'splits': ['dev']}, '--splits names dev, expected some of train, test'),
     ({'source': '/no/where'}, '/no/where'),
+    ({'source': 'ftp://host/x'}, r'expected http\(s\)'),
     ({'vocabulary': '/no/file.model'}, 'is not a file'),
   ],
 )

@@ -93,16 +93,8 @@ class Layout(abc.ABC):
     return dataclasses.replace(self, lengths=lengths[view])
 
   @abc.abstractmethod
-  def _shapes(
-    self,
-    table: token_table.TokenTable,
-    samples: Sequence[np.ndarray],
-    *,
-    batch_size: int,
-    multiple: int,
-    grid: batch_grid.BatchGrid | None,
-  ) -> tuple[row_shapes.Shape, ...]:
-    """The shapes in order of preference; see `packer`."""
+  def _shapes(self, table, samples, *, batch_size, multiple, grid):
+    """The `row_shapes.Shape`s in order of preference; see `packer`."""
 
   def _widths(self, table: token_table.TokenTable) -> tuple[int, int]:
     """Checked row lengths; from the longest example where none are given."""

@@ -151,20 +151,6 @@ def test_processes_share_each_global_batch(source, layout, processes):
     assert same(joined, batch)
 
 
-def _inputs(rows):
-  """The encoder tokens of every example in packed or padded rows."""
-  segments = rows.get('encoder_segment_ids')
-  if segments is None:
-    segments = (rows['encoder_input_tokens'] > 0).astype(np.int32)
-  return [
-    tuple(tokens[owners == owner].tolist())
-    for tokens, owners in zip(
-      rows['encoder_input_tokens'], segments, strict=True
-    )
-    for owner in range(1, owners.max(initial=0) + 1)
-  ]
-
-
 @pytest.mark.parametrize('layout', LAYOUTS)
 @pytest.mark.parametrize('processes', [2, 4])
 def test_no_example_goes_to_two_processes_and_none_to_no_one(
@@ -188,7 +174,7 @@ def test_no_example_goes_to_two_processes_and_none_to_no_one(
       example
       for part in parts
       for step in range(first.steps_per_epoch)
-      for example in _inputs(part.batch(step)[view])
+      for example, _ in examples_of(part.batch(step)[view])
     ]
     assert len(set(found)) == len(found) == len(ids)
 
