@@ -105,7 +105,7 @@ def _of_features() -> list[Choice]:
   return [
     Choice(
       'projections as products of matrices, not [D, H, K] kernels',
-      lambda x, w: attention.split_heads(attention.project(x, w), _HEADS),
+      lambda x, w: attention.split_heads(attention.dense(x, w), _HEADS),
       lambda x, w: jnp.einsum(
         'BLD,DHK->BHLK', x, w.reshape(_WIDTH, _HEADS, -1)
       ),
@@ -113,8 +113,8 @@ def _of_features() -> list[Choice]:
     ),
     Choice(
       "norm with its gradient written out, not autodiff's",
-      norm.rms_norm,
-      _norm,
+      norm.rms_norm_for_cpu,
+      norm.plain_rms_norm,
       (rows, _draw(13, _WIDTH)),
     ),
     Choice(
@@ -144,9 +144,9 @@ def _of_vocabulary() -> list[Choice]:
       (_draw(9, _TARGETS, _VOCABULARY),),
     ),
     Choice(
-      'likeliest token by blocks of ids, not at once (forward)',
-      decoding.argmax,
-      lambda x: jnp.argmax(x, axis=-1),
+      'argmax in two stages, not in one (forward)',
+      decoding.argmax_for_cpu,
+      decoding.plain_argmax,
       (_draw(10, 32, _VOCABULARY),),
       forward=True,
     ),
@@ -182,7 +182,7 @@ def _of_attention() -> list[Choice]:
     ),
     Choice(
       'attention written out, not jax.nn.dot_product_attention',
-      lambda q, k, v, b: dot_product_attention.dot_product_attention(
+      lambda q, k, v, b: dot_product_attention.attention_for_cpu(
         q, k, v, b, mask
       ),
       lambda q, k, v, b: _library(q, k, v, mask, b),
@@ -190,10 +190,12 @@ def _of_attention() -> list[Choice]:
     ),
     Choice(
       "attention with its gradient written out, not autodiff's",
-      lambda q, k, v, b: dot_product_attention.dot_product_attention(
+      lambda q, k, v, b: dot_product_attention.attention_for_cpu(
         q, k, v, b, mask
       ),
-      lambda q, k, v, b: _attend(q, k, v, mask, b),
+      lambda q, k, v, b: dot_product_attention.plain_attention(
+        q, k, v, b, mask
+      ),
       (*heads, bias),
     ),
     Choice(
@@ -207,25 +209,12 @@ def _of_attention() -> list[Choice]:
   ]
 
 
-def _attend(query, key, value, mask, bias):
-  """What a softmax library function and autodiff make of it."""
-  pairs = jnp.einsum('BHTK,BHSK->BHTS', query, key) + bias
-  pairs = jnp.where(mask, pairs, dot_product_attention.MASKED_SCORE)
-  probabilities = jax.nn.softmax(pairs, axis=-1)
-  return jnp.einsum('BHTS,BHSK->BHTK', probabilities, value)
-
-
 def _library(query, key, value, mask, bias):
   query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
   out = jax.nn.dot_product_attention(
     query, key, value, bias=bias, mask=mask, scale=1.0
   )
   return jnp.swapaxes(out, 1, 2)
-
-
-def _norm(inputs, scale):
-  mean_square = jnp.mean(jnp.square(inputs), axis=-1, keepdims=True)
-  return inputs * jax.lax.rsqrt(mean_square + norm.EPSILON) * scale
 
 
 def _dropped(inputs, key, shape):

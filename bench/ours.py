@@ -118,13 +118,13 @@ def part(data, config, arguments) -> Callable:
     for rows in batch.values():
       hidden = network.hidden(params, config, rows, dropout_key=key)
       rows = unpadding.unpad_targets(rows)
-      total += objective.batch_loss(
+      total += objective.rows_loss(
         DISTILLATION,
         hidden,
         rows,
         counts=counts,
-        project=lambda p, h: network.logits(p, config, h),
-        projection=params,
+        logits_fn=lambda p, h: network.logits(p, config, h),
+        logits_params=params,
       )[0]
     return total
 
@@ -166,7 +166,7 @@ def decoder(data, config, arguments) -> Callable:
   return measure
 
 
-def _no_scores(query, key, value, bias, mask):
+def _no_scores(query, key, value, *, bias, mask):
   """What attention would cost without pairs: queries, keys, values are used."""
   del bias, mask
   return query + jnp.sum(key + value, axis=2, keepdims=True)

@@ -12,31 +12,56 @@ from dsbs_jax import contract
 from dsbs_jax.core.t5 import cache, network
 from dsbs_jax.core.t5.config import T5Config
 
-# Log probability of what must never be chosen.
+# Log probability of what must never be chosen, as in T5X.
 NEG_INF = -1e9
 
 
 class BeamRules(Protocol):
-  """How beam search compares outputs of different lengths, and stops."""
+  """How beam search scores outputs of different lengths, and when it stops."""
 
   def score(self, log_probs: jax.Array, length: jax.Array) -> jax.Array:
-    """The score of finished outputs of `length` tokens, the end included."""
+    """The score of finished outputs.
+
+    Args:
+      log_probs: float32 of any shape, sums of log p.
+      length: int32, tokens, the end token included.
+
+    Returns:
+      float32, shaped as `log_probs`.
+    """
 
   def best_attainable_score(
     self, log_probs: jax.Array, length: jax.Array, max_decode_len: int
   ) -> jax.Array:
-    """The best score that live outputs of `length` tokens may still reach."""
+    """The best score that live outputs may still reach.
 
-  def finishing(self, ended: jax.Array, is_last: jax.Array) -> jax.Array:
-    """Which of the 2 G candidates [B, 2G], best first, become results."""
+    Args:
+      log_probs: float32 of any shape, sums of log p.
+      length: int32, tokens so far.
+      max_decode_len: tokens at most.
+
+    Returns:
+      float32, shaped as `log_probs`.
+    """
+
+  def finished(self, ended: jax.Array, is_last: jax.Array) -> jax.Array:
+    """Which candidates become results.
+
+    Args:
+      ended: [B, 2G] bool, candidates with an end token, best first.
+      is_last: bool scalar, whether no further token may follow.
+
+    Returns:
+      [B, 2G] bool.
+    """
 
 
 @dataclasses.dataclass(frozen=True)
 class BrevityPenalty:
   """T5X's rules: sum of log p / ((5 + length) / 6) ** alpha.
 
-  Every candidate that ends is a result; outputs cut off at the last position
-  are results only of a row in which nothing ended. The search stops when no
+  Every candidate that ends is a result; an output that is cut off at the last
+  position is one only if nothing ended in its row. The search stops when no
   live output can overtake, so stopping early never changes the result.
 
   Source: Wu et al. 2016 (arXiv:1609.08144), equation 14; t5x/decoding.py.
@@ -58,7 +83,7 @@ class BrevityPenalty:
     del length
     return self.score(log_probs, max_decode_len + 1)  # T5X counts the start.
 
-  def finishing(self, ended, is_last):
+  def finished(self, ended, is_last):
     del is_last
     return ended
 
@@ -67,9 +92,9 @@ class BrevityPenalty:
 class LengthPenalty:
   """The rules of Hugging Face transformers: sum of log p / length ** exponent.
 
-  Only the better half of the candidates may end; at the last position that
-  half counts as ended. Live outputs are judged at their present length, so a
-  row can stop before a longer, better output is found.
+  Only the better half of the candidates may end; at the last position all of
+  that half does. Live outputs are scored at their present length, so a row may
+  stop before a longer, better output is found.
 
   Source: transformers 4.57.6, generation/utils.py, early_stopping=False.
   """
@@ -83,7 +108,7 @@ class LengthPenalty:
     del max_decode_len
     return self.score(log_probs, length)
 
-  def finishing(self, ended, is_last):
+  def finished(self, ended, is_last):
     better_half = jnp.arange(ended.shape[1]) < ended.shape[1] // 2
     return (ended | is_last) & better_half
 
@@ -93,18 +118,18 @@ class BeamState:
   """What a step of the beam search reads and writes.
 
   Attributes:
-    decode: the live beams' tokens and caches, R = B * G rows.
+    decode: the live beams' tokens and KV cache, R = B * G rows.
     live_log_probs: [B, G] float32, sums of log p, best first.
     tokens: [B, G, L] int32, the best finished outputs so far, best first.
     scores: [B, G] float32, their scores; NEG_INF where there is none yet.
-    finished: [B, G] bool, False where there is none yet.
+    finished_mask: [B, G] bool, False where there is none yet.
   """
 
   decode: cache.DecodeState
   live_log_probs: jax.Array
   tokens: jax.Array
   scores: jax.Array
-  finished: jax.Array
+  finished_mask: jax.Array
 
 
 def _take(tree, chosen: jax.Array):
@@ -117,18 +142,26 @@ def _take(tree, chosen: jax.Array):
   return jax.tree.map(take, tree)
 
 
-def _reorder(caches: dict, parents: jax.Array, config: T5Config) -> dict:
-  """Gives each live beam the cache of the beam [B, G] that it continues."""
+def _reorder(kv_cache: dict, parents: jax.Array, config: T5Config) -> dict:
+  """Gives each live beam the cache of the beam that it continues.
+
+  Args:
+    kv_cache: of R = B * G rows.
+    parents: [B, G] int32, the continued beam of each live one.
+    config: whether the cache has a leading layer axis.
+  """
   batch, num_beams = parents.shape
   rows = (parents + num_beams * jnp.arange(batch)[:, None]).reshape(-1)
   axis = 1 if config.scan_layers else 0
-  return jax.tree.map(lambda leaf: jnp.take(leaf, rows, axis=axis), caches)
+  return jax.tree.map(lambda leaf: jnp.take(leaf, rows, axis=axis), kv_cache)
 
 
-def _candidates(state: BeamState, log_probs: jax.Array):
-  """The 2 G likeliest continuations of each row, best first.
+def _candidates(
+  state: BeamState, log_probs: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """The 2 G most likely continuations of each row, best first.
 
-  At most G of them end, so G are left to go on with.
+  At most G of them end, one per beam, so at least G can be continued.
 
   Args:
     state: the live beams.
@@ -150,17 +183,25 @@ def _candidates(state: BeamState, log_probs: jax.Array):
 
 def _advance(
   state: BeamState,
-  caches: dict,
+  kv_cache: dict,
   log_probs: jax.Array,
   *,
   config: T5Config,
   rules: BeamRules,
 ) -> BeamState:
-  """Chooses the next live beams and merges the outputs that ended."""
+  """Chooses the next live beams and merges the outputs that ended.
+
+  Args:
+    state: before this step.
+    kv_cache: of the live beams, with this step's position.
+    log_probs: [B, G, V] float32 of the next token.
+    config: the network's size.
+    rules: how outputs are scored.
+  """
   num_beams = log_probs.shape[1]
   best, parents, tokens = _candidates(state, log_probs)
   max_decode_len = tokens.shape[2]
-  index, done = state.decode.index, state.decode.done
+  index, done_mask = state.decode.index, state.decode.done_mask
   length = index + 1
   newest = jax.lax.dynamic_index_in_dim(tokens, index, axis=2, keepdims=False)
   ended = newest == contract.EOS_ID
@@ -168,34 +209,34 @@ def _advance(
   live_log_probs, live = jax.lax.top_k(
     jnp.where(ended, NEG_INF, best), num_beams
   )
-  finishing = rules.finishing(ended, length == max_decode_len)
-  finishing &= ~done[:, None] & (best > NEG_INF / 2)
-  scores = jnp.where(finishing, rules.score(best, length), NEG_INF)
+  finished_mask = rules.finished(ended, length == max_decode_len)
+  finished_mask &= ~done_mask[:, None] & (best > NEG_INF / 2)
+  scores = jnp.where(finished_mask, rules.score(best, length), NEG_INF)
   scores, kept = jax.lax.top_k(
     jnp.concatenate([state.scores, scores], axis=1), num_beams
   )
-  finished_tokens, finished = _take(
+  finished_tokens, finished_mask = _take(
     (
       jnp.concatenate([state.tokens, tokens], axis=1),
-      jnp.concatenate([state.finished, finishing], axis=1),
+      jnp.concatenate([state.finished_mask, finished_mask], axis=1),
     ),
     kept,
   )
   best = rules.best_attainable_score(
     live_log_probs[:, 0], length, max_decode_len
   )
-  beaten = jnp.all(finished, axis=1) & (best <= scores[:, -1])
+  beaten = jnp.all(finished_mask, axis=1) & (best <= scores[:, -1])
   return BeamState(
     decode=cache.DecodeState(
       index=length,
       tokens=_take(tokens, live).reshape(-1, max_decode_len),
-      caches=_reorder(caches, _take(parents, live), config),
-      done=done | beaten,
+      kv_cache=_reorder(kv_cache, _take(parents, live), config),
+      done_mask=done_mask | beaten,
     ),
     live_log_probs=live_log_probs,
     tokens=finished_tokens,
     scores=scores,
-    finished=finished,
+    finished_mask=finished_mask,
   )
 
 
@@ -208,7 +249,7 @@ def beam_search(
   max_decode_len: int,
   rules: BeamRules | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-  """Keeps the G likeliest outputs of each row alive, returns the best ended.
+  """Keeps the G best unfinished outputs of each row, returns the best finished.
 
   Args:
     params: the whole parameter tree.
@@ -225,40 +266,44 @@ def beam_search(
     scores. Where fewer than G ended, the rest are zeros.
     Scores [B, G] float32, NEG_INF where there is no output.
   """
-  cache.check_length(max_decode_len)
+  cache.check_max_decode_len(max_decode_len)
   if num_beams < 1:
     raise contract.UserError(f'num_beams is {num_beams}, expected at least 1.')
   rules = BrevityPenalty() if rules is None else rules
   encoded = network.encode(params, config, rows)
-  source = cache.prepare(
+  prefilled = cache.prefill(
     params, config, encoded, rows=rows, max_decode_len=max_decode_len
   )
-  batch = source.empty.shape[0]
+  batch = prefilled.empty_mask.shape[0]
 
   def unfinished(state: BeamState):
     decode = state.decode
-    return (decode.index < max_decode_len) & ~jnp.all(decode.done)
+    return (decode.index < max_decode_len) & ~jnp.all(decode.done_mask)
 
-  def advance(state: BeamState):
-    hidden, caches = cache.step(params, config, source, state=state.decode)
+  def step(state: BeamState):
+    hidden, kv_cache = cache.decode_step(
+      params, config, prefilled, state=state.decode
+    )
     logits = network.logits(params, config, hidden)
     log_probs = jax.nn.log_softmax(logits).reshape(batch, num_beams, -1)
-    return _advance(state, caches, log_probs, config=config, rules=rules)
+    return _advance(state, kv_cache, log_probs, config=config, rules=rules)
 
   # All beams are equal at first: only the first may be continued.
   first = jnp.where(jnp.arange(num_beams) == 0, 0.0, NEG_INF)
   state = BeamState(
-    decode=cache.start(
-      config, source, max_decode_len=max_decode_len, num_beams=num_beams
+    decode=cache.init_decode_state(
+      config, prefilled, max_decode_len=max_decode_len, num_beams=num_beams
     ),
     live_log_probs=jnp.tile(first[None], (batch, 1)),
     tokens=jnp.zeros((batch, num_beams, max_decode_len), jnp.int32),
     scores=jnp.full((batch, num_beams), NEG_INF),
-    finished=jnp.zeros((batch, num_beams), bool),
+    finished_mask=jnp.zeros((batch, num_beams), bool),
   )
-  state = jax.lax.while_loop(unfinished, advance, state)
-  tokens = jnp.where(state.finished[:, :, None], state.tokens, 0)
-  live = (~jnp.any(state.finished, axis=1) & ~source.empty)[:, None]
+  state = jax.lax.while_loop(unfinished, step, state)
+  tokens = jnp.where(state.finished_mask[:, :, None], state.tokens, 0)
+  live = (~jnp.any(state.finished_mask, axis=1) & ~prefilled.empty_mask)[
+    :, None
+  ]
   live_tokens = state.decode.tokens.reshape(tokens.shape)
   return (
     jnp.where(live[:, :, None], live_tokens, tokens),

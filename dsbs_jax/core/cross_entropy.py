@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loss of single tokens, and its gradient written out."""
+"""The cross entropy of single tokens, with its gradient written out.
+
+On every platform, as in T5X: nothing but the logits is kept for the gradient,
+which is one elementwise expression. On a CPU this halves the memory that the
+derived gradient needs.
+"""
 
 import functools
 import math
@@ -22,9 +27,6 @@ def token_losses(
   label_smoothing: float = 0.0,
 ) -> tuple[jax.Array, jax.Array]:
   """Cross entropy of each token, with z-loss and smoothing where asked for.
-
-  Nothing but the logits is kept for the gradient, which is one elementwise
-  expression; on CPU this halves the memory of the derived one.
 
   Args:
     logits: [..., V] float32.
@@ -79,7 +81,7 @@ def _backward(extras, residuals, cotangents):
 _token_losses.defvjp(_forward, _backward)
 
 
-def _smoothed(extras, logits):
-  """What smoothing leaves to the target, and gives to each other token."""
+def _smoothed(extras: _Extras, logits: jax.Array) -> tuple[float, float]:
+  """The smoothed probability of the target, and of each other token."""
   smoothing = extras.label_smoothing
   return 1.0 - smoothing, smoothing / (logits.shape[-1] - 1)

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From rows to answers: greedy, beam search, and choosing among options.
+"""From rows to answers: greedy decoding, beam search, scoring of options.
 
-All three run the encoder once per row. Outputs hold 0 after the end token
-and leave the decoder's start token out.
+All three run the encoder once per row. Outputs do not contain the decoder's
+start token and hold 0 after the end token.
 """
 
 import jax
 import jax.numpy as jnp
 
 from dsbs_jax import contract
-from dsbs_jax.core import beams
+from dsbs_jax.core import beams, platform
 from dsbs_jax.core.t5 import attention, cache, network, stacks
 from dsbs_jax.core.t5.config import T5Config
 
@@ -18,7 +18,7 @@ BrevityPenalty = beams.BrevityPenalty
 LengthPenalty = beams.LengthPenalty
 DecodeState = cache.DecodeState
 
-# Divides the public vocabulary's 32,128 ids, and every table padded to it.
+# Ids of a block of `argmax_for_cpu`; divides the public vocabulary of 32,128.
 _BLOCK = 128
 
 
@@ -30,7 +30,7 @@ def greedy(
   max_decode_len: int,
   stop: tuple[int, ...] = (),
 ) -> jax.Array:
-  """Takes the likeliest token at every position until all rows have ended.
+  """Takes the most likely token at every position until all rows have ended.
 
   Args:
     params: the whole parameter tree.
@@ -38,46 +38,44 @@ def greedy(
     rows: encoder_input_tokens [B, S] int32, one example per row; a row of
       padding counts as ended.
     max_decode_len: L, tokens at most, the end token included.
-    stop: ids other than 0 that end a row too, once its last tokens are these.
+    stop: ids other than 0; a row also ends once its last tokens are these.
 
   Returns:
     [B, L] int32, 0 after the end token or the last of `stop`.
   """
-  cache.check_length(max_decode_len)
+  cache.check_max_decode_len(max_decode_len)
   encoded = network.encode(params, config, rows)
-  source = cache.prepare(
+  prefilled = cache.prefill(
     params, config, encoded, rows=rows, max_decode_len=max_decode_len
   )
 
   def unfinished(state: cache.DecodeState):
-    return (state.index < max_decode_len) & ~jnp.all(state.done)
+    return (state.index < max_decode_len) & ~jnp.all(state.done_mask)
 
-  def choose(state: cache.DecodeState):
-    hidden, caches = cache.step(params, config, source, state=state)
-    logits = network.logits(params, config, hidden)
-    chosen = argmax(logits)
-    chosen = jnp.where(state.done, contract.PAD_ID, chosen)
+  def step(state: cache.DecodeState):
+    hidden, kv_cache = cache.decode_step(params, config, prefilled, state=state)
+    chosen = argmax(network.logits(params, config, hidden))
+    chosen = jnp.where(state.done_mask, contract.PAD_ID, chosen)
     tokens = jax.lax.dynamic_update_slice_in_dim(
       state.tokens, chosen[:, None], state.index, axis=1
     )
     return cache.DecodeState(
       index=state.index + 1,
       tokens=tokens,
-      caches=caches,
-      done=state.done
+      kv_cache=kv_cache,
+      done_mask=state.done_mask
       | (chosen == contract.EOS_ID)
       | _ends_with(tokens, stop, state.index),
     )
 
-  state = cache.start(config, source, max_decode_len=max_decode_len)
-  return jax.lax.while_loop(unfinished, choose, state).tokens
+  state = cache.init_decode_state(
+    config, prefilled, max_decode_len=max_decode_len
+  )
+  return jax.lax.while_loop(unfinished, step, state).tokens
 
 
 def argmax(logits: jax.Array) -> jax.Array:
-  """The first id of the highest score, as argmax says of numbers, sooner.
-
-  XLA's CPU backend finds a maximum with vector instructions, an argmax without:
-  only the blocks' maxima and the winning block are searched that way.
+  """The id of the highest score; of equal ones the lowest.
 
   Args:
     logits: [R, V] float32.
@@ -85,10 +83,24 @@ def argmax(logits: jax.Array) -> jax.Array:
   Returns:
     [R] int32.
   """
+  return platform.choose(logits, cpu=argmax_for_cpu, others=plain_argmax)
+
+
+def plain_argmax(logits: jax.Array) -> jax.Array:
+  """`argmax` in one reduction."""
+  return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+
+
+def argmax_for_cpu(logits: jax.Array) -> jax.Array:
+  """Two-stage argmax: same result, lowest id wins, faster on XLA's CPU backend.
+
+  That backend vectorises a maximum but not an argmax, so an argmax only finds
+  the block with the highest maximum, and then the id within the block.
+  """
   num_rows, vocab_size = logits.shape
   if vocab_size % _BLOCK:
-    return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-  blocks = logits.reshape(num_rows, -1, _BLOCK)
+    return plain_argmax(logits)
+  blocks = logits.reshape(num_rows, -1, _BLOCK)  # [R, V / block, block]
   block = jnp.argmax(jnp.max(blocks, axis=-1), axis=-1)
   within = jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]
   chosen = block * _BLOCK + jnp.argmax(within, axis=-1)
@@ -98,10 +110,10 @@ def argmax(logits: jax.Array) -> jax.Array:
 def _ends_with(
   tokens: jax.Array, stop: tuple[int, ...], index: jax.Array
 ) -> jax.Array | bool:
-  """Whether the tokens up to and with `index` end with `stop`, [B] bool."""
+  """Whether tokens[:, :index + 1] end with `stop`, [B] bool."""
   if not 0 < len(stop) <= tokens.shape[1]:
     return False
-  # Before there are as many tokens, the window holds zeros and never matches.
+  # While there are fewer tokens, the window holds zeros and never matches.
   start = index - len(stop) + 1
   last = jax.lax.dynamic_slice_in_dim(tokens, start, len(stop), axis=1)
   return jnp.all(last == jnp.array(stop, tokens.dtype), axis=1)
@@ -114,28 +126,29 @@ def score_options(
   *,
   options_tokens: jax.Array,
 ) -> jax.Array:
-  """Scores given outputs, such as the choices of a question.
+  """Log probabilities of given outputs, such as the options of a question.
 
   Args:
     params: the whole parameter tree.
     config: its size.
     rows: encoder_input_tokens [B, S] int32, one example per row.
-    options_tokens: [B, C, T] int32, each with its end token, 0 where padded.
+    options_tokens: [B, options, T] int32, each with its end token, 0 where
+      padded.
 
   Returns:
-    [B, C] float32, the sum of log p over an option's tokens; -inf for an
+    [B, options] float32, the sum of log p over an option's tokens; -inf for an
     option without tokens.
   """
   encoded = network.encode(params, config, rows)
   batch, num_options, length = options_tokens.shape
   targets = options_tokens.reshape(-1, length)
   inputs = jnp.pad(targets[:, :-1], ((0, 0), (1, 0)))
-  real = targets > 0
+  target_mask = targets > 0
 
-  def kv_fn(layer_params, normed, cross):
+  def kv_fn(layer_params, normed, cross_kv):
     weights = layer_params['self_attention']
-    own = attention.project_kv(weights, normed, config.num_heads)
-    return own, cross, None
+    self_kv = attention.project_kv(weights, normed, config.num_heads)
+    return self_kv, cross_kv, None
 
   hidden, _ = stacks.run_decoder(
     params,
@@ -144,13 +157,13 @@ def score_options(
     kv_fn=kv_fn,
     bias=stacks.decoder_bias(params, config, length),
     self_mask=attention.make_causal_mask(length)
-    & attention.make_attention_mask(real, real),
+    & attention.make_attention_mask(target_mask, target_mask),
     cross_mask=(cache.source_tokens(rows) > 0)[:, None, None, :],
-    memories=cache.project_source(params, config, encoded),
+    layer_kv=cache.cross_attention_kv(params, config, encoded),
   )
   logits = network.logits(params, config, hidden)
   picked = jnp.take_along_axis(logits, targets[:, :, None], axis=2)[..., 0]
-  log_probs = picked - jax.nn.logsumexp(logits, axis=-1)  # [B*C, T]
-  total = jnp.sum(jnp.where(real, log_probs, 0.0), axis=1)
-  total = jnp.where(jnp.any(real, axis=1), total, -jnp.inf)
+  log_probs = picked - jax.nn.logsumexp(logits, axis=-1)  # [B * options, T]
+  total = jnp.sum(jnp.where(target_mask, log_probs, 0.0), axis=1)
+  total = jnp.where(jnp.any(target_mask, axis=1), total, -jnp.inf)
   return total.reshape(batch, num_options)

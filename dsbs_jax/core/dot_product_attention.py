@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scores, their softmax, and the values that it weighs: attention proper.
+"""Dot-product attention: scores of all pairs, softmax, weighted mean of values.
 
-The gradient is written out. It passes over [B, H, T, S] fewer times than the
-derived one: probabilities are never divided by their sum, but contexts are, and
-a masked pair needs no second mask, as its probability is 0. A fifth of
-attention's time on a CPU.
+Two forms with the same result, see `platform`. The plain one is differentiated
+by JAX. The one for CPUs has its gradient written out, which passes over
+[B, H, T, S] fewer times: contexts are divided by the softmax's sum, not
+probabilities, and masked pairs need no second mask, as their probability is 0.
 
   e = exp(scores - max), z = sum_s e, context = (e V) / z
   dV = e^T (dC / z), dscores = e * (dC / z V^T - sum_k (dC / z) * context)
@@ -13,47 +13,98 @@ attention's time on a CPU.
 import jax
 import jax.numpy as jnp
 
+from dsbs_jax.core import platform
+
 # Score of a masked pair. T5X adds it; selecting it gives the same softmax,
 # because float32 cannot hold both it and a score.
 MASKED_SCORE = -1e10
 
 
-@jax.custom_vjp
 def dot_product_attention(
+  query: jax.Array,
+  key: jax.Array,
+  value: jax.Array,
+  *,
+  bias: jax.Array | None,
+  mask: jax.Array,
+) -> jax.Array:
+  """Averages the values of the keys that each query attends to.
+
+  T5 does not divide the scores by sqrt(K).
+
+  Args:
+    query: [B, H, T, K] in the activation dtype.
+    key: [B, H, S, K] in the activation dtype.
+    value: [B, H, S, K] in the activation dtype.
+    bias: [1, H, T, S] float32, added to the scores; or None.
+    mask: bool, broadcast to [B, H, T, S]; True where the query may attend. A
+      query without any such key averages all values, and its gradient is that
+      of an unmasked one, as in T5X.
+
+  Returns:
+    [B, H, T, K] in the activation dtype; scores and softmax are float32.
+  """
+  return platform.choose(
+    query, key, value, bias, mask, cpu=attention_for_cpu, others=plain_attention
+  )
+
+
+def _scores(
+  query: jax.Array, key: jax.Array, bias: jax.Array | None
+) -> jax.Array:
+  """[B, H, T, S] float32, nothing masked."""
+  scores = jnp.einsum(
+    'BHTK,BHSK->BHTS',
+    query,
+    key,
+    precision=platform.precision(query.dtype),
+    preferred_element_type=jnp.float32,
+  )
+  return scores if bias is None else scores + bias
+
+
+def plain_attention(
   query: jax.Array,
   key: jax.Array,
   value: jax.Array,
   bias: jax.Array | None,
   mask: jax.Array,
 ) -> jax.Array:
-  """Averages the values of the keys that each query looks at.
+  """`dot_product_attention` as its formula says."""
+  scores = _scores(query, key, bias)
+  # Added, so that a query without keys has the gradient of an unmasked one.
+  scores += jnp.where(mask, 0.0, MASKED_SCORE).astype(jnp.float32)
+  probabilities = jax.nn.softmax(scores, axis=-1).astype(query.dtype)
+  return jnp.einsum(
+    'BHTS,BHSK->BHTK',
+    probabilities,
+    value,
+    precision=platform.precision(query.dtype),
+  )
 
-  Args:
-    query: [B, H, T, K] in the activation dtype.
-    key: [B, H, S, K].
-    value: [B, H, S, K].
-    bias: float32, [1, H, T, S], or None.
-    mask: bool, broadcast to [B, H, T, S]. A query that may look at nothing
-      averages all values; its gradient is that of an unmasked one, as in T5X,
-      which adds the mask to the scores.
 
-  Returns:
-    [B, H, T, K] in the activation dtype; softmax in float32.
-  """
+@jax.custom_vjp
+def attention_for_cpu(
+  query: jax.Array,
+  key: jax.Array,
+  value: jax.Array,
+  bias: jax.Array | None,
+  mask: jax.Array,
+) -> jax.Array:
+  """`dot_product_attention` with its gradient written out."""
   return _forward(query, key, value, bias, mask)[0]
 
 
 def _forward(query, key, value, bias, mask):
-  scores = jnp.einsum('BHTK,BHSK->BHTS', query, key).astype(jnp.float32)
-  if bias is not None:
-    scores += bias
-  scores = jnp.where(mask, scores, MASKED_SCORE)
+  scores = jnp.where(mask, _scores(query, key, bias), MASKED_SCORE)
   largest = jnp.max(scores, axis=-1, keepdims=True)
   unscaled = jnp.exp(scores - largest)
   total = jnp.sum(unscaled, axis=-1, keepdims=True)  # [B, H, T, 1]
   unscaled = unscaled.astype(query.dtype)
-  summed = jnp.einsum('BHTS,BHSK->BHTK', unscaled, value)
-  context = (summed.astype(jnp.float32) / total).astype(query.dtype)
+  summed = jnp.einsum(
+    'BHTS,BHSK->BHTK', unscaled, value, preferred_element_type=jnp.float32
+  )
+  context = (summed / total).astype(query.dtype)
   return context, (query, key, value, bias, unscaled, total, context)
 
 
@@ -63,21 +114,21 @@ def _backward(residuals, gradient):
   scaled = (gradient.astype(jnp.float32) / total).astype(dtype)  # [B, H, T, K]
   product = scaled.astype(jnp.float32) * context.astype(jnp.float32)
   mean = jnp.sum(product, axis=-1, keepdims=True)
-  of_value = jnp.einsum('BHTS,BHTK->BHSK', unscaled, scaled)
-  of_weights = jnp.einsum('BHTK,BHSK->BHTS', scaled, value)
-  of_scores = of_weights.astype(jnp.float32) - mean
-  of_scores *= unscaled.astype(jnp.float32)
-  of_bias = None
+  value_gradient = jnp.einsum('BHTS,BHTK->BHSK', unscaled, scaled)
+  scores_gradient = jnp.einsum(
+    'BHTK,BHSK->BHTS', scaled, value, preferred_element_type=jnp.float32
+  )
+  scores_gradient = (scores_gradient - mean) * unscaled.astype(jnp.float32)
+  bias_gradient = None
   if bias is not None:
     # The sum over rows as a product: XLA's CPU backend takes many times as
     # long for the plain sum, 7 % of a small T5's step.
     ones = jnp.ones([len(query)], jnp.float32)
-    of_bias = jnp.einsum('B,BHTS->HTS', ones, of_scores, precision='highest')
-    of_bias = of_bias[None]
-  of_scores = of_scores.astype(dtype)
-  of_query = jnp.einsum('BHTS,BHSK->BHTK', of_scores, key)
-  of_key = jnp.einsum('BHTS,BHTK->BHSK', of_scores, query)
-  return of_query, of_key, of_value, of_bias, None
+    bias_gradient = jnp.einsum('B,BHTS->HTS', ones, scores_gradient)[None]
+  scores_gradient = scores_gradient.astype(dtype)
+  query_gradient = jnp.einsum('BHTS,BHSK->BHTK', scores_gradient, key)
+  key_gradient = jnp.einsum('BHTS,BHTK->BHSK', scores_gradient, query)
+  return query_gradient, key_gradient, value_gradient, bias_gradient, None
 
 
-dot_product_attention.defvjp(_forward, _backward)
+attention_for_cpu.defvjp(_forward, _backward)

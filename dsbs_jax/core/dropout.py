@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dropout: what is kept, drawn per row, and how it is applied.
+"""Dropout: masks of what is kept, drawn per row, and how they are applied.
 
-Each layer draws from a key of its own for each row, so that a row's masks are
-the same wherever and with whichever others it is computed.
+Each layer has a key per row, so a row's masks do not depend on the device, the
+microbatch or the other rows that it is computed with.
 """
 
 import jax
@@ -14,33 +14,36 @@ from dsbs_jax.core.unpadding import Unpadding
 
 
 def dropout(
-  inputs: jax.Array, keep: jax.Array | None, *, rate: float
+  inputs: jax.Array, keep_mask: jax.Array | None, *, rate: float
 ) -> jax.Array:
   """Zeroes what is not kept and scales the rest up by 1 / (1 - rate).
 
   Args:
     inputs: any float array.
-    keep: bool, broadcast against `inputs`; None keeps everything as it is.
-    rate: the share of zeroes that `keep` was drawn with, in [0, 1).
+    keep_mask: bool, broadcast against `inputs`; None returns `inputs`.
+    rate: the share of zeroes that the mask was drawn with, in [0, 1).
 
   Returns:
     An array like `inputs`.
   """
-  if keep is None:
+  if keep_mask is None:
     return inputs
   scale = jnp.asarray(1.0 / (1.0 - rate), inputs.dtype)
-  return inputs * jnp.where(keep, scale, jnp.zeros_like(scale))
+  return inputs * jnp.where(keep_mask, scale, jnp.zeros_like(scale))
 
 
 def row_keys(key: jax.Array | None, num_rows: int) -> jax.Array | None:
-  """One key per row, [B], of one key; keys of rows and None stay as they are."""
+  """One typed key -> a key per row, [num_rows].
+
+  Keys of rows, and None (no dropout), are returned unchanged.
+  """
   if key is None or key.ndim:
     return key
   return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(num_rows))
 
 
-def split_keys(keys: jax.Array | None, num: int):
-  """Keys of rows [B] -> `num` such, or as many Nones without dropout."""
+def split_keys(keys: jax.Array | None, num: int) -> jax.Array | list[None]:
+  """Splits keys of rows [B] into [num, B]; None into `num` Nones."""
   if keys is None:
     return [None] * num
   return jax.vmap(lambda key: jax.random.split(key, num), out_axes=1)(keys)
@@ -53,24 +56,24 @@ def feature_masks(
   *,
   unpadding: Unpadding | None = None,
 ) -> list[jax.Array | None]:
-  """Draws what dropout keeps at several places.
+  """Draws masks that all positions of a row share, as T5 has it.
 
-  T5 drops the same features at all positions of a row. One draw is cut into
-  several masks: each draw costs compile time.
+  One draw is cut into several masks, since each draw costs compile time.
 
   Args:
     keys: typed keys of the rows [B]; None for no dropout.
-    config: says the rate.
-    widths: features of each place.
-    unpadding: of the arrays that are masked, where they are flat.
+    config: has the rate.
+    widths: features of each mask.
+    unpadding: of the arrays to mask, where they are flat; else None.
 
   Returns:
-    Per place [B, 1, width] bool, or [C * n, width]; None for no dropout.
+    A mask per width, [B, 1, width] bool, or [C * n, width] where flat; Nones
+    without dropout.
   """
   masks = _draw(keys, config, widths)
   if unpadding is None or masks[0] is None:
     return masks
-  return [unpadding.each(mask) for mask in masks]
+  return [unpadding.repeat_rows(mask) for mask in masks]
 
 
 def position_masks(
@@ -80,24 +83,24 @@ def position_masks(
   *,
   unpadding: Unpadding | None = None,
 ) -> jax.Array | None:
-  """Draws what dropout keeps where every position has a mask of its own.
+  """Draws a mask per position.
 
   Args:
-    keys: as in `feature_masks`.
-    config: says the rate.
-    like: the array that is masked, [B, L, D] or flat.
-    unpadding: its, where it is flat.
+    keys: typed keys of the rows [B]; None for no dropout.
+    config: has the rate.
+    like: the array to mask, [B, L, D], or flat [C * n, D].
+    unpadding: of `like`, where it is flat; else None.
 
   Returns:
     bool, shaped as `like`; None for no dropout.
   """
   shape = like.shape[:2] if unpadding is None else unpadding.shape
   width = like.shape[-1]
-  (keep,) = _draw(keys, config, (shape[1] * width,))
-  if keep is None:
+  (keep_mask,) = _draw(keys, config, (shape[1] * width,))
+  if keep_mask is None:
     return None
-  keep = keep.reshape(*shape, width)
-  return keep if unpadding is None else unpadding.flat(keep)
+  keep_mask = keep_mask.reshape(*shape, width)
+  return keep_mask if unpadding is None else unpadding.unpad(keep_mask)
 
 
 def layer_masks(
@@ -106,15 +109,21 @@ def layer_masks(
   *lengths: int,
   unpadding: Unpadding | None = None,
 ) -> tuple[list, jax.Array | None, list]:
-  """Draws what dropout keeps in a layer whose attentions have these keys.
+  """Draws all masks of one layer.
 
-  A mesh's model axis splits heads and the MLP's features, but not the
-  embedding's. Cut from one draw, all would be split alike, and activations
-  gathered in every layer; so there are two.
+  A mesh's model axis splits heads and MLP features, but not the model width. If
+  all masks were cut from one draw, the compiler would split them alike and
+  gather activations in every layer; so there are two draws.
+
+  Args:
+    keys: typed keys of the rows [B]; None for no dropout.
+    config: has the rate and the widths.
+    *lengths: keys that each attention of the layer attends to.
+    unpadding: of the layer's tokens, where they are flat; else None.
 
   Returns:
-    [B, H, 1, length] of each attention; of the features within the MLP and of
-    each block's output as `feature_masks` has them; Nones without dropout.
+    Per attention [B, H, 1, length] bool; the mask within the MLP, and those of
+    each block's output, shaped as in `feature_masks`. Nones without dropout.
   """
   wide_keys, narrow_keys = split_keys(keys, 2)
   *heads, mlp = _draw(
@@ -129,23 +138,29 @@ def layer_masks(
     unpadding=unpadding,
   )
   if mlp is not None and unpadding is not None:
-    mlp = unpadding.each(mlp)
-  return [_per_head(keep, config.num_heads) for keep in heads], mlp, outputs
+    mlp = unpadding.repeat_rows(mlp)
+  return (
+    [_per_head(keep_mask, config.num_heads) for keep_mask in heads],
+    mlp,
+    outputs,
+  )
 
 
-def _draw(keys, config, widths) -> list[jax.Array | None]:
-  """[B, 1, width] bool each."""
+def _draw(
+  keys: jax.Array | None, config: T5Config, widths: tuple[int, ...]
+) -> list[jax.Array | None]:
+  """A mask per width, [B, 1, width] bool, True with probability 1 - rate."""
   if keys is None or config.dropout_rate == 0.0:
     return [None] * len(widths)
   share = 1.0 - config.dropout_rate
-  keep = jax.vmap(
+  keep_mask = jax.vmap(
     lambda key: jax.random.bernoulli(key, share, (1, sum(widths)))
   )(keys)
-  return jnp.split(keep, np.cumsum(widths)[:-1], axis=2)
+  return jnp.split(keep_mask, np.cumsum(widths)[:-1], axis=2)
 
 
-def _per_head(keep: jax.Array | None, num_heads: int):
-  """[B, 1, H * S] -> [B, H, 1, S], what attention drops for all queries."""
-  if keep is None:
+def _per_head(keep_mask: jax.Array | None, num_heads: int) -> jax.Array | None:
+  """[B, 1, H * S] -> [B, H, 1, S]: all queries drop the same keys."""
+  if keep_mask is None:
     return None
-  return keep.reshape(keep.shape[0], num_heads, 1, -1)
+  return keep_mask.reshape(keep_mask.shape[0], num_heads, 1, -1)

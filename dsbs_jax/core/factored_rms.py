@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Adafactor's direction: gradients over the root of factored second moments."""
+"""Adafactor: gradients over the root of factored second moments."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -43,11 +43,11 @@ def scale_by_factored_rms(
   epsilon1: float,
   epsilon2: float,
 ) -> optax.GradientTransformation:
-  """Adafactor before the learning rate; see `optimizer.adafactor`.
+  """Adafactor before the learning rate; arguments as in `optimizer.adafactor`.
 
   Returns:
-    A transformation from gradients to directions of ascent, of the size of
-    their parameter if scale_by_parameter.
+    A transformation to updates of ascent, as large as their parameter if
+    scale_by_parameter.
   """
 
   def init(params):
@@ -64,11 +64,11 @@ def scale_by_factored_rms(
       jnp.zeros([], jnp.int32), v_row=zeros(0), v_col=zeros(1), v=zeros(2)
     )
 
-  def one(path, gradient, param, moments, keep):
+  def update_one(path, gradient, param, moments, decay):
     axes = _factored_axes(path, param.shape, min_dim_size_to_factor)
     averaged = tuple(range(partitioning.is_stacked(path), param.ndim))
     ascent, moments = _precondition(
-      gradient.astype(jnp.float32), moments, keep, axes, epsilon1
+      gradient.astype(jnp.float32), moments, decay, axes, epsilon1
     )
     ascent /= jnp.maximum(1.0, _rms(ascent, averaged) / clipping_threshold)
     if scale_by_parameter:
@@ -77,10 +77,10 @@ def scale_by_factored_rms(
 
   def update(gradients, state, params):
     step = (state.count - step_offset).astype(jnp.float32)
-    keep = 1.0 - (step + 1.0) ** -decay_exponent
+    decay = 1.0 - (step + 1.0) ** -decay_exponent
     results = jax.tree_util.tree_map_with_path(
-      lambda path, gradient, param, *moments: one(
-        path, gradient, param, moments, keep
+      lambda path, gradient, param, *moments: update_one(
+        path, gradient, param, moments, decay
       ),
       gradients,
       params,
@@ -132,17 +132,17 @@ def _moment_shapes(
   return v_row, v_col, (1,)
 
 
-def _precondition(gradient, moments, keep, axes, epsilon1):
-  """The gradient over the root of its updated moments, and the moments."""
+def _precondition(gradient, moments, decay, axes, epsilon1):
+  """The gradient over the root of its updated moments, and these moments."""
   v_row, v_col, v = moments
   squared = jnp.square(gradient) + epsilon1
   if axes is None:
-    v = keep * v + (1.0 - keep) * squared
+    v = decay * v + (1.0 - decay) * squared
     return gradient * jax.lax.rsqrt(v), (v_row, v_col, v)
   row, column = axes
-  v_row = keep * v_row + (1.0 - keep) * jnp.mean(squared, axis=column)
-  v_col = keep * v_col + (1.0 - keep) * jnp.mean(squared, axis=row)
-  # v_row lost the column axis, so its row axis may have moved down by one.
+  v_row = decay * v_row + (1.0 - decay) * jnp.mean(squared, axis=column)
+  v_col = decay * v_col + (1.0 - decay) * jnp.mean(squared, axis=row)
+  # v_row has no column axis, so its row axis may be one lower.
   row_mean = jnp.mean(v_row, axis=row - (column < row), keepdims=True)
   ascent = (
     gradient

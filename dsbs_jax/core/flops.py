@@ -1,17 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arithmetic of a T5, counted from shapes: multiplications and additions.
+"""FLOPs of a T5, from shapes: multiplications and additions.
 
 Only matrix products count, as in published figures of utilisation; norms,
 softmax, activations and the optimizer are less than 3 % of a small model.
 """
 
+import numpy as np
+
 from dsbs_jax.core.t5.config import T5Config
 
-# A backward pass computes a gradient for either side of every product.
+Count = int | np.ndarray
+# A backward pass computes two gradients per product.
 TRAINING = 3
 
 
-def forward(config: T5Config, inputs, targets, *, rows=1, tokens=None):
+def forward(
+  config: T5Config,
+  inputs: Count,
+  targets: Count,
+  *,
+  rows: Count = 1,
+  tokens: tuple[Count, Count] | None = None,
+) -> Count:
   """FLOPs of a forward pass over rows of one length, logits included.
 
   Args:
@@ -19,8 +29,8 @@ def forward(config: T5Config, inputs, targets, *, rows=1, tokens=None):
     inputs: S, encoder tokens of a row; a number or a NumPy array.
     targets: T, decoder tokens of a row, likewise.
     rows: how many such rows.
-    tokens: encoder and decoder tokens of all rows that are computed where no
-      other token is needed; None: all places of all rows.
+    tokens: encoder and decoder tokens of all rows outside of attention, where
+      padding may be left out; None: all positions of all rows.
 
   Returns:
     A number or an array like `inputs`. Attention counts all S x S, T x T and
@@ -41,6 +51,13 @@ def forward(config: T5Config, inputs, targets, *, rows=1, tokens=None):
   return 2 * total
 
 
-def train(config: T5Config, inputs, targets, *, rows=1, tokens=None):
+def train(
+  config: T5Config,
+  inputs: Count,
+  targets: Count,
+  *,
+  rows: Count = 1,
+  tokens: tuple[Count, Count] | None = None,
+) -> Count:
   """FLOPs of a forward and a backward pass; arguments as in `forward`."""
   return TRAINING * forward(config, inputs, targets, rows=rows, tokens=tokens)

@@ -1,18 +1,53 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The gradient of a whole batch's objective, view by view and part by part.
+"""The loss of Distilling Step-by-Step and its gradient, for a whole batch.
 
-The views of a batch are visited one after the other, each in its own forward
-and backward pass, and each in microbatches: gradients add up in float32. All
-token weights are known before the first pass, so the sum is the gradient of the
-whole batch's objective, whatever it was cut into. The mutual-information term
-needs what the labels say, so that is computed before the rationales' pass.
+  loss = alpha * (mean cross entropy of the batch's label tokens)
+       + (1 - alpha) * (mean cross entropy of its rationale tokens)
 
-Where parameters are replicated over the data axis of a mesh, each data shard
-adds up its own gradient, and the shards' are summed once, at the end: devices
-then talk once per step, not once per view and microbatch.
+A batch (see contract.py) holds one or two views, row groups of B rows with S
+source and T target tokens: labels and rationales of the same examples, or one
+mixture of both. The two means are over the *whole* batch: all views,
+microbatches and devices. How it is computed:
+
+1. Count. N_label and N_rationale, float32 scalars, are the numbers of target
+   tokens of each term in the whole batch (`objective.token_counts`). They need
+   no forward pass, so every target token has a known weight from the start:
+
+     w = alpha / N_label  or  (1 - alpha) / N_rationale, 0 on padding   [B, T]
+
+   and the loss is a plain sum of w * cross entropy over all tokens.
+
+2. Cut. A sum may be cut anywhere and added up again, so padded, packed, paired,
+   mixed and accumulated batches give the same loss and gradient. The rows of
+   each view, [B, ...], are cut into
+
+     [num_microbatches, num_shards, B / (num_microbatches * num_shards), ...]
+
+   where a shard's rows are neighbours in the batch, and so lie on one device.
+
+3. Accumulate. Views, and the microbatches of each view (`jax.lax.scan`), pass
+   through the network one after the other, all shards at once (`jax.vmap`):
+
+     rows [b, S], [b, T] -> hidden [b, T, D] -> logits [b, T, V] -> loss []
+     gradient: a float32 tree like the parameters, per shard
+
+   Losses, metric sums and gradients are added to the running totals. Logits may
+   exist in chunks of target positions only: `objective.rows_loss`.
+
+4. Reduce. After the last microbatch the shards' totals are summed: devices talk
+   once per step, not once per view and microbatch. Where parameters are split
+   over the data axis no shard has a whole gradient; num_shards is then 1, and
+   the compiler places the sums (`partitioning.gradient_shards`).
+
+The mutual-information term (off by default) needs the probabilities of a pair's
+label when its rationale is scored; they are computed before step 3.
+
+Source: Hsieh et al. 2023, equations 1, 3 and 4; weighted as in its code.
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,10 +56,15 @@ from dsbs_jax import contract
 from dsbs_jax.core import dropout, mutual_information, objective, unpadding
 from dsbs_jax.core.t5 import network
 
-Batch = dict[str, dict[str, jax.Array]]
+Array = jax.Array
+Params = dict[str, Any]
+Rows = dict[str, Array]
+Batch = dict[str, Rows]
+Sums = dict[str, Array]
+LogitsLoss = Callable[[Rows, Array], tuple[Array, Sums]]
 
-# Folded into the dropout key. Labels alone, be it as one view of a pair or as
-# the only view of a batch, draw the same masks: alpha = 1 equals finetuning.
+# Folded into the dropout key. Labels draw the same masks as one view of a pair
+# and as the only view of a batch: alpha = 1 equals standard finetuning.
 _VIEW_KEYS = {
   contract.LABEL_VIEW: 0,
   contract.MIXTURE_VIEW: 0,
@@ -32,11 +72,100 @@ _VIEW_KEYS = {
 }
 
 
-def batch_views(batch: Batch) -> list[tuple[str, dict[str, jax.Array]]]:
-  """The batch's views in the order of `contract.VIEWS`."""
+def batch_value_and_grad(
+  params: Params,
+  batch: Batch,
+  *,
+  config: network.T5Config,
+  distillation: objective.Distillation,
+  dropout_key: Array,
+  num_microbatches: int = 1,
+  num_shards: int = 1,
+  chunk_tokens: int = 0,
+  num_pairs: int = 0,
+) -> tuple[tuple[Array, Sums], Params]:
+  """The loss of a whole batch, its metric sums, and its gradient.
+
+  As `jax.value_and_grad(..., has_aux=True)` of the loss above; the result is
+  the same for every num_microbatches, num_shards and chunk_tokens, to rounding.
+
+  Args:
+    params: the network's parameter tree, float32.
+    batch: view -> row group of B rows; B is a multiple of num_microbatches *
+      num_shards.
+    config: the network.
+    distillation: alpha and the other weights of the loss.
+    dropout_key: typed key of this step. A row's masks depend on it, on the view
+      and on the row's place in the batch, not on how the batch is cut.
+    num_microbatches: parts that each view passes through the network in, one
+      after the other, to save memory.
+    num_shards: data shards that add up gradients of their own; 1 leaves the
+      sums over devices to the compiler.
+    chunk_tokens: target tokens of a part whose logits exist at once; 0: all.
+    num_pairs: pairs in a batch at most, for the mutual-information term.
+
+  Returns:
+    (loss, sums): float32 scalar; `{label,rationale}/{loss_sum,tokens,correct}`
+      as float32 scalars, and `mutual_information` where it has a weight.
+    gradient: a tree like `params`, float32.
+
+  Raises:
+    ValueError: a view is unknown, its rows do not divide, or the
+      mutual-information term meets a batch that is not paired.
+  """
+  counts = objective.token_counts(batch)
+  parts = {}
+  for view, rows in batch_views(batch):
+    view_key = jax.random.fold_in(dropout_key, _VIEW_KEYS[view])
+    keys = dropout.row_keys(view_key, len(rows['decoder_target_tokens']))
+    parts[view] = _cut(
+      (rows, keys), view, num_parts=num_microbatches, num_shards=num_shards
+    )
+  add_over_parts = functools.partial(_add_over_parts, num_shards=num_shards)
+
+  logits_losses = {}
+  if distillation.mi_weight:
+    count = _count_pairs(batch)
+    label_probabilities = functools.partial(
+      _label_probabilities, params, config=config, num_pairs=num_pairs
+    )
+    labels = add_over_parts(label_probabilities, parts[contract.LABEL_VIEW])
+    logits_losses = _mutual_information_losses(
+      _sum_shards(labels, num_shards),
+      weight=distillation.mi_weight,
+      count=count,
+    )
+
+  total = None
+  for view in parts:
+    value_and_grad = jax.value_and_grad(
+      functools.partial(
+        view_loss,
+        config=config,
+        distillation=distillation,
+        counts=counts,
+        chunk_tokens=chunk_tokens,
+        logits_loss=logits_losses.get(view),
+      ),
+      has_aux=True,
+    )
+    total = add_over_parts(
+      lambda rows, keys, of=value_and_grad: of(params, rows, dropout_key=keys),
+      parts[view],
+      total=total,
+    )
+  return _sum_shards(total, num_shards)
+
+
+def batch_views(batch: Batch) -> list[tuple[str, Rows]]:
+  """The batch's (view, rows) in the order of `contract.VIEWS`.
+
+  Raises:
+    ValueError: there is none, or one that `contract.VIEWS` does not list.
+  """
   unknown = sorted(set(batch) - set(contract.VIEWS))
   if unknown or not batch:
-    raise contract.UserError(
+    raise ValueError(
       f'batch has the views {sorted(batch)}, expected some of'
       f' {contract.VIEWS}. A batch is a dict of row groups, see contract.py.'
     )
@@ -44,151 +173,96 @@ def batch_views(batch: Batch) -> list[tuple[str, dict[str, jax.Array]]]:
 
 
 def view_loss(
-  config,
-  distillation,
-  params,
-  rows,
-  counts,
-  dropout_key,
-  chunk_tokens,
-  extra_loss=None,
-):
-  """Loss and sums of one part of one view.
+  params: Params,
+  rows: Rows,
+  *,
+  config: network.T5Config,
+  distillation: objective.Distillation,
+  counts: Sums,
+  dropout_key: Array | None = None,
+  chunk_tokens: int = 0,
+  logits_loss: LogitsLoss | None = None,
+) -> tuple[Array, Sums]:
+  """What some rows of one view contribute to the loss and the metric sums.
 
   Args:
+    params: the network's parameter tree.
+    rows: b rows of one view.
     config: the network.
-    distillation: the objective.
-    params: its parameters.
-    rows: the row group, or a part of its rows.
+    distillation: alpha and the other weights of the loss.
     counts: `objective.token_counts` of the whole batch.
-    dropout_key: typed keys of the rows, None for no dropout.
-    chunk_tokens: as in `objective.batch_loss`.
-    extra_loss: rows and their logits -> a further part of the loss, and sums.
+    dropout_key: typed keys of the rows, [b]; None for no dropout.
+    chunk_tokens: as in `batch_value_and_grad`.
+    logits_loss: (rows, logits [b * T, V]) -> a further part of the loss and its
+      metric sums.
 
   Returns:
-    float32 scalar, and sums.
+    float32 scalar, and sums as in `batch_value_and_grad`.
   """
   hidden = network.hidden(params, config, rows, dropout_key=dropout_key)
   rows = unpadding.unpad_targets(rows)
 
-  def project(projection, states):
-    return network.logits(projection, config, states)
+  def logits_fn(logits_params, hidden):
+    return network.logits(logits_params, config, hidden)
 
-  return objective.batch_loss(
+  return objective.rows_loss(
     distillation,
     hidden,
     rows,
     counts=counts,
-    project=project,
-    projection=_projection(params, config),
+    logits_fn=logits_fn,
+    logits_params=network.logits_params(params, config),
     chunk_tokens=chunk_tokens,
-    logits_loss=extra_loss and functools.partial(extra_loss, rows),
+    logits_loss=logits_loss and functools.partial(logits_loss, rows),
   )
 
 
-def _projection(params, config):
-  """The part of the parameters that `network.logits` reads."""
-  if config.logits_via_embedding:
-    return {'token_embedder': params['token_embedder']}
-  return {'decoder': {'logits_dense': params['decoder']['logits_dense']}}
-
-
-def batch_value_and_grad(
-  config,
-  distillation,
-  params,
-  batch,
-  *,
-  dropout_key,
-  num_microbatches,
-  num_shards,
-  chunk_tokens,
-  num_pairs,
-):
-  """Gradient, value and sums of the whole batch's objective.
-
-  Args:
-    config: the network.
-    distillation: the objective.
-    params: its parameters.
-    batch: view -> row group.
-    dropout_key: typed key of this step.
-    num_microbatches: as in `steps.make_train_step`, as the next three.
-    num_shards: see there.
-    chunk_tokens: see there.
-    num_pairs: see there.
-
-  Returns:
-    A tree like the parameters, a float32 scalar, and float32 sums.
-  """
-  counts = objective.token_counts(batch)
-  extra_losses = {}
-
-  def part_gradients(view, rows, keys):
-    (loss, sums), gradients = jax.value_and_grad(
-      lambda p: view_loss(
-        config,
-        distillation,
-        p,
-        rows,
-        counts,
-        keys,
-        chunk_tokens,
-        extra_losses.get(view),
-      ),
-      has_aux=True,
-    )(params)
-    return gradients, loss, sums
-
-  def over_parts(function, total, view):
-    view_key = jax.random.fold_in(dropout_key, _VIEW_KEYS[view])
-    keys = dropout.row_keys(view_key, len(batch[view]['decoder_target_tokens']))
-    parts = _cut(view, (batch[view], keys), num_shards, num_microbatches)
-    if num_shards > 1:
-      function = jax.vmap(function)
-    return _accumulate(function, total, parts)
-
-  if distillation.mi_weight:
-    extra_losses = _mutual_information(
-      config,
-      distillation,
-      params,
-      batch,
-      over_parts=lambda *parts: _of_shards(over_parts(*parts), num_shards),
-      num_pairs=num_pairs,
-    )
-  total = None
-  for view, _ in batch_views(batch):
-    total = over_parts(functools.partial(part_gradients, view), total, view)
-  return _of_shards(total, num_shards)
-
-
-def _mutual_information(
-  config, distillation, params, batch, *, over_parts, num_pairs
-):
-  """What the mutual-information term adds to the loss of each view's rows."""
+def _count_pairs(batch: Batch) -> Array:
+  """The pairs of a batch, which must be paired; float32 scalar."""
   if set(batch) != {contract.LABEL_VIEW, contract.RATIONALE_VIEW}:
-    raise contract.UserError(
+    raise ValueError(
       f'batch has the views {sorted(batch)}, expected label and rationale,'
       ' which the mutual-information term ties together.'
     )
-  weight = distillation.mi_weight
-  count = mutual_information.count_pairs(batch[contract.LABEL_VIEW])
+  return mutual_information.count_pairs(batch[contract.LABEL_VIEW])
 
-  def pool(rows, logits):
-    ids = rows[mutual_information.PAIR_IDS]
-    return mutual_information.pool(logits, ids, num_pairs=num_pairs)
 
-  def pool_labels(rows, keys):  # with the masks that the label's loss has
-    return pool(rows, network.apply(params, config, rows, dropout_key=keys))
+def _label_probabilities(
+  params: Params,
+  rows: Rows,
+  dropout_key: Array,
+  *,
+  config: network.T5Config,
+  num_pairs: int,
+) -> Array:
+  """The label probabilities of the rows' pairs, [num_pairs, V] float32.
 
-  # A pair's label is in one part, and is 0 in the others: their sum is it.
-  labels = over_parts(pool_labels, None, contract.LABEL_VIEW)
+  The keys are those of the label's loss, so the dropout masks are the same. A
+  pair's label lies in exactly one part of a batch, and the other parts hold
+  zeros for it, so the sum over the parts has the probabilities of all pairs.
+  """
+  logits = network.apply(params, config, rows, dropout_key=dropout_key)
+  return mutual_information.pool(
+    logits, rows[mutual_information.PAIR_IDS], num_pairs=num_pairs
+  )
+
+
+def _mutual_information_losses(
+  labels: Array, *, weight: float, count: Array
+) -> dict[str, LogitsLoss]:
+  """View -> what the mutual-information term adds to the loss of its rows.
+
+  Args:
+    labels: [pairs, V] float32, the probabilities of all labels of the batch.
+    weight: the term's weight in the loss.
+    count: float32 scalar, the pairs of the whole batch.
+  """
 
   def rationale_loss(rows, logits):
-    value = mutual_information.cross_entropy(
-      labels, pool(rows, logits), count=count
+    rationales = mutual_information.pool(
+      logits, rows[mutual_information.PAIR_IDS], num_pairs=len(labels)
     )
+    value = mutual_information.cross_entropy(labels, rationales, count=count)
     return weight * value, {mutual_information.METRIC: value}
 
   def label_loss(rows, logits):  # so that both views have the same sums
@@ -201,8 +275,47 @@ def _mutual_information(
   }
 
 
-def _accumulate(function, total, parts):
-  """Adds what the function says of each part to the total, part by part."""
+def _cut(tree: Any, view: str, *, num_parts: int, num_shards: int) -> Any:
+  """Cuts arrays [B, ...] into [num_parts, num_shards, B / both, ...].
+
+  Part i has every num_parts-th row of each shard's block. So do token indices,
+  [C, n], whose cells are ordered by shard, then by part. With one shard there
+  is no shard axis.
+  """
+  for array in jax.tree.leaves(tree):
+    if len(array) % (num_shards * num_parts):
+      raise ValueError(
+        f'view {view!r} has {len(array)} rows or cells, which {num_parts}'
+        f' microbatches of {num_shards} data shards do not divide. Change one'
+        ' of the two.'
+      )
+
+  def cut(array):
+    # [num_shards, B / both, num_parts, ...] -> [num_parts, num_shards, ...]
+    dealt = array.reshape(num_shards, -1, num_parts, *array.shape[1:])
+    dealt = jnp.moveaxis(dealt, 2, 0)
+    return dealt if num_shards > 1 else dealt[:, 0]
+
+  return jax.tree.map(cut, tree)
+
+
+def _add_over_parts(
+  function: Callable[[Rows, Array], Any],
+  parts: tuple[Rows, Array],
+  *,
+  num_shards: int,
+  total: Any = None,
+) -> Any:
+  """Adds function(rows, keys) of each part to the total; None starts from 0.
+
+  Args:
+    function: of one part of one shard.
+    parts: rows and keys, [num_parts, (num_shards,) b, ...].
+    num_shards: as in `_cut`; the result then has a leading shard axis.
+    total: the sum so far.
+  """
+  if num_shards > 1:
+    function = jax.vmap(function)
   first = jax.tree.map(lambda array: array[0], parts)
   if len(jax.tree.leaves(parts)[0]) == 1:
     only = function(*first)
@@ -211,41 +324,18 @@ def _accumulate(function, total, parts):
     shapes = jax.eval_shape(function, *first)
     total = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
-  def visit(carry, part):
-    return _add(carry, function(*part)), None
+  def visit(total, part):
+    return _add(total, function(*part)), None
 
   return jax.lax.scan(visit, total, parts)[0]
 
 
-def _of_shards(total, num_shards):
-  """The sum over the shards' leading axis, where there is one."""
+def _sum_shards(total: Any, num_shards: int) -> Any:
+  """[num_shards, ...] -> [...]; one shard has no shard axis."""
   if num_shards == 1:
     return total
   return jax.tree.map(lambda array: jnp.sum(array, axis=0), total)
 
 
-def _cut(view, tree, num_shards, num_parts):
-  """Deals rows, [B, ...], into parts: [parts, B / parts, ...].
-
-  With shards [parts, shards, B / parts / shards, ...]; a shard's rows are next
-  to each other in the batch, and so on one device. The cells of places are
-  dealt likewise.
-  """
-  for array in jax.tree.leaves(tree):
-    if len(array) % (num_shards * num_parts):
-      raise contract.UserError(
-        f'view {view!r} has {len(array)} rows or cells, which {num_parts}'
-        f' microbatches of {num_shards} data shards do not divide. Change one of'
-        ' the two.'
-      )
-
-  def deal(array):
-    dealt = array.reshape(num_shards, -1, num_parts, *array.shape[1:])
-    dealt = jnp.moveaxis(dealt, 2, 0)
-    return dealt if num_shards > 1 else dealt[:, 0]
-
-  return jax.tree.map(deal, tree)
-
-
-def _add(left, right):
+def _add(left: Any, right: Any) -> Any:
   return jax.tree.map(jnp.add, left, right)

@@ -6,17 +6,17 @@
   p_i(v) = max over i's label targets t of softmax(label logits t)(v)
   q_i(v) = max over i's rationale targets t of softmax(rationale logits t)(v)
 
-The paper wants the representations of both tasks to share information and
-bounds that by a cross entropy of what the two predict. The formula is read
-from its authors' code, not from its text, and keeps what stands there: p is
-constant, so rationales are drawn towards labels and not the other way; p is
-not normalised; q holds probabilities and passes through a softmax all the
-same; the weight is 0.1. Two things differ. Padding takes no part, whereas
-there a batch's shorter targets are pooled up to the length of its longest. The
-mean is over the pairs of the whole batch, whatever it is cut into.
+The paper wants the representations of both tasks to share information, and
+bounds that by a cross entropy between their predictions. The formula is that of
+the authors' code, not of their text: p is constant, so rationales move towards
+labels and not the other way; p is not normalised; q is a probability and goes
+through a softmax all the same; the weight is 0.1. It differs in two points.
+Padding is left out, while the authors' code pools a batch's shorter targets up
+to the length of its longest. The mean is over the pairs of the whole batch,
+however that is cut.
 
-p needs no gradient, so it is computed first, and each rationale row then has
-all that it needs: packed rows, microbatches and devices change nothing.
+p needs no gradient, so it is computed first. Then each rationale row has all it
+needs: packing, microbatches and devices change nothing.
 
 Source: Chen et al. 2024, arXiv:2403.03348; TaskPrefixTrainer.compute_loss in
 github.com/xinchen9/cot_distillation_ACL2024 at 59ca033.
@@ -32,7 +32,17 @@ METRIC = 'mutual_information'
 
 
 def count_pairs(rows: dict[str, jax.Array]) -> jax.Array:
-  """Pairs in a whole batch, by either of its views; float32 scalar."""
+  """The number of pairs in a whole batch.
+
+  Args:
+    rows: either view of the batch, with decoder_pair_ids.
+
+  Returns:
+    float32 scalar.
+
+  Raises:
+    ValueError: the rows have no pair ids.
+  """
   if PAIR_IDS not in rows:
     raise contract.UserError(
       f'the rows have no {PAIR_IDS}, which the mutual-information term pairs'
@@ -41,13 +51,14 @@ def count_pairs(rows: dict[str, jax.Array]) -> jax.Array:
   return jnp.max(rows[PAIR_IDS]).astype(jnp.float32)
 
 
-def pool(logits: jax.Array, pair_ids: jax.Array, *, num_pairs: int):
-  """The greatest probability of every token over the targets of each pair.
+def pool(
+  logits: jax.Array, pair_ids: jax.Array, *, num_pairs: int
+) -> jax.Array:
+  """The highest probability of every token among the targets of each pair.
 
   Args:
     logits: [B, T, V] or [B * T, V] float32.
-    pair_ids: [B, T] int32, the pair that a target belongs to, from 1; 0 where
-      padded.
+    pair_ids: [B, T] int32, the pair of each target, from 1; 0 on padding.
     num_pairs: P, pairs in a batch at most.
 
   Returns:
@@ -65,7 +76,7 @@ def pool(logits: jax.Array, pair_ids: jax.Array, *, num_pairs: int):
 def cross_entropy(
   labels: jax.Array, rationales: jax.Array, *, count: jax.Array
 ) -> jax.Array:
-  """The part of the term that some rationale rows contribute, unweighted.
+  """What some rationale rows contribute to the term, unweighted.
 
   Args:
     labels: [P, V] `pool` of the batch's labels.

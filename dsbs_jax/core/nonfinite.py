@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A training step that leaves everything as it was where a loss is not finite."""
+"""A training step that skips updates whose loss or gradient is not finite."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,18 +15,18 @@ TrainStep = Callable[
 
 
 def skip_updates(train_step: TrainStep) -> TrainStep:
-  """Makes a step that drops an update of a loss or gradient that is not finite.
+  """Makes a step that skips an update whose loss or gradient is not finite.
 
-  Parameters and optimizer stay, its schedule included; the step is counted, so
-  that the run goes on with the next batch. An update that is finite is taken as
-  it is, bit for bit.
+  Parameters and optimizer state, its schedule included, then stay as they were;
+  the step is counted, so that the run continues with the next batch. A finite
+  update is applied bit for bit. `optax.apply_if_finite` differs in looking at
+  the gradient only.
 
   Args:
-    train_step: as `steps.make_train_step` makes it; its metric `finite`
-      decides.
+    train_step: from `steps.make_train_step`; its metric `finite` decides.
 
   Returns:
-    The same function of the same arguments.
+    A function of the same arguments.
   """
 
   def guarded(state, batch):
@@ -43,7 +44,7 @@ def skip_updates(train_step: TrainStep) -> TrainStep:
   return guarded
 
 
-def all_finite(tree) -> jax.Array:
+def all_finite(tree: Any) -> jax.Array:
   """Whether every number of a tree is finite; a bool scalar."""
   return jnp.all(
     jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)])

@@ -1,25 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
-"""T5's norm, with its gradient written out."""
+"""T5's norm, in two forms with the same result: see `platform`."""
 
 import jax
 import jax.numpy as jnp
 
+from dsbs_jax.core import platform
+
 EPSILON = 1e-6
 
 
-@jax.custom_vjp
 def rms_norm(inputs: jax.Array, scale: jax.Array) -> jax.Array:
   """Divides by the root mean square over D, in float32; no mean, no bias.
 
-  The scale's gradient, a sum over all tokens, is written as a product: XLA's CPU
-  backend is slow at sums over leading axes.
-
   Args:
-    inputs: [..., D].
-    scale: [D].
+    inputs: [..., D] in the activation dtype.
+    scale: [D] float32.
 
   Returns:
     An array like `inputs`.
+  """
+  return platform.choose(
+    inputs, scale, cpu=rms_norm_for_cpu, others=plain_rms_norm
+  )
+
+
+def plain_rms_norm(inputs: jax.Array, scale: jax.Array) -> jax.Array:
+  """`rms_norm` as its formula says."""
+  return _forward(inputs, scale)[0]
+
+
+@jax.custom_vjp
+def rms_norm_for_cpu(inputs: jax.Array, scale: jax.Array) -> jax.Array:
+  """`rms_norm` with its gradient written out.
+
+  The scale's gradient, a sum over all tokens, is written as a product: XLA's
+  CPU backend is slow at sums over leading axes.
   """
   return _forward(inputs, scale)[0]
 
@@ -38,14 +53,14 @@ def _backward(residuals, gradient):
   gradient = gradient.astype(jnp.float32)
   product = gradient * wide
   scale_gradient = jnp.einsum(
-    'N,ND->D',
-    inverse.reshape(-1),
-    product.reshape(-1, product.shape[-1]),
-    precision='highest',
+    'T,TD->D', inverse.reshape(-1), product.reshape(-1, product.shape[-1])
   )
   mean = jnp.mean(product * scale, axis=-1, keepdims=True)
-  of_inputs = gradient * scale * inverse - wide * (mean * inverse**3)
-  return of_inputs.astype(inputs.dtype), scale_gradient.astype(scale.dtype)
+  inputs_gradient = gradient * scale * inverse - wide * (mean * inverse**3)
+  return (
+    inputs_gradient.astype(inputs.dtype),
+    scale_gradient.astype(scale.dtype),
+  )
 
 
-rms_norm.defvjp(_forward, _backward)
+rms_norm_for_cpu.defvjp(_forward, _backward)

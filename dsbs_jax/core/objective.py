@@ -4,11 +4,11 @@
   loss = alpha * (sum of label-token losses / number of label tokens)
        + (1 - alpha) * (sum of rationale-token losses / number of such tokens)
 
-Both numbers are those of the *global* batch: all views, all microbatches, all
-devices. They are known before any forward pass, so the loss is a plain sum of
-token losses, each times alpha / N_label or (1 - alpha) / N_rationale. Sums can
-be cut anywhere, hence padded, packed, mixed and accumulated batches give one
-and the same loss. A term without tokens contributes 0.
+Both numbers are those of the *whole* batch: all views, microbatches, devices.
+They are known before any forward pass, so the loss is a plain sum of token
+losses, each times alpha / N_label or (1 - alpha) / N_rationale. A sum can be
+cut anywhere, so padded, packed, mixed and accumulated batches have the same
+loss. A term without tokens contributes 0. `gradients` adds the parts up.
 """
 
 import dataclasses
@@ -27,11 +27,12 @@ TERMS = {'label': contract.LABEL_ID, 'rationale': contract.RATIONALE_ID}
 Array = jax.Array
 Rows = dict[str, Array]
 Sums = dict[str, Array]
+LogitsFn = Callable[[Any, Array], Array]
 
 
 @dataclasses.dataclass(frozen=True)
 class Distillation:
-  """How a batch becomes one number.
+  """The weights of the loss.
 
   Attributes:
     alpha: weight of the label term, in [0, 1]; the rationale term has the
@@ -92,16 +93,20 @@ def token_counts(batch: dict[str, Rows]) -> Sums:
     term -> float32 scalar, the sum of `decoder_loss_weights` of the term.
   """
   return {
-    term: sum(jnp.sum(_in_term(rows, task_id)) for rows in batch.values())
+    term: sum(
+      jnp.sum(_weights_of_term(rows, task_id)) for rows in batch.values()
+    )
     for term, task_id in TERMS.items()
   }
 
 
-def token_weights(objective: Distillation, rows: Rows, counts: Sums) -> Array:
+def token_weights(
+  distillation: Distillation, rows: Rows, counts: Sums
+) -> Array:
   """The factor of each target token's loss in the objective.
 
   Args:
-    objective: the weights of the terms.
+    distillation: the weights of the terms.
     rows: one row group, or a part of one.
     counts: `token_counts` of the whole batch that the rows belong to.
 
@@ -109,56 +114,56 @@ def token_weights(objective: Distillation, rows: Rows, counts: Sums) -> Array:
     [B, T] float32, 0 on padding.
   """
   return sum(
-    _in_term(rows, task_id)
+    _weights_of_term(rows, task_id)
     * jnp.where(
       counts[term] > 0,
-      objective.term_weights[term] / jnp.maximum(counts[term], 1e-9),
+      distillation.term_weights[term] / jnp.maximum(counts[term], 1e-9),
       0.0,
     )
     for term, task_id in TERMS.items()
   )
 
 
-def batch_loss(
-  objective: Distillation,
+def rows_loss(
+  distillation: Distillation,
   hidden: Array,
   rows: Rows,
   *,
   counts: Sums,
-  project: Callable[[Any, Array], Array],
-  projection: Any,
+  logits_fn: LogitsFn,
+  logits_params: Any,
   chunk_tokens: int = 0,
   logits_loss: Callable[[Array], tuple[Array, Sums]] | None = None,
 ) -> tuple[Array, Sums]:
-  """The part of the objective that one row group contributes, and its sums.
+  """What one row group contributes to the loss, and its metric sums.
 
-  With `chunk_tokens`, target positions are visited in chunks and the logits of
-  one chunk exist at a time. A chunk's gradient is taken at once, while its
-  logits are there: the weights are known, so nothing later can change it but a
-  common factor. No logits are kept or computed twice.
+  With `chunk_tokens`, target positions are visited in chunks, and only the
+  logits of one chunk exist at a time. A chunk's gradient is computed together
+  with its loss: as the token weights are known beforehand, nothing later can
+  change it but a common factor. So no logits are kept or computed twice.
 
   Chunks cut the target axis, never the row axis, so rows sharded over devices
-  stay where they are. Each chunk then adds its gradient of the projection up
-  over the devices, so on many devices a few large chunks are better than many.
+  stay where they are. Each chunk adds its gradient of the logits' parameters
+  up over the devices, so on many devices a few large chunks are better.
 
   Args:
-    objective: the weights of the terms.
-    hidden: [B, T, D] final decoder states.
-    rows: the row group's targets, loss weights and task ids.
+    distillation: the weights of the terms.
+    hidden: [B, T, D] final decoder states, in the activation dtype.
+    rows: the row group's targets, loss weights and task ids, [B, T].
     counts: `token_counts` of the whole batch.
-    project: (projection, hidden) -> logits [..., V] float32; must not close
-      over traced values.
-    projection: the parameters that `project` uses.
-    chunk_tokens: logits of about this many tokens exist at once; 0: of all.
+    logits_fn: (logits_params, hidden [..., D]) -> logits [..., V] float32; must
+      not close over traced values.
+    logits_params: the parameters that `logits_fn` uses.
+    chunk_tokens: about how many tokens' logits exist at once; 0: all.
     logits_loss: all logits [B * T, V] -> a further part of the loss, and its
       sums; without chunks only.
 
   Returns:
     loss: float32 scalar. The gradient flows through it alone.
-    sums: `{term}/loss_sum`, `{term}/tokens`, `{term}/correct`, float32.
+    sums: `{label,rationale}/{loss_sum,tokens,correct}`, float32 scalars.
 
   Raises:
-    UserError: chunk_tokens is negative, or meets logits_loss.
+    UserError: chunk_tokens is negative, or used together with logits_loss.
   """
   if chunk_tokens < 0:
     raise contract.UserError(
@@ -170,44 +175,60 @@ def batch_loss(
       f'chunk_tokens is {chunk_tokens}, expected 0 with a loss of all logits.'
     )
   chunk_loss = functools.partial(
-    _rows_loss, objective, project, logits_loss=logits_loss
+    _tokens_loss, distillation, logits_fn, logits_loss=logits_loss
   )
   tokens = {
     'targets': rows['decoder_target_tokens'],
-    'weights': token_weights(objective, rows, counts),
-  } | {term: _in_term(rows, task_id) for term, task_id in TERMS.items()}
+    'weights': token_weights(distillation, rows, counts),
+  } | {term: _weights_of_term(rows, task_id) for term, task_id in TERMS.items()}
   num_rows, length = tokens['targets'].shape
   num_chunks = 1
   if chunk_tokens:
     positions = max(1, chunk_tokens // num_rows)
     num_chunks = -(-length // positions)
   if num_chunks <= 1:
-    return chunk_loss(projection, hidden, tokens)
+    return chunk_loss(logits_params, hidden, tokens)
   chunks = jax.tree.map(
     functools.partial(_cut, num_chunks=num_chunks), (hidden, tokens)
   )
-  return _chunked(chunk_loss, projection, *chunks)
+  return _chunked(chunk_loss, logits_params, *chunks)
 
 
-def _in_term(rows: Rows, task_id: int) -> Array:
+def _weights_of_term(rows: Rows, task_id: int) -> Array:
   """The loss weights of one term's tokens, 0 elsewhere; [B, T] float32."""
   weights = rows['decoder_loss_weights'].astype(jnp.float32)
   return jnp.where(rows['decoder_task_ids'] == task_id, weights, 0.0)
 
 
-def _rows_loss(
-  objective, project, projection, hidden, tokens, *, logits_loss=None
-):
-  """Loss and sums of the given positions, all of their logits at once."""
-  # One axis of tokens: products of matrices are faster than of [B, T, D].
-  hidden = hidden.reshape(-1, hidden.shape[-1])
+def _tokens_loss(
+  distillation: Distillation,
+  logits_fn: LogitsFn,
+  logits_params: Any,
+  hidden: Array,
+  tokens: dict[str, Array],
+  *,
+  logits_loss: Callable[[Array], tuple[Array, Sums]] | None = None,
+) -> tuple[Array, Sums]:
+  """Loss and sums of some target positions, all of their logits at once.
+
+  Args:
+    distillation: the weights of the terms.
+    logits_fn: as in `rows_loss`.
+    logits_params: as in `rows_loss`.
+    hidden: [B, t, D].
+    tokens: `targets` [B, t] int32, `weights` [B, t] float32 of their losses in
+      the objective, and per term the loss weights of its tokens.
+    logits_loss: as in `rows_loss`.
+  """
+  # A product of two matrices is faster than one with [B, t, D].
+  hidden = hidden.reshape(-1, hidden.shape[-1])  # [B * t, D]
   tokens = jax.tree.map(jnp.ravel, tokens)
-  logits = project(projection, hidden)
+  logits = logits_fn(logits_params, hidden)
   losses, correct = cross_entropy.token_losses(
     logits,
     tokens['targets'],
-    z_loss=objective.z_loss,
-    label_smoothing=objective.label_smoothing,
+    z_loss=distillation.z_loss,
+    label_smoothing=distillation.label_smoothing,
   )
   loss = jnp.sum(tokens['weights'] * losses)
   sums = {}
@@ -222,7 +243,7 @@ def _rows_loss(
 
 
 def _cut(array: Array, num_chunks: int) -> Array:
-  """[B, T, ...] -> [chunks, B, positions, ...], zeros after the last one."""
+  """[B, T, ...] -> [num_chunks, B, t, ...], padded by zeros at the end."""
   num_rows, length = array.shape[:2]
   positions = -(-length // num_chunks)
   widths = [(0, 0)] * array.ndim
@@ -234,56 +255,64 @@ def _cut(array: Array, num_chunks: int) -> Array:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _chunked(chunk_loss, projection, hidden, tokens):
-  """Sums `chunk_loss` over the leading axis of hidden and tokens."""
+def _chunked(
+  chunk_loss: Callable[[Any, Array, dict[str, Array]], tuple[Array, Sums]],
+  logits_params: Any,
+  hidden: Array,
+  tokens: dict[str, Array],
+) -> tuple[Array, Sums]:
+  """Sums `chunk_loss` over chunks, the leading axis of hidden and tokens."""
 
   def visit(totals, chunk):
-    return jax.tree.map(jnp.add, totals, chunk_loss(projection, *chunk)), None
+    return jax.tree.map(
+      jnp.add, totals, chunk_loss(logits_params, *chunk)
+    ), None
 
-  zeros = _zero_totals(chunk_loss, projection, hidden, tokens)
+  zeros = _zero_totals(chunk_loss, logits_params, hidden, tokens)
   return jax.lax.scan(visit, zeros, (hidden, tokens))[0]
 
 
-def _chunked_forward(chunk_loss, projection, hidden, tokens):
-  """As `_chunked`; the residuals are the gradients of a unit loss."""
+def _chunked_forward(chunk_loss, logits_params, hidden, tokens):
+  """As `_chunked`; the residuals are the gradients of the loss itself."""
 
   def visit(carry, chunk):
-    totals, projection_gradient = carry
+    totals, params_gradient = carry
     hidden_chunk, tokens_chunk = chunk
     loss, pull_back, sums = jax.vjp(
       lambda *args: chunk_loss(*args, tokens_chunk),
-      projection,
+      logits_params,
       hidden_chunk,
       has_aux=True,
     )
     gradient, hidden_gradient = pull_back(jnp.ones_like(loss))
     carry = jax.tree.map(
-      jnp.add, (totals, projection_gradient), ((loss, sums), gradient)
+      jnp.add, (totals, params_gradient), ((loss, sums), gradient)
     )
     return carry, hidden_gradient
 
-  zeros = _zero_totals(chunk_loss, projection, hidden, tokens)
-  no_gradient = jax.tree.map(jnp.zeros_like, projection)
-  (totals, projection_gradient), hidden_gradient = jax.lax.scan(
+  zeros = _zero_totals(chunk_loss, logits_params, hidden, tokens)
+  no_gradient = jax.tree.map(jnp.zeros_like, logits_params)
+  (totals, params_gradient), hidden_gradient = jax.lax.scan(
     visit, (zeros, no_gradient), (hidden, tokens)
   )
-  return totals, (projection_gradient, hidden_gradient)
+  return totals, (params_gradient, hidden_gradient)
 
 
 def _chunked_backward(chunk_loss, gradients, cotangents):
-  """Scales the unit gradients; the sums are metrics and carry none."""
+  """The gradients times the cotangent; the sums are metrics and have none."""
   del chunk_loss
   factor, _ = cotangents
-  projection_gradient, hidden_gradient = jax.tree.map(
+  params_gradient, hidden_gradient = jax.tree.map(
     lambda gradient: (factor * gradient).astype(gradient.dtype), gradients
   )
-  return projection_gradient, hidden_gradient, None
+  return params_gradient, hidden_gradient, None
 
 
 _chunked.defvjp(_chunked_forward, _chunked_backward)
 
 
-def _zero_totals(chunk_loss, projection, hidden, tokens):
+def _zero_totals(chunk_loss, logits_params, hidden, tokens):
+  """Zeros like the loss and the sums of one chunk."""
   first = jax.tree.map(lambda array: array[0], (hidden, tokens))
-  shapes = jax.eval_shape(chunk_loss, projection, *first)
+  shapes = jax.eval_shape(chunk_loss, logits_params, *first)
   return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)

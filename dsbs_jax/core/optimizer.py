@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Learning-rate schedules and the optimizers, as optax transformations.
 
-Every optimizer ends in a state with a `learning_rate` field, the rate that its
-latest update used; `learning_rate_of` reads it for the step's metrics. Moments
-are float32. State shapes come from `jax.eval_shape(optimizer.init, params)`.
+Every optimizer's state has a `learning_rate` field, the rate of its latest
+update; `learning_rate_of` reads it for the step's metrics. Moments are float32.
 """
 
 from collections.abc import Callable
@@ -20,8 +19,8 @@ Schedule = Callable[[jax.Array], jax.Array]
 Rate = float | Schedule
 
 
-class DescentState(NamedTuple):
-  """Steps taken so far (int32), and the rate of the latest (float32)."""
+class ScheduleState(NamedTuple):
+  """Updates so far (int32 scalar), and the rate of the latest (float32)."""
 
   count: jax.Array
   learning_rate: jax.Array
@@ -33,12 +32,12 @@ def linear_decay(
   total_steps: int = 10_000,
   warmup_steps: int = 0,
 ) -> Schedule:
-  """Rises from 0 during the warm-up, then falls linearly to 0.
+  """Rises linearly from 0 during the warm-up, then falls linearly to 0.
 
   Args:
-    learning_rate: the peak; without warm-up that of step 0.
-    total_steps: the first step with a rate of 0; step k, counted from 0, has
-      learning_rate * (1 - k / total_steps) without warm-up.
+    learning_rate: the peak, at step `warmup_steps`.
+    total_steps: the first step with a rate of 0. Without warm-up, step k, from
+      0, has learning_rate * (1 - k / total_steps).
     warmup_steps: steps of the rise.
 
   Returns:
@@ -71,7 +70,13 @@ def constant(
 ) -> Schedule:
   """One rate, after a linear rise from 0 during the warm-up.
 
-  `total_steps` changes nothing: all schedules are called alike.
+  Args:
+    learning_rate: the rate.
+    total_steps: ignored; all schedules take the same arguments.
+    warmup_steps: steps of the rise.
+
+  Returns:
+    step (int32) -> rate (float32).
   """
   del total_steps
 
@@ -91,7 +96,16 @@ def rsqrt(
 ) -> Schedule:
   """learning_rate / sqrt(max(step, warmup_steps)): T5's pretraining rate.
 
-  `total_steps` changes nothing: all schedules are called alike.
+  Args:
+    learning_rate: the factor.
+    total_steps: ignored; all schedules take the same arguments.
+    warmup_steps: steps at the first rate, >= 1.
+
+  Returns:
+    step (int32) -> rate (float32).
+
+  Raises:
+    UserError: warmup_steps is below 1.
   """
   del total_steps
   if warmup_steps < 1:
@@ -138,7 +152,7 @@ def adamw_hf(
   return _chain(
     clip_norm,
     adam.scale_by_adam_hf(beta1=beta1, beta2=beta2, epsilon=epsilon),
-    _descend(learning_rate, weight_decay, decay_after_step=True),
+    _scale_by_learning_rate(learning_rate, weight_decay, decay_after_step=True),
   )
 
 
@@ -153,13 +167,14 @@ def adamw(
 ) -> optax.GradientTransformation:
   """AdamW as in torch and optax: -lr * m_hat / (sqrt(v_hat) + epsilon).
 
-  Bias corrections are 1 - beta^t with 8 digits at every t; optax's float32
-  difference has 5 at t = 1. Arguments as in `adamw_hf`.
+  Arguments as in `adamw_hf`.
   """
   return _chain(
     clip_norm,
     adam.scale_by_adam(beta1=beta1, beta2=beta2, epsilon=epsilon),
-    _descend(learning_rate, weight_decay, decay_after_step=False),
+    _scale_by_learning_rate(
+      learning_rate, weight_decay, decay_after_step=False
+    ),
   )
 
 
@@ -177,11 +192,11 @@ def adafactor(
 ) -> optax.GradientTransformation:
   """Adafactor without momentum, numerically that of T5X.
 
-  Matrices whose sides are both >= min_dim_size_to_factor keep one moment per
-  row and per column, where the shorter side counts as the rows; everything else
-  keeps all moments. In stacked layers the layer axis is a batch axis: moments,
-  clipping and parameter scale are those of each layer by itself, so the stacked
-  and the unrolled layout train alike.
+  Matrices whose sides are both >= min_dim_size_to_factor have one moment per
+  row and one per column, with the shorter side as the rows; other parameters
+  have one moment per entry. The layer axis of stacked layers is a batch axis:
+  moments, clipping and parameter scale are per layer, so stacked and unrolled
+  layers train alike.
 
   Args:
     learning_rate: a schedule or a constant, relative to each parameter's RMS.
@@ -200,7 +215,7 @@ def adafactor(
 
   Source: Shazeer and Stern 2018, algorithm 4 without momentum.
   """
-  direction = factored_rms.scale_by_factored_rms(
+  scale = factored_rms.scale_by_factored_rms(
     decay_exponent=decay_exponent,
     step_offset=step_offset,
     clipping_threshold=clipping_threshold,
@@ -211,8 +226,8 @@ def adafactor(
   )
   return _chain(
     clip_norm,
-    direction,
-    _descend(learning_rate, 0.0, decay_after_step=False),
+    scale,
+    _scale_by_learning_rate(learning_rate, 0.0, decay_after_step=False),
   )
 
 
@@ -222,7 +237,14 @@ def learning_rate_of(opt_state: Any) -> jax.Array | None:
 
 
 def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
-  """Scales gradients by min(1, max_norm / (norm + 1e-6)), as torch does."""
+  """Scales gradients by min(1, max_norm / (norm + 1e-6)), as torch does.
+
+  Args:
+    max_norm: largest norm of all gradients together, > 0.
+
+  Raises:
+    UserError: max_norm is not a positive number.
+  """
   if not max_norm > 0:
     raise contract.UserError(
       f'clip_norm is {max_norm}, expected a number > 0 or None.'
@@ -237,25 +259,37 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
   return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
 
 
-def _chain(clip_norm, *transformations):
+def _chain(
+  clip_norm: float | None, *transformations: optax.GradientTransformation
+) -> optax.GradientTransformation:
+  """Clips first, unless clip_norm is None, then applies the others."""
   if clip_norm is not None:
     transformations = (clip_by_global_norm(clip_norm), *transformations)
   return optax.chain(*transformations)
 
 
-def _descend(learning_rate, weight_decay, *, decay_after_step):
-  """Multiplies by the negative rate, and decays weights by lr * decay."""
+def _scale_by_learning_rate(
+  learning_rate: Rate, weight_decay: float, *, decay_after_step: bool
+) -> optax.GradientTransformation:
+  """Multiplies by the negative rate and subtracts rate * weight_decay * param.
+
+  Args:
+    learning_rate: a schedule or a constant.
+    weight_decay: 0 for none; norm scales and relative biases never decay.
+    decay_after_step: True decays the updated parameter, as transformers does;
+      False the one before, as torch and optax do.
+  """
   schedule = (
     learning_rate if callable(learning_rate) else constant(learning_rate)
   )
 
   def init(params):
     del params
-    return DescentState(jnp.zeros([], jnp.int32), jnp.zeros([], jnp.float32))
+    return ScheduleState(jnp.zeros([], jnp.int32), jnp.zeros([], jnp.float32))
 
-  def update(directions, state, params=None):
+  def update(ascents, state, params=None):
     rate = jnp.asarray(schedule(state.count), jnp.float32)
-    updates = jax.tree.map(lambda d: -rate * d, directions)
+    updates = jax.tree.map(lambda a: -rate * a, ascents)
 
     def decay(path, step, param):
       if path[-1].key in ('scale', 'rel_embedding'):
@@ -265,6 +299,6 @@ def _descend(learning_rate, weight_decay, *, decay_after_step):
 
     if weight_decay:
       updates = jax.tree_util.tree_map_with_path(decay, updates, params)
-    return updates, DescentState(state.count + 1, rate)
+    return updates, ScheduleState(state.count + 1, rate)
 
   return optax.GradientTransformation(init, update)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where every array lives: a mesh, a table of path patterns, shardings.
+"""How arrays are split over devices: mesh, table of path patterns, shardings.
 
 The mesh has two axes. 'data' splits the rows of a batch, 'model' splits the
 wide dimension of the weights. A table row is (pattern, PartitionSpec) over the
@@ -146,9 +146,15 @@ def specs(shapes: Any, rules: Rules) -> Any:
 
 
 def shardings(shapes: Any, mesh: Mesh, rules: Rules) -> Any:
-  """The NamedSharding of each parameter; see `specs`.
+  """The NamedSharding of each parameter; axes that do not divide are dropped.
 
-  Axes that do not divide their dimension are dropped.
+  Args:
+    shapes: parameter tree with shapes.
+    mesh: the mesh.
+    rules: the table.
+
+  Returns:
+    The same tree with one NamedSharding per parameter.
   """
   return jax.tree.map(
     lambda leaf, spec: NamedSharding(mesh, _divisible(leaf, spec, mesh)[0]),
@@ -198,7 +204,13 @@ def state_shardings(state_shapes: Any, mesh: Mesh, rules: Rules) -> Any:
 
 
 def dropped_axes(shapes: Any, mesh: Mesh, rules: Rules) -> list[str]:
-  """One line for each mesh axis that could not split its dimension."""
+  """One line of text for each mesh axis that does not divide its dimension.
+
+  Args:
+    shapes: parameter tree with shapes.
+    mesh: the mesh.
+    rules: the table.
+  """
   lines = []
 
   def visit(path, leaf, spec):
@@ -218,10 +230,10 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def gradient_shards(mesh: Mesh, rules: Rules) -> int:
-  """Data shards that may add up their gradients apart and sum them at the end.
+  """Data shards that can add up gradients of their own, summed once per step.
 
-  Each then holds a gradient of whole parameters: those that the data axis
-  splits are not whole anywhere, so their gradients are reduced part by part.
+  Each shard then holds a gradient of the whole parameters, so these must not be
+  split over the data axis.
 
   Args:
     mesh: the devices.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One training step and one evaluation step, as plain functions to be jitted.
+"""One training step and one evaluation step, as pure functions to be jitted.
 
-How the gradient of a whole batch comes together: see `gradients`.
+The loss of a batch and its gradient: see `gradients`.
 """
 
 from collections.abc import Callable
@@ -40,14 +40,25 @@ def init_state(
   config: network.T5Config,
   transformation: optax.GradientTransformation,
 ) -> TrainState:
-  """A fresh state: random parameters, zero moments, step 0."""
+  """A fresh state: random parameters, zero moments, step 0.
+
+  Args:
+    key: typed random key.
+    config: the network.
+    transformation: the optimizer.
+  """
   return state_from_params(network.init(key, config), transformation)
 
 
 def state_from_params(
   params: Any, transformation: optax.GradientTransformation
 ) -> TrainState:
-  """A state at step 0 that starts from the given parameters."""
+  """A state at step 0 that starts from the given parameters.
+
+  Args:
+    params: parameter tree, float32.
+    transformation: the optimizer.
+  """
   return TrainState(
     step=jnp.zeros([], jnp.int32),
     params=params,
@@ -72,37 +83,39 @@ def make_train_step(
     config: the network.
     distillation: the objective.
     transformation: the optimizer.
-    run_key: typed key of the run; a row's masks depend on it, the step, the
-      view and the row's place in the batch alone.
-    num_microbatches: parts into which the rows of each view are cut, to save
-      memory. Part i is every num_microbatches-th row, so that rows sharded over
-      devices stay where they are.
-    num_shards: data shards whose gradients are summed once, at the end; see
-      `partitioning.gradient_shards`.
-    chunk_tokens: target tokens of a part whose logits exist at once; 0: all.
-      See `objective.batch_loss`.
-    num_pairs: examples of a batch at most, for the mutual-information term.
+    run_key: typed key of the run. A row's dropout masks depend only on it, the
+      step, the view and the row's place in the batch.
+    num_microbatches: as in `gradients.batch_value_and_grad`.
+    num_shards: likewise; see `partitioning.gradient_shards`.
+    chunk_tokens: likewise; see `objective.rows_loss`.
+    num_pairs: likewise, for the mutual-information term.
 
   Returns:
     (state, batch) -> (new state, metrics). Metrics are float32 scalars:
     `{label,rationale}/{loss_sum,tokens,correct}` over the batch, `loss` (the
     objective), `grad_norm` (before clipping), `finite` (1 if both are finite,
-    else 0), `learning_rate` if the optimizer's state tells it, and
+    else 0), `learning_rate` if the optimizer's state has it, and
     `mutual_information` (unweighted) if the objective has that term.
 
   Raises:
     UserError: num_microbatches is below 1, or the mutual-information term
-      meets chunk_tokens; later, when the step is traced, a batch with unknown
-      views or with rows that do not divide.
+      meets chunk_tokens.
+    ValueError: when the step is traced, for a batch with unknown views or with
+      rows that do not divide.
   """
-  _check_cuts(distillation, num_microbatches, chunk_tokens, num_pairs)
+  _check_cuts(
+    distillation,
+    num_microbatches=num_microbatches,
+    chunk_tokens=chunk_tokens,
+    num_pairs=num_pairs,
+  )
 
   def train_step(state, batch):
-    batch_gradient, loss, sums = gradients.batch_value_and_grad(
-      config,
-      distillation,
+    (loss, sums), gradient = gradients.batch_value_and_grad(
       state.params,
       batch,
+      config=config,
+      distillation=distillation,
       dropout_key=jax.random.fold_in(run_key, state.step),
       num_microbatches=num_microbatches,
       num_shards=num_shards,
@@ -110,9 +123,9 @@ def make_train_step(
       num_pairs=num_pairs,
     )
     updates, opt_state = transformation.update(
-      batch_gradient, state.opt_state, state.params
+      gradient, state.opt_state, state.params
     )
-    norm = optax.tree_utils.tree_norm(batch_gradient)
+    norm = optax.tree_utils.tree_norm(gradient)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     metrics = sums | {
       'loss': loss,
@@ -132,8 +145,14 @@ def make_train_step(
   return train_step
 
 
-def _check_cuts(distillation, num_microbatches, chunk_tokens, num_pairs):
-  """Raises where a batch cannot be cut like that."""
+def _check_cuts(
+  distillation: objective.Distillation,
+  *,
+  num_microbatches: int,
+  chunk_tokens: int,
+  num_pairs: int,
+) -> None:
+  """Raises UserError where a batch cannot be cut like that."""
   if num_microbatches < 1:
     raise contract.UserError(
       f'num_microbatches is {num_microbatches}, expected a number >= 1.'
@@ -143,7 +162,7 @@ def _check_cuts(distillation, num_microbatches, chunk_tokens, num_pairs):
       f'mi_weight is {distillation.mi_weight} with'
       f' chunk_tokens {chunk_tokens} and num_pairs {num_pairs}, expected no'
       ' chunks, because the term needs all targets of a rationale at once, and'
-      ' the number of pairs. Set chunk_tokens=0 and num_pairs to the batch size.'
+      ' the number of pairs. Set chunk_tokens=0 and num_pairs=batch size.'
     )
 
 
@@ -157,19 +176,24 @@ def make_eval_step(
 
   Args:
     config: the network.
-    distillation: the objective; alpha plays no part in sums.
+    distillation: the objective; alpha does not change the sums.
     chunk_tokens: as in `make_train_step`.
 
   Returns:
     (params, batch) -> `{label,rationale}/{loss_sum,tokens,correct}`, float32
-    scalars without dropout, to be added up over batches and divided once.
+    scalars, without dropout. Add them up over batches before dividing.
   """
 
   def eval_step(params, batch):
     counts = objective.token_counts(batch)
     sums = [
       gradients.view_loss(
-        config, distillation, params, rows, counts, None, chunk_tokens
+        params,
+        rows,
+        config=config,
+        distillation=distillation,
+        counts=counts,
+        chunk_tokens=chunk_tokens,
       )[1]
       for _, rows in gradients.batch_views(batch)
     ]

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Computing real tokens alone where a position needs no other one.
+"""Computing real tokens only, where a position needs no other one.
 
-Packed rows are never full: of the places of a batch a fifth is padding in the
-encoder, a third in the decoder. Only attention needs rows. Projections, MLPs,
-norms and logits, nine tenths of the arithmetic, work on single tokens, so they
-get a *flat* array of the real ones, and attention moves between the two.
+Packed rows are never full: a fifth of a batch's encoder positions is padding,
+and a third of its decoder positions. Only attention needs rows. Projections,
+MLPs, norms and logits, nine tenths of the arithmetic, work on single tokens, so
+they get *flat* arrays with the real ones only, and attention converts to rows
+and back.
 
-The loader says where the tokens are, in as many *cells* as the batch is cut
-into by data shards and microbatches: C cells of n slots each, with the tokens
-of a cell's own rows. A flat array has C * n slots, cell after cell; one that is
-left over holds zeros.
+The loader says where the real tokens are. A batch is cut along a grid of data
+shards and microbatches; each of its C cells has n slots, for the tokens of the
+cell's own rows. A flat array has C * n entries, cell after cell, and zeros in
+slots without a token.
 """
 
 from typing import NamedTuple
@@ -17,110 +18,119 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-# Where the loader puts the places of a row group's tokens.
+# Keys of a row group for the `Unpadding.token_index` of its tokens.
 ENCODER_TOKEN_INDEX = 'encoder_token_index'
 DECODER_TOKEN_INDEX = 'decoder_token_index'
-_TARGETS = 'decoder_'
 
 
 class Unpadding(NamedTuple):
-  """The way between rows [B, L, ...] and flat tokens [C * n, ...].
+  """Converts between rows [B, L, ...] and flat tokens [C * n, ...].
 
   Attributes:
-    places: [C, n] int32, row * L + position within the rows of the cell, of the
-      token in each slot; B * L / C in a slot without token.
-    slots: [C, B * L / C] int32, the slot of each place; n for padding.
+    token_index: [C, n] int32, where in its cell's rows the token of each slot
+      is: row * L + position; B * L / C in a slot without a token.
+    row_index: [C, B * L / C] int32, the inverse: the slot of each position of a
+      cell's rows; n for padding.
     shape: B and L.
   """
 
-  places: jax.Array
-  slots: jax.Array
+  token_index: jax.Array
+  row_index: jax.Array
   shape: tuple[int, int]
 
-  def flat(self, rows: jax.Array) -> jax.Array:
-    """[B, L, ...] -> [C * n, ...]; zeros in slots without token."""
-    moved = _move(self._of_cells(rows, 2), self.places, self.slots)
-    return _merge(moved)
+  def unpad(self, rows: jax.Array) -> jax.Array:
+    """[B, L, ...] -> [C * n, ...]; zeros in slots without a token."""
+    in_cells = self._split_cells(rows, num_axes=2)
+    return _merge_cells(_permute(in_cells, self.token_index, self.row_index))
 
-  def rows(self, flat: jax.Array) -> jax.Array:
+  def pad(self, flat: jax.Array) -> jax.Array:
     """[C * n, ...] -> [B, L, ...]; zeros on padding."""
-    moved = _move(self._of_cells(flat, 1), self.slots, self.places)
-    return moved.reshape(*self.shape, *flat.shape[1:])
+    in_cells = self._split_cells(flat, num_axes=1)
+    rows = _permute(in_cells, self.row_index, self.token_index)
+    return rows.reshape(*self.shape, *flat.shape[1:])
 
-  def each(self, of_rows: jax.Array) -> jax.Array:
-    """What is the same all along a row, [B, 1, ...] -> [C * n, ...]."""
-    of_cells = self._of_cells(of_rows, 2)
-    rows = jnp.minimum(self.places // self.shape[1], of_cells.shape[1] - 1)
-    return _merge(jax.vmap(lambda array, row: array[row])(of_cells, rows))
+  def repeat_rows(self, per_row: jax.Array) -> jax.Array:
+    """Each token's copy of what its row has: [B, 1, ...] -> [C * n, ...]."""
+    in_cells = self._split_cells(per_row, num_axes=2)
+    row = self.token_index // self.shape[1]
+    row = jnp.minimum(row, in_cells.shape[1] - 1)  # of slots without a token
+    return _merge_cells(jax.vmap(lambda array, of: array[of])(in_cells, row))
 
-  def _of_cells(self, array: jax.Array, num_axes: int) -> jax.Array:
-    """Cuts the leading axes, taken as one, into [C, x]."""
-    return array.reshape(len(self.places), -1, *array.shape[num_axes:])
+  def _split_cells(self, array: jax.Array, *, num_axes: int) -> jax.Array:
+    """Takes the leading axes as one and cuts it into [C, x]."""
+    return array.reshape(len(self.token_index), -1, *array.shape[num_axes:])
 
 
 def make_unpadding(
-  places: jax.Array | None, like: jax.Array
+  token_index: jax.Array | None, like: jax.Array
 ) -> Unpadding | None:
-  """The way between rows and flat tokens, or None where rows stay as they are.
+  """Inverts the loader's index.
 
   Args:
-    places: [C, n], see `Unpadding`; or None.
+    token_index: [C, n] int32, see `Unpadding`; or None.
     like: [B, L, ...], an array of the row group.
+
+  Returns:
+    The conversion, or None where rows stay as they are.
   """
-  if places is None:
+  if token_index is None:
     return None
   num_rows, length = like.shape[:2]
-  size = num_rows * length // len(places)
-  numbers = jnp.arange(places.shape[1], dtype=jnp.int32)
-  slots = jax.vmap(
-    lambda place: (
-      jnp.full(size, len(numbers), jnp.int32)
-      .at[place]
-      .set(numbers, mode='drop')
-    )
-  )(places)
-  return Unpadding(places, slots, (num_rows, length))
+  num_cells, num_slots = token_index.shape
+  slots = jnp.arange(num_slots, dtype=jnp.int32)
+  padding = jnp.full(num_rows * length // num_cells, num_slots, jnp.int32)
+  row_index = jax.vmap(lambda index: padding.at[index].set(slots, mode='drop'))(
+    token_index
+  )
+  return Unpadding(token_index, row_index, (num_rows, length))
 
 
 def unpad_targets(rows: dict[str, jax.Array]) -> dict[str, jax.Array]:
-  """A row group whose targets, and all that is told of them, are [C, n]."""
-  way = make_unpadding(
+  """A row group whose decoder arrays [B, T] have become [C, n].
+
+  Unchanged where the row group has no decoder_token_index.
+  """
+  unpadding = make_unpadding(
     rows.get(DECODER_TOKEN_INDEX), rows['decoder_target_tokens']
   )
-  if way is None:
+  if unpadding is None:
     return rows
   return {
-    name: way.flat(array).reshape(way.places.shape)
-    if name.startswith(_TARGETS)
+    name: unpadding.unpad(array).reshape(unpadding.token_index.shape)
+    if name.startswith('decoder_')
     else array
     for name, array in rows.items()
     if name not in (ENCODER_TOKEN_INDEX, DECODER_TOKEN_INDEX)
   }
 
 
-def _merge(array: jax.Array) -> jax.Array:
+def _merge_cells(array: jax.Array) -> jax.Array:
+  """[C, n, ...] -> [C * n, ...]."""
   return array.reshape(-1, *array.shape[2:])
 
 
 @jax.custom_vjp
-def _move(arrays: jax.Array, index: jax.Array, _: jax.Array) -> jax.Array:
-  """Entries [C, x, ...] by numbers [C, y], zeros where there is no such one.
+def _permute(
+  arrays: jax.Array, index: jax.Array, inverse: jax.Array
+) -> jax.Array:
+  """Gathers [C, x, ...] by an index [C, y]; zeros where that is out of range.
 
-  Both ways are one to one, so the gradient takes the other way, by its numbers;
-  derived, it would be a scattered sum, which is slow everywhere.
+  No entry is taken twice, so the gradient is a gather by the inverse index
+  [C, x]. The derived one would be a scattered sum, which is slow everywhere.
   """
+  del inverse
   return jax.vmap(
     lambda array, chosen: array.at[chosen].get(mode='fill', fill_value=0)
   )(arrays, index)
 
 
-def _move_forward(arrays, index, back):
-  return _move(arrays, index, back), (index, back)
+def _permute_forward(arrays, index, inverse):
+  return _permute(arrays, index, inverse), (index, inverse)
 
 
-def _move_backward(numbers, gradient):
-  index, back = numbers
-  return _move(gradient, back, index), None, None
+def _permute_backward(residuals, gradient):
+  index, inverse = residuals
+  return _permute(gradient, inverse, index), None, None
 
 
-_move.defvjp(_move_forward, _move_backward)
+_permute.defvjp(_permute_forward, _permute_backward)

@@ -117,18 +117,9 @@ def main(*cases):
   """Trains on these meshes in turn and prints {case: losses} as JSON."""
   import jax
 
-  from dsbs_jax.core.t5 import network
+  from tests import models
 
-  config = network.T5Config(
-    vocab_size=64,
-    emb_dim=16,
-    num_heads=4,
-    head_dim=4,
-    mlp_dim=32,
-    num_encoder_layers=1,
-    num_decoder_layers=1,
-    dropout_rate=0.1,
-  )
+  config = models.t5(vocab_size=64, num_heads=4, head_dim=4)
   assert jax.device_count() == 8
   losses = {
     case: train(config, *settings)[0]

@@ -11,13 +11,10 @@ import pytest
 
 from dsbs_jax.core import beams, decoding
 from dsbs_jax.core.t5 import network
+from tests import models
 from tests.core import tiny_decoder
 
-
-@pytest.fixture(autouse=True)
-def strict_promotion():
-  with jax.numpy_dtype_promotion('strict'):
-    yield
+pytestmark = pytest.mark.usefixtures('strict_promotion')
 
 
 def _slow_beams(next_log_probs, length, num_beams, rules):
@@ -105,7 +102,7 @@ def test_live_beams_are_returned_where_nothing_ended(monkeypatch):
   tokens, scores = search(params, tiny_decoder.ROWS)
   assert not (np.asarray(tokens) == 1).any()
 
-  @tiny_decoder.jit
+  @models.jit
   def log_probs_of(tokens):
     return jax.nn.log_softmax(
       tiny_decoder.teacher_forced(

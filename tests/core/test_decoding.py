@@ -10,13 +10,10 @@ import pytest
 
 from dsbs_jax.core import beams, decoding
 from dsbs_jax.interop import hf_checkpoint
+from tests import models
 from tests.core import tiny_decoder
 
-
-@pytest.fixture(autouse=True)
-def strict_promotion():
-  with jax.numpy_dtype_promotion('strict'):
-    yield
+pytestmark = pytest.mark.usefixtures('strict_promotion')
 
 
 def _slow_greedy(next_log_probs, length):
@@ -40,13 +37,14 @@ def test_greedy_equals_the_argmax_of_full_forward_passes(seed):
 
 
 @pytest.mark.parametrize('vocab_size', [128, 384, 400])
-def test_the_likeliest_is_the_first_of_the_highest(vocab_size):
+def test_argmax_is_the_lowest_id_of_the_highest_score(vocab_size):
   random = np.random.RandomState(0)
   logits = random.randint(-3, 4, (64, vocab_size)).astype(np.float32)
   logits[0] = -np.inf
-  found = jax.jit(decoding.argmax)(logits)
-  np.testing.assert_array_equal(found, np.argmax(logits, axis=-1))
-  assert found.dtype == np.int32
+  for form in (decoding.argmax_for_cpu, decoding.plain_argmax, decoding.argmax):
+    found = jax.jit(form)(logits)
+    np.testing.assert_array_equal(found, np.argmax(logits, axis=-1))
+    assert found.dtype == np.int32
 
 
 def test_greedy_ends_a_row_behind_the_stop_tokens():
@@ -107,7 +105,7 @@ def test_options_are_scored_by_the_sum_over_their_own_tokens():
     ],
     np.int32,
   )
-  score = tiny_decoder.jit(
+  score = models.jit(
     lambda options: decoding.score_options(
       params, tiny_decoder.TINY, tiny_decoder.ROWS, options_tokens=options
     )
@@ -169,7 +167,7 @@ def _check_recorded(params, config, recorded, prefix):
 
 @functools.cache
 def _logits_function(config):
-  return tiny_decoder.jit(
+  return models.jit(
     lambda params, rows, targets: tiny_decoder.teacher_forced(
       params, config, rows, targets
     )

@@ -14,6 +14,7 @@ from dsbs_jax.core import mutual_information, objective, steps
 from dsbs_jax.core.t5 import network
 from dsbs_jax.data.batching import layouts, token_table
 from dsbs_jax.data.prepared import ragged
+from tests import models
 from tests.core import test_steps
 
 NUM_PAIRS = 6
@@ -59,7 +60,7 @@ PACKED = layouts.Packed(lengths={'inputs': 24, 'targets': 16})
 
 @functools.cache
 def train_step(weight=WEIGHT, **options):
-  return jax.jit(
+  return models.jit(
     steps.make_train_step(
       test_steps.CONFIG,
       objective.Distillation(alpha=0.3, mi_weight=weight),
@@ -67,8 +68,7 @@ def train_step(weight=WEIGHT, **options):
       run_key=test_steps.RUN_KEY,
       num_pairs=NUM_PAIRS,
       **options,
-    ),
-    compiler_options=test_steps.COMPILER_OPTIONS,
+    )
   )
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The norm's written-out gradient is the derived one."""
+"""The norm against float64; the form for CPUs has the derived gradient."""
 
 import jax
 import jax.numpy as jnp
@@ -8,23 +8,29 @@ import numpy as np
 from dsbs_jax.core import norm
 
 
-def test_the_gradient_is_that_of_autodiff():
+def draw():
   random = np.random.default_rng(0)
   inputs, weights = (
     jnp.asarray(random.normal(size=(3, 5, 4)), jnp.float32) for _ in range(2)
   )
-  scale = jnp.linspace(0.5, 2.0, 4)
+  return inputs, jnp.linspace(0.5, 2.0, 4), weights
 
-  def plain(inputs, scale):
-    mean_square = jnp.mean(jnp.square(inputs), axis=-1, keepdims=True)
-    return scale * inputs / jnp.sqrt(mean_square + norm.EPSILON)
 
-  def gradients(way):
-    return jax.grad(lambda x, s: jnp.sum(weights * way(x, s)), (0, 1))(
+def test_the_norm_equals_its_formula_in_float64():
+  inputs, scale, _ = (np.float64(array) for array in draw())
+  mean_square = np.mean(inputs**2, axis=-1, keepdims=True)
+  expected = scale * inputs / np.sqrt(mean_square + norm.EPSILON)
+  found = norm.rms_norm(*draw()[:2])
+  np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_both_forms_have_one_gradient():
+  inputs, scale, weights = draw()
+  on_cpu, derived = (
+    jax.grad(lambda x, s, form=form: jnp.sum(weights * form(x, s)), (0, 1))(
       inputs, scale
     )
-
-  for ours, expected in zip(
-    gradients(norm.rms_norm), gradients(plain), strict=True
-  ):
+    for form in (norm.rms_norm_for_cpu, norm.plain_rms_norm)
+  )
+  for ours, expected in zip(on_cpu, derived, strict=True):
     np.testing.assert_allclose(ours, expected, rtol=2e-5, atol=1e-6)

@@ -37,7 +37,7 @@ def make_kernel():
   return 2 * random.normal(size=(WIDTH, VOCAB)).astype(np.float32)
 
 
-def project(kernel, hidden):
+def logits_fn(kernel, hidden):
   return hidden @ kernel
 
 
@@ -75,13 +75,13 @@ def slow_objective(config, batch, logits):
 def whole_loss(config, batch, hidden, kernel, chunk_tokens=0):
   counts = objective.token_counts(batch)
   parts = [
-    objective.batch_loss(
+    objective.rows_loss(
       config,
       hidden[view],
       rows,
       counts=counts,
-      project=project,
-      projection=kernel,
+      logits_fn=logits_fn,
+      logits_params=kernel,
       chunk_tokens=chunk_tokens,
     )
     for view, rows in batch.items()
@@ -184,13 +184,13 @@ def test_cutting_rows_anywhere_keeps_the_loss():
   counts = objective.token_counts(batch)
   whole, _ = whole_loss(config, batch, hidden, kernel)
   parts = sum(
-    objective.batch_loss(
+    objective.rows_loss(
       config,
       hidden['mixture'][span],
       {name: array[span] for name, array in batch['mixture'].items()},
       counts=counts,
-      project=project,
-      projection=kernel,
+      logits_fn=logits_fn,
+      logits_params=kernel,
     )[0]
     for span in (slice(0, 1), slice(1, 5), slice(5, 9))
   )

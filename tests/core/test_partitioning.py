@@ -10,8 +10,9 @@ from jax.sharding import AbstractMesh, PartitionSpec
 
 from dsbs_jax.core import optimizer, partitioning, steps
 from dsbs_jax.core.t5 import network
+from tests import models
 
-BASE = network.T5Config(
+BASE = models.t5(
   vocab_size=512,
   emb_dim=64,
   num_heads=4,

@@ -12,22 +12,10 @@ import pytest
 from dsbs_jax.contract import LABEL_ID, RATIONALE_ID
 from dsbs_jax.core import objective, optimizer, steps
 from dsbs_jax.core.t5 import network
+from tests import models
 
-CONFIG = network.T5Config(
-  vocab_size=50,
-  emb_dim=16,
-  num_heads=2,
-  head_dim=8,
-  mlp_dim=24,
-  num_encoder_layers=1,
-  num_decoder_layers=1,
-  dropout_rate=0.0,
-)
+CONFIG = models.t5(vocab_size=50, mlp_dim=24, dropout_rate=0.0)
 RUN_KEY = jax.random.key(3)
-
-
-# Compiling takes most of these tests' time; unoptimised code is fine here.
-COMPILER_OPTIONS = {'xla_backend_optimization_level': 0}
 
 
 def make_rows(seed, *, longest, term, num_rows=8, length=11):
@@ -67,15 +55,14 @@ def make_mixture():
 @functools.cache
 def jitted_step(config=CONFIG, alpha=0.3, **options):
   transformation = make_optimizer()
-  return jax.jit(
+  return models.jit(
     steps.make_train_step(
       config,
       objective.Distillation(alpha=alpha),
       transformation,
       run_key=RUN_KEY,
       **options,
-    ),
-    compiler_options=COMPILER_OPTIONS,
+    )
   )
 
 
@@ -109,7 +96,7 @@ def test_metrics_equal_a_float64_reference_of_the_logits():
   for term, weight in (('label', 0.3), ('rationale', 0.7)):
     rows = batch[term]
     logits = np.asarray(
-      jax.jit(network.apply, static_argnums=1)(state.params, CONFIG, rows),
+      models.jit(network.apply, static_argnums=1)(state.params, CONFIG, rows),
       np.float64,
     )
     loss_sum, correct = 0.0, 0
@@ -142,7 +129,7 @@ def test_gradient_norm_is_that_before_clipping():
     )[..., 0]
     return -jnp.sum(picked * weights)
 
-  gradient_of = jax.jit(jax.grad(loss_of), compiler_options=COMPILER_OPTIONS)
+  gradient_of = models.jit(jax.grad(loss_of))
   gradients = jax.tree.leaves(gradient_of(state.params))
   norm = np.sqrt(sum(np.sum(np.square(g)) for g in gradients))
   _, metrics = jitted_step()(state, make_mixture())
@@ -194,10 +181,7 @@ def test_dropout_follows_the_run_key_and_the_step():
 
 
 def test_scoring_sums_add_up_over_batches():
-  score = jax.jit(
-    steps.make_eval_step(CONFIG, objective.Distillation()),
-    compiler_options=COMPILER_OPTIONS,
-  )
+  score = models.jit(steps.make_eval_step(CONFIG, objective.Distillation()))
   batch, state = make_mixture(), fresh_state()
   halves = [
     score(state.params, jax.tree.map(lambda x, h=half: x[h], batch))

@@ -12,7 +12,7 @@ from dsbs_jax.core import unpadding
 from dsbs_jax.core.t5 import network
 from tests.core import test_steps
 
-SPARE = 3  # slots without token, in the fullest cell
+SPARE = 3  # slots without a token, in the fullest cell
 
 
 def token_index_of(rows, side, shards=1, parts=1):
@@ -49,32 +49,36 @@ def with_token_index(batch, shards=1, parts=1):
 def test_flat_tokens_are_the_real_ones_in_order_and_come_back(cells):
   rows = test_steps.make_rows(5, longest=7, term=1)
   tokens = jnp.asarray(rows['encoder_input_tokens'])
-  way = unpadding.make_unpadding(token_index_of(rows, 'encoder', cells), tokens)
+  converter = unpadding.make_unpadding(
+    token_index_of(rows, 'encoder', cells), tokens
+  )
   for flat, own in zip(
-    np.split(np.asarray(way.flat(tokens)), cells),
+    np.split(np.asarray(converter.unpad(tokens)), cells),
     np.split(np.asarray(tokens), cells),
     strict=True,
   ):
     real = own[own > 0]
     np.testing.assert_array_equal(flat[: len(real)], real)
     assert not flat[len(real) :].any()
-  np.testing.assert_array_equal(way.rows(way.flat(tokens)), tokens)
+  np.testing.assert_array_equal(converter.pad(converter.unpad(tokens)), tokens)
   of_rows = jnp.arange(1, 9).reshape(8, 1, 1)
-  expected = way.flat(jnp.broadcast_to(of_rows, (*tokens.shape, 1)))
-  each = jnp.where(expected > 0, way.each(of_rows), 0)
+  expected = converter.unpad(jnp.broadcast_to(of_rows, (*tokens.shape, 1)))
+  each = jnp.where(expected > 0, converter.repeat_rows(of_rows), 0)
   np.testing.assert_array_equal(each, expected)
 
 
 def test_gradients_go_back_the_way_they_came():
   rows = test_steps.make_rows(5, longest=7, term=1)
   real = rows['encoder_input_tokens'] > 0
-  way = unpadding.make_unpadding(token_index_of(rows, 'encoder', 2), real)
+  converter = unpadding.make_unpadding(token_index_of(rows, 'encoder', 2), real)
   there = jax.random.normal(jax.random.key(0), (*real.shape, 3))
-  cotangent = jax.random.normal(jax.random.key(1), way.flat(there).shape)
-  _, pull_back = jax.vjp(way.flat, there)
-  np.testing.assert_array_equal(pull_back(cotangent)[0], way.rows(cotangent))
-  flat = way.flat(there)
-  _, pull_back = jax.vjp(way.rows, flat)
+  cotangent = jax.random.normal(jax.random.key(1), converter.unpad(there).shape)
+  _, pull_back = jax.vjp(converter.unpad, there)
+  np.testing.assert_array_equal(
+    pull_back(cotangent)[0], converter.pad(cotangent)
+  )
+  flat = converter.unpad(there)
+  _, pull_back = jax.vjp(converter.pad, flat)
   np.testing.assert_array_equal(pull_back(there)[0], flat)
 
 

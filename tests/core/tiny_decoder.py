@@ -10,14 +10,13 @@ import numpy as np
 
 from dsbs_jax.core import decoding
 from dsbs_jax.core.t5 import cache, network
+from tests import models
 
-TINY = network.T5Config(
+TINY = models.t5(
   vocab_size=7,
   emb_dim=8,
-  num_heads=2,
   head_dim=4,
   mlp_dim=16,
-  num_encoder_layers=1,
   num_decoder_layers=2,
   num_buckets=8,
   max_distance=12,
@@ -34,12 +33,6 @@ ROWS = {
 NO_ROW = {'encoder_input_tokens': np.zeros((1, 6), np.int32)}
 
 
-# Compiling takes most of the time of these tests.
-jit = functools.partial(
-  jax.jit, compiler_options={'xla_backend_optimization_level': 0}
-)
-
-
 def params(config=TINY, seed=0):
   rng = np.random.default_rng(seed)
 
@@ -54,7 +47,7 @@ def params(config=TINY, seed=0):
 
 @functools.cache
 def greedy(config, max_decode_len):
-  return jit(
+  return models.jit(
     lambda params, rows: decoding.greedy(
       params, config, rows, max_decode_len=max_decode_len
     )
@@ -63,7 +56,7 @@ def greedy(config, max_decode_len):
 
 @functools.cache
 def beams(config, num_beams, max_decode_len, rules):
-  return jit(
+  return models.jit(
     lambda params, rows: decoding.beam_search(
       params,
       config,
@@ -91,7 +84,7 @@ def teacher_forced(params, config, rows, targets):
 
 @functools.cache
 def all_log_probs_function(config):
-  @jit
+  @models.jit
   def log_probs(params, rows, targets):
     num_rows, num_targets = len(rows['encoder_input_tokens']), len(targets)
     repeated = {
@@ -136,11 +129,11 @@ def replace_end_logit(monkeypatch, value):
 
 
 def count_steps(monkeypatch):
-  steps, original = [], cache.step
+  steps, original = [], cache.decode_step
 
   def step(*args, **options):
     jax.debug.callback(lambda: steps.append(1))
     return original(*args, **options)
 
-  monkeypatch.setattr(cache, 'step', step)
+  monkeypatch.setattr(cache, 'decode_step', step)
   return steps

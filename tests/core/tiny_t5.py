@@ -9,11 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from dsbs_jax.core.t5 import network
+from tests import models
 
-GATED = network.T5Config(
+GATED = models.t5(
   vocab_size=30,
-  emb_dim=16,
-  num_heads=2,
   head_dim=6,
   mlp_dim=20,
   num_encoder_layers=2,
@@ -26,12 +25,6 @@ GATED = network.T5Config(
 
 TIED = dataclasses.replace(
   GATED, mlp_activations=('relu',), logits_via_embedding=True
-)
-
-
-# Compiling takes most of the time of these tests.
-jit = functools.partial(
-  jax.jit, compiler_options={'xla_backend_optimization_level': 0}
 )
 
 
@@ -93,7 +86,7 @@ def packed(examples, source_length=30, target_length=20):
 
 @functools.cache
 def _apply_function(config):
-  @jit
+  @models.jit
   def apply(params, rows, dropout_key):
     return network.apply(params, config, rows, dropout_key=dropout_key)
 
@@ -102,7 +95,7 @@ def _apply_function(config):
 
 @functools.cache
 def _loss_function(config):
-  @jit
+  @models.jit
   @jax.value_and_grad
   def loss(params, rows, dropout_key):
     logits = network.apply(params, config, rows, dropout_key=dropout_key)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dsbs_jax.core import dot_product_attention, dropout
+from dsbs_jax.core import dot_product_attention, dropout, platform
 from dsbs_jax.core.unpadding import Unpadding
 
 
@@ -34,12 +34,12 @@ def relative_position_bucket(
   num_buckets: int = 32,
   max_distance: int = 128,
 ) -> np.ndarray:
-  """Sorts relative positions into buckets that widen with distance.
+  """Maps relative positions to buckets that widen with the distance.
 
   Half of the buckets (of one direction) hold one distance each, the others
   grow geometrically up to `max_distance`; the last takes everything beyond.
-  The borders are found in integers: a logarithm in float32 decides distances
-  that lie exactly on a border by its rounding.
+  Differs from T5X in that borders are computed with integers: its float32
+  logarithm is at the mercy of rounding for distances exactly on a border.
 
   Args:
     distances: integers of any shape, key position minus query position.
@@ -82,19 +82,19 @@ def relative_position_bias(
   bidirectional: bool,
   max_distance: int = 128,
 ) -> jax.Array:
-  """Computes the bias that all layers of a stack add to their scores.
+  """The relative position bias that all layers of a stack add to their scores.
 
-  The bias depends on s - t alone, so each distance is looked up once and the
-  rows are shifted copies: repeating a row of T + S values at a stride of one
-  less than its length moves it by one position per query. Its gradient is
-  then a sum over rows, not a scatter of T * S * H numbers.
+  The bias depends on s - t only, so each distance is looked up once, and the
+  rows are shifted copies of each other: repeating a row of T + S values and
+  cutting the result every T + S - 1 values moves it by one position per query.
+  The gradient is then a sum over rows, not a scatter of T * S * H numbers.
 
   Args:
     table: [H, num_buckets] float32.
     query_length: T.
     key_length: S.
     bidirectional: True in the encoder, False in the decoder.
-    max_distance: see `relative_position_bucket`.
+    max_distance: as in `relative_position_bucket`.
 
   Returns:
     [1, H, T, S] float32.
@@ -125,12 +125,13 @@ def make_attention_mask(
   query_segments: jax.Array | None = None,
   key_segments: jax.Array | None = None,
 ) -> jax.Array:
-  """Says which query may look at which key.
+  """Which query may attend to which key: real tokens of the same example.
 
   Args:
     query_real: [B, T] bool, False on padding.
     key_real: [B, S] bool.
-    query_segments: [B, T] int32 example number within a packed row, or None.
+    query_segments: [B, T] int32, number of the example in a packed row; None
+      for one example per row.
     key_segments: [B, S] int32, given together with `query_segments`.
 
   Returns:
@@ -144,27 +145,31 @@ def make_attention_mask(
 
 
 def make_causal_mask(length: int) -> jax.Array:
-  """[1, 1, T, T] bool: a position sees itself and what is before it."""
+  """[1, 1, T, T] bool: a position attends to itself and those before it."""
   positions = jnp.arange(length)
   return (positions[:, None] >= positions[None, :])[None, None]
 
 
-def project(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
-  """[..., D] x [D, E] -> [..., E] in the dtype of the inputs.
+def dense(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
+  """[..., D] x [D, F] -> [..., F] in the dtype of the inputs.
 
-  The rows are flattened first: with two leading axes, XLA's CPU backend
-  transposes copies for the kernel's gradient, 1.5 times the time of an MLP.
+  The leading axes are merged first: with two of them, XLA's CPU backend makes
+  transposed copies for the kernel's gradient, 1.5 times the time of an MLP.
+
+  Args:
+    inputs: [..., D] in the activation dtype.
+    kernel: [D, F] float32.
   """
-  flat = inputs.reshape(-1, inputs.shape[-1]) @ kernel.astype(inputs.dtype)
+  flat = jnp.matmul(
+    inputs.reshape(-1, inputs.shape[-1]),
+    kernel.astype(inputs.dtype),
+    precision=platform.precision(inputs.dtype),
+  )
   return flat.reshape(*inputs.shape[:-1], kernel.shape[-1])
 
 
-@jax.custom_vjp
 def logits_dense(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
-  """`project` to the vocabulary, with its gradient written out.
-
-  The kernel's gradient takes a transposed copy of the inputs. Without one XLA's
-  CPU backend copies the other factor, the gradient of all logits, of 100 MB.
+  """`dense` to the vocabulary, in two forms: see `platform`.
 
   Args:
     inputs: [..., D] float32.
@@ -173,23 +178,33 @@ def logits_dense(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
   Returns:
     [..., V] float32.
   """
-  return project(inputs, kernel)
+  return platform.choose(inputs, kernel, cpu=logits_dense_for_cpu, others=dense)
+
+
+@jax.custom_vjp
+def logits_dense_for_cpu(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
+  """`dense` whose kernel's gradient takes a transposed copy of the inputs.
+
+  Without that copy, XLA's CPU backend copies the other factor, the gradient of
+  all logits, of 100 MB.
+  """
+  return dense(inputs, kernel)
 
 
 def _logits_dense_forward(inputs, kernel):
-  return project(inputs, kernel), (inputs, kernel)
+  return dense(inputs, kernel), (inputs, kernel)
 
 
 def _logits_dense_backward(residuals, gradient):
   inputs, kernel = residuals
   flat = inputs.reshape(-1, inputs.shape[-1])
-  # The barrier keeps the copy: XLA would take it into the product.
+  # Without the barrier XLA would merge the copy into the product.
   transposed = jax.lax.optimization_barrier(flat.T)
-  of_kernel = transposed @ gradient.reshape(-1, gradient.shape[-1])
-  return project(gradient, kernel.T), of_kernel
+  kernel_gradient = transposed @ gradient.reshape(-1, gradient.shape[-1])
+  return dense(gradient, kernel.T), kernel_gradient
 
 
-logits_dense.defvjp(_logits_dense_forward, _logits_dense_backward)
+logits_dense_for_cpu.defvjp(_logits_dense_forward, _logits_dense_backward)
 
 
 def split_heads(joined: jax.Array, num_heads: int) -> jax.Array:
@@ -201,7 +216,7 @@ def split_heads(joined: jax.Array, num_heads: int) -> jax.Array:
 
 def project_kv(
   params: dict,
-  memory: jax.Array,
+  inputs: jax.Array,
   num_heads: int,
   *,
   unpadding: Unpadding | None = None,
@@ -210,30 +225,37 @@ def project_kv(
 
   Args:
     params: one attention layer's parameters.
-    memory: [B, S, D], or flat.
+    inputs: [B, S, D] in the activation dtype, or flat, [C * n, D].
     num_heads: H.
-    unpadding: of the memory where it is flat.
+    unpadding: of the inputs where they are flat; else None.
 
   Returns:
     KeyValue of [B, H, S, K].
   """
-  # 2-D products, heads split afterwards: 1.3 to 1.5 times faster on CPU than
-  # contracting with a [D, H, K] kernel.
   key, value = (
-    split_heads(_rows(joined, unpadding), num_heads)
-    for joined in (
-      project(memory, params[name]['kernel']) for name in ('key', 'value')
+    split_heads(
+      _pad(dense(inputs, params[name]['kernel']), unpadding), num_heads
     )
+    for name in ('key', 'value')
   )
   return KeyValue(key, value)
 
 
-def _rows(joined: jax.Array, unpadding: Unpadding | None) -> jax.Array:
-  return joined if unpadding is None else unpadding.rows(joined)
+def _pad(inputs: jax.Array, unpadding: Unpadding | None) -> jax.Array:
+  return inputs if unpadding is None else unpadding.pad(inputs)
 
 
 def update_cache(cache: KeyValue, new: KeyValue, index: jax.Array) -> KeyValue:
-  """Puts the keys and values of one position, [B, H, 1, K], at `index`."""
+  """Writes the keys and values of one position into a cache.
+
+  Args:
+    cache: [B, H, L, K] each.
+    new: [B, H, 1, K] each.
+    index: int32 scalar, the position.
+
+  Returns:
+    The changed cache.
+  """
   key, value = (
     jax.lax.dynamic_update_slice_in_dim(whole, one, index, axis=2)
     for whole, one in zip(cache, new, strict=True)
@@ -241,50 +263,51 @@ def update_cache(cache: KeyValue, new: KeyValue, index: jax.Array) -> KeyValue:
   return KeyValue(key, value)
 
 
-def attend(
+def multi_head_attention(
   params: dict,
-  queries: jax.Array,
-  memory: KeyValue,
+  inputs_q: jax.Array,
+  inputs_kv: KeyValue,
   *,
   mask: jax.Array,
   bias: jax.Array | None = None,
   dropout_rate: float = 0.0,
-  dropout_keep: jax.Array | None = None,
+  dropout_mask: jax.Array | None = None,
   unpadding: Unpadding | None = None,
 ) -> jax.Array:
-  """Attends from `queries` to `memory` and projects back to the model width.
+  """Attends from `inputs_q` to `inputs_kv` and projects to the model width.
 
   Args:
     params: one attention layer's parameters, kernels [D, H*K] and [H*K, D].
-    queries: [B, T, D] in the activation dtype. B may be a multiple G of the
-      memory's rows: G consecutive query rows (beams, answer options) then
-      share one memory row, and `mask` has a T of 1.
-    memory: keys and values, [B, H, S, K] or [B / G, H, S, K].
+    inputs_q: [B, T, D] in the activation dtype. B may be a multiple G of the
+      rows of `inputs_kv`: G consecutive rows (beams, answer options) then share
+      one row of keys and values, and `mask` has a T of 1.
+    inputs_kv: keys and values, [B, H, S, K] or [B / G, H, S, K].
     mask: bool, broadcast to [B, H, T, S].
-    bias: float32, [1, H, T, S], or None.
+    bias: [1, H, T, S] float32, or None.
     dropout_rate: of the attention probabilities.
-    dropout_keep: [B, H, 1, S] bool, the same for all queries as T5 has it, or
-      None for no dropout.
-    unpadding: of the queries where they are flat, [C * n, D].
+    dropout_mask: [B, H, 1, S] bool, True where kept, the same for all queries
+      as T5 has it; None for no dropout.
+    unpadding: of `inputs_q` where they are flat, [C * n, D]; else None.
 
   Returns:
-    An array like `queries`.
+    An array like `inputs_q`.
   """
-  num_rows, num_heads, _, _ = memory.key.shape
-  joined = _rows(project(queries, params['query']['kernel']), unpadding)
-  batch, length, _ = joined.shape
-  joined = joined.reshape(num_rows, -1, joined.shape[-1])  # [B/G, G*T, H*K]
-  query = split_heads(joined, num_heads)
+  num_rows, num_heads, _, _ = inputs_kv.key.shape
+  query = _pad(dense(inputs_q, params['query']['kernel']), unpadding)
+  batch, length, _ = query.shape
+  query = query.reshape(num_rows, -1, query.shape[-1])  # [B/G, G*T, H*K]
+  query = split_heads(query, num_heads)
 
-  value = memory.value
-  if dropout_keep is not None:
+  value = inputs_kv.value
+  if dropout_mask is not None:
     # A key that all queries drop is a value of 0: S * K products, not T * S.
-    keep = jnp.swapaxes(dropout_keep, 2, 3)
-    value = dropout.dropout(value, keep, rate=dropout_rate)
+    value = dropout.dropout(
+      value, jnp.swapaxes(dropout_mask, 2, 3), rate=dropout_rate
+    )
   context = dot_product_attention.dot_product_attention(
-    query, memory.key, value, bias, mask
+    query, inputs_kv.key, value, bias=bias, mask=mask
   )
   context = jnp.swapaxes(context, 1, 2).reshape(batch, length, -1)
   if unpadding is not None:
-    context = unpadding.flat(context)
-  return project(context, params['out']['kernel'])
+    context = unpadding.unpad(context)
+  return dense(context, params['out']['kernel'])

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The decoder, one position at a time, over cached keys and values.
+"""The KV cache: the decoder, one position at a time.
 
-R counts decoded rows: B, or B * G when each row has G beams. Consecutive
-beams share their row's encoder keys and values, which are stored once.
+R counts decoded rows: B, or B * G when each row has G beams. The G beams of a
+row are neighbours and share its cross-attention keys and values.
 """
 
 import jax
@@ -15,21 +15,20 @@ from dsbs_jax.core.t5.config import T5Config
 
 
 @struct.dataclass
-class Source:
-  """What stays the same while a batch is decoded.
+class Prefilled:
+  """What `prefill` computes once and every decoding step reads.
 
   Attributes:
-    cross: per decoder layer, KeyValue of [B, H, S, K]: the encoder's output
-      as that layer sees it.
+    cross_kv: per decoder layer, the cross-attention's KeyValue of [B, H, S, K].
     cross_mask: [B, 1, 1, S] bool, False on padding.
-    bias: [1, H, L, L] float32, L the longest output.
-    empty: [B] bool, rows that are padding altogether.
+    bias: [1, H, L, L] float32, of the self-attention; L is max_decode_len.
+    empty_mask: [B] bool, True for rows of nothing but padding.
   """
 
-  cross: dict[str, attention.KeyValue]
+  cross_kv: dict[str, attention.KeyValue]
   cross_mask: jax.Array
   bias: jax.Array
-  empty: jax.Array
+  empty_mask: jax.Array
 
 
 @struct.dataclass
@@ -37,22 +36,29 @@ class DecodeState:
   """What a decoding step reads and writes.
 
   Attributes:
-    index: [] int32, number of tokens chosen so far.
+    index: [] int32, tokens chosen so far.
     tokens: [R, L] int32, the chosen tokens; 0 from `index` on.
-    caches: per decoder layer, KeyValue of [R, H, L, K] in the activation
-      dtype; position i belongs to the decoder input i (the start, then
-      tokens[:, i - 1]), zero from `index` on.
-    done: [B] bool, rows whose result can no longer change.
+    kv_cache: per decoder layer, the self-attention's KeyValue of [R, H, L, K]
+      in the activation dtype. Position i is that of decoder input i: the start
+      token, then tokens[:, i - 1]; zeros from `index` on.
+    done_mask: [B] bool, True for rows whose result can no longer change.
   """
 
   index: jax.Array
   tokens: jax.Array
-  caches: dict[str, attention.KeyValue]
-  done: jax.Array
+  kv_cache: dict[str, attention.KeyValue]
+  done_mask: jax.Array
 
 
-def project_source(params: dict, config: T5Config, encoded: jax.Array) -> dict:
-  """Projects encoded rows [B, S, D] for every decoder layer.
+def cross_attention_kv(
+  params: dict, config: T5Config, encoded: jax.Array
+) -> dict[str, attention.KeyValue]:
+  """The cross-attention keys and values of every decoder layer.
+
+  Args:
+    params: the whole parameter tree.
+    config: its size.
+    encoded: [B, S, D] from network.encode.
 
   Returns:
     Under the layers' names KeyValue of [B, H, S, K]; for scanned layers one
@@ -70,7 +76,8 @@ def project_source(params: dict, config: T5Config, encoded: jax.Array) -> dict:
   return {name: project(stack[name]) for name in names}
 
 
-def check_length(max_decode_len: int) -> None:
+def check_max_decode_len(max_decode_len: int) -> None:
+  """Raises UserError unless at least one token may be decoded."""
   if max_decode_len < 1:
     raise contract.UserError(
       f'max_decode_len is {max_decode_len}, expected at least 1.'
@@ -78,49 +85,61 @@ def check_length(max_decode_len: int) -> None:
 
 
 def source_tokens(rows: dict[str, jax.Array]) -> jax.Array:
-  """The encoder tokens [B, S] of rows that can be decoded."""
+  """The encoder tokens [B, S] of rows to decode, one example per row.
+
+  Raises:
+    ValueError: the rows are packed.
+  """
   if rows.get('encoder_segment_ids') is not None:
-    raise contract.UserError(
+    raise ValueError(
       'The rows to decode have encoder_segment_ids, expected one example'
       ' per row: packing is for training. Use the padded layout.'
     )
   return rows['encoder_input_tokens']
 
 
-def prepare(
+def prefill(
   params: dict,
   config: T5Config,
   encoded: jax.Array,
   *,
   rows: dict[str, jax.Array],
   max_decode_len: int,
-) -> Source:
-  """Computes once what all decoding steps of a batch need.
+) -> Prefilled:
+  """Computes what all decoding steps of a batch share.
 
   Args:
     params: the whole parameter tree.
     config: its size.
     encoded: [B, S, D] from network.encode.
     rows: encoder_input_tokens [B, S] int32.
-    max_decode_len: L.
-
-  Returns:
-    The Source.
+    max_decode_len: L, tokens of an output at most.
   """
-  real = source_tokens(rows) > 0
-  return Source(
-    cross=project_source(params, config, encoded),
-    cross_mask=real[:, None, None, :],
+  real_mask = source_tokens(rows) > 0
+  return Prefilled(
+    cross_kv=cross_attention_kv(params, config, encoded),
+    cross_mask=real_mask[:, None, None, :],
     bias=stacks.decoder_bias(params, config, max_decode_len),
-    empty=~jnp.any(real, axis=1),
+    empty_mask=~jnp.any(real_mask, axis=1),
   )
 
 
-def start(
-  config: T5Config, source: Source, *, max_decode_len: int, num_beams: int = 1
+def init_decode_state(
+  config: T5Config,
+  prefilled: Prefilled,
+  *,
+  max_decode_len: int,
+  num_beams: int = 1,
 ) -> DecodeState:
-  """The state before the first token; padding rows are done already."""
-  num_rows = source.empty.shape[0] * num_beams
+  """The state before the first token; rows of padding are done already.
+
+  Args:
+    config: the network's size.
+    prefilled: of B rows.
+    max_decode_len: L.
+    num_beams: G; the state has R = B * G rows.
+  """
+  num_rows = prefilled.empty_mask.shape[0] * num_beams
   shape = (num_rows, config.num_heads, max_decode_len, config.head_dim)
   if config.scan_layers:
     shape = (config.num_decoder_layers, *shape)
@@ -130,55 +149,56 @@ def start(
     tokens=jnp.full(
       (num_rows, max_decode_len), contract.PAD_ID, dtype=jnp.int32
     ),
-    caches={
+    kv_cache={
       name: attention.KeyValue(zeros, zeros)
       for name in parameters.layer_names(config, 'decoder')
     },
-    done=source.empty,
+    done_mask=prefilled.empty_mask,
   )
 
 
-def step(
-  params: dict, config: T5Config, source: Source, *, state: DecodeState
+def decode_step(
+  params: dict, config: T5Config, prefilled: Prefilled, *, state: DecodeState
 ) -> tuple[jax.Array, dict[str, attention.KeyValue]]:
   """Runs the decoder over the newest token of each row.
 
   Args:
     params: the whole parameter tree.
     config: its size.
-    source: from `prepare`.
+    prefilled: from `prefill`.
     state: with fewer than L tokens chosen.
 
   Returns:
-    Hidden states [R, D] after the final norm; the caches with one position
-    more.
+    Hidden states [R, D] in the activation dtype, after the final norm; the
+    KV cache with one more position.
   """
   index = state.index
   num_rows, max_decode_len = state.tokens.shape
-  before = jax.lax.dynamic_slice_in_dim(
+  last_token = jax.lax.dynamic_slice_in_dim(
     state.tokens, jnp.maximum(index - 1, 0), 1, axis=1
   )
-  newest = jnp.where(index == 0, contract.PAD_ID, before)  # [R, 1]
-  bias = jax.lax.dynamic_slice_in_dim(source.bias, index, 1, axis=2)
+  input_tokens = jnp.where(index == 0, contract.PAD_ID, last_token)  # [R, 1]
+  bias = jax.lax.dynamic_slice_in_dim(prefilled.bias, index, 1, axis=2)
   self_mask = (jnp.arange(max_decode_len) <= index)[None, None, None, :]
 
-  def kv_fn(layer_params, normed, memories):
-    cache, cross = memories
+  def kv_fn(layer_params, normed, layer_kv):
+    cache, cross_kv = layer_kv
     weights = layer_params['self_attention']
     new = attention.project_kv(weights, normed, config.num_heads)
     cache = attention.update_cache(cache, new, index)
-    return cache, cross, cache
+    return cache, cross_kv, cache
 
-  hidden, caches = stacks.run_decoder(
+  hidden, kv_cache = stacks.run_decoder(
     params,
     config,
-    newest,
+    input_tokens,
     kv_fn=kv_fn,
     bias=bias,
     self_mask=self_mask,
-    cross_mask=source.cross_mask,
-    memories={
-      name: (state.caches[name], source.cross[name]) for name in state.caches
+    cross_mask=prefilled.cross_mask,
+    layer_kv={
+      name: (cache, prefilled.cross_kv[name])
+      for name, cache in state.kv_cache.items()
     },
   )
-  return hidden.reshape(num_rows, -1), caches
+  return hidden.reshape(num_rows, -1), kv_cache

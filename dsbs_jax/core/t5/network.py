@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """T5: encoder, decoder and logits as pure functions of parameters and rows.
 
-The arithmetic follows T5X's T5 example, token id 0 included: it means
-padding wherever it stands, on both sides of the attention. Dropout happens
-only when a key is given. Rows and letters: see contract.py.
+The arithmetic follows T5X's T5 example, where token id 0 means padding
+everywhere, on both sides of the attention. Dropout happens only with a key.
+Row groups and dimension letters: see contract.py.
 """
 
 import jax
@@ -34,13 +34,13 @@ def encode(
     params: the whole parameter tree.
     config: its size.
     rows: encoder_input_tokens [B, S] int32; packed rows also
-      encoder_segment_ids [B, S], and encoder_token_index [C, n] where padding is
-      not to be computed.
-    dropout_key: typed random key, or one per row [B]; None for no dropout.
+      encoder_segment_ids [B, S], and encoder_token_index [C, n] to compute real
+      tokens only.
+    dropout_key: typed key, or one per row [B]; None for no dropout.
 
   Returns:
     [B, S, D] in the activation dtype, after the final norm; flat, [C * n, D],
-    where there are encoder_token_index.
+    with encoder_token_index.
   """
   tokens = rows['encoder_input_tokens']
   segments = rows.get('encoder_segment_ids')
@@ -67,54 +67,54 @@ def decode(
   rows: dict[str, jax.Array],
   dropout_key: jax.Array | None = None,
 ) -> jax.Array:
-  """Runs the decoder over whole rows, each target given (teacher forcing).
+  """Runs the decoder over whole rows of given targets (teacher forcing).
 
   Args:
     params: the whole parameter tree.
     config: its size.
     encoded: from `encode`.
     rows: encoder_input_tokens [B, S], decoder_input_tokens and
-      decoder_target_tokens [B, T]; packed rows also both segment ids, and
-      both places where padding is not to be computed.
-    dropout_key: typed random key, or one per row [B]; None for no dropout.
+      decoder_target_tokens [B, T], int32; packed rows also both segment ids,
+      and both token indices to compute real tokens only.
+    dropout_key: typed key, or one per row [B]; None for no dropout.
 
   Returns:
     [B, T, D] in the activation dtype, after the final norm; flat, [C * n, D],
-    where there are decoder_token_index.
+    with decoder_token_index.
   """
-  real = rows['decoder_target_tokens'] > 0
+  target_mask = rows['decoder_target_tokens'] > 0
   segments = rows.get('decoder_segment_ids')
-  length = real.shape[1]
+  length = target_mask.shape[1]
   self_mask = attention.make_causal_mask(
     length
   ) & attention.make_attention_mask(
-    real, real, query_segments=segments, key_segments=segments
+    target_mask, target_mask, query_segments=segments, key_segments=segments
   )
   cross_mask = attention.make_attention_mask(
-    real,
+    target_mask,
     rows['encoder_input_tokens'] > 0,
     query_segments=segments,
     key_segments=rows.get('encoder_segment_ids'),
   )
-  of_sources = unpadding.make_unpadding(
+  source_unpadding = unpadding.make_unpadding(
     rows.get(unpadding.ENCODER_TOKEN_INDEX), rows['encoder_input_tokens']
   )
-  of_targets = unpadding.make_unpadding(
-    rows.get(unpadding.DECODER_TOKEN_INDEX), real
+  target_unpadding = unpadding.make_unpadding(
+    rows.get(unpadding.DECODER_TOKEN_INDEX), target_mask
   )
 
   def kv_fn(layer_params, normed, _):
     heads = config.num_heads
-    own = attention.project_kv(
-      layer_params['self_attention'], normed, heads, unpadding=of_targets
+    self_kv = attention.project_kv(
+      layer_params['self_attention'], normed, heads, unpadding=target_unpadding
     )
-    cross = attention.project_kv(
+    cross_kv = attention.project_kv(
       layer_params['encoder_decoder_attention'],
       encoded,
       heads,
-      unpadding=of_sources,
+      unpadding=source_unpadding,
     )
-    return own, cross, None
+    return self_kv, cross_kv, None
 
   outputs, _ = stacks.run_decoder(
     params,
@@ -125,16 +125,16 @@ def decode(
     self_mask=self_mask,
     cross_mask=cross_mask,
     dropout_key=dropout_key,
-    unpadding=of_targets,
+    unpadding=target_unpadding,
   )
   return outputs
 
 
 def logits(params: dict, config: T5Config, hidden: jax.Array) -> jax.Array:
-  """Scores of all tokens, always computed in float32.
+  """Scores of all tokens, computed in float32 for every activation dtype.
 
   Args:
-    params: the whole parameter tree.
+    params: the whole parameter tree, or its `logits_params`.
     config: its size.
     hidden: [..., D] from `decode` or `hidden`.
 
@@ -144,9 +144,16 @@ def logits(params: dict, config: T5Config, hidden: jax.Array) -> jax.Array:
   wide = hidden.astype(jnp.float32)
   if config.logits_via_embedding:
     embedding = params['token_embedder']['embedding']
-    return attention.project(wide * config.emb_dim**-0.5, embedding.T)
+    return attention.dense(wide * config.emb_dim**-0.5, embedding.T)
   kernel = params['decoder']['logits_dense']['kernel']
   return attention.logits_dense(wide, kernel)
+
+
+def logits_params(params: dict, config: T5Config) -> dict:
+  """The part of the whole parameter tree that `logits` reads."""
+  if config.logits_via_embedding:
+    return {'token_embedder': params['token_embedder']}
+  return {'decoder': {'logits_dense': params['decoder']['logits_dense']}}
 
 
 def hidden(
@@ -156,19 +163,28 @@ def hidden(
   *,
   dropout_key: jax.Array | None = None,
 ) -> jax.Array:
-  """Encodes and decodes rows up to the final hidden states, [B, T, D].
+  """Encodes and decodes rows up to the final hidden states.
 
-  The logits of a whole batch are its largest array by far; from here a loss
-  can make them in pieces. With decoder_token_index they are [C, n, D], as
-  `unpadding.unpad_targets` makes the targets [C, n]. Arguments: see `apply`.
+  The logits of a batch are its largest array by far; a loss can compute them
+  from the hidden states in chunks.
+
+  Args:
+    params: the whole parameter tree, laid out as config.scan_layers says.
+    config: its size.
+    rows: a row group (see contract.py), padded or packed.
+    dropout_key: typed key, or one per row [B]; None for no dropout.
+
+  Returns:
+    [B, T, D] in the activation dtype; with decoder_token_index [C, n, D], as
+    `unpadding.unpad_targets` makes the targets [C, n].
   """
   num_rows = len(rows['encoder_input_tokens'])
   keys = dropout.row_keys(dropout_key, num_rows)
   encoder_keys, decoder_keys = dropout.split_keys(keys, 2)
   encoded = encode(params, config, rows, dropout_key=encoder_keys)
   states = decode(params, config, encoded, rows=rows, dropout_key=decoder_keys)
-  places = rows.get(unpadding.DECODER_TOKEN_INDEX)
-  return states if places is None else states.reshape(*places.shape, -1)
+  index = rows.get(unpadding.DECODER_TOKEN_INDEX)
+  return states if index is None else states.reshape(*index.shape, -1)
 
 
 def apply(
@@ -178,21 +194,21 @@ def apply(
   *,
   dropout_key: jax.Array | None = None,
 ) -> jax.Array:
-  """Computes the logits of every target position.
+  """The logits of every target position.
 
   Args:
     params: the whole parameter tree, laid out as config.scan_layers says.
     config: its size.
     rows: a row group (see contract.py), padded or packed.
-    dropout_key: typed random key, or one per row [B]; None for no dropout.
+    dropout_key: typed key, or one per row [B]; None for no dropout.
 
   Returns:
     [B, T, V] float32.
   """
   states = hidden(params, config, rows, dropout_key=dropout_key)
-  way = unpadding.make_unpadding(
+  target_unpadding = unpadding.make_unpadding(
     rows.get(unpadding.DECODER_TOKEN_INDEX), rows['decoder_target_tokens']
   )
-  if way is not None:
-    states = way.rows(states.reshape(-1, states.shape[-1]))
+  if target_unpadding is not None:
+    states = target_unpadding.pad(states.reshape(-1, states.shape[-1]))
   return logits(params, config, states)

@@ -125,7 +125,12 @@ def _outer_specs(config: T5Config) -> dict:
 
 
 def layer_names(config: T5Config, stack: str) -> tuple[str, ...]:
-  """Names of a stack's layer subtrees: one, `layers`, when scanned."""
+  """Names of a stack's layer subtrees; one, `layers`, when scanned.
+
+  Args:
+    config: the size.
+    stack: 'encoder' or 'decoder'.
+  """
   if config.scan_layers:
     return ('layers',)
   return tuple(f'layers_{i}' for i in range(config.num_layers(stack)))
@@ -240,7 +245,7 @@ def stack_layers(params: dict, config: T5Config) -> dict:
 
 
 def unstack_layers(params: dict, config: T5Config) -> dict:
-  """The inverse of `stack_layers`."""
+  """The inverse of `stack_layers`, with the same arguments."""
 
   def convert(stack, subtree):
     return {

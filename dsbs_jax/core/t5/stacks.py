@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The two stacks of a T5: layers, dropout sites, and how layers are run.
 
-Masks come from outside: what a position may see is the caller's matter, so
-the same decoder runs whole rows and single positions over a cache. Between
-attentions, tokens may be flat: see unpadding.py.
+The caller passes the attention masks and, for the decoder, a `kv_fn` that makes
+keys and values. So the same decoder runs whole rows (training, scoring) and
+single positions over a cache (decoding). Outside of attention, tokens may be
+flat: see core/unpadding.py.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,39 +20,64 @@ from dsbs_jax.core.t5 import config as config_lib
 from dsbs_jax.core.t5.config import T5Config
 from dsbs_jax.core.unpadding import Unpadding
 
+Mask = jax.Array | None
+# (layer_params, normed inputs [B, T, D], the layer's entry of layer_kv) ->
+# (self-attention's KeyValue, cross-attention's KeyValue, new entry).
+KVFn = Callable[
+  [dict, jax.Array, Any], tuple[attention.KeyValue, attention.KeyValue, Any]
+]
 
-def _mlp(params: dict, inputs: jax.Array, config: T5Config, keep):
+
+def _mlp(
+  params: dict, inputs: jax.Array, config: T5Config, keep_mask: Mask
+) -> jax.Array:
   hidden = None
   for name, activation in zip(
     config.mlp_inputs, config.mlp_activations, strict=True
   ):
-    part = attention.project(inputs, params[name]['kernel'])
+    part = attention.dense(inputs, params[name]['kernel'])
     part = config_lib.ACTIVATIONS[activation](part)
     hidden = part if hidden is None else hidden * part
-  hidden = dropout.dropout(hidden, keep, rate=config.dropout_rate)
-  return attention.project(hidden, params['wo']['kernel'])
+  hidden = dropout.dropout(hidden, keep_mask, rate=config.dropout_rate)
+  return attention.dense(hidden, params['wo']['kernel'])
 
 
-def _mlp_block(params: dict, inputs: jax.Array, config: T5Config, keeps):
+def _mlp_block(
+  params: dict,
+  inputs: jax.Array,
+  config: T5Config,
+  keep_masks: tuple[Mask, Mask],
+) -> jax.Array:
+  """Norm, MLP and residual; masks within the MLP and of its output."""
   normed = norm.rms_norm(inputs, params['pre_mlp_layer_norm']['scale'])
-  output = _mlp(params['mlp'], normed, config, keeps[0])
-  return inputs + dropout.dropout(output, keeps[1], rate=config.dropout_rate)
+  output = _mlp(params['mlp'], normed, config, keep_masks[0])
+  return inputs + dropout.dropout(
+    output, keep_masks[1], rate=config.dropout_rate
+  )
 
 
-def _embed(params: dict, tokens: jax.Array, config: T5Config, keys, unpadding):
-  """Looks tokens [B, L] up; a gather, where T5X multiplies by one-hots.
+def _embed(
+  params: dict,
+  tokens: jax.Array,
+  config: T5Config,
+  *,
+  keys: jax.Array | None,
+  unpadding: Unpadding | None,
+) -> jax.Array:
+  """Embeds tokens [B, L]: [B, L, D] or flat [C * n, D].
 
-  An id beyond the vocabulary becomes NaN, not a wrong row.
+  Differs from T5X, which multiplies by one-hot vectors, in being a gather. An
+  id beyond the vocabulary becomes NaN, not a wrong embedding.
   """
   if unpadding is not None:
-    tokens = unpadding.flat(tokens)
+    tokens = unpadding.unpad(tokens)
   embedding = params['token_embedder']['embedding']
-  embedded = jnp.take(embedding, tokens, axis=0, mode='fill')  # [B, L, D]
+  embedded = jnp.take(embedding, tokens, axis=0, mode='fill')
   embedded = embedded.astype(config.dtype)
-  (keep,) = dropout.feature_masks(
+  (keep_mask,) = dropout.feature_masks(
     keys, config, (config.emb_dim,), unpadding=unpadding
   )
-  return dropout.dropout(embedded, keep, rate=config.dropout_rate)
+  return dropout.dropout(embedded, keep_mask, rate=config.dropout_rate)
 
 
 def _run_layers(
@@ -60,23 +87,22 @@ def _run_layers(
   *,
   config: T5Config,
   stack: str,
-  memories: dict | None = None,
+  layer_kv: dict | None = None,
   keys: jax.Array | None = None,
 ) -> tuple[jax.Array, dict | None]:
   """Runs the layers of one stack, as a Python loop or as lax.scan.
 
   Args:
-    layer: (layer_params, inputs, memories, keys) -> (outputs, memories).
+    layer: (layer_params, inputs, layer_kv, keys) -> (outputs, new layer_kv).
     params: the stack's parameters.
-    inputs: [B, L, D].
-    config: says how the layers are laid out and what is computed again.
+    inputs: [B, L, D], or flat.
+    config: how the layers are laid out and rematerialised.
     stack: 'encoder' or 'decoder'.
-    memories: per layer a pytree that the layer reads and returns changed,
-      under the names of the layers in `params`.
-    keys: typed random keys of the rows [B], split for each layer; or None.
+    layer_kv: per layer, under its name in `params`, what it reads; or None.
+    keys: typed keys of the rows [B], split for each layer; None: no dropout.
 
   Returns:
-    Outputs [B, L, D]; what the layers returned, under the same names.
+    Outputs like `inputs`; what the layers returned, under the same names.
   """
   names = parameters.layer_names(config, stack)
   num_layers = config.num_layers(stack)
@@ -95,17 +121,17 @@ def _run_layers(
       layer, policy=policy, prevent_cse=not config.scan_layers
     )
   if config.scan_layers:
-    of_layers = None if keys is None else dropout.split_keys(keys, num_layers)
-    stacked = (params['layers'], memories and memories['layers'], of_layers)
+    layer_keys = None if keys is None else dropout.split_keys(keys, num_layers)
+    stacked = (params['layers'], layer_kv and layer_kv['layers'], layer_keys)
     outputs, changed = jax.lax.scan(
       lambda x, xs: layer(xs[0], x, xs[1], xs[2]), inputs, stacked
     )
     return outputs, {'layers': changed}
   outputs, changed = inputs, {}
-  of_layers = dropout.split_keys(keys, num_layers)
-  for name, layer_keys in zip(names, of_layers, strict=True):
+  all_keys = dropout.split_keys(keys, num_layers)
+  for name, layer_keys in zip(names, all_keys, strict=True):
     outputs, changed[name] = layer(
-      params[name], outputs, memories and memories[name], layer_keys
+      params[name], outputs, layer_kv and layer_kv[name], layer_keys
     )
   return outputs, changed
 
@@ -126,12 +152,12 @@ def run_encoder(
     config: its size.
     tokens: [B, S] int32.
     mask: bool, broadcast to [B, H, S, S].
-    dropout_key: typed random key, or one per row [B]; None for no dropout.
-    unpadding: of the tokens, to compute them without padding; or None.
+    dropout_key: typed key, or one per row [B]; None for no dropout.
+    unpadding: of the tokens, to compute real tokens only; or None.
 
   Returns:
-    [B, S, D] in the activation dtype, after the final norm; with unpadding
-    flat, [C * n, D].
+    [B, S, D] in the activation dtype, after the final norm; flat, [C * n, D],
+    with unpadding.
   """
   stack = params['encoder']
   batch, length = tokens.shape
@@ -147,14 +173,14 @@ def run_encoder(
   embed_keys, layers_keys, norm_keys = dropout.split_keys(keys, 3)
 
   def layer(layer_params, inputs, _, keys):
-    heads, mlp, outputs = dropout.layer_masks(
+    head_masks, mlp_mask, output_masks = dropout.layer_masks(
       keys, config, length, unpadding=unpadding
     )
     normed = norm.rms_norm(
       inputs, layer_params['pre_attention_layer_norm']['scale']
     )
     weights = layer_params['attention']
-    output = attention.attend(
+    output = attention.multi_head_attention(
       weights,
       normed,
       attention.project_kv(
@@ -163,25 +189,30 @@ def run_encoder(
       mask=mask,
       bias=bias,
       dropout_rate=rate,
-      dropout_keep=heads[0],
+      dropout_mask=head_masks[0],
       unpadding=unpadding,
     )
-    inputs = inputs + dropout.dropout(output, outputs[0], rate=rate)
-    return _mlp_block(layer_params, inputs, config, (mlp, outputs[1])), None
+    inputs = inputs + dropout.dropout(output, output_masks[0], rate=rate)
+    masks = mlp_mask, output_masks[1]
+    return _mlp_block(layer_params, inputs, config, masks), None
 
-  embedded = _embed(params, tokens, config, embed_keys, unpadding)
+  embedded = _embed(
+    params, tokens, config, keys=embed_keys, unpadding=unpadding
+  )
   hidden, _ = _run_layers(
     layer, stack, embedded, config=config, stack='encoder', keys=layers_keys
   )
   normed = norm.rms_norm(hidden, stack['encoder_norm']['scale'])
-  # The one place where T5X draws a mask per position.
-  keep = dropout.position_masks(norm_keys, config, normed, unpadding=unpadding)
-  return dropout.dropout(normed, keep, rate=rate)
+  # The only place where T5X draws a mask per position.
+  keep_mask = dropout.position_masks(
+    norm_keys, config, normed, unpadding=unpadding
+  )
+  return dropout.dropout(normed, keep_mask, rate=rate)
 
 
 def _decoder_layer(
   config: T5Config,
-  kv_fn: Callable,
+  kv_fn: KVFn,
   *,
   bias: jax.Array,
   self_mask: jax.Array,
@@ -191,8 +222,8 @@ def _decoder_layer(
   """A decoder layer as `_run_layers` calls it; arguments of `run_decoder`."""
   rate = config.dropout_rate
 
-  def layer(layer_params, inputs, layer_memories, keys):
-    heads, mlp, outputs = dropout.layer_masks(
+  def layer(layer_params, inputs, layer_kv, keys):
+    head_masks, mlp_mask, output_masks = dropout.layer_masks(
       keys,
       config,
       self_mask.shape[-1],
@@ -201,31 +232,31 @@ def _decoder_layer(
     )
     scale = layer_params['pre_self_attention_layer_norm']['scale']
     normed = norm.rms_norm(inputs, scale)
-    own, cross, changed = kv_fn(layer_params, normed, layer_memories)
-    output = attention.attend(
+    self_kv, cross_kv, changed = kv_fn(layer_params, normed, layer_kv)
+    output = attention.multi_head_attention(
       layer_params['self_attention'],
       normed,
-      own,
+      self_kv,
       mask=self_mask,
       bias=bias,
       dropout_rate=rate,
-      dropout_keep=heads[0],
+      dropout_mask=head_masks[0],
       unpadding=unpadding,
     )
-    inputs = inputs + dropout.dropout(output, outputs[0], rate=rate)
+    inputs = inputs + dropout.dropout(output, output_masks[0], rate=rate)
     scale = layer_params['pre_cross_attention_layer_norm']['scale']
-    output = attention.attend(
+    output = attention.multi_head_attention(
       layer_params['encoder_decoder_attention'],
       norm.rms_norm(inputs, scale),
-      cross,
+      cross_kv,
       mask=cross_mask,
       dropout_rate=rate,
-      dropout_keep=heads[1],
+      dropout_mask=head_masks[1],
       unpadding=unpadding,
     )
-    inputs = inputs + dropout.dropout(output, outputs[1], rate=rate)
-    output = _mlp_block(layer_params, inputs, config, (mlp, outputs[2]))
-    return output, changed
+    inputs = inputs + dropout.dropout(output, output_masks[1], rate=rate)
+    masks = mlp_mask, output_masks[2]
+    return _mlp_block(layer_params, inputs, config, masks), changed
 
   return layer
 
@@ -235,11 +266,11 @@ def run_decoder(
   config: T5Config,
   tokens: jax.Array,
   *,
-  kv_fn: Callable,
+  kv_fn: KVFn,
   bias: jax.Array,
   self_mask: jax.Array,
   cross_mask: jax.Array,
-  memories: dict | None = None,
+  layer_kv: dict | None = None,
   dropout_key: jax.Array | None = None,
   unpadding: Unpadding | None = None,
 ) -> tuple[jax.Array, dict | None]:
@@ -249,18 +280,17 @@ def run_decoder(
     params: the whole parameter tree.
     config: its size.
     tokens: [B, T] int32 decoder inputs.
-    kv_fn: (layer_params, normed inputs, the layer's entry of
-      `memories`) -> (own KeyValue, the encoder's KeyValue, what to return).
-    bias: [1, H, T, S'] float32 of the self-attention, S' its keys.
-    self_mask: bool, broadcast to [B, H, T, S'].
+    kv_fn: makes the keys and values of a layer, see `KVFn`.
+    bias: [1, H, T, L] float32 of the self-attention, L its keys.
+    self_mask: bool, broadcast to [B, H, T, L].
     cross_mask: bool, broadcast to [B, H, T, S].
-    memories: per layer, under the layers' names, what kv_fn reads.
-    dropout_key: typed random key, or one per row [B]; None for no dropout.
-    unpadding: of the tokens, to compute them without padding; or None.
+    layer_kv: per layer, under its name, what its kv_fn reads; or None.
+    dropout_key: typed key, or one per row [B]; None for no dropout.
+    unpadding: of the tokens, to compute real tokens only; or None.
 
   Returns:
-    [B, T, D] after the final norm, with unpadding flat, [C * n, D]; per layer
-    what kv_fn returned.
+    [B, T, D] in the activation dtype, after the final norm; flat, [C * n, D],
+    with unpadding. Per layer the third result of its kv_fn.
   """
   stack = params['decoder']
   keys = dropout.row_keys(dropout_key, tokens.shape[0])
@@ -276,21 +306,27 @@ def run_decoder(
   hidden, changed = _run_layers(
     layer,
     stack,
-    _embed(params, tokens, config, embed_keys, unpadding),
+    _embed(params, tokens, config, keys=embed_keys, unpadding=unpadding),
     config=config,
     stack='decoder',
-    memories=memories,
+    layer_kv=layer_kv,
     keys=layers_keys,
   )
   normed = norm.rms_norm(hidden, stack['decoder_norm']['scale'])
-  (keep,) = dropout.feature_masks(
+  (keep_mask,) = dropout.feature_masks(
     norm_keys, config, (config.emb_dim,), unpadding=unpadding
   )
-  return dropout.dropout(normed, keep, rate=config.dropout_rate), changed
+  return dropout.dropout(normed, keep_mask, rate=config.dropout_rate), changed
 
 
 def decoder_bias(params: dict, config: T5Config, length: int) -> jax.Array:
-  """[1, H, T, T] float32: the bias of the decoder's self-attention."""
+  """The bias of the decoder's self-attention, [1, H, T, T] float32.
+
+  Args:
+    params: the whole parameter tree.
+    config: its size.
+    length: T.
+  """
   return attention.relative_position_bias(
     params['decoder']['relpos_bias']['rel_embedding'],
     length,

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attention against loops in NumPy, buckets against the published formula."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,15 +8,9 @@ import pytest
 
 from dsbs_jax.core import dropout
 from dsbs_jax.core.t5 import attention
+from tests import models
 
-# Compiling takes most of the time of these tests.
-_OPTIONS = {'xla_backend_optimization_level': 0}
-
-
-@pytest.fixture(autouse=True)
-def strict_promotion():
-  with jax.numpy_dtype_promotion('strict'):
-    yield
+pytestmark = pytest.mark.usefixtures('strict_promotion')
 
 
 def _bucket_by_logarithm(distance, bidirectional, num_buckets, max_distance):
@@ -137,10 +129,10 @@ def _random_case(seed, *, batch=2, length=5, num_keys=7):
 
 
 def _attend(params, queries, memory, mask, bias, **options):
-  @functools.partial(jax.jit, compiler_options=_OPTIONS)
+  @models.jit
   def attend(params, queries, memory, mask, bias):
     memory = attention.project_kv(params, memory, 3)
-    return attention.attend(
+    return attention.multi_head_attention(
       params, queries, memory, mask=mask, bias=bias, **options
     )
 
@@ -172,11 +164,13 @@ def test_the_bias_gathers_the_gradients_of_all_rows():
   params, *case = _random_case(3, batch=3)
   weights = np.random.default_rng(3).normal(size=(3, 5, 12))
 
-  @functools.partial(jax.jit, compiler_options=_OPTIONS)
+  @models.jit
   @jax.grad
   def gradient(bias, queries, memory, mask, weights):
     memory = attention.project_kv(params, memory, 3)
-    output = attention.attend(params, queries, memory, mask=mask, bias=bias)
+    output = attention.multi_head_attention(
+      params, queries, memory, mask=mask, bias=bias
+    )
     return jnp.sum(output * weights)
 
   *rows, bias = (*case[:3], weights.astype(np.float32), case[3])
@@ -254,7 +248,7 @@ def test_dropped_probabilities_are_left_out_of_the_sum():
     mask,
     bias,
     dropout_rate=0.5,
-    dropout_keep=jnp.asarray(keep),
+    dropout_mask=jnp.asarray(keep),
   )
   query, key, value = (
     (x @ np.asarray(params[name]['kernel'])).reshape(2, -1, 3, 3)
@@ -278,7 +272,7 @@ def test_the_projection_to_the_vocabulary_has_the_gradient_of_a_product():
 
   found, wanted = (
     jax.value_and_grad(total(project), (0, 1))(inputs, kernel)
-    for project in (attention.logits_dense, attention.project)
+    for project in (attention.logits_dense_for_cpu, attention.dense)
   )
   jax.tree.map(
     lambda one, other: np.testing.assert_allclose(

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from dsbs_jax.core.t5 import network
+from tests import models
 from tests.core import tiny_t5
 
 TREES = json.loads(
@@ -19,10 +20,7 @@ TREES = json.loads(
 )
 
 
-@pytest.fixture(autouse=True)
-def strict_promotion():
-  with jax.numpy_dtype_promotion('strict'):
-    yield
+pytestmark = pytest.mark.usefixtures('strict_promotion')
 
 
 def test_stacking_is_lossless_on_the_host_and_on_devices():
@@ -92,7 +90,7 @@ def test_initial_values_have_the_shapes_and_spread_of_t5x():
     max_distance=128,
   )
   scanned = dataclasses.replace(config, scan_layers=True)
-  params, stacked = tiny_t5.jit(
+  params, stacked = models.jit(
     lambda key: (network.init(key, config), network.init(key, scanned))
   )(jax.random.key(0))
   jax.tree.map(

@@ -9,13 +9,10 @@ import numpy as np
 import pytest
 
 from dsbs_jax.core.t5 import network
+from tests import models
 from tests.core import tiny_t5
 
-
-@pytest.fixture(autouse=True)
-def strict_promotion():
-  with jax.numpy_dtype_promotion('strict'):
-    yield
+pytestmark = pytest.mark.usefixtures('strict_promotion')
 
 
 def test_scanned_and_rematerialised_layers_have_the_same_gradients():
@@ -82,7 +79,7 @@ def test_dropout_masks_are_shared_by_the_positions_of_a_row():
   table = params['encoder']['relpos_bias']
   table['rel_embedding'] = jnp.zeros_like(table['rel_embedding'])
   rows = {'encoder_input_tokens': np.full((2, 8), 5, np.int32)}
-  encoded = tiny_t5.jit(
+  encoded = models.jit(
     lambda key: network.encode(params, config, rows, dropout_key=key)
   )(jax.random.key(2))
   # After the encoder's last norm, and only there, positions differ: each

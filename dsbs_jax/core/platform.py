@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one platform computes in another way than the others, and precision.
+
+GPUs and TPUs run the plain form of a function, with the gradient that JAX
+derives. XLA's CPU backend is much slower at some of it, so these have a second
+form for CPUs with the same result; behind each its time over the plain form's
+there (docs/performance.md), which `python -m bench.choices` measures again:
+
+  dot_product_attention   gradient written out, fewer passes over pairs: 0.58
+  norm.rms_norm           gradient written out, sums as products: 0.82
+  attention.logits_dense  gradient that copies the hidden states, 1 MB, and not
+                          the logits' gradient, 100 MB: 0.95 of a whole step
+  decoding.argmax         in two stages: 0.06
+
+The tests hold both forms of each against each other.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def choose(*args: Any, cpu: Callable, others: Callable) -> Any:
+  """Calls one of two forms of a function; the program's platform decides.
+
+  The choice is made when a program is lowered, not when it is traced: a CPU can
+  compile for a TPU that is not there, and an exported program for several
+  platforms holds both forms.
+
+  Args:
+    *args: arrays, or trees of them.
+    cpu: what CPUs run.
+    others: what all other platforms run, with the same result.
+
+  Returns:
+    The result of `cpu(*args)` or `others(*args)`.
+  """
+  return jax.lax.platform_dependent(*args, cpu=cpu, default=others)
+
+
+def precision(dtype: jnp.dtype) -> jax.lax.Precision | None:
+  """The precision of a product whose factors have this dtype.
+
+  float32 means float32, as in PyTorch. By default JAX rounds float32 factors to
+  TF32 on GPUs and to bfloat16 on TPUs; who wants their speed chooses bfloat16
+  activations. CPUs compute the same either way.
+  """
+  return jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None

@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Networks small enough for tests, compiled fast."""
+
+import functools
+
+import jax
+
+from dsbs_jax.core.t5 import network
+
+# Most of such a test's time is compilation; unoptimised code is fine.
+COMPILER_OPTIONS = {'xla_backend_optimization_level': 0}
+jit = functools.partial(jax.jit, compiler_options=COMPILER_OPTIONS)
+
+
+def t5(**changes) -> network.T5Config:
+  """A T5 of one layer per stack, with these fields changed."""
+  sizes = {
+    'vocab_size': 128,
+    'emb_dim': 16,
+    'num_heads': 2,
+    'head_dim': 8,
+    'mlp_dim': 32,
+    'num_encoder_layers': 1,
+    'num_decoder_layers': 1,
+  }
+  return network.T5Config(**sizes | changes)
