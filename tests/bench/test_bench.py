@@ -15,9 +15,10 @@ import pytest
 from bench import table, worker, workload
 from dsbs_jax.core import flops
 from dsbs_jax.core.t5 import network
+from tests import models
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
-CONFIG = network.T5Config(
+CONFIG = models.t5(
   vocab_size=512,
   emb_dim=128,
   num_heads=4,

@@ -10,19 +10,10 @@ import numpy as np
 
 from dsbs_jax.contract import LABEL_ID, RATIONALE_ID
 from dsbs_jax.core import objective, optimizer, steps
-from dsbs_jax.core.t5 import network
+from tests import models
 
 STEPS = 5
-CONFIG = network.T5Config(
-  vocab_size=40,
-  emb_dim=16,
-  num_heads=2,
-  head_dim=8,
-  mlp_dim=24,
-  num_encoder_layers=1,
-  num_decoder_layers=1,
-  dropout_rate=0.1,
-)
+CONFIG = models.t5(vocab_size=40, mlp_dim=24)
 
 
 def make_rows(seed, target_length, term):

@@ -15,7 +15,7 @@ from safetensors import numpy as safetensors_numpy
 
 from dsbs_jax import contract
 from dsbs_jax.core import objective, optimizer, steps
-from dsbs_jax.core.t5 import network
+from tests import models
 
 STEPS = 100
 LOSS_TOLERANCE = 2e-5
@@ -26,7 +26,7 @@ LOSS_TOLERANCE = 2e-5
 WEIGHT_TOLERANCE = 1e-4
 WEIGHTS_BEYOND = 5
 WEIGHT_LIMIT = 5e-4
-CONFIG = network.T5Config(
+CONFIG = models.t5(
   vocab_size=4224,
   emb_dim=64,
   num_heads=4,

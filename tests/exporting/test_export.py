@@ -19,18 +19,11 @@ from dsbs_jax.interop import (
   t5x_storage,
   t5x_write_checkpoint,
 )
+from tests import models
 
 pytest.importorskip('safetensors', reason='comes with the extra hf')
 
-CONFIG = network.T5Config(
-  vocab_size=128,
-  emb_dim=128,
-  num_heads=2,
-  head_dim=16,
-  mlp_dim=160,
-  num_encoder_layers=2,
-  num_decoder_layers=1,
-)
+CONFIG = models.t5(emb_dim=128, head_dim=16, mlp_dim=160, num_encoder_layers=2)
 
 
 @pytest.fixture(scope='module')

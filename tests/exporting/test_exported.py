@@ -24,17 +24,10 @@ from dsbs_jax.exporting import model_card, stablehlo
 from dsbs_jax.inference import infer_file
 from dsbs_jax.runs import checkpoints
 from dsbs_jax.runtime import gin_config
+from tests import models
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
-MODEL = network.T5Config(
-  vocab_size=80,
-  emb_dim=16,
-  num_heads=2,
-  head_dim=4,
-  mlp_dim=32,
-  num_encoder_layers=2,
-  num_decoder_layers=1,
-)
+MODEL = models.t5(vocab_size=80, head_dim=4, num_encoder_layers=2)
 TEXTS = [
   'the lazy fox jumps',
   'fox </s> fox <extra_id_3> dog',

@@ -10,17 +10,9 @@ import pytest
 from dsbs_jax.core import decoding, partitioning
 from dsbs_jax.core.t5 import network
 from dsbs_jax.inference import cpu_threads
+from tests import models
 
-CONFIG = network.T5Config(
-  vocab_size=128,
-  emb_dim=16,
-  num_heads=2,
-  head_dim=8,
-  mlp_dim=24,
-  num_encoder_layers=1,
-  num_decoder_layers=1,
-  dropout_rate=0.0,
-)
+CONFIG = models.t5(mlp_dim=24, dropout_rate=0.0)
 
 
 def one_device():

@@ -16,17 +16,10 @@ from dsbs_jax.inference import (
   length_buckets,
   predictor,
 )
+from tests import models
 
 BYTES = vocabularies.load('bytes')
-MODEL = network.T5Config(
-  vocab_size=384,
-  emb_dim=16,
-  num_heads=4,
-  head_dim=4,
-  mlp_dim=32,
-  num_encoder_layers=1,
-  num_decoder_layers=1,
-)
+MODEL = models.t5(vocab_size=384, num_heads=4, head_dim=4)
 NLI = ('entailment', 'neutral', 'contradiction')
 TEXTS = [f'{"very " * (i % 3)}odd {i}?' for i in range(7)]
 

@@ -11,11 +11,11 @@ import safetensors.numpy
 
 from dsbs_jax.core.t5 import network
 from dsbs_jax.interop import hf_checkpoint
+from tests import models
 
-GATED = network.T5Config(
+GATED = models.t5(
   vocab_size=60,
   emb_dim=8,
-  num_heads=2,
   head_dim=6,
   mlp_dim=16,
   num_encoder_layers=2,

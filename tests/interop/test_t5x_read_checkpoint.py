@@ -23,11 +23,11 @@ from dsbs_jax.interop import (
   t5x_storage,
   t5x_write_checkpoint,
 )
+from tests import models
 
-CONFIG = network.T5Config(
+CONFIG = models.t5(
   vocab_size=256,
   emb_dim=32,
-  num_heads=2,
   head_dim=16,
   mlp_dim=48,
   num_encoder_layers=3,

@@ -8,22 +8,13 @@ import numpy as np
 import pytest
 
 from dsbs_jax.core import optimizer, steps
-from dsbs_jax.core.t5 import network
 from dsbs_jax.exporting import export
 from dsbs_jax.interop import checksums, read_checkpoint
 from dsbs_jax.runs import checkpoint_repair, checkpoints
 from dsbs_jax.training import loop
-from tests import small_runs
+from tests import models, small_runs
 
-CONFIG = network.T5Config(
-  vocab_size=512,
-  emb_dim=16,
-  num_heads=2,
-  head_dim=4,
-  mlp_dim=16,
-  num_encoder_layers=1,
-  num_decoder_layers=1,
-)
+CONFIG = models.t5(vocab_size=512, head_dim=4, mlp_dim=16)
 # Orbax writes them last, for its own statistics; no run depends on them.
 UNREAD = {'_CHECKPOINT_METADATA', 'commit_success.txt'}
 CLASSES = {

@@ -6,18 +6,10 @@ import numpy as np
 import pytest
 
 from dsbs_jax.core import optimizer, steps
-from dsbs_jax.core.t5 import network
 from dsbs_jax.runs import checkpoints
+from tests import models
 
-CONFIG = network.T5Config(
-  vocab_size=32,
-  emb_dim=8,
-  num_heads=2,
-  head_dim=4,
-  mlp_dim=16,
-  num_encoder_layers=1,
-  num_decoder_layers=1,
-)
+CONFIG = models.t5(vocab_size=32, emb_dim=8, head_dim=4, mlp_dim=16)
 
 
 @pytest.fixture(scope='module')

@@ -20,6 +20,7 @@ from dsbs_jax.core import steps
 from dsbs_jax.core.t5 import network
 from dsbs_jax.data import vocabularies
 from dsbs_jax.runs import checkpoints
+from tests import models
 
 # Nothing takes this long; a test that waits longer hangs.
 _HANG_SECONDS = 300
@@ -36,15 +37,7 @@ SMALL = {
   'MAX_DECODE_LEN': 4,
   'MAX_RATIONALE_LEN': 6,
 }
-MODEL = network.T5Config(
-  vocab_size=384,
-  emb_dim=16,
-  num_heads=4,
-  head_dim=4,
-  mlp_dim=32,
-  num_encoder_layers=1,
-  num_decoder_layers=1,
-)
+MODEL = models.t5(vocab_size=384, num_heads=4, head_dim=4)
 
 
 def write_student(folder, model=MODEL):
