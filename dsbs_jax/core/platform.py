@@ -4,7 +4,7 @@
 GPUs and TPUs run the plain form of a function, with the gradient that JAX
 derives. XLA's CPU backend is much slower at some of it, so these have a second
 form for CPUs with the same result; behind each its time over the plain form's
-there (docs/performance.md), which `python -m bench.choices` measures again:
+there (docs/performance.md; `python -m bench.suite --sections choices`):
 
   dot_product_attention   gradient written out, fewer passes over pairs: 0.58
   norm.rms_norm           gradient written out, sums as products: 0.82
