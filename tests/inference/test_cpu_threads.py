@@ -46,7 +46,7 @@ def test_rows_are_shared_evenly_and_not_in_crumbs():
 
 def test_threads_run_at_the_same_time():
   """Each waits for the other; one after the other, they would wait in vain."""
-  both = threading.Barrier(2, timeout=30)
+  both = threading.Barrier(2, timeout=300)
   compiled = threading.Event()
 
   def program(params, batch):
