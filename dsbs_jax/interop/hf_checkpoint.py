@@ -11,6 +11,7 @@ import pathlib
 
 import numpy as np
 import safetensors.numpy
+from flax import traverse_util
 
 from dsbs_jax import contract
 from dsbs_jax.core.t5 import parameters
@@ -31,14 +32,11 @@ _UNUSED = (
 )
 
 
-def _unrolled(config: T5Config) -> T5Config:
-  return dataclasses.replace(config, scan_layers=False)
-
-
-def _get(tree: dict, path: tuple[str, ...]):
-  for name in path:
-    tree = tree[name]
-  return tree
+def _flat_shapes(config: T5Config) -> dict[tuple[str, ...], tuple[int, ...]]:
+  """Path in the unrolled tree -> shape."""
+  plain = dataclasses.replace(config, scan_layers=False)
+  flat = traverse_util.flatten_dict(parameters.param_shapes(plain))
+  return {path: leaf.shape for path, leaf in flat.items()}
 
 
 def _check_names(tensors: dict, names: dict, folder: pathlib.Path) -> None:
@@ -93,22 +91,19 @@ def load_params(
   _check_names(tensors, names, folder)
   if config.logits_via_embedding:
     _check_tied(tensors, folder)
-  shapes = parameters.param_shapes(_unrolled(config))
+  shapes = _flat_shapes(config)
   params = {}
   for path, name in names.items():
     tensor = tensors[name]()
     tensor = tensor.T if hf_layout.is_transposed(path) else tensor
-    expected = _get(shapes, path).shape
-    if tensor.shape != expected:
+    if tensor.shape != shapes[path]:
       raise contract.UserError(
         f'{folder}: {name} gives {"/".join(path)} the shape {tensor.shape},'
-        f' expected {expected} (vocab_size {config.vocab_size}, emb_dim'
+        f' expected {shapes[path]} (vocab_size {config.vocab_size}, emb_dim'
         f' {config.emb_dim}). Take the config from the same folder.'
       )
-    node = params
-    for step in path[:-1]:
-      node = node.setdefault(step, {})
-    node[path[-1]] = np.ascontiguousarray(tensor)
+    params[path] = np.ascontiguousarray(tensor)
+  params = traverse_util.unflatten_dict(params)
   if config.scan_layers:
     params = parameters.stack_layers(params, config)
   return params
@@ -186,14 +181,13 @@ def save_hf(
     files |= _tokenizer_files(sentencepiece_file, extra_ids, config)
   if config.scan_layers:
     params = parameters.unstack_layers(params, config)
-  shapes = parameters.param_shapes(_unrolled(config))
+  flat, shapes = traverse_util.flatten_dict(params), _flat_shapes(config)
   tensors = {}
   for path, name in hf_layout.tensor_names(config).items():
-    leaf = _get(params, path)
-    expected = _get(shapes, path).shape
-    if leaf.shape != expected:
+    leaf = flat[path]
+    if leaf.shape != shapes[path]:
       raise ValueError(
-        f'{"/".join(path)} has the shape {leaf.shape}, expected {expected}'
+        f'{"/".join(path)} has the shape {leaf.shape}, expected {shapes[path]}'
         ' by the given T5Config.'
       )
     tensor = np.asarray(leaf, np.float32)

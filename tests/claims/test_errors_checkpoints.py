@@ -40,7 +40,7 @@ EVAL = {
     "CHECKPOINT_PATH='{place}/bin'",
     ('no model.safetensors', 'ALLOW_PICKLE'),
   ),
-  'torn': ("CHECKPOINT_PATH='{place}/torn'", ('no whole safetensors', 'again')),
+  'torn': ("CHECKPOINT_PATH='{place}/torn'", ('complete safetensors', 'again')),
 }
 INFER = {
   'no_input': ("INPUT='/nowhere'", ("'/nowhere'", 'exists')),
@@ -78,7 +78,7 @@ def test_eval_says_what_is_wrong(place, name):
   flag, parts = (CHECKPOINTS | EVAL)[name]
   more = ()
   if name == 'folder':
-    parts = ('no whole safetensors',)  # the network comes from gin
+    parts = ('complete safetensors',)  # the network comes from gin
   refused(
     gin('eval', place, flag.replace('{place}', str(place)), *more), *parts
   )
