@@ -33,3 +33,15 @@ def shared_dir() -> pathlib.Path:
   if not (folder / 'golden').is_dir():
     pytest.skip(f'reference data is not at {folder} (set DSBS_SHARED)')
   return folder
+
+
+@pytest.fixture(
+  params=['t5_1_1', 't5_1_0', 'shared/hf_t5_tiny', 'shared/hf_t5_tied']
+)
+def recorded_model(request) -> pathlib.Path:
+  """A folder of transformers, with what it computed in forward.npz."""
+  source, _, name = request.param.rpartition('/')
+  if source == 'shared':
+    shared_dir = request.getfixturevalue('shared_dir')
+    return shared_dir / 'golden' / 'original' / name
+  return REPOSITORY / 'tests' / 'recordings' / name

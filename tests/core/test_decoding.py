@@ -12,6 +12,7 @@ from dsbs_jax.core import beams, decoding
 from dsbs_jax.interop import hf_checkpoint
 from tests import models
 from tests.core import tiny_decoder
+from tests.recordings import hf_folders
 
 pytestmark = pytest.mark.usefixtures('strict_promotion')
 
@@ -174,26 +175,29 @@ def _logits_function(config):
   )
 
 
-@pytest.mark.parametrize('name', ['hf_t5_tiny', 'hf_t5_tied'])
-def test_outputs_of_random_models_equal_those_of_hugging_face(shared_dir, name):
-  folder = shared_dir / 'golden' / 'original' / name
-  config = hf_checkpoint.config_from_hf(folder)
-  params = hf_checkpoint.load_params(folder, config)
-  _check_recorded(params, config, np.load(folder / 'forward.npz'), 'gen')
+def test_outputs_equal_those_of_hugging_face(recorded_model):
+  config = hf_checkpoint.config_from_hf(recorded_model)
+  params = hf_checkpoint.load_params(recorded_model, config)
+  recorded = np.load(recorded_model / 'forward.npz')
+  sets = [name for name in recorded if name.endswith('_greedy_ids')]
+  assert sets
+  for name in sets:
+    prefix = name.removesuffix('_greedy_ids')
+    _check_recorded(params, config, recorded, prefix)
 
 
 @pytest.mark.parametrize('benchmark', ['cqa', 'svamp'])
 def test_outputs_of_trained_models_equal_those_of_hugging_face(
   shared_dir, benchmark, tmp_path
 ):
-  folder = shared_dir / 'golden' / 'original'
-  weights = folder / 'final_weights' / f'{benchmark}_lr1e-3.safetensors'
-  (tmp_path / 'config.json').write_text(
-    (folder / 'hf_t5_tiny' / 'config.json').read_text()
+  original = shared_dir / 'golden' / 'original'
+  folder = hf_folders.with_weights(
+    tmp_path,
+    config=original / 'hf_t5_tiny' / 'config.json',
+    weights=original / 'final_weights' / f'{benchmark}_lr1e-3.safetensors',
   )
-  (tmp_path / 'model.safetensors').symlink_to(weights)
-  config = hf_checkpoint.config_from_hf(tmp_path)
-  params = hf_checkpoint.load_params(tmp_path, config)
-  recorded = np.load(folder / 'generation_trained.npz')
+  config = hf_checkpoint.config_from_hf(folder)
+  params = hf_checkpoint.load_params(folder, config)
+  recorded = np.load(original / 'generation_trained.npz')
   for task in ('predict', 'explain'):
     _check_recorded(params, config, recorded, f'{benchmark}_{task}')

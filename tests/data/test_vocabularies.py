@@ -11,6 +11,7 @@ import seqio
 from dsbs_jax.data import vocabularies
 from dsbs_jax.preparing import vocabulary_training
 from tests.data import small_prepared
+from tests.recordings import hf_folders
 
 TEXTS = (
   'Ann has 12 pens.',
@@ -28,18 +29,25 @@ def path(tmp_path_factory):
   return small_prepared.vocabulary(tmp_path_factory.mktemp('vocabulary'))
 
 
-def test_ids_equal_the_original_tokenizer(shared_dir):
-  folder = shared_dir / 'golden' / 'original'
-  cases = json.loads((folder / 'tokenizer_cases.json').read_text())
-  vocabulary = vocabularies.load(str(folder / 'tiny.4k.model'))
-  assert vocabulary.size == 4100
-  compared = 0
+def _check_recorded_ids(vocabulary, path):
+  cases = json.loads(path.read_text())
   for text, ids in zip(cases['texts'], cases['ids'], strict=True):
     if '<pad>' in text or '<unk>' in text:  # only there text spells out an id
       continue
-    assert vocabulary.encode(text) + [1] == ids
-    compared += 1
-  assert compared >= 149
+    assert vocabulary.encode(text) + [1] == ids, text
+
+
+def test_ids_equal_those_of_a_t5_tokenizer():
+  vocabulary = vocabularies.load(str(hf_folders.BUNDLED / 'spiece.model'))
+  assert vocabulary.size == 192
+  _check_recorded_ids(vocabulary, hf_folders.BUNDLED / 'tokenizer_cases.json')
+
+
+def test_ids_equal_the_original_tokenizer(shared_dir):
+  folder = shared_dir / 'golden' / 'original'
+  vocabulary = vocabularies.load(str(folder / 'tiny.4k.model'))
+  assert vocabulary.size == 4100
+  _check_recorded_ids(vocabulary, folder / 'tokenizer_cases.json')
 
 
 @pytest.mark.parametrize('extra_ids', [0, 100])

@@ -20,6 +20,7 @@ from dsbs_jax.interop import (
   t5x_write_checkpoint,
 )
 from tests import models
+from tests.recordings import hf_folders
 
 pytest.importorskip('safetensors', reason='comes with the extra hf')
 
@@ -102,9 +103,9 @@ def test_hugging_face_and_back(tmp_path, params):
   )
 
 
-def test_another_vocabulary_is_refused(tmp_path, params, shared_dir):
+def test_another_vocabulary_is_refused(tmp_path, params):
   run = write_run(tmp_path / 'run', params)
-  model = shared_dir / 'golden' / 'original' / 'tiny.4k.model'
+  model = hf_folders.BUNDLED / 'spiece.model'
   export = export_lib.ExportConfig(
     model_dir=str(run), out=str(tmp_path / 'hf'), vocabulary=str(model)
   )

@@ -68,19 +68,17 @@ def test_a_saved_model_is_read_back_bit_for_bit(tmp_path, config, scan_layers):
   assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(read))
 
 
-@pytest.mark.parametrize('name', ['hf_t5_tiny', 'hf_t5_tied'])
-def test_folders_of_transformers_are_reproduced(shared_dir, tmp_path, name):
-  original = shared_dir / 'golden' / 'original' / name
-  config = hf_checkpoint.config_from_hf(original)
-  params = hf_checkpoint.load_params(original, config)
+def test_folders_of_transformers_are_reproduced(recorded_model, tmp_path):
+  config = hf_checkpoint.config_from_hf(recorded_model)
+  params = hf_checkpoint.load_params(recorded_model, config)
   hf_checkpoint.save_hf(tmp_path / 'copy', params, config)
-  expected, found = _tensors(original), _tensors(tmp_path / 'copy')
+  expected, found = _tensors(recorded_model), _tensors(tmp_path / 'copy')
   assert found.keys() == expected.keys()
   for key, tensor in expected.items():
     np.testing.assert_array_equal(found[key], tensor)
   values, copied = (
     json.loads((folder / 'config.json').read_text())
-    for folder in (original, tmp_path / 'copy')
+    for folder in (recorded_model, tmp_path / 'copy')
   )
   for key in ('d_model', 'd_kv', 'feed_forward_proj', 'vocab_size'):
     assert copied[key] == values[key]

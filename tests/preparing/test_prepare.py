@@ -15,6 +15,7 @@ from dsbs_jax.data.prepared import store, tokens
 from dsbs_jax.preparing import prepare as prepare_lib
 from dsbs_jax.preparing import show
 from tests.data import toy
+from tests.recordings import hf_folders
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 
@@ -221,15 +222,30 @@ def test_commonsense_qa_is_the_paper_s(shared_dir, tmp_path, capsys):
   assert means == [2.90, 30.93]
   golden = shared_dir / 'golden' / 'original'
   source = tokens.Source(str(tmp_path), str(golden / 'tiny.4k.model'), 'code')
-  _assert_tokens_equal(source, np.load(golden / 'loss_trajectory_cqa.npz'))
+  recorded = np.load(golden / 'loss_trajectory_cqa.npz')
+  _assert_tokens_equal('cqa', ('train', 'validation'), source, recorded)
 
 
-def _assert_tokens_equal(source, recorded):
+def test_the_bundled_benchmark_is_tokenised_as_recorded(tmp_path):
+  prepare_lib.prepare(
+    prepare_lib.Preparation(
+      benchmark='parcels',
+      source=str(REPOSITORY / 'examples' / 'parcels'),
+      data_dir=str(tmp_path),
+    )
+  )
+  vocabulary = str(hf_folders.BUNDLED / 'spiece.model')
+  source = tokens.Source(str(tmp_path), vocabulary, 'code')
+  recorded = np.load(hf_folders.BUNDLED / 'batches.npz')
+  _assert_tokens_equal('parcels', ('train',), source, recorded)
+
+
+def _assert_tokens_equal(name, splits, source, recorded):
   """The original code's 800 first pairs are ours, id for id."""
-  for view, task in (('pred', 'cqa_gt_label'), ('expl', 'cqa_rationale')):
+  for view, task in (('pred', 'gt_label'), ('expl', 'rationale')):
     ours = {}
-    for split in ('train', 'validation'):
-      data = tokens.load(task, split, source)
+    for split in splits:
+      data = tokens.load(f'{name}_{task}', split, source)
       for i, index in enumerate(data.index.tolist()):
         ours[index] = (data.inputs[i].tolist(), data.targets[i].tolist())
     inputs, mask, labels = (

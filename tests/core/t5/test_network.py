@@ -59,12 +59,10 @@ def _compare_with_recorded(case, encoded, hidden, logits):
   assert token_loss[real].mean() == pytest.approx(case['loss'], rel=1e-6)
 
 
-@pytest.mark.parametrize('name', ['hf_t5_tiny', 'hf_t5_tied'])
-def test_forward_passes_equal_those_of_hugging_face(shared_dir, name):
-  folder = shared_dir / 'golden' / 'original' / name
-  config = hf_checkpoint.config_from_hf(folder)
-  params = hf_checkpoint.load_params(folder, config)
-  recorded = np.load(folder / 'forward.npz')
+def test_forward_passes_equal_those_of_hugging_face(recorded_model):
+  config = hf_checkpoint.config_from_hf(recorded_model)
+  params = hf_checkpoint.load_params(recorded_model, config)
+  recorded = np.load(recorded_model / 'forward.npz')
 
   @models.jit
   def forward(rows):
