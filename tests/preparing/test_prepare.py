@@ -227,14 +227,15 @@ def test_commonsense_qa_is_the_paper_s(shared_dir, tmp_path, capsys):
 
 
 def test_the_bundled_benchmark_is_tokenised_as_recorded(tmp_path):
+  vocabulary = str(hf_folders.BUNDLED / 'spiece.model')
   prepare_lib.prepare(
-    prepare_lib.Preparation(
+    prepare_lib.PrepareConfig(
       benchmark='parcels',
       source=str(REPOSITORY / 'examples' / 'parcels'),
       data_dir=str(tmp_path),
+      vocabulary=vocabulary,
     )
   )
-  vocabulary = str(hf_folders.BUNDLED / 'spiece.model')
   source = tokens.Source(str(tmp_path), vocabulary, 'code')
   recorded = np.load(hf_folders.BUNDLED / 'batches.npz')
   _assert_tokens_equal('parcels', ('train',), source, recorded)
