@@ -17,7 +17,7 @@ import pytest
 from dsbs_jax import contract
 from dsbs_jax.core import objective, optimizer, steps
 from dsbs_jax.interop import hf_checkpoint
-from tests.core import tiny_t5
+from tests import models
 from tests.recordings import hf_folders
 
 STEPS = 100
@@ -230,7 +230,7 @@ def recording(request, tmp_path_factory):
 def runner(config, make_optimizer, chunk_tokens):
   """100 steps in one program; the peak rate is an argument of it."""
 
-  @tiny_t5.jit
+  @models.jit
   def run(params, batches, rate):
     transformation = make_optimizer(
       optimizer.linear_decay(rate, total_steps=STEPS), clip_norm=1.0
