@@ -2,11 +2,14 @@
 """Small made-up runs, in the folders that real ones leave."""
 
 import json
+import os
+import signal
 
 import pytest
 
+# Every test session loads this file: what imports JAX is imported where used.
 from dsbs_jax.data import benchmark
-from dsbs_jax.runs import run_folder, run_names
+from dsbs_jax.runs import run_names
 
 HOSTILE = (
   '</script><script>document.title="pwned"</script>',
@@ -160,7 +163,9 @@ def teach(monkeypatch):
 
   def teach(*examples):
     prepared = Teacher(examples)
-    monkeypatch.setattr(run_folder, 'prepared', lambda name, data_dir: prepared)
+    monkeypatch.setattr(
+      'dsbs_jax.runs.run_folder.prepared', lambda name, data_dir: prepared
+    )
 
   return teach
 
@@ -193,7 +198,6 @@ def hostile_runs(make_run, teach):
 @pytest.fixture(scope='session')
 def small_data(tmp_path_factory):
   """Prepared rows of ours, for runs of `small`."""
-  # Imported here: most tests of this folder need no JAX.
   from tests import small_runs
 
   return small_runs.prepare(tmp_path_factory.mktemp('prepared'))
@@ -218,3 +222,22 @@ def unbroken(settings, tmp_path_factory):
   run = settings(tmp_path_factory.mktemp('runs') / 'unbroken')
   assert loop.train(run) == 0
   return run
+
+
+@pytest.fixture
+def stop_after(monkeypatch):
+  """Sends this process SIGTERM while a run takes a step, counted from 1."""
+  from dsbs_jax.data.batching import loader
+
+  def stop_after(step):
+    give = loader.BatchIterator.__next__
+
+    def give_and_stop(self):
+      batch = give(self)
+      if self.get_state()['next_step'] == step:
+        os.kill(os.getpid(), signal.SIGTERM)
+      return batch
+
+    monkeypatch.setattr(loader.BatchIterator, '__next__', give_and_stop)
+
+  return stop_after

@@ -4,6 +4,7 @@
 import pathlib
 
 import jax
+import numpy as np
 
 from dsbs_jax.core.t5 import network
 from dsbs_jax.preparing import prepare as prepare_lib
@@ -79,3 +80,11 @@ def params(run, step):
 def lines(run) -> str:
   """A run's metrics.jsonl."""
   return (pathlib.Path(run.model_dir) / metrics_log.METRICS_FILE).read_text()
+
+
+def assert_same_run(run, other):
+  """Asserts that two runs of 12 steps ended alike, bit for bit."""
+  jax.tree.map(
+    np.testing.assert_array_equal, params(run, 12), params(other, 12)
+  )
+  assert lines(run) == lines(other)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shapes of a run's batches: given, from prepared data, or typical."""
+"""Shapes of a run's batches: from --batch, from prepared data, or typical."""
 
 import re
 from collections.abc import Mapping, Sequence

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a train step needs of each device's memory, without the devices.
+"""Memory per device that a train step needs, computed without the devices.
 
 Parameters, optimizer state and gradients follow from shapes and shardings.
-What the step needs besides, only a compiler knows: the TPU compiler is asked
-for TPUs, XLA's for simulated CPU devices stands in for GPUs.
+Activations and workspace come from a compiler: the TPU compiler for TPUs,
+XLA for simulated CPU devices in place of GPUs.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from dsbs_jax.hardware import accelerators, batch_shapes, tpu_compiler
 from dsbs_jax.training import step_functions, train_config
 
 _NEEDED = re.compile(r'(?:Used |temporaries \()(\d+(?:\.\d+)?)([KMGT])')
-# Half the time, the same memory: nobody runs these programs.
+# Compiles in half the time, with the same memory; the program is never run.
 QUICK = {'xla_backend_optimization_level': 0}
 _UNITS = {'K': 1 << 10, 'M': 1 << 20, 'G': 1 << 30, 'T': 1 << 40}
 
@@ -139,7 +139,7 @@ def compile_step(
   mesh: jax.sharding.Mesh,
   views: batch_shapes.Views,
 ) -> Compiled:
-  """Compiles the train step for the mesh and asks for its memory."""
+  """Compiles the train step for the mesh and returns its memory."""
   return compile_program(
     step_functions.lower_train_step(run, mesh, views), mesh
   )
@@ -148,9 +148,9 @@ def compile_step(
 def compile_program(
   lowered: jax.stages.Lowered, mesh: jax.sharding.Mesh
 ) -> Compiled:
-  """Compiles a program that was lowered for a mesh, asks for its memory.
+  """Compiles a lowered program and returns the memory it needs.
 
-  A program that does not fit into a TPU is an answer, not an error.
+  A program that is too large for a TPU is a result, not an error.
   """
   platform = mesh.devices.flat[0].platform
   options = QUICK if platform == 'cpu' else None

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What to change when a train step does not fit, cheapest first.
+"""What to change when a train step does not fit into memory, cheapest first.
 
-Each step of the ladder keeps the steps before it. None is recommended unseen:
-the first whose train step compiles into the device's memory is the answer.
+Each option keeps the changes of the options before it. Only an option whose
+train step was compiled and fits is recommended.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ Shapes = Callable[[train_config.TrainConfig, str], batch_shapes.Views]
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-  """One way to train: settings, mesh, and how they differ from the asked ones.
+  """One way to train: settings, mesh, and what differs from the request.
 
   Attributes:
     run: all settings.
@@ -35,14 +35,14 @@ class Option:
   changes: tuple[str, ...] = ()
 
   def then(self, change: str, *, mesh: str | None = None, **fields) -> 'Option':
-    """This option with some settings replaced."""
+    """This option with one more change."""
     run = dataclasses.replace(self.run, **fields)
     return Option(run, mesh or self.mesh, (*self.changes, change))
 
 
 @dataclasses.dataclass(frozen=True)
 class FitResult:
-  """What came of an option.
+  """Whether an option fits, and what it needs.
 
   Attributes:
     option: the option.
@@ -60,7 +60,7 @@ class FitResult:
 
 
 def options(asked: Option, device: accelerators.Device) -> Iterator[Option]:
-  """The options, each on top of the ones before it."""
+  """The options, each on top of the ones before it, cheapest first."""
   option = asked
   if option.run.model.remat != 'full':
     model = dataclasses.replace(option.run.model, remat='full')
@@ -102,7 +102,7 @@ def compile_option(
   Args:
     option: settings and mesh.
     device: what it must fit into.
-    shapes: gives the batch of settings and a mesh.
+    shapes: (settings, mesh) -> shapes of the batch by view.
 
   Returns:
     The result; None where the batch's rows do not divide.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plans a training run for hardware that is not there: memory, time, price."""
+"""Plans a training run on any hardware: memory, time and price."""
 
 import dataclasses
 import functools
@@ -34,7 +34,7 @@ _NO_SHARES = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PlanRequest:
-  """What a plan is made for.
+  """The hardware to plan for.
 
   Attributes:
     mesh: data x model devices, such as '8x4'.
@@ -88,10 +88,10 @@ def shares(texts: Sequence[str]) -> tuple[float, ...]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HardwarePlan:
-  """The answer.
+  """What a run needs on the hardware of a request.
 
   Attributes:
-    request: what was asked.
+    request: the hardware.
     assumed: settings that decide the figures, by their macros.
     batch_from: where the shapes of the batch come from.
     views: shapes of the batch by view.
@@ -195,7 +195,7 @@ def make(run: train_config.TrainConfig, request: PlanRequest) -> HardwarePlan:
 
 
 def _search(asked, device, shapes):
-  """Tries options until one fits; all that were tried, and that one."""
+  """Compiles options until one fits: (all that were tried, that one)."""
   tried = []
   for option in memory_options.options(asked, device):
     progress.say(f'it does not fit; trying {" ".join(option.changes)}')

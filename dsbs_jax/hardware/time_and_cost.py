@@ -17,7 +17,7 @@ Range = tuple[float, float]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Forecast:
-  """A run's pace; a range is (at low, at high) utilisation.
+  """Speed and price of a run; a range is (at low, at high) utilisation.
 
   Attributes:
     flops_per_step: of the products of the network, forward and backward, over
@@ -68,7 +68,7 @@ def forecast(
   utilisation: Range = PUBLISHED_UTILISATION,
   price_per_device_hour: float | None = None,
 ) -> Forecast:
-  """The pace of a run.
+  """The speed and price of a run.
 
   Args:
     run: all settings.

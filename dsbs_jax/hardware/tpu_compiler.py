@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The TPU compiler, which runs where there is no TPU.
+"""The TPU compiler, which needs no TPU.
 
-`libtpu` (the extra `tpu`) holds the compiler. It gives devices that programs
-can be compiled for and not be run on.
+`libtpu` (the extra `tpu`) holds the compiler. Its devices can be compiled for
+but not run on.
 """
 
 import importlib.util

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Damaged checkpoints: found before a run goes on, set aside, never deleted."""
+"""Finds damaged checkpoints before a run resumes and renames them."""
 
 import pathlib
 
@@ -18,11 +18,12 @@ _NONE, _ALL_DAMAGED = -1, -2
 
 
 def latest_valid_step(model_dir: str) -> int | None:
-  """The checkpoint from which a run goes on; damaged ones are set aside.
+  """The newest checkpoint that is not damaged, for a run to resume from.
 
-  Process 0 reads all files of the newest checkpoint, and, if it is damaged, of
-  the one before. The damaged ones are renamed to `checkpoint_<n>.damaged`, and
-  what is wrong with each is said. The other processes go by its finding.
+  Process 0 compares all files of the newest checkpoint with their checksums,
+  and, if it is damaged, those of the one before. It renames damaged ones to
+  `checkpoint_<n>.damaged`, prints what is wrong with each, and tells the other
+  processes which step it found.
 
   Args:
     model_dir: the run's folder, which need not exist.
@@ -31,8 +32,8 @@ def latest_valid_step(model_dir: str) -> int | None:
     Its step; None where there is no checkpoint at all.
 
   Raises:
-    UserError: there are checkpoints, but all are damaged. They stay as they
-      are: a run never starts over in silence.
+    UserError: there are checkpoints, but all are damaged. They are left as
+      they are: a run never starts over without a word.
   """
   found, error = _ALL_DAMAGED, None
   if jax.process_index() == 0:

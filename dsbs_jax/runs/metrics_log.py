@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run tells: metrics.jsonl, TensorBoard, a progress line.
+"""Metrics of a run: metrics.jsonl, TensorBoard and the progress line.
 
-`metrics.jsonl` holds what the run computed and nothing of how fast it went, so
-a resumed run writes the same file as an unbroken one; rates go to TensorBoard
+`metrics.jsonl` holds what was computed and no rates, so that a resumed run
+writes the same file as one that was never interrupted. Rates go to TensorBoard
 and the progress line.
 """
 
@@ -28,7 +28,7 @@ class MetricsLog:
     train_steps: the step at which the run ends, for the ETA.
     start_step: the step at which this process starts; later lines of
       metrics.jsonl, written by a process that died, are dropped.
-    writes: False on all processes but the first.
+    writes: whether this process writes: the first one alone.
   """
 
   def __init__(
@@ -51,7 +51,7 @@ class MetricsLog:
         self._events = tensorboard.EventFile(self._folder)
 
   def config(self, text: str | None) -> None:
-    """Keeps the gin config that the run was made from, as T5X does."""
+    """Writes the gin config of the run to config.gin, as T5X does."""
     if self._writes and text is not None:
       files.replace_text(self._folder / 'config.gin', text)
 
@@ -94,7 +94,7 @@ class MetricsLog:
     self.say(f'step {step:,}  {split}: {shown}')
 
   def pause(self, step: int) -> None:
-    """Keeps the time of an evaluation or a save out of the step rate."""
+    """Restarts the clock of the step rate, after an evaluation or a save."""
     self._mark = (time.monotonic(), step)
 
   def say(self, text: str) -> None:
@@ -103,7 +103,7 @@ class MetricsLog:
       progress.say(text)
 
   def close(self) -> None:
-    """Writes out what TensorBoard still holds."""
+    """Flushes the TensorBoard file."""
     if self._events is not None:
       with files.writing(self._folder):
         self._events.close()
@@ -166,7 +166,7 @@ def summarise(metrics: list[Mapping[str, jax.Array]]) -> dict[str, float]:
 
 
 def drop_lines_after(path: pathlib.Path, step: int) -> None:
-  """Drops lines of later steps, and a torn last line, from a JSONL file."""
+  """Removes lines of later steps, and a half-written last line."""
   if not path.exists():
     return
   kept = []

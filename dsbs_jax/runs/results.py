@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads runs back: what was trained, on what, how it went, whether it ended.
+"""Reads finished and running runs back: settings, metrics, coordinates.
 
-A run is known by its folder: `gin_config.gin` says what it was, `metrics.jsonl`
-how it went, and the folder's name where it stands in a sweep. A run made by
-hand has no such name; its model is then named by its size and its share of
-the data is read from the prepared data.
+A run is read from its folder: settings from `config.gin`, metrics from
+`metrics.jsonl`, and its coordinates in a sweep from the folder's name. A run
+outside a sweep has a free name: its model is named by its size, and its
+share of the training data is read from the prepared data.
 """
 
 import collections
@@ -162,8 +162,8 @@ def _coordinates(
   seed = macros.get('SEED', 0)
   if not isinstance(task, str):
     raise contract.UserError(
-      f'{path / run_folder.CONFIG_FILE} names no MIXTURE_OR_TASK_NAME, expected the'
-      ' operative config of a training run. Remove the folder from the report.'
+      f'{path / run_folder.CONFIG_FILE} names no MIXTURE_OR_TASK_NAME, expected'
+      ' the operative config of a training run. Remove the folder from the report.'
     )
   named = run_names.parse(path.name)
   if named is None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run's folder tells: its config, its metrics, whether it ended."""
+"""Reads a run's folder: its config, its metrics, whether it is finished."""
 
 import ast
 import collections
@@ -140,7 +140,7 @@ def is_finished(
 
 
 def saved_step(path: pathlib.Path) -> int:
-  """The newest step that has a whole checkpoint, 0 where none has."""
+  """The step of the newest checkpoint, 0 without one."""
   pattern = re.compile(rf'{checkpoints.PREFIX}_(\d+)')
   matches = (pattern.fullmatch(p.name) for p in path.glob('*'))
   return max((int(match[1]) for match in matches if match), default=0)

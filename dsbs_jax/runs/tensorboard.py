@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TensorBoard's event file, written by the caller's own thread.
+"""TensorBoard event file, written in the caller's thread.
 
-tensorboardX's SummaryWriter hands events to a thread of its own: once that
-thread has died of a full disk, the queue fills up and the run hangs.
+tensorboardX's SummaryWriter writes in a thread of its own. If that thread dies
+because the disk is full, the queue fills up and the run hangs.
 """
 
 import os
@@ -24,7 +24,7 @@ class EventFile:
   """
 
   def __init__(self, folder: pathlib.Path):
-    # The process in its name: two starts may read the same time.
+    # The process id keeps two starts within one second apart.
     self._writer = event_file_writer.EventsWriter(
       str(folder / 'events'), filename_suffix=f'.{os.getpid()}'
     )
@@ -42,5 +42,5 @@ class EventFile:
       self._flushed = time.monotonic()
 
   def close(self) -> None:
-    """Writes out what is still in memory."""
+    """Flushes and closes the file."""
     self._writer.close()

@@ -10,7 +10,7 @@ _VARIABLE = 'JAX_COMPILATION_CACHE_DIR'
 
 
 def use_cache() -> pathlib.Path | None:
-  """Keeps compiled programs for later processes of this user.
+  """Keeps compiled programs on disk for later processes of this user.
 
   `JAX_COMPILATION_CACHE_DIR` names another folder; empty, it turns the cache
   off.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Joining the other processes of a run, before anything else touches JAX."""
+"""Runs of several processes: connecting them, and noticing a lost one."""
 
 import contextlib
 import os
@@ -12,9 +12,9 @@ from dsbs_jax import contract
 
 _NUMBERS = ('JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
 _ADDRESS = 'JAX_COORDINATOR_ADDRESS'
-# A process that is silent for so long is taken for dead, which ends the others.
+# After so long without a heartbeat a process counts as dead; the others end.
 HEARTBEAT_SECONDS = 30
-# How long a process that ends by an error waits for the others to end.
+# How long a failed process waits for the others to end.
 SHUTDOWN_SECONDS = 30
 _LOST = re.compile('gloo|nccl|unavailable|deadline_exceeded|aborted|connection')
 

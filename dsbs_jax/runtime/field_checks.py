@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What settings must be: each check names the field, its value and the rule.
+"""Checks of config fields: gin passes on whatever a user types, of any type.
 
-Gin gives whatever a user types, of any type; a message begins with the
-field's name, from which the place is found (see `gin_config`).
+Each message begins with the field's name, from which `gin_config` finds the
+file or flag that set it.
 """
 
 import math

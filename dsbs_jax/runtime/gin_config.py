@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gin, the only file that touches it: parse, guard, build, write down.
+"""The only file that imports gin: parses and builds a config, writes it down.
 
 An engine file binds the fields of one settings dataclass; model and benchmark
-files set macros. `build` parses them, calls the dataclass through gin, and
-refuses what would otherwise pass in silence: a binding or macro that nothing
-reads.
+files set macros. `build` parses them and calls the dataclass through gin. A
+binding or macro that nothing reads is an error; gin would ignore it.
 """
 
 import contextlib
@@ -54,7 +53,7 @@ def build(
   """Parses gin files and bindings and builds the settings that they bind.
 
   Args:
-    settings: a dataclass that the engine file binds, such as `train_config.TrainConfig`.
+    settings: a dataclass that the engine file binds, such as `TrainConfig`.
     gin_files: engine first, then model and benchmark files.
     gin_bindings: `NAME = VALUE` lines that override the files.
     search_paths: folders in which relative gin files are looked up.
@@ -95,7 +94,7 @@ def build(
 
 
 def operative_text() -> str:
-  """The bindings that were read, as a gin file that rebuilds the settings."""
+  """The operative config: a gin file that rebuilds the settings."""
   return gin.operative_config_str()
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gin's messages -> what is wrong, what was expected, and what to type."""
+"""Gin's error messages, rewritten: what is wrong, what to type instead."""
 
 import difflib
 import re
@@ -25,7 +25,7 @@ QUOTES = 'strings need quotes of their own: --gin.MODEL_DIR="\'/runs/1\'"'
 
 
 def explain(error: Exception, known: Iterable[str]) -> str:
-  """One line for people, without the place.
+  """The error in one line, without the file or flag.
 
   Args:
     error: what gin, or a dataclass that it built, raised.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a command tells while it works: lines on stderr, durations, an ETA."""
+"""Progress of a command: lines on stderr, durations, ETA."""
 
 import shutil
 import sys

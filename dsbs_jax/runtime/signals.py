@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SIGTERM and SIGINT as a polite request to stop after the step."""
+"""SIGTERM and SIGINT ask a run to stop after the current step."""
 
 import signal
 
 import jax
 from jax.experimental import multihost_utils
 
-# EX_TEMPFAIL of sysexits.h: saved; the same command goes on.
+# EX_TEMPFAIL of sysexits.h: the run is saved, the same command resumes it.
 INTERRUPTED_STATUS = 75
 
 
 class StopRequest:
   """Remembers the first signal; a second SIGINT ends the process at once.
 
-  Among several processes JAX receives SIGTERM, whichever process gets it, and
-  all of them agree on the step after which they stop. SIGINT is left alone
-  there: stop such a run with SIGTERM.
+  With several processes JAX handles SIGTERM, whichever process receives it, and
+  all of them agree on the step after which they stop. SIGINT is not handled
+  then: stop such a run with SIGTERM.
   """
 
   def __init__(self):
@@ -30,7 +30,7 @@ class StopRequest:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
   def requested(self, step: int = 0) -> bool:
-    """Whether to stop now; to be asked once per step by every process.
+    """Whether to stop now; every process calls this once per step.
 
     Args:
       step: steps done, the same on all processes; one process needs none.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text of others on a terminal: what would steer it is shown, not obeyed."""
+"""Untrusted text on a terminal: control characters are shown as escapes."""
 
 import re
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The training run, from top to bottom.
 
-tokens -> mesh -> state -> restore -> steps, with evaluations and checkpoints
+Data, train state, then step after step, with evaluations and checkpoints
 between them. No hooks and no callbacks: what happens, happens in `train`.
 """
 
@@ -35,7 +35,7 @@ def train(
 ) -> int:
   """Trains, evaluates and saves until `train_steps` are done.
 
-  A run that finds checkpoints in its folder goes on from the newest.
+  A run that finds checkpoints in its folder resumes from the newest.
 
   Args:
     run: all settings.
@@ -45,13 +45,16 @@ def train(
     0, or signals.INTERRUPTED_STATUS if a signal ended the run early.
 
   Raises:
-    UserError: the settings do not fit each other, the data or a checkpoint.
+    UserError: the settings do not fit each other, the data or a checkpoint, or
+      too many steps were not finite.
   """
   started = time.monotonic()
   malloc.keep_freed_memory()
   compilation_cache.use_cache()
   files.check_writable(run.model_dir)
   mesh = partitioning.make_mesh(run.mesh)
+
+  # What to train on: this process's rows of every batch.
   source = register.source(
     data_dir=run.data_dir, vocabulary=run.vocabulary, prefixes=run.prefixes
   )
@@ -60,42 +63,33 @@ def train(
   check_vocabulary(vocabulary, run.model)
   data = open_data(run, source, mesh)
   progress.say(data.describe())
+  batches = data.iterate()
+  batch_sharding = partitioning.batch_sharding(mesh)
 
-  optimizer = run.transformation()
-  init_key, run_key = jax.random.split(jax.random.key(run.seed))
-
-  def init(key):
-    return steps.init_state(key, run.model, optimizer)
-
-  shapes = jax.eval_shape(init, init_key)
-  shardings = partitioning.state_shardings(shapes, mesh, run.sharding_rules())
-  like = checkpoints.shapes_with_shardings(shapes, shardings)
-  newest = checkpoint_repair.latest_valid_step(run.model_dir)
+  # The train state: from the newest checkpoint, or at its start.
+  abstract_state = step_functions.state(run, mesh)
+  latest_step = checkpoint_repair.latest_valid_step(run.model_dir)
   saved = checkpoints.Checkpoints(
     run.model_dir,
     keep=run.keep_checkpoints,
     monitor=f'{run.eval_splits[0]}/accuracy' if run.eval_splits else None,
   )
-  facts = resume_check.run_fingerprint(run, source, vocabulary)
-  batches = data.iterate()
-  position = {}
-  if newest is not None:
-    resume_check.check(saved.run_facts(newest), facts, run.model_dir)
-    state, position = saved.restore(newest, like)
-    batches.set_state(position['loader'])
-    progress.say(f'resuming {run.model_dir} from step {newest:,}')
+  fingerprint = resume_check.run_fingerprint(run, source, vocabulary)
+  init_key, run_key = jax.random.split(jax.random.key(run.seed))
+  if latest_step is None:
+    position = {}
+    state = init_state(run, abstract_state, init_key)
   else:
-    progress.say(f'initialising {count(shapes.params):,} parameters')
-    state = jax.jit(init, out_shardings=shardings)(init_key)
-    if run.initial_checkpoint_path:
-      params = read_checkpoint.load_params(
-        run.initial_checkpoint_path,
-        run.model,
-        like=like.params,
-        allow_pickle=run.allow_pickle,
-      )
-      state = state.replace(params=params)
+    saved_run = saved.run_facts(latest_step)
+    resume_check.check(saved_run, fingerprint, run.model_dir)
+    state, position = saved.restore(latest_step, abstract_state.like)
+    batches.set_state(position['loader'])
+    progress.say(f'resuming {run.model_dir} from step {latest_step:,}')
+  step = int(state.step)
 
+  # What happens to it.
+  train_step = step_functions.train_step(run, abstract_state.shardings, mesh)
+  key_data = np.asarray(jax.random.key_data(run_key))
   evaluator = evaluator_lib.Evaluator(
     evaluator_lib.EvaluatorConfig(
       task=run.mixture_or_task_name,
@@ -106,11 +100,8 @@ def train(
     ),
     source=source,
     mesh=mesh,
-    param_shardings=shardings.params,
+    param_shardings=abstract_state.shardings.params,
   )
-  train_step = step_functions.train_step(run, shardings, mesh)
-  key_data = np.asarray(jax.random.key_data(run_key))
-  step = int(state.step)
   log = metrics_log.MetricsLog(
     run.model_dir,
     train_steps=run.train_steps,
@@ -118,41 +109,43 @@ def train(
     writes=jax.process_index() == 0,
   )
   log.config(config_text)
-  facts |= {'config': config_text}
   buffer = metrics_buffer.MetricsBuffer(
     data.example_ids,
     saved.describe_newest,
     max_nonfinite_steps=run.max_nonfinite_steps,
     saved=position,
   )
+
+  def save(scores=None):
+    position = {'loader': batches.get_state(), **buffer.to_json()}
+    facts = {**fingerprint, 'config': config_text}
+    saved.save(state, position=position, run=facts, metrics=scores)
+
   stop = signals.StopRequest()
+  first_step = step + 1
   if step < run.train_steps:
     log.say('compiling the train step')
-  first = True
   with contextlib.closing(log), contextlib.closing(saved):
     while step < run.train_steps and not stop.requested(step):
-      batch = to_global(next(batches), partitioning.batch_sharding(mesh))
+      batch = to_global(next(batches), batch_sharding)
       state, metrics = train_step(state, batch, key_data)
       step += 1
       buffer.add(step, metrics)
-      if first:
+      if step == first_step:
         buffer.fetch()
         log.say(f'first step after {time.monotonic() - started:.1f} s')
         log.pause(step)
-        first = False
-      due = step % run.eval_period == 0 or step == run.train_steps
-      if step % run.log_period == 0 or due:
+      eval_due = step % run.eval_period == 0 or step == run.train_steps
+      if step % run.log_period == 0 or eval_due:
         log.train(step, buffer.pop_means())
         saved.check_for_errors()
-      if due:
-        scores = evaluator.evaluate_all(state.params, step, run.model_dir, log)
-        position = {'loader': batches.get_state(), **buffer.to_json()}
-        saved.save(state, position=position, run=facts, metrics=scores)
+      if eval_due:
+        save(evaluator.evaluate_all(state.params, step, run.model_dir, log))
         log.pause(step)
     if stop.name and step != saved.latest_step():
-      # Lines of metrics average over log_period steps, whoever computed them.
-      position = {'loader': batches.get_state(), **buffer.to_json()}
-      saved.save(state, position=position, run=facts)
+      # The buffer goes along: the next log line is that of an unbroken run.
+      save()
+
   if step < run.train_steps:
     log.say(
       f'stopped by {stop.name} at step {step:,}; the same command goes on from'
@@ -161,6 +154,31 @@ def train(
     return signals.INTERRUPTED_STATUS
   log.say(f'done: {step:,} steps, checkpoints in {run.model_dir}')
   return 0
+
+
+def init_state(
+  run: train_config.TrainConfig,
+  abstract_state: step_functions.State,
+  key: jax.Array,
+) -> steps.TrainState:
+  """The state of a new run: random, or with a checkpoint's parameters."""
+  num_params = count(abstract_state.shapes.params)
+  progress.say(f'initialising {num_params:,} parameters')
+  optimizer = run.transformation()
+  init = jax.jit(
+    lambda key: steps.init_state(key, run.model, optimizer),
+    out_shardings=abstract_state.shardings,
+  )
+  state = init(key)
+  if run.initial_checkpoint_path:
+    params = read_checkpoint.load_params(
+      run.initial_checkpoint_path,
+      run.model,
+      like=abstract_state.like.params,
+      allow_pickle=run.allow_pickle,
+    )
+    state = state.replace(params=params)
+  return state
 
 
 def open_data(
@@ -203,5 +221,5 @@ def check_vocabulary(
 
 
 def count(shapes: Any) -> int:
-  """Numbers in a parameter tree."""
+  """The number of parameters in a tree of arrays or shapes."""
   return sum(leaf.size for leaf in jax.tree.leaves(shapes))

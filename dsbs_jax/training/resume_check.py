@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a resumed run must have in common with the run that saved."""
+"""Refuses to resume a run with settings that change what it computes."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ from dsbs_jax.data.prepared import store, tokens, views
 def run_fingerprint(
   run: Any, source: tokens.Source, vocabulary: vocabularies.Vocabulary
 ) -> dict[str, Any]:
-  """The facts of a run that may not change while it goes on.
+  """What may not change when a run resumes: model, data, optimizer and so on.
 
   Args:
     run: the settings, `train_config.TrainConfig`.
@@ -46,7 +46,7 @@ def run_fingerprint(
 def check(
   saved: Mapping[str, Any], now: Mapping[str, Any], model_dir: str
 ) -> None:
-  """Raises where a resumed run differs in more than its length or logging."""
+  """Raises UserError if a resumed run would compute something else."""
   changed = [
     f'{name}: {saved.get(name)!r} -> {value!r}'
     for name, value in now.items()
@@ -60,7 +60,7 @@ def check(
 
 
 def _decisive(fact: Any) -> Any:
-  """A fact without what only saves memory, and without terms that are off."""
+  """A value without what only saves memory, and without terms that are off."""
   if isinstance(fact, dict):
     fact = {key: value for key, value in fact.items() if key != 'remat'}
     # Older runs name the term's weight otherwise, or not at all.

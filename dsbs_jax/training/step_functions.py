@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The programs of a run, jitted with their shardings, and their arguments.
+"""The jitted step functions of a run, and the shapes of their arguments.
 
-Training calls them with arrays. The planner lowers and compiles the very same
-ones from shapes, for machines that are not there.
+Training calls them with arrays. The planner lowers and compiles the same ones
+from shapes, for machines that are not there.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ _PACKED_ROWS = {
 
 @dataclasses.dataclass(frozen=True)
 class State:
-  """A train state by shapes: `shapes` and `shardings` are of one structure."""
+  """An abstract train state: a tree of shapes and a tree of shardings."""
 
   shapes: Any
   shardings: Any
@@ -48,7 +48,7 @@ class State:
 
 
 def state(run: train_config.TrainConfig, mesh: Mesh) -> State:
-  """The run's train state on a mesh, nothing of it computed."""
+  """The run's abstract train state on a mesh; computes nothing."""
   transformation = run.transformation()
   shapes = jax.eval_shape(
     lambda key: steps.init_state(key, run.model, transformation),
@@ -73,8 +73,8 @@ def train_step(
   """
   transformation = run.transformation()
 
-  def step(state, batch, key_data):
-    take = steps.make_train_step(
+  def step_fn(state, batch, key_data):
+    train_step = steps.make_train_step(
       run.model,
       train_config.objective_of(run),
       transformation,
@@ -85,12 +85,12 @@ def train_step(
       num_pairs=run.batch_size,
     )
     if run.max_nonfinite_steps:
-      take = nonfinite.skip_updates(take)
-    return take(state, batch)
+      train_step = nonfinite.skip_updates(train_step)
+    return train_step(state, batch)
 
   replicated = NamedSharding(mesh, PartitionSpec())
   return jax.jit(
-    step,
+    step_fn,
     in_shardings=(shardings, partitioning.batch_sharding(mesh), replicated),
     out_shardings=(shardings, replicated),
     donate_argnums=0,

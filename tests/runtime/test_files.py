@@ -16,7 +16,6 @@ from dsbs_jax.runs import checkpoints, tensorboard
 from dsbs_jax.runtime import files, signals
 from dsbs_jax.training import loop
 from tests import small_runs
-from tests.training.test_nonfinite_steps import _stop_after
 
 SIZE = 16 << 20  # bytes
 
@@ -40,26 +39,12 @@ def _fill(volume, leave):
   (volume / 'ballast').write_bytes(b'\0' * (free - leave))
 
 
-def _stopped_at_6(run, monkeypatch):
-  with monkeypatch.context() as patched:
-    _stop_after(6, patched)
-    assert loop.train(run) == signals.INTERRUPTED_STATUS
-
-
-def _same(run, other):
-  jax.tree.map(
-    np.testing.assert_array_equal,
-    small_runs.params(run, 12),
-    small_runs.params(other, 12),
-  )
-  assert small_runs.lines(run) == small_runs.lines(other)
-
-
 def test_a_full_disk_is_a_clear_error_and_harms_nothing(
-  unbroken, settings, volume, monkeypatch
+  unbroken, settings, volume, stop_after
 ):
   run = settings(volume / 'run')
-  _stopped_at_6(run, monkeypatch)
+  stop_after(6)
+  assert loop.train(run) == signals.INTERRUPTED_STATUS
   _fill(volume, 96 << 10)
   with pytest.raises(contract.UserError, match='not written: .*No space') as e:
     loop.train(run)
@@ -69,7 +54,7 @@ def test_a_full_disk_is_a_clear_error_and_harms_nothing(
   assert checkpoints.Checkpoints(run.model_dir).latest_step() == 6
   (volume / 'ballast').unlink()
   assert loop.train(run) == 0
-  _same(run, unbroken)
+  small_runs.assert_same_run(run, unbroken)
   assert not list((volume / 'run').glob('*tmp*'))
 
 
@@ -126,7 +111,7 @@ def test_events_on_a_full_disk_raise_and_do_not_hang(volume):
 
 
 def test_a_clock_that_jumps_back_changes_nothing(
-  unbroken, settings, tmp_path, monkeypatch
+  unbroken, settings, tmp_path, monkeypatch, stop_after
 ):
   run = settings(tmp_path, 'EVAL_PERIOD = 3', 'KEEP_CHECKPOINTS = 1')
   now, jump = time.time(), iter(range(10**9))
@@ -137,7 +122,7 @@ def test_a_clock_that_jumps_back_changes_nothing(
   with monkeypatch.context() as patched:
     patched.setattr(time, 'time', back)
     patched.setattr(time, 'time_ns', lambda: int(back() * 1e9))
-    _stop_after(7, patched)
+    stop_after(7)
     assert loop.train(run) == signals.INTERRUPTED_STATUS
   # And the files of the oldest checkpoint are of tomorrow.
   folders = sorted(tmp_path.glob('checkpoint_*'))

@@ -2,7 +2,6 @@
 """A loss that is not finite ends the run, or is skipped and counted."""
 
 import json
-import signal
 
 import jax
 import numpy as np
@@ -35,15 +34,6 @@ def poison(monkeypatch):
   return poison
 
 
-def _stop_after(step, monkeypatch):
-  def requested(self, now=0):
-    if now == step:
-      self._signal = signal.SIGTERM
-    return self._signal is not None
-
-  monkeypatch.setattr(signals.StopRequest, 'requested', requested)
-
-
 def _same(one, other):
   jax.tree.map(np.testing.assert_array_equal, one, other)
 
@@ -70,12 +60,11 @@ def test_a_nonfinite_step_ends_the_run_and_is_never_saved(
   assert json.loads(small_runs.lines(run).splitlines()[-1])['step'] == 6
   poison()
   assert loop.train(run) == 0
-  _same(small_runs.params(run, 12), small_runs.params(unbroken, 12))
-  assert small_runs.lines(run) == small_runs.lines(unbroken)
+  small_runs.assert_same_run(run, unbroken)
 
 
 def test_nonfinite_steps_are_skipped_and_counted_across_a_resume(
-  settings, tmp_path, poison, monkeypatch, capsys
+  settings, tmp_path, poison, stop_after, capsys
 ):
   poison(2, 7)
   whole = settings(tmp_path / 'whole', 'MAX_NONFINITE_STEPS = 2')
@@ -89,17 +78,13 @@ def test_nonfinite_steps_are_skipped_and_counted_across_a_resume(
   assert all(np.isfinite(line['loss']) for line in train)
 
   broken = settings(tmp_path / 'broken', 'MAX_NONFINITE_STEPS = 2')
-  with monkeypatch.context() as patched:
-    _stop_after(3, patched)
-    assert loop.train(broken) == signals.INTERRUPTED_STATUS
+  stop_after(3)
+  assert loop.train(broken) == signals.INTERRUPTED_STATUS
   assert loop.train(broken) == 0
-  _same(small_runs.params(broken, 12), small_runs.params(whole, 12))
-  assert small_runs.lines(broken) == small_runs.lines(whole)
+  small_runs.assert_same_run(broken, whole)
 
   fewer = settings(tmp_path / 'fewer', 'MAX_NONFINITE_STEPS = 1')
-  with monkeypatch.context() as patched:
-    _stop_after(3, patched)
-    assert loop.train(fewer) == signals.INTERRUPTED_STATUS
+  assert loop.train(fewer) == signals.INTERRUPTED_STATUS
   with pytest.raises(ValueError, match='non-finite step number 2'):
     loop.train(fewer)
 
