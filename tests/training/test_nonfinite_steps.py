@@ -18,7 +18,7 @@ from tests import small_runs
 @pytest.fixture
 def poison(monkeypatch):
   """Makes the batches of some steps, counted from 1, give losses of NaN."""
-  give = loader.Batches.__next__
+  give = loader.BatchIterator.__next__
 
   def poison(*nonfinite_steps):
     def poisoned(self):
@@ -29,7 +29,7 @@ def poison(monkeypatch):
           rows['decoder_loss_weights'] = weights * np.float32(np.nan)
       return batch
 
-    monkeypatch.setattr(loader.Batches, '__next__', poisoned)
+    monkeypatch.setattr(loader.BatchIterator, '__next__', poisoned)
 
   return poison
 
