@@ -26,6 +26,7 @@ from absl import flags
 
 from dsbs_jax.runtime import command, gin_config
 from dsbs_jax.serving import server as server_lib
+from tests.inference import small_student
 from tests.serving import serving_process
 
 _MODEL = flags.DEFINE_string('model', 'mini', 'A file of gin/models.')
@@ -82,7 +83,7 @@ def _write_student(folder: pathlib.Path, files, macros) -> None:
     gin_bindings=[f'{name} = {value!r}' for name, value in macros.items()],
     search_paths=[str(_REPOSITORY)],
   )
-  serving_process.write_student(folder / 'run', run.model)
+  small_student.write(folder / 'run', run.model)
 
 
 def _measure_all(servers) -> list[dict]:

@@ -22,6 +22,7 @@ import jax
 import jax.export
 import numpy as np
 import safetensors.numpy
+from flax import traverse_util
 
 from dsbs_jax import contract
 from dsbs_jax.core import decoding
@@ -60,13 +61,8 @@ def flat_params(params: Any, config: network.T5Config) -> dict[str, np.ndarray]:
   """Parameters by path, 'encoder/layers_0/mlp/wo/kernel', layers unrolled."""
   if config.scan_layers:
     params = parameters.unstack_layers(params, config)
-  leaves, _ = jax.tree_util.tree_flatten_with_path(params)
-  return {
-    jax.tree_util.keystr(path, simple=True, separator='/'): np.asarray(
-      leaf, np.float32
-    )
-    for path, leaf in leaves
-  }
+  flat = traverse_util.flatten_dict(params, sep='/')
+  return {path: np.asarray(leaf, np.float32) for path, leaf in flat.items()}
 
 
 def export_program(
@@ -83,29 +79,18 @@ def export_program(
     (dict of parameters by path, [B, S] int32) -> [B, L] int32, B symbolic.
   """
   plain = dataclasses.replace(config, scan_layers=False)
-  shapes = network.param_shapes(plain)
-  structure = jax.tree.structure(shapes)
-  names = list(flat_shapes(shapes))
+  shapes = traverse_util.flatten_dict(network.param_shapes(plain), sep='/')
 
   def generate(flat, tokens):
-    params = jax.tree.unflatten(structure, [flat[name] for name in names])
+    params = traverse_util.unflatten_dict(flat, sep='/')
     rows = {'encoder_input_tokens': tokens}
     return decoding.greedy(params, plain, rows, max_decode_len=output_length)
 
   (rows,) = jax.export.symbolic_shape('rows')
   tokens = jax.ShapeDtypeStruct((rows, input_length), np.int32)
   return jax.export.export(jax.jit(generate), platforms=PLATFORMS)(
-    flat_shapes(shapes), tokens
+    shapes, tokens
   )
-
-
-def flat_shapes(shapes: Any) -> dict[str, jax.ShapeDtypeStruct]:
-  """Shapes by path, in the order of the tree's leaves."""
-  leaves, _ = jax.tree_util.tree_flatten_with_path(shapes)
-  return {
-    jax.tree_util.keystr(path, simple=True, separator='/'): leaf
-    for path, leaf in leaves
-  }
 
 
 def save(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A checkpoint's list of its files: saved with it, compared before it is read.
+"""Checksums of a checkpoint's files: saved with it, checked before reading.
 
 OCDBT checks its index, but neither the arrays that lie outside of it nor the
 JSON files beside it: a flipped bit there would be read as it stands. So every
@@ -23,7 +23,6 @@ FILE = 'checksums.json'
 
 _FORMAT = 1
 _READERS = 4
-_CHUNK = 1 << 20  # bytes
 
 
 def write(folder: pathlib.Path) -> None:
@@ -109,11 +108,8 @@ def _digest(files: Mapping[str, Any]) -> str:
 
 
 def _sha256(path: pathlib.PurePath) -> str:
-  hasher = hashlib.sha256()
   with path.open('rb') as file:
-    while chunk := file.read(_CHUNK):
-      hasher.update(chunk)
-  return hasher.hexdigest()
+    return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def _compare(path, expected, largest) -> str | None:

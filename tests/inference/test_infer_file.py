@@ -8,33 +8,19 @@ import pathlib
 import re
 import signal
 
-import jax
-import jax.numpy as jnp
 import pytest
 
-from dsbs_jax.core import steps
-from dsbs_jax.core.t5 import network
-from dsbs_jax.data import vocabularies
 from dsbs_jax.inference import infer_file, predictor
-from dsbs_jax.runs import checkpoints
 from dsbs_jax.runtime import gin_config, signals
+from tests.inference import small_student
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
-BYTES = vocabularies.load('bytes')
-SMALL = (
-  "VOCABULARY = 'bytes'",
-  'VOCAB_SIZE = 384',
-  'EMB_DIM = 16',
-  'HEAD_DIM = 4',
-  'MLP_DIM = 32',
-  'NUM_ENCODER_LAYERS = 1',
-  'NUM_DECODER_LAYERS = 1',
-  'EVAL_BATCH_SIZE = 8',
-  'CHUNK_SIZE = 16',
-  'MAX_INPUT_LEN = 64',
-  'MAX_DECODE_LEN = 4',
-  'MAX_RATIONALE_LEN = 6',
-)
+SMALL = {
+  **small_student.MACROS,
+  'EVAL_BATCH_SIZE': 8,
+  'CHUNK_SIZE': 16,
+  'MAX_INPUT_LEN': 64,
+}
 TEXTS = [f'{"very " * (i % 3)}odd {i}?' for i in range(40)]
 
 
@@ -50,7 +36,7 @@ def settings(folder, *bindings, benchmark='svamp'):
       f"CHECKPOINT_PATH = '{folder / 'run'}'",
       f"INPUT = '{folder / 'input'}'",
       f"OUTPUT = '{folder / 'output'}'",
-      *SMALL,
+      *(f'{name} = {value!r}' for name, value in SMALL.items()),
       *bindings,
     ],
     search_paths=[str(REPOSITORY)],
@@ -58,23 +44,9 @@ def settings(folder, *bindings, benchmark='svamp'):
 
 
 @pytest.fixture(scope='module')
-def params():
-  """Random, but loud enough to say different things to different inputs."""
-  run = settings(pathlib.Path('x'))
-  params = network.init(jax.random.key(0), run.model)
-  return jax.tree.map(lambda leaf: 1.2 * leaf, params)
-
-
-@pytest.fixture(scope='module')
-def checkpoint(tmp_path_factory, params):
+def checkpoint(tmp_path_factory):
   folder = tmp_path_factory.mktemp('student')
-  saved = checkpoints.Checkpoints(folder)
-  saved.save(
-    steps.TrainState(step=jnp.int32(7), params=params, opt_state={}),
-    position={},
-    run={'vocabulary': BYTES.fingerprint},
-  )
-  saved.close()
+  small_student.write(folder)
   return folder
 
 

@@ -15,8 +15,9 @@ from dsbs_jax.inference import evaluator as evaluator_lib
 from dsbs_jax.inference import option_scoring
 from dsbs_jax.preparing import prepare
 from tests.data import small_prepared
-from tests.inference.test_predictor import BYTES, MODEL
+from tests.inference import small_student
 
+BYTES, MODEL = small_student.BYTES, small_student.MODEL
 ARCHIVE = pathlib.Path(__file__).parents[1] / 'data/fixtures/archive'
 
 
@@ -34,8 +35,7 @@ def source(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def params():
-  params = network.init(jax.random.key(0), MODEL)
-  return jax.tree.map(lambda leaf: 1.2 * leaf, params)
+  return small_student.params()
 
 
 def make_evaluator(source, task, **options):

@@ -9,26 +9,23 @@ import pytest
 from dsbs_jax import contract
 from dsbs_jax.core import decoding, partitioning
 from dsbs_jax.core.t5 import network
-from dsbs_jax.data import forms, vocabularies
+from dsbs_jax.data import forms
 from dsbs_jax.inference import (
   decode_functions,
   input_lines,
   length_buckets,
   predictor,
 )
-from tests import models
+from tests.inference import small_student
 
-BYTES = vocabularies.load('bytes')
-MODEL = models.t5(vocab_size=384, num_heads=4, head_dim=4)
+BYTES, MODEL = small_student.BYTES, small_student.MODEL
 NLI = ('entailment', 'neutral', 'contradiction')
 TEXTS = [f'{"very " * (i % 3)}odd {i}?' for i in range(7)]
 
 
 @pytest.fixture(scope='module')
 def params():
-  """Random, but loud enough to say different things to different inputs."""
-  params = network.init(jax.random.key(0), MODEL)
-  return jax.tree.map(lambda leaf: 1.2 * leaf, params)
+  return small_student.params()
 
 
 @pytest.fixture(scope='module')

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A server in a process of its own, and the students that it serves."""
+"""A server in a process of its own."""
 
 import contextlib
 import json
@@ -13,44 +13,10 @@ import time
 import urllib.error
 import urllib.request
 
-import jax
-import jax.numpy as jnp
-
-from dsbs_jax.core import steps
-from dsbs_jax.core.t5 import network
-from dsbs_jax.data import vocabularies
-from dsbs_jax.runs import checkpoints
-from tests import models
-
 # Nothing takes this long; a test that waits longer hangs.
 _HANG_SECONDS = 300
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
-SMALL = {
-  'VOCABULARY': 'bytes',
-  'VOCAB_SIZE': 384,
-  'EMB_DIM': 16,
-  'HEAD_DIM': 4,
-  'MLP_DIM': 32,
-  'NUM_ENCODER_LAYERS': 1,
-  'NUM_DECODER_LAYERS': 1,
-  'MAX_DECODE_LEN': 4,
-  'MAX_RATIONALE_LEN': 6,
-}
-MODEL = models.t5(vocab_size=384, num_heads=4, head_dim=4)
-
-
-def write_student(folder, model=MODEL):
-  """Writes a checkpoint that says different things to different inputs."""
-  params = network.init(jax.random.key(0), model)
-  params = jax.tree.map(lambda leaf: 1.2 * leaf, params)
-  saved = checkpoints.Checkpoints(folder)
-  saved.save(
-    steps.TrainState(step=jnp.int32(7), params=params, opt_state={}),
-    position={},
-    run={'vocabulary': vocabularies.load('bytes').fingerprint},
-  )
-  saved.close()
 
 
 def command(*files, **macros):

@@ -10,7 +10,7 @@ import threading
 
 from aiohttp import web
 
-from dsbs_jax.data import forms, register, vocabularies
+from dsbs_jax.data import forms, register
 from dsbs_jax.inference import length_buckets, predictor
 from dsbs_jax.serving import (
   batcher,
@@ -21,9 +21,8 @@ from dsbs_jax.serving import (
   sockets,
 )
 from dsbs_jax.serving import http as http_lib
-from tests.serving import serving_process
+from tests.inference import small_student
 
-BYTES = vocabularies.load('bytes')
 MODEL = 'a-student'
 SHAPES = length_buckets.CompiledShapes((1, 4), (32, 64), (8,), (2,))
 
@@ -80,12 +79,12 @@ class Stub:
     self.predictor = predictor.Predictor(
       predictor.PredictorConfig(
         task='parcels_gt_label',
-        model=serving_process.MODEL,
+        model=small_student.MODEL,
         prefixes=forms.prefixes('paper'),
         rationales=True,
       ),
       None,
-      vocabulary=BYTES,
+      vocabulary=small_student.BYTES,
     )
 
   def __enter__(self):
@@ -139,7 +138,7 @@ class Stub:
         choice_tokens=7,
       ),
       self.predictor,
-      BYTES,
+      small_student.BYTES,
     )
     completions = completion_format.for_benchmark(
       register.benchmark('parcels'),
@@ -148,7 +147,7 @@ class Stub:
       rationales=True,
     )
     return handlers.Handlers(
-      MODEL, reader, queue, BYTES, completions, self.metrics
+      MODEL, reader, queue, small_student.BYTES, completions, self.metrics
     )
 
   def connect(self):

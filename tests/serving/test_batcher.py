@@ -10,7 +10,8 @@ import pytest
 from dsbs_jax.data import forms
 from dsbs_jax.inference import input_lines, length_buckets, predictor
 from dsbs_jax.serving import batcher, prometheus, request_checks, warmup
-from tests.serving import serving_process, serving_stub
+from tests.inference import small_student
+from tests.serving import serving_stub
 
 SHAPES = length_buckets.CompiledShapes((1, 4), (16, 64), (8,), (1,))
 MAX_WAIT = 1000.0  # seconds, which pass only where a test skips them
@@ -163,7 +164,7 @@ def test_a_request_that_is_cancelled_takes_its_inputs_out():
 def config(task, **options):
   return predictor.PredictorConfig(
     task=task,
-    model=serving_process.MODEL,
+    model=small_student.MODEL,
     prefixes=forms.prefixes('paper'),
     max_decode_len=20,
     **options,
@@ -193,7 +194,7 @@ def test_every_shape_that_can_occur_is_compiled(
 ):
   found = warmup.compiled_shapes(
     predictor_config,
-    serving_stub.BYTES,
+    small_student.BYTES,
     batch_sizes=(1, 4),
     input_lengths=(16,),
     max_choices=max_choices,

@@ -9,7 +9,7 @@ from dsbs_jax.data import forms, register
 from dsbs_jax.inference import predictor
 from dsbs_jax.serving import errors, request_checks
 from tests.data import toy
-from tests.serving import serving_process, serving_stub
+from tests.inference import small_student
 
 ROWS = [
   json.loads(line)
@@ -20,7 +20,7 @@ ROWS = [
 def reader(*, choices=5, choice_tokens=40, needs_choices=False):
   settings = predictor.PredictorConfig(
     task='cqa_gt_label',
-    model=serving_process.MODEL,
+    model=small_student.MODEL,
     prefixes=forms.prefixes('paper'),
   )
   return request_checks.RequestReader(
@@ -30,8 +30,8 @@ def reader(*, choices=5, choice_tokens=40, needs_choices=False):
       choices=choices,
       choice_tokens=choice_tokens,
     ),
-    predictor.Predictor(settings, None, vocabulary=serving_stub.BYTES),
-    serving_stub.BYTES,
+    predictor.Predictor(settings, None, vocabulary=small_student.BYTES),
+    small_student.BYTES,
     benchmark=register.benchmark('cqa'),
     needs_choices=needs_choices,
   )

@@ -17,6 +17,7 @@ import pytest
 from dsbs_jax.inference import infer_file
 from dsbs_jax.runtime import gin_config
 from dsbs_jax.serving import server as server_lib
+from tests.inference import small_student
 from tests.serving import serving_process, test_http
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
@@ -34,7 +35,7 @@ SHAPES = {
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
   folder = tmp_path_factory.mktemp('student')
-  serving_process.write_student(folder / 'run')
+  small_student.write(folder / 'run')
   return folder
 
 
@@ -46,7 +47,7 @@ def start(folder, tmp_path):
     return serving_process.Process(
       *(tmp_path / 'log', 'models/nano', f'benchmarks/{benchmark}'),
       CHECKPOINT_PATH=str(folder / 'run'),
-      **{**serving_process.SMALL, **SHAPES, **macros},
+      **{**small_student.MACROS, **SHAPES, **macros},
     )
 
   return start
@@ -55,7 +56,7 @@ def start(folder, tmp_path):
 def inferred(folder, tmp_path):
   """What infer answers to the texts."""
   (tmp_path / 'input').write_text(''.join(f'{text}\n' for text in TEXTS))
-  macros = serving_process.SMALL | {
+  macros = small_student.MACROS | {
     'CHECKPOINT_PATH': str(folder / 'run'),
     'INPUT': str(tmp_path / 'input'),
     'OUTPUT': str(tmp_path / 'output'),
@@ -219,7 +220,7 @@ def test_a_signal_during_the_warm_up_ends_it(start):
 
 def settings(folder, *files, **macros):
   macros = {
-    **serving_process.SMALL,
+    **small_student.MACROS,
     **SHAPES,
     'CHECKPOINT_PATH': str(folder),
     **macros,
