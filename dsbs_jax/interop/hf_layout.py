@@ -21,6 +21,22 @@ _ACTIVATIONS = {
   'gated-relu': ('relu', 'linear'),
   'gated-silu': ('silu', 'linear'),
 }
+# Field of T5Config -> key of config.json that every model has.
+_REQUIRED = {
+  'vocab_size': 'vocab_size',
+  'emb_dim': 'd_model',
+  'num_heads': 'num_heads',
+  'head_dim': 'd_kv',
+  'mlp_dim': 'd_ff',
+  'num_encoder_layers': 'num_layers',
+}
+# Field of T5Config -> (key of config.json, its default there).
+_OPTIONAL = {
+  'logits_via_embedding': ('tie_word_embeddings', True),
+  'dropout_rate': ('dropout_rate', 0.1),
+  'num_buckets': ('relative_attention_num_buckets', 32),
+  'max_distance': ('relative_attention_max_distance', 128),
+}
 _PROJECTIONS = {'query': 'q', 'key': 'k', 'value': 'v', 'out': 'o'}
 
 
@@ -59,14 +75,7 @@ def read_config(folder: str | pathlib.Path) -> T5Config:
       f'{path}: feed_forward_proj is {activation!r}, expected one of'
       f' {sorted(_ACTIVATIONS)}.'
     )
-  required = (
-    'vocab_size',
-    'd_model',
-    'num_heads',
-    'd_kv',
-    'd_ff',
-    'num_layers',
-  )
+  required = tuple(_REQUIRED.values())
   missing = [name for name in required if name not in values]
   if missing:
     raise contract.UserError(
@@ -79,18 +88,10 @@ def read_config(folder: str | pathlib.Path) -> T5Config:
       ' fixed in this T5.'
     )
   return T5Config(
-    vocab_size=values['vocab_size'],
-    emb_dim=values['d_model'],
-    num_heads=values['num_heads'],
-    head_dim=values['d_kv'],
-    mlp_dim=values['d_ff'],
-    num_encoder_layers=values['num_layers'],
     num_decoder_layers=values.get('num_decoder_layers') or values['num_layers'],
     mlp_activations=_ACTIVATIONS[activation],
-    logits_via_embedding=values.get('tie_word_embeddings', True),
-    dropout_rate=values.get('dropout_rate', 0.1),
-    num_buckets=values.get('relative_attention_num_buckets', 32),
-    max_distance=values.get('relative_attention_max_distance', 128),
+    **{ours: values[name] for ours, name in _REQUIRED.items()},
+    **{ours: values.get(*pair) for ours, pair in _OPTIONAL.items()},
   )
 
 
@@ -102,26 +103,20 @@ def config_values(config: T5Config) -> dict:
       f'T5Config.mlp_activations is {config.mlp_activations}; Hugging Face'
       f' can express {sorted(theirs)} only.'
     )
+  keys = _REQUIRED | {ours: name for ours, (name, _) in _OPTIONAL.items()}
+  values = {name: getattr(config, ours) for ours, name in keys.items()}
   return {
     'architectures': ['T5ForConditionalGeneration'],
     'model_type': 't5',
-    'vocab_size': config.vocab_size,
-    'd_model': config.emb_dim,
-    'num_heads': config.num_heads,
-    'd_kv': config.head_dim,
-    'd_ff': config.mlp_dim,
-    'num_layers': config.num_encoder_layers,
+    **values,
     'num_decoder_layers': config.num_decoder_layers,
     'feed_forward_proj': theirs[config.mlp_activations],
-    'tie_word_embeddings': config.logits_via_embedding,
-    'dropout_rate': config.dropout_rate,
     'layer_norm_epsilon': 1e-6,
-    'relative_attention_num_buckets': config.num_buckets,
-    'relative_attention_max_distance': config.max_distance,
     'is_encoder_decoder': True,
     'use_cache': True,
     'torch_dtype': 'float32',
-  } | special_ids()
+    **special_ids(),
+  }
 
 
 def special_ids() -> dict:
