@@ -40,9 +40,14 @@ def per_core(
     The same function, with a NumPy result.
   """
   if mesh.size == 1 and mesh.devices.flat[0].platform == 'cpu':
-    cores = num_cores or len(os.sched_getaffinity(0))
-    return _Threaded(program, num_cores=cores)
+    return _Threaded(program, num_cores=num_cores or _usable_cores())
   return lambda params, *batches: np.asarray(program(params, *batches))
+
+
+def _usable_cores() -> int:
+  if hasattr(os, 'sched_getaffinity'):  # not on macOS
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
 
 
 def num_threads(num_rows: int, *, num_cores: int) -> int:

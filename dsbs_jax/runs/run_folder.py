@@ -141,9 +141,7 @@ def is_finished(
 
 def saved_step(path: pathlib.Path) -> int:
   """The step of the newest checkpoint, 0 without one."""
-  pattern = re.compile(rf'{checkpoints.PREFIX}_(\d+)')
-  matches = (pattern.fullmatch(p.name) for p in path.glob('*'))
-  return max((int(match[1]) for match in matches if match), default=0)
+  return max(checkpoints.folders(path), default=0)
 
 
 def prepared(name: str, data_dir: str | None) -> store.Prepared | None:

@@ -98,14 +98,6 @@ def operative_text() -> str:
   return gin.operative_config_str()
 
 
-def describe(settings: object) -> dict[str, str]:
-  """One string per field of a settings dataclass, for a summary or a diff."""
-  return {
-    field.name: repr(getattr(settings, field.name))
-    for field in dataclasses.fields(settings)
-  }
-
-
 def _require_gin() -> None:
   if not hasattr(gin, 'parse_config_files_and_bindings'):
     raise contract.UserError(
