@@ -9,6 +9,7 @@ padding of these is computed.
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -168,6 +169,7 @@ class Recording:
   terms: dict[float, dict]  # of torch's AdamW
   old_adamw: tuple[float, dict]  # of transformers' own
   batches: dict
+  jit: Callable  # what costs less in all, compiling or running slower
 
   @functools.cached_property
   def config(self):
@@ -193,6 +195,7 @@ def read_parcels(new_folder, _):
     batches=every_layout(
       'parcels', np.load(hf_folders.BUNDLED / 'batches.npz')
     ),
+    jit=models.jit,
   )
 
 
@@ -218,6 +221,7 @@ def read_cqa(new_folder, request):
     },
     old_adamw=(1e-3, terms_of(recorded, 'lr1e-3__{}_hf424_adamw_hf')),
     batches=every_layout('cqa', recorded),
+    jit=jax.jit,
   )
 
 
@@ -227,10 +231,10 @@ def recording(request, tmp_path_factory):
 
 
 @functools.cache
-def runner(config, make_optimizer, chunk_tokens):
+def runner(jit, config, make_optimizer, chunk_tokens):
   """100 steps in one program; the peak rate is an argument of it."""
 
-  @models.jit
+  @jit
   def run(params, batches, rate):
     transformation = make_optimizer(
       optimizer.linear_decay(rate, total_steps=STEPS), clip_norm=1.0
@@ -288,7 +292,7 @@ def check_weights(params, recorded, what):
 
 @pytest.mark.parametrize('layout', ['padded', 'packed', 'unpadded'])
 def test_torch_adamw_is_retraced(recording, layout):
-  retrace = runner(recording.config, optimizer.adamw, 0)
+  retrace = runner(recording.jit, recording.config, optimizer.adamw, 0)
   params = recording.params(recording.start)
   for rate, final in recording.finals.items():
     state, metrics = retrace(params, recording.batches[layout], rate)
@@ -298,7 +302,7 @@ def test_torch_adamw_is_retraced(recording, layout):
 
 def test_transformers_adamw_is_retraced_with_chunked_logits(recording):
   rate, recorded = recording.old_adamw
-  retrace = runner(recording.config, optimizer.adamw_hf, 128)
+  retrace = runner(recording.jit, recording.config, optimizer.adamw_hf, 128)
   params = recording.params(recording.start)
   _, metrics = retrace(params, recording.batches['unpadded'], rate)
   check_terms(metrics, recorded, f'{rate:g} unpadded adamw_hf')
