@@ -7,7 +7,7 @@ from typing import Any
 
 from dsbs_jax import contract
 from dsbs_jax.core.t5 import network
-from dsbs_jax.data import forms, vocabularies
+from dsbs_jax.data import task_forms, vocabularies
 from dsbs_jax.data.prepared import views
 from dsbs_jax.exporting import model_card
 from dsbs_jax.interop import (
@@ -98,7 +98,9 @@ class _Checkpoint:
     if name is None:
       return ''
     form = 'label' if name.form == 'dsbs' else name.form
-    return forms.prefixes(self.metadata.get('prefixes') or 'paper').of(form)
+    return task_forms.prefixes(self.metadata.get('prefixes') or 'paper').of(
+      form
+    )
 
   def write_card(self, out: str, *, library: str, usage: str) -> None:
     """Writes the model card into the exported folder."""

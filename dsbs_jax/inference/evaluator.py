@@ -19,7 +19,7 @@ import jax
 from dsbs_jax import contract
 from dsbs_jax.core import partitioning
 from dsbs_jax.core.t5 import network
-from dsbs_jax.data import forms, register, vocabularies
+from dsbs_jax.data import register, task_forms, vocabularies
 from dsbs_jax.data.batching import loader
 from dsbs_jax.data.prepared import tokens, views
 from dsbs_jax.inference import (
@@ -206,7 +206,7 @@ class Evaluator:
       for position, ids in zip(positions, decoded, strict=True):
         if position >= 0:
           text = data.vocabulary.decode(ids.tolist())
-          predictions[position] = forms.answer(
+          predictions[position] = task_forms.answer(
             self.task, text, vocabulary=data.vocabulary
           )
     return predictions

@@ -16,7 +16,7 @@ import numpy as np
 from dsbs_jax import contract
 from dsbs_jax.core import partitioning
 from dsbs_jax.core.t5 import network
-from dsbs_jax.data import forms, register
+from dsbs_jax.data import register, task_forms
 from dsbs_jax.data.batching import loader
 from dsbs_jax.data.prepared import store, tokens
 from dsbs_jax.inference import decode_functions, output_split
@@ -128,7 +128,7 @@ class RankClassifier:
       best = np.argmax(np.asarray(self._score(params, inputs, local)), axis=1)
       for position, choice in zip(positions, best, strict=True):
         if position >= 0:
-          chosen[position] = forms.round_trip(
+          chosen[position] = task_forms.round_trip(
             labels[position][choice], vocabulary=data.vocabulary
           )
     return chosen

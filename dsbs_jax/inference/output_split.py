@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dsbs_jax import contract
-from dsbs_jax.data import forms, vocabularies
+from dsbs_jax.data import task_forms, vocabularies
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,17 +47,17 @@ def split(
   ids = tokens
   if contract.EOS_ID in tokens:
     ids = tokens[: tokens.index(contract.EOS_ID) + 1]
-  if form not in forms.MARKERS:
+  if form not in task_forms.MARKERS:
     return SplitOutput([], ids)
   text = vocabulary.decode(ids)
-  marker = forms.written_marker(form, vocabulary=vocabulary)
+  marker = task_forms.written_marker(form, vocabulary=vocabulary)
   end = end_ids(form, vocabulary=vocabulary)
   label_first = form == 'answer_first'
   if marker not in text:
     if label_first:
       return SplitOutput([], ids, '', end)
     prefix = [token for token in ids if token != contract.EOS_ID]
-    prefix += vocabulary.encode(f' {forms.MARKERS[form]}')
+    prefix += vocabulary.encode(f' {task_forms.MARKERS[form]}')
     return SplitOutput(prefix, [], text.strip())
   # `_answer_first` ends its label with the first marker; of `_single`, the
   # last one counts, should the rationale hold the marker too.
@@ -78,7 +78,7 @@ def end_ids(
   """The ids that end a label: the end id, or the marker before a rationale."""
   if form != 'answer_first':
     return (contract.EOS_ID,)
-  return tuple(vocabulary.encode(f' {forms.MARKERS[form]}'))
+  return tuple(vocabulary.encode(f' {task_forms.MARKERS[form]}'))
 
 
 def stop_ids(

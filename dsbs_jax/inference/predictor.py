@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A student's predictions: label, its probability, rationale.
+"""What infer and serve predict: label, its probability, rationale.
 
 The probability of a label is its share of the closed set where there is one:
 the benchmark's labels, or the input's own choices; a text outside of the set
@@ -16,7 +16,7 @@ import numpy as np
 
 from dsbs_jax import contract
 from dsbs_jax.core.t5 import network
-from dsbs_jax.data import forms, vocabularies
+from dsbs_jax.data import task_forms, vocabularies
 from dsbs_jax.inference import (
   decode_functions,
   input_lines,
@@ -45,7 +45,7 @@ class PredictorConfig:
 
   task: str
   model: network.T5Config
-  prefixes: forms.Prefixes
+  prefixes: task_forms.Prefixes
   labels: tuple[str, ...] = ()
   batch_size: int = 128
   max_decode_len: int = 64
@@ -62,7 +62,7 @@ class PredictorConfig:
   @property
   def has_rationale_task(self) -> bool:
     """Whether rationales come from a task of their own, decoded apart."""
-    return self.rationales and self.form not in forms.MARKERS
+    return self.rationales and self.form not in task_forms.MARKERS
 
   @property
   def generates_labels(self) -> bool:
@@ -237,7 +237,7 @@ class Predictor:
     rationale = output.rationale if config.rationales else None
     label = self._vocabulary.decode(output.label_ids)
     if config.form == 'answer_first':
-      label = forms.answer(config.task, label, vocabulary=self._vocabulary)
+      label = task_forms.answer(config.task, label, vocabulary=self._vocabulary)
     label = label.strip() if config.form == 'single' else label
     if not config.score_labels and not output.label_ids:
       return Prediction('', 0.0, rationale)  # `_single`, cut before its label
@@ -251,6 +251,6 @@ class Predictor:
       best = int(np.argmax(shares))
       return Prediction(choices[best], float(shares[best]), rationale)
     for choice, share in zip(choices, shares, strict=True):
-      if forms.round_trip(choice, vocabulary=self._vocabulary) == label:
+      if task_forms.round_trip(choice, vocabulary=self._vocabulary) == label:
         return Prediction(label, float(share), rationale)
     return Prediction(label, 0.0, rationale)

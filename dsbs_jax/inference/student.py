@@ -14,7 +14,7 @@ from dsbs_jax import contract
 from dsbs_jax.core import partitioning
 from dsbs_jax.core.t5 import network
 from dsbs_jax.data import benchmark as benchmark_lib
-from dsbs_jax.data import forms, register, vocabularies
+from dsbs_jax.data import register, task_forms, vocabularies
 from dsbs_jax.inference import (
   decode_functions,
   evaluator,
@@ -182,7 +182,7 @@ class StudentConfig(CheckpointConfig):
     return predictor.PredictorConfig(
       task=evaluator.evaluated_task(self.mixture_or_task_name),
       model=self.model,
-      prefixes=forms.prefixes(source.prefixes),
+      prefixes=task_forms.prefixes(source.prefixes),
       labels=tuple(trained.labels),
       batch_size=batch_size,
       max_decode_len=self.max_decode_len,

@@ -9,7 +9,7 @@ import rich.table
 from absl import logging
 
 from dsbs_jax import contract
-from dsbs_jax.data import benchmark, forms, register, vocabularies
+from dsbs_jax.data import benchmark, register, task_forms, vocabularies
 from dsbs_jax.data.prepared import store
 
 FIELDS = ('input', 'gt_label', 'llm_label', 'rationale')
@@ -82,7 +82,7 @@ def lengths(
     id, and in inputs the label task's prefix.
   """
   source = register.source(data_dir=str(prepared.data_dir), vocabulary=spec)
-  prefix = forms.prefixes(source.prefixes).label
+  prefix = task_forms.prefixes(source.prefixes).label
   try:
     vocabulary = vocabularies.load(source.vocabulary)
   except contract.UserError as error:

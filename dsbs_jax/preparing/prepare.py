@@ -14,12 +14,12 @@ from dsbs_jax import contract
 from dsbs_jax.data import (
   benchmark,
   download,
-  forms,
   register,
+  task_forms,
   vocabularies,
 )
 from dsbs_jax.data.prepared import store
-from dsbs_jax.data.source import filters, layout, sources
+from dsbs_jax.data.source import file_layout, filters, sources
 from dsbs_jax.preparing import count_tables, vocabulary_training
 
 _FIELDS = count_tables.FIELDS
@@ -166,7 +166,7 @@ def _write(config: PrepareConfig, known: benchmark.Benchmark) -> store.Prepared:
         f'--splits names {", ".join(sorted(unknown))}, expected some of'
         f' {", ".join(known.split_names())}.'
       )
-    for split, files in layout.files(known, local, names).items():
+    for split, files in file_layout.files(known, local, names).items():
       progress.console.print(f'{known.name} {split}: {", ".join(files)}')
     rules = (*filters.CLEAN[config.clean], *filters.KEEP[config.keep])
     examples = {
@@ -240,7 +240,7 @@ def _download_bar(progress: rich.progress.Progress) -> download.Progress:
 def _train_vocabulary(prepared: store.Prepared, size: int) -> str:
   """Trains a vocabulary on everything that the tasks read and write."""
   split = 'train' if 'train' in prepared.splits else prepared.splits[0]
-  prefixes = forms.prefixes('paper')
+  prefixes = task_forms.prefixes('paper')
 
   def texts() -> Iterator[str]:
     for example in prepared.examples(split):

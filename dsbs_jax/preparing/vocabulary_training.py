@@ -7,12 +7,12 @@ from collections.abc import Iterable
 import sentencepiece
 
 from dsbs_jax import contract
-from dsbs_jax.data import forms, vocabularies
+from dsbs_jax.data import task_forms, vocabularies
 
 _MAX_TEXTS = 500_000  # the first ones; more change a vocabulary little
 # What this project itself writes around a benchmark's texts.
 _REQUIRED = ''.join(
-  style.label + style.rationale for style in forms.PREFIXES.values()
+  style.label + style.rationale for style in task_forms.PREFIXES.values()
 ).replace(' ', '')
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The life of a request: admitted or refused, answered in time, counted."""
+"""HTTP routes: a request is admitted or refused, answered in time, counted."""
 
 import asyncio
 import json

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from dsbs_jax.data import forms, vocabularies
+from dsbs_jax.data import task_forms, vocabularies
 from dsbs_jax.inference import (
   decode_functions,
   length_buckets,
@@ -37,7 +37,7 @@ def compiled_shapes(
     labels of a closed set, with no text before them.
   """
   single = config.form == 'single'
-  marker = vocabulary.encode(f' {forms.SINGLE_MARKER}')
+  marker = vocabulary.encode(f' {task_forms.SINGLE_MARKER}')
   prefix = config.max_decode_len + len(marker) if single else 0
   end = len(output_split.end_ids(config.form, vocabulary=vocabulary))
   labels = vocabulary.encode_all([f' {label}' for label in config.labels])

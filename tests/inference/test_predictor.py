@@ -9,7 +9,7 @@ import pytest
 from dsbs_jax import contract
 from dsbs_jax.core import decoding, partitioning
 from dsbs_jax.core.t5 import network
-from dsbs_jax.data import forms
+from dsbs_jax.data import task_forms
 from dsbs_jax.inference import (
   decode_functions,
   input_lines,
@@ -83,7 +83,7 @@ def ask(params):
     config = predictor.PredictorConfig(
       task=task,
       model=MODEL,
-      prefixes=forms.prefixes('paper'),
+      prefixes=task_forms.prefixes('paper'),
       batch_size=4,
       **{'max_decode_len': 4, **options},
     )

@@ -12,7 +12,7 @@ import pytest
 
 from dsbs_jax.data import benchmark as benchmark_lib
 from dsbs_jax.data import register
-from dsbs_jax.data.source import archive, layout, sources
+from dsbs_jax.data.source import archive, file_layout, sources
 from rationales import prompt
 from tests.rationales import command
 
@@ -23,11 +23,11 @@ def _published(name, source, split):
     benchmark = benchmark_lib.find(name)
   shown = prompt.load(prompt.FOLDER / f'{name}.json')
   opened = archive.open_archive(source)
-  texts = layout.beside_rows(
+  texts = file_layout.beside_rows(
     opened,
     split,
-    teacher=layout.PALM,
-    parts=layout.parts(benchmark, opened, split),
+    teacher=file_layout.PALM,
+    parts=file_layout.parts(benchmark, opened, split),
   )
   answers = {}
   for row in sources.read_rows(benchmark, source, split):

@@ -10,7 +10,7 @@ import threading
 
 from aiohttp import web
 
-from dsbs_jax.data import forms, register
+from dsbs_jax.data import register, task_forms
 from dsbs_jax.inference import length_buckets, predictor
 from dsbs_jax.serving import (
   batcher,
@@ -80,7 +80,7 @@ class Stub:
       predictor.PredictorConfig(
         task='parcels_gt_label',
         model=small_student.MODEL,
-        prefixes=forms.prefixes('paper'),
+        prefixes=task_forms.prefixes('paper'),
         rationales=True,
       ),
       None,

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from dsbs_jax.data import forms
+from dsbs_jax.data import task_forms
 from dsbs_jax.inference import input_lines, length_buckets, predictor
 from dsbs_jax.serving import batcher, prometheus, request_checks, warmup
 from tests.inference import small_student
@@ -165,7 +165,7 @@ def config(task, **options):
   return predictor.PredictorConfig(
     task=task,
     model=small_student.MODEL,
-    prefixes=forms.prefixes('paper'),
+    prefixes=task_forms.prefixes('paper'),
     max_decode_len=20,
     **options,
   )

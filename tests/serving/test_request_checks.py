@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from dsbs_jax.data import forms, register
+from dsbs_jax.data import register, task_forms
 from dsbs_jax.inference import predictor
 from dsbs_jax.serving import errors, request_checks
 from tests.data import toy
@@ -21,7 +21,7 @@ def reader(*, choices=5, choice_tokens=40, needs_choices=False):
   settings = predictor.PredictorConfig(
     task='cqa_gt_label',
     model=small_student.MODEL,
-    prefixes=forms.prefixes('paper'),
+    prefixes=task_forms.prefixes('paper'),
   )
   return request_checks.RequestReader(
     request_checks.RequestLimits(

@@ -2,7 +2,7 @@
 """A batch's examples -> the arrays of its row group, packed or padded.
 
 This is where a batch is made: `Packer.pack` finds a row for each example
-(`placement`), takes the first shape of rows that has room for all of them
+(`row_placement`), takes the first shape of rows that has room for all of them
 (`row_shapes`), and writes ids, loss weights, segments and positions.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 from dsbs_jax import contract
 from dsbs_jax.data.batching import (
   batch_grid,
-  placement,
+  row_placement,
   row_shapes,
   token_table,
 )
@@ -55,11 +55,13 @@ class Packer:
 
   def empty(self, shape: row_shapes.Shape) -> dict[str, np.ndarray]:
     """A row group of this shape without any example."""
-    return self._fill(np.zeros(0, np.int64), placement.one_per_row(0), shape)
+    return self._fill(
+      np.zeros(0, np.int64), row_placement.one_per_row(0), shape
+    )
 
   def place(
     self, positions: np.ndarray
-  ) -> tuple[placement.Placement, row_shapes.Shape]:
+  ) -> tuple[row_placement.Placement, row_shapes.Shape]:
     """Where these examples go, and the first shape that takes them."""
     inputs, targets = self.table.lengths(positions)
     if self.packed:  # the shapes of packed rows have the same lengths
@@ -69,9 +71,9 @@ class Packer:
       }
       inputs = np.minimum(inputs, widths['inputs'])
       targets = np.minimum(targets, widths['targets'])
-      placed = placement.first_fit(inputs, targets, **widths)
+      placed = row_placement.first_fit(inputs, targets, **widths)
     else:
-      placed = placement.one_per_row(len(positions))
+      placed = row_placement.one_per_row(len(positions))
     for shape in self.shapes:
       if self.packed:
         fits = placed.num_rows <= shape.rows and self._has_slots(
@@ -107,7 +109,7 @@ class Packer:
   def _fill(
     self,
     positions: np.ndarray,
-    placed: placement.Placement,
+    placed: row_placement.Placement,
     shape: row_shapes.Shape,
   ) -> dict[str, np.ndarray]:
     """Writes examples into rows; longer ones are cut, their last id EOS_ID."""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dsbs_jax.data.batching import batch_grid, placement, token_table
+from dsbs_jax.data.batching import batch_grid, row_placement, token_table
 
 MULTIPLE = 8  # lengths are rounded up to it
 _INPUTS = (64, 96, 128, 160, 192, 224, 256, 320, 384, 512, 768, 1024)
@@ -138,7 +138,9 @@ def _needed(
       np.minimum(each, most)
       for each, most in zip(table.lengths(positions), width, strict=True)
     ]
-    placed = placement.first_fit(*lengths, inputs=width[0], targets=width[1])
+    placed = row_placement.first_fit(
+      *lengths, inputs=width[0], targets=width[1]
+    )
     found.append((placed, lengths))
   num_rows = round_up(
     max([1, *(placed.num_rows for placed, _ in found)]), multiple

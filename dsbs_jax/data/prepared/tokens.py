@@ -21,7 +21,7 @@ import numpy as np
 from absl import logging
 
 from dsbs_jax import contract
-from dsbs_jax.data import benchmark, forms, vocabularies
+from dsbs_jax.data import benchmark, task_forms, vocabularies
 from dsbs_jax.data.prepared import ragged, store
 
 _FORMAT = 1
@@ -37,7 +37,7 @@ class Source:
   Attributes:
     data_dir: the folder that `prepare` wrote to.
     vocabulary: a vocabulary spec (see `vocabularies`).
-    prefixes: 'paper' or 'code' (see `forms`).
+    prefixes: 'paper' or 'code' (see `task_forms`).
     cache_dir: folder of the token cache; None is `data_dir/tokens`.
   """
 
@@ -47,7 +47,7 @@ class Source:
   cache_dir: str | None = None
 
   def __post_init__(self):
-    forms.prefixes(self.prefixes)
+    task_forms.prefixes(self.prefixes)
     vocabularies.parse_spec(self.vocabulary)
 
   @property
@@ -154,14 +154,14 @@ def _key(
   name: contract.TaskName, split: str, source: Source, *, examples: str
 ) -> str:
   """A folder name that changes with anything that changes the arrays."""
-  label = forms.label_source(name, split) if name.label_source else ''
+  label = task_forms.label_source(name, split) if name.label_source else ''
   vocabulary = vocabularies.load(source.vocabulary)
   decisive = {
     'format': _FORMAT,
     'examples': examples,
     'vocabulary': vocabulary.fingerprint,
-    'prefix': forms.prefixes(source.prefixes).of(name.form),
-    'marker': forms.MARKERS.get(name.form, forms.SINGLE_MARKER),
+    'prefix': task_forms.prefixes(source.prefixes).of(name.form),
+    'marker': task_forms.MARKERS.get(name.form, task_forms.SINGLE_MARKER),
     'label': label,
   }
   digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode())
@@ -179,8 +179,8 @@ class _Rows:
 
 def _tokenise(name: contract.TaskName, split: str, source: Source) -> _Rows:
   vocabulary = vocabularies.load(source.vocabulary)
-  prefix = forms.prefixes(source.prefixes).of(name.form)
-  llm = forms.label_source(name, split) == 'llm'
+  prefix = task_forms.prefixes(source.prefixes).of(name.form)
+  llm = task_forms.label_source(name, split) == 'llm'
   rows = _Rows([], {field: [] for field in _RAGGED})
   prepared = store.read(name.benchmark, source.data_dir)
   told = time.monotonic()
@@ -188,7 +188,7 @@ def _tokenise(name: contract.TaskName, split: str, source: Source) -> _Rows:
     labels = [e.llm_label if llm else e.gt_label for e in batch]
     inputs = [prefix + e.input for e in batch]
     targets = [
-      forms.target(name.form, label=label, rationale=e.rationale)
+      task_forms.target(name.form, label=label, rationale=e.rationale)
       for e, label in zip(batch, labels, strict=True)
     ]
     answers = targets if name.form == 'rationale' else labels

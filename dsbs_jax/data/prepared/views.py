@@ -38,9 +38,11 @@ def load(
   """
   parsed = own_name(name)
   if parsed is None:
-    from dsbs_jax.data.seqio_tasks import foreign  # brings seqio and TensorFlow
+    from dsbs_jax.data.seqio_tasks import (
+      other_tasks,  # brings seqio and TensorFlow
+    )
 
-    parts, defaults = foreign.load(name, split, source)
+    parts, defaults = other_tasks.load(name, split, source)
     return _mixture(parts, defaults, rates)
   if parsed.form != 'dsbs':
     view = _VIEW_OF_TERM[contract.term_of(parsed.form)]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """(TF) A prepared example -> ids, as seqio preprocessors.
 
-These are the tf.data twins of `forms` and `tokens`, for T5X and other users
+These are the tf.data twins of `task_forms` and `tokens`, for T5X and other users
 of seqio; a test holds the two to the same ids.
 """
 
@@ -12,13 +12,13 @@ import seqio
 import tensorflow as tf
 
 from dsbs_jax import contract
-from dsbs_jax.data import forms, vocabularies
+from dsbs_jax.data import task_forms, vocabularies
 
 Preprocessor = Callable[..., tf.data.Dataset]
 
 
 def texts(
-  name: contract.TaskName, prefixes: Callable[[], forms.Prefixes]
+  name: contract.TaskName, prefixes: Callable[[], task_forms.Prefixes]
 ) -> Preprocessor:
   """Chooses prefix, label and target of a task.
 
@@ -38,10 +38,10 @@ def texts(
     target = {
       'rationale': example['rationale'],
       'single': tf.strings.join(
-        [example['rationale'], forms.MARKERS['single'], label], ' '
+        [example['rationale'], task_forms.MARKERS['single'], label], ' '
       ),
       'answer_first': tf.strings.join(
-        [label, forms.MARKERS['answer_first'], example['rationale']], ' '
+        [label, task_forms.MARKERS['answer_first'], example['rationale']], ' '
       ),
     }.get(name.form, label)
     kept = {key: example[key] for key in ('index', 'example_id')}

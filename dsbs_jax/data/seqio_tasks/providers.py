@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from dsbs_jax import contract
 from dsbs_jax.data import benchmark as benchmark_lib
-from dsbs_jax.data import forms, vocabularies
+from dsbs_jax.data import task_forms, vocabularies
 from dsbs_jax.data.prepared import fingerprints, store, tokens
 from dsbs_jax.data.seqio_tasks import features, preprocessors
 
@@ -43,7 +43,7 @@ def add(benchmark: benchmark_lib.Benchmark, source_fn: SourceFn) -> None:
 
   add_task(contract.TaskName(name, None, 'rationale'))
   for source in contract.LABEL_SOURCES:
-    for form in ('finetune', 'label', *forms.MARKERS):
+    for form in ('finetune', 'label', *task_forms.MARKERS):
       add_task(contract.TaskName(name, source, form))
     seqio.MixtureRegistry.add(
       f'{name}_{source}_dsbs',
@@ -61,7 +61,7 @@ def _add_task(
   feature = seqio.Feature(LazyVocabulary(source_fn), add_eos=True)
 
   def prefixes():
-    return forms.prefixes(_source(source_fn).prefixes)
+    return task_forms.prefixes(_source(source_fn).prefixes)
 
   scored = name.form != 'rationale'  # rationales are read, not scored
   seqio.TaskRegistry.add(
@@ -94,13 +94,13 @@ def _postprocess(
   example=None,
   is_target: bool = False,
 ) -> str:
-  """What the metric compares: see `forms.answer` and `forms.round_trip`."""
+  """What the metric compares: see `task_forms.answer` and `task_forms.round_trip`."""
   vocabulary = vocabularies.load(source_fn().vocabulary)
   if not is_target:
-    return forms.answer(name, text, vocabulary=vocabulary)
+    return task_forms.answer(name, text, vocabulary=vocabulary)
   label = example['label']
   label = label.decode() if isinstance(label, bytes) else str(label)
-  return forms.round_trip(label, vocabulary=vocabulary)
+  return task_forms.round_trip(label, vocabulary=vocabulary)
 
 
 class Mixture(seqio.Mixture):

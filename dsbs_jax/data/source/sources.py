@@ -2,7 +2,7 @@
 """Rows and completions -> the examples of a split, streamed.
 
 Rows and completions come from the paper's archive as it was published, or are
-the user's own JSON lines (see `layout`). Nothing is shuffled or filtered
+the user's own JSON lines (see `file_layout`). Nothing is shuffled or filtered
 before they are joined, because the archive joins by position.
 """
 
@@ -16,10 +16,10 @@ from dsbs_jax import contract
 from dsbs_jax.data import benchmark as benchmark_lib
 from dsbs_jax.data.source import (
   archive,
+  file_layout,
   filters,
   joining,
   json_reader,
-  layout,
   rows,
   splits,
 )
@@ -41,12 +41,14 @@ def available(
   found = {
     split
     for split in benchmark.splits
-    if layout.find_parts(benchmark, opened, split) is not None
+    if file_layout.find_parts(benchmark, opened, split) is not None
   }
   if benchmark.derive_validation and 'train' in found:
     found.add('validation')
   if not found:
-    names = [layout.file_names(benchmark, split) for split in benchmark.splits]
+    names = [
+      file_layout.file_names(benchmark, split) for split in benchmark.splits
+    ]
     raise contract.UserError(
       f'{source} has no rows of {benchmark.name!r}, expected one of'
       f' {", ".join(names)}. Give the folder that holds them.'
@@ -73,7 +75,7 @@ def read_rows(
   """
   opened = archive.open_archive(source)
   index, seen = 0, set()
-  for part in layout.parts(benchmark, opened, split):
+  for part in file_layout.parts(benchmark, opened, split):
     for record in _records(opened, part):
       row = rows.check(benchmark, record, split=split, index=index)
       if benchmark.example_id is not None:
@@ -92,8 +94,8 @@ def count_rows(
 ) -> int:
   """The number of rows that `read_rows` yields, found without decoding."""
   opened = archive.open_archive(source)
-  found = layout.parts(benchmark, opened, split)
-  return sum(layout.size(opened, part) for part in found)
+  found = file_layout.parts(benchmark, opened, split)
+  return sum(file_layout.size(opened, part) for part in found)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -124,7 +126,7 @@ class Examples:
   benchmark: benchmark_lib.Benchmark = dataclasses.field(kw_only=False)
   source: Path = dataclasses.field(kw_only=False)
   split: str
-  teacher: str = layout.PALM
+  teacher: str = file_layout.PALM
   completions: Path | Mapping[str, Path] | None = None
   fraction: float = 1.0
   subset_seed: int = 0
@@ -133,7 +135,9 @@ class Examples:
 
   def __post_init__(self):
     self._counts = None
-    layout.parts(self.benchmark, archive.open_archive(self.source), self._home)
+    file_layout.parts(
+      self.benchmark, archive.open_archive(self.source), self._home
+    )
 
   def __iter__(self) -> Iterator[benchmark_lib.Example]:
     chosen = self._chosen()
@@ -176,7 +180,7 @@ class Examples:
 
   @property
   def _home(self) -> str:
-    return layout.home_of(self.benchmark, self.split)
+    return file_layout.home_of(self.benchmark, self.split)
 
   def _chosen(self) -> np.ndarray | None:
     """Indices of the split's rows in its file; None where all are taken."""
@@ -218,10 +222,10 @@ class Examples:
 
   def _opened_completions(self) -> completions_lib.Completions:
     if self.completions is not None:
-      return layout.by_id(self.completions, self._home)
+      return file_layout.by_id(self.completions, self._home)
     opened = archive.open_archive(self.source)
-    parts = layout.parts(self.benchmark, opened, self._home)
-    return layout.beside_rows(
+    parts = file_layout.parts(self.benchmark, opened, self._home)
+    return file_layout.beside_rows(
       opened, self._home, teacher=self.teacher, parts=parts
     )
 

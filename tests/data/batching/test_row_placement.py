@@ -5,7 +5,7 @@ import hypothesis
 import numpy as np
 from hypothesis import strategies as st
 
-from dsbs_jax.data.batching import placement
+from dsbs_jax.data.batching import row_placement
 
 
 @hypothesis.settings(deadline=None, max_examples=60)
@@ -16,7 +16,9 @@ from dsbs_jax.data.batching import placement
 )
 def test_first_fit_places_all_and_never_overlaps(lengths, inputs, targets):
   sources, goals = (np.array(side) for side in zip(*lengths, strict=True))
-  placed = placement.first_fit(sources, goals, inputs=inputs, targets=targets)
+  placed = row_placement.first_fit(
+    sources, goals, inputs=inputs, targets=targets
+  )
   for starts, sizes, width in (
     (placed.input_start, sources, inputs),
     (placed.target_start, goals, targets),
@@ -37,7 +39,16 @@ def test_first_fit_places_all_and_never_overlaps(lengths, inputs, targets):
 
 
 def test_rows_that_were_neighbours_end_up_far_apart():
-  assert placement.bit_reversal_order(8).tolist() == [0, 4, 2, 6, 1, 5, 3, 7]
+  assert row_placement.bit_reversal_order(8).tolist() == [
+    0,
+    4,
+    2,
+    6,
+    1,
+    5,
+    3,
+    7,
+  ]
   for num_rows in (1, 3, 12, 100):
-    numbers = placement.bit_reversal_order(num_rows)
+    numbers = row_placement.bit_reversal_order(num_rows)
     assert sorted(numbers.tolist()) == list(range(num_rows))

@@ -77,9 +77,9 @@ def test_texts_of_foreign_tasks_can_be_shown(source):
     'foreign_copy', source, batch_order.BatchOrder(batch_size=3)
   )
   del opened
-  from dsbs_jax.data.seqio_tasks import foreign
+  from dsbs_jax.data.seqio_tasks import other_tasks
 
-  (found,), rates = foreign.load('foreign_copy', 'train', source)
+  (found,), rates = other_tasks.load('foreign_copy', 'train', source)
   assert isinstance(found, tokens.Tokens) and rates == [1.0]
   assert [found.input_text(i) for i in range(3)] == [t for t, _ in TEXTS]
   assert [found.answer(i) for i in range(3)] == [t for _, t in TEXTS]

@@ -4,54 +4,58 @@
 import pytest
 
 from dsbs_jax import contract
-from dsbs_jax.data import forms, vocabularies
+from dsbs_jax.data import task_forms, vocabularies
 from dsbs_jax.preparing import vocabulary_training
 
 
 def test_prefixes_of_the_paper_and_of_its_code():
-  assert forms.prefixes('paper').of('label') == '[label] '
-  assert forms.prefixes('code').of('rationale') == 'explain: '
-  assert forms.prefixes('code').of('finetune') == ''
-  assert forms.prefixes('paper').of('single') == ''
+  assert task_forms.prefixes('paper').of('label') == '[label] '
+  assert task_forms.prefixes('code').of('rationale') == 'explain: '
+  assert task_forms.prefixes('code').of('finetune') == ''
+  assert task_forms.prefixes('paper').of('single') == ''
   with pytest.raises(ValueError, match="prefixes is 'mine', expected paper"):
-    forms.prefixes('mine')
+    task_forms.prefixes('mine')
 
 
 def test_llm_labels_are_for_training_only():
   name = contract.parse_task_name('cqa_llm_label')
-  assert forms.label_source(name, 'train') == 'llm'
-  assert forms.label_source(name, 'validation') == 'gt'
-  assert forms.label_source(name, 'test') == 'gt'
+  assert task_forms.label_source(name, 'train') == 'llm'
+  assert task_forms.label_source(name, 'validation') == 'gt'
+  assert task_forms.label_source(name, 'test') == 'gt'
   gold = contract.parse_task_name('cqa_gt_single')
-  assert forms.label_source(gold, 'train') == 'gt'
+  assert task_forms.label_source(gold, 'train') == 'gt'
 
 
 def test_single_answers_are_read_back_from_targets():
   vocabulary = vocabularies.load('bytes')
 
   def read(text):
-    return forms.answer('cqa_gt_single', text, vocabulary=vocabulary)
+    return task_forms.answer('cqa_gt_single', text, vocabulary=vocabulary)
 
-  written = forms.target('single', label='( 1 + 2 )', rationale='So [label] x')
+  written = task_forms.target(
+    'single', label='( 1 + 2 )', rationale='So [label] x'
+  )
   assert read(written) == '( 1 + 2 )'
   assert read('no marker at all') == ''
-  assert read(forms.target('single', label='', rationale='why')) == ''
+  assert read(task_forms.target('single', label='', rationale='why')) == ''
   kept = ' as it is [label] '
-  assert forms.answer('cqa_gt_label', kept, vocabulary=vocabulary) == kept
+  assert task_forms.answer('cqa_gt_label', kept, vocabulary=vocabulary) == kept
 
 
 def test_an_answer_that_comes_first_is_read_back_from_targets():
   vocabulary = vocabularies.load('bytes')
 
   def read(text):
-    return forms.answer('cqa_gt_answer_first', text, vocabulary=vocabulary)
+    return task_forms.answer('cqa_gt_answer_first', text, vocabulary=vocabulary)
 
   why = 'So [rationale] x [label] y'
-  written = forms.target('answer_first', label='( 1 + 2 )', rationale=why)
+  written = task_forms.target('answer_first', label='( 1 + 2 )', rationale=why)
   assert written == '( 1 + 2 ) [rationale] So [rationale] x [label] y'
   assert read(written) == '( 1 + 2 )'
   assert read('no marker at all') == 'no marker at all'
-  assert read(forms.target('answer_first', label='', rationale='why')) == ''
+  assert (
+    read(task_forms.target('answer_first', label='', rationale='why')) == ''
+  )
 
 
 def test_the_marker_behind_an_answer_has_ids_of_its_own():
@@ -62,7 +66,9 @@ def test_the_marker_behind_an_answer_has_ids_of_its_own():
   for vocabulary in (trained, vocabularies.load('bytes')):
     marker = vocabulary.encode(' [rationale]')
     for label in ('( 8 - 3 )', 'dog.', 'a'):
-      target = forms.target('answer_first', label=label, rationale='He ate.')
+      target = task_forms.target(
+        'answer_first', label=label, rationale='He ate.'
+      )
       ids, said = vocabulary.encode(target), vocabulary.encode(label)
       assert ids[: len(said) + len(marker)] == said + marker
 
@@ -72,8 +78,8 @@ def test_single_works_where_brackets_are_unknown():
     ['label a why b cd'] * 20, size=30, required=''
   )
   vocabulary = vocabularies.SentencePieceVocabulary(model, extra_ids=0)
-  target = forms.target('single', label='cd', rationale='why')
+  target = task_forms.target('single', label='cd', rationale='why')
   ids = vocabulary.encode(target)
   assert 2 in ids  # the brackets
   text = vocabulary.decode(ids)
-  assert forms.answer('x_gt_single', text, vocabulary=vocabulary) == 'cd'
+  assert task_forms.answer('x_gt_single', text, vocabulary=vocabulary) == 'cd'

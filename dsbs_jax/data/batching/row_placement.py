@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which row each example of a batch lies in, and where in that row."""
+"""Bin packing: which row each example of a batch goes into, and where."""
 
 import functools
 from typing import NamedTuple
