@@ -257,6 +257,7 @@ def accelerate(folder, *flags):
   return json.loads(done.stdout)
 
 
+@pytest.mark.long
 def test_the_accelerator_benchmark_runs_without_tensorflow(tmp_path):
   """On whatever device there is: here it says what the figures are made of."""
   found = accelerate(tmp_path)

@@ -43,7 +43,7 @@ REFERENCES = {
 
 
 # Compiling takes most of the time.
-LONG = ('4x2', '2x4', '4x2 fully sharded')
+LONG = ('8x1, two microbatches', '4x2', '2x4', '4x2 fully sharded')
 
 
 @pytest.fixture(scope='module')

@@ -225,7 +225,14 @@ def read_cqa(new_folder, request):
   )
 
 
-@pytest.fixture(scope='module', params=[read_parcels, read_cqa])
+@pytest.fixture(
+  scope='module',
+  params=[
+    read_parcels,
+    # The larger recording, which compiles for a minute.
+    pytest.param(read_cqa, marks=pytest.mark.long),
+  ],
+)
 def recording(request, tmp_path_factory):
   return request.param(lambda: tmp_path_factory.mktemp('model'), request)
 

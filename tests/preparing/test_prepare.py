@@ -188,6 +188,7 @@ def test_wrong_input_ends_a_command_with_one_line_and_status_2(tmp_path):
     assert 'Traceback' not in done.stderr
 
 
+@pytest.mark.long
 def test_commonsense_qa_is_the_paper_s(shared_dir, tmp_path, capsys):
   spec = str(shared_dir / 'data' / 't5' / 'sentencepiece.model')
   prepare_lib.prepare(

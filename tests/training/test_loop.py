@@ -37,7 +37,14 @@ def test_both_terms_fall_and_everything_is_written(unbroken):
   assert list(folder.glob('events.out.tfevents*'))
 
 
-@pytest.mark.parametrize('stop_at', [3, 6, 7])
+@pytest.mark.parametrize(
+  'stop_at',
+  [
+    3,
+    pytest.param(6, marks=pytest.mark.long),
+    pytest.param(7, marks=pytest.mark.long),
+  ],
+)
 def test_a_stopped_run_ends_bit_for_bit_as_an_unbroken_one(
   unbroken, settings, tmp_path, stop_after, stop_at
 ):
@@ -71,6 +78,7 @@ def test_resuming_with_another_run_is_refused(
     loop.train(changed)
 
 
+@pytest.mark.long
 def test_training_longer_is_allowed(settings, tmp_path):
   assert (
     loop.train(settings(tmp_path, 'TRAIN_STEPS = 4', 'EVAL_PERIOD = 4')) == 0
@@ -122,7 +130,12 @@ def test_the_checkpoint_scores_as_in_training(unbroken, tmp_path):
 
 
 @pytest.mark.parametrize(
-  'task', ['svamp_llm_finetune', 'svamp_gt_single', 'svamp_gt_answer_first']
+  'task',
+  [
+    'svamp_gt_single',
+    pytest.param('svamp_llm_finetune', marks=pytest.mark.long),
+    pytest.param('svamp_gt_answer_first', marks=pytest.mark.long),
+  ],
 )
 def test_the_baselines_train(settings, tmp_path, task):
   run = settings(
@@ -136,6 +149,7 @@ def test_the_baselines_train(settings, tmp_path, task):
   assert first['loss'] == pytest.approx(first['label/loss'], rel=0.05)
 
 
+@pytest.mark.long
 def test_the_mutual_information_term_is_trained_where_it_can_be(
   settings, tmp_path
 ):
