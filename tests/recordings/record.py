@@ -9,6 +9,7 @@ constraints.txt: `pip install -c constraints.txt -e '.[hf]'`.
 """
 
 import contextlib
+import io
 import json
 import os
 import pathlib
@@ -126,13 +127,14 @@ def rows(split: str) -> list[tuple[str, str, str]]:
 
 def make_tokenizer() -> transformers.T5Tokenizer:
   """A vocabulary of the training rows, as a T5 tokenizer."""
-  prefix = FOLDER / 'spiece'
+  model = FOLDER / 'spiece.model'
+  written = io.BytesIO()  # a path would be kept in the file
   sentencepiece.SentencePieceTrainer.train(
     sentence_iterator=iter(
       [text for row in rows('train') for text in row]
       + [*PREFIXES.values()] * 100
     ),
-    model_prefix=str(prefix),
+    model_writer=written,
     vocab_size=PIECES,
     pad_id=0,
     eos_id=1,
@@ -143,10 +145,8 @@ def make_tokenizer() -> transformers.T5Tokenizer:
     num_threads=1,
     minloglevel=2,
   )
-  prefix.with_suffix('.vocab').unlink()
-  return transformers.T5Tokenizer(
-    str(prefix.with_suffix('.model')), extra_ids=EXTRA_IDS
-  )
+  model.write_bytes(written.getvalue())
+  return transformers.T5Tokenizer(str(model), extra_ids=EXTRA_IDS)
 
 
 def make_batches(tokenizer) -> dict[str, np.ndarray]:
