@@ -75,9 +75,9 @@ def test_arithmetic_has_its_meaning_in_python(text, number):
 
 @pytest.mark.parametrize('text', HOSTILE, ids=lambda t: repr(t[:20]))
 def test_whatever_else_has_no_value_and_takes_no_time(text):
-  begin = time.perf_counter()
+  begin = time.thread_time()  # of this thread alone, however busy the machine
   number = metrics.value(text)
-  assert time.perf_counter() - begin < 0.5
+  assert time.thread_time() - begin < 0.5
   if text == '1' + '+1' * 499:
     assert number == 500.0
   else:
