@@ -11,7 +11,6 @@ import argparse
 import dataclasses
 import os
 import pathlib
-import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -24,8 +23,6 @@ from dsbs_jax.experiments import jobs, rationale_predictions, sweep_plan
 from dsbs_jax.experiments import sweep as sweep_lib
 from dsbs_jax.preparing import prepare
 from dsbs_jax.reporting import report
-from dsbs_jax.runtime import gin_config
-from dsbs_jax.training import train_config
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 BENCHMARK = 'parcels'
@@ -164,7 +161,7 @@ def explain(demo: Demo, found: Sequence[jobs.Job]) -> rich.table.Table:
       if (job.point.fraction, job.point.seed) == (fraction, min(demo.seeds))
     }
     written = rationale_predictions.write_rationales(
-      settings_of(pair[METHODS[STUDENT]]), max_decode_len=MAX_RATIONALE_TOKENS
+      pair[METHODS[STUDENT]].settings(), max_decode_len=MAX_RATIONALE_TOKENS
     )
     say(f'written: {written}')
     heading = f'First test examples, {100 * fraction:g} % of the training data'
@@ -174,16 +171,6 @@ def explain(demo: Demo, found: Sequence[jobs.Job]) -> rich.table.Table:
       )
     )
   return tables[len(tables) // 2]
-
-
-def settings_of(job: jobs.Job) -> train_config.TrainConfig:
-  """The settings that a run of the sweep was trained with."""
-  return gin_config.build(
-    train_config.TrainConfig,
-    gin_files=job.gin_files,
-    gin_bindings=job.gin_bindings,
-    search_paths=job.search_paths,
-  )
 
 
 def farewell(
@@ -224,18 +211,11 @@ help: the table shows that everything works, and says nothing about real data.
 Next, for example, in this folder:
 
 what training sees
-  {shell_line(look)}
+  {' '.join(map(jobs.quoted, look))}
 evaluate one of the runs
-  {shell_line(evaluate)}
+  {' '.join(map(jobs.quoted, evaluate))}
 your own benchmark
   tasks/README.md"""
-
-
-def shell_line(command: Sequence[str]) -> str:
-  """A command for a shell, with double quotes around gin's single ones."""
-  return ' '.join(
-    f'"{word}"' if "'" in word else shlex.quote(word) for word in command
-  )
 
 
 def title(text: str) -> None:

@@ -10,21 +10,18 @@ training.
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import json
 import os
 import pathlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from dsbs_jax.experiments import eta, jobs, launchers
 from dsbs_jax.runs import run_folder
 from dsbs_jax.runtime import progress, signals
 
 LOG_FILE = 'train.log'
-
-Launcher = Callable[
-  [signals.StopRequest], launchers.Subprocesses | launchers.InProcess
-]
 
 _LOCK_FILE = '.lock'
 _TAIL_LINES = 12
@@ -36,18 +33,20 @@ class Failure:
 
   name: str
   status: int
-  log: pathlib.Path
+  log: str
   tail: str
 
 
 def execute(
-  plan: jobs.SweepPlan, *, launcher: Launcher = launchers.Subprocesses
+  plan: jobs.SweepPlan,
+  *,
+  launcher: launchers.Launcher = launchers.subprocess_launcher,
 ) -> int:
   """Prepares and trains what is not finished in a plan.
 
   Args:
     plan: what to do.
-    launcher: `launchers.Subprocesses`, or `launchers.InProcess` for small runs.
+    launcher: one of `launchers`.
 
   Returns:
     0; 1 if a command failed; signals.INTERRUPTED_STATUS if a signal stopped
@@ -59,16 +58,18 @@ def execute(
 class _Execution:
   """One pass over a plan."""
 
-  def __init__(self, plan: jobs.SweepPlan, launcher: Launcher):
+  def __init__(self, plan: jobs.SweepPlan, launcher: launchers.Launcher):
     self._plan = plan
     self._open = plan.open_jobs
     self._sweep = eta.SweepProgress(self._open)
     self._line = progress.ProgressLine()
     self._stop = signals.StopRequest()
     self._interrupted = False
-    self._launcher = launcher(self._stop, self._line.say)
+    self._launch = functools.partial(
+      launcher, stop=self._stop, say=self._line.say
+    )
     self._failures = []
-    self._elsewhere = []
+    self._num_elsewhere = 0
     self._started = time.monotonic()
 
   def execute(self) -> int:
@@ -95,7 +96,7 @@ class _Execution:
       if subset.done:
         return
       self._line.say(f'preparing {name}')
-      status = self._launcher.prepare(subset, log=log, lock=lock)
+      status = self._launch(subset, log=log, lock=lock, watch=lambda: None)
     if status:
       self._failed(name, status, log, folder)
     else:
@@ -103,14 +104,10 @@ class _Execution:
 
   def _train(self, number: int, job: jobs.Job) -> None:
     if not job.subset.done:
-      self._line.say(f'skipped: {job.name}, its data is not prepared')
+      reason = 'its data is not prepared'
+      self._line.say(f'skipped: {job.name}, {reason}')
       self._failures.append(
-        Failure(
-          job.name,
-          launchers.FAILED_STATUS,
-          job.path,
-          'its data is not prepared',
-        )
+        Failure(job.name, launchers.FAILED_STATUS, str(job.path), reason)
       )
       self._sweep.record(job, seconds=0.0, steps=0)
       return
@@ -119,7 +116,7 @@ class _Execution:
       if lock is None or job.is_finished():
         self._sweep.record(job, seconds=0.0, steps=0)
         if lock is None:
-          self._elsewhere.append(job)
+          self._num_elsewhere += 1
           self._line.say(f'skipped: {job.name}, another process is training it')
         return
       self._train_locked(number, job, lock)
@@ -133,7 +130,7 @@ class _Execution:
       step = max(job.step, _logged_step(job.path))
       self._show(number, job, step, time.monotonic() - started)
 
-    status = self._launcher.train(job, log=log, lock=lock, watch=watch)
+    status = self._launch(job, log=log, lock=lock, watch=watch)
     seconds = time.monotonic() - started
     steps = max(0, _logged_step(job.path) - job.step)
     self._sweep.record(job, seconds=seconds, steps=steps)
@@ -171,10 +168,9 @@ class _Execution:
       tail += (
         '\n  ended with status 0, but without a checkpoint of its last step'
       )
-    failure = Failure(name, status, log, tail)
+    failure = Failure(name, status, str(log), tail)
     self._failures.append(failure)
-    facts = {'name': name, 'status': status, 'log': str(log)}
-    text = json.dumps({**facts, 'tail': failure.tail}, indent=2)
+    text = json.dumps(dataclasses.asdict(failure), indent=2)
     (folder / run_folder.FAILURE_FILE).write_text(text + '\n', encoding='utf-8')
     self._line.say(f'FAILED with status {status}: {name} ({log})')
 
@@ -187,7 +183,7 @@ class _Execution:
     finished = sum(job.is_finished() for job in self._plan.jobs)
     self._line.say(
       f'{finished:,} of {len(self._plan.jobs):,} runs are finished,'
-      f' {len(self._failures):,} failed, {len(self._elsewhere):,} trained by'
+      f' {len(self._failures):,} failed, {self._num_elsewhere:,} trained by'
       f' another process, {progress.duration(time.monotonic() - self._started)}'
     )
     if self._stopping():

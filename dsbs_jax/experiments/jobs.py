@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 
 from dsbs_jax.data.prepared import store
 from dsbs_jax.runs import run_folder, run_names
+from dsbs_jax.runtime import gin_config
+from dsbs_jax.training import train_config
 
 NEW, RESUME, FINISHED = 'new', 'resume', 'finished'
 
@@ -101,6 +103,15 @@ class Job:
       *_search_flag(self.search_paths),
     ]
 
+  def settings(self) -> train_config.TrainConfig:
+    """The settings that its gin files and bindings build."""
+    return gin_config.build(
+      train_config.TrainConfig,
+      gin_files=self.gin_files,
+      gin_bindings=self.gin_bindings,
+      search_paths=self.search_paths,
+    )
+
   def is_finished(self) -> bool:
     """Whether the run is finished now."""
     return is_finished(self.path, self.macros, self.train_steps)
@@ -150,12 +161,11 @@ def is_finished(
 
 def shell_line(command: Sequence[str]) -> str:
   """A command as one line for a shell, in the folder of this process."""
-  words = [str(pathlib.Path.cwd()), *command]
-  folder, *rest = map(_quoted, words)
-  return f'cd {folder} && {" ".join(rest)}'
+  words = ' '.join(map(quoted, command))
+  return f'cd {quoted(str(pathlib.Path.cwd()))} && {words}'
 
 
-def _quoted(word: str) -> str:
+def quoted(word: str) -> str:
   """A word for a shell; double quotes read better around gin's single ones."""
   if "'" in word and not set(word) & set('"$`\\!\n'):
     return f'"{word}"'

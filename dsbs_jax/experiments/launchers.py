@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two ways to run the jobs of a sweep: as subprocesses, or in this process."""
+"""Two ways to run a command of a sweep: as a subprocess, or in this process."""
 
 import contextlib
 import pathlib
@@ -9,153 +9,96 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from dsbs_jax.experiments import jobs
-from dsbs_jax.preparing import prepare as prepare_lib
+from dsbs_jax.preparing import prepare
 from dsbs_jax.runtime import gin_config, signals
-from dsbs_jax.training import loop, train_config
+from dsbs_jax.training import loop
 
 FAILED_STATUS = 1
 _POLL_SECONDS = 0.5
 
+# (subset or job, log=, lock=, watch=, stop=, say=) -> exit status.
+Launcher = Callable[..., int]
 
-class Subprocesses:
-  """Runs each job as a subprocess and passes signals on to it.
+
+def subprocess_launcher(
+  todo: jobs.Subset | jobs.Job,
+  *,
+  log: pathlib.Path,
+  lock: int,
+  watch: Callable[[], None],
+  stop: signals.StopRequest,
+  say: Callable[[str], None],
+) -> int:
+  """Runs a command as a subprocess and passes signals on to it.
 
   Args:
+    todo: what has the command.
+    log: file that its output is added to.
+    lock: file descriptor of the folder's lock, which the process inherits and
+      holds until it ends.
+    watch: called twice a second, to show progress.
     stop: the request to stop that the sweep listens to.
     say: prints a line for the user.
+
+  Returns:
+    The exit status.
   """
-
-  def __init__(self, stop: signals.StopRequest, say: Callable[[str], None]):
-    self._stop = stop
-    self._say = say
-
-  def prepare(
-    self, subset: jobs.Subset, *, log: pathlib.Path, lock: int
-  ) -> int:
-    """Prepares a subset; returns the exit status."""
-    return self._run(subset.command, log, lock, lambda: None)
-
-  def train(
-    self,
-    job: jobs.Job,
-    *,
-    log: pathlib.Path,
-    lock: int,
-    watch: Callable[[], None],
-  ) -> int:
-    """Trains a run.
-
-    Args:
-      job: the run.
-      log: file that its output is added to.
-      lock: file descriptor of the folder's lock, which the process inherits
-        and holds until it ends.
-      watch: called twice a second, to show progress.
-
-    Returns:
-      The exit status.
-    """
-    return self._run(job.command, log, lock, watch)
-
-  def _run(
-    self,
-    command: Sequence[str],
-    log: pathlib.Path,
-    lock: int,
-    watch: Callable[[], None],
-  ) -> int:
-    with log.open('ab') as out:
-      process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=out,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-        pass_fds=(lock,),
-      )
-    stopping = False
-    try:
-      while process.poll() is None:
-        if self._stop.requested() and not stopping:
-          process.send_signal(signal.SIGTERM)
-          self._say(
-            f'{self._stop.name}: waiting for the run to save; Ctrl-C again kills it'
-          )
-          # A second Ctrl-C raises here, and the `finally` below kills the run.
-          signal.signal(signal.SIGINT, signal.default_int_handler)
-          stopping = True
-        if not stopping:
-          watch()
-        time.sleep(_POLL_SECONDS)
-    finally:
-      if process.poll() is None:
-        process.kill()
-        process.wait()
-    return process.returncode
-
-
-class InProcess:
-  """Runs jobs in this process: for runs shorter than a process's start.
-
-  Each run prints its own progress. Memory that a run does not free is missing
-  for the next one.
-  """
-
-  def __init__(self, stop: signals.StopRequest, say: Callable[[str], None]):
-    del stop, say  # a run handles signals and prints by itself
-
-  def prepare(
-    self, subset: jobs.Subset, *, log: pathlib.Path, lock: int
-  ) -> int:
-    """Prepares a subset; returns the exit status it would have had."""
-    del lock
-    request = prepare_lib.PrepareConfig(
-      benchmark=subset.benchmark,
-      source=subset.source,
-      data_dir=subset.data_dir,
-      fraction=subset.fraction,
-      subset_seed=subset.subset_seed,
-      vocabulary=subset.vocabulary,
-      **_options(subset.flags),
+  with log.open('ab') as out:
+    process = subprocess.Popen(
+      todo.command,
+      stdin=subprocess.DEVNULL,
+      stdout=out,
+      stderr=subprocess.STDOUT,
+      start_new_session=True,
+      pass_fds=(lock,),
     )
-
-    def prepare() -> int:
-      with log.open('a') as out, contextlib.redirect_stdout(out):
-        prepare_lib.prepare(request)
-      return 0
-
-    return _guarded(prepare, log)
-
-  def train(
-    self,
-    job: jobs.Job,
-    *,
-    log: pathlib.Path,
-    lock: int,
-    watch: Callable[[], None],
-  ) -> int:
-    """Trains a run; returns the exit status it would have had."""
-    del lock, watch
-
-    def train() -> int:
-      settings = gin_config.build(
-        train_config.TrainConfig,
-        gin_files=job.gin_files,
-        gin_bindings=job.gin_bindings,
-        search_paths=job.search_paths,
-      )
-      return loop.train(settings, config_text=gin_config.operative_text())
-
-    with _handlers_kept():
-      return _guarded(train, log)
-
-
-def _guarded(call: Callable[[], int], log: pathlib.Path) -> int:
-  """The status of a call; of an exception, whose traceback goes to the log."""
+  stopping = False
   try:
-    return call()
+    while process.poll() is None:
+      if stop.requested() and not stopping:
+        process.send_signal(signal.SIGTERM)
+        say(f'{stop.name}: waiting for the run to save; Ctrl-C again kills it')
+        # A second Ctrl-C raises here, and the `finally` below kills the run.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        stopping = True
+      if not stopping:
+        watch()
+      time.sleep(_POLL_SECONDS)
+  finally:
+    if process.poll() is None:
+      process.kill()
+      process.wait()
+  return process.returncode
+
+
+def in_process_launcher(
+  todo: jobs.Subset | jobs.Job, *, log: pathlib.Path, **unused: Any
+) -> int:
+  """Runs in this process what is shorter than a process's start.
+
+  A run handles signals and prints its progress by itself. Memory that it does
+  not free is missing for the next one.
+
+  Args:
+    todo: what to prepare, or to train.
+    log: file of what `prepare` prints, or of a traceback.
+    **unused: what a subprocess needs.
+
+  Returns:
+    The exit status that a process would have had.
+  """
+  del unused
+  try:
+    if isinstance(todo, jobs.Job):
+      with _handlers_kept():
+        run = todo.settings()
+        return loop.train(run, config_text=gin_config.operative_text())
+    with log.open('a') as out, contextlib.redirect_stdout(out):
+      prepare.prepare(_prepare_config(todo))
+    return 0
   except Exception:  # reported, whatever it is: the other runs go on
     text = traceback.format_exc()
     print(text, file=sys.stderr)
@@ -176,17 +119,23 @@ def _handlers_kept() -> Iterator[None]:
       signal.signal(number, handler)
 
 
+def _prepare_config(subset: jobs.Subset) -> prepare.PrepareConfig:
+  return prepare.PrepareConfig(
+    benchmark=subset.benchmark,
+    source=subset.source,
+    data_dir=subset.data_dir,
+    fraction=subset.fraction,
+    subset_seed=subset.subset_seed,
+    vocabulary=subset.vocabulary,
+    **_options(subset.flags),
+  )
+
+
 def _options(flags: Sequence[str]) -> dict[str, object]:
   """'--keep=correct' -> {'keep': 'correct'}, as prepare's own flags read."""
+  kinds = {'train_vocab': int, 'splits': lambda text: text.split(',')}
   options = {}
   for flag in flags:
     name, equals, value = flag.removeprefix('--').partition('=')
-    options[name] = value if equals else True
-  for name, kind in (('train_vocab', int), ('splits', _comma_list)):
-    if name in options:
-      options[name] = kind(options[name])
+    options[name] = kinds.get(name, str)(value) if equals else True
   return options
-
-
-def _comma_list(text: str) -> list[str]:
-  return text.split(',')

@@ -37,7 +37,9 @@ def run(
     for command in plan.commands():
       print(jobs.shell_line(command))
     return 0
-  launcher = launchers.InProcess if in_process else launchers.Subprocesses
+  launcher = launchers.subprocess_launcher
+  if in_process:
+    launcher = launchers.in_process_launcher
   status = executor.execute(plan, launcher=launcher)
   if stage != 'prepare':
     print(f'report: python -m dsbs_jax.report {sweep.runs_dir}')

@@ -100,28 +100,27 @@ class Sweep:
 
   def points(self) -> list[run_names.Coordinates]:
     """All runs of the sweep, in the order in which they are run."""
-    grid = run_names.grid(
-      benchmarks=tuple(self.benchmarks),
-      methods=tuple(self.methods),
-      models=tuple(model_name(file) for file in self.models),
-      fractions=tuple(_number(float, f, 'fractions') for f in self.fractions),
-      seeds=tuple(_number(int, seed, 'seeds') for seed in self.seeds),
-      settings=tuple(itertools.product(*map(_values, self.vary))),
-    )
-    # ALPHA does nothing where there is only one term: such points are one run.
-    return list(
-      dict.fromkeys(
-        point
-        if _has_two_terms(point)
-        else dataclasses.replace(
-          point,
-          setting=tuple(
-            s for s in point.setting if s.split('=')[0] not in _OF_TWO_TERMS
-          ),
+    fractions = [_number(float, f, 'fractions') for f in self.fractions]
+    axes = {
+      # First, so that first curves come early.
+      'seed': [_number(int, seed, 'seeds') for seed in self.seeds],
+      'benchmark': self.benchmarks,
+      'model': [model_name(file) for file in self.models],
+      'fraction': fractions,
+      'method': self.methods,
+      'setting': list(itertools.product(*map(_values, self.vary))),
+    }
+    points = {}
+    for values in itertools.product(*axes.values()):
+      point = run_names.Coordinates(**dict(zip(axes, values, strict=True)))
+      if not _has_two_terms(point):
+        # ALPHA does nothing where there is one term: such points are one run.
+        kept = (
+          s for s in point.setting if s.split('=')[0] not in _OF_TWO_TERMS
         )
-        for point in grid
-      )
-    )
+        point = dataclasses.replace(point, setting=tuple(kept))
+      points[point] = None
+    return list(points)
 
 
 def plan(sweep: Sweep) -> jobs.SweepPlan:

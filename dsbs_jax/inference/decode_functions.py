@@ -5,6 +5,7 @@ Each is compiled once per shape of its batch, when that shape first occurs.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -50,31 +51,12 @@ class DecodeFns:
     self._params, self._vocab_size = params, model.vocab_size
     self._max_logits = max_logits
     self._shards = mesh.shape[partitioning.DATA_AXIS]
-    sharding = partitioning.batch_sharding(mesh)
-    replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-
-    def jit(function, num_batches=1):
-      return jax.jit(
-        function,
-        in_shardings=(param_shardings, *[sharding] * num_batches),
-        out_shardings=replicated,
-      )
-
-    decode = functools.partial(decode_rows, model=model)
-    self._generate, self._generate_rationale = (
-      cpu_threads.per_core(jit(functools.partial(decode, **options)), mesh)
-      for options in (
-        {
-          'max_decode_len': max_decode_len,
-          'num_beams': num_beams,
-          'stop': stop,
-        },
-        {'max_decode_len': max_rationale_len},
-      )
+    decode = functools.partial(jit_decode, model, mesh, param_shardings)
+    self._generate = decode(
+      max_decode_len=max_decode_len, num_beams=num_beams, stop=stop
     )
-    self._score = jit(
-      functools.partial(score_options, model=model), num_batches=2
-    )
+    self._generate_rationale = decode(max_decode_len=max_rationale_len)
+    self._score = jit_score(model, mesh, param_shardings)
 
   def round_up_rows(self, num: int) -> int:
     """The next number of rows that all devices share evenly."""
@@ -125,34 +107,49 @@ class DecodeFns:
     )
 
 
-def decode_rows(
-  params: Any,
-  rows: dict[str, jax.Array],
-  *,
+def jit_decode(
   model: network.T5Config,
+  mesh: jax.sharding.Mesh,
+  param_shardings: Any,
+  *,
   max_decode_len: int,
   num_beams: int = 1,
   stop: tuple[int, ...] = (),
-) -> jax.Array:
-  """Greedy outputs, or the best beam's: [B, max_decode_len] int32."""
-  if num_beams == 1:
-    return decoding.greedy(
-      params, model, rows, max_decode_len=max_decode_len, stop=stop
+) -> Callable[..., np.ndarray]:
+  """Greedy outputs, or the best beam's; see `DecodeFns`.
+
+  Returns:
+    (params, row group) -> [B, max_decode_len] int32.
+  """
+
+  def decode(params, rows):
+    if num_beams == 1:
+      return decoding.greedy(
+        params, model, rows, max_decode_len=max_decode_len, stop=stop
+      )
+    beams, _ = decoding.beam_search(
+      params, model, rows, num_beams=num_beams, max_decode_len=max_decode_len
     )
-  beams, _ = decoding.beam_search(
-    params, model, rows, num_beams=num_beams, max_decode_len=max_decode_len
-  )
-  return beams[:, 0]
+    return beams[:, 0]
+
+  rows = partitioning.batch_sharding(mesh)
+  return cpu_threads.per_core(_jit(decode, mesh, param_shardings, rows), mesh)
 
 
-def score_options(
-  params: Any,
-  tokens: jax.Array,
-  options: jax.Array,
-  *,
-  model: network.T5Config,
-) -> jax.Array:
-  """log p of each option, [B, options] float32; see `DecodeFns`."""
-  return decoding.score_options(
-    params, model, {'encoder_input_tokens': tokens}, options_tokens=options
-  )
+def jit_score(
+  model: network.T5Config, mesh: jax.sharding.Mesh, param_shardings: Any
+) -> Callable[..., jax.Array]:
+  """(params, [B, S] inputs, [B, options, T] outputs) -> [B, options] log p."""
+
+  def score(params, tokens, options):
+    return decoding.score_options(
+      params, model, {'encoder_input_tokens': tokens}, options_tokens=options
+    )
+
+  rows = partitioning.batch_sharding(mesh)
+  return _jit(score, mesh, param_shardings, rows, rows)
+
+
+def _jit(function: Callable, mesh: jax.sharding.Mesh, *shardings: Any):
+  replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  return jax.jit(function, in_shardings=shardings, out_shardings=replicated)

@@ -59,15 +59,13 @@ def evaluate(config: EvalConfig) -> int:
   )
   loaded = config.load_params()
   evaluator = evaluator_lib.Evaluator(
-    evaluator_lib.EvaluatorConfig(
-      task=config.mixture_or_task_name,
-      model=config.model,
-      splits=config.eval_splits,
-      batch_size=config.eval_batch_size,
-      max_decode_len=config.max_decode_len,
-      num_beams=config.num_beams,
-      score_labels=config.score_labels,
-    ),
+    evaluator_lib.evaluated_task(config.mixture_or_task_name),
+    config.model,
+    splits=config.eval_splits,
+    batch_size=config.eval_batch_size,
+    max_decode_len=config.max_decode_len,
+    num_beams=config.num_beams,
+    score_labels=config.score_labels,
     source=source,
     mesh=loaded.mesh,
     param_shardings=loaded.shardings,

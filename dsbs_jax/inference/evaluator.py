@@ -8,7 +8,6 @@ the benchmark's metric, the function that seqio's evaluator calls too.
 """
 
 import dataclasses
-import functools
 import json
 import pathlib
 from collections.abc import Sequence
@@ -22,43 +21,11 @@ from dsbs_jax.core.t5 import network
 from dsbs_jax.data import register, task_forms, vocabularies
 from dsbs_jax.data.batching import loader
 from dsbs_jax.data.prepared import tokens, views
-from dsbs_jax.inference import (
-  cpu_threads,
-  decode_functions,
-  option_scoring,
-  output_split,
-)
+from dsbs_jax.inference import decode_functions, option_scoring, output_split
 from dsbs_jax.runs import metrics_log
-from dsbs_jax.runtime import field_checks, files, progress
+from dsbs_jax.runtime import files, progress
 
 PREDICTIONS = 'predictions'
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluatorConfig:
-  """How to evaluate.
-
-  Attributes:
-    task: task or mixture; a mixture of label and rationale is evaluated on
-      its label task.
-    model: the network.
-    splits: which splits; those that are not prepared are left out.
-    batch_size: rows per decoding batch over all devices.
-    max_decode_len: target tokens to generate at most.
-    num_beams: 1 for greedy decoding, as in the paper.
-    score_labels: whether labels are chosen among given ones, not generated.
-  """
-
-  task: str
-  model: network.T5Config
-  splits: tuple[str, ...]
-  batch_size: int = 128
-  max_decode_len: int = 64
-  num_beams: int = 1
-  score_labels: bool = False
-
-  def __post_init__(self):
-    field_checks.splits(self, 'splits')
 
 
 def evaluated_task(name: str) -> str | None:
@@ -79,7 +46,13 @@ class Evaluator:
   """Evaluates parameters on the splits of a task; compiles once per shape.
 
   Args:
-    config: see `EvaluatorConfig`.
+    task: what to predict, see `evaluated_task`; None evaluates nothing.
+    model: the network.
+    splits: which splits; those that are not prepared are left out.
+    batch_size: rows per decoding batch over all devices.
+    max_decode_len: target tokens to generate at most.
+    num_beams: 1 for greedy decoding, as in the paper.
+    score_labels: whether labels are chosen among given ones, not generated.
     source: where the tokens come from.
     mesh: the devices.
     param_shardings: a sharding per parameter.
@@ -87,64 +60,61 @@ class Evaluator:
 
   def __init__(
     self,
-    config: EvaluatorConfig,
+    task: str | None,
+    model: network.T5Config,
     *,
+    splits: Sequence[str],
+    batch_size: int,
+    max_decode_len: int = 64,
+    num_beams: int = 1,
+    score_labels: bool = False,
     source: tokens.Source,
     mesh: jax.sharding.Mesh,
     param_shardings: Any,
   ):
-    self._config = config
-    self.task = evaluated_task(config.task)
-    self._splits = {}
-    if self.task is None:
+    self.task, self._batch_size = task, batch_size
+    self._splits, self._labels, self._rank_classifier = {}, {}, None
+    if task is None:
       return
-    prepared = tokens.splits(self.task, source)
+    prepared = tokens.splits(task, source)
     self._splits = {
-      split: tokens.load(self.task, split, source)
-      for split in config.splits
+      split: tokens.load(task, split, source)
+      for split in splits
       if split in prepared
     }
-    parts = contract.parse_task_name(self.task)
+    parts = contract.parse_task_name(task)
     vocabulary = vocabularies.load(source.vocabulary)
-    self._stop = output_split.stop_ids(parts.form, vocabulary=vocabulary)
+    stop = output_split.stop_ids(parts.form, vocabulary=vocabulary)
     for split, data in self._splits.items():
-      longest = _longest(data, self._stop)
-      if longest > config.max_decode_len and not config.score_labels:
+      longest = _longest(data, stop)
+      if longest > max_decode_len and not score_labels:
         progress.say(
-          f'{self.task} {split} has targets of up to {longest} tokens, but'
-          f' MAX_DECODE_LEN is {config.max_decode_len}: longer answers are'
+          f'{task} {split} has targets of up to {longest} tokens, but'
+          f' MAX_DECODE_LEN is {max_decode_len}: longer answers are'
           ' cut and count as wrong.'
         )
-    self._labels, self._rank_classifier = {}, None
-    if config.score_labels:
+    if score_labels:
       self._labels = {
-        split: option_scoring.label_options(self.task, split, source)
+        split: option_scoring.label_options(task, split, source)
         for split in self._splits
       }
       self._rank_classifier = option_scoring.RankClassifier(
-        self.task,
-        config.model,
+        task,
+        model,
         mesh=mesh,
         param_shardings=param_shardings,
-        batch_size=config.batch_size,
+        batch_size=batch_size,
       )
     self._metric = register.benchmark(parts.benchmark).metric
     self._data_shards = mesh.shape[partitioning.DATA_AXIS]
     self._batch_sharding = partitioning.batch_sharding(mesh)
-    replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    self._decode = cpu_threads.per_core(
-      jax.jit(
-        functools.partial(
-          decode_functions.decode_rows,
-          model=config.model,
-          max_decode_len=config.max_decode_len,
-          num_beams=config.num_beams,
-          stop=self._stop,
-        ),
-        in_shardings=(param_shardings, self._batch_sharding),
-        out_shardings=replicated,
-      ),
+    self._decode = decode_functions.jit_decode(
+      model,
       mesh,
+      param_shardings,
+      max_decode_len=max_decode_len,
+      num_beams=num_beams,
+      stop=stop,
     )
 
   @property
@@ -193,7 +163,7 @@ class Evaluator:
     )
     predictions = [''] * len(data)
     for positions, rows in loader.eval_batches(
-      data, self._config.batch_size, shard_info=shard_info
+      data, self._batch_size, shard_info=shard_info
     ):
       if jax.process_count() > 1:
         rows = jax.tree.map(
@@ -230,15 +200,21 @@ class Evaluator:
     """Writes one JSON line per example, in the split's order."""
     data = self._splits[split]
     folder = pathlib.Path(model_dir) / PREDICTIONS
-    how = '-chosen' if self._config.score_labels else ''
+    how = '-chosen' if self._rank_classifier is not None else ''
     path = folder / f'{self.task}-{split}-{step:06}{how}.jsonl'
-    lines = [
-      json.dumps(_line(data, i, prediction)) + '\n'
+    lines = (
+      {
+        'index': int(data.index[i]),
+        'id': data.example_id(i),
+        'input': data.input_text(i),
+        'target': data.answer(i),
+        'prediction': prediction,
+      }
       for i, prediction in enumerate(predictions)
-    ]
+    )
     with files.writing(path):
       folder.mkdir(parents=True, exist_ok=True)
-    files.replace_text(path, ''.join(lines))
+    files.replace_text(path, ''.join(json.dumps(x) + '\n' for x in lines))
     return path
 
 
@@ -248,13 +224,3 @@ def _longest(data: tokens.Tokens, stop: Sequence[int]) -> int:
     return int(data.targets.lengths.max())
   answers = [data.answer(i) for i in range(len(data))]
   return max(map(len, data.vocabulary.encode_all(answers))) + len(stop)
-
-
-def _line(data: tokens.Tokens, i: int, prediction: str) -> dict[str, Any]:
-  return {
-    'index': int(data.index[i]),
-    'id': data.example_id(i),
-    'input': data.input_text(i),
-    'target': data.answer(i),
-    'prediction': prediction,
-  }

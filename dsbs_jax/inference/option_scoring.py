@@ -6,7 +6,6 @@ prepared data keeps. A label's score is the sum of log p of its tokens and of
 those that end it, as in `predictor`; it is not divided by its length.
 """
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -90,13 +89,7 @@ class RankClassifier:
     self._task, self._model, self._batch_size = task, model, batch_size
     self._shards = mesh.shape[partitioning.DATA_AXIS]
     self._sharding = partitioning.batch_sharding(mesh)
-    self._score = jax.jit(
-      functools.partial(decode_functions.score_options, model=model),
-      in_shardings=(param_shardings, self._sharding, self._sharding),
-      out_shardings=jax.sharding.NamedSharding(
-        mesh, jax.sharding.PartitionSpec()
-      ),
-    )
+    self._score = decode_functions.jit_score(model, mesh, param_shardings)
 
   def rank_classify(
     self, params: Any, data: tokens.Tokens, labels: Sequence[Sequence[str]]

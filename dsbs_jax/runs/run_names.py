@@ -11,7 +11,6 @@ cluster and the report agree on them without another file:
 import dataclasses
 import decimal
 import re
-from collections.abc import Iterator
 
 from dsbs_jax import contract
 
@@ -116,32 +115,6 @@ def parse(name: str) -> Coordinates | None:
     )
   except contract.UserError:
     return None  # it only looks like the name of a run
-
-
-def grid(
-  *,
-  benchmarks: tuple[str, ...],
-  methods: tuple[str, ...],
-  models: tuple[str, ...],
-  fractions: tuple[float, ...],
-  seeds: tuple[int, ...],
-  settings: tuple[tuple[str, ...], ...] = ((),),
-) -> Iterator[Coordinates]:
-  """All points of a sweep, seed by seed, so that first curves come early."""
-  for seed in seeds:
-    for benchmark in benchmarks:
-      for model in models:
-        for fraction in fractions:
-          for method in methods:
-            for setting in settings:
-              yield Coordinates(
-                benchmark=benchmark,
-                method=method,
-                model=model,
-                fraction=fraction,
-                seed=seed,
-                setting=setting,
-              )
 
 
 def decimal_text(number: float) -> str:

@@ -91,13 +91,11 @@ def train(
   train_step = step_functions.train_step(run, abstract_state.shardings, mesh)
   key_data = np.asarray(jax.random.key_data(run_key))
   evaluator = evaluator_lib.Evaluator(
-    evaluator_lib.EvaluatorConfig(
-      task=run.mixture_or_task_name,
-      model=run.model,
-      splits=run.eval_splits,
-      batch_size=run.eval_batch_size,
-      max_decode_len=run.max_decode_len,
-    ),
+    evaluator_lib.evaluated_task(run.mixture_or_task_name),
+    run.model,
+    splits=run.eval_splits,
+    batch_size=run.eval_batch_size,
+    max_decode_len=run.max_decode_len,
     source=source,
     mesh=mesh,
     param_shardings=abstract_state.shardings.params,

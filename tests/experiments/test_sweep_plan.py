@@ -71,6 +71,20 @@ def test_each_run_trains_its_own_coordinates(tmp_path):
   assert job.train_steps == 20
 
 
+def test_points_go_seed_by_seed_and_each_is_there_once(tmp_path):
+  sweep = _sweep(
+    tmp_path,
+    benchmarks=('cqa', 'svamp'),
+    methods=('gt_dsbs', 'llm_dsbs'),
+    fractions=('0.5', '1'),
+    seeds=('0', '1', '2'),
+    vary=('ALPHA=0.5,1',),
+  )
+  points = sweep.points()
+  assert len(points) == len({p.name for p in points}) == 2 * 2 * 2 * 3 * 2
+  assert [p.seed for p in points] == sorted(p.seed for p in points)
+
+
 def test_alpha_weighs_two_terms_only(tmp_path):
   plan = sweep_plan.plan(_sweep(tmp_path, vary=('ALPHA=0.3,0.7',)))
   alphas = {job.name: job.macros['ALPHA'] for job in plan.jobs}

@@ -41,12 +41,10 @@ def params():
 def make_evaluator(source, task, **options):
   mesh = partitioning.make_mesh(None)
   return evaluator_lib.Evaluator(
-    evaluator_lib.EvaluatorConfig(
-      task=task,
-      model=MODEL,
-      splits=('test',),
-      **{'batch_size': 2, 'score_labels': True, **options},
-    ),
+    evaluator_lib.evaluated_task(task),
+    MODEL,
+    splits=('test',),
+    **{'batch_size': 2, 'score_labels': True, **options},
     source=source,
     mesh=mesh,
     param_shardings=partitioning.shardings(

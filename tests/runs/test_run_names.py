@@ -65,18 +65,3 @@ def test_other_names_are_nobodys(name):
 def test_wrong_points_are_errors(changed, message):
   with pytest.raises(ValueError, match=message):
     _point(**changed)
-
-
-def test_a_grid_goes_seed_by_seed_and_has_every_point_once():
-  points = list(
-    run_names.grid(
-      benchmarks=('cqa', 'svamp'),
-      methods=('gt_finetune', 'gt_dsbs'),
-      models=('tiny',),
-      fractions=(0.5, 1.0),
-      seeds=(0, 1, 2),
-      settings=(('ALPHA=0.5',), ('ALPHA=1',)),
-    )
-  )
-  assert len(points) == len({p.name for p in points}) == 2 * 2 * 2 * 3 * 2
-  assert [p.seed for p in points] == sorted(p.seed for p in points)
