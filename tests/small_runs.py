@@ -6,9 +6,9 @@ import pathlib
 import jax
 import numpy as np
 
-from dsbs_jax.core.t5 import network
+from dsbs_jax.interop import read_checkpoint
 from dsbs_jax.preparing import prepare as prepare_lib
-from dsbs_jax.runs import checkpoints, metrics_log
+from dsbs_jax.runs import metrics_log
 from dsbs_jax.runtime import gin_config
 from dsbs_jax.training import train_config
 
@@ -68,13 +68,9 @@ def command(model_dir, data_dir, *bindings) -> list[str]:
 
 def params(run, step):
   """The parameters of a run's checkpoint."""
-  shapes = network.param_shapes(run.model)
-  device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  like = checkpoints.shapes_with_shardings(
-    shapes, jax.tree.map(lambda _: device, shapes)
+  return read_checkpoint.load_params(
+    f'{run.model_dir}/checkpoint_{step}', run.model
   )
-  saved = checkpoints.Checkpoints(run.model_dir, read_only=True)
-  return saved.restore_params(step, like)
 
 
 def lines(run) -> str:

@@ -73,46 +73,11 @@ class ExportConfig:
     for name in ('model_dir', 'out'):
       if not getattr(self, name):
         raise contract.UserError(f'--{name} is not given, expected a folder.')
-
-
-@dataclasses.dataclass(frozen=True)
-class _Checkpoint:
-  """What is exported.
-
-  Attributes:
-    path: the checkpoint's folder.
-    step: its step.
-    config: its network.
-    metadata: what its run was made of, {} if it is not of this project.
-  """
-
-  path: pathlib.Path
-  step: int
-  config: network.T5Config
-  metadata: dict[str, Any]
-
-  @property
-  def prefix(self) -> str:
-    """What stands before the inputs of its labels; '' if unknown."""
-    name = views.own_name(self.metadata.get('task', ''))
-    if name is None:
-      return ''
-    form = 'label' if name.form == 'dsbs' else name.form
-    return task_forms.prefixes(self.metadata.get('prefixes') or 'paper').of(
-      form
-    )
-
-  def write_card(self, out: str, *, library: str, usage: str) -> None:
-    """Writes the model card into the exported folder."""
-    model_card.write(
-      out,
-      checkpoint=self.path,
-      step=self.step,
-      config=self.config,
-      metadata=self.metadata,
-      library=library,
-      usage=usage,
-    )
+    for name in ('input_length', 'output_length'):
+      if getattr(self, name) < 1:
+        raise contract.UserError(
+          f'{name} is {getattr(self, name)}, expected 1 token or more.'
+        )
 
 
 def to_hugging_face(export: ExportConfig) -> str:
@@ -133,8 +98,8 @@ def to_hugging_face(export: ExportConfig) -> str:
       'extra_ids': spec.extra_ids,
     }
   hf_checkpoint.save_hf(export.out, params, found.config, **options)
-  usage = _HUGGING_FACE_USE.format(prefix=found.prefix)
-  found.write_card(export.out, library='transformers', usage=usage)
+  usage = _HUGGING_FACE_USE.format(prefix=_prefix(found.metadata))
+  model_card.write(export.out, found, library='transformers', usage=usage)
   tokenizer = 'with its tokenizer' if options else 'without a tokenizer'
   return f'{export.out}: {found.path} for Hugging Face, {tokenizer}'
 
@@ -165,8 +130,9 @@ def to_t5x(export: ExportConfig, *, legacy: bool = False) -> str:
   if legacy:
     save = t5x_write_checkpoint.save_legacy
   written = save(export.out, params, found.config, step=step, moments=moments)
-  found.write_card(
+  model_card.write(
     export.out,
+    found,
     library='t5x',
     usage=f'A T5X checkpoint, {kind}: `{pathlib.Path(written).name}/`. Give its'
     ' path as `INITIAL_CHECKPOINT_PATH` or `CHECKPOINT_PATH`.',
@@ -196,40 +162,47 @@ def to_stablehlo(export: ExportConfig) -> str:
   if spec is not None:
     file = vocabularies.local_file(spec.path)
     model = vocabularies.with_extra_ids(file.read_bytes(), spec.extra_ids)
-  program = stablehlo.ProgramConfig(
-    prefix=found.prefix,
+  stablehlo.save(
+    export.out,
+    params,
+    found.config,
+    prefix=_prefix(found.metadata),
     input_length=export.input_length,
     output_length=export.output_length,
     sentencepiece_model=model,
   )
-  stablehlo.save(export.out, params, found.config, program)
-  found.write_card(export.out, library='jax', usage=_STABLEHLO_USE)
+  model_card.write(export.out, found, library='jax', usage=_STABLEHLO_USE)
   return f'{export.out}: {found.path} for jax.export; try {export.out}/run.py'
 
 
-def _open(export: ExportConfig) -> tuple[_Checkpoint, Any]:
+def _prefix(metadata: dict[str, Any]) -> str:
+  """What stands before the inputs of a run's labels; '' if unknown."""
+  name = views.own_name(metadata.get('task', ''))
+  if name is None:
+    return ''
+  form = 'label' if name.form == 'dsbs' else name.form
+  return task_forms.prefixes(metadata.get('prefixes') or 'paper').of(form)
+
+
+def _open(export: ExportConfig) -> tuple[model_card.Checkpoint, Any]:
   """The checkpoint, and its parameters as NumPy arrays."""
   step = int(export.step) if export.step.isdigit() else export.step
   path, step = checkpoints.find_checkpoint(export.model_dir, step)
-  config, metadata = _describe(path)
+  metadata = {}
+  if read_checkpoint.is_hugging_face(str(path)):
+    from dsbs_jax.interop import hf_layout
+
+    config = hf_layout.read_config(path)
+  else:
+    metadata = read_checkpoint.run_metadata(str(path))
+    if 'model' in metadata:
+      config = network.T5Config(**metadata['model'])
+    else:
+      config, metadata = t5x_read_checkpoint.infer_config(str(path)), {}
   params = read_checkpoint.load_params(
     path, config, allow_pickle=export.allow_pickle
   )
-  return _Checkpoint(path, step, config, metadata), params
-
-
-def _describe(
-  path: pathlib.Path,
-) -> tuple[network.T5Config, dict[str, Any]]:
-  """The network of a checkpoint, and what its run was made of if it is ours."""
-  if read_checkpoint.is_hugging_face(str(path)):
-    from dsbs_jax.interop import hf_checkpoint
-
-    return hf_checkpoint.config_from_hf(path), {}
-  metadata = read_checkpoint.run_metadata(str(path))
-  if 'model' in metadata:
-    return network.T5Config(**metadata['model']), metadata
-  return t5x_read_checkpoint.infer_config(str(path)), {}
+  return model_card.Checkpoint(path, step, config, metadata), params
 
 
 def _vocabulary(

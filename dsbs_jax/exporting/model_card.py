@@ -5,14 +5,14 @@ What the files do not tell is "unknown". Texts from settings, data or paths are
 escaped, so that they cannot become markup.
 """
 
+import dataclasses
 import pathlib
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import jax
-
+from dsbs_jax import contract
 from dsbs_jax.core.t5 import network
 from dsbs_jax.data.prepared import store, views
 from dsbs_jax.runs import results, run_folder
@@ -47,49 +47,64 @@ tags:
 """
 
 
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+  """What was exported.
+
+  Attributes:
+    path: the checkpoint's folder.
+    step: its step.
+    config: its network.
+    metadata: what its run was made of, {} if it is not of this project.
+  """
+
+  path: pathlib.Path
+  step: int
+  config: network.T5Config
+  metadata: Mapping[str, Any]
+
+  @property
+  def task(self) -> contract.TaskName | None:
+    """What it was trained on, None where that is unknown."""
+    return views.own_name(self.metadata.get('task', ''))
+
+
 def escape(text: Any) -> str:
-  """A text as Markdown that shows it, on one line."""
+  """A text as Markdown that shows it, on one line; None is unknown."""
+  text = UNKNOWN if text is None else str(text)
   shown = ''.join(
-    ' ' if unicodedata.category(char)[0] in 'CZ' else char for char in str(text)
+    ' ' if unicodedata.category(char)[0] in 'CZ' else char for char in text
   )
   shown = shown.replace('&', '&amp;').replace('<', '&lt;')
   return _MARKUP.sub(r'\\\1', shown)
 
 
 def write(
-  out: str | pathlib.Path,
-  *,
-  checkpoint: pathlib.Path,
-  step: int,
-  config: network.T5Config,
-  metadata: Mapping[str, Any],
-  library: str,
-  usage: str,
+  out: str | pathlib.Path, exported: Checkpoint, *, library: str, usage: str
 ) -> None:
-  """Writes the card, and the run's config beside it if there is one.
+  """Writes README.md, and the run's config as training.gin.
 
   Args:
     out: the exported folder.
-    checkpoint: what was exported.
-    step: its step.
-    config: the network.
-    metadata: what the run was made of, by its checkpoint; {} for another's.
+    exported: what it was exported from.
     library: who loads the folder, for model hubs.
     usage: Markdown that says how to load it.
   """
   out = pathlib.Path(out)
-  run = checkpoint.parent
+  run = exported.path.parent
   source = run / run_folder.CONFIG_FILE
   macros = run_folder.read_macros(source) if source.is_file() else {}
   if macros:
     (out / 'training.gin').write_text(source.read_text(encoding='utf-8'))
-  data = _data(metadata, macros)
+  size = f'T5 of {results.size_text(results.num_params(exported.config))}'
+  task = exported.metadata.get('task')
   sections = [
-    _HEAD.format(library=library) + f'# {_title(metadata, config)}',
-    _table(('', ''), _facts(checkpoint, step, config, metadata, macros, data)),
+    _HEAD.format(library=library)
+    + (f'# {escape(task)}, {size}' if task else f'# {size}'),
+    _table(('', ''), _facts(exported, macros)),
     '## Use\n\n' + usage.strip(),
-    '## Results\n\n' + _results(run, step),
-    '## Intended use\n\n' + _intended(metadata),
+    '## Results\n\n' + _results(run, exported.step),
+    '## Intended use\n\n' + _intended(exported.task),
     '## Licence\n\nUnknown: a run does not record the licences of its data, its'
     ' teacher or the checkpoint that it started from, and all of them may bind'
     ' this model. Look them up before you pass it on.',
@@ -99,59 +114,62 @@ def write(
   (out / CARD_FILE).write_text(text, encoding='utf-8')
 
 
-def _title(metadata, config) -> str:
-  size = results.size_text(_num_params(config))
-  task = metadata.get('task')
-  return f'{escape(task)}, T5 of {size}' if task else f'T5 of {size}'
-
-
-def _num_params(config) -> int:
-  return sum(x.size for x in jax.tree.leaves(network.param_shapes(config)))
-
-
-def _data(metadata, macros) -> store.Prepared | None:
-  """The prepared data that the run trained on, None where it is gone."""
-  name = views.own_name(metadata.get('task', ''))
-  if name is None:
-    return None
-  data = run_folder.prepared(name.benchmark, macros.get('DATA_DIR'))
-  same = data and data.fingerprint('train') == metadata.get('data')
-  return data if same else None
-
-
-def _facts(checkpoint, step, config, metadata, macros, data) -> Iterator:
+def _facts(exported: Checkpoint, macros: Mapping[str, Any]) -> Iterator:
   """(name, value) pairs, values as Markdown."""
-  name = views.own_name(metadata.get('task', ''))
-  yield 'Checkpoint', f'{escape(checkpoint)}, step {step:,}'
-  if name is not None:
-    yield 'Task', escape(metadata['task'])
-    yield 'Method', METHODS[name.label_source, name.form]
-    if name.form == 'dsbs':
-      alpha = metadata.get('objective', {}).get('alpha')
-      yield 'alpha (weight of the label term)', escape(_or_unknown(alpha))
-  else:
-    yield 'Task', escape(_or_unknown(metadata.get('task')))
-    yield 'Method', UNKNOWN
+  metadata, config, name = exported.metadata, exported.config, exported.task
+  data = _data(exported, macros)
+  yield 'Checkpoint', f'{escape(exported.path)}, step {exported.step:,}'
+  yield 'Task', escape(metadata.get('task'))
+  yield 'Method', METHODS[name.label_source, name.form] if name else UNKNOWN
+  if name is not None and name.form == 'dsbs':
+    alpha = metadata.get('objective', {}).get('alpha')
+    yield 'alpha (weight of the label term)', escape(alpha)
   yield 'Data', _data_text(name, data)
   yield 'Teacher', _teacher_text(data)
   started = macros.get('INITIAL_CHECKPOINT_PATH', UNKNOWN)
-  random = 'random parameters'
-  yield 'Started from', random if started is None else escape(started)
-  yield 'Parameters', f'{_num_params(config):,}'
-  yield 'Network', escape(_network(config))
-  yield 'Recipe', escape(_recipe(metadata, macros))
-  yield 'Vocabulary', escape(_or_unknown(metadata.get('vocabulary')))
+  yield 'Started from', escape(started) if started else 'random parameters'
+  yield 'Parameters', f'{results.num_params(config):,}'
+  yield (
+    'Network',
+    escape(
+      f'width {config.emb_dim}, {config.num_heads} heads of {config.head_dim},'
+      f' MLP {config.mlp_dim}, {config.num_encoder_layers} +'
+      f' {config.num_decoder_layers} layers, {config.vocab_size} ids,'
+      f' {"/".join(config.mlp_activations)}'
+    ),
+  )
+  recipe = {
+    'optimizer': metadata.get('optimizer'),
+    'schedule': metadata.get('schedule'),
+    'learning rate': metadata.get('learning_rate'),
+    'batch': metadata.get('batch_size'),
+    'clipping': metadata.get('clip_norm'),
+    'steps': macros.get('TRAIN_STEPS'),
+    'seed': metadata.get('seed'),
+  }
+  yield 'Recipe', escape(_pairs(recipe if metadata else {}))
+  yield 'Vocabulary', escape(metadata.get('vocabulary'))
   yield 'Versions', escape(_pairs(metadata.get('versions')))
 
 
-def _or_unknown(value: Any) -> Any:
-  return UNKNOWN if value is None else value
+def _data(
+  exported: Checkpoint, macros: Mapping[str, Any]
+) -> store.Prepared | None:
+  """The prepared data that the run trained on, None where it is gone."""
+  if exported.task is None:
+    return None
+  data = run_folder.prepared(exported.task.benchmark, macros.get('DATA_DIR'))
+  trained_on = exported.metadata.get('data')
+  return data if data and data.fingerprint('train') == trained_on else None
 
 
-def _pairs(values: Mapping[str, Any] | None) -> str:
-  if not values:
-    return UNKNOWN
-  return ', '.join(f'{name} {value}' for name, value in values.items())
+def _pairs(values: Mapping[str, Any] | None) -> str | None:
+  """'name value, name value'; None where nothing is known."""
+  pairs = (
+    f'{name} {UNKNOWN if value is None else value}'
+    for name, value in (values or {}).items()
+  )
+  return ', '.join(pairs) or None
 
 
 def _data_text(name, data) -> str:
@@ -176,30 +194,6 @@ def _teacher_text(data) -> str:
   return f'{escape(teacher)}; its own accuracy on test {accuracy:.2f} %'
 
 
-def _network(config) -> str:
-  return (
-    f'width {config.emb_dim}, {config.num_heads} heads of {config.head_dim},'
-    f' MLP {config.mlp_dim}, {config.num_encoder_layers} +'
-    f' {config.num_decoder_layers} layers, {config.vocab_size} ids,'
-    f' {"/".join(config.mlp_activations)}'
-  )
-
-
-def _recipe(metadata, macros) -> str:
-  known = {
-    'optimizer': metadata.get('optimizer'),
-    'schedule': metadata.get('schedule'),
-    'learning rate': metadata.get('learning_rate'),
-    'batch': metadata.get('batch_size'),
-    'clipping': metadata.get('clip_norm', UNKNOWN),
-    'steps': macros.get('TRAIN_STEPS'),
-    'seed': metadata.get('seed'),
-  }
-  if not metadata:
-    return UNKNOWN
-  return _pairs({name: _or_unknown(value) for name, value in known.items()})
-
-
 def _table(head, rows) -> str:
   lines = ['| ' + ' | '.join(head) + ' |', '|' + '---|' * len(head)]
   return '\n'.join([*lines, *('| ' + ' | '.join(row) + ' |' for row in rows)])
@@ -211,11 +205,9 @@ def _results(run: pathlib.Path, step: int) -> str:
   if not file.is_file():
     return 'Unknown: there are no metrics beside the checkpoint.'
   trained, evaluated = run_folder.read_metrics(file)
-  validation = evaluated.get(run_folder.VALIDATION, {})
-  scores = {s: m['accuracy'] for s, m in validation.items() if 'accuracy' in m}
   marks = {step: ['exported']}
-  if scores:
-    best = max(scores, key=lambda s: (scores[s], s))
+  best = run_folder.best_step(evaluated)
+  if best is not None:
     marks.setdefault(best, []).append('best on validation')
   last = run_folder.last_step(trained, evaluated)
   marks.setdefault(last, []).append('last')
@@ -236,8 +228,7 @@ def _results(run: pathlib.Path, step: int) -> str:
   return _table(('step', 'which', 'split', 'metric', 'value'), rows)
 
 
-def _intended(metadata) -> str:
-  name = views.own_name(metadata.get('task', ''))
+def _intended(name: contract.TaskName | None) -> str:
   if name is None:
     return 'Unknown: the checkpoint does not say what it was trained for.'
   answer = {

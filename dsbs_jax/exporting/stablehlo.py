@@ -6,7 +6,8 @@ A folder holds
   model.stablehlo      greedy decoding by jax.export: (parameters,
                        encoder_input_tokens [B, S] int32) -> tokens [B, L]
                        int32; B is free, S and L are fixed
-  params.safetensors   the parameters, by their paths in the tree
+  params.safetensors   the parameters by their paths in the tree, layers
+                       unrolled: encoder/layers_0/mlp/wo/kernel
   spiece.model         the vocabulary, its extra ids included
   settings.json        what stands before inputs, S, L, and more facts
   run.py               reads all of this; needs jax, numpy, safetensors and
@@ -30,39 +31,6 @@ from dsbs_jax.core.t5 import network, parameters
 from dsbs_jax.exporting import stablehlo_run
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ProgramConfig:
-  """How the program is used.
-
-  Attributes:
-    prefix: text that stands before every input.
-    input_length: S, tokens of an input at most, prefix and end included.
-    output_length: L, tokens of an output at most, end included.
-    sentencepiece_model: the vocabulary with its extra ids; None where texts
-      are read as UTF-8 bytes, ids 3 to 258.
-  """
-
-  prefix: str
-  input_length: int = 256
-  output_length: int = 64
-  sentencepiece_model: bytes | None = None
-
-  def __post_init__(self):
-    for name in ('input_length', 'output_length'):
-      if getattr(self, name) < 1:
-        raise contract.UserError(
-          f'{name} is {getattr(self, name)}, expected 1 token or more.'
-        )
-
-
-def flat_params(params: Any, config: network.T5Config) -> dict[str, np.ndarray]:
-  """Parameters by path, 'encoder/layers_0/mlp/wo/kernel', layers unrolled."""
-  if config.scan_layers:
-    params = parameters.unstack_layers(params, config)
-  flat = traverse_util.flatten_dict(params, sep='/')
-  return {path: np.asarray(leaf, np.float32) for path, leaf in flat.items()}
 
 
 def export_program(
@@ -97,7 +65,11 @@ def save(
   folder: str | pathlib.Path,
   params: Any,
   config: network.T5Config,
-  program_config: ProgramConfig,
+  *,
+  prefix: str,
+  input_length: int,
+  output_length: int,
+  sentencepiece_model: bytes | None = None,
 ) -> None:
   """Writes the folder.
 
@@ -105,7 +77,11 @@ def save(
     folder: does not exist yet, or is empty.
     params: the parameter tree, in either layout of the layers.
     config: its size.
-    program_config: how it is used.
+    prefix: text that stands before every input.
+    input_length: S, tokens of an input at most, prefix and end included.
+    output_length: L, tokens of an output at most, end included.
+    sentencepiece_model: the vocabulary with its extra ids; None where texts
+      are read as UTF-8 bytes, ids 3 to 258.
 
   Raises:
     UserError: the folder is in use.
@@ -117,30 +93,30 @@ def save(
       ' a new folder.'
     )
   program = export_program(
-    config,
-    input_length=program_config.input_length,
-    output_length=program_config.output_length,
+    config, input_length=input_length, output_length=output_length
   )
   settings = {
-    'prefix': program_config.prefix,
-    'input_length': program_config.input_length,
-    'output_length': program_config.output_length,
+    'prefix': prefix,
+    'input_length': input_length,
+    'output_length': output_length,
     'pad_id': contract.PAD_ID,
     'eos_id': contract.EOS_ID,
-    'vocabulary': 'spiece.model'
-    if program_config.sentencepiece_model
-    else 'bytes',
+    'vocabulary': 'spiece.model' if sentencepiece_model else 'bytes',
     'platforms': list(program.platforms),
     'jax': jax.__version__,
     'calling_convention_version': program.calling_convention_version,
   }
   folder.mkdir(parents=True, exist_ok=True)
   (folder / 'model.stablehlo').write_bytes(program.serialize())
+  if config.scan_layers:
+    params = parameters.unstack_layers(params, config)
+  flat = traverse_util.flatten_dict(params, sep='/')
   safetensors.numpy.save_file(
-    flat_params(params, config), folder / 'params.safetensors'
+    {path: np.asarray(leaf, np.float32) for path, leaf in flat.items()},
+    folder / 'params.safetensors',
   )
-  if program_config.sentencepiece_model:
-    (folder / 'spiece.model').write_bytes(program_config.sentencepiece_model)
+  if sentencepiece_model:
+    (folder / 'spiece.model').write_bytes(sentencepiece_model)
   (folder / 'settings.json').write_text(json.dumps(settings, indent=2) + '\n')
   source = pathlib.Path(stablehlo_run.__file__).read_text()
   (folder / 'run.py').write_text(source)

@@ -114,7 +114,7 @@ class CheckpointConfig:
     params = read_checkpoint.load_params(
       path,
       self.model,
-      like=checkpoints.shapes_with_shardings(shapes, shardings),
+      shardings=shardings,
       vocabulary_fingerprint=self.load_vocabulary().fingerprint,
       allow_pickle=self.allow_pickle,
     )

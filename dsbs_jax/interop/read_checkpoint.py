@@ -3,7 +3,6 @@
 
 import json
 import pathlib
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -21,7 +20,7 @@ def load_params(
   path: str | pathlib.PurePath,
   config: network.T5Config,
   *,
-  like: Any = None,
+  shardings: Any = None,
   vocabulary_fingerprint: str | None = None,
   allow_pickle: bool = False,
 ) -> Any:
@@ -31,8 +30,8 @@ def load_params(
     path: a T5X checkpoint (legacy or Orbax), a run of T5X or of this project
       (its newest checkpoint), or a folder in Hugging Face's format.
     config: the network to be filled.
-    like: parameter tree of ShapeDtypeStructs with shardings to read into;
-      None reads NumPy arrays.
+    shardings: a sharding per parameter; each device reads its own part. None
+      reads NumPy arrays.
     vocabulary_fingerprint: the vocabulary in use; compared where the
       checkpoint says which one it was trained with.
     allow_pickle: whether a Hugging Face folder may hold a pickled
@@ -46,15 +45,20 @@ def load_params(
       vocabulary.
   """
   path = str(path)
-  shardings = None
-  if like is not None:
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, like)
   if is_hugging_face(path):
     # Imported here: no other format needs safetensors.
     from dsbs_jax.interop import hf_checkpoint
 
     params = hf_checkpoint.load_params(path, config, allow_pickle=allow_pickle)
-    return _place(params, shardings)
+    if shardings is None:
+      return params
+    return jax.tree.map(
+      lambda array, sharding: jax.make_array_from_callback(
+        array.shape, sharding, array.__getitem__
+      ),
+      params,
+      shardings,
+    )
   folder = t5x_read_checkpoint.find(path)
   checksums.check(folder)
   _check_vocabulary(folder, vocabulary_fingerprint)
@@ -64,18 +68,6 @@ def load_params(
 def is_hugging_face(path: str) -> bool:
   """Whether a folder is in Hugging Face's format."""
   return (epath.Path(path) / 'config.json').is_file()
-
-
-def _place(params: Any, shardings: Any) -> Any:
-  """Puts each device's part of NumPy arrays on it."""
-  if shardings is None:
-    return params
-
-  def place(array, sharding):
-    part: Callable = array.__getitem__
-    return jax.make_array_from_callback(array.shape, sharding, part)
-
-  return jax.tree.map(place, params, shardings)
 
 
 def run_metadata(folder: str) -> dict[str, Any]:

@@ -96,16 +96,13 @@ class TrainStateInitializer(utils.TrainStateInitializer):
     if not self._path:
       return state
     logging.info('Taking parameters from %s', self._path)
-    like = jax.tree.map(
-      lambda param: jax.ShapeDtypeStruct(
-        param.shape, param.dtype, sharding=param.sharding
-      ),
-      flax.core.unfreeze(state.params),
+    shardings = jax.tree.map(
+      lambda param: param.sharding, flax.core.unfreeze(state.params)
     )
     params = read_checkpoint.load_params(
       self._path,
       t5x_model.to_config(self._model),
-      like=like,
+      shardings=shardings,
       vocabulary_fingerprint=_fingerprint(self._model.input_vocabulary),
     )
     return state.replace_params(flax.core.freeze(params))

@@ -13,12 +13,11 @@ and the best on validation are kept; the others are renamed before they are
 deleted, so that no kill leaves half of one. Nothing is ordered by a clock.
 """
 
-import contextlib
 import importlib.metadata
 import pathlib
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -173,39 +172,31 @@ class Checkpoints:
       The state, and the position that was saved with it.
     """
     tree = _as_tree(like)
-    with self._reading(step):
-      restored = self._manager.restore(
-        step,
-        args=ocp.args.Composite(
-          state=ocp.args.PyTreeRestore(
-            tree, restore_args=ocp.checkpoint_utils.construct_restore_args(tree)
-          ),
-          position=ocp.args.JsonRestore(),
-        ),
-      )
-    return _as_state(restored['state']), restored['position']
-
-  def run_facts(self, step: int) -> dict[str, Any]:
-    """The facts of the run that wrote a checkpoint, without its arrays."""
-    with self._reading(step):
-      return self._manager.restore(
-        step, args=ocp.args.Composite(run=ocp.args.JsonRestore())
-      )['run']
-
-  def restore_params(self, step: int, like: Any) -> Any:
-    """Restores the parameters alone, as evaluation needs them."""
-    tree = {'target': like}
-    restored = self._manager.restore(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.PyTreeRestore(
-          tree,
-          restore_args=ocp.checkpoint_utils.construct_restore_args(tree),
-          partial_restore=True,
-        )
+    items = ocp.args.Composite(
+      state=ocp.args.PyTreeRestore(
+        tree, restore_args=ocp.checkpoint_utils.construct_restore_args(tree)
       ),
+      position=ocp.args.JsonRestore(),
     )
-    return restored['state']['target']
+    try:
+      restored = self._manager.restore(step, args=items)
+    except Exception as error:
+      # Orbax raises exceptions of many types because of a file. They are other
+      # bugs where the files still have the checksums they were saved with.
+      folder = self.model_dir / f'{PREFIX}_{step}'
+      if checksums.is_listed(folder) and not checksums.damage(folder):
+        raise
+      raise contract.UserError(
+        f'{folder} cannot be read: {error}. Rename it to go on from the one'
+        ' before, or put a copy in its place.'
+      ) from error
+    saved = restored['state']
+    state = steps.TrainState(
+      step=saved['state']['step'],
+      params=saved['target'],
+      opt_state=saved['state']['param_states'],
+    )
+    return state, restored['position']
 
   def describe_newest(self) -> str:
     """Says which checkpoint is the newest."""
@@ -230,24 +221,6 @@ class Checkpoints:
     with files.writing(self._saving):
       self._manager.close()
     self._empty_trash()
-
-  @contextlib.contextmanager
-  def _reading(self, step: int) -> Iterator[None]:
-    """Raises UserError where a checkpoint cannot be read because of its files.
-
-    Orbax raises exceptions of many types for those; they are other bugs where
-    the files still have the checksums they were saved with.
-    """
-    try:
-      yield
-    except Exception as error:
-      folder = self.model_dir / f'{PREFIX}_{step}'
-      if checksums.is_listed(folder) and not checksums.damage(folder):
-        raise
-      raise contract.UserError(
-        f'{folder} cannot be read: {error}. Rename it to go on from the one'
-        ' before, or put a copy in its place.'
-      ) from error
 
 
 def folders(model_dir: pathlib.Path) -> dict[int, pathlib.Path]:
@@ -274,22 +247,10 @@ def _as_tree(state: steps.TrainState) -> dict[str, Any]:
   }
 
 
-def _as_state(tree: Mapping[str, Any]) -> steps.TrainState:
-  return steps.TrainState(
-    step=tree['state']['step'],
-    params=tree['target'],
-    opt_state=tree['state']['param_states'],
-  )
-
-
 def shapes_with_shardings(shapes: Any, shardings: Any) -> Any:
   """Adds shardings to a tree of shapes, to restore into."""
   return jax.tree.map(
-    lambda shape, sharding: jax.ShapeDtypeStruct(
-      shape.shape, shape.dtype, sharding=sharding
-    ),
-    shapes,
-    shardings,
+    lambda shape, sharding: shape.update(sharding=sharding), shapes, shardings
   )
 
 

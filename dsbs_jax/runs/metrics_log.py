@@ -41,7 +41,6 @@ class MetricsLog:
   ):
     self._folder = pathlib.Path(model_dir)
     self._train_steps = train_steps
-    self._writes = writes
     self._events = None
     self._mark = (time.monotonic(), start_step)
     if writes:
@@ -52,7 +51,7 @@ class MetricsLog:
 
   def config(self, text: str | None) -> None:
     """Writes the gin config of the run to config.gin, as T5X does."""
-    if self._writes and text is not None:
+    if self._events is not None and text is not None:
       files.replace_text(self._folder / 'config.gin', text)
 
   def train(self, step: int, scalars: Mapping[str, float]) -> None:
@@ -66,10 +65,7 @@ class MetricsLog:
     then, since = self._mark
     self._mark = (now, step)
     rate = (step - since) / max(now - then, 1e-9)
-    self._line(step, 'train', scalars)
-    self._tensorboard(
-      step, 'train', {**scalars, 'timing/steps_per_second': rate}
-    )
+    self._write(step, 'train', scalars, {'timing/steps_per_second': rate})
     shown = '  '.join(
       f'{name} {scalars[key]:.4f}'
       for name, key in (
@@ -88,8 +84,7 @@ class MetricsLog:
     self, step: int, split: str, scalars: Mapping[str, float]
   ) -> None:
     """Writes the metrics of one evaluated split."""
-    self._line(step, split, scalars)
-    self._tensorboard(step, split, scalars)
+    self._write(step, split, scalars)
     shown = '  '.join(f'{key} {value:.2f}' for key, value in scalars.items())
     self.say(f'step {step:,}  {split}: {shown}')
 
@@ -99,7 +94,7 @@ class MetricsLog:
 
   def say(self, text: str) -> None:
     """Prints a line on the first process."""
-    if self._writes:
+    if self._events is not None:
       progress.say(text)
 
   def close(self) -> None:
@@ -108,22 +103,24 @@ class MetricsLog:
       with files.writing(self._folder):
         self._events.close()
 
-  def _line(self, step: int, split: str, scalars: Mapping[str, float]) -> None:
-    if not self._writes:
+  def _write(
+    self,
+    step: int,
+    split: str,
+    scalars: Mapping[str, float],
+    rates: Mapping[str, float] | None = None,
+  ) -> None:
+    """To metrics.jsonl what was computed, to TensorBoard rates as well."""
+    if self._events is None:
       return
     line = json.dumps({'step': step, 'split': split, **scalars})
     path = self._folder / METRICS_FILE
     with files.writing(path), path.open('a') as file:
       file.write(line + '\n')
-
-  def _tensorboard(
-    self, step: int, split: str, scalars: Mapping[str, float]
-  ) -> None:
-    if self._events is not None:
-      with files.writing(self._folder):
-        self._events.scalars(
-          step, {f'{split}/{key}': value for key, value in scalars.items()}
-        )
+    values = {**scalars, **(rates or {})}
+    tagged = {f'{split}/{key}': value for key, value in values.items()}
+    with files.writing(self._folder):
+      self._events.scalars(step, tagged)
 
 
 def summarise(metrics: list[Mapping[str, jax.Array]]) -> dict[str, float]:

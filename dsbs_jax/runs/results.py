@@ -56,12 +56,7 @@ class Run:
 
     None where nothing validates; test is never looked at.
     """
-    scores = {
-      step: metrics['accuracy']
-      for step, metrics in self.evaluated.get(run_folder.VALIDATION, {}).items()
-      if 'accuracy' in metrics
-    }
-    return max(scores, key=lambda s: (scores[s], s)) if scores else None
+    return run_folder.best_step(self.evaluated)
 
   @property
   def chosen_step(self) -> int:
@@ -151,7 +146,7 @@ def read(path: pathlib.Path) -> Run:
       train_steps=macros.get('TRAIN_STEPS', math.inf),
       splits=run_folder.expected_splits(macros, evaluated),
     ),
-    num_params=None if config is None else _count(config),
+    num_params=None if config is None else num_params(config),
   )
 
 
@@ -188,19 +183,13 @@ def _by_hand(
     )
   config = _model(macros)
   data = run_folder.prepared(parts.benchmark, macros.get('DATA_DIR'))
-  fraction = 1.0 if data is None else fraction_of(data)
   return run_names.Coordinates(
     benchmark=parts.benchmark,
     method=f'{parts.label_source}_{parts.form}',
-    model='model' if config is None else size_text(_count(config)),
-    fraction=fraction,
+    model='model' if config is None else size_text(num_params(config)),
+    fraction=float(data.metadata.get('fraction', 1.0)) if data else 1.0,
     seed=seed,
   )
-
-
-def fraction_of(data: store.Prepared) -> float:
-  """The share of the training data that was prepared."""
-  return float(data.metadata.get('fraction', 1.0))
 
 
 def _model(macros: Mapping[str, Any]) -> network.T5Config | None:
@@ -213,9 +202,9 @@ def _model(macros: Mapping[str, Any]) -> network.T5Config | None:
 
 
 @functools.cache
-def _count(config: network.T5Config) -> int:
-  shapes = network.param_shapes(config)
-  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+def num_params(config: network.T5Config) -> int:
+  """The number of parameters of a network."""
+  return sum(x.size for x in jax.tree.leaves(network.param_shapes(config)))
 
 
 def size_text(number: int) -> str:

@@ -96,6 +96,16 @@ def last_step(
   return max([0, *trained, *(s for steps in evaluated.values() for s in steps)])
 
 
+def best_step(evaluated: Mapping[str, Mapping[int, Metrics]]) -> int | None:
+  """The step of the highest accuracy on validation, the newest of equals."""
+  scores = [
+    (metrics['accuracy'], step)
+    for step, metrics in evaluated.get(VALIDATION, {}).items()
+    if 'accuracy' in metrics
+  ]
+  return max(scores)[1] if scores else None
+
+
 def expected_splits(
   macros: Mapping[str, Any], evaluated: Mapping[str, Any]
 ) -> tuple[str, ...]:

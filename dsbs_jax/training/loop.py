@@ -20,7 +20,12 @@ from dsbs_jax.data.batching import loader
 from dsbs_jax.data.prepared import tokens
 from dsbs_jax.inference import evaluator as evaluator_lib
 from dsbs_jax.interop import read_checkpoint
-from dsbs_jax.runs import checkpoint_repair, checkpoints, metrics_log
+from dsbs_jax.runs import (
+  checkpoint_repair,
+  checkpoints,
+  metrics_log,
+  results,
+)
 from dsbs_jax.runtime import compilation_cache, files, malloc, progress, signals
 from dsbs_jax.training import (
   metrics_buffer,
@@ -80,7 +85,9 @@ def train(
     position = {}
     state = init_state(run, abstract_state, init_key)
   else:
-    saved_run = saved.run_facts(latest_step)
+    saved_run = read_checkpoint.run_metadata(
+      f'{run.model_dir}/{checkpoints.PREFIX}_{latest_step}'
+    )
     resume_check.check(saved_run, fingerprint, run.model_dir)
     state, position = saved.restore(latest_step, abstract_state.like)
     batches.set_state(position['loader'])
@@ -160,7 +167,7 @@ def init_state(
   key: jax.Array,
 ) -> steps.TrainState:
   """The state of a new run: random, or with a checkpoint's parameters."""
-  num_params = count(abstract_state.shapes.params)
+  num_params = results.num_params(run.model)
   progress.say(f'initialising {num_params:,} parameters')
   optimizer = run.transformation()
   init = jax.jit(
@@ -172,7 +179,7 @@ def init_state(
     params = read_checkpoint.load_params(
       run.initial_checkpoint_path,
       run.model,
-      like=abstract_state.like.params,
+      shardings=abstract_state.shardings.params,
       allow_pickle=run.allow_pickle,
     )
     state = state.replace(params=params)
@@ -216,8 +223,3 @@ def check_vocabulary(
       f'the vocabulary has {vocabulary.size} ids, but the model only'
       f' {model.vocab_size} rows (VOCAB_SIZE). Set --gin.VOCAB_SIZE={padded}.'
     )
-
-
-def count(shapes: Any) -> int:
-  """The number of parameters in a tree of arrays or shapes."""
-  return sum(leaf.size for leaf in jax.tree.leaves(shapes))

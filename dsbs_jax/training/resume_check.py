@@ -50,7 +50,8 @@ def check(
   changed = [
     f'{name}: {saved.get(name)!r} -> {value!r}'
     for name, value in now.items()
-    if _decisive(saved.get(name)) != _decisive(_as_json(value))
+    # As it comes back from JSON, where tuples are lists.
+    if _decisive(saved.get(name)) != _decisive(json.loads(json.dumps(value)))
   ]
   if changed:
     raise contract.UserError(
@@ -68,8 +69,3 @@ def _decisive(fact: Any) -> Any:
     if weight:
       fact['mi_weight'] = weight
   return fact
-
-
-def _as_json(value: Any) -> Any:
-  """The value as it comes back from JSON, where tuples are lists."""
-  return json.loads(json.dumps(value))

@@ -7,8 +7,9 @@ import pytest
 
 from dsbs_jax.core.t5 import network
 from dsbs_jax.inference import evaluate_checkpoint
+from dsbs_jax.runs import results
 from dsbs_jax.runtime import gin_config
-from dsbs_jax.training import loop, train_config
+from dsbs_jax.training import train_config
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 MODELS = sorted(path.stem for path in (REPOSITORY / 'gin/models').glob('*.gin'))
@@ -56,8 +57,7 @@ def test_models_resolve_for_training_and_evaluation(model):
   ).model
   assert network.param_shapes(trained) == network.param_shapes(scored)
   if model in PARAMETERS:
-    shapes = network.param_shapes(trained)
-    assert loop.count(shapes) == PARAMETERS[model]
+    assert results.num_params(trained) == PARAMETERS[model]
 
 
 @pytest.mark.parametrize('benchmark', BENCHMARKS)

@@ -22,6 +22,7 @@ from dsbs_jax.data import vocabularies
 from dsbs_jax.exporting import export as export_lib
 from dsbs_jax.exporting import model_card, stablehlo
 from dsbs_jax.inference import infer_file
+from dsbs_jax.interop import read_checkpoint
 from dsbs_jax.runs import checkpoints
 from dsbs_jax.runtime import gin_config
 from tests import models
@@ -224,10 +225,10 @@ def test_the_folder_holds_all_platforms_and_parameters(exported, params):
 def test_scanned_layers_and_bytes_run_too(params, tmp_path):
   scanned = dataclasses.replace(MODEL, scan_layers=True)
   stacked = network.stack_layers(params, scanned)
-  serving = stablehlo.ProgramConfig(prefix='', input_length=8, output_length=3)
-  stablehlo.save(tmp_path / 'a', stacked, scanned, serving)
+  serving = {'prefix': '', 'input_length': 8, 'output_length': 3}
+  stablehlo.save(tmp_path / 'a', stacked, scanned, **serving)
   with pytest.raises(ValueError, match='is not empty'):
-    stablehlo.save(tmp_path / 'a', stacked, scanned, serving)
+    stablehlo.save(tmp_path / 'a', stacked, scanned, **serving)
   program = jax.export.deserialize(
     bytearray((tmp_path / 'a' / 'model.stablehlo').read_bytes())
   )
@@ -239,7 +240,7 @@ def test_scanned_layers_and_bytes_run_too(params, tmp_path):
   settings = json.loads((tmp_path / 'a' / 'settings.json').read_text())
   assert settings['vocabulary'] == 'bytes'
   with pytest.raises(ValueError, match='input_length is 0'):
-    stablehlo.ProgramConfig(prefix='', input_length=0)
+    export_lib.ExportConfig(model_dir='x', out='y', input_length=0)
 
 
 def test_the_card_says_what_the_files_say(exported, run):
@@ -271,7 +272,7 @@ def test_the_card_counts_examples_that_are_still_there(
   run, teach, monkeypatch, tmp_path
 ):
   teach()
-  facts = checkpoints.Checkpoints(run, read_only=True).run_facts(7)
+  facts = read_checkpoint.run_metadata(str(run / 'checkpoint_7'))
   data = model_card.run_folder.prepared('svamp', None)
   data.metadata = {
     'teacher': HOSTILE,
@@ -281,10 +282,7 @@ def test_the_card_counts_examples_that_are_still_there(
   monkeypatch.setattr(data, 'fingerprint', lambda split: 'gone', raising=False)
   model_card.write(
     tmp_path,
-    checkpoint=run / 'checkpoint_7',
-    step=7,
-    config=MODEL,
-    metadata=facts,
+    model_card.Checkpoint(run / 'checkpoint_7', 7, MODEL, facts),
     library='jax',
     usage='-',
   )

@@ -25,8 +25,9 @@ from dsbs_jax.hardware import (
   time_and_cost,
   tpu_compiler,
 )
+from dsbs_jax.runs import results
 from dsbs_jax.runtime import gin_config
-from dsbs_jax.training import loop, step_functions, train_config
+from dsbs_jax.training import step_functions, train_config
 from tests import models
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
@@ -263,11 +264,7 @@ def test_the_command_plans_for_gpus_that_are_not_there():
   parts = plan['parts']
   assert plan['compiled']['peak'] > parts['params'] + parts['optimizer']
   assert plan['views'] == {'label': [8, 32, 16, 0, 0]}
-  assert plan['num_params'] == network_size(build(bindings=smaller).model)
-
-
-def network_size(model):
-  return loop.count(network.param_shapes(model))
+  assert plan['num_params'] == results.num_params(build(bindings=smaller).model)
 
 
 def test_the_command_says_what_is_wrong_in_one_line():

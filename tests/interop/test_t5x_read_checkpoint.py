@@ -201,13 +201,12 @@ def test_each_device_gets_its_own_part(tmp_path, params):
   t5x_write_checkpoint.save_legacy(str(tmp_path), params, CONFIG)
   mesh = jax.sharding.Mesh(np.array(jax.devices()), ('model',))
   rule = jax.sharding.PartitionSpec('model')
-  like = jax.tree.map(
-    lambda leaf: jax.ShapeDtypeStruct(
-      leaf.shape, leaf.dtype, sharding=jax.sharding.NamedSharding(mesh, rule)
-    ),
-    params,
+  shardings = jax.tree.map(
+    lambda _: jax.sharding.NamedSharding(mesh, rule), params
   )
-  loaded = read_checkpoint.load_params(str(tmp_path), CONFIG, like=like)
+  loaded = read_checkpoint.load_params(
+    str(tmp_path), CONFIG, shardings=shardings
+  )
   assert_equal(loaded, params)
   leaf = loaded['token_embedder']['embedding']
   assert leaf.sharding.spec == rule

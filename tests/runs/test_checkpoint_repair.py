@@ -45,7 +45,7 @@ def _restored(model_dir, step):
     shapes, jax.tree.map(lambda _: device, shapes)
   )
   saved = checkpoints.Checkpoints(model_dir)
-  saved.run_facts(step)
+  read_checkpoint.run_metadata(f'{model_dir}/checkpoint_{step}')
   return saved.restore(step, like)
 
 
