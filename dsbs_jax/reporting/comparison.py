@@ -7,12 +7,16 @@ at its last step. Nothing here looks for its best step on test.
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 from dsbs_jax.runs import results, run_folder, run_names
 
 # Gains are over this form of training on the same labels.
 BASELINE_FORM = 'finetune'
+
+K, T = TypeVar('K'), TypeVar('T')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,21 +42,16 @@ class Score:
 def score(values: Iterable[float | None]) -> Score | None:
   """Mean and standard error s / sqrt(n), where s divides by n - 1.
 
-  Args:
-    values: one per run; None is left out.
-
-  Returns:
-    The score, None if there is no value.
+  Runs without a value (None) are left out; without any value it is None.
   """
   known = [value for value in values if value is not None]
   if not known:
     return None
   count = len(known)
-  mean = math.fsum(known) / count
+  mean = statistics.fmean(known)
   if count == 1:
     return Score(mean, None, 1)
-  variance = math.fsum((value - mean) ** 2 for value in known) / (count - 1)
-  return Score(mean, math.sqrt(variance / count), count)
+  return Score(mean, statistics.stdev(known) / math.sqrt(count), count)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,19 +88,23 @@ class Row:
     return self.test_best or self.test_last
 
 
-def rows(runs: Sequence[results.Run]) -> list[Row]:
-  """Groups runs by everything but their seed.
+# Benchmark and what else its rows share -> the rows.
+Groups = Mapping[tuple[str, str], Sequence[Row]]
 
-  Args:
-    runs: all runs, unfinished ones included.
 
-  Returns:
-    One row per group, in the order of tables.
-  """
+def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
+  """Key -> the items that have it, both in the order of the items."""
   groups = {}
-  for run in runs:
-    key = dataclasses.replace(run.coordinates, seed=0)
-    groups.setdefault(key, []).append(run)
+  for item in items:
+    groups.setdefault(key(item), []).append(item)
+  return groups
+
+
+def rows(runs: Sequence[results.Run]) -> list[Row]:
+  """One row per setting in the order of tables; runs differ by their seed."""
+  groups = grouped(
+    runs, lambda run: dataclasses.replace(run.coordinates, seed=0)
+  )
   found = {key: _row(members) for key, members in groups.items()}
   return [
     dataclasses.replace(row, gain=_gain(row, found))
@@ -110,13 +113,9 @@ def rows(runs: Sequence[results.Run]) -> list[Row]:
 
 
 def _row(members: Sequence[results.Run]) -> Row:
-  ended = tuple(
-    sorted(
-      (run for run in members if run.finished),
-      key=lambda run: run.coordinates.seed,
-    )
-  )
-  first = (ended or tuple(members))[0]
+  members = sorted(members, key=lambda run: run.coordinates.seed)
+  ended = tuple(run for run in members if run.finished)
+  first = (*ended, *members)[0]
   validated = [run for run in ended if run.best_step is not None]
   return Row(
     coordinates=first.coordinates,
@@ -171,14 +170,9 @@ def _order(row: Row) -> tuple:
 
 
 def llm_accuracy(runs: Sequence[results.Run], benchmark: str) -> float | None:
-  """The LLM's own test accuracy in percent, as counted by prepare.
+  """The LLM's own test accuracy on a benchmark in percent, by prepare's count.
 
-  Args:
-    runs: all runs.
-    benchmark: the benchmark's name.
-
-  Returns:
-    The accuracy, None if no run's prepared data is there or has the count.
+  None if the prepared data of no run is there or has the count.
   """
   for run in runs:
     data = run.data if run.coordinates.benchmark == benchmark else None

@@ -7,6 +7,7 @@ turns into text nodes, so that no text becomes markup.
 """
 
 import functools
+import itertools
 import json
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -38,10 +39,10 @@ def browsers(
     One dict per benchmark with predictions: name, split, num_examples (of the
     split), num_hidden_students, note, students, examples.
   """
-  by_benchmark = {}
-  for row in rows:
-    if row.runs and _label_file(row.runs[0]) is not None:
-      by_benchmark.setdefault(row.coordinates.benchmark, []).append(row)
+  by_benchmark = comparison.grouped(
+    (r for r in rows if r.runs and _label_file(r.runs[0]) is not None),
+    lambda row: row.coordinates.benchmark,
+  )
   part = limit // max(1, len(by_benchmark))
   return [
     _browser(name, members, limit=part)
@@ -126,16 +127,14 @@ def _student_answer(
 
 def _shown_step(run: results.Run) -> int:
   """The chosen step if its predictions were kept, else the last step."""
-  file = _prediction_file(run, _label_task(run), run.chosen_step)
-  return run.last_step if file is None else run.chosen_step
+  task = evaluator.evaluated_task(run.coordinates.task)
+  kept = _prediction_file(run, task, run.chosen_step) is not None
+  return run.chosen_step if kept else run.last_step
 
 
 def _label_file(run: results.Run) -> pathlib.Path | None:
-  return _prediction_file(run, _label_task(run), _shown_step(run))
-
-
-def _label_task(run: results.Run) -> str:
-  return evaluator.evaluated_task(run.coordinates.task)
+  task = evaluator.evaluated_task(run.coordinates.task)
+  return _prediction_file(run, task, _shown_step(run))
 
 
 def _prediction_file(
@@ -155,13 +154,7 @@ def _rationales(run: results.Run) -> dict[int, str]:
 
 
 def read_predictions(path: pathlib.Path) -> dict[int, dict[str, Any]]:
-  """Reads a file of predictions.
-
-  Args:
-    path: the JSONL file that an evaluation wrote.
-
-  Returns:
-    The example's index -> its line, in the file's order.
+  """The lines of an evaluation's JSONL file by index, in the file's order.
 
   Raises:
     UserError: a line is not a prediction.
@@ -186,18 +179,15 @@ def _prepared_examples(
   runs: Sequence[results.Run], indices: set[int]
 ) -> dict[int, benchmark_lib.Example]:
   """Prepared test examples by index, empty where the data is gone."""
-  found = {}
   for run in runs:
-    data = run.data
-    if data is None or run_folder.TEST not in data.splits:
-      continue
-    for example in data.examples(run_folder.TEST):
-      if len(found) == len(indices):
-        break
-      if example.index in indices:
-        found[example.index] = example
-    return found
-  return found
+    if run.data is not None and run_folder.TEST in run.data.splits:
+      wanted = (
+        (example.index, example)
+        for example in run.data.examples(run_folder.TEST)
+        if example.index in indices
+      )
+      return dict(itertools.islice(wanted, len(indices)))
+  return {}
 
 
 def _label_metric(name: str) -> tuple[_IsRight, str]:

@@ -13,10 +13,14 @@ LABELS = {'gt': 'human labels', 'llm': 'LLM labels'}
 Styles = Mapping[str, Mapping[str, str]]
 
 _MAX_CURVE_POINTS = 120
-_LOSSES = {
-  'label/loss': 'Label loss in training',
-  'rationale/loss': 'Rationale loss in training',
-}
+_LOSS, _ACCURACY = 'Cross-entropy per token', 'Accuracy (%)'
+# Heading, y label, what was evaluated (None: training), name of the metric.
+_CURVES = (
+  ('Label loss in training', _LOSS, None, 'label/loss'),
+  ('Rationale loss in training', _LOSS, None, 'rationale/loss'),
+  ('Accuracy on validation', _ACCURACY, run_folder.VALIDATION, 'accuracy'),
+  ('Accuracy on test', _ACCURACY, run_folder.TEST, 'accuracy'),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,43 +117,35 @@ def by_step(rows: Sequence[comparison.Row], styles: Styles) -> list[Figure]:
     styles: of all methods.
   """
   found = []
-  for key, heading in _LOSSES.items():
-    series = _curves(
-      rows, styles, lambda run, key=key: _column(run.trained, key)
-    )
-    found.append((heading, 'Cross-entropy per token', series))
-  for split in (run_folder.VALIDATION, run_folder.TEST):
-    series = _curves(
-      rows,
-      styles,
-      lambda run, split=split: _column(
-        run.evaluated.get(split, {}), 'accuracy'
-      ),
-    )
-    found.append((f'Accuracy on {split}', 'Accuracy (%)', series))
-  return [
-    Figure(
-      heading,
-      line_plot.Plot(
+  for heading, y_label, split, key in _CURVES:
+    series = []
+    for row in rows:
+      columns = [
+        _column(run.evaluated.get(split, {}) if split else run.trained, key)
+        for run in row.runs
+      ]
+      points = _means([column for column in columns if column])
+      if points:
+        title = row.coordinates.title
+        series.append(
+          line_plot.Series(label=title, style=styles[title], points=points)
+        )
+    if series:
+      plot = line_plot.Plot(
         title=heading, x_label='Step', y_label=y_label, series=series
-      ),
-      '',
-    )
-    for heading, y_label, series in found
-    if series
-  ]
+      )
+      found.append(Figure(heading, plot, ''))
+  return found
 
 
 def _by_source(
   rows: Iterable[comparison.Row],
 ) -> dict[str, list[comparison.Row]]:
   """Source of labels in words -> its rows with results."""
-  groups = {}
-  for row in rows:
-    if row.chosen is not None:
-      source = row.coordinates.method.split('_')[0]
-      groups.setdefault(LABELS[source], []).append(row)
-  return groups
+  return comparison.grouped(
+    (row for row in rows if row.chosen is not None),
+    lambda row: LABELS[row.coordinates.method.split('_')[0]],
+  )
 
 
 def _series(
@@ -159,14 +155,20 @@ def _series(
   x: Callable[[comparison.Row], float],
 ) -> list[line_plot.Series]:
   """A line per method through its mean accuracies."""
-  lines = {}
-  for row in sorted(rows, key=x):
-    point = line_plot.Point(
-      x(row), row.chosen.mean, row.chosen.error, _tooltip(row)
-    )
-    lines.setdefault(row.coordinates.title, []).append(point)
+  lines = comparison.grouped(
+    sorted(rows, key=x), lambda row: row.coordinates.title
+  )
   return [
-    line_plot.Series(label=title, style=style, points=lines[title])
+    line_plot.Series(
+      label=title,
+      style=style,
+      points=[
+        line_plot.Point(
+          x(row), row.chosen.mean, row.chosen.error, _tooltip(row)
+        )
+        for row in lines[title]
+      ],
+    )
     for title, style in styles.items()
     if title in lines
   ]
@@ -185,20 +187,16 @@ def _paper(
   rows: Sequence[comparison.Row], styles: Styles
 ) -> list[line_plot.Reference]:
   """The paper's accuracies, which it prints for all of the data only."""
-  found = []
-  for row in rows:
-    title = row.coordinates.title
-    value = paper_numbers.accuracy(row.coordinates)
-    if value is not None:
-      found.append(
-        line_plot.Reference(
-          label=f'Paper, {title}: {value:.2f}',
-          y=value,
-          x=100.0,
-          color=styles[title]['color'],
-        )
-      )
-  return found
+  return [
+    line_plot.Reference(
+      label=f'Paper, {row.coordinates.title}: {value:.2f}',
+      y=value,
+      x=100.0,
+      color=styles[row.coordinates.title]['color'],
+    )
+    for row in rows
+    if (value := paper_numbers.accuracy(row.coordinates)) is not None
+  ]
 
 
 def _llm(accuracy: float | None) -> list[line_plot.Reference]:
@@ -206,23 +204,6 @@ def _llm(accuracy: float | None) -> list[line_plot.Reference]:
     return []
   label = f'The LLM itself (teacher): {accuracy:.1f}'
   return [line_plot.Reference(label=label, y=accuracy)]
-
-
-def _curves(
-  rows: Sequence[comparison.Row],
-  styles: Styles,
-  column: Callable[[results.Run], Mapping[int, float]],
-) -> list[line_plot.Series]:
-  """A line per row of which some run has the column."""
-  series = []
-  for row in rows:
-    title = row.coordinates.title
-    points = _means([values for run in row.runs if (values := column(run))])
-    if points:
-      series.append(
-        line_plot.Series(label=title, style=styles[title], points=points)
-      )
-  return series
 
 
 def _means(columns: Sequence[Mapping[int, float]]) -> list[line_plot.Point]:

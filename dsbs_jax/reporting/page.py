@@ -9,8 +9,8 @@ nodes.
 import html
 import json
 import pathlib
-import re
-from collections.abc import Sequence
+import string
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from dsbs_jax.reporting import comparison, figures, findings, line_plot, tables
@@ -23,9 +23,7 @@ _SECTIONS = (
   ('size', 'Accuracy by model size'),
   ('tables', 'Tables'),
   ('curves', 'Learning curves'),
-  ('browser', 'Examples'),
 )
-_SLOT = re.compile(r'\{\{(\w+)\}\}')
 _escape = html.escape
 
 
@@ -36,39 +34,38 @@ def build(
   *,
   failed: Sequence[str] = (),
 ) -> str:
-  """Builds the page.
+  """The page, as HTML.
 
   Args:
     runs: all runs.
     rows: their comparison.
     browsers: the examples, from `example_browser.browsers`.
     failed: names of the runs that failed in a sweep.
-
-  Returns:
-    The HTML text.
   """
   styles = figures.styles(rows)
   bodies = {
     'summary': _summary(runs, rows),
-    'data': _by_fraction(runs, rows, styles),
-    'size': _by_size(runs, rows, styles),
+    'data': _by_benchmark(
+      tables.by_model(rows), figures.by_fraction, runs, styles
+    ),
+    'size': _by_benchmark(tables.by_share(rows), figures.by_size, runs, styles),
     'tables': _tables(rows),
     'curves': _curves(rows, styles),
-    'browser': _browser(browsers),
   }
   shown = [(name, title) for name, title in _SECTIONS if bodies[name]]
+  linked = [*shown, *([('browser', 'Examples')] if browsers else [])]
   folder = pathlib.Path(__file__).parent
   slots = {
     'title': _escape(TITLE),
     'lead': _escape(_lead(runs, failed)),
-    'nav': '\n'.join(f'<a href="#{n}">{_escape(t)}</a>' for n, t in shown),
+    'nav': '\n'.join(f'<a href="#{n}">{_escape(t)}</a>' for n, t in linked),
     'sections': '\n'.join(_section(n, t, bodies[n]) for n, t in shown),
     'style': (folder / 'page.css').read_text(encoding='utf-8'),
     'script': (folder / 'page.js').read_text(encoding='utf-8'),
     'data': embedded_json(browsers),
   }
   template = (folder / 'page.html').read_text(encoding='utf-8')
-  return _SLOT.sub(lambda match: slots[match[1]], template)
+  return string.Template(template).substitute(slots)
 
 
 def embedded_json(value: Any) -> str:
@@ -93,9 +90,8 @@ def _figures(found: Sequence[figures.Figure], *, name: str) -> str:
 
 
 def _section(name: str, title: str, body: str) -> str:
-  hidden = ' hidden' if name == 'browser' else ''
   return (
-    f'<section id="{name}" aria-labelledby="{name}-h"{hidden}>'
+    f'<section id="{name}" aria-labelledby="{name}-h">'
     f'<h2 id="{name}-h">{_escape(title)}</h2>\n{body}</section>'
   )
 
@@ -125,37 +121,20 @@ def _summary(
   return f'<ul class="findings">{items}</ul>{notes}'
 
 
-def _by_fraction(
+def _by_benchmark(
+  groups: comparison.Groups,
+  draw: Callable[..., list[figures.Figure]],
   runs: Sequence[results.Run],
-  rows: Sequence[comparison.Row],
   styles: figures.Styles,
 ) -> str:
+  """The figures of each group: benchmark, what else it shares -> rows."""
   parts = []
-  for key, members in tables.by_model(rows).items():
-    llm = comparison.llm_accuracy(runs, key[0])
-    found = figures.by_fraction(members, styles, llm=llm)
+  for (benchmark, shared), members in groups.items():
+    llm = comparison.llm_accuracy(runs, benchmark)
+    found = draw(members, styles, llm=llm)
     if found:
-      parts.append(f'<h3>{_escape(", ".join(key))}</h3>')
-      parts.append(_figures(found, name=f'data{len(parts)}'))
-  return ''.join(parts)
-
-
-def _by_size(
-  runs: Sequence[results.Run],
-  rows: Sequence[comparison.Row],
-  styles: figures.Styles,
-) -> str:
-  groups = {}
-  for row in rows:
-    share = f'{tables.percent(row.coordinates.fraction)} of the training data'
-    groups.setdefault((row.coordinates.benchmark, share), []).append(row)
-  parts = []
-  for key, members in groups.items():
-    llm = comparison.llm_accuracy(runs, key[0])
-    found = figures.by_size(members, styles, llm=llm)
-    if found:
-      parts.append(f'<h3>{_escape(", ".join(key))}</h3>')
-      parts.append(_figures(found, name=f'size{len(parts)}'))
+      parts.append(f'<h3>{_escape(f"{benchmark}, {shared}")}</h3>')
+      parts.append(_figures(found, name=f'{draw.__name__}{len(parts)}'))
   return ''.join(parts)
 
 
@@ -181,11 +160,14 @@ def _tables(rows: Sequence[comparison.Row]) -> str:
 
 
 def _curves(rows: Sequence[comparison.Row], styles: figures.Styles) -> str:
-  groups = {}
-  for row in rows:
-    point = row.coordinates
-    key = (point.benchmark, tables.model_title(row), point.fraction)
-    groups.setdefault(key, []).append(row)
+  groups = comparison.grouped(
+    rows,
+    lambda row: (
+      row.coordinates.benchmark,
+      tables.model_title(row),
+      row.coordinates.fraction,
+    ),
+  )
   parts, seen = [], set()
   for (benchmark, model, fraction), members in groups.items():
     found = figures.by_step(members, styles)
@@ -205,27 +187,3 @@ def _curves(rows: Sequence[comparison.Row], styles: figures.Styles) -> str:
     ' label loss is over all of it.'
   )
   return f'<p>{note}</p>{"".join(parts)}' if parts else ''
-
-
-def _browser(browsers: Sequence[dict[str, Any]]) -> str:
-  if not browsers:
-    return ''
-  fields = ''.join(
-    f'<label for="{name}">{title}<select id="{name}"></select></label>'
-    for name, title in (
-      ('benchmark', 'Benchmark'),
-      ('student', 'Student'),
-      ('show', 'Show'),
-    )
-  )
-  return (
-    '<p id="scope" class="soft"></p>'
-    f'<div class="controls" role="search">{fields}'
-    '<label for="q">Search all texts<input id="q" type="search"'
-    ' autocomplete="off"></label></div>'
-    '<p id="count" class="count" role="status" aria-live="polite"></p>'
-    '<div id="examples"></div><div class="pages">'
-    '<button id="previous" type="button">Previous</button>'
-    '<span id="page"></span>'
-    '<button id="next" type="button">Next</button></div>'
-  )

@@ -16,15 +16,12 @@ def report(
   out: str | None = None,
   examples: int = example_browser.MAX_EXAMPLES,
 ) -> pathlib.Path:
-  """Writes tables and the page, and prints the table.
+  """Writes tables and the page, prints the table; returns the page's path.
 
   Args:
     paths: folders with runs at any depth.
     out: folder to write to; None is `report` in the first of `paths`.
     examples: number of examples in the page at most.
-
-  Returns:
-    The path of the page.
 
   Raises:
     UserError: there are no runs, or one cannot be read.

@@ -91,15 +91,21 @@ def markdown(all_rows: Sequence[comparison.Row]) -> str:
   return '\n'.join(parts) + '\n'
 
 
-def by_model(
-  all_rows: Sequence[comparison.Row],
-) -> dict[tuple[str, str], list[comparison.Row]]:
-  """Groups rows: (benchmark, `model_title`) -> its rows, in their order."""
-  groups = {}
-  for row in all_rows:
-    key = (row.coordinates.benchmark, model_title(row))
-    groups.setdefault(key, []).append(row)
-  return groups
+def by_model(all_rows: Sequence[comparison.Row]) -> comparison.Groups:
+  """(benchmark, `model_title`) -> its rows."""
+  return comparison.grouped(
+    all_rows, lambda row: (row.coordinates.benchmark, model_title(row))
+  )
+
+
+def by_share(all_rows: Sequence[comparison.Row]) -> comparison.Groups:
+  """(benchmark, share of the training data) -> its rows."""
+
+  def key(row):
+    share = percent(row.coordinates.fraction)
+    return row.coordinates.benchmark, f'{share} of the training data'
+
+  return comparison.grouped(all_rows, key)
 
 
 def _cell(text: str) -> str:
@@ -111,65 +117,61 @@ def _cell(text: str) -> str:
 
 def settings_csv(all_rows: Sequence[comparison.Row]) -> str:
   """One line per setting, numbers unrounded."""
-  scores = ('test_best', 'test_last', 'validation_best', 'gain')
-  columns = [f'{name}_{part}' for name in scores for part in ('mean', 'error')]
-  header = 'benchmark model parameters method setting fraction train_examples'
-  lines = [[*header.split(), 'runs', 'unfinished', *columns]]
+  lines = []
   for row in all_rows:
-    line = [
-      *_setting(row.coordinates, row.num_params),
-      row.train_examples,
-      len(row.runs),
-      row.num_unfinished,
-    ]
-    for name in scores:
+    line = _setting(row.coordinates, row.num_params) | {
+      'train_examples': row.train_examples,
+      'runs': len(row.runs),
+      'unfinished': row.num_unfinished,
+    }
+    for name in ('test_best', 'test_last', 'validation_best', 'gain'):
       score = getattr(row, name)
-      line += [score.mean, score.error] if score else ['', '']
+      line[f'{name}_mean'] = score and score.mean
+      line[f'{name}_error'] = score and score.error
     lines.append(line)
   return _csv(lines)
 
 
 def runs_csv(runs: Sequence[results.Run]) -> str:
   """One line per run, unfinished ones included."""
-  header = (
-    'run benchmark model parameters method setting fraction seed finished'
-    ' last_step best_step validation_best test_best test_last'
+  return _csv(
+    [
+      {
+        'run': run.path.name,
+        **_setting(run.coordinates, run.num_params),
+        'seed': run.coordinates.seed,
+        'finished': int(run.finished),
+        'last_step': run.last_step,
+        'best_step': run.best_step,
+        'validation_best': run.accuracy(run_folder.VALIDATION, run.best_step),
+        'test_best': run.accuracy(run_folder.TEST, run.best_step),
+        'test_last': run.accuracy(run_folder.TEST, run.last_step),
+      }
+      for run in runs
+    ]
   )
-  lines = [header.split()]
-  for run in runs:
-    lines.append(
-      [
-        run.path.name,
-        *_setting(run.coordinates, run.num_params),
-        run.coordinates.seed,
-        int(run.finished),
-        run.last_step,
-        run.best_step,
-        run.accuracy(run_folder.VALIDATION, run.best_step),
-        run.accuracy(run_folder.TEST, run.best_step),
-        run.accuracy(run_folder.TEST, run.last_step),
-      ]
-    )
-  return _csv(lines)
 
 
-def _setting(point: run_names.Coordinates, num_params: int | None) -> list[Any]:
-  return [
-    point.benchmark,
-    point.model,
-    num_params,
-    point.method,
-    ' '.join(point.setting),
-    point.fraction,
-  ]
+def _setting(
+  point: run_names.Coordinates, num_params: int | None
+) -> dict[str, Any]:
+  return {
+    'benchmark': point.benchmark,
+    'model': point.model,
+    'parameters': num_params,
+    'method': point.method,
+    'setting': ' '.join(point.setting),
+    'fraction': point.fraction,
+  }
 
 
-def _csv(lines: Sequence[Sequence]) -> str:
+def _csv(lines: Sequence[dict[str, Any]]) -> str:
   """CSV as in RFC 4180, but with plain newlines."""
   out = io.StringIO()
-  writer = csv.writer(out, lineterminator='\n')
+  writer = csv.DictWriter(out, lines[0], lineterminator='\n')
+  writer.writeheader()
   for line in lines:
-    writer.writerow([_inert(value) for value in line])
+    writer.writerow({name: _inert(value) for name, value in line.items()})
   return out.getvalue()
 
 
