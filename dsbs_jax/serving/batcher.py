@@ -154,11 +154,18 @@ class Batcher:
       predictions = await loop.run_in_executor(
         self._executor, self._predict, inputs, rationales
       )
-    except Exception as error:  # ends these requests, not the server
+    except Exception:  # ends these requests, not the server
       logging.exception('a batch of %d inputs failed', len(batch))
       for one in batch:
         if not one.future.done():
-          one.future.set_exception(_batch_failed(error))
+          one.future.set_exception(
+            errors.APIError(
+              500,
+              'the model failed on the batch with this input; the log of the'
+              ' server has the reason.',
+              code='internal_error',
+            )
+          )
       return
     self._count_batch(len(batch), time.perf_counter() - start)
     for one, prediction in zip(batch, predictions, strict=True):
@@ -175,14 +182,3 @@ class Batcher:
     newest = seconds / size
     mean = self._seconds_per_input or newest
     self._seconds_per_input = mean + _EMA_WEIGHT * (newest - mean)
-
-
-def _batch_failed(error: Exception) -> errors.APIError:
-  failed = errors.APIError(
-    500,
-    'the model failed on the batch with this input; the log of the server has'
-    ' the reason.',
-    code='internal_error',
-  )
-  failed.__cause__ = error
-  return failed

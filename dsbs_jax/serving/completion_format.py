@@ -81,34 +81,30 @@ class CompletionFormat:
 
   def completion_text(self, prediction: predictor.Prediction) -> str:
     """The completion that says what a student predicts."""
-    return self._fill(prediction.rationale or '', prediction.label)
+    parts = {RATIONALE: prediction.rationale or '', LABEL: prediction.label}
+    filled = _PLACEHOLDERS.sub(lambda match: parts[match[0]], self.completion)
+    return filled if prediction.rationale else filled.lstrip()
 
   def round_trips(self, prediction: predictor.Prediction) -> bool:
     """Whether the benchmark's parser reads the same from the completion."""
-    return self._round_trips(prediction.rationale or '', prediction.label)
-
-  def _fill(self, rationale: str, label: str) -> str:
-    parts = {RATIONALE: rationale, LABEL: label}
-    filled = _PLACEHOLDERS.sub(lambda match: parts[match[0]], self.completion)
-    return filled if rationale else filled.lstrip()
-
-  def _round_trips(self, rationale: str, label: str) -> bool:
-    found = self.benchmark.parse(self._fill(rationale, label))
+    label, rationale = prediction.label, prediction.rationale or ''
+    found = self.benchmark.parse(self.completion_text(prediction))
     key = self.benchmark.vote or str
     same = found.label == label or key(found.label) == key(label)
     whole = bool(label.strip()) and found.rationale.strip() == rationale.strip()
     return same and whole
 
   def _check_round_trip(self) -> None:
-    reason = _TEST_RATIONALE if self.rationales else ''
+    rationale = _TEST_RATIONALE if self.rationales else None
     labels = self.benchmark.labels
-    right = [
-      self._round_trips(reason, label) for label in labels or _TEST_LABELS
+    tried = [
+      predictor.Prediction(label, 1.0, rationale)
+      for label in labels or _TEST_LABELS
     ]
+    right = list(map(self.round_trips, tried))
     if all(right) if labels else any(right):
       return
-    wrong = (labels or _TEST_LABELS)[right.index(False)]
-    text = self._fill(reason, wrong)
+    text = self.completion_text(tried[right.index(False)])
     raise contract.UserError(
       f'COMPLETION is {self.completion!r}, but of {text!r} the parser of'
       f' {self.benchmark.name!r} reads {self.benchmark.parse(text)}. Write it'

@@ -83,7 +83,12 @@ class Handlers:
   def one_model(self, model: str) -> dict[str, Any]:
     """/v1/models/MODEL."""
     openai_api.check_model({'model': model}, self.model, required=True)
-    return openai_api.model_object(self.model, created=self.created)
+    return {
+      'id': model,
+      'object': 'model',
+      'created': self.created,
+      'owned_by': 'dsbs_jax',
+    }
 
   async def _complete(
     self, request: openai_api.CompletionRequest, call: CallFn

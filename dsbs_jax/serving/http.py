@@ -95,10 +95,8 @@ class Service:
     """Counts, and turns whatever goes wrong into a response."""
     self.heard.add(request.transport)
     start, route = time.perf_counter(), _pattern(request)
-    status, code = (
-      _CLIENT_CLOSED_REQUEST,
-      'client_left',
-    )  # unless there is a response
+    # Unless there is a response:
+    status, code = _CLIENT_CLOSED_REQUEST, 'client_left'
     try:
       response, code = await self._respond(request, handler)
       status = response.status

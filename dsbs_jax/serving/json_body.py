@@ -54,12 +54,7 @@ def text(value: Any, param: str) -> str:
   Raises:
     errors.APIError: it is not a string, blank, or not valid Unicode text.
   """
-  if not isinstance(value, str):
-    raise errors.invalid_request(
-      f'{param} is a JSON {type(value).__name__}, expected a string.',
-      param=param,
-      code='invalid_type',
-    )
+  _check_type(value, str, param, 'a string')
   if '\0' in value:
     raise errors.invalid_request(
       f'{param} has a NUL character at position {value.index(chr(0)):,},'
@@ -89,18 +84,22 @@ def texts(value: Any, param: str, *, most: int) -> list[str]:
 
 def items(value: Any, param: str, *, most: int) -> Sequence[Any]:
   """The value, if it is a list of one to `most` items."""
-  if not isinstance(value, list):
-    raise errors.invalid_request(
-      f'{param} is a JSON {type(value).__name__}, expected a list.',
-      param=param,
-      code='invalid_type',
-    )
+  _check_type(value, list, param, 'a list')
   if not 1 <= len(value) <= most:
     raise errors.invalid_request(
       f'{param} has {len(value):,} items, expected 1 to {most:,}.',
       param=param,
     )
   return value
+
+
+def _check_type(value: Any, kind: type, param: str, expected: str) -> None:
+  if not isinstance(value, kind):
+    raise errors.invalid_request(
+      f'{param} is a JSON {type(value).__name__}, expected {expected}.',
+      param=param,
+      code='invalid_type',
+    )
 
 
 def _refuse_constant(name: str) -> None:

@@ -190,16 +190,6 @@ def response(
   }
 
 
-def model_object(model: str, *, created: int) -> dict[str, Any]:
-  """A model as /v1/models lists it."""
-  return {
-    'id': model,
-    'object': 'model',
-    'created': created,
-    'owned_by': 'dsbs_jax',
-  }
-
-
 def check_model(body: dict[str, Any], model: str, *, required: bool) -> None:
   """Raises if the body asks for another model than the one served."""
   given = body.get('model')

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The counters of a server, for Prometheus."""
 
+import functools
+
 import prometheus_client
 
 CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST
@@ -23,52 +25,45 @@ class ServerMetrics:
     # CPU seconds, memory and open files of the process.
     prometheus_client.ProcessCollector(registry=self._registry)
 
-    def make(kind, name, text, labels=(), **options):
-      return kind(name, text, labels, registry=self._registry, **options)
-
-    counter = prometheus_client.Counter
-    gauge = prometheus_client.Gauge
-    histogram = prometheus_client.Histogram
-    self.requests = make(
-      counter, 'dsbs_requests', 'Requests by status.', ('route', 'status')
+    counter, gauge, histogram = (
+      functools.partial(kind, registry=self._registry)
+      for kind in (
+        prometheus_client.Counter,
+        prometheus_client.Gauge,
+        prometheus_client.Histogram,
+      )
     )
-    self.errors = make(
-      counter, 'dsbs_errors', 'Requests that got an error.', ('code',)
+    self.requests = counter(
+      'dsbs_requests', 'Requests by status.', ('route', 'status')
     )
-    self.seconds = make(
-      histogram,
+    self.errors = counter(
+      'dsbs_errors', 'Requests that got an error.', ('code',)
+    )
+    self.seconds = histogram(
       'dsbs_request_seconds',
       'From the head of a request to its response.',
       ('route',),
       buckets=_SECONDS,
     )
-    self.batch_inputs = make(
-      histogram,
-      'dsbs_batch_inputs',
-      'Inputs of a batch.',
-      buckets=batch_sizes,
+    self.batch_inputs = histogram(
+      'dsbs_batch_inputs', 'Inputs of a batch.', buckets=batch_sizes
     )
-    self.batch_seconds = make(
-      histogram,
-      'dsbs_batch_seconds',
-      'Time of a batch in the model.',
-      buckets=_SECONDS,
+    self.batch_seconds = histogram(
+      'dsbs_batch_seconds', 'Time of a batch in the model.', buckets=_SECONDS
     )
-    self.dropped = make(
-      counter,
+    self.dropped = counter(
       'dsbs_dropped_inputs',
       'Inputs whose client left or whose request timed out.',
     )
-    self.unreadable = make(
-      counter,
+    self.unreadable = counter(
       'dsbs_unreadable_completions',
       "Completions that the benchmark's parser does not read back.",
     )
-    self.queue = make(gauge, 'dsbs_queue_inputs', 'Inputs that wait.')
-    self.in_flight = make(
-      gauge, 'dsbs_requests_in_flight', 'Requests that are not answered yet.'
+    self.queue = gauge('dsbs_queue_inputs', 'Inputs that wait.')
+    self.in_flight = gauge(
+      'dsbs_requests_in_flight', 'Requests that are not answered yet.'
     )
-    self.ready = make(gauge, 'dsbs_ready', '1 while requests are answered.')
+    self.ready = gauge('dsbs_ready', '1 while requests are answered.')
 
   def text(self) -> bytes:
     """All counters in the text format of Prometheus."""

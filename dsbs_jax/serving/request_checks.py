@@ -68,13 +68,7 @@ class RequestReader:
   needs_choices: bool = False
 
   def read(self, body: dict[str, Any]) -> tuple[list[CheckedInput], bool]:
-    """Reads the body of /v1/answers.
-
-    Args:
-      body: the JSON object.
-
-    Returns:
-      The inputs in order, and whether their rationales are wanted.
+    """The inputs of a body of /v1/answers, and whether rationales are wanted.
 
     Raises:
       errors.APIError: something is wrong with it.

@@ -144,9 +144,6 @@ class ServeConfig(student.StudentConfig):
 def serve(config: ServeConfig) -> int:
   """Serves until a signal.
 
-  Args:
-    config: all settings.
-
   Returns:
     The exit status: 0, or 1 where `drain_timeout` was not enough to answer
     all accepted requests.
