@@ -256,28 +256,19 @@ class Replay:
 def classify(
   error: openai.APIStatusError | openai.APIConnectionError, key: secret.Secret
 ) -> calls.TransientError | calls.PermanentError | calls.FatalError:
-  """Sorts an error of the client by what can be done about it.
+  """The error to raise instead, by what can be done about it.
 
   Args:
     error: one of API_ERRORS.
     key: masked in the reason.
-
-  Returns:
-    The error to raise instead.
   """
-  if isinstance(error, openai.APIStatusError):
-    return _classify_status(error, key)
-  cause = error.__cause__ or error
-  not_sent = isinstance(cause, _NOT_SENT)
-  reason = key.redact(f'{type(cause).__name__}: {cause}')[:_MESSAGE_LENGTH]
-  return calls.TransientError(
-    reason, overload=not_sent, maybe_paid=not not_sent
-  )
-
-
-def _classify_status(
-  error: openai.APIStatusError, key: secret.Secret
-) -> calls.TransientError | calls.PermanentError | calls.FatalError:
+  if not isinstance(error, openai.APIStatusError):
+    cause = error.__cause__ or error
+    not_sent = isinstance(cause, _NOT_SENT)
+    reason = key.redact(f'{type(cause).__name__}: {cause}')[:_MESSAGE_LENGTH]
+    return calls.TransientError(
+      reason, overload=not_sent, maybe_paid=not not_sent
+    )
   status = error.status_code
   body = error.body if isinstance(error.body, dict) else {}
   words = str(body.get('message') or error.message)

@@ -69,11 +69,7 @@ class BatchRunner:
     self._client = server.client()
 
   async def run(self, todo: Iterator[calls.Call]) -> None:
-    """Submits the calls, then waits for all batches and collects them.
-
-    Args:
-      todo: the calls; none if only batches of an earlier run are awaited.
-    """
+    """Submits the calls, then waits for all batches and collects them."""
     try:
       affordable = self._affordable(todo)
       while chunk := list(
@@ -117,12 +113,7 @@ class BatchRunner:
   async def _create(
     self, job: batch_jobs.BatchJob, *, maybe_created: bool
   ) -> None:
-    """Creates the batch of an uploaded file, unless there is one.
-
-    Args:
-      job: the uploaded file.
-      maybe_created: whether an earlier attempt may have created it.
-    """
+    """Creates the batch of an upload, which may have been created before."""
 
     async def create() -> str:
       nonlocal maybe_created

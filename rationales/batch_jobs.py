@@ -69,16 +69,13 @@ def write(
   sampling: calls.Sampling,
   asked: list[calls.Call],
 ) -> pathlib.Path:
-  """Writes both files of a batch and syncs them to the disk.
+  """Writes both files of a batch to the disk; returns that of requests.
 
   Args:
     path: the completions file.
     number: the batch's.
     sampling: what all calls share.
     asked: the calls.
-
-  Returns:
-    The file of requests, to be uploaded.
   """
   requests, kept = paths(path, number)
   # The prompts are in the other file.

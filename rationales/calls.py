@@ -121,14 +121,11 @@ class Answer:
 
 
 def read_answer(body: Any, call: Call) -> Answer:
-  """Reads a response's JSON.
+  """The answer in a response, with no more samples than were asked for.
 
   Args:
     body: the decoded JSON, of either endpoint.
     call: the call that it answers.
-
-  Returns:
-    The answer, with no more samples than the call asked for.
 
   Raises:
     ValueError: the JSON does not have the form of an answer.

@@ -86,13 +86,7 @@ class SampleKey:
 
 
 def scan(path: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
-  """Reads a completions file line by line.
-
-  Args:
-    path: the file; reading stops before a torn last line.
-
-  Yields:
-    The offset of each line in bytes, and its record.
+  """The offset in bytes and the record of each line, up to a torn last line.
 
   Raises:
     contract.UserError: a line that is not the last one is malformed.

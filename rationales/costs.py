@@ -196,11 +196,7 @@ class CostTracker:
       self._answers += 1
 
   def record_lost(self, call: calls.Call) -> Tokens:
-    """Counts a call that may have been paid without an answer.
-
-    Returns:
-      The upper bound that it is counted with.
-    """
+    """Counts a call that may have been paid without an answer; its bound."""
     bound = self.upper_bound(call)
     self.lost += bound
     return bound

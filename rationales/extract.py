@@ -110,7 +110,9 @@ def main() -> int:
       raise contract.UserError(f'--{name} is missing. --help lists all flags.')
   key = secret.from_environment(given.key_variable)
   key.guard_logs()
-  prompt = _prompt()
+  path = given.prompt or prompt_lib.FOLDER / f'{given.benchmark}.json'
+  prompt = prompt_lib.load(pathlib.Path(path))
+  prompt = prompt_lib.select(prompt, given.exemplars, given.seed)
   job = extraction.Extraction(
     path=pathlib.Path(given.out),
     work=_worklist(prompt),
@@ -135,13 +137,6 @@ def main() -> int:
 def _values(*names: str) -> dict[str, Any]:
   """The flags with these names, as keyword arguments."""
   return {name: flags.FLAGS[name].value for name in names}
-
-
-def _prompt() -> prompt_lib.Prompt:
-  given = flags.FLAGS
-  default = prompt_lib.FOLDER / f'{given.benchmark}.json'
-  prompt = prompt_lib.load(pathlib.Path(given.prompt or default))
-  return prompt_lib.select(prompt, given.exemplars, given.seed)
 
 
 def _sampling(prompt: prompt_lib.Prompt) -> calls.Sampling:

@@ -50,14 +50,11 @@ class Contents:
 
 
 def read(path: pathlib.Path, tracker: costs.CostTracker) -> Contents:
-  """Reads a completions file, which may not exist yet.
+  """What a completions file holds, which may not exist yet.
 
   Args:
     path: the file.
     tracker: a new one; counts what the file says was paid.
-
-  Returns:
-    What it holds.
 
   Raises:
     contract.UserError: a line is malformed, or the file has another format.
@@ -70,7 +67,12 @@ def read(path: pathlib.Path, tracker: costs.CostTracker) -> Contents:
       jobs.restore(record)
       tracker.restore(record)
       if record['kind'] == completions_file.HEADER:
-        _check_format(path, record)
+        if record.get('format') != completions_file.FORMAT:
+          raise contract.UserError(
+            f'{path} has the format {record.get("format")!r}, expected'
+            f' {completions_file.FORMAT}. Use the version that wrote it, or'
+            ' give another --out.'
+          )
         settings = record['settings']
   return Contents(index.freeze(), jobs, tracker, settings)
 
@@ -118,15 +120,13 @@ class Ledger:
     self.repaired = self._repair()
 
   def append(self, *records: Mapping[str, Any]) -> None:
-    """Adds records at the end, in one write.
-
-    Args:
-      *records: a line each; `time` is added to them.
+    """Adds records with the time at the end, a line each, in one write.
 
     Raises:
       OSError: the disk is full or failing; nothing is left half written.
     """
-    time = _now()
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec='milliseconds')
+    time = now.replace('+00:00', 'Z')
     text = ''.join(json.dumps({**r, 'time': time}) + '\n' for r in records)
     self._write(self._redact(text).encode('ascii'))
     self._unsynced = True
@@ -221,19 +221,3 @@ def check_settings(
       + '\nGive another file with --out, go back to the old settings, or'
       ' continue this file with --force.'
     )
-
-
-def _check_format(path: pathlib.Path, record: Mapping[str, Any]) -> None:
-  """Refuses a file that a later version of this program wrote."""
-  if record.get('format') != completions_file.FORMAT:
-    raise contract.UserError(
-      f'{path} has the format {record.get("format")!r}, expected'
-      f' {completions_file.FORMAT}. Use the version that wrote it, or give'
-      ' another --out.'
-    )
-
-
-def _now() -> str:
-  """The time in UTC, in ISO 8601 with milliseconds."""
-  moment = datetime.datetime.now(datetime.UTC)
-  return moment.isoformat(timespec='milliseconds').replace('+00:00', 'Z')

@@ -58,9 +58,6 @@ class Backoff:
     Args:
       attempt: number of the attempt, from 1.
       retry_after: seconds the server asked to wait, if it did.
-
-    Returns:
-      The seconds.
     """
     limit = min(self.cap, self.base * 2 ** (attempt - 1))
     return (retry_after or 0.0) + random.uniform(0, limit)
@@ -116,14 +113,7 @@ class Limiter:
     return int(self._limit)
 
   async def acquire(self, tokens: float) -> int:
-    """Waits until an attempt may be made.
-
-    Args:
-      tokens: what it may use of `tpm`.
-
-    Returns:
-      The epoch, which `on_overload` wants to know.
-    """
+    """Waits until an attempt may use so many tokens; `on_overload`'s epoch."""
     if self._queue or self._in_flight >= self.limit:
       turn = asyncio.get_running_loop().create_future()
       self._queue.append(turn)

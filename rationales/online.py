@@ -63,11 +63,7 @@ class OnlineRunner:
     self._failures_in_a_row = 0
 
   async def run(self, todo: Iterator[calls.Call]) -> None:
-    """Makes the calls.
-
-    Args:
-      todo: the calls; taken one by one, as soon as one can be made.
-    """
+    """Makes the calls, taken one by one as soon as one can be made."""
     upkeep = asyncio.create_task(self._sync_regularly())
     upkeep.add_done_callback(self._note_crash)
     loop = asyncio.get_running_loop()

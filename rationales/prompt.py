@@ -90,13 +90,7 @@ def text_hash(text: str) -> str:
 
 
 def load(path: pathlib.Path) -> Prompt:
-  """Reads a prompt file.
-
-  Args:
-    path: the JSON file.
-
-  Returns:
-    The prompt with all its exemplars, in the file's order.
+  """Reads a prompt file, with all its exemplars in the file's order.
 
   Raises:
     contract.UserError: the file is missing, is not JSON or lacks a part.
@@ -121,18 +115,12 @@ def load(path: pathlib.Path) -> Prompt:
         f' in which it is a {kind.__name__}. Correct the file, or give another'
         ' with --prompt.'
       )
-  return Prompt(
-    instruction=data['instruction'],
-    question=data['question'],
-    hint=data['hint'],
-    cue=data['cue'],
-    answer=data['answer'],
-    stop=tuple(data['stop']),
-    exemplars=tuple(
-      _exemplar(record, f'{path}, exemplar {number}')
-      for number, record in enumerate(data['exemplars'], 1)
-    ),
+  data['stop'] = tuple(data['stop'])
+  data['exemplars'] = tuple(
+    _exemplar(record, f'{path}, exemplar {number}')
+    for number, record in enumerate(data['exemplars'], 1)
   )
+  return Prompt(**{f.name: data[f.name] for f in dataclasses.fields(Prompt)})
 
 
 def select(prompt: Prompt, count: int | None, seed: int) -> Prompt:
@@ -145,9 +133,6 @@ def select(prompt: Prompt, count: int | None, seed: int) -> Prompt:
     prompt: the prompt with all its exemplars.
     count: how many to keep; None keeps all.
     seed: decides which, and their order.
-
-  Returns:
-    The prompt with `count` exemplars.
 
   Raises:
     contract.UserError: the prompt has fewer.
@@ -171,15 +156,12 @@ def select(prompt: Prompt, count: int | None, seed: int) -> Prompt:
 def completion_text(
   prompt: Prompt, row: Row, *, hint: str | None = None
 ) -> str:
-  """A text that a plain completion model continues with the rationale.
+  """What a plain completion model continues: all up to and with the cue.
 
   Args:
     prompt: the prompt.
     row: the fields of the row to be answered, with `rendered`.
     hint: the human label, for the prompt to contain; None for no hint.
-
-  Returns:
-    Instruction, exemplars and the row, up to and with the cue.
 
   Raises:
     contract.UserError: the template names a field that the row lacks.

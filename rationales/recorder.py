@@ -27,15 +27,7 @@ class Recorder:
   free: bool = False
 
   def answer(self, call: calls.Call, answer: calls.Answer) -> calls.Call | None:
-    """Records an answer.
-
-    Args:
-      call: what was asked.
-      answer: a completion for each of the call's first samples.
-
-    Returns:
-      A call for the samples that the answer left out, if there are any.
-    """
+    """Records an answer to the call's first samples; a call for the others."""
     given = len(answer.texts)
     answered = dataclasses.replace(call, samples=call.samples[:given])
     usage = answer.usage

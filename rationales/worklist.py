@@ -60,13 +60,7 @@ class Worklist:
       )
 
   def first_pass(self, index: completions_file.Index) -> Iterator[calls.Call]:
-    """Calls for the samples that the file has no answer to.
-
-    Args:
-      index: the file's answers.
-
-    Yields:
-      The calls, in the order of the rows.
+    """Calls for the samples without an answer, in the order of the rows.
 
     Raises:
       contract.UserError: a row is wrong, its prompt is too long, or the file
@@ -103,9 +97,6 @@ class Worklist:
     Args:
       index: the file's answers.
       path: the file.
-
-    Yields:
-      The calls, in the order of the rows.
 
     Raises:
       contract.UserError: a row is wrong, or the benchmark has no accuracy.
@@ -146,16 +137,12 @@ class Worklist:
   ) -> calls.Call:
     fields = {**row.fields, 'rendered': row.input}
     hint = row.gt_label if hinted else None
-    text = prompt_lib.completion_text(self.prompt, fields, hint=hint)
-    content = text
+    content = text = prompt_lib.completion_text(self.prompt, fields, hint=hint)
     if self.endpoint == calls.CHAT:
       content = prompt_lib.chat_messages(self.prompt, fields, hint=hint)
+    kinds = completions_file.COMPLETION, completions_file.RATIONALIZATION
     call = calls.Call(
-      kind=(
-        completions_file.RATIONALIZATION
-        if hinted
-        else completions_file.COMPLETION
-      ),
+      kind=kinds[hinted],
       example_id=row.example_id,
       samples=tuple(samples),
       content=content,
@@ -197,15 +184,7 @@ class Estimate:
 def estimate(
   todo: Iterator[calls.Call], tracker: costs.CostTracker
 ) -> Estimate:
-  """Counts the calls and what they will cost.
-
-  Args:
-    todo: the calls.
-    tracker: estimates each of them.
-
-  Returns:
-    The totals.
-  """
+  """Counts the calls, and by the tracker what they will cost."""
   result = Estimate()
   for call in todo:
     tokens = tracker.estimate(call)
