@@ -11,7 +11,6 @@ per second.
 
 import argparse
 import collections
-import dataclasses
 import glob
 import json
 import re
@@ -23,12 +22,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bench import workload
-from dsbs_jax import contract
-from dsbs_jax.core import decoding, objective, optimizer, steps
-from dsbs_jax.core.t5 import network
+from bench import programs, workload
+from dsbs_jax.core import decoding
 
-PAPER_STEPS = 10_000
 _PROFILED_RUNS = 4
 
 
@@ -37,38 +33,23 @@ def main() -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--workload', required=True)
-  parser.add_argument('--vocab_size', type=int, default=32128)
-  parser.add_argument('--model', default='base')
-  parser.add_argument('--layout', default='packed')
-  parser.add_argument('--dtype', default='bfloat16')
-  parser.add_argument(
+  made = workload.parser(
+    __doc__.splitlines()[0], model='base', dtype='bfloat16', decode_len=64
+  )
+  made.add_argument(
     '--precision', help='Of float32 products, such as highest; default: JAX.'
   )
-  parser.add_argument('--remat', default='none')
-  parser.add_argument('--dropout', type=float, default=0.1)
-  parser.add_argument('--chunk_tokens', type=int, default=0)
-  parser.add_argument('--scan_layers', action='store_true')
-  parser.add_argument('--decode_rows', type=int, default=0)
-  parser.add_argument('--decode_len', type=int, default=64)
-  parser.add_argument('--steps', type=int, default=200)
-  parser.add_argument('--product_size', type=int, default=8192)
-  return parser
+  made.add_argument('--decode_rows', type=int, default=0)
+  made.add_argument('--steps', type=int, default=200)
+  made.add_argument('--product_size', type=int, default=8192)
+  return made
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, object]:
   """All figures of one configuration."""
   jax.config.update('jax_default_matmul_precision', arguments.precision)
   data = workload.load(arguments.workload)
-  config = workload.model(
-    arguments.model,
-    vocab_size=arguments.vocab_size,
-    dropout_rate=arguments.dropout,
-    dtype=arguments.dtype,
-    remat=arguments.remat,
-    scan_layers=arguments.scan_layers,
-  )
+  config = workload.configured(arguments)
   make = decoder if arguments.decode_rows else trainer
   run, figures = make(arguments, data, config)
   started = time.perf_counter()
@@ -92,23 +73,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
 
 def trainer(arguments, data, config):
   """(batch number) -> one optimizer step; seconds of one -> its figures."""
-  transformation = optimizer.adamw_hf(
-    optimizer.linear_decay(total_steps=PAPER_STEPS)
-  )
-  init = jax.jit(lambda params: steps.state_from_params(params, transformation))
-  step = jax.jit(
-    steps.make_train_step(
-      config,
-      objective.Distillation(),
-      transformation,
-      run_key=jax.random.key(1),
-      chunk_tokens=arguments.chunk_tokens,
-    ),
-    donate_argnums=0,
-  )
+  state, step = programs.train_step(config, chunk_tokens=arguments.chunk_tokens)
   numbers = range(data.num_steps)
   batches = [jax.device_put(data.batch(arguments.layout, n)) for n in numbers]
-  state, metrics = init(random_params(config)), {}
+  metrics = {}
 
   def run(number):
     nonlocal state, metrics
@@ -128,7 +96,7 @@ def trainer(arguments, data, config):
       'product_tflops': ceiling / 1e12,
       'utilisation_useful': useful / seconds / ceiling,
       'utilisation_with_padding': laid / seconds / ceiling,
-      'minutes_for_10000_steps': PAPER_STEPS * seconds / 60,
+      'minutes_for_10000_steps': programs.NUM_STEPS * seconds / 60,
     }
 
   return run, figures
@@ -144,11 +112,7 @@ def decoder(arguments, data, config):
   )
   shape = arguments.decode_rows, inputs.shape[1]
   rows = {'encoder_input_tokens': jnp.array(np.resize(inputs, shape))}
-  params = random_params(config)
-  kernel = params['decoder']['logits_dense']['kernel']
-  # Some other token always exceeds 0: no row ends before the limit.
-  kernel = kernel.at[:, : contract.EOS_ID + 1].set(0.0)
-  params['decoder']['logits_dense']['kernel'] = kernel
+  params = programs.endless_params(config)
   greedy = jax.jit(
     lambda params, rows: decoding.greedy(
       params, config, rows, max_decode_len=arguments.decode_len
@@ -164,19 +128,6 @@ def decoder(arguments, data, config):
     }
 
   return lambda _: greedy(params, rows), figures
-
-
-def random_params(config: network.T5Config) -> dict:
-  """Initial parameters, cut into layers by a program of its own.
-
-  In one program XLA's GPU backend draws a kernel again for each layer's part of
-  it, and compiles for minutes.
-  """
-  stacked = dataclasses.replace(config, scan_layers=True)
-  params = jax.jit(lambda key: network.init(key, stacked))(jax.random.key(0))
-  if config.scan_layers:
-    return params
-  return jax.jit(lambda params: network.unstack_layers(params, config))(params)
 
 
 def seconds_per_run(run, times: int) -> float:

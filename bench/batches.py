@@ -13,7 +13,6 @@ LAYOUTS = {
   'bucketed': layouts.Bucketed,
   'padded': layouts.Padded,
 }
-_SIDES = {'inputs': 'encoder_input_tokens', 'targets': 'decoder_target_tokens'}
 
 
 def main() -> None:
@@ -26,9 +25,7 @@ def main() -> None:
   parser.add_argument('--out', required=True, help='Of the .npz file.')
   arguments = parser.parse_args()
   made = make(
-    name=arguments.mixture,
-    data_dir=arguments.data_dir,
-    vocabulary=arguments.vocabulary,
+    (arguments.mixture, arguments.data_dir, arguments.vocabulary),
     batch_size=arguments.batch_size,
     num_steps=arguments.num_steps,
   )
@@ -39,25 +36,17 @@ def main() -> None:
 
 
 def make(
-  *,
-  name: str,
-  data_dir: str,
-  vocabulary: str,
-  batch_size: int,
-  num_steps: int,
+  where: tuple[str, str, str], *, batch_size: int, num_steps: int
 ) -> workload.Workload:
   """Lays out the first batches of a mixture.
 
   Args:
-    name: mixture, such as 'cqa_gt_dsbs'.
-    data_dir: where `prepare` put the benchmark.
-    vocabulary: of the tokens.
+    where: the mixture, such as 'cqa_gt_dsbs'; where `prepare` put the
+      benchmark; the vocabulary.
     batch_size: pairs of a step.
     num_steps: steps.
-
-  Returns:
-    The workload.
   """
+  name, data_dir, vocabulary = where
   source = register.source(data_dir=data_dir, vocabulary=vocabulary)
   paired = batch_order.BatchOrder(batch_size=batch_size)
   # Both tasks in the same rows, as a seqio mixture packs them for T5X: in the
@@ -81,15 +70,6 @@ def make(
       for view, rows in data.batch(step).items():
         for feature, array in rows.items():
           arrays[f'{layout}/{step}/{view}/{feature}'] = array
-  for step in range(num_steps):
-    for view in workload.VIEWS:
-      rows = {f: arrays[f'padded/{step}/{view}/{f}'] for f in _SIDES.values()}
-      real = rows['decoder_target_tokens'].any(axis=1)
-      for side, feature in _SIDES.items():
-        ids = rows[feature][real]
-        prefix = f'raw/{step}/{view}/{side}'
-        arrays[prefix] = ids[ids > 0]
-        arrays[f'{prefix}_lengths'] = (ids > 0).sum(axis=1)
   facts = {
     'mixture': name,
     'vocabulary': source.vocabulary,

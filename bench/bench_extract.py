@@ -1,31 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
 """python -m bench.bench_extract: the extraction client beside a bare loop.
 
-All ask a loopback server in a process of its own, which answers at once, for
+Both ask a loopback server in a process of its own, which answers at once, for
 the same chat prompts with the same concurrency, in turns. The bare loop is
 what one would write first: the official client's typed method, a semaphore,
-results in a list, nothing on disk. The plain loop is the fastest that the same
-client allows: bytes of plain responses, not even decoded. Ours keeps every
-answer on disk, counts money, retries, and parses for the progress line.
+results in a list, nothing on disk. Ours keeps every answer on disk, counts
+money, retries, and parses for the progress line.
 """
 
 import asyncio
 import contextlib
+import dataclasses
+import functools
 import io
+import itertools
 import json
 import os
 import pathlib
-import resource
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 
-import httpx2
+import numpy as np
 import openai
 from absl import flags
 
+from bench import worker
 from dsbs_jax.runtime import command
 from rationales import (
   backends,
@@ -52,72 +53,52 @@ def main() -> None:
   with _server() as base_url, tempfile.TemporaryDirectory() as name:
     folder = sums.write(pathlib.Path(name), _ROWS.value)
     work = _worklist(folder)
-    bare, plain, ours = [], [], []
-    for number in range(_REPEATS.value + 1):
-      bare.append(_measure(lambda: _loop(work, base_url, _typed)))
-      plain.append(_measure(lambda: _loop(work, base_url, _plain)))
-      path = folder / f'{number}.jsonl'
-      ours.append(_measure(lambda path=path: _extract(work, base_url, path)))
-  # The first of each warms up caches and connections of the machine.
+    files = (folder / f'{number}.jsonl' for number in itertools.count())
+    measured = worker.take_turns(
+      {
+        name: functools.partial(_measure, run)
+        for name, run in (
+          ('bare_loop', lambda: _loop(work, base_url)),
+          ('extract', lambda: _extract(work, base_url, next(files))),
+        )
+      },
+      rounds=_REPEATS.value,
+    )
   report = {
     'rows': _ROWS.value,
     'concurrency': _CONCURRENCY.value,
     'repeats': _REPEATS.value,
-    'bare_loop': _summary(bare[1:]),
-    'plain_loop': _summary(plain[1:]),
-    'extract': _summary(ours[1:]),
-    'rate_over_bare_loop': _ratio(bare[1:], ours[1:]),
-    'rate_over_plain_loop': _ratio(plain[1:], ours[1:]),
   }
+  seconds = {}
+  for name, found in measured.items():
+    seconds[name], cpu = np.transpose(found)
+    report[name] = {
+      'completions_per_second': _ROWS.value / np.median(seconds[name]),
+      'cpu_seconds_per_1000': 1000 * np.median(cpu) / _ROWS.value,
+    }
+  ratios = seconds['bare_loop'] / seconds['extract']
+  report['rate_over_bare_loop'] = np.median(ratios)
   print(json.dumps(report, indent=2))
 
 
-def _measure(run) -> dict[str, float]:
-  before, start = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+def _measure(run) -> tuple[float, float]:
+  """Seconds on the clock and of the CPU."""
+  cpu, start = time.process_time(), time.perf_counter()
   run()
-  seconds = time.perf_counter() - start
-  after = resource.getrusage(resource.RUSAGE_SELF)
-  cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-  return {'seconds': seconds, 'cpu': cpu}
-
-
-def _ratio(loop: list[dict[str, float]], ours: list[dict[str, float]]) -> float:
-  pairs = zip(loop, ours, strict=True)
-  ratios = [theirs['seconds'] / our['seconds'] for theirs, our in pairs]
-  return round(statistics.median(ratios), 3)
-
-
-def _summary(measured: list[dict[str, float]]) -> dict[str, float]:
-  seconds = statistics.median(m['seconds'] for m in measured)
-  cpu = statistics.median(m['cpu'] for m in measured)
-  return {
-    'completions_per_second': round(_ROWS.value / seconds, 1),
-    'cpu_seconds_per_1000': round(1000 * cpu / _ROWS.value, 3),
-  }
+  return time.perf_counter() - start, time.process_time() - cpu
 
 
 def _worklist(folder: pathlib.Path) -> worklist.Worklist:
   # A prompt of the usual size: the exemplars of CQA around the tests' sums.
   shown = prompt.load(prompt.FOLDER / 'cqa.json')
-  ours = prompt.load(folder / 'sums_prompt.json')
-  exemplars = tuple(
-    prompt.Exemplar(
-      group=exemplar.group,
-      input={'q': exemplar.input['question']},
-      rationale=exemplar.rationale,
-      answer=exemplar.answer,
-      label=exemplar.label,
-    )
-    for exemplar in shown.exemplars
-  )
-  ours = prompt.Prompt(
+  ours = dataclasses.replace(
+    prompt.load(folder / 'sums_prompt.json'),
     instruction=shown.instruction,
-    question=ours.question,
-    hint=ours.hint,
-    cue=ours.cue,
-    answer=ours.answer,
     stop=(),
-    exemplars=exemplars,
+    exemplars=tuple(
+      dataclasses.replace(exemplar, input={'q': exemplar.input['question']})
+      for exemplar in shown.exemplars
+    ),
   )
   return worklist.Worklist(
     sums.BENCHMARK, str(folder), 'train', ours, calls.CHAT
@@ -135,19 +116,7 @@ def _sampling() -> calls.Sampling:
   )
 
 
-async def _typed(client: openai.AsyncOpenAI, body) -> str:
-  answer = await client.chat.completions.create(**body)
-  return answer.choices[0].message.content
-
-
-async def _plain(client: openai.AsyncOpenAI, body) -> bytes:
-  answer = await client.post(
-    '/chat/completions', body=body, cast_to=httpx2.Response
-  )
-  return answer.content
-
-
-def _loop(work: worklist.Worklist, base_url: str, ask) -> None:
+def _loop(work: worklist.Worklist, base_url: str) -> None:
   sampling = _sampling()
 
   async def run() -> list:
@@ -156,7 +125,8 @@ def _loop(work: worklist.Worklist, base_url: str, ask) -> None:
 
     async def one(call: calls.Call):
       async with gate:
-        return await ask(client, sampling.body(call))
+        answer = await client.chat.completions.create(**sampling.body(call))
+        return answer.choices[0].message.content
 
     asked = work.first_pass(completions_file.Index().freeze())
     texts = await asyncio.gather(*map(one, asked))

@@ -6,24 +6,26 @@ size but does not stop before its longest length: one answers several inputs
 together, the other one at a time. Clients on loopback, in one process of
 their own, send one input per request and the next one as soon as they have
 their answer; both servers are measured in turns. CPU time is the server's and,
-other than the rest, the same on a machine that is busy with more. Prints a Markdown table, and
-JSON with --json.
+other than the rest, the same on a machine that is busy with more. Prints a
+Markdown table.
 """
 
 import asyncio
 import contextlib
+import functools
 import itertools
-import json
 import pathlib
 import signal
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 
 import aiohttp
 from absl import flags
 
+from bench import worker
 from dsbs_jax.runtime import command, gin_config
 from dsbs_jax.serving import server as server_lib
 from tests.inference import small_student
@@ -35,7 +37,6 @@ _SECONDS = flags.DEFINE_float('seconds', 3.0, 'Of one measurement.')
 _REPEATS = flags.DEFINE_integer('repeats', 3, 'Measurements of each.')
 _RATIONALES = flags.DEFINE_bool('rationales', False, 'Ask for them, too.')
 _BATCHES = flags.DEFINE_list('batch_sizes', ['1', '8', '32'], 'With batching.')
-_JSON = flags.DEFINE_bool('json', False, 'Print JSON instead of a table.')
 
 _REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 _FILES = ('benchmarks/parcels',)
@@ -73,7 +74,7 @@ def main() -> None:
     }
     for server in servers.values():
       server.wait()
-    print(_shown(_measure_all(servers)))
+    print('\n'.join(_rows(servers)))
 
 
 def _write_student(folder: pathlib.Path, files, macros) -> None:
@@ -86,29 +87,30 @@ def _write_student(folder: pathlib.Path, files, macros) -> None:
   small_student.write(folder / 'run', run.model)
 
 
-def _measure_all(servers) -> list[dict]:
-  rows = []
+def _rows(servers) -> Iterator[str]:
+  """The lines of the table."""
+  yield (
+    '| clients | largest batch | requests/s | p50 ms | p99 ms'
+    ' | CPU ms per request |'
+  )
+  yield '|---:|---:|---:|---:|---:|---:|'
   for clients in map(int, _CLIENTS.value):
-    measured = {sizes: [] for sizes in servers}
-    for number in range(_REPEATS.value + 1):
-      for sizes, server in servers.items():
-        before = _cpu_seconds(server)
-        result = asyncio.run(_measure(server.address(), clients))
-        cpu = 1000 * (_cpu_seconds(server) - before)
-        result['cpu_ms'] = cpu / result.pop('requests')
-        if number:  # the first of each warms up connections and caches
-          measured[sizes].append(result)
-    for sizes, results in measured.items():
-      medians = {
-        name: round(statistics.median(r[name] for r in results), 2)
-        for name in results[0]
-      }
-      rows.append({'clients': clients, 'batch': sizes[-1], **medians})
-  return rows
+
+    def measure(server, clients=clients) -> tuple[float, ...]:
+      before = _cpu_seconds(server)
+      num, *figures = asyncio.run(_measure(server.address(), clients))
+      return *figures, 1000 * (_cpu_seconds(server) - before) / num
+
+    ways = {n: functools.partial(measure, s) for n, s in servers.items()}
+    found = worker.take_turns(ways, rounds=_REPEATS.value)
+    for sizes, results in found.items():
+      medians = map(statistics.median, zip(*results, strict=True))
+      cells = ' | '.join(f'{median:,.1f}' for median in medians)
+      yield f'| {clients} | {sizes[-1]} | {cells} |'
 
 
-async def _measure(address: str, clients: int) -> dict[str, float]:
-  """Requests per second, and latencies in milliseconds."""
+async def _measure(address: str, clients: int) -> tuple[float, ...]:
+  """Requests, requests per second, p50 and p99 of latencies in milliseconds."""
   seconds = []
   async with aiohttp.ClientSession(
     connector=aiohttp.TCPConnector(limit=clients)
@@ -127,12 +129,7 @@ async def _measure(address: str, clients: int) -> dict[str, float]:
     await asyncio.gather(*(ask() for _ in range(clients)))
     whole = time.perf_counter() - start
   marks = statistics.quantiles(seconds, n=100, method='inclusive')
-  return {
-    'requests': len(seconds),
-    'requests_per_second': len(seconds) / whole,
-    'p50_ms': 1000 * marks[49],
-    'p99_ms': 1000 * marks[98],
-  }
+  return len(seconds), len(seconds) / whole, 1000 * marks[49], 1000 * marks[98]
 
 
 def _cpu_seconds(server: serving_process.Process) -> float:
@@ -140,23 +137,6 @@ def _cpu_seconds(server: serving_process.Process) -> float:
   lines = server.get('/metrics')[1].decode().splitlines()
   (found,) = [x for x in lines if x.startswith('process_cpu_seconds_total ')]
   return float(found.split()[1])
-
-
-def _shown(rows: list[dict]) -> str:
-  if _JSON.value:
-    return json.dumps(rows, indent=2)
-  lines = [
-    '| clients | largest batch | requests/s | p50 ms | p99 ms'
-    ' | CPU ms per request |',
-    '|---:|---:|---:|---:|---:|---:|',
-  ]
-  for row in rows:
-    lines.append(
-      f'| {row["clients"]} | {row["batch"]} |'
-      f' {row["requests_per_second"]:,.1f} | {row["p50_ms"]:,.1f} |'
-      f' {row["p99_ms"]:,.1f} | {row["cpu_ms"]:,.1f} |'
-    )
-  return '\n'.join(lines)
 
 
 if __name__ == '__main__':

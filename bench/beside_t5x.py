@@ -6,7 +6,6 @@ T5X's example network, its encoder-decoder model, its Adafactor and its
 this project but those rows. Needs T5X on PYTHONPATH (docs/t5x.md).
 """
 
-import argparse
 import functools
 
 import jax
@@ -21,11 +20,7 @@ _OURS = ('decoder_task_ids', 'encoder_token_index', 'decoder_token_index')
 
 
 def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument('--workload', required=True)
-  parser.add_argument('--vocab_size', type=int, required=True)
-  parser.add_argument('--dropout', type=float, default=0.1)
-  arguments = parser.parse_args()
+  arguments = workload.parser(__doc__).parse_args()
   malloc.keep_freed_memory()  # the same help for both
   compilation_cache.use_cache()
   data = workload.load(arguments.workload)

@@ -5,16 +5,17 @@ Each is a piece of gin/models/mini.gin with its gradient, on the rows that a
 batch of 32 pairs of CommonsenseQA is packed into; both ways in turns.
 """
 
-import dataclasses
+import functools
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bench import table
+from bench import table, worker
 from dsbs_jax.core import (
   cross_entropy,
   decoding,
@@ -28,40 +29,30 @@ _ROWS, _LENGTH, _WIDTH, _HEADS, _VOCABULARY = 8, 256, 256, 4, 32128
 _TARGETS = 1368  # target tokens of such rows, padding included
 
 
-@dataclasses.dataclass(frozen=True)
-class Choice:
-  """Two ways to compute one thing.
+class Choice(NamedTuple):
+  """Two ways to compute the same: their gradients by all floats, or values."""
 
-  Attributes:
-    name: what was chosen, and what instead.
-    ours: function of the arguments.
-    other: likewise, the same values.
-    arguments: differentiated where they are floats.
-    forward: whether values are computed rather than gradients.
-  """
-
-  name: str
+  name: str  # what was chosen, and what instead
   ours: Callable[..., jax.Array]
   other: Callable[..., jax.Array]
   arguments: tuple[jax.Array, ...]
-  forward: bool = False
+  forward: bool = False  # whether values are computed rather than gradients
 
 
 def choices(*, rounds: int = 7) -> Iterator[table.Row]:
   """Milliseconds of the gradient by our way, against the other."""
-  for choice in _choices():
+  for choice in (*_of_features(), *_of_vocabulary(), *_of_attention()):
     programs = [_gradient(way, choice) for way in (choice.ours, choice.other)]
     sizes = [
       program.memory_analysis().temp_size_in_bytes for program in programs
     ]
-    seconds: list[list[float]] = [[], []]
-    for number in range(rounds + 1):
-      for program, found in zip(programs, seconds, strict=True):
-        started = time.perf_counter()
-        jax.block_until_ready(program(*choice.arguments))
-        if number:
-          found.append(time.perf_counter() - started)
-    ours, other = ([1000 * s for s in found] for found in seconds)
+    ours, other = worker.take_turns(
+      {
+        number: functools.partial(_milliseconds, program, choice.arguments)
+        for number, program in enumerate(programs)
+      },
+      rounds=rounds,
+    ).values()
     mib = ' and '.join(f'{size / 2**20:,.0f}' for size in sizes)
     yield table.row(
       'Choices: one piece of T5 mini, with its gradient, against the other way',
@@ -73,25 +64,26 @@ def choices(*, rounds: int = 7) -> Iterator[table.Row]:
     )
 
 
+def _milliseconds(program, arguments) -> float:
+  started = time.perf_counter()
+  jax.block_until_ready(program(*arguments))
+  return 1000 * (time.perf_counter() - started)
+
+
 def _gradient(way, choice):
-  if choice.forward:
-    return jax.jit(way).lower(*choice.arguments).compile()
-  floats = tuple(
+  """The way's gradient, or itself if its values are wanted, compiled."""
+  floats = [
     i
     for i, array in enumerate(choice.arguments)
     if jnp.issubdtype(array.dtype, jnp.floating)
-  )
-  weights = jnp.cos(jnp.arange(64.0))
+  ]
 
   def scalar(*arguments):
     out = way(*arguments)
-    return jnp.sum(out.reshape(-1, 8) * weights[:8])
+    return jnp.sum(out.reshape(-1, 8) * jnp.cos(jnp.arange(8.0)))
 
-  return jax.jit(jax.grad(scalar, floats)).lower(*choice.arguments).compile()
-
-
-def _choices() -> list[Choice]:
-  return [*_of_features(), *_of_vocabulary(), *_of_attention()]
+  program = way if choice.forward else jax.grad(scalar, floats)
+  return jax.jit(program).lower(*choice.arguments).compile()
 
 
 def _draw(number, *shape):
@@ -171,6 +163,12 @@ def _of_attention() -> list[Choice]:
   dropped_keys = jax.random.bernoulli(
     jax.random.key(12), 0.9, (_ROWS, _HEADS, _LENGTH, 1)
   )
+
+  def ours(query, key, value, bias):
+    return dot_product_attention.attention_for_cpu(
+      query, key, value, bias, mask
+    )
+
   return [
     Choice(
       'relative bias as shifted rows, not looked up pair by pair',
@@ -182,17 +180,13 @@ def _of_attention() -> list[Choice]:
     ),
     Choice(
       'attention written out, not jax.nn.dot_product_attention',
-      lambda q, k, v, b: dot_product_attention.attention_for_cpu(
-        q, k, v, b, mask
-      ),
+      ours,
       lambda q, k, v, b: _library(q, k, v, mask, b),
       (*heads, bias),
     ),
     Choice(
       "attention with its gradient written out, not autodiff's",
-      lambda q, k, v, b: dot_product_attention.attention_for_cpu(
-        q, k, v, b, mask
-      ),
+      ours,
       lambda q, k, v, b: dot_product_attention.plain_attention(
         q, k, v, b, mask
       ),

@@ -7,7 +7,6 @@ sum of two mean losses, clipping, AdamW, a linear schedule. What a Trainer adds
 around that (logging, callbacks) is left out, which only makes it faster.
 """
 
-import argparse
 import os
 
 os.environ.setdefault('TRANSFORMERS_VERBOSITY', 'error')
@@ -22,12 +21,8 @@ ALPHA = 0.5
 
 
 def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument('--workload', required=True)
-  parser.add_argument('--vocab_size', type=int, required=True)
-  parser.add_argument('--dropout', type=float, default=0.1)
+  parser = workload.parser(__doc__)
   parser.add_argument('--threads', type=int, default=2)
-  parser.add_argument('--decode_len', type=int, default=0)
   arguments = parser.parse_args()
   torch.set_num_threads(arguments.threads)
   torch.manual_seed(0)

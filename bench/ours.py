@@ -2,20 +2,20 @@
 """python -m bench.ours: a worker that computes what this project computes."""
 
 import argparse
+import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bench import worker, workload
+from bench import programs, worker, workload
 from dsbs_jax.core import (
   decoding,
   dot_product_attention,
   objective,
   optimizer,
   partitioning,
-  steps,
   unpadding,
 )
 from dsbs_jax.core.t5 import network
@@ -30,19 +30,16 @@ PARTS = ('step', 'gradients', 'forward')
 
 def main() -> None:
   arguments = parse()
+  if arguments.mesh:
+    number = math.prod(partitioning.mesh_sizes(arguments.mesh))
+    jax.config.update('jax_num_cpu_devices', number)
   if arguments.keep_memory:
     malloc.keep_freed_memory()
   compilation_cache.use_cache()
   if arguments.no_scores:
     dot_product_attention.dot_product_attention = _no_scores
   data = workload.load(arguments.workload)
-  config = workload.model(
-    arguments.model,
-    vocab_size=arguments.vocab_size,
-    dropout_rate=arguments.dropout,
-    dtype=arguments.dtype,
-    remat=arguments.remat,
-  )
+  config = workload.configured(arguments)
   ready = {'num_steps': data.num_steps}
   if arguments.decode_len:
     measure = decoder(data, config, arguments)
@@ -57,48 +54,40 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-  parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument('--workload', required=True)
-  parser.add_argument('--vocab_size', type=int, required=True)
-  parser.add_argument('--model', default='mini')
-  parser.add_argument('--layout', default='packed')
+  parser = workload.parser(__doc__)
   parser.add_argument('--part', default='step', choices=PARTS)
-  parser.add_argument('--dropout', type=float, default=0.1)
-  parser.add_argument('--dtype', default='float32')
-  parser.add_argument('--remat', default='none')
-  parser.add_argument('--chunk_tokens', type=int, default=0)
   parser.add_argument('--adafactor', action='store_true')
   parser.add_argument('--no_scores', action='store_true')
   parser.add_argument('--keep_memory', type=int, default=1)
-  parser.add_argument('--decode_len', type=int, default=0)
+  parser.add_argument('--mesh', help='Of simulated devices, such as 2x4.')
   parser.add_argument('--streams', type=int, help='One per core if not given.')
   return parser.parse_args()
 
 
 def trainer(data, config, arguments) -> tuple[Callable, dict]:
   """(batch number) -> one optimizer step; and what the program needs."""
-  make = optimizer.adafactor if arguments.adafactor else optimizer.adamw_hf
-  transformation = make(
-    optimizer.linear_decay(5e-5, total_steps=10_000), clip_norm=1.0
-  )
-  state = initial_state(config, transformation)
-  step = jax.jit(
-    steps.make_train_step(
-      config,
-      DISTILLATION,
-      transformation,
-      run_key=jax.random.key(1),
-      chunk_tokens=arguments.chunk_tokens,
+  state, step = programs.train_step(
+    config,
+    make_optimizer=(
+      optimizer.adafactor if arguments.adafactor else optimizer.adamw_hf
     ),
-    donate_argnums=0,
+    chunk_tokens=arguments.chunk_tokens,
+    mesh=arguments.mesh or '1x1',
   )
-  compiled = step.lower(state, data.batch(arguments.layout, 0)).compile()
+
+  def batch(number):
+    rows = data.batch(arguments.layout, number)
+    if not arguments.mesh:
+      return rows
+    # Up to the next multiple of 8 rows: the same work for every mesh.
+    return jax.tree.map(lambda a: np.pad(a, ((0, -len(a) % 8), (0, 0))), rows)
+
+  compiled = step.lower(state, batch(0)).compile()
   sizes = compiled.memory_analysis()
-  holder = [state]
 
   def measure(request):
-    batch = data.batch(arguments.layout, int(request))
-    holder[0], metrics = step(holder[0], batch)
+    nonlocal state
+    state, metrics = step(state, batch(int(request)))
     return {'loss': float(metrics['loss'])}
 
   return measure, {
@@ -109,7 +98,7 @@ def trainer(data, config, arguments) -> tuple[Callable, dict]:
 
 def part(data, config, arguments) -> Callable:
   """(batch number) -> its gradients, or only its loss."""
-  params = initial_state(config, optimizer.adamw_hf(0.0)).params
+  params = programs.endless_params(config)
   key = jax.random.key(1) if config.dropout_rate else None
 
   def loss(params, batch):
@@ -143,7 +132,7 @@ def decoder(data, config, arguments) -> Callable:
 
   Rows are as long as their longest, up to the next multiple of 8.
   """
-  params = initial_state(config, optimizer.adamw_hf(0.0)).params
+  params = programs.endless_params(config)
   greedy = cpu_threads.per_core(
     jax.jit(
       lambda params, rows: decoding.greedy(
@@ -170,22 +159,6 @@ def _no_scores(query, key, value, *, bias, mask):
   """What attention would cost without pairs: queries, keys, values are used."""
   del bias, mask
   return query + jnp.sum(key + value, axis=2, keepdims=True)
-
-
-def initial_state(config, transformation) -> steps.TrainState:
-  """Random parameters, and their optimizer.
-
-  The logits of padding and end are 0, which some other token always exceeds:
-  decoding goes on to its limit.
-  """
-
-  def init(key):
-    params = network.init(key, config)
-    kernel = params['decoder']['logits_dense']['kernel']
-    params['decoder']['logits_dense']['kernel'] = kernel.at[:, :2].set(0.0)
-    return steps.state_from_params(params, transformation)
-
-  return jax.jit(init)(jax.random.key(0))
 
 
 if __name__ == '__main__':

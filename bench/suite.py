@@ -11,7 +11,7 @@ Beside the original code and T5X it needs an interpreter that imports them:
 """
 
 import argparse
-import contextlib
+import dataclasses
 import os
 import pathlib
 import sys
@@ -21,28 +21,12 @@ from collections.abc import Iterator
 from bench import (
   batches,
   choices,
-  devices,
-  evaluating,
   step_time,
   surroundings,
   table,
 )
-from dsbs_jax.preparing import prepare
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
-SECTIONS = (
-  'layouts',
-  'shares',
-  'choices',
-  'options',
-  'peers',
-  'decoding',
-  'loading',
-  'first_step',
-  'evaluation',
-  'devices',
-  'data_sizes',
-)
 
 
 def main() -> None:
@@ -50,7 +34,9 @@ def main() -> None:
   arguments = parse()
   with tempfile.TemporaryDirectory() as folder:
     if arguments.data_dir is None:
-      bundled(arguments, folder)
+      arguments.data_dir = f'{folder}/data'
+      source = surroundings.BUNDLED
+      arguments.vocabulary = surroundings.prepare(source, arguments.data_dir)
     rows = list(measure(arguments, pathlib.Path(folder)))
   facts = table.machine() | {
     'mixture': arguments.mixture,
@@ -69,28 +55,13 @@ def parse() -> argparse.Namespace:
   parser.add_argument('--rounds', type=int, default=5)
   parser.add_argument('--steps', type=int, default=4, help='Per round.')
   parser.add_argument('--model', default='mini')
-  parser.add_argument('--sections', nargs='+', default=SECTIONS)
+  parser.add_argument('--sections', nargs='+', help='Default: all.')
   parser.add_argument('--original_python')
   parser.add_argument('--original_path', default='')
   parser.add_argument('--t5x_python')
   parser.add_argument('--t5x_path', default='')
   parser.add_argument('--out', default=str(REPOSITORY / 'runs' / 'bench'))
   return parser.parse_args()
-
-
-def bundled(arguments: argparse.Namespace, folder: str) -> None:
-  """Prepares the bundled benchmark and points the arguments at it."""
-  arguments.data_dir = f'{folder}/data'
-  with contextlib.redirect_stdout(sys.stderr):
-    prepare.prepare(
-      prepare.PrepareConfig(
-        benchmark='parcels',
-        source=str(REPOSITORY / 'examples' / 'parcels'),
-        data_dir=arguments.data_dir,
-        train_vocab=256,
-      )
-    )
-  arguments.vocabulary = f'{folder}/data/vocabularies/parcels.256.model:0'
 
 
 def measure(
@@ -101,13 +72,14 @@ def measure(
   vocab_size = surroundings.model_vocab_size(*where[1:])
   path = folder / 'workload.npz'
   batches.make(
-    name=arguments.mixture,
-    data_dir=arguments.data_dir,
-    vocabulary=arguments.vocabulary,
+    where,
     batch_size=arguments.batch_size,
     num_steps=max(8, arguments.steps),
   ).save(path)
-  paths = {'original': arguments.original_path, 'T5X': arguments.t5x_path}
+  peers = {
+    'original': (arguments.original_python, arguments.original_path),
+    'T5X': (arguments.t5x_python, arguments.t5x_path),
+  }
   task = step_time.Task(
     path,
     vocab_size,
@@ -115,35 +87,29 @@ def measure(
     steps=arguments.steps,
     model=arguments.model,
     peers={
-      name: python
-      for name, python in (
-        ('original', arguments.original_python),
-        ('T5X', arguments.t5x_python),
-      )
+      name: (python, os.pathsep.join(filter(None, [str(REPOSITORY), more])))
+      for name, (python, more) in peers.items()
       if python
     },
-    peer_paths={
-      name: os.pathsep.join(filter(None, [str(REPOSITORY), more]))
-      for name, more in paths.items()
-    },
   )
+  tiny = dataclasses.replace(task, model='tiny')  # eight times over
   label_task = arguments.mixture.removesuffix('dsbs') + 'label'
   sections = {
-    'layouts': lambda: step_time.layouts(task),
-    'shares': lambda: step_time.shares(task),
+    'layouts': lambda: step_time.compare(task, 'layouts'),
+    'shares': lambda: step_time.compare(task, 'shares'),
     'choices': choices.choices,
-    'options': lambda: step_time.options(task),
+    'options': lambda: step_time.compare(task, 'options'),
     'peers': lambda: step_time.peers(task),
     'decoding': lambda: step_time.decoding(task),
     'loading': lambda: surroundings.loading(*where),
     'first_step': lambda: surroundings.first_step(*where),
-    'evaluation': lambda: evaluating.evaluation(
+    'evaluation': lambda: surroundings.evaluation(
       label_task, *where[1:], vocab_size
     ),
-    'devices': lambda: devices.scaling(path, vocab_size),
+    'devices': lambda: step_time.compare(tiny, 'devices'),
     'data_sizes': surroundings.data_sizes,
   }
-  for name in arguments.sections:
+  for name in arguments.sections or sections:
     for row in sections[name]():
       print(
         f'{row.section}: {row.what}: {row.value:.4g} {row.unit}', flush=True

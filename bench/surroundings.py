@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures around the step: loader, first step, evaluation, devices, data."""
+"""Figures around the step: loader, evaluation, first step, sizes of data."""
 
+import concurrent.futures
 import contextlib
 import functools
+import itertools
 import json
+import multiprocessing
 import os
 import pathlib
 import re
@@ -15,13 +18,35 @@ import tempfile
 import time
 from collections.abc import Iterator
 
-from bench import table
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bench import batches, programs, table, worker, workload
+from dsbs_jax.core import decoding
 from dsbs_jax.data import register, vocabularies
-from dsbs_jax.data.batching import batch_order, layouts, loader
-from dsbs_jax.preparing import prepare
+from dsbs_jax.data.batching import batch_order, loader
+from dsbs_jax.data.prepared import tokens
+from dsbs_jax.preparing import prepare as prepare_lib
 
 _REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
+BUNDLED = _REPOSITORY / 'examples' / 'parcels'
+_EVAL_BATCH = 128
 _FIRST = re.compile(r'first step after ([\d.]+) s')
+
+
+def prepare(source: pathlib.Path, data_dir: str) -> str:
+  """Prepares rows of the bundled benchmark; returns their new vocabulary."""
+  with contextlib.redirect_stdout(sys.stderr):
+    prepare_lib.prepare(
+      prepare_lib.PrepareConfig(
+        benchmark='parcels',
+        source=str(source),
+        data_dir=data_dir,
+        train_vocab=256,
+      )
+    )
+  return f'{data_dir}/vocabularies/parcels.256.model:0'
 
 
 def loading(
@@ -29,43 +54,114 @@ def loading(
 ) -> Iterator[table.Row]:
   """Pairs per second that the loader lays out, on one core."""
   source = register.source(data_dir=data_dir, vocabulary=vocabulary)
-  for layout in (layouts.Padded, layouts.Bucketed, layouts.Packed):
-    data = loader.open(
-      name, source, batch_order.BatchOrder(batch_size=64), layout=layout()
+
+  def rate(data, steps) -> float:
+    started = time.process_time()
+    for step in itertools.islice(steps, 50):
+      data.batch(step)
+    return 50 * 64 / (time.process_time() - started)
+
+  order = batch_order.BatchOrder(batch_size=64)
+  ways = {
+    layout: functools.partial(
+      rate, loader.open(name, source, order, layout=make()), itertools.count()
     )
-    rates = []
-    for number in range(rounds + 1):
-      started = time.process_time()
-      for step in range(number * 50, number * 50 + 50):
-        data.batch(step)
-      rates.append(50 * 64 / (time.process_time() - started))
-    yield table.row(
-      'Loader, batches of 64 pairs',
-      layout.__name__.lower(),
-      rates[1:],
-      'pairs per CPU second',
+    for layout, make in batches.LAYOUTS.items()
+  }
+  yield from table.rows(
+    'Loader, batches of 64 pairs',
+    worker.take_turns(ways, rounds=rounds),
+    'pairs per CPU second',
+  )
+
+
+def evaluation(
+  name: str,
+  data_dir: str,
+  vocabulary: str,
+  vocab_size: int,
+  *,
+  rounds: int = 3,
+  num_examples: int = 512,
+) -> Iterator[table.Row]:
+  """Examples per second of a validation split, by the ways to answer.
+
+  The parameters are random and end no row early: decoding stops when all rows
+  of a batch have ended, so its time is that of the longest answer.
+  """
+  source = register.source(data_dir=data_dir, vocabulary=vocabulary)
+  data = tokens.load(name, 'validation', source)
+  config = workload.model('mini', vocab_size=vocab_size, dropout_rate=0.0)
+  params = programs.endless_params(config)
+
+  def greedy(params, rows, *, length=64):
+    return decoding.greedy(params, config, rows, max_decode_len=length)
+
+  def beam(params, rows):
+    return decoding.beam_search(
+      params,
+      config,
+      rows,
+      num_beams=4,
+      max_decode_len=8,
+    )[0]
+
+  def options(params, rows):
+    batch = len(rows['encoder_input_tokens'])
+    choices = jnp.broadcast_to(
+      jnp.array([[5, 6, 1], [7, 8, 1], [9, 1, 0], [10, 1, 0], [11, 12, 1]]),
+      (batch, 5, 3),
     )
+    return decoding.score_options(params, config, rows, options_tokens=choices)
+
+  ways = {
+    'file order, 64 tokens': (greedy, False),
+    'sorted by length, 64 tokens': (greedy, True),
+    'sorted by length, 8 tokens': (functools.partial(greedy, length=8), True),
+    'sorted by length, 8 tokens, 4 beams': (beam, True),
+    'sorted by length, 5 options of 3 tokens scored': (options, True),
+  }
+  compiled = {way: jax.jit(function) for way, (function, _) in ways.items()}
+
+  def rate(way) -> float:
+    rows_of = _some(data, ways[way][1], num_examples)
+    started = time.perf_counter()
+    for rows in rows_of:
+      np.asarray(compiled[way](params, rows))
+    return len(rows_of) * _EVAL_BATCH / (time.perf_counter() - started)
+
+  yield from table.rows(
+    f'Evaluation of {name}, batches of {_EVAL_BATCH}',
+    worker.take_turns(
+      {way: functools.partial(rate, way) for way in ways}, rounds=rounds
+    ),
+    'examples/s',
+    against='file order, 64 tokens',
+  )
+
+
+def _some(data, sort, num_examples):
+  """The first batches: the longest inputs where they are sorted."""
+  batches = [
+    {'encoder_input_tokens': rows['encoder_input_tokens']}
+    for _, rows in loader.eval_batches(data, _EVAL_BATCH, sort=sort)
+  ]
+  middle = (len(batches) - num_examples // _EVAL_BATCH) // 2
+  return batches[max(0, middle) :][: num_examples // _EVAL_BATCH]
 
 
 def first_step(
   name: str, data_dir: str, vocabulary: str, *, rounds: int = 3
 ) -> Iterator[table.Row]:
   """Seconds from the start of the process to the end of its first step."""
-  size = model_vocab_size(data_dir, vocabulary)
-  with tempfile.TemporaryDirectory() as folder:
-    cold, warm = [], []
-    for number in range(rounds):
-      cache = f'{folder}/cache{number}'
-      for seconds, run in ((cold, 'cold'), (warm, 'warm')):
-        seconds.append(
-          _train_one(
-            name, data_dir, vocabulary, size, cache, f'{folder}/{run}{number}'
-          )
-        )
-  section = 'First step, gin/models/tiny.gin, 64 pairs'
-  yield table.row(section, 'nothing compiled before', cold, 's')
-  yield table.row(
-    section, 'second run', warm, 's', others=cold, against='first run'
+  cold, warm = 'nothing compiled before', 'second run'
+  seconds = {cold: [], warm: []}
+  for _ in range(rounds):
+    with tempfile.TemporaryDirectory() as folder:
+      for run, found in seconds.items():
+        found.append(_train_one(name, data_dir, vocabulary, folder, run))
+  yield from table.rows(
+    'First step, gin/models/tiny.gin, 64 pairs', seconds, 's', against=cold
   )
 
 
@@ -75,13 +171,13 @@ def model_vocab_size(data_dir: str, vocabulary: str) -> int:
   return -(-vocabularies.load(source.vocabulary).size // 128) * 128
 
 
-def _train_one(name, data_dir, vocabulary, vocab_size, cache, model_dir):
+def _train_one(name, data_dir, vocabulary, folder, run) -> float:
   macros = {
-    'MODEL_DIR': model_dir,
+    'MODEL_DIR': f'{folder}/{run}',
     'DATA_DIR': data_dir,
     'VOCABULARY': vocabulary,
     'MIXTURE_OR_TASK_NAME': name,
-    'VOCAB_SIZE': vocab_size,
+    'VOCAB_SIZE': model_vocab_size(data_dir, vocabulary),
     'TRAIN_STEPS': 1,
     'EVAL_SPLITS': (),
   }
@@ -93,7 +189,7 @@ def _train_one(name, data_dir, vocabulary, vocab_size, cache, model_dir):
       *(f'--gin.{macro}={value!r}' for macro, value in macros.items()),
     ],
     cwd=_REPOSITORY,
-    env=os.environ | {'JAX_COMPILATION_CACHE_DIR': cache},
+    env=os.environ | {'JAX_COMPILATION_CACHE_DIR': f'{folder}/cache'},
     capture_output=True,
     text=True,
   )
@@ -108,38 +204,37 @@ def data_sizes(
 ) -> Iterator[table.Row]:
   """The whole way of the data as the number of examples grows.
 
-  Rows of the bundled benchmark are repeated under ids of their own. Each size
-  is measured in processes of its own, for their memory.
+  Rows of the bundled benchmark are repeated under ids of their own. Each part
+  is measured in a process of its own, for its memory.
   """
+  parts = (
+    prepare_rows,
+    functools.partial(read_rows, opened='opened first'),
+    functools.partial(read_rows, opened='opened again'),
+  )
   found = {}
   for size in sizes:
-    with tempfile.TemporaryDirectory() as folder:
+    with (
+      tempfile.TemporaryDirectory() as folder,
+      concurrent.futures.ProcessPoolExecutor(
+        max_workers=1,
+        mp_context=multiprocessing.get_context('spawn'),
+        max_tasks_per_child=1,
+      ) as processes,
+    ):
       write_rows(pathlib.Path(folder) / 'source', size)
-      found[size] = {}
-      for part in _DATA_PARTS:
-        done = subprocess.run(
-          [sys.executable, '-m', 'bench.surroundings', part, folder],
-          cwd=_REPOSITORY,
-          check=True,
-          stdout=subprocess.PIPE,
-          text=True,
-        )
-        found[size] |= json.loads(done.stdout.splitlines()[-1])
-  for key in found[sizes[0]]:
-    for size, values in found.items():
-      yield table.row(
-        f'Cost against the number of examples: {key}',
-        f'{size:,} examples',
-        [values[key]],
-        '',
-        others=[found[sizes[0]][key]],
-        against=f'{sizes[0]:,}',
-      )
+      for part in parts:
+        for key, value in processes.submit(part, folder).result().items():
+          found.setdefault(key, {})[f'{size:,} examples'] = [value]
+  for key, values in found.items():
+    section = f'Cost against the number of examples: {key}'
+    against = f'{sizes[0]:,} examples'
+    yield from table.rows(section, values, '', against=against)
 
 
 def write_rows(folder: pathlib.Path, size: int) -> None:
   """The bundled benchmark with `size` training rows."""
-  shutil.copytree(_REPOSITORY / 'examples' / 'parcels', folder)
+  shutil.copytree(BUNDLED, folder)
   for path in (folder / 'train.jsonl', folder / 'llm' / 'train.jsonl'):
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     with path.open('w') as file:
@@ -151,15 +246,7 @@ def write_rows(folder: pathlib.Path, size: int) -> None:
 def prepare_rows(folder: str) -> dict[str, float]:
   """Joins, parses, counts and stores them, and trains their vocabulary."""
   started = time.perf_counter()
-  with contextlib.redirect_stdout(sys.stderr):
-    prepare.prepare(
-      prepare.PrepareConfig(
-        benchmark='parcels',
-        source=f'{folder}/source',
-        data_dir=f'{folder}/data',
-        train_vocab=256,
-      )
-    )
+  prepare(pathlib.Path(folder) / 'source', f'{folder}/data')
   return {
     'prepare, s': time.perf_counter() - started,
     'prepare, MiB at most': _peak_mib(),
@@ -168,9 +255,9 @@ def prepare_rows(folder: str) -> dict[str, float]:
 
 def read_rows(folder: str, opened: str) -> dict[str, float]:
   """Opens a loader on them and reads 200 batches."""
-  (vocabulary,) = pathlib.Path(f'{folder}/data/vocabularies').glob('*.model')
   source = register.source(
-    data_dir=f'{folder}/data', vocabulary=f'{vocabulary}:0'
+    data_dir=f'{folder}/data',
+    vocabulary=f'{folder}/data/vocabularies/parcels.256.model:0',
   )
   started = time.perf_counter()
   data = loader.open(
@@ -190,14 +277,3 @@ def read_rows(folder: str, opened: str) -> dict[str, float]:
 
 def _peak_mib() -> float:
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-_DATA_PARTS = {
-  'prepare': prepare_rows,
-  'open': functools.partial(read_rows, opened='opened first'),
-  'reopen': functools.partial(read_rows, opened='opened again'),
-}
-
-
-if __name__ == '__main__':
-  print(json.dumps(_DATA_PARTS[sys.argv[1]](sys.argv[2])))

@@ -9,7 +9,7 @@ import pathlib
 import platform
 import statistics
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import jax
 
@@ -18,25 +18,15 @@ _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy', 'grain')
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """One figure.
-
-  Attributes:
-    section: what it belongs to.
-    what: what was measured.
-    value: the median.
-    unit: of the value.
-    ratio: against `against`, the median of the ratios pair by pair.
-    against: what the ratio compares with.
-    spread: least and greatest of the repeats.
-  """
+  """One figure."""
 
   section: str
   what: str
-  value: float
+  value: float  # the median
   unit: str
-  ratio: float | None = None
-  against: str = ''
-  spread: tuple[float, float] | None = None
+  ratio: float | None = None  # the median of the ratios pair by pair
+  against: str = ''  # what the ratio compares with
+  spread: tuple[float, float] | None = None  # least and greatest
 
 
 def row(
@@ -63,6 +53,19 @@ def row(
     against,
     (min(values), max(values)) if len(values) > 1 else None,
   )
+
+
+def rows(
+  section: str,
+  found: Mapping[str, Sequence[float]],
+  unit: str,
+  *,
+  against: str | None = None,
+) -> Iterator[Row]:
+  """A Row per name, compared with the one named `against`."""
+  for what, values in found.items():
+    others = None if against is None else found[against]
+    yield row(section, what, values, unit, others=others, against=against or '')
 
 
 def markdown(rows: Iterable[Row]) -> str:

@@ -7,12 +7,16 @@ one measurement each, round after round. A worker prints a line of JSON when
 it is ready, then one for every line it reads.
 """
 
+import functools
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+T = TypeVar('T')
 
 
 class Failed(RuntimeError):
@@ -89,28 +93,37 @@ def serve(measure: Callable[[str], object], ready: Mapping) -> None:
 
 
 def take_turns(
-  workers: Mapping[str, Worker], *, rounds: int, requests: Sequence[str] = ('',)
-) -> dict[str, list[dict]]:
-  """Asks all workers in turn, round after round; the first is a warm-up.
+  ways: Mapping[str, Callable[[], T]], *, rounds: int
+) -> dict[str, list[T]]:
+  """Calls all in turn, round after round; the first round is a warm-up.
+
+  Another one begins each round.
 
   Returns:
-    name -> one result per round, in the order of the rounds; with several
-    requests, their sums over a round.
+    name -> one result per round, in the order of the rounds.
   """
-  found: dict[str, list[dict]] = {name: [] for name in workers}
+  found = {name: [] for name in ways}
+  names = list(ways)
   for number in range(rounds + 1):
-    for name, worker in _rotated(workers, number):
-      time.sleep(0.3)  # the threads of the one before stop spinning
-      results = [worker.ask(request) for request in requests]
+    for name in names:
+      result = ways[name]()
       if number:
-        found[name].append(
-          {key: sum(r[key] for r in results) for key in results[0]}
-        )
+        found[name].append(result)
+    names = names[1:] + names[:1]
   return found
 
 
-def _rotated(workers, number) -> Iterator:
-  """Another one begins each round."""
-  items = list(workers.items())
-  first = number % len(items)
-  return iter(items[first:] + items[:first])
+def race(
+  workers: Mapping[str, Worker], *, rounds: int, requests: Sequence[str] = ('',)
+) -> dict[str, list[dict]]:
+  """Asks workers in turn; a result holds the sums over all requests."""
+
+  def ask(asked: Worker) -> dict:
+    time.sleep(0.3)  # the threads of the one before stop spinning
+    results = [asked.ask(request) for request in requests]
+    return {key: sum(r[key] for r in results) for key in results[0]}
+
+  return take_turns(
+    {name: functools.partial(ask, one) for name, one in workers.items()},
+    rounds=rounds,
+  )

@@ -3,10 +3,10 @@
 
 Batches are tokenised once and written to one .npz file, laid out in every way
 that is compared, so that whatever is timed reads arrays and nothing else: no
-TensorFlow, no vocabulary. Keys: LAYOUT/STEP/VIEW/FEATURE, and for the padding
-of the original code raw/STEP/VIEW/{inputs,targets}, ragged with lengths.
+TensorFlow, no vocabulary. Keys: LAYOUT/STEP/VIEW/FEATURE.
 """
 
+import argparse
 import dataclasses
 import json
 import pathlib
@@ -30,6 +30,35 @@ SIZES = {
   'base': (768, 12, 64, 2048, 12),
   'large': (1024, 16, 64, 2816, 24),
 }
+
+
+def parser(description: str, **defaults) -> argparse.ArgumentParser:
+  """Flags of what is computed; `configured` reads those of the model."""
+  made = argparse.ArgumentParser(description=description)
+  made.add_argument('--workload', required=True)
+  made.add_argument('--vocab_size', type=int, default=32128)
+  made.add_argument('--model', default='mini')
+  made.add_argument('--layout', default='packed')
+  made.add_argument('--dropout', type=float, default=0.1)
+  made.add_argument('--dtype', default='float32')
+  made.add_argument('--remat', default='none')
+  made.add_argument('--scan_layers', action='store_true')
+  made.add_argument('--chunk_tokens', type=int, default=0)
+  made.add_argument('--decode_len', type=int, default=0)
+  made.set_defaults(**defaults)
+  return made
+
+
+def configured(arguments: argparse.Namespace) -> network.T5Config:
+  """The model that the flags describe."""
+  return model(
+    arguments.model,
+    vocab_size=arguments.vocab_size,
+    dropout_rate=arguments.dropout,
+    dtype=arguments.dtype,
+    remat=arguments.remat,
+    scan_layers=arguments.scan_layers,
+  )
 
 
 def model(name: str, **options) -> network.T5Config:
@@ -74,26 +103,21 @@ class Workload:
     return found
 
   def examples(self, step: int, view: str) -> list[tuple[np.ndarray, ...]]:
-    """Unpadded (inputs, targets) ids of each example of a batch."""
-    prefix = f'raw/{step % self.num_steps}/{view}'
-    sides = []
-    for side in ('inputs', 'targets'):
-      flat = self.arrays[f'{prefix}/{side}']
-      lengths = self.arrays[f'{prefix}/{side}_lengths']
-      sides.append(np.split(flat, np.cumsum(lengths)[:-1]))
-    return list(zip(*sides, strict=True))
+    """(inputs, targets) ids of each example of a batch, without padding."""
+    rows = self.batch('padded', step)[view]
+    sides = rows['encoder_input_tokens'], rows['decoder_target_tokens']
+    pairs = [
+      [ids[ids > 0] for ids in pair] for pair in zip(*sides, strict=True)
+    ]
+    return [(inputs, targets) for inputs, targets in pairs if len(targets)]
 
   def useful_flops(self, config: network.T5Config, step: int) -> float:
     """FLOPs of a step without any padding, each example by itself."""
-    total = 0.0
-    for view in VIEWS:
-      prefix = f'raw/{step % self.num_steps}/{view}'
-      inputs, targets = (
-        self.arrays[f'{prefix}/{side}_lengths'].astype(float)
-        for side in ('inputs', 'targets')
-      )
-      total += flops.train(config, inputs, targets).sum()
-    return total
+    return sum(
+      flops.train(config, len(inputs), len(targets))
+      for view in VIEWS
+      for inputs, targets in self.examples(step, view)
+    )
 
   def laid_flops(
     self, config: network.T5Config, layout: str, step: int

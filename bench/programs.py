@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model's programs that are measured: a training step, random parameters."""
+
+import math
+from collections.abc import Callable
+
+import jax
+
+from dsbs_jax import contract
+from dsbs_jax.core import objective, optimizer, partitioning, steps
+from dsbs_jax.core.t5 import network
+
+NUM_STEPS = 10_000  # of the paper's runs
+
+
+def train_step(
+  config: network.T5Config,
+  *,
+  make_optimizer: Callable = optimizer.adamw_hf,
+  chunk_tokens: int = 0,
+  mesh: str = '1x1',
+) -> tuple[steps.TrainState, Callable]:
+  """The first state, and (state, batch) -> (state, metrics), compiled.
+
+  Args:
+    config: of the model.
+    make_optimizer: learning rates -> optimizer.
+    chunk_tokens: tokens whose logits are computed at once; 0 for all.
+    mesh: data x model devices.
+  """
+  transformation = make_optimizer(
+    optimizer.linear_decay(total_steps=NUM_STEPS), clip_norm=1.0
+  )
+
+  def init(key):
+    return steps.init_state(key, config, transformation)
+
+  key = jax.random.key(0)
+  number = math.prod(partitioning.mesh_sizes(mesh))
+  devices = partitioning.make_mesh(mesh, devices=jax.devices()[:number])
+  state = partitioning.state_shardings(
+    jax.eval_shape(init, key), devices, partitioning.standard_rules()
+  )
+  step = steps.make_train_step(
+    config,
+    objective.Distillation(),
+    transformation,
+    run_key=jax.random.key(1),
+    chunk_tokens=chunk_tokens,
+  )
+  return jax.jit(init, out_shardings=state)(key), jax.jit(
+    step,
+    in_shardings=(state, partitioning.batch_sharding(devices)),
+    out_shardings=(state, None),
+    donate_argnums=0,
+  )
+
+
+def endless_params(config: network.T5Config) -> dict:
+  """Random parameters with which decoding goes on to its limit.
+
+  The logits of padding and end are 0, which some other token always exceeds.
+  """
+
+  def init(key):
+    params = network.init(key, config)
+    logits = params['decoder']['logits_dense']
+    kernel = logits['kernel'].at[:, : contract.EOS_ID + 1].set(0.0)
+    params['decoder']['logits_dense'] = logits | {'kernel': kernel}
+    return params
+
+  return jax.jit(init)(jax.random.key(0))
