@@ -121,11 +121,8 @@ def for_benchmark(
 ) -> CompletionFormat | None:
   """The format of a benchmark, None where it has none.
 
-  Args:
-    benchmark: what the student was trained on.
-    prompt: see `CompletionFormat`.
-    completion: see `CompletionFormat`; None takes the benchmark's own.
-    rationales: whether the student gives rationales.
+  The arguments are those of `CompletionFormat`; a `completion` of None takes
+  the benchmark's own.
 
   Raises:
     UserError: the benchmark's parser does not read such completions.

@@ -67,7 +67,7 @@ class Handlers:
     """/v1/completions: the text that continues a prompt."""
     body = await call(json_body.decode, content)
     openai_api.check_model(body, self.model, required=True)
-    request = openai_api.read_plain(body, most=self.reader.limits.inputs)
+    request = openai_api.read_plain(body, most=self.reader.max_inputs)
     return await self._complete(request, call)
 
   async def chat(self, content: bytes, call: CallFn) -> dict[str, Any]:

@@ -19,23 +19,6 @@ _FIELDS = ('input', 'inputs', 'rationales', 'model')
 _INPUT_FIELDS = ('input', 'choices')
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RequestLimits:
-  """What a request may hold.
-
-  Attributes:
-    inputs: inputs per request.
-    input_tokens: tokens of an input, with its prefix and end.
-    choices: choices of an input; 0 where none may be given.
-    choice_tokens: tokens of a choice.
-  """
-
-  inputs: int
-  input_tokens: int
-  choices: int
-  choice_tokens: int
-
-
 @dataclasses.dataclass(frozen=True)
 class CheckedInput:
   """An input that can be predicted for.
@@ -54,16 +37,23 @@ class RequestReader:
   """Reads and checks the inputs of requests.
 
   Attributes:
-    limits: what a request may hold.
     predictor: counts tokens.
     vocabulary: of the student.
+    max_inputs: inputs per request.
+    max_input_tokens: tokens of an input, with its prefix and end.
+    max_choices: choices of an input; 0 where none may be given.
+    max_choice_tokens: tokens of a choice.
     benchmark: whose raw rows inputs may be; None for texts only.
     needs_choices: whether every input must have choices.
   """
 
-  limits: RequestLimits
   predictor: predictor_lib.Predictor
   vocabulary: vocabularies.Vocabulary
+  _: dataclasses.KW_ONLY
+  max_inputs: int
+  max_input_tokens: int
+  max_choices: int
+  max_choice_tokens: int
   benchmark: benchmark_lib.Benchmark | None = None
   needs_choices: bool = False
 
@@ -89,7 +79,7 @@ class RequestReader:
     if 'input' in body:
       items, places = [body['input']], ['input']
     else:
-      items = json_body.items(body['inputs'], 'inputs', most=self.limits.inputs)
+      items = json_body.items(body['inputs'], 'inputs', most=self.max_inputs)
       places = [f'inputs[{i}]' for i in range(len(items))]
     inputs = [
       self._model_input(item, place)
@@ -111,10 +101,10 @@ class RequestReader:
     """
     lengths = self.predictor.num_tokens(inputs)
     for one, length, place in zip(inputs, lengths, places, strict=True):
-      if length > self.limits.input_tokens:
+      if length > self.max_input_tokens:
         raise errors.invalid_request(
           f'{place} has {length:,} tokens, expected at most'
-          f' {self.limits.input_tokens:,}. Shorten it, or start the server'
+          f' {self.max_input_tokens:,}. Shorten it, or start the server'
           ' with larger INPUT_LENGTHS.',
           param=place,
           code='context_length_exceeded',
@@ -144,7 +134,6 @@ class RequestReader:
     return input_lines.ModelInput(text, choices)
 
   def _check_choices(self, choices: Sequence[str], place: str) -> None:
-    limits = self.limits
     if self.needs_choices and not choices:
       raise errors.invalid_request(
         f'{place} has no choices, and this server chooses among given ones'
@@ -152,19 +141,19 @@ class RequestReader:
         ' /v1/answers.',
         param=place,
       )
-    if len(choices) > limits.choices:
+    if len(choices) > self.max_choices:
       raise errors.invalid_request(
         f'{place} has {len(choices)} choices, expected at most'
-        f' {limits.choices}. Start the server with a larger MAX_CHOICES.',
+        f' {self.max_choices}. Start the server with a larger MAX_CHOICES.',
         param=place,
       )
     for choice, ids in zip(
       choices, self.vocabulary.encode_all(choices), strict=True
     ):
-      if len(ids) > limits.choice_tokens:
+      if len(ids) > self.max_choice_tokens:
         raise errors.invalid_request(
           f'{place} has a choice of {len(ids):,} tokens ({choice[:40]!r}),'
-          f' expected at most {limits.choice_tokens:,}. Shorten it, or start'
+          f' expected at most {self.max_choice_tokens:,}. Shorten it, or start'
           ' the server with a larger MAX_DECODE_LEN.',
           param=place,
         )

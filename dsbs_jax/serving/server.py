@@ -14,12 +14,11 @@ import contextlib
 import dataclasses
 import signal
 import time
-from collections.abc import Sequence
 
 from aiohttp import web
 
 from dsbs_jax import contract
-from dsbs_jax.inference import input_lines, length_buckets, predictor, student
+from dsbs_jax.inference import length_buckets, predictor, student
 from dsbs_jax.runtime import field_checks, progress
 from dsbs_jax.serving import (
   batcher,
@@ -118,14 +117,12 @@ class ServeConfig(student.StudentConfig):
   ) -> request_checks.RequestReader:
     """What reads and checks the inputs of requests."""
     return request_checks.RequestReader(
-      request_checks.RequestLimits(
-        inputs=self.max_inputs,
-        input_tokens=self.input_lengths[-1],
-        choices=self.max_choices,
-        choice_tokens=self.max_decode_len,
-      ),
       loaded,
       self.load_vocabulary(),
+      max_inputs=self.max_inputs,
+      max_input_tokens=self.input_lengths[-1],
+      max_choices=self.max_choices,
+      max_choice_tokens=self.max_decode_len,
       benchmark=self.row_benchmark,
       needs_choices=self.score_labels and not self.trained_benchmark.labels,
     )
@@ -221,14 +218,10 @@ class _Server:
     """Loads the student, compiles, then runs batches."""
     config, loop = self._config, asyncio.get_running_loop()
     loaded = await loop.run_in_executor(self._model_thread, self._load)
-
-    def predict(
-      inputs: Sequence[input_lines.ModelInput], rationales: bool
-    ) -> list[predictor.Prediction]:
-      return loaded.predictor.predict(inputs, rationales=rationales)
-
     queue = batcher.Batcher(
-      predict,
+      lambda inputs, rationales: loaded.predictor.predict(
+        inputs, rationales=rationales
+      ),
       self._model_thread,
       shapes=self._shapes,
       max_queue=config.max_queue,

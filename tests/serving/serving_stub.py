@@ -131,14 +131,12 @@ class Stub:
 
   def _handlers(self, queue):
     reader = request_checks.RequestReader(
-      request_checks.RequestLimits(
-        inputs=self.max_inputs,
-        input_tokens=64,
-        choices=self.max_choices,
-        choice_tokens=7,
-      ),
       self.predictor,
       small_student.BYTES,
+      max_inputs=self.max_inputs,
+      max_input_tokens=64,
+      max_choices=self.max_choices,
+      max_choice_tokens=7,
     )
     completions = completion_format.for_benchmark(
       register.benchmark('parcels'),

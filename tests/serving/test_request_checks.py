@@ -24,14 +24,12 @@ def reader(*, choices=5, choice_tokens=40, needs_choices=False):
     prefixes=task_forms.prefixes('paper'),
   )
   return request_checks.RequestReader(
-    request_checks.RequestLimits(
-      inputs=8,
-      input_tokens=512,
-      choices=choices,
-      choice_tokens=choice_tokens,
-    ),
     predictor.Predictor(settings, None, vocabulary=small_student.BYTES),
     small_student.BYTES,
+    max_inputs=8,
+    max_input_tokens=512,
+    max_choices=choices,
+    max_choice_tokens=choice_tokens,
     benchmark=register.benchmark('cqa'),
     needs_choices=needs_choices,
   )
