@@ -116,7 +116,6 @@ def _row(members: Sequence[results.Run]) -> Row:
   members = sorted(members, key=lambda run: run.coordinates.seed)
   ended = tuple(run for run in members if run.finished)
   first = (*ended, *members)[0]
-  validated = [run for run in ended if run.best_step is not None]
   return Row(
     coordinates=first.coordinates,
     runs=ended,
@@ -124,11 +123,9 @@ def _row(members: Sequence[results.Run]) -> Row:
     num_params=first.num_params,
     train_examples=first.train_examples,
     test_last=score(r.accuracy(run_folder.TEST, r.last_step) for r in ended),
-    test_best=score(
-      r.accuracy(run_folder.TEST, r.best_step) for r in validated
-    ),
+    test_best=score(r.accuracy(run_folder.TEST, r.best_step) for r in ended),
     validation_best=score(
-      r.accuracy(run_folder.VALIDATION, r.best_step) for r in validated
+      r.accuracy(run_folder.VALIDATION, r.best_step) for r in ended
     ),
   )
 

@@ -45,15 +45,12 @@ def styles(rows: Sequence[comparison.Row]) -> Styles:
 def by_fraction(
   rows: Sequence[comparison.Row], styles: Styles, *, llm: float | None
 ) -> list[Figure]:
-  """Accuracy against the share of the training data.
+  """Accuracy against the share of training data; a figure per kind of labels.
 
   Args:
     rows: the settings of one benchmark and one model.
     styles: of all methods.
     llm: the LLM's own accuracy in percent, None if unknown.
-
-  Returns:
-    One figure per source of labels that has results.
   """
   found = []
   for labels, members in _by_source(rows).items():
@@ -81,15 +78,9 @@ def by_fraction(
 def by_size(
   rows: Sequence[comparison.Row], styles: Styles, *, llm: float | None
 ) -> list[Figure]:
-  """Accuracy against the number of the model's parameters.
+  """The same of one share of the data, against the number of parameters.
 
-  Args:
-    rows: the settings of one benchmark and one share of the data.
-    styles: of all methods.
-    llm: the LLM's own accuracy in percent, None if unknown.
-
-  Returns:
-    One figure per source of labels that has models of two sizes.
+  A kind of labels needs models of two sizes for a figure.
   """
   found = []
   for labels, members in _by_source(r for r in rows if r.num_params).items():

@@ -160,27 +160,20 @@ def _tables(rows: Sequence[comparison.Row]) -> str:
 
 
 def _curves(rows: Sequence[comparison.Row], styles: figures.Styles) -> str:
-  groups = comparison.grouped(
-    rows,
-    lambda row: (
-      row.coordinates.benchmark,
-      tables.model_title(row),
-      row.coordinates.fraction,
-    ),
-  )
-  parts, seen = [], set()
-  for (benchmark, model, fraction), members in groups.items():
-    found = figures.by_step(members, styles)
-    if not found:
-      continue
+  parts = []
+  for (benchmark, model), members in tables.by_model(rows).items():
+    shares = comparison.grouped(members, lambda row: row.coordinates.fraction)
     # Rows come largest share first: that one is open, the others are folded.
-    opened = '' if (benchmark, model) in seen else ' open'
-    seen.add((benchmark, model))
-    name = f'{benchmark}, {model}, {tables.percent(fraction)} of the data'
-    parts.append(
-      f'<details{opened}><summary>{_escape(name)}</summary>'
-      f'{_figures(found, name=f"curves{len(parts)}")}</details>'
-    )
+    opened = ' open'
+    for share, found in shares.items():
+      drawn = figures.by_step(found, styles)
+      if drawn:
+        name = f'{benchmark}, {model}, {tables.percent(share)} of the data'
+        parts.append(
+          f'<details{opened}><summary>{_escape(name)}</summary>'
+          f'{_figures(drawn, name=f"curves{len(parts)}")}</details>'
+        )
+        opened = ''
   note = (
     'Means over seeds; bars: ± one standard error. A single-task or'
     ' answer-first run has one target, rationale and label in one text: its'
