@@ -144,22 +144,23 @@ class BatchRunner:
 
   async def _collect_all(self) -> None:
     for job in self._jobs.pending():
-      if job.event == batch_jobs.UPLOADED and not await self._forget_upload(
-        job
+      if job.event != batch_jobs.UPLOADED:
+        continue
+      if self._server.forget_batches and not await self._with_retries(
+        lambda job=job: self._find(job)
       ):
+        self._drop(job)
+      else:
         await self._create(job, maybe_created=True)
-    waiting = self._jobs.pending()
-    while waiting:
-      for job in list(waiting):
+    while waiting := self._jobs.pending():
+      for job in waiting:
         state = await self._with_retries(lambda job=job: self._poll(job))
         if state is None:
           self._forget_batch(job)
-          waiting.remove(job)
         elif state.status not in _RUNNING:
           await self._collect(job, state)
-          waiting.remove(job)
       self._record.monitor.tick()
-      if waiting:
+      if self._jobs.pending():
         await asyncio.sleep(self._server.poll_seconds)
 
   async def _poll(self, job: batch_jobs.BatchJob) -> openai_batch.Batch | None:
@@ -175,19 +176,10 @@ class BatchRunner:
         ' the right one, or ask its rows again with --forget_batches'
       ) from error
 
-  async def _forget_upload(self, job: batch_jobs.BatchJob) -> bool:
-    """Drops an upload without a batch if --forget_batches says so."""
-    if not self._server.forget_batches or await self._with_retries(
-      lambda: self._find(job)
-    ):
-      return False
-    self._drop(job)
-    return True
-
   def _forget_batch(self, job: batch_jobs.BatchJob) -> None:
     """Counts a batch as paid without answers; its rows are asked again."""
     reason = f'the server no longer knows the batch {job.batch_id}'
-    for call in self._calls_of(job):
+    for call in batch_jobs.read_calls(self._record.file.path, job.number):
       self._record.lost(call, reason)
     self._record.monitor.retried(reason)
     self._drop(job)
@@ -197,14 +189,11 @@ class BatchRunner:
     for path in batch_jobs.paths(self._record.file.path, job.number):
       path.unlink(missing_ok=True)
 
-  def _calls_of(self, job: batch_jobs.BatchJob) -> list[calls.Call]:
-    return batch_jobs.read_calls(self._record.file.path, job.number)
-
   async def _collect(
     self, job: batch_jobs.BatchJob, state: openai_batch.Batch
   ) -> None:
     """Records the answers of a batch that has ended, however it ended."""
-    asked = self._calls_of(job)
+    asked = batch_jobs.read_calls(self._record.file.path, job.number)
     for file_id in (state.output_file_id, state.error_file_id):
       if file_id is None:
         continue
