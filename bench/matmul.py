@@ -20,14 +20,13 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--size', type=int, default=1024)
   parser.add_argument('--products', type=int, default=20)
-  parser.add_argument('--dtype', default='float32')
   parser.add_argument('--chain', action='store_true')
   arguments = parser.parse_args()
   malloc.keep_freed_memory()
   if arguments.chain:
     worker.serve(chain(), {})
     return
-  matrix = jnp.full((arguments.size,) * 2, 1 / arguments.size, arguments.dtype)
+  matrix = jnp.full((arguments.size,) * 2, 1 / arguments.size)
   product = jax.jit(lambda a, b: a @ b)
 
   def measure(_):

@@ -23,10 +23,6 @@ from dsbs_jax.data.batching import row_shapes
 from dsbs_jax.inference import cpu_threads
 from dsbs_jax.runtime import compilation_cache, malloc
 
-DISTILLATION = objective.Distillation()
-# Shares of a step: all of it, without the update, without the backward pass.
-PARTS = ('step', 'gradients', 'forward')
-
 
 def main() -> None:
   arguments = parse()
@@ -55,7 +51,9 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
   parser = workload.parser(__doc__)
-  parser.add_argument('--part', default='step', choices=PARTS)
+  parser.add_argument(
+    '--part', default='step', choices=('step', 'gradients', 'forward')
+  )
   parser.add_argument('--adafactor', action='store_true')
   parser.add_argument('--no_scores', action='store_true')
   parser.add_argument('--keep_memory', type=int, default=1)
@@ -108,7 +106,7 @@ def part(data, config, arguments) -> Callable:
       hidden = network.hidden(params, config, rows, dropout_key=key)
       rows = unpadding.unpad_targets(rows)
       total += objective.rows_loss(
-        DISTILLATION,
+        objective.Distillation(),
         hidden,
         rows,
         counts=counts,
