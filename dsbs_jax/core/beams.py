@@ -2,7 +2,6 @@
 """Beam search over the cached decoder, by T5X's rules or by Hugging Face's."""
 
 import dataclasses
-from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -14,46 +13,6 @@ from dsbs_jax.core.t5.config import T5Config
 
 # Log probability of what must never be chosen, as in T5X.
 NEG_INF = -1e9
-
-
-class BeamRules(Protocol):
-  """How beam search scores outputs of different lengths, and when it stops."""
-
-  def score(self, log_probs: jax.Array, length: jax.Array) -> jax.Array:
-    """The score of finished outputs.
-
-    Args:
-      log_probs: float32 of any shape, sums of log p.
-      length: int32, tokens, the end token included.
-
-    Returns:
-      float32, shaped as `log_probs`.
-    """
-
-  def best_attainable_score(
-    self, log_probs: jax.Array, length: jax.Array, max_decode_len: int
-  ) -> jax.Array:
-    """The best score that live outputs may still reach.
-
-    Args:
-      log_probs: float32 of any shape, sums of log p.
-      length: int32, tokens so far.
-      max_decode_len: tokens at most.
-
-    Returns:
-      float32, shaped as `log_probs`.
-    """
-
-  def finished(self, ended: jax.Array, is_last: jax.Array) -> jax.Array:
-    """Which candidates become results.
-
-    Args:
-      ended: [B, 2G] bool, candidates with an end token, best first.
-      is_last: bool scalar, whether no further token may follow.
-
-    Returns:
-      [B, 2G] bool.
-    """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,15 +34,36 @@ class BrevityPenalty:
         f'BrevityPenalty.alpha is {self.alpha}, expected a number >= 0.'
       )
 
-  def score(self, log_probs, length):
+  def score(self, log_probs: jax.Array, length: jax.Array) -> jax.Array:
+    """The score of finished outputs.
+
+    Args:
+      log_probs: float32 of any shape, sums of log p.
+      length: int32, tokens, the end token included.
+
+    Returns:
+      float32, shaped as `log_probs`.
+    """
     length = jnp.asarray(length, jnp.float32)
     return log_probs / ((5.0 + length) / 6.0) ** self.alpha
 
-  def best_attainable_score(self, log_probs, length, max_decode_len):
+  def best_attainable_score(
+    self, log_probs: jax.Array, length: jax.Array, max_decode_len: int
+  ) -> jax.Array:
+    """The best score that live outputs of a length may still reach."""
     del length
     return self.score(log_probs, max_decode_len + 1)  # T5X counts the start.
 
-  def finished(self, ended, is_last):
+  def finished(self, ended: jax.Array, is_last: jax.Array) -> jax.Array:
+    """Which candidates become results.
+
+    Args:
+      ended: [B, 2G] bool, candidates with an end token, best first.
+      is_last: bool scalar, whether no further token may follow.
+
+    Returns:
+      [B, 2G] bool.
+    """
     del is_last
     return ended
 
@@ -94,7 +74,7 @@ class LengthPenalty:
 
   Only the better half of the candidates may end; at the last position all of
   that half does. Live outputs are scored at their present length, so a row may
-  stop before a longer, better output is found.
+  stop before a longer, better output is found. Methods as in BrevityPenalty.
 
   Source: transformers 4.57.6, generation/utils.py, early_stopping=False.
   """
@@ -111,6 +91,9 @@ class LengthPenalty:
   def finished(self, ended, is_last):
     better_half = jnp.arange(ended.shape[1]) < ended.shape[1] // 2
     return (ended | is_last) & better_half
+
+
+BeamRules = BrevityPenalty | LengthPenalty
 
 
 @struct.dataclass
@@ -143,13 +126,7 @@ def _take(tree, chosen: jax.Array):
 
 
 def _reorder(kv_cache: dict, parents: jax.Array, config: T5Config) -> dict:
-  """Gives each live beam the cache of the beam that it continues.
-
-  Args:
-    kv_cache: of R = B * G rows.
-    parents: [B, G] int32, the continued beam of each live one.
-    config: whether the cache has a leading layer axis.
-  """
+  """The cache of the beam, [B, G], that each live one continues."""
   batch, num_beams = parents.shape
   rows = (parents + num_beams * jnp.arange(batch)[:, None]).reshape(-1)
   axis = 1 if config.scan_layers else 0
@@ -161,14 +138,9 @@ def _candidates(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """The 2 G most likely continuations of each row, best first.
 
-  At most G of them end, one per beam, so at least G can be continued.
-
-  Args:
-    state: the live beams.
-    log_probs: [B, G, V] float32 of the next token.
-
-  Returns:
-    Sums of log p [B, 2G]; the continued beams [B, 2G]; tokens [B, 2G, L].
+  At most G of them end, one per beam, so at least G can be continued. From log
+  p of the next token, [B, G, V], to sums of log p [B, 2G], the continued beams
+  [B, 2G] and tokens [B, 2G, L].
   """
   batch, num_beams, vocab = log_probs.shape
   total = log_probs + state.live_log_probs[:, :, None]
@@ -191,12 +163,8 @@ def _advance(
 ) -> BeamState:
   """Chooses the next live beams and merges the outputs that ended.
 
-  Args:
-    state: before this step.
-    kv_cache: of the live beams, with this step's position.
-    log_probs: [B, G, V] float32 of the next token.
-    config: the network's size.
-    rules: how outputs are scored.
+  `kv_cache` has this step's position; `log_probs` are of the next token,
+  [B, G, V].
   """
   num_beams = log_probs.shape[1]
   best, parents, tokens = _candidates(state, log_probs)
@@ -266,19 +234,11 @@ def beam_search(
     scores. Where fewer than G ended, the rest are zeros.
     Scores [B, G] float32, NEG_INF where there is no output.
   """
-  cache.check_max_decode_len(max_decode_len)
   if num_beams < 1:
     raise contract.UserError(f'num_beams is {num_beams}, expected at least 1.')
   rules = BrevityPenalty() if rules is None else rules
-  encoded = network.encode(params, config, rows)
-  prefilled = cache.prefill(
-    params, config, encoded, rows=rows, max_decode_len=max_decode_len
-  )
+  prefilled = cache.prefill(params, config, rows, max_decode_len=max_decode_len)
   batch = prefilled.empty_mask.shape[0]
-
-  def unfinished(state: BeamState):
-    decode = state.decode
-    return (decode.index < max_decode_len) & ~jnp.all(decode.done_mask)
 
   def step(state: BeamState):
     hidden, kv_cache = cache.decode_step(
@@ -299,7 +259,7 @@ def beam_search(
     scores=jnp.full((batch, num_beams), NEG_INF),
     finished_mask=jnp.zeros((batch, num_beams), bool),
   )
-  state = jax.lax.while_loop(unfinished, step, state)
+  state = jax.lax.while_loop(lambda s: s.decode.unfinished, step, state)
   tokens = jnp.where(state.finished_mask[:, :, None], state.tokens, 0)
   live = (~jnp.any(state.finished_mask, axis=1) & ~prefilled.empty_mask)[
     :, None

@@ -8,15 +8,9 @@ derived gradient needs.
 
 import functools
 import math
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-
-
-class _Extras(NamedTuple):
-  z_loss: float
-  label_smoothing: float
 
 
 def token_losses(
@@ -41,38 +35,38 @@ def token_losses(
   Source: with z = logsumexp(logits), q the smoothed one-hot target and H its
   entropy, loss = z - sum_v q_v logits_v + z_loss z^2 - H(q), as in T5X.
   """
-  return _token_losses(_Extras(z_loss, label_smoothing), logits, targets)
+  return _token_losses(z_loss, label_smoothing, logits, targets)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _token_losses(extras, logits, targets):
-  return _forward(extras, logits, targets)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _token_losses(z_loss, smoothing, logits, targets):
+  return _forward(z_loss, smoothing, logits, targets)[0]
 
 
-def _forward(extras, logits, targets):
+def _forward(z_loss, smoothing, logits, targets):
   largest = jnp.max(logits, axis=-1)
   log_normalizer = largest + jnp.log(
     jnp.sum(jnp.exp(logits - largest[..., None]), axis=-1)
   )
   picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
   expected = picked
-  if extras.label_smoothing:
-    kept, others = _smoothed(extras, logits)
+  if smoothing:
+    kept, others = _smoothed(smoothing, logits)
     expected = (kept - others) * picked + others * jnp.sum(logits, axis=-1)
     expected -= kept * math.log(kept) + (1.0 - kept) * math.log(others)
   losses = log_normalizer - expected
-  losses += extras.z_loss * jnp.square(log_normalizer)
+  losses += z_loss * jnp.square(log_normalizer)
   correct = (picked >= largest).astype(jnp.float32)
   return (losses, correct), (logits, targets, log_normalizer)
 
 
-def _backward(extras, residuals, cotangents):
+def _backward(z_loss, smoothing, residuals, cotangents):
   """`correct` is a count and carries no gradient."""
   logits, targets, log_normalizer = residuals
   factor = cotangents[0][..., None]
-  scale = 1.0 + 2.0 * extras.z_loss * log_normalizer
+  scale = 1.0 + 2.0 * z_loss * log_normalizer
   probabilities = jnp.exp(logits - log_normalizer[..., None])
-  kept, others = _smoothed(extras, logits)
+  kept, others = _smoothed(smoothing, logits)
   classes = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
   wanted = jnp.where(classes == targets[..., None], kept, others)
   return factor * (scale[..., None] * probabilities - wanted), None
@@ -81,7 +75,6 @@ def _backward(extras, residuals, cotangents):
 _token_losses.defvjp(_forward, _backward)
 
 
-def _smoothed(extras: _Extras, logits: jax.Array) -> tuple[float, float]:
+def _smoothed(smoothing: float, logits: jax.Array) -> tuple[float, float]:
   """The smoothed probability of the target, and of each other token."""
-  smoothing = extras.label_smoothing
   return 1.0 - smoothing, smoothing / (logits.shape[-1] - 1)

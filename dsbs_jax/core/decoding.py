@@ -16,7 +16,6 @@ from dsbs_jax.core.t5.config import T5Config
 beam_search = beams.beam_search
 BrevityPenalty = beams.BrevityPenalty
 LengthPenalty = beams.LengthPenalty
-DecodeState = cache.DecodeState
 
 # Ids of a block of `argmax_for_cpu`; divides the public vocabulary of 32,128.
 _BLOCK = 128
@@ -43,14 +42,7 @@ def greedy(
   Returns:
     [B, L] int32, 0 after the end token or the last of `stop`.
   """
-  cache.check_max_decode_len(max_decode_len)
-  encoded = network.encode(params, config, rows)
-  prefilled = cache.prefill(
-    params, config, encoded, rows=rows, max_decode_len=max_decode_len
-  )
-
-  def unfinished(state: cache.DecodeState):
-    return (state.index < max_decode_len) & ~jnp.all(state.done_mask)
+  prefilled = cache.prefill(params, config, rows, max_decode_len=max_decode_len)
 
   def step(state: cache.DecodeState):
     hidden, kv_cache = cache.decode_step(params, config, prefilled, state=state)
@@ -71,18 +63,11 @@ def greedy(
   state = cache.init_decode_state(
     config, prefilled, max_decode_len=max_decode_len
   )
-  return jax.lax.while_loop(unfinished, step, state).tokens
+  return jax.lax.while_loop(lambda s: s.unfinished, step, state).tokens
 
 
 def argmax(logits: jax.Array) -> jax.Array:
-  """The id of the highest score; of equal ones the lowest.
-
-  Args:
-    logits: [R, V] float32.
-
-  Returns:
-    [R] int32.
-  """
+  """[R, V] -> [R] int32, the id of the highest score, or the lowest of equals."""
   return platform.choose(logits, cpu=argmax_for_cpu, others=plain_argmax)
 
 
@@ -148,17 +133,19 @@ def score_options(
   def kv_fn(layer_params, normed, cross_kv):
     weights = layer_params['self_attention']
     self_kv = attention.project_kv(weights, normed, config.num_heads)
-    return self_kv, cross_kv, None
+    return (self_kv, cross_kv), None
 
-  hidden, _ = stacks.run_decoder(
+  self_mask = attention.make_causal_mask(length)
+  self_mask &= attention.make_attention_mask(target_mask, target_mask)
+  cross_mask = (cache.source_tokens(rows) > 0)[:, None, None, :]
+  hidden, _ = stacks.run(
     params,
     config,
+    'decoder',
     inputs,
     kv_fn=kv_fn,
-    bias=stacks.decoder_bias(params, config, length),
-    self_mask=attention.make_causal_mask(length)
-    & attention.make_attention_mask(target_mask, target_mask),
-    cross_mask=(cache.source_tokens(rows) > 0)[:, None, None, :],
+    bias=stacks.position_bias(params, config, 'decoder', length),
+    masks=(self_mask, cross_mask),
     layer_kv=cache.cross_attention_kv(params, config, encoded),
   )
   logits = network.logits(params, config, hidden)

@@ -49,9 +49,7 @@ def dot_product_attention(
   )
 
 
-def _scores(
-  query: jax.Array, key: jax.Array, bias: jax.Array | None
-) -> jax.Array:
+def _scores(query, key, bias):
   """[B, H, T, S] float32, nothing masked."""
   scores = jnp.einsum(
     'BHTK,BHSK->BHTS',
@@ -63,13 +61,7 @@ def _scores(
   return scores if bias is None else scores + bias
 
 
-def plain_attention(
-  query: jax.Array,
-  key: jax.Array,
-  value: jax.Array,
-  bias: jax.Array | None,
-  mask: jax.Array,
-) -> jax.Array:
+def plain_attention(query, key, value, bias, mask):
   """`dot_product_attention` as its formula says."""
   scores = _scores(query, key, bias)
   # Added, so that a query without keys has the gradient of an unmasked one.
@@ -84,13 +76,7 @@ def plain_attention(
 
 
 @jax.custom_vjp
-def attention_for_cpu(
-  query: jax.Array,
-  key: jax.Array,
-  value: jax.Array,
-  bias: jax.Array | None,
-  mask: jax.Array,
-) -> jax.Array:
+def attention_for_cpu(query, key, value, bias, mask):
   """`dot_product_attention` with its gradient written out."""
   return _forward(query, key, value, bias, mask)[0]
 

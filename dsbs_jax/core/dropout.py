@@ -140,7 +140,13 @@ def layer_masks(
   if mlp is not None and unpadding is not None:
     mlp = unpadding.repeat_rows(mlp)
   return (
-    [_per_head(keep_mask, config.num_heads) for keep_mask in heads],
+    # All queries drop the same keys: [B, 1, H * S] -> [B, H, 1, S].
+    [
+      keep_mask
+      if keep_mask is None
+      else keep_mask.reshape(len(keep_mask), config.num_heads, 1, -1)
+      for keep_mask in heads
+    ],
     mlp,
     outputs,
   )
@@ -157,10 +163,3 @@ def _draw(
     lambda key: jax.random.bernoulli(key, share, (1, sum(widths)))
   )(keys)
   return jnp.split(keep_mask, np.cumsum(widths)[:-1], axis=2)
-
-
-def _per_head(keep_mask: jax.Array | None, num_heads: int) -> jax.Array | None:
-  """[B, 1, H * S] -> [B, H, 1, S]: all queries drop the same keys."""
-  if keep_mask is None:
-    return None
-  return keep_mask.reshape(keep_mask.shape[0], num_heads, 1, -1)

@@ -5,6 +5,8 @@ Only matrix products count, as in published figures of utilisation; norms,
 softmax, activations and the optimizer are less than 3 % of a small model.
 """
 
+from typing import Any
+
 import numpy as np
 
 from dsbs_jax.core.t5.config import T5Config
@@ -52,12 +54,7 @@ def forward(
 
 
 def train(
-  config: T5Config,
-  inputs: Count,
-  targets: Count,
-  *,
-  rows: Count = 1,
-  tokens: tuple[Count, Count] | None = None,
+  config: T5Config, inputs: Count, targets: Count, **options: Any
 ) -> Count:
   """FLOPs of a forward and a backward pass; arguments as in `forward`."""
-  return TRAINING * forward(config, inputs, targets, rows=rows, tokens=tokens)
+  return TRAINING * forward(config, inputs, targets, **options)

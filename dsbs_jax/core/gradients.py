@@ -115,7 +115,7 @@ def batch_value_and_grad(
   """
   counts = objective.token_counts(batch)
   parts = {}
-  for view, rows in batch_views(batch):
+  for view, rows in _batch_views(batch):
     view_key = jax.random.fold_in(dropout_key, _VIEW_KEYS[view])
     keys = dropout.row_keys(view_key, len(rows['decoder_target_tokens']))
     parts[view] = _cut(
@@ -125,10 +125,15 @@ def batch_value_and_grad(
 
   logits_losses = {}
   if distillation.mi_weight:
-    count = _count_pairs(batch)
-    label_probabilities = functools.partial(
-      _label_probabilities, params, config=config, num_pairs=num_pairs
-    )
+    count = mutual_information.count_pairs(batch)
+
+    # A pair's label lies in exactly one part, and the others hold zeros for it.
+    # The keys, and so the masks, are those of the label's loss.
+    def label_probabilities(rows, keys):
+      logits = network.apply(params, config, rows, dropout_key=keys)
+      pair_ids = rows[mutual_information.PAIR_IDS]
+      return mutual_information.pool(logits, pair_ids, num_pairs=num_pairs)
+
     labels = add_over_parts(label_probabilities, parts[contract.LABEL_VIEW])
     logits_losses = _mutual_information_losses(
       _sum_shards(labels, num_shards),
@@ -140,7 +145,7 @@ def batch_value_and_grad(
   for view in parts:
     value_and_grad = jax.value_and_grad(
       functools.partial(
-        view_loss,
+        _view_loss,
         config=config,
         distillation=distillation,
         counts=counts,
@@ -157,12 +162,8 @@ def batch_value_and_grad(
   return _sum_shards(total, num_shards)
 
 
-def batch_views(batch: Batch) -> list[tuple[str, Rows]]:
-  """The batch's (view, rows) in the order of `contract.VIEWS`.
-
-  Raises:
-    ValueError: there is none, or one that `contract.VIEWS` does not list.
-  """
+def _batch_views(batch: Batch) -> list[tuple[str, Rows]]:
+  """The batch's (view, rows) in the order of `contract.VIEWS`."""
   unknown = sorted(set(batch) - set(contract.VIEWS))
   if unknown or not batch:
     raise ValueError(
@@ -172,32 +173,22 @@ def batch_views(batch: Batch) -> list[tuple[str, Rows]]:
   return [(view, batch[view]) for view in contract.VIEWS if view in batch]
 
 
-def view_loss(
+def _view_loss(
   params: Params,
   rows: Rows,
   *,
   config: network.T5Config,
   distillation: objective.Distillation,
   counts: Sums,
-  dropout_key: Array | None = None,
-  chunk_tokens: int = 0,
-  logits_loss: LogitsLoss | None = None,
+  dropout_key: Array,
+  chunk_tokens: int,
+  logits_loss: LogitsLoss | None,
 ) -> tuple[Array, Sums]:
-  """What some rows of one view contribute to the loss and the metric sums.
+  """What b rows of one view contribute to the loss and the metric sums.
 
-  Args:
-    params: the network's parameter tree.
-    rows: b rows of one view.
-    config: the network.
-    distillation: alpha and the other weights of the loss.
-    counts: `objective.token_counts` of the whole batch.
-    dropout_key: typed keys of the rows, [b]; None for no dropout.
-    chunk_tokens: as in `batch_value_and_grad`.
-    logits_loss: (rows, logits [b * T, V]) -> a further part of the loss and its
-      metric sums.
-
-  Returns:
-    float32 scalar, and sums as in `batch_value_and_grad`.
+  `counts` are those of the whole batch, `dropout_key` one per row, [b];
+  `logits_loss` maps (rows, logits [b * T, V]) to a further part of the loss and
+  its sums.
   """
   hidden = network.hidden(params, config, rows, dropout_key=dropout_key)
   rows = unpadding.unpad_targets(rows)
@@ -217,45 +208,12 @@ def view_loss(
   )
 
 
-def _count_pairs(batch: Batch) -> Array:
-  """The pairs of a batch, which must be paired; float32 scalar."""
-  if set(batch) != {contract.LABEL_VIEW, contract.RATIONALE_VIEW}:
-    raise ValueError(
-      f'batch has the views {sorted(batch)}, expected label and rationale,'
-      ' which the mutual-information term ties together.'
-    )
-  return mutual_information.count_pairs(batch[contract.LABEL_VIEW])
-
-
-def _label_probabilities(
-  params: Params,
-  rows: Rows,
-  dropout_key: Array,
-  *,
-  config: network.T5Config,
-  num_pairs: int,
-) -> Array:
-  """The label probabilities of the rows' pairs, [num_pairs, V] float32.
-
-  The keys are those of the label's loss, so the dropout masks are the same. A
-  pair's label lies in exactly one part of a batch, and the other parts hold
-  zeros for it, so the sum over the parts has the probabilities of all pairs.
-  """
-  logits = network.apply(params, config, rows, dropout_key=dropout_key)
-  return mutual_information.pool(
-    logits, rows[mutual_information.PAIR_IDS], num_pairs=num_pairs
-  )
-
-
 def _mutual_information_losses(
   labels: Array, *, weight: float, count: Array
 ) -> dict[str, LogitsLoss]:
   """View -> what the mutual-information term adds to the loss of its rows.
 
-  Args:
-    labels: [pairs, V] float32, the probabilities of all labels of the batch.
-    weight: the term's weight in the loss.
-    count: float32 scalar, the pairs of the whole batch.
+  `labels` are the probabilities of all labels of the batch, [pairs, V].
   """
 
   def rationale_loss(rows, logits):
@@ -308,11 +266,7 @@ def _add_over_parts(
 ) -> Any:
   """Adds function(rows, keys) of each part to the total; None starts from 0.
 
-  Args:
-    function: of one part of one shard.
-    parts: rows and keys, [num_parts, (num_shards,) b, ...].
-    num_shards: as in `_cut`; the result then has a leading shard axis.
-    total: the sum so far.
+  Parts are [num_parts, (num_shards,) b, ...], and the total has the shard axis.
   """
   if num_shards > 1:
     function = jax.vmap(function)

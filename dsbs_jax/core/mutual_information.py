@@ -31,18 +31,18 @@ PAIR_IDS = 'decoder_pair_ids'
 METRIC = 'mutual_information'
 
 
-def count_pairs(rows: dict[str, jax.Array]) -> jax.Array:
-  """The number of pairs in a whole batch.
-
-  Args:
-    rows: either view of the batch, with decoder_pair_ids.
-
-  Returns:
-    float32 scalar.
+def count_pairs(batch: dict[str, dict[str, jax.Array]]) -> jax.Array:
+  """The number of pairs in a whole batch, float32 scalar.
 
   Raises:
-    ValueError: the rows have no pair ids.
+    ValueError: the batch is not paired, or has no decoder_pair_ids.
   """
+  if set(batch) != {contract.LABEL_VIEW, contract.RATIONALE_VIEW}:
+    raise ValueError(
+      f'batch has the views {sorted(batch)}, expected label and rationale,'
+      ' which the mutual-information term ties together.'
+    )
+  rows = batch[contract.LABEL_VIEW]
   if PAIR_IDS not in rows:
     raise contract.UserError(
       f'the rows have no {PAIR_IDS}, which the mutual-information term pairs'

@@ -4,15 +4,13 @@
   loss = alpha * (sum of label-token losses / number of label tokens)
        + (1 - alpha) * (sum of rationale-token losses / number of such tokens)
 
-Both numbers are those of the *whole* batch: all views, microbatches, devices.
-They are known before any forward pass, so the loss is a plain sum of token
-losses, each times alpha / N_label or (1 - alpha) / N_rationale. A sum can be
-cut anywhere, so padded, packed, mixed and accumulated batches have the same
-loss. A term without tokens contributes 0. `gradients` adds the parts up.
+Both numbers are those of the *whole* batch. A term without tokens contributes
+0. `gradients` says how the parts of a batch are added up.
 """
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -42,8 +40,8 @@ class Distillation:
     label_smoothing: probability mass spread evenly over all wrong tokens, in
       [0, 1); the entropy of the smoothed target is subtracted, so that a
       perfect prediction costs 0. 0 as in the paper.
-    mi_weight: weight of the term that ties the rationale of an
-      example to its label, see `core/mutual_information`; 0 as in the paper.
+    mi_weight: weight of the term that ties the rationale of an example to its
+      label, see `core/mutual_information`; 0 as in the paper.
 
   Source: Hsieh et al. 2023, equations 1, 3 and 4, in the weighting of the
   original code.
@@ -55,32 +53,17 @@ class Distillation:
   mi_weight: float = 0.0
 
   def __post_init__(self):
-    for name in ('alpha', 'z_loss', 'label_smoothing'):
+    for name, most, expected in (
+      ('alpha', lambda value: value <= 1.0, 'in [0, 1]'),
+      ('z_loss', math.isfinite, '>= 0'),
+      ('label_smoothing', lambda value: value < 1.0, 'in [0, 1)'),
+      ('mi_weight', lambda value: True, '>= 0'),
+    ):
       value = getattr(self, name)
-      if not isinstance(value, int | float):
-        raise contract.UserError(f'{name} is {value!r}, expected a number.')
-    if not 0.0 <= self.alpha <= 1.0:
-      raise contract.UserError(
-        f'alpha is {self.alpha}, expected a number in [0, 1].'
-      )
-    if not 0.0 <= self.z_loss < float('inf'):
-      raise contract.UserError(
-        f'z_loss is {self.z_loss}, expected a number >= 0.'
-      )
-    if not 0.0 <= self.label_smoothing < 1.0:
-      raise contract.UserError(
-        f'label_smoothing is {self.label_smoothing}, expected a number in'
-        ' [0, 1).'
-      )
-    if not self.mi_weight >= 0.0:
-      raise contract.UserError(
-        f'mi_weight is {self.mi_weight}, expected a number >= 0.'
-      )
-
-  @property
-  def term_weights(self) -> dict[str, float]:
-    """The weight of each term's token mean."""
-    return {'label': self.alpha, 'rationale': 1.0 - self.alpha}
+      if not (isinstance(value, int | float) and value >= 0 and most(value)):
+        raise contract.UserError(
+          f'{name} is {value!r}, expected a number {expected}.'
+        )
 
 
 def token_counts(batch: dict[str, Rows]) -> Sums:
@@ -103,21 +86,20 @@ def token_counts(batch: dict[str, Rows]) -> Sums:
 def token_weights(
   distillation: Distillation, rows: Rows, counts: Sums
 ) -> Array:
-  """The factor of each target token's loss in the objective.
+  """The factor of each target's loss, [B, T] float32, 0 on padding.
 
   Args:
     distillation: the weights of the terms.
     rows: one row group, or a part of one.
     counts: `token_counts` of the whole batch that the rows belong to.
-
-  Returns:
-    [B, T] float32, 0 on padding.
   """
+  alpha = distillation.alpha
+  term_weights = {'label': alpha, 'rationale': 1.0 - alpha}
   return sum(
     _weights_of_term(rows, task_id)
     * jnp.where(
       counts[term] > 0,
-      distillation.term_weights[term] / jnp.maximum(counts[term], 1e-9),
+      term_weights[term] / jnp.maximum(counts[term], 1e-9),
       0.0,
     )
     for term, task_id in TERMS.items()
@@ -211,14 +193,9 @@ def _tokens_loss(
 ) -> tuple[Array, Sums]:
   """Loss and sums of some target positions, all of their logits at once.
 
-  Args:
-    distillation: the weights of the terms.
-    logits_fn: as in `rows_loss`.
-    logits_params: as in `rows_loss`.
-    hidden: [B, t, D].
-    tokens: `targets` [B, t] int32, `weights` [B, t] float32 of their losses in
-      the objective, and per term the loss weights of its tokens.
-    logits_loss: as in `rows_loss`.
+  `tokens` are `targets` [B, t] int32, `weights` [B, t] float32 of their losses
+  in the objective, and per term the loss weights of its tokens; the other
+  arguments are those of `rows_loss`.
   """
   # A product of two matrices is faster than one with [B, t, D].
   hidden = hidden.reshape(-1, hidden.shape[-1])  # [B * t, D]

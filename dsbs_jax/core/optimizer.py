@@ -5,6 +5,7 @@ Every optimizer's state has a `learning_rate` field, the rate of its latest
 update; `learning_rate_of` reads it for the step's metrics. Moments are float32.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from dsbs_jax import contract
-from dsbs_jax.core import adam, factored_rms
+from dsbs_jax.core import factored_rms
 
 Schedule = Callable[[jax.Array], jax.Array]
 Rate = float | Schedule
@@ -70,13 +71,7 @@ def constant(
 ) -> Schedule:
   """One rate, after a linear rise from 0 during the warm-up.
 
-  Args:
-    learning_rate: the rate.
-    total_steps: ignored; all schedules take the same arguments.
-    warmup_steps: steps of the rise.
-
-  Returns:
-    step (int32) -> rate (float32).
+  Arguments and result as in `linear_decay`; total_steps is ignored.
   """
   del total_steps
 
@@ -96,13 +91,7 @@ def rsqrt(
 ) -> Schedule:
   """learning_rate / sqrt(max(step, warmup_steps)): T5's pretraining rate.
 
-  Args:
-    learning_rate: the factor.
-    total_steps: ignored; all schedules take the same arguments.
-    warmup_steps: steps at the first rate, >= 1.
-
-  Returns:
-    step (int32) -> rate (float32).
+  Arguments and result as in `linear_decay`; total_steps is ignored.
 
   Raises:
     UserError: warmup_steps is below 1.
@@ -135,8 +124,9 @@ def adamw_hf(
   update = -lr * sqrt(1 - beta2^t) / (1 - beta1^t) * m / (sqrt(v) + epsilon)
 
   Differs from `adamw` in epsilon, which is added to sqrt(v) before the bias
-  correction, and in weight decay, which acts on the parameter after its step.
-  Norm scales and relative biases do not decay, as in its Trainer.
+  correction, so that it weighs 32 times as much in the first step, and in
+  weight decay, which acts on the parameter after its step. Norm scales and
+  relative biases do not decay, as in its Trainer.
 
   Args:
     learning_rate: a schedule or a constant.
@@ -145,13 +135,15 @@ def adamw_hf(
     epsilon: added to sqrt(v).
     weight_decay: factor of lr * parameter that is subtracted.
     clip_norm: largest global gradient norm; None: no clipping.
-
-  Returns:
-    The optimizer.
   """
+
+  def divide(mean, square, correction1, correction2):
+    scale = jnp.sqrt(correction2) / correction1
+    return scale * (mean / (jnp.sqrt(square) + epsilon))
+
   return _chain(
     clip_norm,
-    adam.scale_by_adam_hf(beta1=beta1, beta2=beta2, epsilon=epsilon),
+    _scale_by_moments(beta1, beta2, divide),
     _scale_by_learning_rate(learning_rate, weight_decay, decay_after_step=True),
   )
 
@@ -169,9 +161,14 @@ def adamw(
 
   Arguments as in `adamw_hf`.
   """
+
+  def divide(mean, square, correction1, correction2):
+    root = jnp.sqrt(square) / jnp.sqrt(correction2)
+    return mean / correction1 / (root + epsilon)
+
   return _chain(
     clip_norm,
-    adam.scale_by_adam(beta1=beta1, beta2=beta2, epsilon=epsilon),
+    _scale_by_moments(beta1, beta2, divide),
     _scale_by_learning_rate(
       learning_rate, weight_decay, decay_after_step=False
     ),
@@ -209,9 +206,6 @@ def adafactor(
     epsilon1: added to squared gradients.
     epsilon2: smallest parameter RMS that scales.
     clip_norm: largest global gradient norm; None (as in T5X): no clipping.
-
-  Returns:
-    The optimizer.
 
   Source: Shazeer and Stern 2018, algorithm 4 without momentum.
   """
@@ -268,16 +262,56 @@ def _chain(
   return optax.chain(*transformations)
 
 
+def _scale_by_moments(
+  beta1: float, beta2: float, divide: Callable[..., jax.Array]
+) -> optax.GradientTransformation:
+  """Adam's two moments and their bias corrections, handed to `divide`.
+
+  Differs from `optax.scale_by_adam` in the corrections, 1 - beta^t: they have 8
+  digits at every t, optax's float32 difference has 5 at t = 1. The state is an
+  `optax.ScaleByAdamState`, moments in float32.
+  """
+
+  def init(params):
+    def zeros():
+      return jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
+
+    return optax.ScaleByAdamState(jnp.zeros([], jnp.int32), zeros(), zeros())
+
+  def update(gradients, state, params=None):
+    del params
+    count = state.count + 1
+    mean = jax.tree.map(
+      lambda m, g: beta1 * m + (1.0 - beta1) * g, state.mu, gradients
+    )
+    square = jax.tree.map(
+      lambda v, g: beta2 * v + (1.0 - beta2) * jnp.square(g),
+      state.nu,
+      gradients,
+    )
+    corrections = _bias_correction(beta1, count), _bias_correction(beta2, count)
+    updates = jax.tree.map(
+      lambda m, v: divide(m, v, *corrections), mean, square
+    )
+    return updates, optax.ScaleByAdamState(count, mean, square)
+
+  return optax.GradientTransformation(init, update)
+
+
+def _bias_correction(beta: float, count: jax.Array) -> jax.Array:
+  """1 - beta^count without cancellation, as beta is near 1."""
+  if beta == 0.0:
+    return jnp.float32(1.0)
+  return -jnp.expm1(count.astype(jnp.float32) * math.log(beta))
+
+
 def _scale_by_learning_rate(
   learning_rate: Rate, weight_decay: float, *, decay_after_step: bool
 ) -> optax.GradientTransformation:
   """Multiplies by the negative rate and subtracts rate * weight_decay * param.
 
-  Args:
-    learning_rate: a schedule or a constant.
-    weight_decay: 0 for none; norm scales and relative biases never decay.
-    decay_after_step: True decays the updated parameter, as transformers does;
-      False the one before, as torch and optax do.
+  Norm scales and relative biases never decay. `decay_after_step` decays the
+  updated parameter, as transformers does, else the one before, as torch does.
   """
   schedule = (
     learning_rate if callable(learning_rate) else constant(learning_rate)

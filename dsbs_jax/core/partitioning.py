@@ -11,7 +11,6 @@ An axis that does not divide its dimension is dropped for that parameter, which
 then is replicated over it; `dropped_axes` lists where this happened.
 """
 
-import collections
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -127,14 +126,11 @@ def is_stacked(path: Sequence[Any]) -> bool:
 
 
 def specs(shapes: Any, rules: Rules) -> Any:
-  """The PartitionSpec of each parameter, as the table says.
+  """The PartitionSpec of each parameter, of full rank, as the table says.
 
   Args:
     shapes: parameter tree with shapes (arrays or ShapeDtypeStructs).
     rules: the table.
-
-  Returns:
-    The same tree with one PartitionSpec per parameter, of full rank.
 
   Raises:
     UserError: a parameter matches no row or several, or a row's rank is
@@ -152,9 +148,6 @@ def shardings(shapes: Any, mesh: Mesh, rules: Rules) -> Any:
     shapes: parameter tree with shapes.
     mesh: the mesh.
     rules: the table.
-
-  Returns:
-    The same tree with one NamedSharding per parameter.
   """
   return jax.tree.map(
     lambda leaf, spec: NamedSharding(mesh, _divisible(leaf, spec, mesh)[0]),
@@ -164,7 +157,7 @@ def shardings(shapes: Any, mesh: Mesh, rules: Rules) -> Any:
 
 
 def state_shardings(state_shapes: Any, mesh: Mesh, rules: Rules) -> Any:
-  """The sharding of everything in a train state.
+  """The NamedSharding of everything in a train state.
 
   Each tree inside the state that has the structure of `state.params` (the
   moments of AdamW, Adafactor's v) follows its parameters, array by array where
@@ -175,9 +168,6 @@ def state_shardings(state_shapes: Any, mesh: Mesh, rules: Rules) -> Any:
     state_shapes: shapes of the train state, from `jax.eval_shape`.
     mesh: the mesh.
     rules: the table.
-
-  Returns:
-    The same tree with one NamedSharding per array.
   """
   params = state_shapes.params
   structure = jax.tree.structure(params)
@@ -206,10 +196,7 @@ def state_shardings(state_shapes: Any, mesh: Mesh, rules: Rules) -> Any:
 def dropped_axes(shapes: Any, mesh: Mesh, rules: Rules) -> list[str]:
   """One line of text for each mesh axis that does not divide its dimension.
 
-  Args:
-    shapes: parameter tree with shapes.
-    mesh: the mesh.
-    rules: the table.
+  Arguments as in `shardings`.
   """
   lines = []
 
@@ -247,16 +234,12 @@ def gradient_shards(mesh: Mesh, rules: Rules) -> int:
 
 
 def check_batch(batch: Any, mesh: Mesh, *, num_microbatches: int = 1) -> None:
-  """Raises unless the rows of each view divide evenly.
+  """Raises UserError unless rows divide over data shards and microbatches.
 
   Args:
     batch: view -> row group; arrays or shapes of the *global* batch.
     mesh: the mesh.
     num_microbatches: how many parts a step cuts the batch into.
-
-  Raises:
-    UserError: a view's number of rows is not a multiple of data shards times
-      microbatches.
   """
   parts = mesh.shape[DATA_AXIS] * num_microbatches
   for view, rows in batch.items():
@@ -301,6 +284,4 @@ def _divisible(
       dropped.append((dimension, axis))
       axis = None
     kept.append(axis)
-  used = collections.Counter(axis for axis in kept if axis is not None)
-  assert all(count == 1 for count in used.values()), spec
   return PartitionSpec(*kept), dropped

@@ -33,9 +33,6 @@ def choose(*args: Any, cpu: Callable, others: Callable) -> Any:
     *args: arrays, or trees of them.
     cpu: what CPUs run.
     others: what all other platforms run, with the same result.
-
-  Returns:
-    The result of `cpu(*args)` or `others(*args)`.
   """
   return jax.lax.platform_dependent(*args, cpu=cpu, default=others)
 

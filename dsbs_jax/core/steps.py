@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One training step and one evaluation step, as pure functions to be jitted.
+"""The training step, as a pure function to be jitted.
 
 The loss of a batch and its gradient: see `gradients`.
 """
@@ -33,6 +33,9 @@ class TrainState:
   step: jax.Array
   params: Any
   opt_state: Any
+
+
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
 def init_state(
@@ -76,7 +79,7 @@ def make_train_step(
   num_shards: int = 1,
   chunk_tokens: int = 0,
   num_pairs: int = 0,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+) -> TrainStep:
   """Makes the function that takes one optimizer step.
 
   Args:
@@ -103,12 +106,17 @@ def make_train_step(
     ValueError: when the step is traced, for a batch with unknown views or with
       rows that do not divide.
   """
-  _check_cuts(
-    distillation,
-    num_microbatches=num_microbatches,
-    chunk_tokens=chunk_tokens,
-    num_pairs=num_pairs,
-  )
+  if num_microbatches < 1:
+    raise contract.UserError(
+      f'num_microbatches is {num_microbatches}, expected a number >= 1.'
+    )
+  if distillation.mi_weight and (chunk_tokens or num_pairs < 1):
+    raise contract.UserError(
+      f'mi_weight is {distillation.mi_weight} with'
+      f' chunk_tokens {chunk_tokens} and num_pairs {num_pairs}, expected no'
+      ' chunks, because the term needs all targets of a rationale at once, and'
+      ' the number of pairs. Set chunk_tokens=0 and num_pairs=batch size.'
+    )
 
   def train_step(state, batch):
     (loss, sums), gradient = gradients.batch_value_and_grad(
@@ -145,58 +153,38 @@ def make_train_step(
   return train_step
 
 
-def _check_cuts(
-  distillation: objective.Distillation,
-  *,
-  num_microbatches: int,
-  chunk_tokens: int,
-  num_pairs: int,
-) -> None:
-  """Raises UserError where a batch cannot be cut like that."""
-  if num_microbatches < 1:
-    raise contract.UserError(
-      f'num_microbatches is {num_microbatches}, expected a number >= 1.'
-    )
-  if distillation.mi_weight and (chunk_tokens or num_pairs < 1):
-    raise contract.UserError(
-      f'mi_weight is {distillation.mi_weight} with'
-      f' chunk_tokens {chunk_tokens} and num_pairs {num_pairs}, expected no'
-      ' chunks, because the term needs all targets of a rationale at once, and'
-      ' the number of pairs. Set chunk_tokens=0 and num_pairs=batch size.'
-    )
+def skip_updates(train_step: TrainStep) -> TrainStep:
+  """Makes a step that skips an update whose loss or gradient is not finite.
 
-
-def make_eval_step(
-  config: network.T5Config,
-  distillation: objective.Distillation,
-  *,
-  chunk_tokens: int = 0,
-) -> Callable[[Any, Batch], Metrics]:
-  """Makes the function that scores one batch with teacher forcing.
+  Parameters and optimizer state, its schedule included, then stay as they were;
+  the step is counted, so that the run continues with the next batch. A finite
+  update is applied bit for bit. `optax.apply_if_finite` differs in looking at
+  the gradient only.
 
   Args:
-    config: the network.
-    distillation: the objective; alpha does not change the sums.
-    chunk_tokens: as in `make_train_step`.
+    train_step: from `make_train_step`; its metric `finite` decides.
 
   Returns:
-    (params, batch) -> `{label,rationale}/{loss_sum,tokens,correct}`, float32
-    scalars, without dropout. Add them up over batches before dividing.
+    A function of the same arguments.
   """
 
-  def eval_step(params, batch):
-    counts = objective.token_counts(batch)
-    sums = [
-      gradients.view_loss(
-        params,
-        rows,
-        config=config,
-        distillation=distillation,
-        counts=counts,
-        chunk_tokens=chunk_tokens,
-      )[1]
-      for _, rows in gradients.batch_views(batch)
-    ]
-    return jax.tree.map(lambda *terms: sum(terms), *sums)
+  def guarded(state, batch):
+    new_state, metrics = train_step(state, batch)
+    finite = metrics['finite'] > 0
 
-  return eval_step
+    def choose(new, old):
+      return jnp.where(finite, new, old)
+
+    return new_state.replace(
+      params=jax.tree.map(choose, new_state.params, state.params),
+      opt_state=jax.tree.map(choose, new_state.opt_state, state.opt_state),
+    ), metrics
+
+  return guarded
+
+
+def all_finite(tree: Any) -> jax.Array:
+  """Whether every number of a tree is finite; a bool scalar."""
+  return jnp.all(
+    jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)])
+  )

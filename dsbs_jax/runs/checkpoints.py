@@ -25,14 +25,14 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from dsbs_jax import contract
-from dsbs_jax.core import nonfinite, steps
+from dsbs_jax.core import steps
 from dsbs_jax.interop import checksums
 from dsbs_jax.runtime import files
 
 PREFIX = 'checkpoint'
 _STEP = re.compile(rf'{PREFIX}_(\d+)')
 _TRASH = 'deleted_checkpoints'
-_all_finite = jax.jit(nonfinite.all_finite)
+_all_finite = jax.jit(steps.all_finite)
 _ITEMS = ('state', 'position', 'run')
 _VERSIONED = ('dsbs_jax', 'jax', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 

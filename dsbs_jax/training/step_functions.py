@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from dsbs_jax.core import decoding, nonfinite, partitioning, steps
+from dsbs_jax.core import decoding, partitioning, steps
 from dsbs_jax.core.t5 import network
 from dsbs_jax.data.batching import row_shapes
 from dsbs_jax.runs import checkpoints
@@ -85,7 +85,7 @@ def train_step(
       num_pairs=run.batch_size,
     )
     if run.max_nonfinite_steps:
-      train_step = nonfinite.skip_updates(train_step)
+      train_step = steps.skip_updates(train_step)
     return train_step(state, batch)
 
   replicated = NamedSharding(mesh, PartitionSpec())

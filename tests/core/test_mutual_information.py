@@ -144,7 +144,7 @@ def test_rationales_learn_from_labels_and_labels_stay():
       )
       for view, logits in (('label', label), ('rationale', rationale))
     )
-    count = mutual_information.count_pairs(batch['label'])
+    count = mutual_information.count_pairs(batch)
     return mutual_information.cross_entropy(
       label_pool, rationale_pool, count=count
     )

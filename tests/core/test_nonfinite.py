@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsbs_jax.core import nonfinite, optimizer, steps
+from dsbs_jax.core import optimizer, steps
 
 PARAMS = {'kernel': jnp.float32([0.1, -0.2, 0.3])}
 
@@ -31,7 +31,7 @@ def _train_step(transformation):
 @pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
 def test_a_bad_step_leaves_parameters_and_optimizer(value):
   adam = optimizer.adamw_hf(optimizer.linear_decay(0.1, total_steps=10))
-  step = jax.jit(nonfinite.skip_updates(_train_step(adam)))
+  step = jax.jit(steps.skip_updates(_train_step(adam)))
   good = jnp.float32([1.0, -2.0, 0.5])
   before, _ = step(steps.state_from_params(PARAMS, adam), good)
   after, _ = step(before, good.at[1].set(value))
@@ -42,13 +42,13 @@ def test_a_bad_step_leaves_parameters_and_optimizer(value):
   resumed, _ = step(after, good)
   unbroken, _ = step(before, good)
   jax.tree.map(np.testing.assert_array_equal, resumed.params, unbroken.params)
-  assert nonfinite.all_finite(resumed)
+  assert steps.all_finite(resumed)
 
 
 def test_good_steps_are_taken_bit_for_bit():
   adam = optimizer.adamw_hf(optimizer.constant(0.1))
   plain = jax.jit(_train_step(adam))
-  guarded = jax.jit(nonfinite.skip_updates(_train_step(adam)))
+  guarded = jax.jit(steps.skip_updates(_train_step(adam)))
   left = right = steps.state_from_params(PARAMS, adam)
   for seed in range(20):
     batch = jax.random.normal(jax.random.key(seed), (3,))
@@ -60,6 +60,6 @@ def test_good_steps_are_taken_bit_for_bit():
 @pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
 def test_one_number_is_enough(value):
   state = {'a': jnp.ones([2, 3]), 'count': jnp.int32(3)}
-  assert nonfinite.all_finite(state)
+  assert steps.all_finite(state)
   state['a'] = state['a'].at[1, 2].set(value)
-  assert not nonfinite.all_finite(state)
+  assert not steps.all_finite(state)

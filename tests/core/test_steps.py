@@ -180,24 +180,6 @@ def test_dropout_follows_the_run_key_and_the_step():
   assert min(np.abs(np.diff([*losses, losses[0]]))) > 1e-3
 
 
-def test_scoring_sums_add_up_over_batches():
-  score = models.jit(steps.make_eval_step(CONFIG, objective.Distillation()))
-  batch, state = make_mixture(), fresh_state()
-  halves = [
-    score(state.params, jax.tree.map(lambda x, h=half: x[h], batch))
-    for half in (slice(0, 8), slice(8, 16))
-  ]
-  _, metrics = jitted_step()(state, batch)
-  whole = jax.tree.map(jnp.add, *halves)
-  assert set(metrics) - set(whole) == {
-    'loss',
-    'grad_norm',
-    'finite',
-    'learning_rate',
-  }
-  assert_trees_close(whole, {name: metrics[name] for name in whole})
-
-
 def test_numbers_that_are_not_finite_are_told():
   state = fresh_state()
   broken = state.replace(

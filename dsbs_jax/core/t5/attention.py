@@ -82,7 +82,7 @@ def relative_position_bias(
   bidirectional: bool,
   max_distance: int = 128,
 ) -> jax.Array:
-  """The relative position bias that all layers of a stack add to their scores.
+  """What all layers of a stack add to their scores, [1, H, T, S] float32.
 
   The bias depends on s - t only, so each distance is looked up once, and the
   rows are shifted copies of each other: repeating a row of T + S values and
@@ -95,9 +95,6 @@ def relative_position_bias(
     key_length: S.
     bidirectional: True in the encoder, False in the decoder.
     max_distance: as in `relative_position_bucket`.
-
-  Returns:
-    [1, H, T, S] float32.
   """
   num_heads, num_buckets = table.shape
   distances = np.arange(
@@ -125,7 +122,7 @@ def make_attention_mask(
   query_segments: jax.Array | None = None,
   key_segments: jax.Array | None = None,
 ) -> jax.Array:
-  """Which query may attend to which key: real tokens of the same example.
+  """[B, 1, T, S] bool: queries attend to real tokens of the same example.
 
   Args:
     query_real: [B, T] bool, False on padding.
@@ -133,9 +130,6 @@ def make_attention_mask(
     query_segments: [B, T] int32, number of the example in a packed row; None
       for one example per row.
     key_segments: [B, S] int32, given together with `query_segments`.
-
-  Returns:
-    [B, 1, T, S] bool.
   """
   mask = query_real[:, None, :, None] & key_real[:, None, None, :]
   if query_segments is not None:
@@ -169,15 +163,7 @@ def dense(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def logits_dense(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
-  """`dense` to the vocabulary, in two forms: see `platform`.
-
-  Args:
-    inputs: [..., D] float32.
-    kernel: [D, V] float32.
-
-  Returns:
-    [..., V] float32.
-  """
+  """`dense` to the vocabulary, all float32, in two forms: see `platform`."""
   return platform.choose(inputs, kernel, cpu=logits_dense_for_cpu, others=dense)
 
 
@@ -221,16 +207,13 @@ def project_kv(
   *,
   unpadding: Unpadding | None = None,
 ) -> KeyValue:
-  """Projects what is attended to.
+  """Projects what is attended to, to KeyValue of [B, H, S, K].
 
   Args:
     params: one attention layer's parameters.
     inputs: [B, S, D] in the activation dtype, or flat, [C * n, D].
     num_heads: H.
     unpadding: of the inputs where they are flat; else None.
-
-  Returns:
-    KeyValue of [B, H, S, K].
   """
   key, value = (
     split_heads(
@@ -246,15 +229,12 @@ def _pad(inputs: jax.Array, unpadding: Unpadding | None) -> jax.Array:
 
 
 def update_cache(cache: KeyValue, new: KeyValue, index: jax.Array) -> KeyValue:
-  """Writes the keys and values of one position into a cache.
+  """The cache with the keys and values of one position written into it.
 
   Args:
     cache: [B, H, L, K] each.
     new: [B, H, 1, K] each.
     index: int32 scalar, the position.
-
-  Returns:
-    The changed cache.
   """
   key, value = (
     jax.lax.dynamic_update_slice_in_dim(whole, one, index, axis=2)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from dsbs_jax import contract
-from dsbs_jax.core.t5 import attention, parameters, stacks
+from dsbs_jax.core.t5 import attention, network, parameters, stacks
 from dsbs_jax.core.t5.config import T5Config
 
 
@@ -49,6 +49,11 @@ class DecodeState:
   kv_cache: dict[str, attention.KeyValue]
   done_mask: jax.Array
 
+  @property
+  def unfinished(self) -> jax.Array:
+    """Whether a further step can change a result; bool scalar."""
+    return (self.index < self.tokens.shape[1]) & ~jnp.all(self.done_mask)
+
 
 def cross_attention_kv(
   params: dict, config: T5Config, encoded: jax.Array
@@ -76,14 +81,6 @@ def cross_attention_kv(
   return {name: project(stack[name]) for name in names}
 
 
-def check_max_decode_len(max_decode_len: int) -> None:
-  """Raises UserError unless at least one token may be decoded."""
-  if max_decode_len < 1:
-    raise contract.UserError(
-      f'max_decode_len is {max_decode_len}, expected at least 1.'
-    )
-
-
 def source_tokens(rows: dict[str, jax.Array]) -> jax.Array:
   """The encoder tokens [B, S] of rows to decode, one example per row.
 
@@ -101,25 +98,32 @@ def source_tokens(rows: dict[str, jax.Array]) -> jax.Array:
 def prefill(
   params: dict,
   config: T5Config,
-  encoded: jax.Array,
-  *,
   rows: dict[str, jax.Array],
+  *,
   max_decode_len: int,
 ) -> Prefilled:
-  """Computes what all decoding steps of a batch share.
+  """Runs the encoder and computes what all decoding steps of a batch share.
 
   Args:
     params: the whole parameter tree.
     config: its size.
-    encoded: [B, S, D] from network.encode.
-    rows: encoder_input_tokens [B, S] int32.
+    rows: encoder_input_tokens [B, S] int32, one example per row.
     max_decode_len: L, tokens of an output at most.
+
+  Raises:
+    UserError: max_decode_len is below 1.
+    ValueError: the rows are packed.
   """
+  if max_decode_len < 1:
+    raise contract.UserError(
+      f'max_decode_len is {max_decode_len}, expected at least 1.'
+    )
+  encoded = network.encode(params, config, rows)
   real_mask = source_tokens(rows) > 0
   return Prefilled(
     cross_kv=cross_attention_kv(params, config, encoded),
     cross_mask=real_mask[:, None, None, :],
-    bias=stacks.decoder_bias(params, config, max_decode_len),
+    bias=stacks.position_bias(params, config, 'decoder', max_decode_len),
     empty_mask=~jnp.any(real_mask, axis=1),
   )
 
@@ -186,16 +190,16 @@ def decode_step(
     weights = layer_params['self_attention']
     new = attention.project_kv(weights, normed, config.num_heads)
     cache = attention.update_cache(cache, new, index)
-    return cache, cross_kv, cache
+    return (cache, cross_kv), cache
 
-  hidden, kv_cache = stacks.run_decoder(
+  hidden, kv_cache = stacks.run(
     params,
     config,
+    'decoder',
     input_tokens,
     kv_fn=kv_fn,
     bias=bias,
-    self_mask=self_mask,
-    cross_mask=prefilled.cross_mask,
+    masks=(self_mask, prefilled.cross_mask),
     layer_kv={
       name: (cache, prefilled.cross_kv[name])
       for name, cache in state.kv_cache.items()

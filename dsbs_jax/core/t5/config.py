@@ -61,19 +61,11 @@ class T5Config:
   def __post_init__(self):
     # gin hands lists over; a frozen, hashable config needs a tuple.
     object.__setattr__(self, 'mlp_activations', tuple(self.mlp_activations))
-    for name in (
-      'vocab_size',
-      'emb_dim',
-      'num_heads',
-      'head_dim',
-      'mlp_dim',
-      'num_encoder_layers',
-      'num_decoder_layers',
-    ):
-      size = getattr(self, name)
-      if not isinstance(size, int) or size < 1:
+    for field in dataclasses.fields(self):
+      size = getattr(self, field.name)
+      if field.type is int and not (isinstance(size, int) and size >= 1):
         raise contract.UserError(
-          f'T5Config.{name} is {size!r}, expected an int >= 1.'
+          f'T5Config.{field.name} is {size!r}, expected an int >= 1.'
         )
     unknown = set(self.mlp_activations) - set(ACTIVATIONS)
     if unknown or not self.mlp_activations:
@@ -109,9 +101,7 @@ class T5Config:
 
   def num_layers(self, stack: str) -> int:
     """Layers of 'encoder' or 'decoder'."""
-    if stack == 'encoder':
-      return self.num_encoder_layers
-    return self.num_decoder_layers
+    return getattr(self, f'num_{stack}_layers')
 
   @property
   def mlp_inputs(self) -> tuple[str, ...]:

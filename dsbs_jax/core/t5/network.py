@@ -47,16 +47,30 @@ def encode(
   mask = attention.make_attention_mask(
     tokens > 0, tokens > 0, query_segments=segments, key_segments=segments
   )
-  return stacks.run_encoder(
+  token_unpadding = unpadding.make_unpadding(
+    rows.get(unpadding.ENCODER_TOKEN_INDEX), tokens
+  )
+
+  def kv_fn(layer_params, normed, _):
+    keys_values = attention.project_kv(
+      layer_params['attention'],
+      normed,
+      config.num_heads,
+      unpadding=token_unpadding,
+    )
+    return (keys_values,), None
+
+  return stacks.run(
     params,
     config,
+    'encoder',
     tokens,
-    mask=mask,
+    kv_fn=kv_fn,
+    bias=stacks.position_bias(params, config, 'encoder', tokens.shape[1]),
+    masks=(mask,),
     dropout_key=dropout_key,
-    unpadding=unpadding.make_unpadding(
-      rows.get(unpadding.ENCODER_TOKEN_INDEX), tokens
-    ),
-  )
+    unpadding=token_unpadding,
+  )[0]
 
 
 def decode(
@@ -114,32 +128,28 @@ def decode(
       heads,
       unpadding=source_unpadding,
     )
-    return self_kv, cross_kv, None
+    return (self_kv, cross_kv), None
 
-  outputs, _ = stacks.run_decoder(
+  return stacks.run(
     params,
     config,
+    'decoder',
     rows['decoder_input_tokens'],
     kv_fn=kv_fn,
-    bias=stacks.decoder_bias(params, config, length),
-    self_mask=self_mask,
-    cross_mask=cross_mask,
+    bias=stacks.position_bias(params, config, 'decoder', length),
+    masks=(self_mask, cross_mask),
     dropout_key=dropout_key,
     unpadding=target_unpadding,
-  )
-  return outputs
+  )[0]
 
 
 def logits(params: dict, config: T5Config, hidden: jax.Array) -> jax.Array:
-  """Scores of all tokens, computed in float32 for every activation dtype.
+  """Scores of all tokens, [..., V], float32 for every activation dtype.
 
   Args:
     params: the whole parameter tree, or its `logits_params`.
     config: its size.
     hidden: [..., D] from `decode` or `hidden`.
-
-  Returns:
-    [..., V] float32.
   """
   wide = hidden.astype(jnp.float32)
   if config.logits_via_embedding:
@@ -194,16 +204,9 @@ def apply(
   *,
   dropout_key: jax.Array | None = None,
 ) -> jax.Array:
-  """The logits of every target position.
+  """The logits of every target position, [B, T, V] float32.
 
-  Args:
-    params: the whole parameter tree, laid out as config.scan_layers says.
-    config: its size.
-    rows: a row group (see contract.py), padded or packed.
-    dropout_key: typed key, or one per row [B]; None for no dropout.
-
-  Returns:
-    [B, T, V] float32.
+  Arguments as in `hidden`.
   """
   states = hidden(params, config, rows, dropout_key=dropout_key)
   target_unpadding = unpadding.make_unpadding(

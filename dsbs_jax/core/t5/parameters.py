@@ -37,15 +37,12 @@ class _Spec:
   draw: Callable[[jax.Array, tuple[int, ...]], jax.Array]
 
 
-def _normal(std: float):
-  return lambda key, shape: std * jax.random.normal(key, shape, jnp.float32)
+_normal = jax.nn.initializers.normal
 
 
 def _truncated(fan_in: int):
   std = 1.0 / (math.sqrt(fan_in) * _TRUNCATED_STD)
-  return lambda key, shape: (
-    std * jax.random.truncated_normal(key, -2.0, 2.0, shape, jnp.float32)
-  )
+  return jax.nn.initializers.truncated_normal(std)
 
 
 def _uniform(variance: float):
@@ -56,11 +53,9 @@ def _uniform(variance: float):
 
 
 def _norm_spec(config: T5Config) -> dict:
-  def ones(key, shape):
-    del key
-    return jnp.ones(shape, jnp.float32)
-
-  return {'scale': _Spec((config.emb_dim,), ('embed',), ones)}
+  return {
+    'scale': _Spec((config.emb_dim,), ('embed',), jax.nn.initializers.ones)
+  }
 
 
 def _attention_specs(config: T5Config) -> dict:
@@ -185,16 +180,13 @@ def _draw(key: jax.Array, specs: dict, leading: tuple[int, ...] = ()) -> dict:
 
 
 def init(key: jax.Array, config: T5Config) -> dict:
-  """Draws initial parameters from T5X's distributions.
+  """Draws initial parameters, float32, from T5X's distributions.
 
   Both layouts of the layers, and every sharding, draw the same numbers.
 
   Args:
     key: typed random key.
     config: the size.
-
-  Returns:
-    The parameter tree, float32.
   """
   params = _draw(key, _outer_specs(config))
   for stack in STACKS:
