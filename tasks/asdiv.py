@@ -13,7 +13,7 @@ validates (3,105 problems are cut into 2,794 and 311).
 
 import dataclasses
 
-from dsbs_jax.data import benchmark, metrics, register
+from dsbs_jax.data import benchmark, register
 from tasks import svamp
 
 
@@ -35,17 +35,13 @@ def _label_both(row: benchmark.Row) -> str:
   return label(row) if 'Formula' in row else svamp.label(row)
 
 
-BENCHMARK = benchmark.Benchmark(
+BENCHMARK = dataclasses.replace(
+  svamp.BENCHMARK,
   name='asdiv',
   splits={'train': 'asdiv_train.json', 'test': 'asdiv_test.json'},
   render=render,
   label=label,
-  parse=svamp.parse,
-  metric=metrics.equation_accuracy,
-  well_formed=metrics.has_value,
-  vote=metrics.value,
-  parsers={'gpt-neox': svamp.parse_neox},
-  derive_validation=True,
+  fallbacks={},
   completion='{rationale} The answer is ({label}).',
 )
 

@@ -51,11 +51,6 @@ def parse(text: str) -> parsing.Parsed | parsing.Unparsed:
   return parsing.outcome(rationale, label.removesuffix('.'))
 
 
-def parse_neox(text: str) -> parsing.Parsed | parsing.Unparsed:
-  """The same for GPT-NeoX outputs, which may open with blanks."""
-  return parse(text.split('Q:')[0].strip())
-
-
 BENCHMARK = benchmark.Benchmark(
   name='cqa',
   splits={'train': 'cqa_train.json', 'test': 'cqa_test.json'},
@@ -65,7 +60,7 @@ BENCHMARK = benchmark.Benchmark(
   metric=metrics.exact_match,
   options=lambda row: row['choices'],
   example_id=lambda row: row['id'],
-  parsers={'gpt-neox': parse_neox},
+  parsers={'gpt-neox': lambda text: parse(text.lstrip())},
   derive_validation=True,
   completion='{rationale} So the answer is (x) {label}.',
 )

@@ -39,11 +39,6 @@ def parse(text: str) -> parsing.Parsed | parsing.Unparsed:
   return parsing.outcome(rationale, pieces[1].split('Premise')[0].rstrip())
 
 
-def parse_neox(text: str) -> parsing.Parsed | parsing.Unparsed:
-  """The same for GPT-NeoX outputs, which may open with blanks."""
-  return parse(text.lstrip())
-
-
 BENCHMARK = benchmark.Benchmark(
   name='esnli',
   splits={
@@ -56,7 +51,7 @@ BENCHMARK = benchmark.Benchmark(
   parse=parse,
   metric=metrics.exact_match,
   labels=LABELS,
-  parsers={'gpt-neox': parse_neox},
+  parsers={'gpt-neox': lambda text: parse(text.lstrip())},
   completion='{rationale}\nAnswer: {label}',
 )
 

@@ -58,11 +58,6 @@ def _expression(text: str) -> str | None:
   return None
 
 
-def parse_neox(text: str) -> parsing.Parsed | parsing.Unparsed:
-  """The same for GPT-NeoX outputs, which may open with blanks."""
-  return parse(text.split('Q:')[0].strip())
-
-
 def permuted(num_rows: int, *, train: bool) -> np.ndarray:
   """Rows of SVAMP.json that are in train, or else in test, in order."""
   order = np.random.RandomState(0).permutation(num_rows)
@@ -78,7 +73,7 @@ BENCHMARK = benchmark.Benchmark(
   metric=metrics.equation_accuracy,
   well_formed=metrics.has_value,
   vote=metrics.value,
-  parsers={'gpt-neox': parse_neox},
+  parsers={'gpt-neox': lambda text: parse(text.lstrip())},
   fallbacks={
     split: benchmark.Part(
       'SVAMP.json', functools.partial(permuted, train=split == 'train')

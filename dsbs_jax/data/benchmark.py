@@ -191,7 +191,7 @@ def names() -> tuple[str, ...]:
   return tuple(sorted(_REGISTRY))
 
 
-def find(name: str, *, module: str | None = None) -> Benchmark:
+def find(name: str) -> Benchmark:
   """The benchmark of this name.
 
   A name that is not known yet is looked for in `tasks.<name>`, then in all
@@ -199,18 +199,12 @@ def find(name: str, *, module: str | None = None) -> Benchmark:
 
   Args:
     name: the benchmark's name.
-    module: dotted name of a module of your own that registers it.
-
-  Returns:
-    The benchmark.
 
   Raises:
     UserError: nothing registers this name; the nearest ones are named.
   """
-  if module is not None:
-    importlib.import_module(module)
   if name not in _REGISTRY and _NAME.fullmatch(name):
-    _import_tasks(name)
+    import_tasks(name)
   if name not in _REGISTRY:
     near = difflib.get_close_matches(name, names(), n=3, cutoff=0.4)
     hint = f' Did you mean {" or ".join(near)}?' if near else ''
@@ -222,13 +216,8 @@ def find(name: str, *, module: str | None = None) -> Benchmark:
   return _REGISTRY[name]
 
 
-def import_all() -> None:
-  """Imports every module of `tasks`, so that all benchmarks are known."""
-  _import_tasks('')
-
-
-def _import_tasks(name: str) -> None:
-  """Imports the task module of this name, or all of them."""
+def import_tasks(name: str = '') -> None:
+  """Imports the module of this name in `tasks`, or all of them."""
   if importlib.util.find_spec('tasks') is None:
     return
   package = importlib.import_module('tasks')

@@ -62,15 +62,16 @@ def fetch(
     progress: called with the bytes on disk and the expected total (or None).
     wait: called with the seconds to wait before another try.
 
-  Returns:
-    Path of the file.
-
   Raises:
     UserError: a bad URL, an answer that says no, a file over `MAX_BYTES`,
       contents that differ from the checksum, or too many failed tries.
   """
   checksum = checksum or CHECKSUMS.get(url)
-  address = _address(url)
+  address = url
+  if url.startswith('gs://'):
+    host = os.environ.get('STORAGE_EMULATOR_HOST')
+    host = host or 'https://storage.googleapis.com'
+    address = f'{host}/{url.removeprefix("gs://")}'
   parsed = urllib.parse.urlsplit(address)
   name = name or pathlib.PurePosixPath(urllib.parse.unquote(parsed.path)).name
   if parsed.scheme not in ('http', 'https') or not parsed.netloc or not name:
@@ -104,16 +105,6 @@ def fetch(
   part.rename(path)
   _etag_file(part).unlink(missing_ok=True)
   return path
-
-
-def _address(url: str) -> str:
-  """The http(s) address of a URL."""
-  if not url.startswith('gs://'):
-    return url
-  host = os.environ.get('STORAGE_EMULATOR_HOST')
-  return (
-    f'{host or "https://storage.googleapis.com"}/{url.removeprefix("gs://")}'
-  )
 
 
 def _try(
@@ -186,12 +177,11 @@ def _verify(path: pathlib.Path, checksum: str | None, url: str) -> None:
   if checksum is None:
     return
   kind, expected = checksum.split(':')
-  digest = {'sha256': hashlib.sha256, 'git': hashlib.sha1}[kind]()
+  digest = hashlib.sha256()
   if kind == 'git':
-    digest.update(b'blob %d\0' % _size(path))
+    digest = hashlib.sha1(b'blob %d\0' % _size(path))
   with open(path, 'rb') as file:
-    while chunk := file.read(_CHUNK_BYTES):
-      digest.update(chunk)
+    hashlib.file_digest(file, lambda: digest)
   if digest.hexdigest() != expected:
     path.unlink()
     _etag_file(path).unlink(missing_ok=True)

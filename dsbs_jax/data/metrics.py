@@ -11,7 +11,7 @@ import ast
 import math
 import operator
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 MAX_CHARS = 1000
 MAX_DEPTH = 50
@@ -49,7 +49,7 @@ def exact_match(
 
   Source: the text accuracy of the original code of arXiv 2305.02301.
   """
-  return _percent([t == p for t, p in _pairs(targets, predictions)])
+  return _accuracy(targets, predictions, str)
 
 
 def equation_accuracy(
@@ -68,9 +68,7 @@ def equation_accuracy(
   Raises:
     ValueError: different numbers of texts, or none.
   """
-  return _percent(
-    [value(t) == value(p) for t, p in _pairs(targets, predictions)]
-  )
+  return _accuracy(targets, predictions, value)
 
 
 def value(equation: str) -> float:
@@ -132,14 +130,15 @@ def _operand(node: ast.AST) -> int | float:
   raise SyntaxError(f'{type(node).__name__} is not arithmetic')
 
 
-def _pairs(targets: Sequence[str], predictions: Sequence[str]):
+def _accuracy(
+  targets: Sequence[str], predictions: Sequence[str], key: Callable
+) -> dict[str, float]:
+  """Percentage of predictions with the same key as their target."""
   if len(targets) != len(predictions) or not len(targets):
     raise ValueError(
       f'{len(targets)} targets and {len(predictions)} predictions, expected'
       ' the same number and at least one.'
     )
-  return zip(targets, predictions, strict=True)
-
-
-def _percent(hits: Sequence[bool]) -> dict[str, float]:
-  return {'accuracy': 100.0 * sum(hits) / len(hits)}
+  pairs = zip(targets, predictions, strict=True)
+  hits = sum(key(target) == key(prediction) for target, prediction in pairs)
+  return {'accuracy': 100.0 * hits / len(targets)}

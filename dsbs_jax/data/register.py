@@ -16,10 +16,10 @@ data without seqio; `without_seqio` spares it that import.
 """
 
 import contextlib
-import dataclasses
 import functools
 import importlib
 import os
+import types
 from collections.abc import Iterator
 
 from dsbs_jax import contract
@@ -27,26 +27,16 @@ from dsbs_jax.data import benchmark as benchmark_lib
 from dsbs_jax.data import vocabularies
 from dsbs_jax.data.prepared import tokens
 
-_VARIABLES = {
-  'data_dir': 'DSBS_DATA_DIR',
-  'vocabulary': 'DSBS_VOCABULARY',
-  'prefixes': 'DSBS_PREFIXES',
+# Setting -> the variable that may hold it, and what it is without.
+_DEFAULTS = {
+  'data_dir': ('DSBS_DATA_DIR', '~/tensorflow_datasets'),
+  'vocabulary': ('DSBS_VOCABULARY', vocabularies.T5_PUBLIC),
+  'prefixes': ('DSBS_PREFIXES', 'paper'),
 }
-
-
-@dataclasses.dataclass
-class _State:
-  """What `configure` set, and which benchmarks wait for their seqio tasks."""
-
-  settings: dict[str, str] = dataclasses.field(default_factory=dict)
-  seen: set[str] = dataclasses.field(default_factory=set)
-  waiting: list[benchmark_lib.Benchmark] = dataclasses.field(
-    default_factory=list
-  )
-  keep_waiting: bool = False
-
-
-_STATE = _State()
+# What `configure` set, and which benchmarks wait for their seqio tasks.
+_STATE = types.SimpleNamespace(
+  settings={}, seen=set(), waiting=[], keep_waiting=False
+)
 
 
 def register(benchmark: benchmark_lib.Benchmark) -> None:
@@ -95,9 +85,6 @@ def benchmark(
   Args:
     name: the benchmark's name.
     module: dotted name of a module of your own that registers it.
-
-  Returns:
-    The benchmark.
   """
   if module is not None:
     load_module(module)
@@ -126,24 +113,8 @@ def load_module(module: str) -> None:
     ) from error
 
 
-def configure(
-  *,
-  data_dir: str | None = None,
-  vocabulary: str | None = None,
-  prefixes: str | None = None,
-) -> None:
-  """Sets what tasks read from now on, over the environment's values.
-
-  Args:
-    data_dir: the folder that `prepare` wrote to; else DSBS_DATA_DIR.
-    vocabulary: a vocabulary spec; else DSBS_VOCABULARY.
-    prefixes: 'paper' or 'code'; else DSBS_PREFIXES.
-  """
-  given = {
-    'data_dir': data_dir,
-    'vocabulary': vocabulary,
-    'prefixes': prefixes,
-  }
+def configure(**given: str | None) -> None:
+  """Sets what tasks read from now on; arguments as in `source`."""
   changed = {key: value for key, value in given.items() if value is not None}
   source(**changed)  # so that a wrong value is an error here
   _STATE.settings |= changed
@@ -155,28 +126,27 @@ def source(
   vocabulary: str | None = None,
   prefixes: str | None = None,
 ) -> tokens.Source:
-  """Where tasks read from, with everything that is not given looked up.
+  """Where tasks read from.
 
-  Returns:
-    The arguments, else what `configure` set, else the environment, else
-    `~/tensorflow_datasets`, the public T5 vocabulary and the paper's prefixes.
+  What is not given is what `configure` set, else what the environment has.
+
+  Args:
+    data_dir: the folder that `prepare` wrote to; else DSBS_DATA_DIR, else
+      ~/tensorflow_datasets.
+    vocabulary: a vocabulary spec; else DSBS_VOCABULARY, else the public T5's.
+    prefixes: 'paper' or 'code'; else DSBS_PREFIXES, else the paper's.
   """
   given = {
     'data_dir': data_dir,
     'vocabulary': vocabulary,
     'prefixes': prefixes,
   }
-  defaults = {
-    'data_dir': os.path.expanduser('~/tensorflow_datasets'),
-    'vocabulary': vocabularies.T5_PUBLIC,
-    'prefixes': 'paper',
-  }
   chosen = {
     key: given[key]
     or _STATE.settings.get(key)
-    or os.environ.get(_VARIABLES[key])
-    or defaults[key]
-    for key in given
+    or os.environ.get(variable)
+    or os.path.expanduser(default)
+    for key, (variable, default) in _DEFAULTS.items()
   }
   return tokens.Source(**chosen)
 

@@ -54,9 +54,6 @@ def prefixes(style: str) -> Prefixes:
   Args:
     style: 'paper' or 'code'.
 
-  Returns:
-    The two prefixes.
-
   Raises:
     UserError: no style has this name.
   """

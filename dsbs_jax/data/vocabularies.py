@@ -51,9 +51,6 @@ def parse_spec(spec: str) -> Spec:
   Args:
     spec: see the module's docstring.
 
-  Returns:
-    The path and the number of extra ids.
-
   Raises:
     UserError: the spec is empty.
   """
@@ -70,6 +67,9 @@ def parse_spec(spec: str) -> Spec:
 class Vocabulary:
   """Ids of texts; what both kinds of vocabulary share.
 
+  Each has `encode_parts`, from texts that hold no `</s>` to their ids without an
+  end id, and `decode_ids`, from ids below `size`, special ones too, to text.
+
   Attributes:
     size: number of ids, extra ids included; a model's table may be larger.
     fingerprint: hexadecimal digest of everything that decides the ids.
@@ -77,14 +77,6 @@ class Vocabulary:
 
   size: int
   fingerprint: str
-
-  def encode_parts(self, texts: Sequence[str]) -> list[list[int]]:
-    """Ids of texts that hold no `</s>`, without an end id."""
-    raise NotImplementedError
-
-  def decode_ids(self, ids: list[int]) -> str:
-    """Text of ids below `size`, special ones included."""
-    raise NotImplementedError
 
   def encode(self, text: str) -> list[int]:
     """Ids of one text, without an end id."""
@@ -95,9 +87,6 @@ class Vocabulary:
 
     Args:
       texts: any strings.
-
-    Returns:
-      One list of ids per text.
     """
     parts = [text.split(EOS_TEXT) for text in texts]
     flat = iter(self.encode_parts([piece for text in parts for piece in text]))
@@ -179,9 +168,6 @@ def load(spec: str) -> SentencePieceVocabulary | ByteVocabulary:
   Args:
     spec: see the module's docstring.
 
-  Returns:
-    The vocabulary.
-
   Raises:
     UserError: the file is absent, unreachable or no usable SentencePiece
       model.
@@ -216,25 +202,18 @@ def local_file(path: str) -> pathlib.Path:
     path: a local file, or gs://bucket/name, which is fetched once into the
       user's cache folder.
 
-  Returns:
-    The local file.
-
   Raises:
     UserError: there is no such file, or it cannot be reached.
   """
-  if path.startswith('gs://'):
-    return _fetch(path)
-  local = pathlib.Path(path).expanduser()
-  if not local.is_file():
+  if not path.startswith('gs://'):
+    local = pathlib.Path(path).expanduser()
+    if local.is_file():
+      return local
     raise contract.UserError(
       f'vocabulary {path!r} is not a file. Give a SentencePiece model, '
       "'bytes', or train one with python -m dsbs_jax.prepare"
       ' --train_vocab=4096.'
     )
-  return local
-
-
-def _fetch(path: str) -> pathlib.Path:
   root = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
   folder = pathlib.Path(root) / 'dsbs_jax' / 'vocabularies'
   name = path.removeprefix('gs://').replace('/', '_')

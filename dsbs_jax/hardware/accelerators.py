@@ -13,28 +13,16 @@ from dsbs_jax import contract
 
 GIB = 1 << 30
 
+
+def _by_chips(layouts: str) -> dict[int, str]:
+  return {
+    math.prod(map(int, text.split('x'))): text for text in layouts.split()
+  }
+
+
 # Physical layouts by number of chips. A pod slice has no others.
-_FLAT = {
-  1: '1x1',
-  4: '2x2',
-  8: '2x4',
-  16: '4x4',
-  32: '4x8',
-  64: '8x8',
-  128: '8x16',
-  256: '16x16',
-}
-_DEEP = {
-  1: '1x1x1',
-  4: '2x2x1',
-  8: '2x2x2',
-  16: '2x2x4',
-  32: '2x4x4',
-  64: '4x4x4',
-  128: '4x4x8',
-  256: '4x8x8',
-  512: '8x8x8',
-}
+_FLAT = _by_chips('1x1 2x2 2x4 4x4 4x8 8x8 8x16 16x16')
+_DEEP = _by_chips('1x1x1 2x2x1 2x2x2 2x2x4 2x4x4 4x4x4 4x4x8 4x8x8 8x8x8')
 
 
 @dataclasses.dataclass(frozen=True)

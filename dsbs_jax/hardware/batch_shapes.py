@@ -28,13 +28,10 @@ Views = Mapping[str, row_shapes.Shape]
 
 
 def given(texts: Sequence[str]) -> dict[str, row_shapes.Shape]:
-  """Parses shapes such as 'label:32x128/16': rows x inputs / targets.
+  """View -> shape, of texts such as 'label:32x128/16', rows x inputs / targets.
 
   Args:
     texts: one per view; a single one may leave the name out.
-
-  Returns:
-    view -> shape.
 
   Raises:
     UserError: a text is no such shape.
@@ -53,14 +50,11 @@ def given(texts: Sequence[str]) -> dict[str, row_shapes.Shape]:
 
 
 def of_data(run: train_config.TrainConfig, *, multiple: int) -> dict:
-  """The usual shapes of the run's own prepared data.
+  """View -> the usual shape of the run's own prepared data.
 
   Args:
     run: all settings; its data must be prepared.
     multiple: rows come in multiples of this number.
-
-  Returns:
-    view -> shape.
   """
   source = register.source(
     data_dir=run.data_dir, vocabulary=run.vocabulary, prefixes=run.prefixes
@@ -79,20 +73,16 @@ def of_data(run: train_config.TrainConfig, *, multiple: int) -> dict:
 
 
 def typical(run: train_config.TrainConfig, *, multiple: int) -> dict:
-  """Shapes without data: those of CommonsenseQA, for the run's batch size.
+  """View -> shape without data: CommonsenseQA's, for the run's batch size.
 
   Args:
     run: all settings; its task decides which views there are.
     multiple: rows come in multiples of this number.
-
-  Returns:
-    view -> shape.
   """
   name = views.own_name(run.mixture_or_task_name)
   form = 'dsbs' if name is None else name.form
-  usual = _TYPICAL
-  if multiple == 1 and run.skip_padding:
-    usual = _TYPICAL_ALONE
+  alone = multiple == 1 and run.skip_padding
+  usual = _TYPICAL_ALONE if alone else _TYPICAL
   label, rationale = usual.values()
   wanted = {
     'dsbs': usual,
@@ -107,7 +97,7 @@ def typical(run: train_config.TrainConfig, *, multiple: int) -> dict:
       for number in (shape.rows, shape.input_slots, shape.target_slots)
     )
     chosen[view] = shape._replace(
-      rows=-(-rows // multiple) * multiple,
+      rows=row_shapes.round_up(rows, multiple),
       input_slots=inputs,
       target_slots=targets,
     )

@@ -49,7 +49,7 @@ class Parts:
   @property
   def total(self) -> int:
     """All of them."""
-    return self.params + self.optimizer + self.gradients + self.batch
+    return self.held + self.gradients
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -134,17 +134,6 @@ def mesh_of(device: accelerators.Device, shape: str) -> jax.sharding.Mesh:
   return partitioning.make_mesh(shape, devices=found)
 
 
-def compile_step(
-  run: train_config.TrainConfig,
-  mesh: jax.sharding.Mesh,
-  views: batch_shapes.Views,
-) -> Compiled:
-  """Compiles the train step for the mesh and returns its memory."""
-  return compile_program(
-    step_functions.lower_train_step(run, mesh, views), mesh
-  )
-
-
 def compile_program(
   lowered: jax.stages.Lowered, mesh: jax.sharding.Mesh
 ) -> Compiled:
@@ -155,28 +144,23 @@ def compile_program(
   platform = mesh.devices.flat[0].platform
   options = QUICK if platform == 'cpu' else None
   started = time.monotonic()
+  complete = True
   try:
-    compiled = lowered.compile(compiler_options=options)
+    memory = lowered.compile(compiler_options=options).memory_analysis()
+    held = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    held += memory.temp_size_in_bytes - memory.alias_size_in_bytes
+    # CPU programs allocate all temporaries at once.
+    peak = memory.peak_memory_in_bytes if platform == 'tpu' else held
   except jax.errors.JaxRuntimeError as error:
     needed = _NEEDED.search(str(error))
     if 'RESOURCE_EXHAUSTED' not in str(error) or needed is None:
       raise
-    size = int(float(needed[1]) * _UNITS[needed[2]])
-    return Compiled(
-      peak=size,
-      allocated=size,
-      seconds=time.monotonic() - started,
-      compiler=platform,
-      complete=False,
-    )
-  memory = compiled.memory_analysis()
-  held = memory.argument_size_in_bytes + memory.output_size_in_bytes
-  held += memory.temp_size_in_bytes - memory.alias_size_in_bytes
-  # CPU programs allocate all temporaries at once.
-  on_tpu = platform == 'tpu'
+    complete = False
+    peak = held = int(float(needed[1]) * _UNITS[needed[2]])
   return Compiled(
-    peak=memory.peak_memory_in_bytes if on_tpu else held,
+    peak=peak,
     allocated=held,
     seconds=time.monotonic() - started,
     compiler=platform,
+    complete=complete,
   )

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 from dsbs_jax.core import optimizer, partitioning
 from dsbs_jax.hardware import accelerators, batch_shapes, memory
-from dsbs_jax.training import train_config
+from dsbs_jax.training import step_functions, train_config
 
 _MICROBATCHES = (2, 4, 8)
 _LARGER = (2, 4)
@@ -115,5 +115,5 @@ def compile_option(
   parts = memory.parts(option.run, mesh, views)
   if parts.held > device.memory:
     return FitResult(option, parts, None)
-  compiled = memory.compile_step(option.run, mesh, views)
-  return FitResult(option, parts, compiled)
+  lowered = step_functions.lower_train_step(option.run, mesh, views)
+  return FitResult(option, parts, memory.compile_program(lowered, mesh))

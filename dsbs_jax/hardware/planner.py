@@ -144,9 +144,6 @@ def make(run: train_config.TrainConfig, request: PlanRequest) -> HardwarePlan:
     run: the settings of the training run; its own mesh is not looked at.
     request: the hardware.
 
-  Returns:
-    The plan.
-
   Raises:
     UserError: the mesh is no slice of the device, the compiler is not
       installed, or the batch's rows do not divide.

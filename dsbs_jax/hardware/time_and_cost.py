@@ -45,18 +45,16 @@ def step_flops(
   run: train_config.TrainConfig, views: batch_shapes.Views
 ) -> float:
   """FLOPs of one train step over all devices."""
-  return float(
-    sum(
-      flops.train(
-        run.model,
-        shape.inputs,
-        shape.targets,
-        rows=shape.rows,
-        tokens=shape.tokens,
-      )
-      for shape in views.values()
+  total = 0.0
+  for shape in views.values():
+    total += flops.train(
+      run.model,
+      shape.inputs,
+      shape.targets,
+      rows=shape.rows,
+      tokens=shape.tokens,
     )
-  )
+  return total
 
 
 def forecast(

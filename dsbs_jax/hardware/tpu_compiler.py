@@ -36,9 +36,6 @@ def devices(kind: accelerators.Device, num_chips: int) -> list[jax.Device]:
     kind: a TPU.
     num_chips: of the whole slice.
 
-  Returns:
-    One device per chip.
-
   Raises:
     UserError: libtpu is not installed, or no slice has this size.
   """

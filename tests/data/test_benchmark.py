@@ -5,7 +5,7 @@ import dataclasses
 
 import pytest
 
-from dsbs_jax.data import benchmark
+from dsbs_jax.data import benchmark, register
 from tests.data import toy
 
 
@@ -80,7 +80,7 @@ def test_a_module_of_ones_own_is_imported_by_its_name(tmp_path, monkeypatch):
     "benchmark.add(dataclasses.replace(toy.BENCHMARK, name='own'))\n"
   )
   monkeypatch.syspath_prepend(tmp_path)
-  assert benchmark.find('own', module='own_rows').name == 'own'
+  assert register.benchmark('own', module='own_rows').name == 'own'
 
 
 def test_a_teachers_own_parser_is_preferred():

@@ -13,9 +13,9 @@ from tasks import anli1, asdiv, cqa, esnli, svamp
 
 MODULES = {'cqa': cqa, 'svamp': svamp, 'anli1': anli1, 'esnli': esnli}
 PARSERS = {
-  f'{name}.{kind}': getattr(module, kind)
+  f'{name}.{teacher}': module.BENCHMARK.parser(teacher)
   for name, module in MODULES.items()
-  for kind in ('parse', 'parse_neox')
+  for teacher in ('palm', 'gpt-neox')
 }
 PIECES = (
   'So the answer is',
@@ -147,10 +147,16 @@ def test_esnli_edges(text, reason, expected):
 
 
 def test_neox_parsers_also_trim_on_the_left():
-  assert both(cqa.parse_neox('\n A. So the answer is (a) b.')) == ('A.', 'b')
+  assert both(PARSERS['cqa.gpt-neox']('\n A. So the answer is (a) b.')) == (
+    'A.',
+    'b',
+  )
   assert both(cqa.parse('\n A. So the answer is (a) b.')) == ('\n A.', 'b')
-  assert both(esnli.parse_neox(' R.\nAnswer: x')) == ('R.', 'x')
-  assert both(svamp.parse_neox(' R. The answer is (1).')) == ('R.', '(1)')
+  assert both(PARSERS['esnli.gpt-neox'](' R.\nAnswer: x')) == ('R.', 'x')
+  assert both(PARSERS['svamp.gpt-neox'](' R. The answer is (1).')) == (
+    'R.',
+    '(1)',
+  )
 
 
 def test_neox_anli_falls_back_on_the_second_marker():

@@ -98,7 +98,9 @@ def test_the_train_step_compiles_and_fits(case):
   run, device = build(case), accelerators.device(case.device)
   mesh = memory.mesh_of(device, case.mesh)
   views = batch_shapes.typical(run, multiple=mesh.shape[partitioning.DATA_AXIS])
-  compiled = memory.compile_step(run, mesh, views)
+  compiled = memory.compile_program(
+    step_functions.lower_train_step(run, mesh, views), mesh
+  )
   batch = ' + '.join(map(str, views.values()))
   report('train', case, compiled, batch)
   parts = memory.parts(run, mesh, views)

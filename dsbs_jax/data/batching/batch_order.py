@@ -93,24 +93,6 @@ class ShuffledEpochs:
     return self._first + draws.permutation(self.size)
 
 
-class _EpochBatches:
-  """Batches that do not reach over the end of an epoch, as a Grain source."""
-
-  def __init__(self, epochs: ShuffledEpochs, order: BatchOrder):
-    self._epochs = epochs
-    self._batch_size = order.batch_size
-    self._per_epoch = math.ceil(epochs.size / order.batch_size)
-    self._num_steps = _num_steps(epochs.size, order)
-
-  def __len__(self) -> int:
-    return self._num_steps
-
-  def __getitem__(self, step: int) -> np.ndarray:
-    epoch, batch = divmod(step, self._per_epoch)
-    start = batch * self._batch_size
-    return self._epochs.epoch(epoch)[start : start + self._batch_size]
-
-
 def _num_steps(size: int, order: BatchOrder) -> int:
   if order.num_epochs is None:
     return _ENDLESS // order.batch_size
@@ -151,7 +133,17 @@ class BatchSampler:
       for stream, (size, first) in enumerate(zip(sizes, firsts, strict=False))
     ]
     if rates is None:
-      self.dataset = grain.MapDataset.source(_EpochBatches(tasks[0], order))
+      # Batches do not reach over the end of an epoch.
+      per_epoch = math.ceil(tasks[0].size / order.batch_size)
+
+      def batch(step: int) -> np.ndarray:
+        epoch, number = divmod(step, per_epoch)
+        return tasks[0].epoch(epoch)[number * order.batch_size :][
+          : order.batch_size
+        ]
+
+      steps = grain.MapDataset.range(_num_steps(tasks[0].size, order))
+      self.dataset = steps.map(batch)
     else:
       parts = [grain.MapDataset.source(task) for task in tasks]
       mixed = grain.MapDataset.mix(parts, list(rates)).batch(order.batch_size)

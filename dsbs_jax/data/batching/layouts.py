@@ -58,9 +58,6 @@ class Layout(abc.ABC):
       grid: how batches are cut; with it, packed rows have slots for tokens
         that are computed without padding. Others ignore it.
 
-    Returns:
-      What lays batches of these examples out.
-
     Raises:
       UserError: an explicit length is no length, or shorter than an example.
     """
@@ -109,11 +106,27 @@ class Layout(abc.ABC):
         f"lengths is {dict(self.lengths)}, expected the keys 'inputs' and"
         " 'targets'. Correct TASK_FEATURE_LENGTHS."
       )
-    for side, found in (('inputs', table.inputs), ('targets', table.targets)):
-      _check_length(
-        side, self.lengths[side], found.lengths, truncate=self.truncate
-      )
+    for side in ('inputs', 'targets'):
+      self._check_length(side, getattr(table, side).lengths)
     return int(self.lengths['inputs']), int(self.lengths['targets'])
+
+  def _check_length(self, side: str, found: np.ndarray) -> None:
+    """Raises where a row length is wrong or would cut examples unasked."""
+    allowed = self.lengths[side]
+    if not isinstance(allowed, int) or allowed < 1:
+      raise contract.UserError(
+        f'{side} length is {allowed!r}, expected a whole number of tokens, 1'
+        ' or more. Correct TASK_FEATURE_LENGTHS.'
+      )
+    cut = found > allowed
+    if cut.any() and not self.truncate:
+      raise contract.UserError(
+        f'{side} length is {allowed}, but {cut.sum():,} of {len(found):,}'
+        ' examples are longer and would be cut, by'
+        f' {(found[cut] - allowed).mean():.1f} tokens on average; the longest'
+        f' has {found.max()}. Raise the length, leave it out to have it chosen,'
+        ' or allow cutting with truncate=True.'
+      )
 
 
 class Padded(Layout):
@@ -170,24 +183,4 @@ class Packed(Layout):
       multiple=multiple,
       widths=None if self.lengths is None else self._widths(table),
       grid=grid,
-    )
-
-
-def _check_length(
-  side: str, allowed: object, found: np.ndarray, *, truncate: bool
-) -> None:
-  """Raises where a row length is wrong or would cut examples unasked."""
-  if not isinstance(allowed, int) or allowed < 1:
-    raise contract.UserError(
-      f'{side} length is {allowed!r}, expected a whole number of tokens, 1'
-      ' or more. Correct TASK_FEATURE_LENGTHS.'
-    )
-  cut = found > allowed
-  if cut.any() and not truncate:
-    raise contract.UserError(
-      f'{side} length is {allowed}, but {cut.sum():,} of {len(found):,}'
-      ' examples are longer and would be cut, by'
-      f' {(found[cut] - allowed).mean():.1f} tokens on average; the longest'
-      f' has {found.max()}. Raise the length, leave it out to have it chosen,'
-      ' or allow cutting with truncate=True.'
     )

@@ -11,7 +11,7 @@ batch's composition.
 import dataclasses
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import grain
@@ -22,8 +22,6 @@ from dsbs_jax.data.batching import (
   batch_grid,
   batch_order,
   layouts,
-  packing,
-  row_shapes,
   token_table,
 )
 from dsbs_jax.data.prepared import tokens, views
@@ -56,14 +54,11 @@ class ShardInfo:
         f'process_index is {self.process_index}, expected one of the'
         f' {self.process_count} processes, counted from 0.'
       )
-    if self.row_multiple < 1:
+    least = min(self.row_multiple, self.microbatches)
+    if least < 1 or self.row_multiple % self.microbatches:
       raise ValueError(
-        f'row_multiple is {self.row_multiple}, expected 1 or more.'
-      )
-    if self.microbatches < 1 or self.row_multiple % self.microbatches:
-      raise ValueError(
-        f'microbatches is {self.microbatches}, expected a divisor of'
-        f' row_multiple {self.row_multiple}.'
+        f'row_multiple is {self.row_multiple}, expected a multiple of'
+        f' {self.microbatches} microbatches, both 1 or more.'
       )
 
   @property
@@ -90,37 +85,73 @@ class ShardInfo:
 
 
 class Loader:
-  """Batches of one task or mixture; make it with `open`."""
+  """Batches of one task or mixture.
+
+  Attributes:
+    name: of the task or mixture.
+    packers: view -> how its batches are laid out.
+  """
 
   def __init__(
     self,
     name: str,
-    views: Mapping[str, Sequence[tokens.Tokens]],
-    sampler: batch_order.BatchSampler,
+    source: tokens.Source,
+    order: batch_order.BatchOrder,
     *,
-    layout: layouts.Layout,
-    shard_info: ShardInfo,
+    layout: layouts.Layout | None = None,
+    shard_info: ShardInfo | None = None,
+    split: str = 'train',
     pair_ids: bool = False,
     skip_padding: bool = False,
   ):
-    """See `open`; `views` are the tasks behind each row group."""
+    """Opens the batches that a task or mixture trains on.
+
+    They hold 'label' and 'rationale' for a paired `_dsbs`, one of the two for
+    another task of this project, else 'mixture'.
+
+    Args:
+      name: a task or mixture of this project, decided by the name alone, or any
+        other that is registered with seqio.
+      source: which examples, as which ids.
+      order: which of them each step sees.
+      layout: how they lie in rows; None is `Packed()`.
+      shard_info: this process among all; None is the only one.
+      split: the split.
+      pair_ids: whether rows tell which example of the batch a target is of.
+      skip_padding: whether packed rows tell where their tokens are, so that the
+        network need not compute padding.
+
+    Raises:
+      UserError: the name or split is unknown, or an explicit length is short.
+    """
+    found, rates = views.load(
+      name, split, source, paired=order.paired, rates=order.rates
+    )
     self.name = name
-    self._sampler = sampler
-    self._shard_info = shard_info
-    self._parts = next(iter(views.values()))
-    self._samples = sampler.first_batches()
-    self._packers = {
+    self._parts = next(iter(found.values()))
+    self._sampler = batch_order.BatchSampler(
+      [len(part) for part in self._parts],
+      order,
+      rates=rates,
+      contents=[
+        hashlib.sha256(part.index.tobytes()).hexdigest() for part in self._parts
+      ],
+    )
+    self._shard_info = shard_info = shard_info or ShardInfo()
+    self._samples = self._sampler.first_batches()
+    layout = layout or layouts.Packed()
+    self.packers = {
       view: dataclasses.replace(
         layout.for_view(view).packer(
           token_table.from_tasks(parts),
           self._samples,
-          batch_size=sampler.order.batch_size,
+          batch_size=order.batch_size,
           multiple=shard_info.multiple,
           grid=shard_info.grid if skip_padding else None,
         ),
         pair_ids=pair_ids,
       )
-      for view, parts in views.items()
+      for view, parts in found.items()
     }
 
   @property
@@ -133,25 +164,6 @@ class Loader:
     """Batches until every example was seen once (for mixtures, on average)."""
     return math.ceil(self.num_examples / self._sampler.order.batch_size)
 
-  @property
-  def packers(self) -> Mapping[str, packing.Packer]:
-    """How each view's batches are laid out."""
-    return self._packers
-
-  @property
-  def shapes(self) -> dict[str, list[dict[str, tuple[int, ...]]]]:
-    """All array shapes of this process by view, the usual ones first."""
-    return {
-      view: [self._local_shapes(packer, shape) for shape in packer.shapes]
-      for view, packer in self._packers.items()
-    }
-
-  def _local_shapes(
-    self, packer: packing.Packer, shape: row_shapes.Shape
-  ) -> dict[str, tuple[int, ...]]:
-    rows = self._shard_info.local(packer.empty(shape))
-    return {key: value.shape for key, value in rows.items()}
-
   def describe(self) -> str:
     """The choice of shapes in words, one line per view."""
     head = (
@@ -160,7 +172,7 @@ class Loader:
     )
     lines = [
       f'  {view}: {packer.describe(self._samples)}'
-      for view, packer in self._packers.items()
+      for view, packer in self.packers.items()
     ]
     return '\n'.join([head, *lines])
 
@@ -185,7 +197,7 @@ class Loader:
   def _assemble(self, positions: np.ndarray) -> Batch:
     return {
       view: self._shard_info.local(packer.pack(positions))
-      for view, packer in self._packers.items()
+      for view, packer in self.packers.items()
     }
 
   def iterate(self, step: int = 0) -> 'BatchIterator':
@@ -194,6 +206,9 @@ class Loader:
 
   def __iter__(self) -> 'BatchIterator':
     return self.iterate()
+
+
+open = Loader  # read as `loader.open(...)`
 
 
 class BatchIterator:
@@ -245,59 +260,6 @@ class BatchIterator:
       )
     self._iterator.close()
     self._start(int(state['next_step']))
-
-
-def open(
-  name: str,
-  source: tokens.Source,
-  order: batch_order.BatchOrder,
-  *,
-  layout: layouts.Layout | None = None,
-  shard_info: ShardInfo | None = None,
-  split: str = 'train',
-  pair_ids: bool = False,
-  skip_padding: bool = False,
-) -> Loader:
-  """Opens the batches that a task or mixture trains on.
-
-  Args:
-    name: a task or mixture of this project, decided by the name alone, or any
-      other that is registered with seqio.
-    source: which examples, as which ids.
-    order: which of them each step sees.
-    layout: how they lie in rows; None is `Packed()`.
-    shard_info: this process among all; None is the only one.
-    split: the split.
-    pair_ids: whether rows tell which example of the batch a target is of.
-    skip_padding: whether packed rows tell where their tokens are, so that the
-      network need not compute padding.
-
-  Returns:
-    The loader. Its batches hold 'label' and 'rationale' for a paired `_dsbs`,
-    one of the two for another task of this project, else 'mixture'.
-
-  Raises:
-    UserError: the name or split is unknown, or an explicit length is short.
-  """
-  found, rates = views.load(
-    name, split, source, paired=order.paired, rates=order.rates
-  )
-  parts = next(iter(found.values()))
-  sampler = batch_order.BatchSampler(
-    [len(part) for part in parts],
-    order,
-    rates=rates,
-    contents=[hashlib.sha256(p.index.tobytes()).hexdigest() for p in parts],
-  )
-  return Loader(
-    name,
-    found,
-    sampler,
-    layout=layout or layouts.Packed(),
-    shard_info=shard_info or ShardInfo(),
-    pair_ids=pair_ids,
-    skip_padding=skip_padding,
-  )
 
 
 def eval_batches(

@@ -53,31 +53,24 @@ class Packer:
     placed, shape = self.place(positions)
     return self._fill(positions, placed, shape)
 
-  def empty(self, shape: row_shapes.Shape) -> dict[str, np.ndarray]:
-    """A row group of this shape without any example."""
-    return self._fill(
-      np.zeros(0, np.int64), row_placement.one_per_row(0), shape
-    )
-
   def place(
     self, positions: np.ndarray
   ) -> tuple[row_placement.Placement, row_shapes.Shape]:
     """Where these examples go, and the first shape that takes them."""
     inputs, targets = self.table.lengths(positions)
     if self.packed:  # the shapes of packed rows have the same lengths
-      widths = {
-        'inputs': self.shapes[0].inputs,
-        'targets': self.shapes[0].targets,
-      }
-      inputs = np.minimum(inputs, widths['inputs'])
-      targets = np.minimum(targets, widths['targets'])
-      placed = row_placement.first_fit(inputs, targets, **widths)
+      usual = self.shapes[0]
+      inputs = np.minimum(inputs, usual.inputs)
+      targets = np.minimum(targets, usual.targets)
+      placed = row_placement.first_fit(
+        inputs, targets, inputs=usual.inputs, targets=usual.targets
+      )
     else:
       placed = row_placement.one_per_row(len(positions))
     for shape in self.shapes:
       if self.packed:
         fits = placed.num_rows <= shape.rows and self._has_slots(
-          shape, placed.row, inputs=inputs, targets=targets
+          shape, placed.row, inputs, targets
         )
       else:
         fits = inputs.max() <= shape.inputs and targets.max() <= shape.targets
@@ -86,25 +79,16 @@ class Packer:
     return placed, shape
 
   def _has_slots(
-    self,
-    shape: row_shapes.Shape,
-    row: np.ndarray,
-    *,
-    inputs: np.ndarray,
-    targets: np.ndarray,
+    self, shape: row_shapes.Shape, row: np.ndarray, *lengths: np.ndarray
   ) -> bool:
     """Whether the shape has slots for all tokens of each cell."""
     if not shape.input_slots:
       return True
-    return all(
-      self.grid.num_cells
-      * self.grid.max_tokens(row, lengths, num_rows=shape.rows)
-      <= slots
-      for lengths, slots in (
-        (inputs, shape.input_slots),
-        (targets, shape.target_slots),
-      )
-    )
+    most = [
+      self.grid.max_tokens(row, each, num_rows=shape.rows) for each in lengths
+    ]
+    slots = np.array([shape.input_slots, shape.target_slots])
+    return bool(np.all(np.multiply(most, self.grid.num_cells) <= slots))
 
   def _fill(
     self,
@@ -162,8 +146,7 @@ class Packer:
       a row of its own length) and the number of examples that are cut.
     """
     real, room = np.zeros(2), np.zeros(2)
-    ideal = work = 0.0
-    usual = 0
+    ideal = work = usual = 0
     for positions in samples:
       inputs, targets = self.table.lengths(positions)
       _, shape = self.place(positions)

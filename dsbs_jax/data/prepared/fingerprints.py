@@ -51,9 +51,6 @@ def checked(
     examples: the examples of one split.
     place: names the split in errors.
 
-  Yields:
-    The same examples.
-
   Raises:
     UserError: there is none, two share an id, or a text is blank or broken.
   """
@@ -73,19 +70,15 @@ def checked(
         ' drop the row.'
       )
     for field in TEXT_FIELDS:
-      _check_text(getattr(example, field), f'{row}: {field}')
+      try:
+        getattr(example, field).encode()
+      except UnicodeEncodeError as error:
+        raise contract.UserError(
+          f'{row}: {field} is not valid Unicode ({error}). Fix or drop the row.'
+        ) from error
     yield example
   if example is None:
     raise contract.UserError(
       f'{place} has no examples to write. Check --source, --splits,'
       ' --fraction and --keep.'
     )
-
-
-def _check_text(text: str, place: str) -> None:
-  try:
-    text.encode()
-  except UnicodeEncodeError as error:
-    raise contract.UserError(
-      f'{place} is not valid Unicode ({error}). Fix or drop the row.'
-    ) from error

@@ -78,9 +78,9 @@ class Prepared:
     except (RuntimeError, OSError, ValueError) as error:
       raise self._damaged(split, error) from error
     for start in range(0, total, chunk):
-      stop = min(start + chunk, total)
+      places = range(start, min(start + chunk, total))
       try:
-        read = records.__getitems__(range(start, stop))
+        read = records.__getitems__(places)
         examples = [_example(record) for record in read]
       except (RuntimeError, OSError, ValueError) as error:
         raise self._damaged(split, error) from error
@@ -115,9 +115,6 @@ def read(name: str, data_dir: str | os.PathLike[str]) -> Prepared:
   Args:
     name: the benchmark's name.
     data_dir: the folder that `prepare` wrote to.
-
-  Returns:
-    The dataset.
 
   Raises:
     UserError: it has not been prepared there, or by another version.

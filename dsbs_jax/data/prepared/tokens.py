@@ -8,6 +8,7 @@ none, it reads the prepared examples and writes them, whole or not at all.
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -15,13 +16,13 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from absl import logging
 
 from dsbs_jax import contract
-from dsbs_jax.data import benchmark, task_forms, vocabularies
+from dsbs_jax.data import task_forms, vocabularies
 from dsbs_jax.data.prepared import ragged, store
 
 _FORMAT = 1
@@ -108,15 +109,12 @@ class Tokens:
 
 
 def load(name: str, split: str, source: Source) -> Tokens:
-  """Opens a task's tokens, writing them first where they are not cached.
+  """Memory-maps a task's tokens, writing them first where they are not cached.
 
   Args:
     name: a task of this project, such as 'cqa_gt_label'; not a mixture.
     split: 'train', 'validation' or 'test'.
     source: which examples, as which ids.
-
-  Returns:
-    The tokens, memory-mapped.
 
   Raises:
     UserError: the name is no task's, or the split is not prepared.
@@ -133,7 +131,7 @@ def load(name: str, split: str, source: Source) -> Tokens:
   folder = source.cache / _key(parsed, split, source, examples=fingerprint)
   if not folder.is_dir():
     logging.info('Tokenising %s %s into %s', name, split, folder)
-    _write(folder, _tokenise(parsed, split, source))
+    _write(folder, *_tokenise(parsed, split, source))
   vocabulary = vocabularies.load(source.vocabulary)
   tokens = _open(folder, name, split, vocabulary=vocabulary)
   if len(tokens) != prepared.num_examples(split):
@@ -169,22 +167,18 @@ def _key(
   return '-'.join(part for part in parts if part)
 
 
-@dataclasses.dataclass
-class _Rows:
-  """Columns of tokenised examples, in pieces."""
-
-  index: list[int]
-  columns: dict[str, list[ragged.Ragged]]
-
-
-def _tokenise(name: contract.TaskName, split: str, source: Source) -> _Rows:
+def _tokenise(
+  name: contract.TaskName, split: str, source: Source
+) -> tuple[list[int], dict[str, list[ragged.Ragged]]]:
+  """Positions in the original file, and the columns of `_RAGGED` in pieces."""
   vocabulary = vocabularies.load(source.vocabulary)
   prefix = task_forms.prefixes(source.prefixes).of(name.form)
   llm = task_forms.label_source(name, split) == 'llm'
-  rows = _Rows([], {field: [] for field in _RAGGED})
+  index, columns = [], {field: [] for field in _RAGGED}
   prepared = store.read(name.benchmark, source.data_dir)
   told = time.monotonic()
-  for batch in _chunks(prepared.examples(split), 4096):
+  examples = prepared.examples(split)
+  while batch := list(itertools.islice(examples, 4096)):
     labels = [e.llm_label if llm else e.gt_label for e in batch]
     inputs = [prefix + e.input for e in batch]
     targets = [
@@ -193,23 +187,23 @@ def _tokenise(name: contract.TaskName, split: str, source: Source) -> _Rows:
     ]
     answers = targets if name.form == 'rationale' else labels
     answers = [vocabulary.decode(i) for i in vocabulary.encode_all(answers)]
-    rows.index += [e.index for e in batch]
+    index += [e.index for e in batch]
     added = {
       'inputs': _ids(vocabulary, inputs),
       'targets': _ids(vocabulary, targets),
-      'example_id': _bytes([e.example_id for e in batch]),
-      'input': _bytes(inputs),
-      'target': _bytes(targets),
-      'answer': _bytes(answers),
+      'example_id': pack_texts([e.example_id for e in batch]),
+      'input': pack_texts(inputs),
+      'target': pack_texts(targets),
+      'answer': pack_texts(answers),
     }
     for field, column in added.items():
-      rows.columns[field].append(column)
+      columns[field].append(column)
     if time.monotonic() - told > _SECONDS_BETWEEN_LINES:
       told = time.monotonic()
-      done, total = len(rows.index), prepared.num_examples(split)
+      done, total = len(index), prepared.num_examples(split)
       line = f'tokenising {name} {split}: {done:,} of {total:,}'
       print(line, file=sys.stderr, flush=True)
-  return rows
+  return index, columns
 
 
 def _ids(
@@ -219,31 +213,23 @@ def _ids(
   return ragged.pack([[*row, contract.EOS_ID] for row in ids], np.int32)
 
 
-def _bytes(texts: Sequence[str]) -> ragged.Ragged:
+def pack_texts(texts: Sequence[str]) -> ragged.Ragged:
+  """UTF-8 bytes of texts."""
   rows = [np.frombuffer(text.encode(), np.uint8) for text in texts]
   return ragged.pack(rows, np.uint8)
 
 
-def _chunks(
-  examples: Iterable[benchmark.Example], size: int
-) -> Iterator[list[benchmark.Example]]:
-  chunk = []
-  for example in examples:
-    chunk.append(example)
-    if len(chunk) == size:
-      yield chunk
-      chunk = []
-  if chunk:
-    yield chunk
-
-
-def _write(folder: pathlib.Path, rows: _Rows) -> None:
+def _write(
+  folder: pathlib.Path,
+  index: list[int],
+  columns: dict[str, list[ragged.Ragged]],
+) -> None:
   """Writes the arrays into a folder that appears only when it is whole."""
   folder.parent.mkdir(parents=True, exist_ok=True)
   scratch = pathlib.Path(tempfile.mkdtemp(prefix='.tokens-', dir=folder.parent))
   try:
-    np.save(scratch / 'index.npy', np.array(rows.index, np.int64))
-    for field, pieces in rows.columns.items():
+    np.save(scratch / 'index.npy', np.array(index, np.int64))
+    for field, pieces in columns.items():
       column = ragged.join(pieces)
       np.save(scratch / f'{field}.npy', column.flat)
       np.save(scratch / f'{field}.offsets.npy', column.offsets)
@@ -266,7 +252,7 @@ def _open(
 ) -> Tokens:
   try:
     columns = {field: _column(folder, field) for field in _RAGGED}
-    index = _load(folder / 'index.npy')
+    index = np.load(folder / 'index.npy')
   except (OSError, ValueError, EOFError) as error:
     raise contract.UserError(
       f'the token cache {folder} is damaged ({error}). Delete that folder: it'
@@ -289,15 +275,10 @@ def _column(folder: pathlib.Path, field: str) -> ragged.Ragged:
   flat = folder / f'{field}.npy'
   # An empty array cannot be memory-mapped.
   mode = 'r' if flat.stat().st_size > 128 else None
-  offsets = _load(folder / f'{field}.offsets.npy')
-  values = _load(flat, mmap_mode=mode)
+  offsets = np.load(folder / f'{field}.offsets.npy')
+  values = np.asarray(np.load(flat, mmap_mode=mode))
   if len(offsets) == 0 or offsets[0] != 0 or offsets[-1] != len(values):
     raise contract.UserError(
       f'{flat} holds {len(values)} values, not what it should'
     )
   return ragged.Ragged(values, offsets)
-
-
-def _load(path: pathlib.Path, *, mmap_mode: str | None = None) -> np.ndarray:
-  """One array of plain numbers; never a pickled object."""
-  return np.asarray(np.load(path, mmap_mode=mmap_mode, allow_pickle=False))

@@ -6,7 +6,6 @@ is made of cannot be known, so neither can it when a copy on disk is stale.
 """
 
 import difflib
-from collections.abc import Sequence
 
 import numpy as np
 import seqio
@@ -42,7 +41,7 @@ def load(
   try:
     provider = seqio.get_mixture_or_task(name)
   except ValueError as error:
-    benchmark_lib.import_all()  # so that their names can be guessed
+    benchmark_lib.import_tasks()  # so that their names can be guessed
     register.build()
     known = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
     near = difflib.get_close_matches(str(name), sorted(known), n=3)
@@ -52,7 +51,10 @@ def load(
       f' like) nor registered with seqio.{hint} Correct MIXTURE_OR_TASK_NAME,'
       ' or import the module that registers it.'
     ) from error
-  found = {task: _splits(task, source) for task in seqio.get_subtasks(provider)}
+  found = {
+    task: tokens.splits(task.name, source) if _is_ours(task) else task.splits
+    for task in seqio.get_subtasks(provider)
+  }
   tasks = [task for task, splits in found.items() if split in splits]
   if not tasks:
     known = sorted({s for splits in found.values() for s in splits})
@@ -62,23 +64,16 @@ def load(
     )
   mixed = isinstance(provider, seqio.Mixture)
   rates = [provider.get_rate(task) if mixed else 1.0 for task in tasks]
-  return [_tokens(task, split, source) for task in tasks], rates
+  return [
+    tokens.load(task.name, split, source)
+    if _is_ours(task)
+    else _read(task, split)
+    for task in tasks
+  ], rates
 
 
 def _is_ours(task: seqio.Task) -> bool:
   return isinstance(task.source, providers.PreparedSource)
-
-
-def _splits(task: seqio.Task, source: tokens.Source) -> Sequence[str]:
-  return tokens.splits(task.name, source) if _is_ours(task) else task.splits
-
-
-def _tokens(
-  task: seqio.Task, split: str, source: tokens.Source
-) -> tokens.Tokens:
-  if _is_ours(task):
-    return tokens.load(task.name, split, source)
-  return _read(task, split)
 
 
 def _read(task: seqio.Task, split: str) -> tokens.Tokens:
@@ -100,7 +95,7 @@ def _read(task: seqio.Task, split: str) -> tokens.Tokens:
   targets = ragged.pack([e['targets'] for e in examples], np.int32)
   answers = [_text(e, 'targets', vocabulary) for e in examples]
   texts = {
-    'example_id': [str(position).encode() for position in range(len(examples))],
+    'example_id': list(map(str, range(len(examples)))),
     'input': [
       _text(e, 'inputs', task.output_features['inputs'].vocabulary)
       for e in examples
@@ -120,19 +115,14 @@ def _read(task: seqio.Task, split: str) -> tokens.Tokens:
     index=np.arange(len(examples)),
     term=term,
     task_ids=task_ids,
-    texts={
-      field: ragged.pack(
-        [np.frombuffer(value, np.uint8) for value in values], np.uint8
-      )
-      for field, values in texts.items()
-    },
+    texts={f: tokens.pack_texts(values) for f, values in texts.items()},
     vocabulary=vocabulary,
   )
 
 
-def _text(example, side: str, vocabulary: seqio.Vocabulary) -> bytes:
+def _text(example, side: str, vocabulary: seqio.Vocabulary) -> str:
   """A side's text: as it was, if the task kept it, else decoded."""
   kept = example.get(f'{side}_pretokenized')
-  if isinstance(kept, bytes):
-    return kept
-  return tf.compat.as_bytes(vocabulary.decode(example[side].tolist()))
+  if not isinstance(kept, bytes):
+    kept = vocabulary.decode(example[side].tolist())
+  return tf.compat.as_text(kept)

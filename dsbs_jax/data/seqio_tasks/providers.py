@@ -37,14 +37,10 @@ def add(benchmark: benchmark_lib.Benchmark, source_fn: SourceFn) -> None:
     source_fn: called whenever a task is used.
   """
   name = benchmark.name
-
-  def add_task(task_name: contract.TaskName) -> None:
-    _add_task(benchmark, task_name, source_fn)
-
-  add_task(contract.TaskName(name, None, 'rationale'))
+  _add_task(benchmark, contract.TaskName(name, None, 'rationale'), source_fn)
   for source in contract.LABEL_SOURCES:
     for form in ('finetune', 'label', *task_forms.MARKERS):
-      add_task(contract.TaskName(name, source, form))
+      _add_task(benchmark, contract.TaskName(name, source, form), source_fn)
     seqio.MixtureRegistry.add(
       f'{name}_{source}_dsbs',
       [f'{name}_{source}_label', f'{name}_rationale'],
@@ -156,17 +152,8 @@ class PreparedSource(seqio.DataSource):
   ) -> tf.data.Dataset:
     """One epoch of a split, or every n-th example of it for a shard.
 
-    Args:
-      split: the split.
-      shuffle: whether all of its examples are shuffled.
-      seed: decides the order.
-      shard_info: which shard of how many.
-      sequence_length: not used here.
-      use_cached: not used here.
-      num_epochs: not used here.
-
-    Returns:
-      Examples whose reading position tf.data can save and restore.
+    Arguments as in seqio; those behind `shard_info` are not used. tf.data can
+    save and restore the reading position.
     """
     del sequence_length, use_cached, num_epochs
     prepared = self._prepared()
@@ -210,6 +197,11 @@ def _columns(
   return columns | {'index': tf.constant(index)}
 
 
+def _resolved(name: str) -> property:
+  """What the vocabulary that is set at the moment has under this name."""
+  return property(lambda self: getattr(self.resolve(), name))
+
+
 class LazyVocabulary(seqio.Vocabulary):
   """The vocabulary that is set at the moment of use.
 
@@ -225,41 +217,16 @@ class LazyVocabulary(seqio.Vocabulary):
     """The seqio vocabulary of the current setting."""
     return _seqio_vocabulary(self._source_fn().vocabulary)
 
-  @property
-  def bos_id(self) -> int | None:
-    return self.resolve().bos_id
-
-  @property
-  def eos_id(self) -> int | None:
-    return self.resolve().eos_id
-
-  @property
-  def unk_id(self) -> int | None:
-    return self.resolve().unk_id
-
-  @property
-  def extra_ids(self) -> int:
-    return self.resolve().extra_ids
-
-  @property
-  def vocab_size(self) -> int:
-    return self.resolve().vocab_size
-
-  @property
-  def _base_vocab_size(self) -> int:
-    return self.resolve()._base_vocab_size
-
-  def _encode(self, s):
-    return self.resolve()._encode(s)
-
-  def _decode(self, ids):
-    return self.resolve()._decode(ids)
-
-  def _encode_tf(self, s):
-    return self.resolve()._encode_tf(s)
-
-  def _decode_tf(self, ids):
-    return self.resolve()._decode_tf(ids)
+  bos_id = _resolved('bos_id')
+  eos_id = _resolved('eos_id')
+  unk_id = _resolved('unk_id')
+  extra_ids = _resolved('extra_ids')
+  vocab_size = _resolved('vocab_size')
+  _base_vocab_size = _resolved('_base_vocab_size')
+  _encode = _resolved('_encode')
+  _decode = _resolved('_decode')
+  _encode_tf = _resolved('_encode_tf')
+  _decode_tf = _resolved('_decode_tf')
 
   def __eq__(self, other: object) -> bool:
     return isinstance(other, LazyVocabulary) or self.resolve() == other

@@ -78,9 +78,6 @@ def open_archive(path: str | pathlib.Path) -> Archive:
   Args:
     path: where it is.
 
-  Returns:
-    The archive.
-
   Raises:
     UserError: nothing is there, it is neither of the two, or a zip member
       has an unsafe path, is encrypted, or is too large.

@@ -10,7 +10,7 @@ import array
 import dataclasses
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -39,38 +39,25 @@ class Sample:
   hinted: bool = False
 
 
-class Completions(Protocol):
-  """What `sources` asks of a split's completions.
+class Completions:
+  """A split's completions; as such none, as before a benchmark's first stage.
 
   Attributes:
     torn: lines at the end that a kill had cut.
   """
 
-  torn: int
+  torn: int = 0
 
   def take(self, example_id: str, place: str) -> Sequence[Sample] | None:
     """The samples of the next row; None where a failure is recorded."""
+    return ()
 
   def finish(self, num_rows: int) -> None:
     """Raises UserError where completions are left after the last row."""
 
 
-class NoCompletions:
-  """No completions at all: a benchmark before its first stage."""
-
-  torn = 0
-
-  def take(self, example_id: str, place: str) -> Sequence[Sample]:
-    return ()
-
-  def finish(self, num_rows: int) -> None:
-    pass
-
-
-class ByPosition:
+class ByPosition(Completions):
   """Arrays of strings, one string per row, in the order of the rows."""
-
-  torn = 0
 
   def __init__(self, files: Sequence[tuple[str, Opener]]):
     self._files = files
@@ -108,10 +95,8 @@ class ByPosition:
         yield _encodable(record.value)
 
 
-class Concatenated:
+class Concatenated(Completions):
   """ByPosition completions of several files of rows, one after another."""
-
-  torn = 0
 
   def __init__(self, parts: Iterable[tuple[int, ByPosition]]):
     self._parts = iter(parts)
@@ -133,7 +118,7 @@ class Concatenated:
       self._current.finish(self._size)
 
 
-class ById:
+class ById(Completions):
   """JSON lines with an `id`, in any order; only their offsets are in memory.
 
   Lines are told apart by their `kind`: completions (also lines without one),
@@ -143,7 +128,6 @@ class ById:
   """
 
   def __init__(self, name: str, opener: Opener):
-    self.torn = 0
     self._name = name
     self._opener = opener
     self._file = opener()
@@ -158,7 +142,8 @@ class ById:
     end = int(np.searchsorted(self._hashes, key, side='right'))
     samples, failed = {}, False
     for position in range(begin, end):
-      line = self._line(int(self._offsets[position]))
+      self._file.seek(int(self._offsets[position]))
+      line = json_reader.decode(self._file.readline(), self._name)
       if line['id'] != example_id:
         continue
       self._used[position] = True
@@ -186,10 +171,6 @@ class ById:
       f' {num_rows:,} rows has, the first being {line["id"]!r}; expected ids'
       ' of this split. Check that rows and completions belong together.'
     )
-
-  def _line(self, offset: int) -> dict:
-    self._file.seek(offset)
-    return json_reader.decode(self._file.readline(), self._name)
 
   def _scan(self) -> tuple[np.ndarray, np.ndarray]:
     """Checks every line; returns uint64 hashes of ids, and byte offsets."""

@@ -9,7 +9,6 @@ the rows' file, or wherever the user says.
 
 import functools
 import io
-import itertools
 import pathlib
 import posixpath
 import re
@@ -70,9 +69,6 @@ def files(
     benchmark: the benchmark.
     path: folder or zip file.
     names: splits, a derived one too.
-
-  Returns:
-    split -> its files.
 
   Raises:
     UserError: a file is missing, or two splits lie in different folders.
@@ -135,7 +131,7 @@ def beside_rows(
     parts: the split's files.
 
   Returns:
-    The completions; `NoCompletions` where PaLM's folder has none for this split.
+    The completions; none where PaLM's folder has none for this split.
 
   Raises:
     UserError: a number is missing among the files, only some parts have
@@ -146,7 +142,7 @@ def beside_rows(
     return completions.ById(by_id[0], _seekable(source, by_id[0]))
   files = [_positional(source, p.file, split, teacher=teacher) for p in parts]
   if not any(files) and teacher == PALM:
-    return completions.NoCompletions()
+    return completions.Completions()
   for found, part in zip(files, parts, strict=True):
     if not found:
       raise contract.UserError(
@@ -176,23 +172,19 @@ def by_id(
     split: the split.
 
   Returns:
-    The completions; `NoCompletions` where none of them are of this split.
+    The completions; none where none of them are of this split.
 
   Raises:
     UserError: nothing is there, or a folder has no file for any split.
   """
-  if isinstance(given, Mapping):
-    if split not in given:
-      return completions.NoCompletions()
-    path = pathlib.Path(given[split]).expanduser()
-  else:
-    path = pathlib.Path(given).expanduser()
-    if path.is_dir():
-      path = _in_folder(path, split)
-    elif path.is_file() and _header_split(path) != split:
-      path = None
+  found = given.get(split) if isinstance(given, Mapping) else given
+  path = None if found is None else pathlib.Path(found).expanduser()
+  if found is given and path.is_dir():
+    path = _in_folder(path, split)
+  elif found is given and path.is_file() and _header_split(path) != split:
+    path = None
   if path is None:
-    return completions.NoCompletions()
+    return completions.Completions()
   if not path.is_file():
     raise contract.UserError(
       f'The completions {path} do not exist, expected a JSONL file or a'
@@ -214,15 +206,12 @@ def _in_folder(folder: pathlib.Path, split: str) -> pathlib.Path | None:
 def _header_split(path: pathlib.Path) -> str:
   """The split that the first line's settings name, or train."""
   with open(path, 'rb') as file:
-    for number, _, line in itertools.islice(
-      json_reader.lines(file, str(path)), 1
-    ):
-      header = json_reader.decode(line, f'{path}:{number}')
-      if isinstance(header, dict) and header.get('kind') == 'header':
-        settings = header.get('settings')
-        split = settings.get('split') if isinstance(settings, dict) else None
-        return split or 'train'
-  return 'train'
+    number, _, line = next(json_reader.lines(file, str(path)), (1, 0, b'{}'))
+  header = json_reader.decode(line, f'{path}:{number}')
+  known = isinstance(header, dict) and header.get('kind') == 'header'
+  settings = header.get('settings') if known else None
+  split = settings.get('split') if isinstance(settings, dict) else None
+  return split or 'train'
 
 
 def _pattern(file: str, split: str, teacher: str) -> str:

@@ -48,15 +48,11 @@ def correct(
       f'The metric of {benchmark.name!r} gives no "accuracy", expected one'
       ' to keep correct rationales by. Add it, or keep by another rule.'
     )
-  if example.status not in _USABLE:
-    return example.status
   return example if example.correct else 'wrong_label'
 
 
 def majority(_, row: rows.Row, example: benchmark_lib.Example):
   """Keeps examples whose label has more than half of the row's samples."""
-  if example.status not in _USABLE:
-    return example.status
   won = example.status == joining.RATIONALIZED or (
     2 * example.votes > example.samples
   )
@@ -100,8 +96,8 @@ def repair_corrupted(
 KEEP: Mapping[str, Sequence[Rule]] = {
   'all': (),
   'parsed': (parsed,),
-  'correct': (correct,),
-  'majority': (majority,),
+  'correct': (parsed, correct),
+  'majority': (parsed, majority),
 }
 CLEAN: Mapping[str, Sequence[Rule]] = {
   'none': (),

@@ -2,7 +2,7 @@
 """One row and its completions -> one Example."""
 
 import collections
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from dsbs_jax.data import benchmark as benchmark_lib
 from dsbs_jax.data import parsing
@@ -81,12 +81,19 @@ def join(
   else:
     reason = FAILED if samples is None else NO_COMPLETION
     result, votes = parsing.Unparsed(reason), 0
-  status = _status(benchmark, row, result)
+  if isinstance(result, parsing.Unparsed):
+    status = result.reason
+  else:
+    problem = rows.label_problem(benchmark, row.fields, result.label)
+    status = problem or PARSED
   correct = is_correct(benchmark, row.gt_label, result.label)
   if rationalized and not correct:
-    for better in _right(benchmark, row, hinted):
-      result, status, correct = better, RATIONALIZED, True
-      break
+    for outcome in hinted:
+      if isinstance(outcome, parsing.Parsed) and is_correct(
+        benchmark, row.gt_label, outcome.label
+      ):
+        result, status, correct = outcome, RATIONALIZED, True
+        break
   return benchmark_lib.Example(
     index=row.index,
     example_id=row.example_id,
@@ -100,23 +107,3 @@ def join(
     samples=len(free),
     options=tuple(benchmark.options(row.fields)) if benchmark.options else (),
   )
-
-
-def _right(
-  benchmark: benchmark_lib.Benchmark, row: rows.Row, outcomes: Iterable[Outcome]
-) -> list[Outcome]:
-  """The outcomes that parse and give the human label."""
-  return [
-    outcome
-    for outcome in outcomes
-    if isinstance(outcome, parsing.Parsed)
-    and is_correct(benchmark, row.gt_label, outcome.label)
-  ]
-
-
-def _status(
-  benchmark: benchmark_lib.Benchmark, row: rows.Row, outcome: Outcome
-) -> str:
-  if isinstance(outcome, parsing.Unparsed):
-    return outcome.reason
-  return rows.label_problem(benchmark, row.fields, outcome.label) or PARSED

@@ -120,9 +120,6 @@ def read_some(
     limit: how many bytes at most.
     name: the file's name for errors.
 
-  Returns:
-    The bytes.
-
   Raises:
     UserError: the member is damaged.
   """

@@ -3,7 +3,6 @@
 
 import dataclasses
 import re
-from collections.abc import Sequence
 from typing import Any
 
 from dsbs_jax import contract
@@ -16,8 +15,7 @@ NOT_A_CHOICE = 'not_a_choice'
 MALFORMED_LABEL = 'malformed_label'
 LABEL_PROBLEMS = (OUTSIDE_LABELS, NOT_A_CHOICE, MALFORMED_LABEL)
 
-_LONE = re.compile('[\ud800-\udfff]')
-
+_UNSTORABLE = re.compile('[\0\ud800-\udfff]')
 # What a benchmark's functions raise on a row that is not as they expect.
 _ERRORS = (KeyError, IndexError, TypeError, ValueError, AttributeError)
 
@@ -80,9 +78,6 @@ def check(
     split: the split whose file it stands in.
     index: its position there, from 0.
 
-  Returns:
-    The row.
-
   Raises:
     UserError: a field is missing or has the wrong kind, a text cannot be
       stored, or the human label is no answer of the benchmark.
@@ -96,7 +91,9 @@ def check(
   try:
     row_id = benchmark.row_id(fields, split=split, index=index)
     text, label = benchmark.render(fields), benchmark.label(fields)
-    problem = _gold_problem(benchmark, fields, label)
+    answers = list(benchmark.labels)
+    if not answers and benchmark.options is not None:
+      answers = list(benchmark.options(fields))
   except _ERRORS as error:
     missing = isinstance(error, KeyError)
     reason = f'no field {error}' if missing else str(error)
@@ -106,34 +103,15 @@ def check(
       f' {", ".join(map(repr, fields)) or "none"}. Fix or drop the row.'
     ) from error
   for name, found in (('id', row_id), ('input', text), ('label', label)):
-    if not isinstance(found, str):
-      raise contract.UserError(
-        f'{place} has the {name} {found!r:.60}, expected text. Fix or drop the'
-        ' row.'
-      )
-    if not _storable(found):
+    # UTF-8 files hold no lone surrogates, and strings in them end with NUL.
+    if not isinstance(found, str) or _UNSTORABLE.search(found):
       raise contract.UserError(
         f'{place} has the {name} {found!r:.60}, expected text without'
         ' NUL characters and lone surrogates. Fix or drop the row.'
       )
-  if problem:
+  if answers and label not in answers:
     raise contract.UserError(
       f'{place} has the label {label!r}, expected one of'
-      f' {", ".join(map(repr, problem))}. Fix or drop the row.'
+      f' {", ".join(map(repr, answers))}. Fix or drop the row.'
     )
   return Row(index, row_id, fields, text, label, place)
-
-
-def _gold_problem(
-  benchmark: benchmark_lib.Benchmark, fields: benchmark_lib.Row, label: str
-) -> Sequence[str]:
-  """The answers that a human label is not one of; () where it is fine."""
-  answers = list(benchmark.labels)
-  if not answers and benchmark.options is not None:
-    answers = list(benchmark.options(fields))
-  return answers if label not in answers else ()
-
-
-def _storable(text: str) -> bool:
-  """Whether a text fits into UTF-8 files that end strings with NUL."""
-  return '\0' not in text and (text.isascii() or not _LONE.search(text))

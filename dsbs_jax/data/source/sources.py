@@ -10,8 +10,6 @@ import dataclasses
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
-import numpy as np
-
 from dsbs_jax import contract
 from dsbs_jax.data import benchmark as benchmark_lib
 from dsbs_jax.data.source import (
@@ -67,9 +65,6 @@ def read_rows(
     split: a split that has a file of its own. A derived validation split has
       none: its rows are in train's.
 
-  Yields:
-    The rows in file order.
-
   Raises:
     UserError: a file is missing, or a row is wrong (file and line are named).
   """
@@ -110,8 +105,8 @@ class Examples:
     source: folder or zip file with the rows.
     split: 'train', 'validation' or 'test'.
     teacher: who wrote the completions beside the rows; see
-      `layout.beside_rows`. Also picks the parser.
-    completions: completions by id instead; see `layout.by_id`.
+      `file_layout.beside_rows`. Also picks the parser.
+    completions: completions by id instead; see `file_layout.by_id`.
     fraction: share of train to keep, in (0, 1].
     subset_seed: which subset of that size.
     rules: what to keep of train (see `filters`); () keeps all, as the paper.
@@ -140,33 +135,31 @@ class Examples:
     )
 
   def __iter__(self) -> Iterator[benchmark_lib.Example]:
-    chosen = self._chosen()
-    of_file = counts_lib.CountsBuilder(self.benchmark)
-    of_split = of_file
-    if chosen is not None:
+    of_file = of_split = counts_lib.CountsBuilder(self.benchmark)
+    rank = self._rank()
+    if rank is not None:
       of_split = counts_lib.CountsBuilder(self.benchmark)
     rules = self.rules if self.split == 'train' else ()
-    subset = None if chosen is None else _OrderedSubset(chosen)
+    ranked = {}
     said = self._opened_completions()
     for row, example in self._joined(said):
       of_file.add(row, example)
-      if subset is not None:
-        if row.index not in subset:
+      if rank is not None:
+        if row.index not in rank:
           continue
         of_split.add(row, example)
       result = filters.apply(rules, self.benchmark, row, example)
       of_split.add_outcome(result)
       if isinstance(result, str):
         continue
-      if subset is None:
+      if rank is None:
         yield result
       else:
-        subset.put(result)
+        ranked[rank[row.index]] = result
     self._counts = tuple(
       builder.counts(torn=said.torn) for builder in (of_split, of_file)
     )
-    if subset is not None:
-      yield from subset
+    yield from (ranked[key] for key in sorted(ranked))
 
   @property
   def counts(self) -> counts_lib.Counts:
@@ -182,18 +175,19 @@ class Examples:
   def _home(self) -> str:
     return file_layout.home_of(self.benchmark, self.split)
 
-  def _chosen(self) -> np.ndarray | None:
-    """Indices of the split's rows in its file; None where all are taken."""
+  def _rank(self) -> dict[int, int] | None:
+    """Index of a row in its file -> place in the split; None: all, in order."""
     derive = self.benchmark.derive_validation
     if self._home != 'train' or (self.fraction == 1.0 and not derive):
       return None
-    return splits.select(
+    chosen = splits.select(
       self.split,
       count_rows(self.benchmark, self.source, self._home),
       derive_validation=derive,
       fraction=self.fraction,
       subset_seed=self.subset_seed,
     )
+    return {index: place for place, index in enumerate(chosen.tolist())}
 
   def _joined(
     self, said: completions_lib.Completions
@@ -201,18 +195,15 @@ class Examples:
     parse = self.benchmark.parser(self.teacher)
     num_rows = 0
     for row in read_rows(self.benchmark, self.source, self._home):
-      samples = said.take(row.example_id, row.place)
       num_rows += 1
-      yield (
+      example = joining.join(
+        self.benchmark,
         row,
-        joining.join(
-          self.benchmark,
-          row,
-          samples,
-          parse=parse,
-          rationalized=self.rationalized,
-        ),
+        said.take(row.example_id, row.place),
+        parse=parse,
+        rationalized=self.rationalized,
       )
+      yield row, example
     said.finish(num_rows)
     if not num_rows:
       raise contract.UserError(
@@ -234,23 +225,6 @@ class Examples:
       for _ in self:
         pass
     return self._counts
-
-
-class _OrderedSubset:
-  """Examples that arrive in file order and leave in a split's order."""
-
-  def __init__(self, chosen: np.ndarray):
-    self._rank = {int(index): rank for rank, index in enumerate(chosen)}
-    self._examples = [None] * len(chosen)
-
-  def __contains__(self, index: int) -> bool:
-    return index in self._rank
-
-  def put(self, example: benchmark_lib.Example) -> None:
-    self._examples[self._rank[example.index]] = example
-
-  def __iter__(self) -> Iterator[benchmark_lib.Example]:
-    return (example for example in self._examples if example is not None)
 
 
 def _records(

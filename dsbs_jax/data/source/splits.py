@@ -81,11 +81,8 @@ def select(
     split: 'train', 'validation' or 'test'.
     num_rows: rows of the split's file (train's for a derived validation).
     derive_validation: whether validation is cut from train.
-    fraction: share of train to keep, in (0, 1].
-    subset_seed: which subset of that size.
-
-  Returns:
-    int64 indices [rows of the split].
+    fraction: share of train to keep, as in `subsample`.
+    subset_seed: likewise.
   """
   derived = derive_validation and split == 'validation'
   if split != 'train' and not derived:

@@ -89,8 +89,13 @@ def test_each_layout_holds_the_same_pairs(source, layout):
       rows = batch[view]
       assert sorted(examples_of(rows)) == wanted(source, task, positions)
       assert set(np.unique(rows['decoder_task_ids'])) <= {0, term}
-      shapes = {key: value.shape for key, value in rows.items()}
-      assert shapes in opened.shapes[view]
+      num_rows, length = rows['encoder_input_tokens'].shape
+      shapes = {shape[:3] for shape in opened.packers[view].shapes}
+      assert (
+        num_rows,
+        length,
+        rows['decoder_target_tokens'].shape[1],
+      ) in shapes
   assert '0 of 45 examples cut' in opened.describe()
 
 
@@ -182,8 +187,8 @@ def test_no_example_goes_to_two_processes_and_none_to_no_one(
 def test_rows_divide_over_devices_and_microbatches(source):
   for layout in LAYOUTS.values():
     opened = open_(source, layout=layout, shard_info=loader.ShardInfo(0, 1, 6))
-    for shapes in opened.shapes.values():
-      assert all(s['encoder_input_tokens'][0] % 6 == 0 for s in shapes)
+    for packer in opened.packers.values():
+      assert all(shape.rows % 6 == 0 for shape in packer.shapes)
 
 
 def test_single_tasks_are_named_by_their_term(source):
