@@ -15,10 +15,7 @@ import functools
 import io
 import itertools
 import json
-import os
 import pathlib
-import subprocess
-import sys
 import tempfile
 import time
 
@@ -38,19 +35,19 @@ from rationales import (
   secret,
   worklist,
 )
-from tests.rationales import sums
+from tests.rationales import loopback, sums
 
 _ROWS = flags.DEFINE_integer('rows', 2000, 'Calls per measurement.')
 _CONCURRENCY = flags.DEFINE_integer('concurrency', 32, 'Calls at once.')
 _REPEATS = flags.DEFINE_integer('repeats', 5, 'Measurements of each.')
 
 _MAX_TOKENS = 256
-_REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 
 
 def main() -> None:
   """Prints one JSON object with medians over the repeats."""
-  with _server() as base_url, tempfile.TemporaryDirectory() as name:
+  with loopback.running() as port, tempfile.TemporaryDirectory() as name:
+    base_url = f'http://127.0.0.1:{port}/v1'
     folder = sums.write(pathlib.Path(name), _ROWS.value)
     work = _worklist(folder)
     files = (folder / f'{number}.jsonl' for number in itertools.count())
@@ -151,23 +148,6 @@ def _extract(
   )
   with contextlib.redirect_stderr(io.StringIO()):
     assert job.run() == 0
-
-
-@contextlib.contextmanager
-def _server():
-  process = subprocess.Popen(
-    [sys.executable, '-m', 'tests.rationales.loopback'],
-    cwd=_REPOSITORY,
-    env=os.environ | {'PYTHONPATH': str(_REPOSITORY)},
-    stdin=subprocess.PIPE,
-    stdout=subprocess.PIPE,
-    text=True,
-  )
-  try:
-    yield f'http://127.0.0.1:{int(process.stdout.readline())}/v1'
-  finally:
-    process.stdin.close()
-    process.wait()
 
 
 if __name__ == '__main__':

@@ -6,13 +6,11 @@ import json
 import multiprocessing
 import os
 import pathlib
-import subprocess
-import sys
 import urllib.request
 
 import pytest
 
-from tests.rationales import command, sums
+from tests.rationales import command, loopback, sums
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 # Where the processes started here find the modules.
@@ -55,16 +53,8 @@ class Server:
 
 @pytest.fixture(scope='session')
 def server_process():
-  process = subprocess.Popen(
-    [sys.executable, '-m', 'tests.rationales.loopback'],
-    cwd=REPOSITORY,
-    stdin=subprocess.PIPE,
-    stdout=subprocess.PIPE,
-    text=True,
-  )
-  yield Server(int(process.stdout.readline()))
-  process.stdin.close()
-  process.wait(30)
+  with loopback.running() as port:
+    yield Server(port)
 
 
 @pytest.fixture

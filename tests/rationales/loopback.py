@@ -16,12 +16,18 @@ clients that the tests kill and does not share their CPU time.
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import json
+import os
+import pathlib
+import subprocess
 import sys
+from collections.abc import Iterator
 
 from tests.rationales import teaching
 
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 _BLANK_LINE = b'\r\n\r\n'
 _REASONS = {200: 'OK', 401: 'Unauthorized', 404: 'Not Found', 429: 'Slow down'}
 
@@ -207,6 +213,24 @@ def _response(status, body, more='') -> bytes:
     f'Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n'
   )
   return head.encode() + body
+
+
+@contextlib.contextmanager
+def running() -> Iterator[int]:
+  """A server in a process of its own; its port."""
+  process = subprocess.Popen(
+    [sys.executable, '-m', 'tests.rationales.loopback'],
+    cwd=REPOSITORY,
+    env=os.environ | {'PYTHONPATH': str(REPOSITORY)},
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    text=True,
+  )
+  try:
+    yield int(process.stdout.readline())
+  finally:
+    process.stdin.close()
+    process.wait(30)
 
 
 async def serve() -> None:
