@@ -276,4 +276,5 @@ def read_rows(folder: str, opened: str) -> dict[str, float]:
 
 
 def _peak_mib() -> float:
-  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  return peak / (2**20 if sys.platform == 'darwin' else 1024)  # macOS: bytes

@@ -5,6 +5,7 @@ import hashlib
 import http.client
 import os
 import pathlib
+import re
 import time
 import urllib.error
 import urllib.parse
@@ -25,6 +26,7 @@ MAX_BYTES = 16 << 30
 TIMEOUT_SECONDS = 60
 NUM_TRIES = 6
 _CHUNK_BYTES = 1 << 18
+_STRONG_ETAG = re.compile(r'"[!#-~]*"')
 # Worth another try: the connection broke, or the server is overloaded. Errors
 # of the disk are not among them.
 _BROKEN = (
@@ -91,7 +93,7 @@ def fetch(
     error = _try(address, part, checked=checksum is not None, tell=progress)
     if error is None:
       break
-    failures = 1 if _size(part) > before else failures + 1
+    failures = 0 if _size(part) > before else failures + 1
     if failures >= num_tries:
       kept = (
         f'The {_size(part):,} bytes that came are kept in {part}: run it again'
@@ -112,7 +114,7 @@ def _try(
 ) -> object:
   """One request for what is missing; None if the part is whole, else why not."""
   request = urllib.request.Request(url, headers={'Accept-Encoding': 'identity'})
-  etag = _etag_file(part).read_text() if _etag_file(part).is_file() else ''
+  etag = _etag(part)
   # Without either, bytes of two versions could be glued together.
   if _size(part) and (etag or checked):
     request.add_header('Range', f'bytes={_size(part)}-')
@@ -148,8 +150,7 @@ def _save(
     return f'the server sent the range {found!r}'
   length = response.headers.get('Content-Length', '')
   total = have + int(length) if length.isdigit() else None
-  etag = response.headers.get('ETag', '')
-  _etag_file(part).write_text('' if etag.startswith('W/') else etag)
+  _etag_file(part).write_text(response.headers.get('ETag', ''))
   with open(part, 'ab' if have else 'wb') as file:
     while chunk := response.read(_CHUNK_BYTES):
       have += file.write(chunk)
@@ -170,6 +171,13 @@ def _size(path: pathlib.Path) -> int:
 def _etag_file(part: pathlib.Path) -> pathlib.Path:
   """Holds what the server called the version that a part belongs to."""
   return part.with_name(part.name + '.etag')
+
+
+def _etag(part: pathlib.Path) -> str:
+  """That name; '' where it is weak, or a kill has cut it short."""
+  file = _etag_file(part)
+  text = file.read_bytes().decode('latin-1') if file.is_file() else ''
+  return text if _STRONG_ETAG.fullmatch(text) else ''
 
 
 def _verify(path: pathlib.Path, checksum: str | None, url: str) -> None:

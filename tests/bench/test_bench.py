@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import platform
 import subprocess
 import sys
 
@@ -142,8 +143,7 @@ print(kept, *faults)
 
 
 @pytest.mark.skipif(
-  not hasattr(os, 'confstr')
-  or 'glibc' not in (os.confstr('CS_GNU_LIBC_VERSION') or ''),
+  platform.libc_ver()[0] != 'glibc',
   reason='the C library is not GNU',
 )
 @pytest.mark.parametrize('keep', [True, False])
@@ -181,8 +181,7 @@ print(statistics.median(faults))
 
 
 @pytest.mark.skipif(
-  not hasattr(os, 'confstr')
-  or 'glibc' not in (os.confstr('CS_GNU_LIBC_VERSION') or ''),
+  platform.libc_ver()[0] != 'glibc',
   reason='the C library is not GNU',
 )
 @pytest.mark.parametrize('keep', [True, False])

@@ -41,12 +41,19 @@ class Handler(http.server.BaseHTTPRequestHandler):
       )
     else:
       self.send_response(200)
-    self.send_header('Content-Length', str(len(data) - begin))
+    if server.chunked:
+      self.send_header('Transfer-Encoding', 'chunked')
+    else:
+      self.send_header('Content-Length', str(len(data) - begin))
     if etag:
       self.send_header('ETag', etag)
     self.end_headers()
     stop = server.cuts.pop(0) if server.cuts else len(data)
+    if server.chunked:
+      self.wfile.write(b'%x\r\n' % (len(data) - begin))
     self.wfile.write(data[begin : begin + stop])
+    if server.chunked and begin + stop >= len(data):
+      self.wfile.write(b'\r\n0\r\n\r\n')
 
   def log_message(self, *args):
     """Keeps the test's output clean."""
@@ -56,6 +63,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def server():
   found = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
   found.content, found.etag, found.ranges = CONTENT, '"v1"', True
+  found.chunked = False
   found.requests, found.refusals, found.cuts = [], [], []
   found.url = f'http://127.0.0.1:{found.server_port}/sets/data.zip?x=1'
   thread = threading.Thread(target=found.serve_forever, args=(0.01,))
@@ -126,6 +134,22 @@ def test_a_part_longer_than_the_file_is_begun_again(server, tmp_path):
   assert [p.name for p in tmp_path.iterdir()] == ['data.zip']
 
 
+@pytest.mark.parametrize('note', [b'', b'"v', b'"v1"\n', b'\xff'])
+def test_a_note_that_a_kill_cut_short_does_not_stop_a_download(
+  server, tmp_path, note
+):
+  (tmp_path / 'data.zip.part').write_bytes(CONTENT[:1000])
+  (tmp_path / 'data.zip.part.etag').write_bytes(note)
+  assert fetch(server.url, tmp_path).read_bytes() == CONTENT
+  assert 'If-Range' not in server.requests[-1]
+
+
+def test_a_body_that_ends_early_is_gone_on_with(server, tmp_path):
+  server.chunked, server.cuts = True, [1000, 2000]
+  assert fetch(server.url, tmp_path).read_bytes() == CONTENT
+  assert len(server.requests) == 3
+
+
 def test_a_busy_server_is_asked_again_and_a_refusal_is_not(server, tmp_path):
   server.refusals = [503, 429, 500]
   assert fetch(server.url, tmp_path).read_bytes() == CONTENT
@@ -183,6 +207,9 @@ def test_a_vocabulary_in_a_bucket_is_fetched_once(
     found = vocabularies.load('gs://bucket/some/sums.model')
     assert found.fingerprint == vocabularies.load(path).fingerprint
   assert len(server.requests) == 1
+  server.cuts = [1000]  # a short body
+  again = vocabularies.load('gs://bucket/again/sums.model')
+  assert again.fingerprint == found.fingerprint
   server.refusals = [503]
   with pytest.raises(contract.UserError, match='bucket/other.*--train_vocab'):
     vocabularies.load('gs://bucket/other.model')

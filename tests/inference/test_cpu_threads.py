@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows decoded in threads are the rows decoded at once, in order."""
 
+import os
 import threading
 
 import jax
@@ -68,3 +69,12 @@ def test_an_error_in_a_thread_is_raised():
   decode = cpu_threads.per_core(program, one_device(), num_cores=2)
   with pytest.raises(RuntimeError, match='out of memory'):
     decode(0, np.arange(16))
+
+
+def test_a_system_without_affinity_uses_all_cores(monkeypatch):
+  """As macOS, where `os` lacks this function."""
+  monkeypatch.delattr(os, 'sched_getaffinity', raising=False)
+  decode = cpu_threads.per_core(
+    lambda params, batch: batch + params, one_device()
+  )
+  np.testing.assert_array_equal(decode(1, np.arange(16)), np.arange(16) + 1)

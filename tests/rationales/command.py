@@ -37,6 +37,8 @@ def run(
     command.run(importlib.import_module(MODULE).main)
   finally:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if sys.platform == 'darwin':
+      peak //= 1024  # macOS counts bytes
     pathlib.Path(log).with_suffix('.rss').write_text(str(peak))
 
 

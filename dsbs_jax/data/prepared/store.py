@@ -104,9 +104,22 @@ class Prepared:
     return self.metadata['splits'][split]
 
 
+def _replaced(target: pathlib.Path) -> pathlib.Path:
+  """Where a dataset waits until the one that replaces it is in its place."""
+  return target.with_name(f'.{VERSION}.replaced')
+
+
+def _find(name: str, data_dir: str | os.PathLike[str]) -> pathlib.Path:
+  """As `folder`; puts back what a kill left between two renames."""
+  target = folder(name, data_dir)
+  if not target.exists() and _replaced(target).exists():
+    os.replace(_replaced(target), target)
+  return target
+
+
 def exists(name: str, data_dir: str | os.PathLike[str]) -> bool:
   """Whether a benchmark is prepared in a folder."""
-  return (folder(name, data_dir) / 'metadata.json').is_file()
+  return (_find(name, data_dir) / 'metadata.json').is_file()
 
 
 def read(name: str, data_dir: str | os.PathLike[str]) -> Prepared:
@@ -119,7 +132,7 @@ def read(name: str, data_dir: str | os.PathLike[str]) -> Prepared:
   Raises:
     UserError: it has not been prepared there, or by another version.
   """
-  path = folder(name, data_dir) / 'metadata.json'
+  path = _find(name, data_dir) / 'metadata.json'
   if not path.is_file():
     raise contract.UserError(
       f'benchmark {name!r} is not prepared in {str(data_dir)!r} ({path} does'
@@ -178,7 +191,7 @@ def write(
   Raises:
     UserError: it exists, a split is empty, or an example is not sound.
   """
-  target = folder(name, data_dir)
+  target = _find(name, data_dir)
   if target.exists() and not overwrite:
     raise contract.UserError(
       f'{target} exists already. Give another --data_dir, or --overwrite to'
@@ -191,9 +204,12 @@ def write(
     _build(name, splits, scratch=scratch, about=about, counts=counts)
     _check(read(name, scratch))
     target.parent.mkdir(exist_ok=True)
+    replaced = _replaced(target)
     if target.exists():
-      os.replace(target, scratch / 'replaced')
+      shutil.rmtree(replaced, ignore_errors=True)
+      os.replace(target, replaced)
     os.replace(folder(name, scratch), target)
+    shutil.rmtree(replaced, ignore_errors=True)
   finally:
     shutil.rmtree(scratch, ignore_errors=True)
   return read(name, data_dir)

@@ -4,6 +4,7 @@
 Whatever is wrong with a file ends in one UserError that names file and line.
 """
 
+import codecs
 import dataclasses
 import itertools
 import json
@@ -99,8 +100,9 @@ def lines(file: BinaryIO, name: str) -> Iterator[tuple[int, int, bytes]]:
   while line := read_some(file.readline, MAX_LINE_BYTES + 1, name):
     number += 1
     start, offset = offset, offset + len(line)
-    if number == 1:
-      line = line.removeprefix(b'\xef\xbb\xbf')
+    if number == 1 and line.startswith(codecs.BOM_UTF8):
+      line = line.removeprefix(codecs.BOM_UTF8)
+      start = len(codecs.BOM_UTF8)
     if len(line) > MAX_LINE_BYTES and not line.lstrip().startswith(b'['):
       raise contract.UserError(
         f'{name}:{number} is longer than {MAX_LINE_BYTES:,} bytes, expected'

@@ -3,6 +3,8 @@
 
 import dataclasses
 import json
+import os
+import pathlib
 
 import pytest
 import tensorflow_datasets as tfds
@@ -72,6 +74,26 @@ def test_nothing_is_replaced_or_half_written(tmp_path):
     )
   assert list(store.read('sums', tmp_path).examples('train')) == rows
   assert [path.name for path in tmp_path.iterdir()] == ['dsbs_sums']
+
+
+def test_a_kill_while_a_dataset_is_replaced_leaves_one(tmp_path, monkeypatch):
+  rows = small_prepared.examples('train', number=5)
+  store.write('sums', {'train': rows}, data_dir=tmp_path, about={})
+
+  def killed(source, target):
+    if pathlib.Path(target) == store.folder('sums', tmp_path):
+      raise KeyboardInterrupt
+    rename(source, target)
+
+  rename = os.replace
+  monkeypatch.setattr(os, 'replace', killed)
+  with pytest.raises(KeyboardInterrupt):
+    store.write(
+      'sums', {'train': rows[:1]}, data_dir=tmp_path, about={}, overwrite=True
+    )
+  monkeypatch.undo()
+  assert store.exists('sums', tmp_path)
+  assert list(store.read('sums', tmp_path).examples('train')) == rows
 
 
 @pytest.mark.parametrize(

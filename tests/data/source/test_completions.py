@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Completions by id and by position, and what is wrong with them."""
 
+import codecs
 import json
 
 import hypothesis
@@ -151,6 +152,13 @@ def test_lone_surrogates_of_a_model_are_replaced(tmp_path):
   )
   (example,) = sources.Examples(toy.BENCHMARK, tmp_path, split='train')
   assert example.rationale == 'A \ufffd.'
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path):
+  toy.write(tmp_path / 'train.jsonl', codecs.BOM_UTF8 + toy.ROW)
+  toy.write(tmp_path / 'llm/train.jsonl', codecs.BOM_UTF8 + toy.SAID)
+  (example,) = sources.Examples(toy.BENCHMARK, tmp_path, split='train')
+  assert (example.status, example.llm_label) == ('parsed', 'yes')
 
 
 hostile = st.lists(
