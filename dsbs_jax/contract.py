@@ -60,14 +60,7 @@ MIXTURE_VIEW = 'mixture'
 VIEWS = (LABEL_VIEW, RATIONALE_VIEW, MIXTURE_VIEW)
 
 LABEL_SOURCES = ('gt', 'llm')
-FORMS = (
-  'finetune',
-  'label',
-  'rationale',
-  'single',
-  'answer_first',
-  'dsbs',
-)
+FORMS = ('finetune', 'label', 'rationale', 'single', 'answer_first', 'dsbs')
 
 _NAME = re.compile(
   r'(?P<benchmark>[a-z][a-z0-9_]*?)'

@@ -5,10 +5,8 @@ from dsbs_jax.inference import evaluate_checkpoint
 from dsbs_jax.runtime import command, gin_flags
 
 
-def main() -> int:
-  return evaluate_checkpoint.evaluate(
-    gin_flags.build(evaluate_checkpoint.EvalConfig)
-  )
+def main() -> None:
+  evaluate_checkpoint.evaluate(gin_flags.build(evaluate_checkpoint.EvalConfig))
 
 
 if __name__ == '__main__':

@@ -4,8 +4,10 @@
 import functools
 
 import jax
+from etils import epath
 
 from dsbs_jax.core.t5 import network
+from dsbs_jax.interop import t5x_read_checkpoint, t5x_storage
 
 # Most of such a test's time is compilation; unoptimised code is fine.
 COMPILER_OPTIONS = {'xla_backend_optimization_level': 0}
@@ -24,3 +26,9 @@ def t5(**changes) -> network.T5Config:
     'num_decoder_layers': 1,
   }
   return network.T5Config(**sizes | changes)
+
+
+def t5x_step(path: str) -> int:
+  """The step in a checkpoint that T5X or this project wrote."""
+  folder = epath.Path(t5x_read_checkpoint.find(path))
+  return int(t5x_storage.read_leaves(folder, 'state/step')[''].read().item())

@@ -91,14 +91,7 @@ class Demo:
 
 
 def run(demo: Demo) -> int:
-  """Runs the demo; runs that an earlier call finished are kept.
-
-  Args:
-    demo: its size.
-
-  Returns:
-    The exit status.
-  """
+  """Runs the demo, keeps finished runs, and returns the exit status."""
   started = time.monotonic()
   source = REPOSITORY / 'examples' / BENCHMARK
   title(

@@ -24,37 +24,33 @@ class SweepProgress:
     self._measured = self._with(job, seconds, steps)
     self._steps_left[job.name] = 0
 
-  def fraction_done(self, job: jobs.Job | None = None, steps: int = 0) -> float:
-    """Share of all steps that are done, in [0, 1].
-
-    Args:
-      job: the run under way, if any.
-      steps: how many steps it has done so far.
-    """
-    left = sum(self._steps_left.values()) - (steps if job else 0)
-    return 1 - max(0, left) / self._total_steps if self._total_steps else 1.0
-
-  def seconds_left(
+  def estimate(
     self, job: jobs.Job | None = None, *, seconds: float = 0.0, steps: int = 0
-  ) -> float | None:
-    """Seconds until the end, None while nothing was measured.
+  ) -> tuple[float, float | None]:
+    """How far the sweep is.
 
     Args:
       job: the run under way, if any.
       seconds: how long it has run.
       steps: how many steps it has done in that time.
+
+    Returns:
+      The share of all steps that are done, in [0, 1], and the seconds until
+      the end, None while nothing was measured.
     """
     measured, left = self._measured, dict(self._steps_left)
     if job is not None:
       left[job.name] = max(0, left[job.name] - steps)
       if steps:
         measured = self._with(job, seconds, steps)
+    num_left = sum(left.values())
+    done = 1 - num_left / self._total_steps if self._total_steps else 1.0
     all_steps = sum(steps for _, steps in measured.values())
     if not all_steps:
-      return None
+      return done, None
     mean = sum(seconds for seconds, _ in measured.values()) / all_steps
     rates = {model: a / b for model, (a, b) in measured.items() if b}
-    return sum(
+    return done, sum(
       steps * rates.get(self._model_of[name], mean)
       for name, steps in left.items()
     )

@@ -128,7 +128,15 @@ class _Execution:
 
     def watch() -> None:
       step = max(job.step, _logged_step(job.path))
-      self._show(number, job, step, time.monotonic() - started)
+      done, seconds_left = self._sweep.estimate(
+        job, seconds=time.monotonic() - started, steps=step - job.step
+      )
+      self._line.update(
+        f'[{number}/{len(self._open)}] {job.name}'
+        f'  step {step:,}/{job.train_steps:,}  all {100 * done:.0f} %'
+        f'  {progress.duration(time.monotonic() - self._started)}'
+        f'  ETA {progress.duration(seconds_left)}'
+      )
 
     status = self._launch(job, log=log, lock=lock, watch=watch)
     seconds = time.monotonic() - started
@@ -140,23 +148,12 @@ class _Execution:
     elif status or not job.is_finished():
       self._failed(job.name, status, log, job.path)
     else:
+      done, seconds_left = self._sweep.estimate()
       self._line.say(
         f'[{number}/{len(self._open)}] {job.name}  {_result(job)}'
-        f'  {progress.duration(seconds)}'
-        f'  all {100 * self._sweep.fraction_done():.0f} %'
-        f'  ETA {progress.duration(self._sweep.seconds_left())}'
+        f'  {progress.duration(seconds)}  all {100 * done:.0f} %'
+        f'  ETA {progress.duration(seconds_left)}'
       )
-
-  def _show(self, number: int, job: jobs.Job, step: int, spent: float) -> None:
-    steps = step - job.step
-    seconds_left = self._sweep.seconds_left(job, seconds=spent, steps=steps)
-    self._line.update(
-      f'[{number}/{len(self._open)}] {job.name}'
-      f'  step {step:,}/{job.train_steps:,}'
-      f'  all {100 * self._sweep.fraction_done(job, steps):.0f} %'
-      f'  {progress.duration(time.monotonic() - self._started)}'
-      f'  ETA {progress.duration(seconds_left)}'
-    )
 
   def _failed(
     self, name: str, status: int, log: pathlib.Path, folder: pathlib.Path

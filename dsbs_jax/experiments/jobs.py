@@ -99,8 +99,12 @@ class Job:
       '-m',
       'dsbs_jax.train',
       *(f'--gin_file={file}' for file in self.gin_files),
-      *map(_gin_flag, self.gin_bindings),
-      *_search_flag(self.search_paths),
+      *map(gin_config.flag, self.gin_bindings),
+      *(
+        [f'--gin_search_paths={",".join(self.search_paths)}']
+        if tuple(self.search_paths) != ('.',)
+        else []
+      ),
     ]
 
   def settings(self) -> train_config.TrainConfig:
@@ -114,7 +118,12 @@ class Job:
 
   def is_finished(self) -> bool:
     """Whether the run is finished now."""
-    return is_finished(self.path, self.macros, self.train_steps)
+    asked = self.macros.get('EVAL_SPLITS', ())
+    return run_folder.is_finished(
+      self.path,
+      train_steps=self.train_steps,
+      splits=run_folder.expected_splits(self.macros, asked),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,14 +160,6 @@ class SweepPlan:
     return [todo.command for todo in (*subsets, *open_jobs)]
 
 
-def is_finished(
-  path: pathlib.Path, macros: Mapping[str, object], train_steps: int
-) -> bool:
-  """Whether this folder holds a finished run with these macros."""
-  splits = run_folder.expected_splits(macros, macros.get('EVAL_SPLITS', ()))
-  return run_folder.is_finished(path, train_steps=train_steps, splits=splits)
-
-
 def shell_line(command: Sequence[str]) -> str:
   """A command as one line for a shell, in the folder of this process."""
   words = ' '.join(map(quoted, command))
@@ -170,15 +171,3 @@ def quoted(word: str) -> str:
   if "'" in word and not set(word) & set('"$`\\!\n'):
     return f'"{word}"'
   return shlex.quote(word)
-
-
-def _gin_flag(binding: str) -> str:
-  """'ALPHA = 0.5' -> '--gin.ALPHA=0.5'."""
-  name, _, value = binding.partition('=')
-  return f'--gin.{name.strip()}={value.strip()}'
-
-
-def _search_flag(paths: Sequence[str]) -> list[str]:
-  return (
-    [] if tuple(paths) == ('.',) else [f'--gin_search_paths={",".join(paths)}']
-  )

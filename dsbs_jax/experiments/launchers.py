@@ -79,16 +79,9 @@ def in_process_launcher(
 ) -> int:
   """Runs in this process what is shorter than a process's start.
 
-  A run handles signals and prints its progress by itself. Memory that it does
-  not free is missing for the next one.
-
-  Args:
-    todo: what to prepare, or to train.
-    log: file of what `prepare` prints, or of a traceback.
-    **unused: what a subprocess needs.
-
-  Returns:
-    The exit status that a process would have had.
+  A run handles signals and prints its progress by itself; the log gets what
+  `prepare` prints, and tracebacks. Memory that a run does not free is missing
+  for the next one. Returns the exit status that a process would have had.
   """
   del unused
   try:

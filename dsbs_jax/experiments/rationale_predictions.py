@@ -23,7 +23,7 @@ from dsbs_jax.interop import read_checkpoint
 from dsbs_jax.reporting import example_browser
 from dsbs_jax.runs import checkpoints, run_folder
 from dsbs_jax.runtime import terminal_text
-from dsbs_jax.training import step_functions, train_config
+from dsbs_jax.training import train_config
 
 
 def write_rationales(
@@ -42,7 +42,6 @@ def write_rationales(
     UserError: the run has no checkpoint, or its data is gone.
   """
   name = contract.parse_task_name(run.mixture_or_task_name).benchmark
-  mesh = partitioning.make_mesh(run.mesh)
   evaluating = evaluator.Evaluator(
     f'{name}_rationale',
     run.model,
@@ -52,8 +51,7 @@ def write_rationales(
     source=register.source(
       data_dir=run.data_dir, vocabulary=run.vocabulary, prefixes=run.prefixes
     ),
-    mesh=mesh,
-    param_shardings=step_functions.state(run, mesh).shardings.params,
+    mesh=partitioning.make_mesh(run.mesh),
   )
   path, step = checkpoints.find_checkpoint(run.model_dir, 'best')
   params = read_checkpoint.load_params(path, run.model)

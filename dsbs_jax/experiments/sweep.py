@@ -16,16 +16,13 @@ def run(
   print_only: bool = False,
   in_process: bool = False,
 ) -> int:
-  """Plans a sweep and runs what is not finished.
+  """Plans a sweep and runs what is not finished; see `executor.execute`.
 
   Args:
     sweep: what is asked for.
     stage: 'prepare' for the data only, 'train' for the runs only, or 'all'.
     print_only: write the commands, one per line, and run nothing.
     in_process: run in this process, not in one per run.
-
-  Returns:
-    The exit status; see `executor.execute`.
   """
   plan = sweep_plan.plan(sweep)
   print(describe(plan), file=sys.stderr)

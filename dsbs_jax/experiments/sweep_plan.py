@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dsbs_jax import contract
 from dsbs_jax.data import register
 from dsbs_jax.experiments import jobs
-from dsbs_jax.runs import run_folder, run_names
+from dsbs_jax.runs import checkpoints, run_folder, run_names
 from dsbs_jax.runtime import gin_config
 from dsbs_jax.training import train_config
 
@@ -124,13 +124,7 @@ class Sweep:
 
 
 def plan(sweep: Sweep) -> jobs.SweepPlan:
-  """Plans a sweep.
-
-  Args:
-    sweep: what is asked for.
-
-  Returns:
-    All runs with their state. Nothing on disk is changed.
+  """All runs of a sweep with their state. Nothing on disk is changed.
 
   Raises:
     UserError: a coordinate or a gin file is wrong, two runs would share a
@@ -184,9 +178,8 @@ def _job(
   )
   macros = run_folder.parse_macros(gin_config.operative_text())
   _check_settings(path, macros)
-  finished = jobs.is_finished(path, macros, settings.train_steps)
-  step = run_folder.saved_step(path)
-  return jobs.Job(
+  step = max(checkpoints.folders(path), default=0)
+  job = jobs.Job(
     point=point,
     path=path,
     subset=subset,
@@ -195,9 +188,11 @@ def _job(
     search_paths=sweep.search_paths,
     macros=macros,
     train_steps=settings.train_steps,
-    state=jobs.FINISHED if finished else jobs.RESUME if step else jobs.NEW,
+    state=jobs.RESUME if step else jobs.NEW,
     step=step,
   )
+  finished = job.is_finished()
+  return dataclasses.replace(job, state=jobs.FINISHED) if finished else job
 
 
 def _subset(sweep: Sweep, point: run_names.Coordinates) -> jobs.Subset:

@@ -12,10 +12,12 @@ from dsbs_jax.data.prepared import views
 from dsbs_jax.exporting import model_card
 from dsbs_jax.interop import (
   read_checkpoint,
+  t5x_layers,
   t5x_read_checkpoint,
   t5x_write_checkpoint,
 )
 from dsbs_jax.runs import checkpoints, run_folder
+from dsbs_jax.runtime import field_checks
 
 _HUGGING_FACE_USE = """\
 ```python
@@ -73,19 +75,11 @@ class ExportConfig:
     for name in ('model_dir', 'out'):
       if not getattr(self, name):
         raise contract.UserError(f'--{name} is not given, expected a folder.')
-    for name in ('input_length', 'output_length'):
-      if getattr(self, name) < 1:
-        raise contract.UserError(
-          f'{name} is {getattr(self, name)}, expected 1 token or more.'
-        )
+    field_checks.counts(self, 'input_length', 'output_length')
 
 
 def to_hugging_face(export: ExportConfig) -> str:
-  """Writes a folder for transformers' AutoModelForSeq2SeqLM.
-
-  Returns:
-    A sentence that says what was written.
-  """
+  """Writes a folder for transformers; returns a sentence that says so."""
   # Imported here: no other format needs safetensors.
   from dsbs_jax.interop import hf_checkpoint
 
@@ -108,14 +102,8 @@ def to_t5x(export: ExportConfig, *, legacy: bool = False) -> str:
   """Writes `out/checkpoint_<n>` for T5X, optimizer state included.
 
   A run that used Adafactor keeps its step and moments. Any other starts T5X's
-  optimizer afresh, hence at step 0.
-
-  Args:
-    export: what to export.
-    legacy: whether in the format of T5X's public checkpoints, not Orbax.
-
-  Returns:
-    A sentence that says what was written.
+  optimizer afresh, hence at step 0. `legacy` is the format of T5X's public
+  checkpoints. Returns a sentence that says what was written.
   """
   found, params = _open(export)
   step, moments = found.step, None
@@ -124,12 +112,11 @@ def to_t5x(export: ExportConfig, *, legacy: bool = False) -> str:
   kind = 'with its Adafactor state'
   if moments is None:
     step, kind = 0, 'with a fresh Adafactor state'
-    plain = dataclasses.replace(found.config, scan_layers=False)
-    moments = t5x_write_checkpoint.fresh_moments(network.param_shapes(plain))
-  save = t5x_write_checkpoint.save_orbax
-  if legacy:
-    save = t5x_write_checkpoint.save_legacy
-  written = save(export.out, params, found.config, step=step, moments=moments)
+    shapes = t5x_layers.unrolled_shapes(found.config)
+    moments = t5x_write_checkpoint.fresh_moments(shapes)
+  written = t5x_write_checkpoint.save(
+    export.out, params, found.config, step=step, moments=moments, legacy=legacy
+  )
   model_card.write(
     export.out,
     found,
@@ -141,10 +128,7 @@ def to_t5x(export: ExportConfig, *, legacy: bool = False) -> str:
 
 
 def to_stablehlo(export: ExportConfig) -> str:
-  """Writes a folder that runs by `jax.export`, without this project.
-
-  Returns:
-    A sentence that says what was written.
+  """Writes a folder that runs by `jax.export`; returns a sentence about it.
 
   Raises:
     UserError: no vocabulary is known, or the folder is in use.

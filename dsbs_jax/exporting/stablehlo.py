@@ -27,25 +27,17 @@ from flax import traverse_util
 
 from dsbs_jax import contract
 from dsbs_jax.core import decoding
-from dsbs_jax.core.t5 import network, parameters
+from dsbs_jax.core.t5 import network
 from dsbs_jax.exporting import stablehlo_run
+from dsbs_jax.interop import t5x_layers
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 
 
-def export_program(
+def _program(
   config: network.T5Config, *, input_length: int, output_length: int
 ) -> jax.export.Exported:
-  """Greedy decoding as one program for all platforms.
-
-  Args:
-    config: the network.
-    input_length: S.
-    output_length: L.
-
-  Returns:
-    (dict of parameters by path, [B, S] int32) -> [B, L] int32, B symbolic.
-  """
+  """(parameters by path, [B, S] int32) -> [B, L] int32, B symbolic."""
   plain = dataclasses.replace(config, scan_layers=False)
   shapes = traverse_util.flatten_dict(network.param_shapes(plain), sep='/')
 
@@ -92,7 +84,7 @@ def save(
       f'{folder} is not empty; exporting into it could mix two models. Give'
       ' a new folder.'
     )
-  program = export_program(
+  program = _program(
     config, input_length=input_length, output_length=output_length
   )
   settings = {
@@ -108,12 +100,9 @@ def save(
   }
   folder.mkdir(parents=True, exist_ok=True)
   (folder / 'model.stablehlo').write_bytes(program.serialize())
-  if config.scan_layers:
-    params = parameters.unstack_layers(params, config)
-  flat = traverse_util.flatten_dict(params, sep='/')
+  plain = t5x_layers.unrolled_params(params, config)
   safetensors.numpy.save_file(
-    {path: np.asarray(leaf, np.float32) for path, leaf in flat.items()},
-    folder / 'params.safetensors',
+    traverse_util.flatten_dict(plain, sep='/'), folder / 'params.safetensors'
   )
   if sentencepiece_model:
     (folder / 'spiece.model').write_bytes(sentencepiece_model)

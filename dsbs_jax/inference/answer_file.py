@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO
 
 from dsbs_jax import contract
+from dsbs_jax.runtime import files
 
 STATE_SUFFIX = '.state.json'
 
@@ -42,9 +43,15 @@ class AnswerFile:
     self._path.parent.mkdir(parents=True, exist_ok=True)
     self._file = self._path.open('a+b')
     try:
-      self._lock()
+      fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
       self._state = self._read_state()
       self.num_lines, self.num_errors = self._repair()
+    except BlockingIOError as error:
+      self._file.close()
+      raise contract.UserError(
+        f'{self._path} is being written by another process. Wait for it, or'
+        ' choose another OUTPUT.'
+      ) from error
     except BaseException:
       self._file.close()
       raise
@@ -85,15 +92,6 @@ class AnswerFile:
   def close(self) -> None:
     """Closes the file and unlocks it."""
     self._file.close()
-
-  def _lock(self) -> None:
-    try:
-      fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-      raise contract.UserError(
-        f'{self._path} is being written by another process. Wait for it, or'
-        ' choose another OUTPUT.'
-      ) from error
 
   def _read_state(self) -> dict[str, Any]:
     new = {'settings': self._settings, 'input': {'lines': 0, 'sha256': ''}}
@@ -147,9 +145,7 @@ class AnswerFile:
         'lines': self._num_read,
         'sha256': self._digest.hexdigest(),
       }
-    partial = self._state_path.with_name(self._state_path.name + '.tmp')
-    partial.write_text(json.dumps(self._state, indent=2), encoding='utf-8')
-    partial.replace(self._state_path)
+    files.replace_text(self._state_path, json.dumps(self._state, indent=2))
 
 
 class AnswerStream:

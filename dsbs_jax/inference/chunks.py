@@ -11,7 +11,6 @@ import itertools
 import os
 import time
 from collections.abc import Iterable
-from typing import Any
 
 from dsbs_jax.inference import answer_file, input_lines, predictor
 from dsbs_jax.runtime import progress, signals
@@ -52,18 +51,27 @@ def predict_lines(
     if chunk[-1].number <= written:
       continue
     entries = [{'line': line.number, **line.input.ids} for line in chunk]
-    valid = _mark_errors(
-      chunk,
-      entries,
-      student,
-      input_name=input_name,
-      max_input_len=max_input_len,
-    )
+    valid = []
+    lengths = _num_tokens(chunk, student)
+    for i, (line, length) in enumerate(zip(chunk, lengths, strict=True)):
+      if length is None:
+        entries[i]['error'] = line.input.reason
+      elif length > max_input_len:
+        entries[i]['error'] = (
+          f'{input_name}:{line.number} has {length:,} tokens, expected at most'
+          f' {max_input_len:,}. Shorten it, or raise MAX_INPUT_LEN.'
+        )
+      else:
+        valid.append(i)
     for positions, predictions in student.predict_batches(
       [chunk[i].input for i in valid]
     ):
       for position, prediction in zip(positions, predictions, strict=True):
-        entries[valid[position]] |= _fields(prediction)
+        entry = entries[valid[position]]
+        entry['label'] = prediction.label
+        entry['probability'] = prediction.probability
+        if prediction.rationale is not None:
+          entry['rationale'] = prediction.rationale
       meter.note_answered(len(positions))
       if stop.requested(written):
         return written
@@ -74,39 +82,17 @@ def predict_lines(
   return written
 
 
-def _mark_errors(
-  chunk: list[input_lines.Line],
-  entries: list[dict[str, Any]],
-  student: predictor.Predictor,
-  *,
-  input_name: str,
-  max_input_len: int,
-) -> list[int]:
-  """Writes errors into entries; returns the positions of valid inputs."""
-  readable = []
-  for i, line in enumerate(chunk):
-    if isinstance(line.input, input_lines.InvalidInput):
-      entries[i]['error'] = line.input.reason
-    else:
-      readable.append(i)
-  valid = []
-  lengths = student.num_tokens([chunk[i].input for i in readable])
-  for i, length in zip(readable, lengths, strict=True):
-    if length > max_input_len:
-      entries[i]['error'] = (
-        f'{input_name}:{chunk[i].number} has {length:,} tokens, expected at'
-        f' most {max_input_len:,}. Shorten it, or raise MAX_INPUT_LEN.'
-      )
-    else:
-      valid.append(i)
-  return valid
-
-
-def _fields(prediction: predictor.Prediction) -> dict[str, Any]:
-  fields = {'label': prediction.label, 'probability': prediction.probability}
-  if prediction.rationale is not None:
-    fields['rationale'] = prediction.rationale
-  return fields
+def _num_tokens(
+  chunk: list[input_lines.Line], student: predictor.Predictor
+) -> list[int | None]:
+  """Tokens of each line's input, None where it cannot be read."""
+  found = [one.input for one in chunk]
+  readable = [x for x in found if isinstance(x, input_lines.ModelInput)]
+  lengths = iter(student.num_tokens(readable))
+  return [
+    next(lengths) if isinstance(x, input_lines.ModelInput) else None
+    for x in found
+  ]
 
 
 class _Progress:

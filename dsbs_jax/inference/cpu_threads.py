@@ -24,10 +24,7 @@ RowProgram = Callable[..., Any]
 
 
 def per_core(
-  program: RowProgram,
-  mesh: jax.sharding.Mesh,
-  *,
-  num_cores: int | None = None,
+  program: RowProgram, mesh: jax.sharding.Mesh, *, num_cores: int | None = None
 ) -> Callable[..., np.ndarray]:
   """The program, spread over cores if the mesh is a single CPU device.
 
@@ -40,7 +37,7 @@ def per_core(
     The same function, with a NumPy result.
   """
   if mesh.size == 1 and mesh.devices.flat[0].platform == 'cpu':
-    return _Threaded(program, num_cores=num_cores or _usable_cores())
+    return _threaded(program, num_cores=num_cores or _usable_cores())
   return lambda params, *batches: np.asarray(program(params, *batches))
 
 
@@ -58,29 +55,30 @@ def num_threads(num_rows: int, *, num_cores: int) -> int:
   return threads
 
 
-class _Threaded:
+def _threaded(
+  program: RowProgram, *, num_cores: int
+) -> Callable[..., np.ndarray]:
   """Runs a program on shares of the rows, each in a thread."""
+  pool = concurrent.futures.ThreadPoolExecutor(num_cores)
+  compiled: set[tuple[tuple[int, ...], ...]] = set()
 
-  def __init__(self, program: RowProgram, *, num_cores: int):
-    self._program, self._num_cores = program, num_cores
-    self._pool = concurrent.futures.ThreadPoolExecutor(num_cores)
-    self._compiled: set[tuple[tuple[int, ...], ...]] = set()
-
-  def __call__(self, params: Any, *batches: Any) -> np.ndarray:
+  def call(params: Any, *batches: Any) -> np.ndarray:
     shapes = tuple(leaf.shape for leaf in jax.tree.leaves(batches))
-    threads = num_threads(shapes[0][0], num_cores=self._num_cores)
+    threads = num_threads(shapes[0][0], num_cores=num_cores)
     if threads == 1:
-      return np.asarray(self._program(params, *batches))
+      return np.asarray(program(params, *batches))
 
     def run(first: int) -> np.ndarray:
       # Every n-th row: rows may be sorted by length, so shares are alike.
       share = jax.tree.map(lambda array: array[first::threads], batches)
-      return np.asarray(self._program(params, *share))
+      return np.asarray(program(params, *share))
 
     # One thread compiles a new shape; together, each of them would.
-    ahead = 0 if shapes in self._compiled else 1
+    ahead = 0 if shapes in compiled else 1
     results = [run(first) for first in range(ahead)]
-    self._compiled.add(shapes)
-    results += self._pool.map(run, range(ahead, threads))
+    compiled.add(shapes)
+    results += pool.map(run, range(ahead, threads))
     merged = np.stack(results, axis=1)
     return merged.reshape(-1, *merged.shape[2:])
+
+  return call

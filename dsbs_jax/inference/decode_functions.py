@@ -24,9 +24,8 @@ class DecodeFns:
 
   Args:
     model: the network.
-    params: its parameters.
+    params: its parameters, on the devices.
     mesh: the devices.
-    param_shardings: a sharding per parameter.
     max_decode_len: tokens to generate at most for a label.
     max_rationale_len: tokens to generate at most for a rationale.
     num_beams: 1 for greedy decoding; rationales are decoded greedily.
@@ -41,7 +40,6 @@ class DecodeFns:
     params: Any,
     *,
     mesh: jax.sharding.Mesh,
-    param_shardings: Any,
     max_decode_len: int,
     max_rationale_len: int,
     num_beams: int = 1,
@@ -51,12 +49,12 @@ class DecodeFns:
     self._params, self._vocab_size = params, model.vocab_size
     self._max_logits = max_logits
     self._shards = mesh.shape[partitioning.DATA_AXIS]
-    decode = functools.partial(jit_decode, model, mesh, param_shardings)
+    decode = functools.partial(jit_decode, model, mesh)
     self._generate = decode(
       max_decode_len=max_decode_len, num_beams=num_beams, stop=stop
     )
     self._generate_rationale = decode(max_decode_len=max_rationale_len)
-    self._score = jit_score(model, mesh, param_shardings)
+    self._score = jit_score(model, mesh)
 
   def round_up_rows(self, num: int) -> int:
     """The next number of rows that all devices share evenly."""
@@ -110,7 +108,6 @@ class DecodeFns:
 def jit_decode(
   model: network.T5Config,
   mesh: jax.sharding.Mesh,
-  param_shardings: Any,
   *,
   max_decode_len: int,
   num_beams: int = 1,
@@ -132,12 +129,11 @@ def jit_decode(
     )
     return beams[:, 0]
 
-  rows = partitioning.batch_sharding(mesh)
-  return cpu_threads.per_core(_jit(decode, mesh, param_shardings, rows), mesh)
+  return cpu_threads.per_core(_jit(decode, mesh), mesh)
 
 
 def jit_score(
-  model: network.T5Config, mesh: jax.sharding.Mesh, param_shardings: Any
+  model: network.T5Config, mesh: jax.sharding.Mesh
 ) -> Callable[..., jax.Array]:
   """(params, [B, S] inputs, [B, options, T] outputs) -> [B, options] log p."""
 
@@ -146,10 +142,22 @@ def jit_score(
       params, model, {'encoder_input_tokens': tokens}, options_tokens=options
     )
 
+  return _jit(score, mesh, num_batches=2)
+
+
+def to_global(batch: Any, sharding: jax.sharding.Sharding) -> Any:
+  """Puts this process's rows of a batch on its devices."""
+  return jax.tree.map(
+    lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch
+  )
+
+
+def _jit(function: Callable, mesh: jax.sharding.Mesh, *, num_batches: int = 1):
+  """Compiles (params, *batches) for parameters where they are."""
   rows = partitioning.batch_sharding(mesh)
-  return _jit(score, mesh, param_shardings, rows, rows)
-
-
-def _jit(function: Callable, mesh: jax.sharding.Mesh, *shardings: Any):
   replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-  return jax.jit(function, in_shardings=shardings, out_shardings=replicated)
+  return jax.jit(
+    function,
+    in_shardings=(None, *[rows] * num_batches),
+    out_shardings=replicated,
+  )

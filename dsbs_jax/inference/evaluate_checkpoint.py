@@ -37,14 +37,8 @@ class EvalConfig(student.CheckpointConfig):
     field_checks.splits(self, 'eval_splits')
 
 
-def evaluate(config: EvalConfig) -> int:
+def evaluate(config: EvalConfig) -> None:
   """Evaluates, prints the scores, writes them and the predictions.
-
-  Args:
-    config: all settings.
-
-  Returns:
-    The exit status, 0.
 
   Raises:
     UserError: there is no such checkpoint, or it does not fit the model, the
@@ -68,13 +62,7 @@ def evaluate(config: EvalConfig) -> int:
     score_labels=config.score_labels,
     source=source,
     mesh=loaded.mesh,
-    param_shardings=loaded.shardings,
   )
-  if evaluator.task is None:
-    raise contract.UserError(
-      f'{config.mixture_or_task_name} has no label to score, expected a task or'
-      ' mixture with labels, such as cqa_gt_dsbs. Set MIXTURE_OR_TASK_NAME.'
-    )
   if not evaluator.splits:
     raise contract.UserError(
       f'none of the splits {config.eval_splits} of'
@@ -102,4 +90,3 @@ def evaluate(config: EvalConfig) -> int:
     print(
       f'{evaluator.task} {split}  step {loaded.step:,}  {shown}  -> {written}'
     )
-  return 0

@@ -55,7 +55,6 @@ class Evaluator:
     score_labels: whether labels are chosen among given ones, not generated.
     source: where the tokens come from.
     mesh: the devices.
-    param_shardings: a sharding per parameter.
   """
 
   def __init__(
@@ -70,7 +69,6 @@ class Evaluator:
     score_labels: bool = False,
     source: tokens.Source,
     mesh: jax.sharding.Mesh,
-    param_shardings: Any,
   ):
     self.task, self._batch_size = task, batch_size
     self._splits, self._labels, self._rank_classifier = {}, {}, None
@@ -99,22 +97,13 @@ class Evaluator:
         for split in self._splits
       }
       self._rank_classifier = option_scoring.RankClassifier(
-        task,
-        model,
-        mesh=mesh,
-        param_shardings=param_shardings,
-        batch_size=batch_size,
+        task, model, mesh=mesh, batch_size=batch_size
       )
     self._metric = register.benchmark(parts.benchmark).metric
     self._data_shards = mesh.shape[partitioning.DATA_AXIS]
     self._batch_sharding = partitioning.batch_sharding(mesh)
     self._decode = decode_functions.jit_decode(
-      model,
-      mesh,
-      param_shardings,
-      max_decode_len=max_decode_len,
-      num_beams=num_beams,
-      stop=stop,
+      model, mesh, max_decode_len=max_decode_len, num_beams=num_beams, stop=stop
     )
 
   @property
@@ -130,12 +119,6 @@ class Evaluator:
     log: metrics_log.MetricsLog,
   ) -> dict[str, float]:
     """Evaluates every split, logs the scores and writes the predictions.
-
-    Args:
-      params: the parameters.
-      step: how many steps trained them.
-      model_dir: folder in which `predictions/` lies.
-      log: where the scores are logged.
 
     Returns:
       '<split>/<metric>' -> value.
@@ -166,12 +149,7 @@ class Evaluator:
       data, self._batch_size, shard_info=shard_info
     ):
       if jax.process_count() > 1:
-        rows = jax.tree.map(
-          lambda local: jax.make_array_from_process_local_data(
-            self._batch_sharding, local
-          ),
-          rows,
-        )
+        rows = decode_functions.to_global(rows, self._batch_sharding)
       decoded = self._decode(params, rows)
       for position, ids in zip(positions, decoded, strict=True):
         if position >= 0:

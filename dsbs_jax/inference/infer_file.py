@@ -8,13 +8,17 @@ import contextlib
 import dataclasses
 import sys
 import time
-from collections.abc import Iterator
-from typing import BinaryIO
 
 import jax
 
 from dsbs_jax import contract
-from dsbs_jax.inference import answer_file, chunks, input_lines, student
+from dsbs_jax.inference import (
+  answer_file,
+  chunks,
+  input_lines,
+  length_buckets,
+  student,
+)
 from dsbs_jax.runtime import field_checks, progress, signals
 
 STREAM = '-'
@@ -66,9 +70,6 @@ class InferConfig(student.StudentConfig):
 def infer(config: InferConfig) -> int:
   """Predicts for every line of the input.
 
-  Args:
-    config: all settings.
-
   Returns:
     The exit status: 0, 1 where a line got an error instead, 75 where a signal
     stopped the work; the same command goes on.
@@ -83,8 +84,14 @@ def infer(config: InferConfig) -> int:
       ' input, one file per process.'
     )
   stop = signals.StopRequest()
-  with _open_input(config.input) as file:
-    loaded = student.load_student(config, batch_size=config.eval_batch_size)
+  is_stream = config.input == STREAM
+  with (
+    contextlib.nullcontext(sys.stdin.buffer)
+    if is_stream
+    else open(config.input, 'rb')
+  ) as file:
+    shapes = length_buckets.LengthBuckets(config.eval_batch_size)
+    loaded = student.load_student(config, shapes=shapes)
     if config.score_labels:
       progress.say('choosing the likeliest of the closed set, not generating')
     lines = input_lines.read_lines(
@@ -93,7 +100,15 @@ def infer(config: InferConfig) -> int:
       benchmark=config.row_benchmark,
       id_fields=config.id_fields,
     )
-    with contextlib.closing(_open_output(config, loaded)) as answers:
+    if config.output == STREAM:
+      opened = answer_file.AnswerStream(sys.stdout.buffer)
+    else:
+      settings = loaded.fingerprint | {
+        'id_fields': config.id_fields,
+        'max_input_len': config.max_input_len,
+      }
+      opened = answer_file.AnswerFile(config.output, settings)
+    with contextlib.closing(opened) as answers:
       before, started = answers.num_lines, time.monotonic()
       if before:
         progress.say(f'going on after line {before:,} of {config.output}')
@@ -115,24 +130,3 @@ def infer(config: InferConfig) -> int:
         progress.say(f'stopped by {stop.name}; the same command goes on')
         return signals.INTERRUPTED_STATUS
       return ERRORS_STATUS if answers.num_errors else 0
-
-
-def _open_output(
-  config: InferConfig, loaded: student.LoadedStudent
-) -> answer_file.AnswerFile | answer_file.AnswerStream:
-  if config.output == STREAM:
-    return answer_file.AnswerStream(sys.stdout.buffer)
-  settings = loaded.fingerprint | {
-    'id_fields': config.id_fields,
-    'max_input_len': config.max_input_len,
-  }
-  return answer_file.AnswerFile(config.output, settings)
-
-
-@contextlib.contextmanager
-def _open_input(name: str) -> Iterator[BinaryIO]:
-  if name == STREAM:
-    yield sys.stdin.buffer
-    return
-  with open(name, 'rb') as file:
-    yield file

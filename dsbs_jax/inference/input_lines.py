@@ -6,6 +6,7 @@ input stays line n of the output.
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO
@@ -86,9 +87,15 @@ def read_lines(
     body = content.removeprefix(_BOM) if number == 1 else content
     if parse is None:
       is_json = benchmark is not None or body.lstrip().startswith(b'{')
-      parse = _row_parser(benchmark, id_fields) if is_json else _parse_text
+      parse = _parse_text
+      if is_json:
+        parse = functools.partial(
+          _parse_row, benchmark=benchmark, id_fields=id_fields
+        )
     if len(content) > json_reader.MAX_LINE_BYTES:
-      _skip_line(file, content)
+      rest = content
+      while rest and not rest.endswith(b'\n'):
+        rest = file.readline(json_reader.MAX_LINE_BYTES)
       found = InvalidInput(
         f'it is longer than {json_reader.MAX_LINE_BYTES:,} bytes, expected one'
         ' input per line. Check the file.'
@@ -96,11 +103,6 @@ def read_lines(
     else:
       found = _checked(parse, body, f'{name}:{number}')
     yield Line(number, content, found)
-
-
-def _skip_line(file: BinaryIO, content: bytes) -> None:
-  while content and not content.endswith(b'\n'):
-    content = file.readline(json_reader.MAX_LINE_BYTES)
 
 
 def _checked(
@@ -139,19 +141,16 @@ def _parse_text(body: bytes, place: str) -> ModelInput:
     ) from error
 
 
-def _row_parser(
-  benchmark: benchmark_lib.Benchmark | None, id_fields: Sequence[str]
-) -> Callable[[bytes, str], ModelInput | InvalidInput]:
-  def parse(body: bytes, place: str) -> ModelInput | InvalidInput:
-    row = json_reader.decode(body, place)
-    if not isinstance(row, dict):
-      raise contract.UserError(
-        f'{place} is {str(row)[:60]!r}, expected a JSON object. Fix or drop'
-        ' the line.'
-      )
-    return from_row(row, place, benchmark=benchmark, id_fields=id_fields)
-
-  return parse
+def _parse_row(
+  body: bytes, place: str, **options: Any
+) -> ModelInput | InvalidInput:
+  row = json_reader.decode(body, place)
+  if not isinstance(row, dict):
+    raise contract.UserError(
+      f'{place} is {str(row)[:60]!r}, expected a JSON object. Fix or drop'
+      ' the line.'
+    )
+  return from_row(row, place, **options)
 
 
 def from_row(
@@ -174,7 +173,15 @@ def from_row(
   """
   ids = {field: row[field] for field in id_fields if field in row}
   try:
-    return _model_input(benchmark, row, ids)
+    choices = ()
+    text = row['input'] if benchmark is None else benchmark.render(row)
+    if benchmark is not None and benchmark.options is not None:
+      choices = tuple(dict.fromkeys(benchmark.options(row)))
+      if not choices:
+        raise ValueError('the row has no choices')
+    if not all(isinstance(found, str) for found in (text, *choices)):
+      raise TypeError(f'{text!r:.60} and its choices are not all text')
+    return ModelInput(text, choices, ids)
   except _ERRORS as error:
     missing = isinstance(error, KeyError)
     wanted = benchmark.name if benchmark else 'input'
@@ -186,21 +193,3 @@ def from_row(
       ' or set BENCHMARK to what it is a row of.',
       ids,
     )
-
-
-def _model_input(
-  benchmark: benchmark_lib.Benchmark | None,
-  row: dict[str, Any],
-  ids: dict[str, Any],
-) -> ModelInput:
-  if benchmark is None:
-    text, choices = row['input'], ()
-  else:
-    text = benchmark.render(row)
-    choices = benchmark.options(row) if benchmark.options is not None else ()
-    choices = tuple(dict.fromkeys(choices))
-    if benchmark.options is not None and not choices:
-      raise ValueError('the row has no choices')
-  if not all(isinstance(found, str) for found in (text, *choices)):
-    raise TypeError(f'{text!r:.60} and its choices are not all text')
-  return ModelInput(text, choices, ids)

@@ -3,6 +3,7 @@
 
 import bisect
 import dataclasses
+import functools
 import math
 
 from dsbs_jax.runtime import field_checks
@@ -66,21 +67,18 @@ class CompiledShapes:
     """Rows of the largest batch."""
     return self.batch_sizes[-1]
 
-  def batch_size(self, num: int) -> int:
-    """Rows of a batch for `num` inputs."""
-    return _next(self.batch_sizes, num)
+  def _next(self, field: str, size: int) -> int:
+    sizes = getattr(self, field)
+    index = bisect.bisect_left(sizes, size)
+    if index == len(sizes):
+      raise ValueError(f'a size of {size} is larger than all compiled: {sizes}')
+    return sizes[index]
 
-  def input_length(self, longest: int) -> int:
-    """Tokens of a batch's padded inputs."""
-    return _next(self.input_lengths, longest)
-
-  def target_length(self, longest: int) -> int:
-    """Tokens of a batch's padded outputs that are scored."""
-    return _next(self.target_lengths, longest)
-
-  def num_options(self, most: int) -> int:
-    """Scored outputs per row."""
-    return _next(self.option_counts, most)
+  # As those of `LengthBuckets`.
+  batch_size = functools.partialmethod(_next, 'batch_sizes')
+  input_length = functools.partialmethod(_next, 'input_lengths')
+  target_length = functools.partialmethod(_next, 'target_lengths')
+  num_options = functools.partialmethod(_next, 'option_counts')
 
 
 BatchShapes = LengthBuckets | CompiledShapes
@@ -101,10 +99,3 @@ def next_bucket(length: int, shortest: int) -> int:
       return shortest * 3 // 2
     shortest *= 2
   return shortest
-
-
-def _next(sizes: tuple[int, ...], size: int) -> int:
-  index = bisect.bisect_left(sizes, size)
-  if index == len(sizes):
-    raise ValueError(f'a size of {size} is larger than all compiled: {sizes}')
-  return sizes[index]

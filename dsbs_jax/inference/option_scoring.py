@@ -24,15 +24,7 @@ from dsbs_jax.inference import decode_functions, output_split
 def label_options(
   task: str, split: str, source: tokens.Source
 ) -> list[list[str]]:
-  """The labels from which each example of a split takes its answer.
-
-  Args:
-    task: a task that predicts labels.
-    split: the split.
-    source: where its examples come from.
-
-  Returns:
-    The labels of each example, in the split's order.
+  """The labels from which each example takes its answer, in the split's order.
 
   Raises:
     UserError: the task has no closed set, or writes a rationale first.
@@ -69,7 +61,6 @@ class RankClassifier:
     task: a task that predicts labels.
     model: the network.
     mesh: the devices.
-    param_shardings: a sharding per parameter.
     batch_size: rows per batch over all devices, fewer where their logits
       would not fit.
     max_logits: logits in memory at once.
@@ -81,7 +72,6 @@ class RankClassifier:
     model: network.T5Config,
     *,
     mesh: jax.sharding.Mesh,
-    param_shardings: Any,
     batch_size: int,
     max_logits: int = decode_functions.MAX_LOGITS,
   ):
@@ -89,20 +79,17 @@ class RankClassifier:
     self._task, self._model, self._batch_size = task, model, batch_size
     self._shards = mesh.shape[partitioning.DATA_AXIS]
     self._sharding = partitioning.batch_sharding(mesh)
-    self._score = decode_functions.jit_score(model, mesh, param_shardings)
+    self._score = decode_functions.jit_score(model, mesh)
 
   def rank_classify(
     self, params: Any, data: tokens.Tokens, labels: Sequence[Sequence[str]]
   ) -> list[str]:
-    """The likeliest label of each example.
+    """The likeliest label of each example, as the vocabulary writes it.
 
     Args:
       params: the parameters.
       data: the examples.
       labels: the candidates of each example.
-
-    Returns:
-      Labels as the vocabulary writes them, in the split's order.
     """
     shard_info = loader.ShardInfo(
       jax.process_index(), jax.process_count(), row_multiple=self._shards
@@ -114,9 +101,8 @@ class RankClassifier:
       data, max(1, min(self._batch_size, fitting)), shard_info=shard_info
     ):
       local = shard_info.local({'options': options[positions]})['options']
-      inputs, local = (
-        jax.make_array_from_process_local_data(self._sharding, array)
-        for array in (rows['encoder_input_tokens'], local)
+      inputs, local = decode_functions.to_global(
+        (rows['encoder_input_tokens'], local), self._sharding
       )
       best = np.argmax(np.asarray(self._score(params, inputs, local)), axis=1)
       for position, choice in zip(positions, best, strict=True):

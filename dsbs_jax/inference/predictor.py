@@ -34,20 +34,13 @@ class PredictorConfig:
     model: the network.
     prefixes: what stands before the inputs.
     labels: the closed set of labels, () for free ones.
-    batch_size: rows per batch over all devices.
-    max_decode_len: tokens to generate at most for a label.
-    max_rationale_len: tokens to generate at most for a rationale.
-    num_beams: 1 for greedy decoding; rationales are decoded greedily.
-    rationales: whether to predict rationales too.
-    score_labels: whether to take the likeliest label of the closed set rather
-      than generate one.
+    max_decode_len: the others are those of `student.StudentConfig`.
   """
 
   task: str
   model: network.T5Config
   prefixes: task_forms.Prefixes
   labels: tuple[str, ...] = ()
-  batch_size: int = 128
   max_decode_len: int = 64
   max_rationale_len: int = 256
   num_beams: int = 1
@@ -94,7 +87,7 @@ class Predictor:
     config: see `PredictorConfig`.
     decode_fns: of the student.
     vocabulary: of the checkpoint.
-    shapes: of the batches; `config.batch_size` rows of any length if None.
+    shapes: of the batches.
   """
 
   def __init__(
@@ -103,11 +96,10 @@ class Predictor:
     decode_fns: decode_functions.DecodeFns,
     *,
     vocabulary: vocabularies.Vocabulary,
-    shapes: length_buckets.BatchShapes | None = None,
+    shapes: length_buckets.BatchShapes,
   ):
     self._config, self._decode_fns = config, decode_fns
-    self._vocabulary = vocabulary
-    self._shapes = shapes or length_buckets.LengthBuckets(config.batch_size)
+    self._vocabulary, self._shapes = vocabulary, shapes
 
   def num_tokens(self, inputs: Sequence[input_lines.ModelInput]) -> list[int]:
     """Tokens of each input as a task reads it, prefix and end included.
@@ -171,9 +163,7 @@ class Predictor:
     return tokens
 
   def _add_rationales(
-    self,
-    predictions: list[Prediction],
-    batch: Sequence[input_lines.ModelInput],
+    self, predictions: list[Prediction], batch: Sequence[input_lines.ModelInput]
   ) -> list[Prediction]:
     """Decodes the rationale task for inputs whose labels are predicted."""
     ids = self._input_ids([one.text for one in batch], 'rationale')

@@ -36,14 +36,12 @@ class LoadedParams:
 
   Attributes:
     params: the parameter tree.
-    shardings: a sharding per parameter.
     mesh: the devices.
     path: the checkpoint's folder.
     step: how many steps trained it; 0 where its name has no number.
   """
 
   params: Any
-  shardings: Any
   mesh: jax.sharding.Mesh
   path: pathlib.Path
   step: int
@@ -92,6 +90,12 @@ class CheckpointConfig:
     field_checks.counts(self, 'max_decode_len', 'num_beams')
     field_checks.flags(self, 'score_labels', 'allow_pickle')
     field_checks.functions(self, 'sharding_rules')
+    if evaluator.evaluated_task(self.mixture_or_task_name) is None:
+      raise contract.UserError(
+        f'{self.mixture_or_task_name} has no label to predict, expected a task'
+        ' or mixture with labels, such as cqa_gt_dsbs. Set'
+        ' MIXTURE_OR_TASK_NAME.'
+      )
 
   def load_vocabulary(self) -> vocabularies.Vocabulary:
     """The vocabulary of its texts."""
@@ -107,18 +111,18 @@ class CheckpointConfig:
     """
     compilation_cache.use_cache()
     mesh = partitioning.make_mesh(self.mesh)
-    shapes = network.param_shapes(self.model)
-    shardings = partitioning.shardings(shapes, mesh, self.sharding_rules())
     path, step = checkpoints.find_checkpoint(self.checkpoint_path, self.step)
     progress.say(f'reading {path}')
     params = read_checkpoint.load_params(
       path,
       self.model,
-      shardings=shardings,
+      shardings=partitioning.shardings(
+        network.param_shapes(self.model), mesh, self.sharding_rules()
+      ),
       vocabulary_fingerprint=self.load_vocabulary().fingerprint,
       allow_pickle=self.allow_pickle,
     )
-    return LoadedParams(params, shardings, mesh, path, step)
+    return LoadedParams(params, mesh, path, step)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -136,17 +140,11 @@ class StudentConfig(CheckpointConfig):
   max_rationale_len: int
 
   def __post_init__(self):
+    form = contract.parse_task_name(self.mixture_or_task_name).form
     super().__post_init__()
     field_checks.texts_or_none(self, 'benchmark')
     field_checks.counts(self, 'max_rationale_len')
     field_checks.flags(self, 'rationales')
-    form = contract.parse_task_name(self.mixture_or_task_name).form
-    if form == 'rationale':
-      raise contract.UserError(
-        f'{self.mixture_or_task_name} has no label to predict, expected a task'
-        ' or mixture with labels, such as cqa_gt_dsbs. Set'
-        ' MIXTURE_OR_TASK_NAME.'
-      )
     if self.rationales and form == 'finetune':
       raise contract.UserError(
         f'RATIONALES is True, but {self.mixture_or_task_name} teaches none.'
@@ -170,8 +168,8 @@ class StudentConfig(CheckpointConfig):
     """The benchmark whose raw rows are its inputs."""
     return register.benchmark(self.benchmark) if self.benchmark else None
 
-  def predictor_config(self, *, batch_size: int) -> predictor.PredictorConfig:
-    """How it predicts, in batches of at most `batch_size` rows."""
+  def predictor_config(self) -> predictor.PredictorConfig:
+    """How it predicts."""
     trained, rows = self.trained_benchmark, self.row_benchmark
     if self.score_labels and not trained.labels and not (rows and rows.options):
       raise contract.UserError(
@@ -184,7 +182,6 @@ class StudentConfig(CheckpointConfig):
       model=self.model,
       prefixes=task_forms.prefixes(source.prefixes),
       labels=tuple(trained.labels),
-      batch_size=batch_size,
       max_decode_len=self.max_decode_len,
       max_rationale_len=self.max_rationale_len,
       num_beams=self.num_beams,
@@ -209,26 +206,15 @@ class LoadedStudent:
 
 
 def load_student(
-  config: StudentConfig,
-  *,
-  batch_size: int = 1,
-  shapes: length_buckets.BatchShapes | None = None,
+  config: StudentConfig, *, shapes: length_buckets.BatchShapes
 ) -> LoadedStudent:
-  """Reads the checkpoint.
-
-  Args:
-    config: which student.
-    batch_size: rows per batch, where no shapes are given.
-    shapes: of the batches.
-
-  Returns:
-    The student.
+  """Reads the checkpoint of a student that predicts in batches of these shapes.
 
   Raises:
     UserError: there is no such checkpoint, or it does not fit.
   """
   vocabulary = config.load_vocabulary()
-  predictor_config = config.predictor_config(batch_size=batch_size)
+  predictor_config = config.predictor_config()
   loaded = config.load_params()
   fingerprint = dataclasses.asdict(predictor_config) | {
     'step': loaded.step,
@@ -236,13 +222,10 @@ def load_student(
     'vocabulary': vocabulary.fingerprint,
     'benchmark': config.benchmark,
   }
-  # How inputs are batched changes no prediction.
-  fingerprint.pop('batch_size')
   decode_fns = decode_functions.DecodeFns(
     config.model,
     loaded.params,
     mesh=loaded.mesh,
-    param_shardings=loaded.shardings,
     max_decode_len=config.max_decode_len,
     max_rationale_len=config.max_rationale_len,
     num_beams=config.num_beams,

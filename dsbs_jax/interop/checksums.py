@@ -33,10 +33,12 @@ def write(folder: pathlib.Path) -> None:
   """
   paths = sorted(path for path in folder.glob('*/**/*') if path.is_file())
   with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
-    entries = pool.map(_entry, paths)
     files = {
-      path.relative_to(folder).as_posix(): entry
-      for path, entry in zip(paths, entries, strict=True)
+      path.relative_to(folder).as_posix(): {
+        'bytes': path.stat().st_size,
+        'sha256': sha256,
+      }
+      for path, sha256 in zip(paths, pool.map(_sha256, paths), strict=True)
     }
   contents = {'format': _FORMAT, 'files': files, 'sha256': _digest(files)}
   (folder / FILE).write_text(json.dumps(contents))
@@ -96,10 +98,6 @@ def check(folder: str | epath.Path, *, below: str = '') -> None:
       f'{str(folder)!r} is damaged: {problem}. Take another checkpoint of the'
       ' run, or a copy of this one.'
     )
-
-
-def _entry(path: pathlib.Path) -> Mapping[str, Any]:
-  return {'bytes': path.stat().st_size, 'sha256': _sha256(path)}
 
 
 def _digest(files: Mapping[str, Any]) -> str:

@@ -5,7 +5,6 @@ A folder holds config.json and model.safetensors, or shards of it with
 model.safetensors.index.json; names and shapes: see hf_layout.py.
 """
 
-import dataclasses
 import json
 import pathlib
 
@@ -16,7 +15,7 @@ from flax import traverse_util
 from dsbs_jax import contract
 from dsbs_jax.core.t5 import parameters
 from dsbs_jax.core.t5.config import T5Config
-from dsbs_jax.interop import hf_layout, hf_weights
+from dsbs_jax.interop import hf_layout, hf_weights, t5x_layers
 
 config_from_hf = hf_layout.read_config
 
@@ -32,13 +31,6 @@ _UNUSED = (
 )
 
 
-def _flat_shapes(config: T5Config) -> dict[tuple[str, ...], tuple[int, ...]]:
-  """Path in the unrolled tree -> shape."""
-  plain = dataclasses.replace(config, scan_layers=False)
-  flat = traverse_util.flatten_dict(parameters.param_shapes(plain))
-  return {path: leaf.shape for path, leaf in flat.items()}
-
-
 def _check_names(tensors: dict, names: dict, folder: pathlib.Path) -> None:
   expected = set(names.values())
   ignored = {*_EMBEDDING_NAMES, 'lm_head.weight', _UNUSED}
@@ -49,18 +41,6 @@ def _check_names(tensors: dict, names: dict, folder: pathlib.Path) -> None:
       f'{folder} does not hold the tensors that its size asks for:'
       f' {len(missing)} missing {missing[:4]}, {len(unexpected)} unexpected'
       f' {unexpected[:4]}. Check layers, activations and tying.'
-    )
-
-
-def _check_tied(tensors: dict, folder: pathlib.Path) -> None:
-  if 'lm_head.weight' not in tensors:
-    return
-  if not np.array_equal(
-    tensors['lm_head.weight'](), tensors['shared.weight']()
-  ):
-    raise contract.UserError(
-      f'{folder}: lm_head.weight differs from shared.weight, expected equal'
-      ' tables by tie_word_embeddings. Set it to false in config.json.'
     )
 
 
@@ -89,17 +69,22 @@ def load_params(
       tensors.setdefault('shared.weight', tensors[alias])
   names = hf_layout.tensor_names(config)
   _check_names(tensors, names, folder)
-  if config.logits_via_embedding:
-    _check_tied(tensors, folder)
-  shapes = _flat_shapes(config)
+  if config.logits_via_embedding and 'lm_head.weight' in tensors:
+    tables = tensors['lm_head.weight'](), tensors['shared.weight']()
+    if not np.array_equal(*tables):
+      raise contract.UserError(
+        f'{folder}: lm_head.weight differs from shared.weight, expected equal'
+        ' tables by tie_word_embeddings. Set it to false in config.json.'
+      )
+  shapes = traverse_util.flatten_dict(t5x_layers.unrolled_shapes(config))
   params = {}
   for path, name in names.items():
     tensor = tensors[name]()
     tensor = tensor.T if hf_layout.is_transposed(path) else tensor
-    if tensor.shape != shapes[path]:
+    if tensor.shape != shapes[path].shape:
       raise contract.UserError(
         f'{folder}: {name} gives {"/".join(path)} the shape {tensor.shape},'
-        f' expected {shapes[path]} (vocab_size {config.vocab_size}, emb_dim'
+        f' expected {shapes[path].shape} (vocab_size {config.vocab_size}, emb_dim'
         f' {config.emb_dim}). Take the config from the same folder.'
       )
     params[path] = np.ascontiguousarray(tensor)
@@ -179,18 +164,16 @@ def save_hf(
   }
   if sentencepiece_file is not None:
     files |= _tokenizer_files(sentencepiece_file, extra_ids, config)
-  if config.scan_layers:
-    params = parameters.unstack_layers(params, config)
-  flat, shapes = traverse_util.flatten_dict(params), _flat_shapes(config)
+  flat = traverse_util.flatten_dict(t5x_layers.unrolled_params(params, config))
+  shapes = traverse_util.flatten_dict(t5x_layers.unrolled_shapes(config))
   tensors = {}
   for path, name in hf_layout.tensor_names(config).items():
-    leaf = flat[path]
-    if leaf.shape != shapes[path]:
+    tensor, expected = flat[path], shapes[path].shape
+    if tensor.shape != expected:
       raise ValueError(
-        f'{"/".join(path)} has the shape {leaf.shape}, expected {shapes[path]}'
+        f'{"/".join(path)} has the shape {tensor.shape}, expected {expected}'
         ' by the given T5Config.'
       )
-    tensor = np.asarray(leaf, np.float32)
     tensor = tensor.T if hf_layout.is_transposed(path) else tensor
     tensors[name] = np.ascontiguousarray(tensor)
   folder.mkdir(parents=True, exist_ok=True)

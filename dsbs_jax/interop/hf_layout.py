@@ -41,13 +41,9 @@ _PROJECTIONS = {'query': 'q', 'key': 'k', 'value': 'v', 'out': 'o'}
 
 
 def read_config(folder: str | pathlib.Path) -> T5Config:
-  """Reads the size of a Hugging Face T5 from its config.json.
+  """Reads the size of a Hugging Face T5 from the config.json in its folder.
 
-  Args:
-    folder: with config.json.
-
-  Returns:
-    The T5Config; dtype, remat and scan_layers are left at their defaults.
+  dtype, remat and scan_layers are left at their defaults.
 
   Raises:
     UserError: the file is missing or describes what this T5 cannot compute.
@@ -64,28 +60,23 @@ def read_config(folder: str | pathlib.Path) -> T5Config:
       f'{path} cannot be read ({error}), expected a JSON object. Fetch it'
       ' again.'
     ) from error
-  if values.get('model_type') not in MODEL_TYPES:
-    raise contract.UserError(
-      f'{path}: model_type is {values.get("model_type")!r}, expected one of'
-      f' {MODEL_TYPES}.'
-    )
   activation = values.get('feed_forward_proj', 'relu')
-  if activation not in _ACTIVATIONS:
-    raise contract.UserError(
-      f'{path}: feed_forward_proj is {activation!r}, expected one of'
-      f' {sorted(_ACTIVATIONS)}.'
-    )
+  epsilon = values.get('layer_norm_epsilon', 1e-6)
+  for name, value, known in (
+    ('model_type', values.get('model_type'), MODEL_TYPES),
+    ('feed_forward_proj', activation, tuple(_ACTIVATIONS)),
+    ('layer_norm_epsilon', epsilon, (1e-6,)),
+  ):
+    if value not in known:
+      raise contract.UserError(
+        f'{path}: {name} is {value!r}, expected one of {known}: this T5'
+        ' computes no other.'
+      )
   required = tuple(_REQUIRED.values())
   missing = [name for name in required if name not in values]
   if missing:
     raise contract.UserError(
       f'{path} has no {missing}, expected all of {required}.'
-    )
-  epsilon = values.get('layer_norm_epsilon', 1e-6)
-  if epsilon != 1e-6:
-    raise contract.UserError(
-      f'{path}: layer_norm_epsilon is {epsilon}, expected 1e-6, which is'
-      ' fixed in this T5.'
     )
   return T5Config(
     num_decoder_layers=values.get('num_decoder_layers') or values['num_layers'],
@@ -131,18 +122,15 @@ def special_ids() -> dict:
 def _layer_names(config: T5Config, stack: str, number: int) -> Iterator:
   """Pairs of (path below the layer, Hugging Face name) of one layer."""
   block = f'{stack}.block.{number}.layer'
-  sublayers = [('attention', 'SelfAttention', 'pre_attention_layer_norm')]
+  sublayers = [('attention', 'SelfAttention', 'attention')]
   if stack == 'decoder':
     sublayers = [
-      ('self_attention', 'SelfAttention', 'pre_self_attention_layer_norm'),
-      (
-        'encoder_decoder_attention',
-        'EncDecAttention',
-        'pre_cross_attention_layer_norm',
-      ),
+      ('self_attention', 'SelfAttention', 'self_attention'),
+      ('encoder_decoder_attention', 'EncDecAttention', 'cross_attention'),
     ]
   for place, (ours, theirs, norm) in enumerate(sublayers):
-    yield (norm, 'scale'), f'{block}.{place}.layer_norm.weight'
+    path = f'pre_{norm}_layer_norm', 'scale'
+    yield path, f'{block}.{place}.layer_norm.weight'
     for projection, letter in _PROJECTIONS.items():
       name = f'{block}.{place}.{theirs}.{letter}.weight'
       yield (ours, projection, 'kernel'), name

@@ -67,15 +67,13 @@ def _open_bin(path: pathlib.Path) -> dict[str, Callable]:
 def _shards(index: pathlib.Path) -> list[str]:
   """The files that an index names."""
   try:
-    names = {
-      str(name) for name in json.loads(index.read_text())['weight_map'].values()
-    }
+    weight_map = json.loads(index.read_text())['weight_map']
+    return sorted({str(name) for name in weight_map.values()})
   except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise contract.UserError(
       f'{index} cannot be read ({error!r:.200}), expected a JSON object with'
       ' weight_map. Fetch the model again.'
     ) from error
-  return sorted(names)
 
 
 def open_folder(

@@ -61,7 +61,14 @@ def load_params(
     )
   folder = t5x_read_checkpoint.find(path)
   checksums.check(folder)
-  _check_vocabulary(folder, vocabulary_fingerprint)
+  if vocabulary_fingerprint is not None:
+    trained_with = run_metadata(folder).get('vocabulary')
+    if trained_with not in (None, vocabulary_fingerprint):
+      raise contract.UserError(
+        f'{folder!r} was trained with vocabulary {trained_with}, the one in use'
+        f' is {vocabulary_fingerprint}: ids would mean other pieces. Set'
+        ' VOCABULARY to the one of the checkpoint.'
+      )
   return t5x_read_checkpoint.load_params(folder, config, shardings=shardings)
 
 
@@ -83,15 +90,3 @@ def run_metadata(folder: str) -> dict[str, Any]:
       f'{file} cannot be read ({error}), expected a JSON object. Take another'
       ' checkpoint of the run.'
     ) from error
-
-
-def _check_vocabulary(folder: str, fingerprint: str | None) -> None:
-  if fingerprint is None:
-    return
-  trained_with = run_metadata(folder).get('vocabulary')
-  if trained_with not in (None, fingerprint):
-    raise contract.UserError(
-      f'{folder!r} was trained with vocabulary {trained_with}, the one in use'
-      f' is {fingerprint}: ids would mean other pieces. Set VOCABULARY to the'
-      ' one of the checkpoint.'
-    )

@@ -65,16 +65,10 @@ def unflatten(batch: Mapping[str, Any], *, num_shards: int) -> dict[str, Rows]:
 
 def views(batch: Mapping[str, Any]) -> dict[str, Rows]:
   """Sorts a flat batch's keys by view, arrays as they are."""
-  rationale = {
-    key.removeprefix(_RATIONALE_PREFIX): array
-    for key, array in batch.items()
-    if key.startswith(_RATIONALE_PREFIX)
-  }
-  rest = {
-    key: array
-    for key, array in batch.items()
-    if not key.startswith(_RATIONALE_PREFIX)
-  }
+  rest, rationale = {}, {}
+  for key, array in batch.items():
+    group = rationale if key.startswith(_RATIONALE_PREFIX) else rest
+    group[key.removeprefix(_RATIONALE_PREFIX)] = array
   if not rationale:
     return {contract.MIXTURE_VIEW: rest}
   return {contract.LABEL_VIEW: rest, contract.RATIONALE_VIEW: rationale}

@@ -126,12 +126,16 @@ def get_dataset(
       num_epochs,
       continue_from_last_checkpoint,
     )
+  seed = cfg.seed
+  if seed is None:  # process 0's time, as every process's
+    now = np.int32(time.time())
+    seed = int(multihost_utils.broadcast_one_to_all(now))
   data = loader.open(
     cfg.mixture_or_task_name,
     register.source(),
     batch_order.BatchOrder(
       batch_size=cfg.batch_size,
-      seed=_shared_seed() if cfg.seed is None else cfg.seed,
+      seed=seed,
       shuffle=cfg.shuffle,
       num_epochs=num_epochs,
     ),
@@ -221,14 +225,13 @@ def _longest(task: str) -> dict[str, int]:
     for name in views.tasks_of(parsed)
     for split in tokens.splits(name, source)
   ]
-  return {
-    side: max(_rounded(getattr(part, side).lengths.max()) for part in parts)
+  longest = {
+    side: max(int(getattr(part, side).lengths.max()) for part in parts)
     for side in ('inputs', 'targets')
   }
-
-
-def _rounded(length: int) -> int:
-  return -(-int(length) // _MULTIPLE) * _MULTIPLE
+  return {
+    n: -(-length // _MULTIPLE) * _MULTIPLE for n, length in longest.items()
+  }
 
 
 def _step_of(filename: str) -> int:
@@ -239,9 +242,3 @@ def _step_of(filename: str) -> int:
       ' a folder checkpoint_<n>.'
     )
   return int(found[-1])
-
-
-def _shared_seed() -> int:
-  """Process 0's time, as every process's seed."""
-  now = np.int32(time.time())
-  return int(multihost_utils.broadcast_one_to_all(now))

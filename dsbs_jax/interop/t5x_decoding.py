@@ -27,9 +27,5 @@ def decode(*, num_decodes: int, **kwargs: Any) -> tuple[jax.Array, jax.Array]:
     kwargs.pop('decode_rng', None)
     return decoding.beam_search(num_decodes=num_decodes, **kwargs)
   return decoding.temperature_sample(
-    num_decodes=1,
-    temperature=0.0,
-    topk=0,
-    rescale_log_probs=False,
-    **kwargs,
+    num_decodes=1, temperature=0.0, topk=0, rescale_log_probs=False, **kwargs
   )

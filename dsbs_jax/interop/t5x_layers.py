@@ -15,13 +15,13 @@ import dataclasses
 import re
 from collections.abc import Mapping
 
+import jax
 import numpy as np
 
 from dsbs_jax import contract
-from dsbs_jax.core.t5 import network
+from dsbs_jax.core.t5 import network, parameters
 from dsbs_jax.interop import t5x_storage
 
-_STACKS = ('encoder', 'decoder')
 _UNROLLED = re.compile(r'layers_(\d+)')
 _BIAS = 'relpos_bias/rel_embedding'
 Leaves = dict[str, t5x_storage.Leaf]
@@ -44,7 +44,9 @@ def unroll(leaves: Mapping[str, t5x_storage.Leaf], *, place: str) -> Leaves:
   for path, leaf in leaves.items():
     for layer_path, layer_leaf in _split(path, leaf):
       stack, _, rest = layer_path.partition('/')
-      if stack in _STACKS and re.fullmatch(rf'layers_\d+/{_BIAS}', rest):
+      if stack in parameters.STACKS and re.fullmatch(
+        rf'layers_\d+/{_BIAS}', rest
+      ):
         tables[stack].append(layer_leaf)
       else:
         unrolled[layer_path] = _join_heads(layer_path, layer_leaf)
@@ -69,17 +71,24 @@ def restack(leaves: Mapping[str, t5x_storage.Leaf]) -> Leaves:
   return stacked
 
 
-def unrolled_config(config: network.T5Config) -> network.T5Config:
-  """The same network with the unrolled layout."""
-  return dataclasses.replace(config, scan_layers=False)
+def unrolled_shapes(config: network.T5Config) -> dict:
+  """The shapes of the unrolled tree of parameters."""
+  return network.param_shapes(dataclasses.replace(config, scan_layers=False))
+
+
+def unrolled_params(params: Mapping, config: network.T5Config) -> dict:
+  """Parameters in the layout of `config` as NumPy's float32, unrolled."""
+  if config.scan_layers:
+    params = network.unstack_layers(params, config)
+  return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), params)
 
 
 def _split(path: str, leaf: t5x_storage.Leaf):
   """Yields the layers of a scanned leaf, or the leaf as it is."""
   stack, _, rest = path.partition('/')
-  if stack in _STACKS and rest.startswith(f'{stack}/'):
+  if stack in parameters.STACKS and rest.startswith(f'{stack}/'):
     axis, name = 1, rest.removeprefix(f'{stack}/')
-  elif stack in _STACKS and rest.startswith('layers/'):
+  elif stack in parameters.STACKS and rest.startswith('layers/'):
     axis, name = 0, rest.removeprefix('layers/')
   else:
     yield path, leaf

@@ -59,17 +59,9 @@ def wrap(
   total_steps: int,
   clip_norm: float | None,
 ) -> OptaxOptimizer:
-  """The optimizer that the built-in engine builds from the same macros.
+  """For `optimizer_def`: what the built-in engine builds of the same macros.
 
-  Args:
-    optimizer: one of core/optimizer.py, rate -> transformation.
-    schedule: (peak, total_steps) -> rate at a step.
-    learning_rate: the peak.
-    total_steps: steps of the run.
-    clip_norm: global norm to which gradients are clipped, None for never.
-
-  Returns:
-    An optimizer definition for `optimizer_def`.
+  The arguments are those of `train_config.TrainConfig`.
   """
   rate = schedule(learning_rate, total_steps=total_steps)
   return OptaxOptimizer(optimizer(rate, clip_norm=clip_norm))
@@ -99,12 +91,8 @@ def _axes_of(path: str, leaf: Any, shapes: Mapping, axes: Mapping) -> Any:
 
 def _as_count(leaf: Any, reference: Any) -> Any:
   """An int32 again, where the state has one and the checkpoint a float."""
-  wanted = getattr(reference, 'dtype', None)
-  found = getattr(leaf, 'dtype', None)
-  if isinstance(reference, int) and found is not None:
-    wanted = jnp.int32
-  if wanted is None or found is None or wanted == found:
-    return leaf
-  if jnp.issubdtype(wanted, jnp.integer):
-    return leaf.astype(wanted)
+  whole = isinstance(reference, int)
+  dtype = jnp.int32 if whole else getattr(reference, 'dtype', jnp.float32)
+  if hasattr(leaf, 'dtype') and jnp.issubdtype(dtype, jnp.integer):
+    return leaf.astype(dtype)
   return leaf

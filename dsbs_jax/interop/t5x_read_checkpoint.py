@@ -6,6 +6,7 @@ keep T5X's layout). Every name and shape is compared with the network's before
 an array is read.
 """
 
+import collections
 import concurrent.futures
 import re
 from collections.abc import Mapping
@@ -22,11 +23,6 @@ from dsbs_jax.interop import t5x_layers, t5x_storage
 
 _STEP_FOLDER = re.compile(r'checkpoint_(\d+)')
 _READERS = 16
-
-
-def is_checkpoint(path: str) -> bool:
-  """Whether `find` finds a checkpoint at `path`."""
-  return _locate(epath.Path(path)) is not None
 
 
 def find(path: str) -> str:
@@ -73,16 +69,6 @@ def _locate(place: epath.Path) -> epath.Path | None:
   return _locate(steps[max(steps)]) if steps else None
 
 
-def read_step(path: str) -> int:
-  """The step of a checkpoint; T5X may have written it as a float."""
-  found = t5x_storage.read_leaves(epath.Path(find(path)), 'state/step')
-  if '' not in found:
-    raise contract.UserError(
-      f'{path!r} has no entry state/step, expected a T5X checkpoint.'
-    )
-  return int(found[''].read().reshape(()))
-
-
 def load_params(
   path: str, config: network.T5Config, *, shardings: Any = None
 ) -> dict[str, Any]:
@@ -108,8 +94,8 @@ def load_params(
       ' a T5X checkpoint.'
     )
   leaves = t5x_layers.unroll(leaves, place=folder)
-  plain = t5x_layers.unrolled_config(config)
-  expected = traverse_util.flatten_dict(network.param_shapes(plain), sep='/')
+  shapes = t5x_layers.unrolled_shapes(config)
+  expected = traverse_util.flatten_dict(shapes, sep='/')
   _check_names(leaves, expected, folder)
   _check_shapes(leaves, expected, folder)
   leaves = {name: leaves[name] for name in expected}
@@ -142,40 +128,36 @@ def infer_config(path: str) -> network.T5Config:
     )
   embedding, table, query, wo = (shapes[name] for name in needed)
   gated = first + 'mlp/wi_0/kernel' in shapes
+  # encoder/layers_0, encoder/layers_1, ...
+  folders = {
+    tuple(name.split('/')[:2]) for name in shapes if '/layers_' in name
+  }
+  layers = collections.Counter(stack for stack, _ in folders)
   return network.T5Config(
     vocab_size=embedding[0],
     emb_dim=embedding[1],
     num_heads=table[0],
     head_dim=query[1] // table[0],
     mlp_dim=wo[0],
-    num_encoder_layers=_num_layers(shapes, 'encoder'),
-    num_decoder_layers=_num_layers(shapes, 'decoder'),
+    **{f'num_{stack}_layers': number for stack, number in layers.items()},
     mlp_activations=('gelu', 'linear') if gated else ('relu',),
     logits_via_embedding='decoder/logits_dense/kernel' not in shapes,
     num_buckets=table[1],
   )
 
 
-def _num_layers(shapes: Mapping[str, Any], stack: str) -> int:
-  return len(
-    {name.split('/')[1] for name in shapes if f'{stack}/layers_' in name}
-  )
-
-
 def _fetch(leaves: t5x_layers.Leaves, shardings: Any) -> dict[str, Any]:
-  flat = {name: None for name in leaves}
-  if shardings is not None:
-    flat = traverse_util.flatten_dict(shardings, sep='/')
+  flat = traverse_util.flatten_dict(shardings or {}, sep='/')
 
   def fetch_one(name: str) -> Any:
-    leaf, sharding = leaves[name], flat[name]
+    leaf = leaves[name]
 
-    def part(index: t5x_storage.Index) -> np.ndarray:
+    def part(index: t5x_storage.Index = ()) -> np.ndarray:
       return np.asarray(leaf.read(index), np.float32)
 
-    if sharding is None:
-      return part(())
-    return jax.make_array_from_callback(leaf.shape, sharding, part)
+    if shardings is None:
+      return part()
+    return jax.make_array_from_callback(leaf.shape, flat[name], part)
 
   with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
     arrays = dict(zip(leaves, pool.map(fetch_one, leaves), strict=True))
@@ -187,23 +169,18 @@ def _check_names(
 ) -> None:
   missing = sorted(set(expected) - set(found))
   surplus = sorted(set(found) - set(expected))
-  if missing or surplus:
-    raise contract.UserError(
-      f'{folder!r} has other parameters than the network: it lacks'
-      f' {_some(missing)} and has, unexpected, {_some(surplus)}.'
-      f' {_remedy(missing, surplus)}'
-    )
-
-
-def _remedy(missing: list[str], surplus: list[str]) -> str:
-  """What most likely is wrong, by the names that differ."""
   names = ' '.join(missing + surplus)
+  remedy = 'Check the number of layers, that is, the model file.'
   if '/wi/' in names or 'logits_dense' in names:
-    return (
+    remedy = (
       'One is T5 1.0 and the other 1.1: check MLP_ACTIVATIONS and'
       ' LOGITS_VIA_EMBEDDING, that is, the model file.'
     )
-  return 'Check the number of layers, that is, the model file.'
+  if names:
+    raise contract.UserError(
+      f'{folder!r} has other parameters than the network: it lacks'
+      f' {_some(missing)} and has, unexpected, {_some(surplus)}. {remedy}'
+    )
 
 
 def _check_shapes(

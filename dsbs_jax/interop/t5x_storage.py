@@ -74,8 +74,7 @@ def stack(leaves: Sequence[Leaf]) -> Leaf:
   """One leaf with a new leading axis over leaves of one shape."""
   shape = (len(leaves),) + leaves[0].shape
   return Leaf(
-    shape,
-    lambda index: np.stack([leaf.read() for leaf in leaves])[index],
+    shape, lambda index: np.stack([leaf.read() for leaf in leaves])[index]
   )
 
 

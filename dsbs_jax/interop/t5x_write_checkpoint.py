@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore
@@ -35,17 +36,10 @@ _MOMENT = re.compile(
 def fresh_moments(params: Mapping[str, Any]) -> dict[str, Any]:
   """T5X's `param_states` of an Adafactor that has taken no step.
 
-  Args:
-    params: unrolled parameters (arrays or shapes).
-
-  Returns:
-    Parameter path -> {v_row, v_col, v, m}, zeros; (1,) where not used.
+  Below each path of the unrolled parameters (arrays or shapes) {v_row, v_col,
+  v, m}: float32 zeros, of shape (1,) where not used.
   """
-  flat = traverse_util.flatten_dict(params, sep='/')
-  return traverse_util.unflatten_dict(
-    {name: _zeros(tuple(param.shape)) for name, param in flat.items()},
-    sep='/',
-  )
+  return jax.tree.map(lambda param: _zeros(param.shape), params)
 
 
 def _zeros(shape: tuple[int, ...]) -> dict[str, np.ndarray]:
@@ -78,9 +72,8 @@ def read_moments(
   }
   if not found:
     return None
-  plain = t5x_layers.unrolled_config(config)
   states = traverse_util.flatten_dict(
-    fresh_moments(network.param_shapes(plain)), sep='/'
+    fresh_moments(t5x_layers.unrolled_shapes(config)), sep='/'
   )
   for key in _MOMENTS:
     used = {
@@ -93,15 +86,16 @@ def read_moments(
   return traverse_util.unflatten_dict(states, sep='/')
 
 
-def save_orbax(
+def save(
   model_dir: str,
   params: Mapping[str, Any],
   config: network.T5Config,
   *,
   step: int = 0,
   moments: Mapping[str, Any] | None = None,
+  legacy: bool = False,
 ) -> str:
-  """Writes MODEL_DIR/checkpoint_<step> in T5X's present format.
+  """Writes MODEL_DIR/checkpoint_<step>.
 
   Args:
     model_dir: where to.
@@ -110,35 +104,30 @@ def save_orbax(
     step: the step that T5X goes on from.
     moments: Adafactor's, as `fresh_moments` or `read_moments` give; None leaves
       them out, which is enough for T5X's eval and infer.
+    legacy: whether in the format of T5X's public checkpoints, not in Orbax's.
 
   Returns:
     The checkpoint folder.
   """
   folder = _new_folder(model_dir, step)
-  tree = _tree(params, config, step, moments)
-  with ocp.PyTreeCheckpointer() as checkpointer:
-    checkpointer.save(folder / t5x_storage.STATE_FOLDER, tree)
+  state = {'step': np.asarray(step, np.int32)}
+  if moments is not None:
+    state['param_states'] = dict(moments)
+  tree = {'target': t5x_layers.unrolled_params(params, config), 'state': state}
+  if legacy:
+    _write_legacy(folder, tree)
+  else:
+    with ocp.PyTreeCheckpointer() as checkpointer:
+      checkpointer.save(folder / t5x_storage.STATE_FOLDER, tree)
   return str(folder)
 
 
-def save_legacy(
-  model_dir: str,
-  params: Mapping[str, Any],
-  config: network.T5Config,
-  *,
-  step: int = 0,
-  moments: Mapping[str, Any] | None = None,
-) -> str:
-  """As `save_orbax`, in the format of T5X's public checkpoints."""
-  folder = _new_folder(model_dir, step)
-  flat = traverse_util.flatten_dict(
-    _tree(params, config, step, moments), sep='/'
-  )
+def _write_legacy(folder: epath.Path, tree: Mapping[str, Any]) -> None:
   index = {
     path: _write_zarr(folder, path, array)
     if _is_sharded(path, array)
     else array
-    for path, array in flat.items()
+    for path, array in traverse_util.flatten_dict(tree, sep='/').items()
   }
   contents = {
     'version': _VERSION,
@@ -148,31 +137,11 @@ def save_legacy(
   (folder / t5x_storage.INDEX_FILE).write_bytes(
     serialization.msgpack_serialize(contents)
   )
-  return str(folder)
 
 
 def _is_sharded(path: str, array: np.ndarray) -> bool:
   """Whether T5X cuts an array over devices; the others must be in the index."""
   return array.size > 1 and path.rpartition('/')[2] not in ('v_row', 'v_col')
-
-
-def _tree(params, config, step, moments) -> dict[str, Any]:
-  state = {'step': np.asarray(step, np.int32)}
-  if moments is not None:
-    state['param_states'] = dict(moments)
-  unrolled = _unrolled(params, config)
-  target = {
-    name: np.asarray(array, np.float32)
-    for name, array in traverse_util.flatten_dict(unrolled, sep='/').items()
-  }
-  return {
-    'target': traverse_util.unflatten_dict(target, sep='/'),
-    'state': state,
-  }
-
-
-def _unrolled(tree: Any, config: network.T5Config) -> Any:
-  return network.unstack_layers(tree, config) if config.scan_layers else tree
 
 
 def _new_folder(model_dir: str, step: int) -> epath.Path:

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What `prepare` prints: how many rows and completions, how many tokens."""
 
-from collections.abc import Callable, Iterable, Mapping
+import itertools
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+import rich.progress
 import rich.table
 from absl import logging
 
@@ -23,10 +25,6 @@ _COUNTED = (
 )
 _QUANTILES = (0.5, 0.95, 0.99)
 _CHUNK = 2048
-
-Watch = Callable[
-  [str, Iterable[benchmark.Example]], Iterable[benchmark.Example]
-]
 
 
 def counts(prepared: store.Prepared) -> rich.table.Table:
@@ -68,14 +66,17 @@ def counts(prepared: store.Prepared) -> rich.table.Table:
 
 
 def lengths(
-  prepared: store.Prepared, spec: str | None, *, watch: Watch
+  prepared: store.Prepared,
+  spec: str | None,
+  *,
+  progress: rich.progress.Progress,
 ) -> rich.table.Table:
   """Lengths of every field, in tokens where a vocabulary can be had.
 
   Args:
     prepared: the examples.
     spec: a vocabulary spec; None takes the configured one.
-    watch: shows progress while examples pass.
+    progress: shows how many examples have passed.
 
   Returns:
     Mean, quantiles and maximum per split and field; tokens include the end
@@ -97,7 +98,9 @@ def lengths(
   for column in ('mean', *(f'{100 * q:.0f} %' for q in _QUANTILES), 'max'):
     table.add_column(column, justify='right')
   for split in prepared.splits:
-    examples = watch(f'lengths {split}', prepared.examples(split))
+    examples = progress.track(
+      prepared.examples(split), description=f'lengths {split}'
+    )
     for field, found in _measure(examples, vocabulary, prefix).items():
       quantiles = np.quantile(found, _QUANTILES)
       table.add_row(
@@ -116,21 +119,13 @@ def _measure(
   prefix: str,
 ) -> dict[str, np.ndarray]:
   found: dict[str, list[int]] = {field: [] for field in FIELDS}
-  waiting: dict[str, list[str]] = {field: [] for field in FIELDS}
-
-  def count() -> None:
-    for field, texts in waiting.items():
+  examples = iter(examples)
+  while chunk := list(itertools.islice(examples, _CHUNK)):
+    for field in FIELDS:
+      before = prefix if field == 'input' else ''
+      texts = [before + getattr(example, field) for example in chunk]
       if vocabulary is None:
         found[field] += [len(text.split()) for text in texts]
       else:
         found[field] += [1 + len(ids) for ids in vocabulary.encode_all(texts)]
-      texts.clear()
-
-  for example in examples:
-    for field in FIELDS:
-      before = prefix if field == 'input' else ''
-      waiting[field].append(before + getattr(example, field))
-    if len(waiting['input']) == _CHUNK:
-      count()
-  count()
   return {field: np.array(lengths) for field, lengths in found.items()}

@@ -5,7 +5,7 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import rich.console
 import rich.progress
@@ -21,9 +21,6 @@ from dsbs_jax.data import (
 from dsbs_jax.data.prepared import store
 from dsbs_jax.data.source import file_layout, filters, sources
 from dsbs_jax.preparing import count_tables, vocabulary_training
-
-_FIELDS = count_tables.FIELDS
-_Item = TypeVar('_Item')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,24 +47,18 @@ class PrepareConfig:
     for name in ('benchmark', 'source', 'data_dir'):
       if not getattr(self, name):
         raise contract.UserError(f'--{name} is missing. See --help.')
-    if not 0 < self.fraction <= 1:
-      raise contract.UserError(
-        f'--fraction is {self.fraction}, expected a number in (0, 1].'
-      )
-    if self.subset_seed < 0:
-      raise contract.UserError(
-        f'--subset_seed is {self.subset_seed}, expected 0 or more.'
-      )
-    for flag, table in (('keep', filters.KEEP), ('clean', filters.CLEAN)):
-      if getattr(self, flag) not in table:
+    pieces = self.train_vocab
+    for flag, right, expected in (
+      ('fraction', 0 < self.fraction <= 1, 'a number in (0, 1]'),
+      ('subset_seed', self.subset_seed >= 0, '0 or more'),
+      ('keep', self.keep in filters.KEEP, _one_of(filters.KEEP)),
+      ('clean', self.clean in filters.CLEAN, _one_of(filters.CLEAN)),
+      ('train_vocab', pieces is None or pieces >= 16, '16 pieces or more'),
+    ):
+      if not right:
         raise contract.UserError(
-          f'--{flag} is {getattr(self, flag)!r}, expected one of'
-          f' {", ".join(table)}.'
+          f'--{flag} is {getattr(self, flag)!r}, expected {expected}.'
         )
-    if self.train_vocab is not None and self.train_vocab < 16:
-      raise contract.UserError(
-        f'--train_vocab is {self.train_vocab}, expected 16 pieces or more.'
-      )
 
   def about(self) -> dict[str, Any]:
     """What decides the prepared examples, for the metadata."""
@@ -82,6 +73,10 @@ class PrepareConfig:
     return decisive
 
 
+def _one_of(names: Iterable[str]) -> str:
+  return f'one of {", ".join(names)}'
+
+
 def _files(path: str | None) -> list[pathlib.Path]:
   """The files at a path or below it."""
   if path is None:
@@ -94,9 +89,6 @@ def _files(path: str | None) -> list[pathlib.Path]:
 
 def prepare(config: PrepareConfig) -> None:
   """Prepares a benchmark and prints its counts and lengths.
-
-  Args:
-    config: what to prepare, from where to where.
 
   Raises:
     UserError: the config or the data is wrong.
@@ -119,11 +111,7 @@ def prepare(config: PrepareConfig) -> None:
     spec = _train_vocabulary(prepared, config.train_vocab)
     console.print(f'vocabulary written: --vocabulary={spec}')
   with _progress() as progress:
-    table = count_tables.lengths(
-      prepared,
-      spec,
-      watch=lambda name, items: _watched(progress, name, items),
-    )
+    table = count_tables.lengths(prepared, spec, progress=progress)
   console.print(table)
   console.print(f'prepared: {store.folder(known.name, config.data_dir)}')
 
@@ -194,7 +182,7 @@ def _write(config: PrepareConfig, known: benchmark.Benchmark) -> store.Prepared:
     return store.write(
       known.name,
       {
-        split: _watched(progress, f'{known.name} {split}', found)
+        split: progress.track(found, description=f'{known.name} {split}')
         for split, found in examples.items()
       },
       data_dir=config.data_dir,
@@ -212,18 +200,6 @@ def _progress() -> rich.progress.Progress:
     rich.progress.TimeElapsedColumn(),
     console=rich.console.Console(stderr=True, markup=False, soft_wrap=True),
   )
-
-
-def _watched(
-  progress: rich.progress.Progress, name: str, items: Iterable[_Item]
-) -> Iterator[_Item]:
-  """Passes items on and shows how many have passed."""
-  bar = progress.add_task(name, total=None)
-  number = 0
-  for number, item in enumerate(items, 1):
-    yield item
-    progress.update(bar, completed=number)
-  progress.update(bar, completed=number, total=number)
 
 
 def _download_bar(progress: rich.progress.Progress) -> download.Progress:
@@ -244,14 +220,15 @@ def _train_vocabulary(prepared: store.Prepared, size: int) -> str:
 
   def texts() -> Iterator[str]:
     for example in prepared.examples(split):
-      for field in _FIELDS:
+      for field in count_tables.FIELDS:
         yield getattr(example, field)
       # Every input of these tasks begins so; few pieces make it short.
       for form in ('label', 'rationale'):
         yield prefixes.of(form) + example.input
 
   with _progress() as progress:
-    watched = _watched(progress, f'vocabulary of {size} pieces', texts())
+    name = f'vocabulary of {size} pieces'
+    watched = progress.track(texts(), description=name)
     model = vocabulary_training.train(watched, size=size)
   path = prepared.data_dir / 'vocabularies' / f'{prepared.name}.{size}.model'
   vocabularies.write_file(path, model)

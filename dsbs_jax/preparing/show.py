@@ -39,9 +39,6 @@ class ShowConfig:
 def show(config: ShowConfig) -> None:
   """Prints the first examples of a task or mixture.
 
-  Args:
-    config: what to show.
-
   Raises:
     UserError: the task, the split or the vocabulary is not there.
   """
@@ -55,11 +52,7 @@ def show(config: ShowConfig) -> None:
   order = batch_order.BatchOrder(batch_size=config.num, shuffle=False)
   found, _ = views.load(config.task, config.split, source)
   opened = loader.open(
-    config.task,
-    source,
-    order,
-    layout=layouts.Padded(),
-    split=config.split,
+    config.task, source, order, layout=layouts.Padded(), split=config.split
   )
   console = rich.console.Console(markup=False, emoji=False)
   console.print(f'{config.task}: {opened.num_examples:,} examples')
@@ -67,9 +60,8 @@ def show(config: ShowConfig) -> None:
   for row, position in enumerate(positions):
     for view, rows in batch.items():
       parts, place = found[view], int(position)
-      while place >= len(
-        parts[0]
-      ):  # a mixture's pool is one task after another
+      # A mixture's pool is one task after another.
+      while place >= len(parts[0]):
         place -= len(parts[0])
         parts = parts[1:]
       example = {key: value[row] for key, value in rows.items()}
@@ -95,15 +87,9 @@ def _show_example(console, tokens, position: int, *, row) -> None:
 
 
 def _target_table(tokens, row) -> rich.table.Table:
-  table = rich.table.Table()
-  for column in (
-    'position',
-    'decoder reads',
-    'is trained to write',
-    'id',
-    'term',
-  ):
-    table.add_column(column)
+  table = rich.table.Table(
+    *('position', 'decoder reads', 'is trained to write', 'id', 'term')
+  )
   table.add_column('weight', justify='right')
   for place in range(_length(row['decoder_target_tokens'])):
     target = row['decoder_target_tokens'][place]
@@ -124,15 +110,10 @@ def _length(ids: np.ndarray) -> int:
 
 
 def _piece(tokens, token: int) -> str:
-  return terminal_text.visible(_raw_piece(tokens, token))
-
-
-def _raw_piece(tokens, token: int) -> str:
-  if token == contract.PAD_ID:
-    return '<start>'
-  if token == contract.EOS_ID:
-    return '<end>'
+  known = {contract.PAD_ID: '<start>', contract.EOS_ID: '<end>'}
+  if token in known:
+    return known[token]
   piece = getattr(tokens.vocabulary, 'piece', None)
   if piece is None:  # a seqio vocabulary
-    return tokens.vocabulary.decode([int(token)])
-  return piece(token)
+    return terminal_text.visible(tokens.vocabulary.decode([int(token)]))
+  return terminal_text.visible(piece(token))

@@ -23,13 +23,7 @@ def latest_valid_step(model_dir: str) -> int | None:
   Process 0 compares all files of the newest checkpoint with their checksums,
   and, if it is damaged, those of the one before. It renames damaged ones to
   `checkpoint_<n>.damaged`, prints what is wrong with each, and tells the other
-  processes which step it found.
-
-  Args:
-    model_dir: the run's folder, which need not exist.
-
-  Returns:
-    Its step; None where there is no checkpoint at all.
+  processes which step it found: None where there is no checkpoint at all.
 
   Raises:
     UserError: there are checkpoints, but all are damaged. They are left as

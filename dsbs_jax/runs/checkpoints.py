@@ -14,6 +14,7 @@ deleted, so that no kill leaves half of one. Nothing is ordered by a clock.
 """
 
 import importlib.metadata
+import json
 import pathlib
 import re
 import shutil
@@ -45,7 +46,6 @@ class Checkpoints:
     keep: how many of the newest checkpoints stay.
     monitor: name of the metric whose highest value marks the best checkpoint,
       or None to keep the newest only.
-    read_only: restore only; nothing is written or deleted.
   """
 
   def __init__(
@@ -54,39 +54,29 @@ class Checkpoints:
     *,
     keep: int = 2,
     monitor: str | None = None,
-    read_only: bool = False,
   ):
     self.model_dir = pathlib.Path(model_dir).absolute()
-    if read_only and not self.model_dir.is_dir():
-      raise contract.UserError(
-        f'there is no run at {str(self.model_dir)!r}, expected a folder with'
-        f' {PREFIX}_<step> in it. Check --gin.MODEL_DIR.'
-      )
-    self._monitor = monitor
-    self._writes = not read_only and jax.process_index() == 0
     self._saving = self.model_dir  # the checkpoint that is being saved
     self._empty_trash()
-    if read_only:
-      # Orbax reads the metrics of all of them at once.
-      for folder in folders(self.model_dir).values():
-        checksums.check(folder, below='metrics/')
+
+    def rank(metrics: Mapping[str, float] | None) -> float:
+      return (metrics or {}).get(monitor, float('-inf'))
+
     policies = [checkpoint_managers.LatestN(keep)]
     if monitor:
       policies.append(
         checkpoint_managers.BestN(
-          get_metric_fn=self._rank, n=1, keep_checkpoints_without_metrics=False
+          get_metric_fn=rank, n=1, keep_checkpoints_without_metrics=False
         )
       )
     options = ocp.CheckpointManagerOptions(
       step_prefix=PREFIX,
-      read_only=read_only,
-      create=not read_only,
-      cleanup_tmp_directories=not read_only,
-      todelete_subdir=None if read_only else _TRASH,
+      cleanup_tmp_directories=True,
+      todelete_subdir=_TRASH,
       async_options=ocp.AsyncOptions(
         post_finalization_callback=self._write_checksums
       ),
-      best_fn=self._rank if monitor else None,
+      best_fn=rank if monitor else None,
       preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
     )
     self._manager = ocp.CheckpointManager(
@@ -99,23 +89,12 @@ class Checkpoints:
     checksums.write(folder)
 
   def _empty_trash(self) -> None:
-    if self._writes and (self.model_dir / _TRASH).exists():
+    if jax.process_index() == 0 and (self.model_dir / _TRASH).exists():
       shutil.rmtree(self.model_dir / _TRASH)
-
-  def _rank(self, metrics: Mapping[str, float] | None) -> float:
-    return (metrics or {}).get(self._monitor, float('-inf'))
 
   def latest_step(self) -> int | None:
     """The step of the newest checkpoint, None where there is none."""
     return self._manager.latest_step()
-
-  def best_step(self) -> int | None:
-    """The step of the best kept checkpoint on validation, newest of equals."""
-    steps_and_ranks = [
-      (self._rank(self._manager.metrics(step)), step)
-      for step in self._manager.all_steps()
-    ]
-    return max(steps_and_ranks)[1] if steps_and_ranks else None
 
   def save(
     self,
@@ -277,11 +256,11 @@ def find_checkpoint(
       )
     number = path.name.rpartition('_')[2]
     return path, int(number) if number.isdigit() else 0
-  saved = Checkpoints(path, monitor='validation/accuracy', read_only=True)
-  choice = {'latest': saved.latest_step(), 'best': saved.best_step()}.get(
-    step, step
-  )
-  saved.close()
+  saved, choice = folders(path), step
+  if step == 'latest':
+    choice = max(saved, default=None)
+  elif step == 'best':
+    choice = max(saved, key=lambda n: (_accuracy(saved[n]), n), default=None)
   folder = path / f'{PREFIX}_{choice}'
   if not folder.is_dir():
     names = sorted(p.name for p in path.glob(f'{PREFIX}_*'))
@@ -290,3 +269,11 @@ def find_checkpoint(
       f' {names}.'
     )
   return folder, int(choice)
+
+
+def _accuracy(folder: pathlib.Path) -> float:
+  """Accuracy on validation as saved with a checkpoint, -inf without one."""
+  checksums.check(folder, below='metrics/')
+  file = folder / 'metrics' / 'metrics'
+  metrics = json.loads(file.read_text()) if file.is_file() else {}
+  return metrics.get('validation/accuracy', float('-inf'))

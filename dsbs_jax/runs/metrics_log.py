@@ -7,17 +7,53 @@ and the progress line.
 """
 
 import json
+import os
 import pathlib
 import time
 from collections.abc import Mapping
 
 import jax
 import numpy as np
+from tensorboardX import event_file_writer, summary
+from tensorboardX.proto import event_pb2
 
-from dsbs_jax.runs import tensorboard
 from dsbs_jax.runtime import files, progress
 
 METRICS_FILE = 'metrics.jsonl'
+_FLUSH_SECONDS = 30
+
+
+class EventFile:
+  """TensorBoard's event file of a run, written in the caller's thread.
+
+  tensorboardX's SummaryWriter writes in a thread of its own. If that thread
+  dies because the disk is full, the queue fills up and the run hangs.
+
+  Args:
+    folder: the run's folder.
+  """
+
+  def __init__(self, folder: pathlib.Path):
+    # The process id keeps two starts within one second apart.
+    self._writer = event_file_writer.EventsWriter(
+      str(folder / 'events'), filename_suffix=f'.{os.getpid()}'
+    )
+    self._flushed = time.monotonic()
+
+  def scalars(self, step: int, values: Mapping[str, float]) -> None:
+    """Writes the values of a step by their tags."""
+    for tag, value in values.items():
+      event = event_pb2.Event(
+        summary=summary.scalar(tag, value), step=step, wall_time=time.time()
+      )
+      self._writer.write_event(event)
+    if time.monotonic() - self._flushed > _FLUSH_SECONDS:
+      self._writer.flush()
+      self._flushed = time.monotonic()
+
+  def close(self) -> None:
+    """Flushes and closes the file."""
+    self._writer.close()
 
 
 class MetricsLog:
@@ -47,7 +83,7 @@ class MetricsLog:
       self._folder.mkdir(parents=True, exist_ok=True)
       drop_lines_after(self._folder / METRICS_FILE, start_step)
       with files.writing(self._folder):
-        self._events = tensorboard.EventFile(self._folder)
+        self._events = EventFile(self._folder)
 
   def config(self, text: str | None) -> None:
     """Writes the gin config of the run to config.gin, as T5X does."""
@@ -145,21 +181,17 @@ def summarise(metrics: list[Mapping[str, jax.Array]]) -> dict[str, float]:
   means = {}
   for key, total in totals.items():
     term, _, quantity = key.rpartition('/')
-    tokens = totals.get(f'{term}/tokens', None)
+    tokens = totals.get(f'{term}/tokens')
+    if tokens == 0:
+      continue
     if tokens is None or quantity == 'tokens':
-      means[key] = total / len(host)
-    elif tokens:
-      name = {'correct': 'accuracy'}.get(
-        quantity, quantity.removesuffix('_sum')
-      )
-      means[f'{term}/{name}'] = total / tokens
+      means[key] = float(total / len(host))
+    else:
+      name = 'accuracy' if quantity == 'correct' else quantity
+      means[f'{term}/{name.removesuffix("_sum")}'] = float(total / tokens)
   if 'learning_rate' in means:
     means['learning_rate'] = host[-1]['learning_rate']
-  return {
-    key: float(value)
-    for key, value in means.items()
-    if not (key.endswith('/tokens') and value == 0)
-  }
+  return means
 
 
 def drop_lines_after(path: pathlib.Path, step: int) -> None:

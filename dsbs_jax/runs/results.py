@@ -85,13 +85,7 @@ class Run:
 
 
 def read_all(folder: str | pathlib.Path) -> list[Run]:
-  """Reads every run below a folder, in the order of their paths.
-
-  Args:
-    folder: a sweep's folder, or any folder with runs at any depth.
-
-  Returns:
-    The runs that wrote at least one line.
+  """Every run below a folder that wrote a line, in the order of their paths.
 
   Raises:
     UserError: there is none, or one cannot be read.
@@ -117,8 +111,7 @@ def told_apart(runs: Sequence[Run]) -> list[Run]:
     else dataclasses.replace(
       run,
       coordinates=dataclasses.replace(
-        run.coordinates,
-        setting=(*run.coordinates.setting, str(run.path)),
+        run.coordinates, setting=(*run.coordinates.setting, str(run.path))
       ),
     )
     for run in runs

@@ -149,11 +149,6 @@ def is_finished(
   return not saved or path / f'{checkpoints.PREFIX}_{last}' in saved
 
 
-def saved_step(path: pathlib.Path) -> int:
-  """The step of the newest checkpoint, 0 without one."""
-  return max(checkpoints.folders(path), default=0)
-
-
 def prepared(name: str, data_dir: str | None) -> store.Prepared | None:
   """The prepared data of a benchmark, None where it cannot be found."""
   if not data_dir or not store.exists(name, data_dir):

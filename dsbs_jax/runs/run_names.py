@@ -57,23 +57,17 @@ class Coordinates:
   setting: tuple[str, ...] = ()
 
   def __post_init__(self):
-    if self.method not in METHODS:
-      raise contract.UserError(
-        f'the method is {self.method!r}, expected one of {", ".join(METHODS)}.'
-        ' Correct --methods.'
-      )
-    if not _MODEL.fullmatch(self.model):
-      raise contract.UserError(
-        f'the model is named {self.model!r}, expected letters, digits, _ and'
-        ' dots. Rename its gin file.'
-      )
-    if not 0 < self.fraction <= 1:
-      raise contract.UserError(
-        f'the fraction is {self.fraction}, expected a number in (0, 1].'
-        ' Correct --fractions.'
-      )
-    if self.seed < 0:
-      raise contract.UserError(f'the seed is {self.seed}, expected 0 or more.')
+    methods = f'one of {", ".join(METHODS)}. Correct --methods'
+    named = 'letters, digits, _ and dots. Rename its gin file'
+    share = 'a number in (0, 1]. Correct --fractions'
+    for right, found, expected in (
+      (self.method in METHODS, f'method is {self.method!r}', methods),
+      (_MODEL.fullmatch(self.model), f'model is named {self.model!r}', named),
+      (0 < self.fraction <= 1, f'fraction is {self.fraction}', share),
+      (self.seed >= 0, f'seed is {self.seed}', '0 or more'),
+    ):
+      if not right:
+        raise contract.UserError(f'the {found}, expected {expected}.')
 
   @property
   def task(self) -> str:

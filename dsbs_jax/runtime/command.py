@@ -36,13 +36,7 @@ flags.DEFINE_bool('debug', False, 'Show the traceback of a user error.')
 
 
 def rewrite_gin_flags(arguments: Sequence[str]) -> list[str]:
-  """Turns `--gin.NAME=VALUE` into `--gin_bindings=NAME = VALUE`.
-
-  Args:
-    arguments: the command line, program name first.
-
-  Returns:
-    The command line that absl understands.
+  """Turns `--gin.NAME=VALUE` into `--gin_bindings=NAME = VALUE`, for absl.
 
   Raises:
     UserError: a `--gin.` flag without `=`.
@@ -81,8 +75,18 @@ def run(
   logging.set_verbosity(logging.WARNING)
 
   def start(rest: Sequence[str]) -> int:
-    extra = [] if takes_arguments else rest[1:]
-    return _guarded(lambda: _refuse(extra) if extra else main())
+    try:
+      if rest[1:] and not takes_arguments:
+        raise contract.UserError(
+          f'{rest[1]!r} is no flag, expected --NAME=VALUE only (put a value'
+          ' with spaces in quotes). --help lists the flags.'
+        )
+      return main() or 0
+    except (contract.UserError, OSError) as error:
+      text = message(error)
+      if text is None or flags.FLAGS.debug:
+        raise
+      return _report(text)
 
   app.run(start, argv=arguments, flags_parser=_parse)
 
@@ -98,29 +102,11 @@ def _parse(arguments: Sequence[str]) -> list[str]:
     sys.exit(_report(f'{message}. --help lists the flags.'))
 
 
-def _refuse(arguments: Sequence[str]) -> None:
-  raise contract.UserError(
-    f'{arguments[0]!r} is no flag, expected --NAME=VALUE only (put a value'
-    ' with spaces in quotes). --help lists the flags.'
-  )
-
-
-def _guarded(main: Callable[[], int | None]) -> int:
-  try:
-    return main() or 0
-  except (contract.UserError, OSError) as error:
-    text = message(error)
-    if text is None or flags.FLAGS.debug:
-      raise
-    return _report(text)
-
-
 def message(error: Exception) -> str | None:
   """What a command prints of an error in place of its traceback.
 
-  Returns:
-    The text of a UserError, or of a file error that the user can remedy; None
-    for all else, which is a bug.
+  None where it is neither a UserError nor a file error that the user can
+  remedy, but a bug.
   """
   if isinstance(error, contract.UserError):
     return str(error)

@@ -9,21 +9,16 @@ import jax
 _VARIABLE = 'JAX_COMPILATION_CACHE_DIR'
 
 
-def use_cache() -> pathlib.Path | None:
+def use_cache() -> None:
   """Keeps compiled programs on disk for later processes of this user.
 
   `JAX_COMPILATION_CACHE_DIR` names another folder; empty, it turns the cache
   off.
-
-  Returns:
-    The folder, or None where the cache is off.
   """
   folder = os.environ.get(_VARIABLE)
   if folder is None:
     base = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
     folder = str(pathlib.Path(base) / 'dsbs_jax' / 'compiled')
-  if not folder:
-    return None
-  jax.config.update('jax_compilation_cache_dir', folder)
-  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
-  return pathlib.Path(folder)
+  if folder:
+    jax.config.update('jax_compilation_cache_dir', folder)
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)

@@ -20,14 +20,11 @@ _LOST = re.compile('gloo|nccl|unavailable|deadline_exceeded|aborted|connection')
 
 
 def join(distributed: bool) -> None:
-  """Connects this process with the others of the run.
+  """Connects this process with the others, if the run has several.
 
   On TPU pods, Slurm and Open MPI JAX finds the others by itself. Elsewhere
   JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and
   JAX_PROCESS_ID (from 0) say who they are.
-
-  Args:
-    distributed: whether the run has several processes.
 
   Raises:
     UserError: the environment tells a part of it only, or JAX finds nobody.

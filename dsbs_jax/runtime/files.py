@@ -33,13 +33,9 @@ _REMEDIES = {
 def explain(path: str | os.PathLike, error: BaseException) -> str | None:
   """One line about a file error: what happened to which path, what to do.
 
-  Args:
-    path: the file or folder.
-    error: an OSError, or what a library raised because of one: TensorStore
-      tells the operating system's reason in its text only.
-
-  Returns:
-    The line; None if the error has no reason that a user can remedy.
+  The error is an OSError, or what a library raised because of one: TensorStore
+  tells the operating system's reason in its text only. None if there is no
+  reason that a user can remedy.
   """
   number = getattr(error, 'errno', None)
   if not isinstance(error, OSError):

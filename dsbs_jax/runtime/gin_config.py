@@ -65,7 +65,6 @@ def build(
     UserError: a file is missing, a line does not parse, a name is unknown, a
       required value is not given, or a binding or macro is read by nothing.
   """
-  _require_gin()
   gin.clear_config()
   for path in search_paths:
     gin.add_config_file_search_path(path)
@@ -83,7 +82,7 @@ def build(
         gin.parse_config_file(file)
     imports = _imports(texts)
     for binding in gin_bindings:
-      with _explained(lambda _, binding=binding: _flag(binding)):
+      with _explained(lambda _, binding=binding: flag(binding)):
         gin.parse_config([*imports, binding])
     with _explained(lambda _: ''):
       gin.finalize()
@@ -96,14 +95,6 @@ def build(
 def operative_text() -> str:
   """The operative config: a gin file that rebuilds the settings."""
   return gin.operative_config_str()
-
-
-def _require_gin() -> None:
-  if not hasattr(gin, 'parse_config_files_and_bindings'):
-    raise contract.UserError(
-      f'the package imported as gin is {list(gin.__path__)}, expected'
-      ' gin-config. Install the pinned dependencies: make env.'
-    )
 
 
 def _text(file: str, search_paths: Sequence[str]) -> str:
@@ -156,8 +147,8 @@ def _imports(texts: Mapping[str, str]) -> list[str]:
   return list(dict.fromkeys(found))
 
 
-def _flag(binding: str) -> str:
-  """A binding as it is typed."""
+def flag(binding: str) -> str:
+  """A binding as it is typed: 'ALPHA = 0.5' -> '--gin.ALPHA=0.5'."""
   name, _, value = binding.partition('=')
   return f'--gin.{name.strip()}={value.strip()}'
 
@@ -172,7 +163,7 @@ class _Given:
   def of(self, name: str) -> str:
     """The flag, or else the last file, that sets a macro or parameter."""
     sets = re.compile(rf'^\s*{re.escape(name)}\s*=', re.MULTILINE)
-    flags = [_flag(b) for b in reversed(self.bindings) if sets.match(b)]
+    flags = [flag(b) for b in reversed(self.bindings) if sets.match(b)]
     files = [file for file, t in reversed(self.texts.items()) if sets.search(t)]
     return next(iter((*flags, *files)), '')
 

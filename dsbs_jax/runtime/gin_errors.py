@@ -61,7 +61,10 @@ def explain(error: Exception, known: Iterable[str]) -> str:
       'the value cannot be read, expected a number, True, None, a list, or'
       f' text whose quotes and brackets are closed ({QUOTES}).'
     )
-  return _first_paragraph(text)
+  # Gin appends its call chain and the whole config; one line says it.
+  text = re.split(r'\n  In |\s*\((?:\S+, )?line \d+\)', text, maxsplit=1)[0]
+  text = ' '.join(text.split())
+  return text if len(text) <= _MOST_CHARS else text[:_MOST_CHARS] + '...'
 
 
 def line(error: Exception) -> str:
@@ -77,10 +80,3 @@ def near(name: str, known: Iterable[str]) -> str:
   """' Did you mean ...?', or '' where nothing is near."""
   found = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.8)
   return f' Did you mean {" or ".join(found)}?' if found else ''
-
-
-def _first_paragraph(text: str) -> str:
-  """Gin appends its call chain and the whole config; one line says it."""
-  text = re.split(r'\n  In |\s*\((?:\S+, )?line \d+\)', text, maxsplit=1)[0]
-  text = ' '.join(text.split())
-  return text if len(text) <= _MOST_CHARS else text[:_MOST_CHARS] + '...'

@@ -22,12 +22,7 @@ _PATHS = flags.DEFINE_list(
 def build(settings: type[Settings], *, engine: Sequence[str] = ()) -> Settings:
   """Builds a door's settings from its flags; see `gin_config.build`.
 
-  Args:
-    settings: what the engine file binds.
-    engine: files that go first, unless the first of them is given anyway.
-
-  Returns:
-    The settings.
+  Files of `engine` go first, unless the first of them is given anyway.
   """
   files = list(_FILES.value)
   if engine and engine[0] not in files:

@@ -130,7 +130,7 @@ class ServeConfig(student.StudentConfig):
   def compiled_shapes(self) -> length_buckets.CompiledShapes:
     """The shapes that its batches can have."""
     return warmup.compiled_shapes(
-      self.predictor_config(batch_size=self.batch_sizes[-1]),
+      self.predictor_config(),
       self.load_vocabulary(),
       batch_sizes=self.batch_sizes,
       input_lengths=self.input_lengths,
@@ -243,13 +243,9 @@ class _Server:
   def _load(self) -> student.LoadedStudent:
     """Reads the checkpoint and compiles, in the model's thread."""
     config, start = self._config, time.monotonic()
-    batch_size = config.batch_sizes[-1]
-    loaded = student.load_student(
-      config, batch_size=batch_size, shapes=self._shapes
-    )
-    predictor_config = config.predictor_config(batch_size=batch_size)
+    loaded = student.load_student(config, shapes=self._shapes)
     calls = list(
-      warmup.calls(loaded.decode_fns, predictor_config, self._shapes)
+      warmup.calls(loaded.decode_fns, config.predictor_config(), self._shapes)
     )
     shown = time.monotonic()
     for number, call in enumerate(calls):

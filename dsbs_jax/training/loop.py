@@ -7,7 +7,6 @@ between them. No hooks and no callbacks: what happens, happens in `train`.
 
 import contextlib
 import time
-from typing import Any
 
 import jax
 import numpy as np
@@ -18,14 +17,10 @@ from dsbs_jax.core.t5 import network
 from dsbs_jax.data import register, vocabularies
 from dsbs_jax.data.batching import loader
 from dsbs_jax.data.prepared import tokens
+from dsbs_jax.inference import decode_functions
 from dsbs_jax.inference import evaluator as evaluator_lib
 from dsbs_jax.interop import read_checkpoint
-from dsbs_jax.runs import (
-  checkpoint_repair,
-  checkpoints,
-  metrics_log,
-  results,
-)
+from dsbs_jax.runs import checkpoint_repair, checkpoints, metrics_log, results
 from dsbs_jax.runtime import compilation_cache, files, malloc, progress, signals
 from dsbs_jax.training import (
   metrics_buffer,
@@ -105,7 +100,6 @@ def train(
     max_decode_len=run.max_decode_len,
     source=source,
     mesh=mesh,
-    param_shardings=abstract_state.shardings.params,
   )
   log = metrics_log.MetricsLog(
     run.model_dir,
@@ -132,7 +126,7 @@ def train(
     log.say('compiling the train step')
   with contextlib.closing(log), contextlib.closing(saved):
     while step < run.train_steps and not stop.requested(step):
-      batch = to_global(next(batches), batch_sharding)
+      batch = decode_functions.to_global(next(batches), batch_sharding)
       state, metrics = train_step(state, batch, key_data)
       step += 1
       buffer.add(step, metrics)
@@ -203,13 +197,6 @@ def open_data(
     ),
     skip_padding=run.skip_padding,
     pair_ids=bool(train_config.objective_of(run).mi_weight),
-  )
-
-
-def to_global(batch: Any, sharding: jax.sharding.Sharding) -> Any:
-  """Puts this process's rows of a batch on its devices."""
-  return jax.tree.map(
-    lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch
   )
 
 

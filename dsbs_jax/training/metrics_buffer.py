@@ -78,22 +78,20 @@ class MetricsBuffer:
         continue
       self._num_nonfinite += 1
       if self._num_nonfinite > self._max_nonfinite:
-        raise contract.UserError(self._too_many(step))
+        ids = self._example_ids(step - 1)
+        hidden = len(ids) - _MAX_SHOWN_IDS
+        more = f' and {hidden} more' if hidden > 0 else ''
+        raise contract.UserError(
+          f'the loss or gradient of step {step:,} is not finite, non-finite'
+          f' step number {self._num_nonfinite:,} of the run'
+          f' (MAX_NONFINITE_STEPS={self._max_nonfinite}). Its batch:'
+          f' {", ".join(ids[:_MAX_SHOWN_IDS])}{more}.'
+          f' {self._newest_checkpoint()} Look at these examples, lower'
+          ' LEARNING_RATE in a new run, or go on with'
+          ' --gin.MAX_NONFINITE_STEPS=N, which skips N such steps.'
+        )
       if jax.process_index() == 0:
         progress.say(
           f'step {step:,} skipped: its loss or gradient is not finite'
           f' ({self._num_nonfinite:,} of at most {self._max_nonfinite:,})'
         )
-
-  def _too_many(self, step: int) -> str:
-    ids = self._example_ids(step - 1)
-    hidden = len(ids) - _MAX_SHOWN_IDS
-    more = f' and {hidden} more' if hidden > 0 else ''
-    return (
-      f'the loss or gradient of step {step:,} is not finite, non-finite step'
-      f' number {self._num_nonfinite:,} of the run'
-      f' (MAX_NONFINITE_STEPS={self._max_nonfinite}). Its batch:'
-      f' {", ".join(ids[:_MAX_SHOWN_IDS])}{more}. {self._newest_checkpoint()}'
-      ' Look at these examples, lower LEARNING_RATE in a new run, or go on with'
-      ' --gin.MAX_NONFINITE_STEPS=N, which skips N such steps.'
-    )

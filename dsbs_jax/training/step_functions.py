@@ -13,20 +13,17 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from dsbs_jax.core import decoding, partitioning, steps
-from dsbs_jax.core.t5 import network
+from dsbs_jax.core import partitioning, steps
 from dsbs_jax.data.batching import row_shapes
 from dsbs_jax.runs import checkpoints
 from dsbs_jax.training import train_config
 
-_ROWS = {
+_PACKED_ROWS = {
   'encoder_input_tokens': jnp.int32,
   'decoder_input_tokens': jnp.int32,
   'decoder_target_tokens': jnp.int32,
   'decoder_loss_weights': jnp.float32,
   'decoder_task_ids': jnp.int32,
-}
-_PACKED_ROWS = {
   'encoder_segment_ids': jnp.int32,
   'encoder_positions': jnp.int32,
   'decoder_segment_ids': jnp.int32,
@@ -101,16 +98,15 @@ def batch_shapes(
   views: Mapping[str, row_shapes.Shape],
   mesh: Mesh,
   *,
-  packed: bool = True,
   pair_ids: bool = False,
   microbatches: int = 1,
 ) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:
-  """A batch by shapes: view -> row group, see contract.py."""
+  """A packed batch by shapes: view -> row group, see contract.py."""
   sharding = partitioning.batch_sharding(mesh)
   num_cells = mesh.shape[partitioning.DATA_AXIS] * microbatches
-  names = _ROWS | (_PACKED_ROWS if packed else {})
+  names = dict(_PACKED_ROWS)
   if pair_ids:
-    names |= {'decoder_pair_ids': jnp.int32}
+    names['decoder_pair_ids'] = jnp.int32
 
   def group(shape):
     lengths = {'encoder': shape.inputs, 'decoder': shape.targets}
@@ -159,29 +155,3 @@ def lower_train_step(
   )
   step = train_step(run, described.shardings, mesh)
   return step.lower(described.like, batch, key_data)
-
-
-def lower_decode_step(
-  run: train_config.TrainConfig, mesh: Mesh, *, inputs: int
-) -> jax.stages.Lowered:
-  """Greedy decoding of one evaluation batch; `inputs` tokens per row."""
-  shapes = network.param_shapes(run.model)
-  shardings = partitioning.shardings(shapes, mesh, run.sharding_rules())
-  batch_sharding = partitioning.batch_sharding(mesh)
-
-  def decode(params, tokens):
-    rows = {'encoder_input_tokens': tokens}
-    return decoding.greedy(
-      params, run.model, rows, max_decode_len=run.max_decode_len
-    )
-
-  return jax.jit(
-    decode,
-    in_shardings=(shardings, batch_sharding),
-    out_shardings=NamedSharding(mesh, PartitionSpec()),
-  ).lower(
-    checkpoints.shapes_with_shardings(shapes, shardings),
-    jax.ShapeDtypeStruct(
-      (run.eval_batch_size, inputs), jnp.int32, sharding=batch_sharding
-    ),
-  )

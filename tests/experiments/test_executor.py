@@ -218,16 +218,14 @@ def test_each_model_is_predicted_by_its_own_time_per_step(tmp_path):
   small = [_job(tmp_path, subset, seed=i) for i in range(3)]
   large = [_job(tmp_path, subset, seed=i, model='base') for i in range(2)]
   measured = eta.SweepProgress([*small, *large])
-  assert measured.seconds_left() is None
+  assert measured.estimate() == (0, None)
   measured.record(small[0], seconds=10.0, steps=20)
   measured.record(large[0], seconds=100.0, steps=20)
-  assert measured.fraction_done() == pytest.approx(2 / 5)
   # Two small runs at 0.5 s a step, a large one at 5 s.
-  assert measured.seconds_left() == pytest.approx(2 * 10 + 100)
+  assert measured.estimate() == pytest.approx((2 / 5, 2 * 10 + 100))
   # The next small one has done half of its steps at 1 s each.
-  seconds_left = measured.seconds_left(small[1], seconds=10.0, steps=10)
-  assert seconds_left == pytest.approx((10 + 20) * 20 / 30 + 100)
-  assert measured.fraction_done(small[1], 10) == pytest.approx(2.5 / 5)
+  estimate = measured.estimate(small[1], seconds=10.0, steps=10)
+  assert estimate == pytest.approx((2.5 / 5, (10 + 20) * 20 / 30 + 100))
 
 
 def test_a_log_gets_a_line_now_and_then_and_a_terminal_one_line():

@@ -80,12 +80,12 @@ def test_to_t5x_keeps_adafactor(tmp_path, params):
     model_dir=str(run), out=str(tmp_path / 'out')
   )
   assert 'its Adafactor state' in export_lib.to_t5x(export)
-  assert t5x_read_checkpoint.read_step(str(tmp_path / 'out')) == 30
+  assert models.t5x_step(str(tmp_path / 'out')) == 30
 
 
 def test_hugging_face_and_back(tmp_path, params):
-  t5x_write_checkpoint.save_legacy(
-    str(tmp_path / 't5x'), params, CONFIG, step=9
+  t5x_write_checkpoint.save(
+    str(tmp_path / 't5x'), params, CONFIG, step=9, legacy=True
   )
   export = export_lib.ExportConfig(
     model_dir=str(tmp_path / 't5x' / 'checkpoint_9'), out=str(tmp_path / 'hf')

@@ -47,9 +47,6 @@ def make_evaluator(source, task, **options):
     **{'batch_size': 2, 'score_labels': True, **options},
     source=source,
     mesh=mesh,
-    param_shardings=partitioning.shardings(
-      network.param_shapes(MODEL), mesh, partitioning.standard_rules()
-    ),
   )
 
 
@@ -140,9 +137,6 @@ def test_few_rows_at_once_choose_the_same(source, params):
     'cqa_gt_label',
     MODEL,
     mesh=mesh,
-    param_shardings=partitioning.shardings(
-      network.param_shapes(MODEL), mesh, partitioning.standard_rules()
-    ),
     batch_size=8,
     max_logits=1,
   )

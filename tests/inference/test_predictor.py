@@ -20,6 +20,7 @@ from tests.inference import small_student
 
 BYTES, MODEL = small_student.BYTES, small_student.MODEL
 NLI = ('entailment', 'neutral', 'contradiction')
+ROWS_OF_FOUR = length_buckets.LengthBuckets(4)
 TEXTS = [f'{"very " * (i % 3)}odd {i}?' for i in range(7)]
 
 
@@ -75,7 +76,7 @@ def ask(params):
     *,
     task='svamp_gt_label',
     choices=(),
-    shapes=None,
+    shapes=ROWS_OF_FOUR,
     max_logits=decode_functions.MAX_LOGITS,
     **options,
   ):
@@ -84,7 +85,6 @@ def ask(params):
       task=task,
       model=MODEL,
       prefixes=task_forms.prefixes('paper'),
-      batch_size=4,
       **{'max_decode_len': 4, **options},
     )
     student = predictor.Predictor(
@@ -93,9 +93,6 @@ def ask(params):
         MODEL,
         params,
         mesh=mesh,
-        param_shardings=partitioning.shardings(
-          network.param_shapes(MODEL), mesh, partitioning.standard_rules()
-        ),
         max_decode_len=config.max_decode_len,
         max_rationale_len=config.max_rationale_len,
         num_beams=config.num_beams,

@@ -2,6 +2,7 @@
 """T5X's two formats, in every layout of layers, without T5X."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 import shutil
@@ -34,8 +35,8 @@ CONFIG = models.t5(
   num_decoder_layers=2,
 )
 SAVERS = {
-  'orbax': t5x_write_checkpoint.save_orbax,
-  'legacy': t5x_write_checkpoint.save_legacy,
+  'orbax': t5x_write_checkpoint.save,
+  'legacy': functools.partial(t5x_write_checkpoint.save, legacy=True),
 }
 
 
@@ -114,7 +115,7 @@ def test_what_is_written_is_read(tmp_path, params, saver, scanned):
     t5x_read_checkpoint.load_params(str(tmp_path), stacked),
     network.stack_layers(params, CONFIG),
   )
-  assert t5x_read_checkpoint.read_step(str(tmp_path)) == 12
+  assert models.t5x_step(str(tmp_path)) == 12
   assert t5x_read_checkpoint.infer_config(str(tmp_path)) == CONFIG
 
 
@@ -152,7 +153,7 @@ def test_floats_of_16_bits_and_float_steps(tmp_path, params):
   loaded = t5x_read_checkpoint.load_params(str(tmp_path), CONFIG)
   assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(loaded))
   assert_equal(loaded, jax.tree.map(lambda x: x.astype(np.float32), small))
-  assert t5x_read_checkpoint.read_step(str(tmp_path)) == 30
+  assert models.t5x_step(str(tmp_path)) == 30
 
 
 def test_version_2_keeps_bfloat16_as_bits(tmp_path, params):
@@ -198,7 +199,7 @@ def test_only_the_wanted_part_of_an_array_is_read():
 
 
 def test_each_device_gets_its_own_part(tmp_path, params):
-  t5x_write_checkpoint.save_legacy(str(tmp_path), params, CONFIG)
+  SAVERS['legacy'](str(tmp_path), params, CONFIG)
   mesh = jax.sharding.Mesh(np.array(jax.devices()), ('model',))
   rule = jax.sharding.PartitionSpec('model')
   shardings = jax.tree.map(
@@ -227,7 +228,7 @@ def test_each_device_gets_its_own_part(tmp_path, params):
   ],
 )
 def test_another_network_is_refused(tmp_path, params, change, message):
-  t5x_write_checkpoint.save_orbax(str(tmp_path), params, CONFIG)
+  t5x_write_checkpoint.save(str(tmp_path), params, CONFIG)
   with pytest.raises(ValueError, match=f'(?s){message}'):
     t5x_read_checkpoint.load_params(
       str(tmp_path), dataclasses.replace(CONFIG, **change)
@@ -236,21 +237,19 @@ def test_another_network_is_refused(tmp_path, params, change, message):
 
 def test_paths(tmp_path, params):
   for step in (5, 40):
-    t5x_write_checkpoint.save_orbax(str(tmp_path), params, CONFIG, step=step)
+    t5x_write_checkpoint.save(str(tmp_path), params, CONFIG, step=step)
   (tmp_path / 'checkpoint_90.orbax-checkpoint-tmp').mkdir()
   newest = tmp_path / 'checkpoint_40'
   assert t5x_read_checkpoint.find(str(tmp_path)) == str(newest)
   assert t5x_read_checkpoint.find(f'{newest}/') == str(newest)
-  t5x_write_checkpoint.save_legacy(
-    str(tmp_path / 'old'), params, CONFIG, step=5
-  )
+  SAVERS['legacy'](str(tmp_path / 'old'), params, CONFIG, step=5)
   legacy = tmp_path / 'old' / 'checkpoint_5'
   assert t5x_read_checkpoint.find(str(legacy / 'checkpoint')) == str(legacy)
   (tmp_path / 'empty').mkdir()
   with pytest.raises(ValueError, match='there is nothing'):
     t5x_read_checkpoint.find(str(tmp_path / 'empty'))
   with pytest.raises(ValueError, match='exists, expected a new'):
-    t5x_write_checkpoint.save_orbax(str(tmp_path), params, CONFIG, step=5)
+    t5x_write_checkpoint.save(str(tmp_path), params, CONFIG, step=5)
 
 
 def test_what_cannot_be_read_says_so(tmp_path, params):
@@ -292,7 +291,7 @@ def test_damage_is_the_files_fault_not_a_bug(tmp_path, params, damage):
 
 
 def test_a_run_knows_its_vocabulary(tmp_path, params):
-  folder = t5x_write_checkpoint.save_orbax(str(tmp_path), params, CONFIG)
+  folder = t5x_write_checkpoint.save(str(tmp_path), params, CONFIG)
   noted = tmp_path / 'checkpoint_0' / 'run'
   noted.mkdir()
   (noted / 'metadata').write_text(json.dumps({'vocabulary': 'abc'}))

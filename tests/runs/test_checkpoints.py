@@ -62,11 +62,11 @@ def test_newest_and_best_are_kept(state, tmp_path):
   for step, accuracy in ((1, 10.0), (2, 90.0), (3, 50.0), (4, None), (5, 20.0)):
     _save(saved, state, step, accuracy)
   assert saved.latest_step() == 5
-  assert saved.best_step() == 2
+  assert checkpoints.find_checkpoint(str(tmp_path), 'best')[1] == 2
   kept = sorted(path.name for path in tmp_path.glob('checkpoint_*'))
   assert kept == ['checkpoint_2', 'checkpoint_4', 'checkpoint_5']
 
 
 def test_reading_a_run_that_is_not_there_is_an_error(tmp_path):
-  with pytest.raises(ValueError, match='there is no run'):
-    checkpoints.Checkpoints(tmp_path / 'nowhere', read_only=True)
+  with pytest.raises(ValueError, match='there is no checkpoint at'):
+    checkpoints.find_checkpoint(str(tmp_path / 'nowhere'), 'best')

@@ -12,7 +12,7 @@ import pytest
 
 from dsbs_jax import contract
 from dsbs_jax.interop import checksums
-from dsbs_jax.runs import checkpoints, tensorboard
+from dsbs_jax.runs import checkpoints, metrics_log
 from dsbs_jax.runtime import files, signals
 from dsbs_jax.training import loop
 from tests import small_runs
@@ -103,7 +103,7 @@ def test_another_failure_of_a_save_keeps_its_type_and_names_the_file():
 
 
 def test_events_on_a_full_disk_raise_and_do_not_hang(volume):
-  file = tensorboard.EventFile(volume)
+  file = metrics_log.EventFile(volume)
   _fill(volume, 0)
   with pytest.raises(OSError, match='No space left'):
     for step in range(10_000):

@@ -85,6 +85,7 @@ class Stub:
       ),
       None,
       vocabulary=small_student.BYTES,
+      shapes=SHAPES,
     )
 
   def __enter__(self):

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from dsbs_jax.data import register, task_forms
-from dsbs_jax.inference import predictor
+from dsbs_jax.inference import length_buckets, predictor
 from dsbs_jax.serving import errors, request_checks
 from tests.data import toy
 from tests.inference import small_student
@@ -24,7 +24,12 @@ def reader(*, choices=5, choice_tokens=40, needs_choices=False):
     prefixes=task_forms.prefixes('paper'),
   )
   return request_checks.RequestReader(
-    predictor.Predictor(settings, None, vocabulary=small_student.BYTES),
+    predictor.Predictor(
+      settings,
+      None,
+      vocabulary=small_student.BYTES,
+      shapes=length_buckets.LengthBuckets(8),
+    ),
     small_student.BYTES,
     max_inputs=8,
     max_input_tokens=512,

@@ -8,6 +8,7 @@ from flax import traverse_util
 
 from dsbs_jax.core.t5 import network
 from dsbs_jax.interop import t5x_read_checkpoint, t5x_write_checkpoint
+from tests import models
 
 
 def flat(tree):
@@ -71,7 +72,7 @@ def test_we_read_what_t5x_writes(run, parts, tmp_path):
       t5x_read_checkpoint.load_params(path, config),
       parts.to_numpy(state.params),
     )
-    assert t5x_read_checkpoint.read_step(path) == 1
+    assert models.t5x_step(path) == 1
     inferred = t5x_read_checkpoint.infer_config(path)
     assert network.param_shapes(inferred) == network.param_shapes(config)
 
@@ -86,18 +87,18 @@ def test_t5xs_float_steps_are_read(run, tmp_path):
   again = manager(run, tmp_path / 'again')
   again.save(restored)
   again.close()
-  assert t5x_read_checkpoint.read_step(str(tmp_path / 'again')) == 1
+  assert models.t5x_step(str(tmp_path / 'again')) == 1
 
 
-@pytest.mark.parametrize('kind', ['save_orbax', 'save_legacy'])
-def test_t5x_restores_what_we_write(run, parts, tmp_path, kind):
+@pytest.mark.parametrize('legacy', [False, True])
+def test_t5x_restores_what_we_write(run, parts, tmp_path, legacy):
   """Parameters, step and every optimizer state, as finetune.gin asks."""
   config, _, _, state = run
   params = parts.to_numpy(state.params)
   moments = t5x_write_checkpoint.fresh_moments(network.param_shapes(config))
   expected = parts.to_numpy(state.param_states)
-  written = getattr(t5x_write_checkpoint, kind)(
-    str(tmp_path), params, config, step=3, moments=moments
+  written = t5x_write_checkpoint.save(
+    str(tmp_path), params, config, step=3, moments=moments, legacy=legacy
   )
   restored = manager(run, tmp_path / 'unused').restore(path=written)
   assert_equal(parts.to_numpy(restored.params), params)

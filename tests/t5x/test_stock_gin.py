@@ -16,6 +16,7 @@ import pytest
 
 from dsbs_jax.core.t5 import network
 from dsbs_jax.interop import t5x_read_checkpoint, t5x_write_checkpoint
+from tests import models
 
 pytestmark = pytest.mark.long
 
@@ -58,18 +59,19 @@ network.T5Config.dtype = 'float32'
 """
 
 
-@pytest.mark.parametrize('kind', ['save_orbax', 'save_legacy'])
-def test_stock_finetuning_from_our_checkpoint(cqa, tmp_path, kind):
+@pytest.mark.parametrize('legacy', [False, True])
+def test_stock_finetuning_from_our_checkpoint(cqa, tmp_path, legacy):
   random = np.random.default_rng(0)
   shapes = network.param_shapes(CONFIG)
   params = jax.tree.map(
     lambda leaf: 0.3 * random.standard_normal(leaf.shape, np.float32), shapes
   )
-  initial = getattr(t5x_write_checkpoint, kind)(
+  initial = t5x_write_checkpoint.save(
     str(tmp_path / 'initial'),
     params,
     CONFIG,
     moments=t5x_write_checkpoint.fresh_moments(shapes),
+    legacy=legacy,
   )
   (tmp_path / 'run.gin').write_text(GIN)
   done = subprocess.run(
@@ -95,7 +97,7 @@ def test_stock_finetuning_from_our_checkpoint(cqa, tmp_path, kind):
   )
   assert done.returncode == 0, done.stdout[-3000:]
   run = tmp_path / 'run'
-  assert t5x_read_checkpoint.read_step(str(run)) == 4
+  assert models.t5x_step(str(run)) == 4
   trained = t5x_read_checkpoint.load_params(str(run), CONFIG)
   moved = [
     float(np.max(np.abs(after - before)))

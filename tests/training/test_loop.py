@@ -123,7 +123,7 @@ def test_the_checkpoint_scores_as_in_training(unbroken, tmp_path):
     mesh=None,
     sharding_rules=unbroken.sharding_rules,
   )
-  assert evaluate_checkpoint.evaluate(run) == 0
+  evaluate_checkpoint.evaluate(run)
   name = 'predictions/svamp_gt_label-test-000012.jsonl'
   trained = pathlib.Path(unbroken.model_dir, name).read_text()
   assert (tmp_path / name).read_text() == trained
