@@ -85,9 +85,13 @@ def side_by_side(
       *(labels[index]['prediction'] for labels in columns),
       rationales[index]['prediction'],
     )
-    # A model's text, with markup and terminal commands made harmless.
-    table.add_row(*(rich.text.Text(terminal_text.visible(t)) for t in texts))
+    table.add_row(*map(plain, texts))
   return table
+
+
+def plain(text: str) -> rich.text.Text:
+  """Text of a model, with markup and terminal commands made harmless."""
+  return rich.text.Text(terminal_text.visible(text))
 
 
 def _predictions(job: jobs.Job) -> dict[int, dict[str, Any]]:

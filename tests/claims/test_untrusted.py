@@ -186,5 +186,5 @@ def test_what_would_steer_a_terminal_is_shown_not_obeyed():
 
 
 def test_a_model_writes_no_markup_into_tables():
-  text = rationale_predictions._plain('[/b] [red]x[/red] \x1b[31m')
+  text = rationale_predictions.plain('[/b] [red]x[/red] \x1b[31m')
   assert text.plain == '[/b] [red]x[/red] \\x1b[31m' and not text.spans
