@@ -147,7 +147,7 @@ def run(
     with unpadding. Per layer the second result of its kv_fn.
   """
   drop = functools.partial(dropout.dropout, rate=config.dropout_rate)
-  row_keys = dropout.row_keys(dropout_key, len(tokens))
+  row_keys = dropout.row_keys(dropout_key, tokens.shape[0])
   embed_keys, layers_keys, norm_keys = dropout.split_keys(row_keys, 3)
 
   def embedding_mask(keys):
