@@ -29,6 +29,7 @@ class Call:
     prompt_bytes: length of the prompt in UTF-8.
     gold: the row's human label, '' where it has none.
     hinted: whether the prompt contains that label.
+    fingerprint: the row's, see `dsbs_jax.data.source.rows`.
   """
 
   kind: str
@@ -39,6 +40,7 @@ class Call:
   prompt_bytes: int
   gold: str
   hinted: bool = False
+  fingerprint: str | None = None
 
   def sample_keys(self) -> list[completions_file.SampleKey]:
     return [

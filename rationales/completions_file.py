@@ -5,7 +5,8 @@ Each line is a JSON object with a `kind`:
 
   header           the run's settings; the first line, again after --force
   completion       id, sample, text, finish_reason, usage, model, prompt_hash,
-                   backend, time: one line per row and sample
+                   fingerprint (of the row), backend, time: one line per row
+                   and sample
   rationalization  the same with `hint`, the label that the prompt contained
   failure          a row that failed for good: `of`, `error`, `status`
   lost             a call that may have been paid and gave no answer

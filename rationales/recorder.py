@@ -83,6 +83,7 @@ class Recorder:
       'kind': kind,
       'id': call.example_id,
       'sample': sample,
+      'fingerprint': call.fingerprint,
       'prompt_hash': call.prompt_hash,
       'backend': self.source,
     }

@@ -150,6 +150,7 @@ class Worklist:
       prompt_bytes=len(text.encode('utf-8', 'surrogatepass')),
       gold=row.gt_label,
       hinted=hinted,
+      fingerprint=row.fingerprint,
     )
     tokens = costs.prompt_tokens(call)
     if self.max_prompt_tokens and tokens > self.max_prompt_tokens:

@@ -184,14 +184,24 @@ def _data_text(name, data) -> str:
 
 
 def _teacher_text(data) -> str:
-  teacher = data.metadata.get('teacher') if data else None
-  if not teacher:
+  if data is None:
     return UNKNOWN
-  test = data.metadata['splits'].get('test', {}).get('counts', {})
-  accuracy = test.get('accuracy')
-  if not isinstance(accuracy, int | float):
-    return escape(teacher)
-  return f'{escape(teacher)}; its own accuracy on test {accuracy:.2f} %'
+  splits = data.metadata['splits']
+  models = splits.get('train', {}).get('counts', {}).get('models')
+  if models is None and data.metadata.get('completions') is None:
+    # Datasets of earlier versions: completions in the published layout.
+    models = dict.fromkeys(filter(None, [data.metadata.get('teacher')]))
+  names = [
+    (escape(model) if model else 'an unnamed model')
+    + (f' ({count:,} completions)' if len(models) > 1 else '')
+    for model, count in (models or {}).items()
+  ]
+  if not names:
+    return UNKNOWN if models is None else 'none: no completions'
+  accuracy = splits.get('test', {}).get('counts', {}).get('accuracy')
+  if isinstance(accuracy, int | float):
+    names[-1] += f'; its own accuracy on test {accuracy:.2f} %'
+  return ', '.join(names)
 
 
 def _table(head, rows) -> str:

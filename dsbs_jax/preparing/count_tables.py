@@ -13,6 +13,7 @@ from absl import logging
 from dsbs_jax import contract
 from dsbs_jax.data import benchmark, register, task_forms, vocabularies
 from dsbs_jax.data.prepared import store
+from dsbs_jax.runtime import terminal_text
 
 FIELDS = ('input', 'gt_label', 'llm_label', 'rationale')
 _COUNTED = (
@@ -37,6 +38,9 @@ def counts(prepared: store.Prepared) -> rich.table.Table:
     columns[split] = about['counts']
   statuses = dict.fromkeys(s for c in columns.values() for s in c['statuses'])
   dropped = dict.fromkeys(s for c in columns.values() for s in c['dropped'])
+  models = dict.fromkeys(
+    m for c in columns.values() for m in c.get('models', ())
+  )
   table = rich.table.Table(title=f'{prepared.name}: rows and completions')
   table.add_column('')
   for column in columns:
@@ -47,6 +51,11 @@ def counts(prepared: store.Prepared) -> rich.table.Table:
 
   for key in _COUNTED:
     add(key.replace('_', ' '), lambda c, key=key: f'{c[key]:,}')
+  for model in models:
+    add(
+      f'completions of {terminal_text.visible(model) or "an unnamed model"}',
+      lambda c, m=model: f'{c.get("models", {}).get(m, 0):,}',
+    )
   for status in statuses:
     add(f'  {status}', lambda c, s=status: f'{c["statuses"].get(s, 0):,}')
   if any(c['torn'] for c in columns.values()):

@@ -275,9 +275,12 @@ def test_the_card_counts_examples_that_are_still_there(
   facts = read_checkpoint.run_metadata(str(run / 'checkpoint_7'))
   data = model_card.run_folder.prepared('svamp', None)
   data.metadata = {
-    'teacher': HOSTILE,
+    'teacher': 'palm',  # a default
     'fraction': 0.5,
-    'splits': {'test': {'counts': {'accuracy': 61.0}}},
+    'splits': {
+      'train': {'counts': {'models': {'large': 1000, HOSTILE: 234}}},
+      'test': {'counts': {'accuracy': 61.0}},
+    },
   }
   monkeypatch.setattr(data, 'fingerprint', lambda split: 'gone', raising=False)
   model_card.write(
@@ -289,6 +292,8 @@ def test_the_card_counts_examples_that_are_still_there(
   card = (tmp_path / 'README.md').read_text()
   assert 'train 1,234' in card and 'share of train: 0\\.5' in card
   assert 'its own accuracy on test 61.00 %' in card
+  assert '| Teacher | large (1,000 completions), ' in card
+  assert 'palm' not in card
 
 
 def test_nothing_of_the_data_becomes_markup(exported):

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from dsbs_jax import contract
 from dsbs_jax.data import metrics, parsing, register
-from dsbs_jax.data.source import completions, json_reader
+from dsbs_jax.data.source import completions, json_reader, rows
 from dsbs_jax.inference import input_lines
 from dsbs_jax.runtime import command, gin_config
 from rationales import costs
@@ -165,7 +165,8 @@ def _by_id(data: bytes) -> None:
     except contract.UserError:
       continue
     if isinstance(value, dict) and isinstance(value.get('id'), str):
-      for sample in found.take(value['id'], 'row') or ():
+      row = rows.Row(0, value['id'], {}, '', '', 'row', '')
+      for sample in found.take(row) or ():
         sample.text.encode()  # no lone surrogate is left
   found.finish(1)
 
@@ -173,7 +174,7 @@ def _by_id(data: bytes) -> None:
 def _by_position(data: bytes) -> None:
   found = completions.ByPosition([('file', lambda: io.BytesIO(data))])
   for number in range(3):
-    found.take(str(number), 'row')
+    found.take(rows.Row(number, '', {}, '', '', 'row', ''))
   found.finish(3)
 
 

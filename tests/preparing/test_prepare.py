@@ -92,6 +92,19 @@ def test_counts_and_lengths_are_printed(prepare, tmp_path):
   assert 'prepared:' in printed
 
 
+def test_the_models_that_wrote_the_completions_are_told(
+  prepare, source_dir, tmp_path
+):
+  models = ['a'] * 5 + ['b'] * 3 + [None] * 2
+  path = tmp_path / 'train.jsonl'
+  lines = [toy.said(i, 'yes', model=model) for i, model in enumerate(models)]
+  toy.write_lines(path, lines)
+  printed = prepare(completions=str(path))
+  for model, number in (('a', 5), ('b', 3), ('an unnamed model', 2)):
+    name = f'completions of {model}'
+    assert row_of(printed, name) == [f'{number}', '0']
+
+
 def test_the_same_request_is_served_once(prepare, tmp_path):
   prepare()
   path = tmp_path / 'data' / 'dsbs_evens' / '1.0.0' / 'metadata.json'

@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the command promises: errors, money, the second pass, the key."""
 
+import dataclasses
+import functools
 import json
 import os
 import signal
 
+import pytest
+
+from dsbs_jax import contract
 from dsbs_jax.data.source import sources
 from rationales import completions_file
 from tests.rationales import command, sums
@@ -96,6 +101,38 @@ def test_changed_rows_are_noticed(server, extract, out, tmp_path):
   assert done.status == 2
   assert 'sums_train.json:1 (id train-0) was answered already' in done.output
   assert server.stats()['answered'] == 5
+
+
+def test_completions_of_other_rows_are_not_prepared(
+  server, extract, out, tmp_path
+):
+  assert extract(5).status == 0
+  examples = functools.partial(
+    sources.Examples, source=tmp_path, split='train', completions=out
+  )
+  assert len(list(examples(sums.BENCHMARK))) == 5
+  other = dataclasses.replace(sums.BENCHMARK, name='other')
+  with pytest.raises(
+    contract.UserError, match=r"train.jsonl:1 .* benchmark 'sums', .*'other'"
+  ):
+    list(examples(other))
+  path = tmp_path / 'sums_train.json'
+  lines = path.read_text().splitlines(keepends=True)
+  path.write_text(''.join(lines[1:] + lines[:1]))
+  number = next(
+    number
+    for number, line in enumerate(out.read_text().splitlines(), 1)
+    if '"train-0"' in line
+  )
+  with pytest.raises(contract.UserError) as error:
+    list(examples(sums.BENCHMARK))
+  for words in (
+    f"train.jsonl:{number} has the id 'train-0' of ",
+    'sums_train.json:1, but answers another row',
+    "the row reads 'What is 1 + 7?'",
+    "the completion 'Take 0: 0 and 0 are added.",
+  ):
+    assert words in str(error.value), words
 
 
 def test_two_processes_on_one_file(server, extract, out):

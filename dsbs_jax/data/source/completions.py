@@ -9,14 +9,15 @@ writes, and the user's own). Both check that nothing is left over.
 import array
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from dsbs_jax import contract
-from dsbs_jax.data.source import json_reader
+from dsbs_jax.data.source import json_reader, rows
 
+HEADER = 'header'
 COMPLETION = 'completion'
 RATIONALIZATION = 'rationalization'
 FAILURE = 'failure'
@@ -32,11 +33,13 @@ class Sample:
     text: what the LLM wrote; lone surrogates are replaced by U+FFFD.
     number: which of several samples it is.
     hinted: whether the prompt gave the human label away.
+    model: who wrote it; '' where that is not said.
   """
 
   text: str
   number: int = 0
   hinted: bool = False
+  model: str = ''
 
 
 class Completions:
@@ -48,7 +51,7 @@ class Completions:
 
   torn: int = 0
 
-  def take(self, example_id: str, place: str) -> Sequence[Sample] | None:
+  def take(self, row: rows.Row) -> Sequence[Sample] | None:
     """The samples of the next row; None where a failure is recorded."""
     return ()
 
@@ -59,21 +62,21 @@ class Completions:
 class ByPosition(Completions):
   """Arrays of strings, one string per row, in the order of the rows."""
 
-  def __init__(self, files: Sequence[tuple[str, Opener]]):
-    self._files = files
+  def __init__(self, files: Sequence[tuple[str, Opener]], *, model: str = ''):
+    self._files, self._model = files, model
     self._texts = self._read()
     self._taken = 0
 
-  def take(self, example_id: str, place: str) -> Sequence[Sample]:
+  def take(self, row: rows.Row) -> Sequence[Sample]:
     text = next(self._texts, None)
     if text is None:
       raise contract.UserError(
         f'{self._files[-1][0]} ends after {self._taken:,} completions, but'
-        f' {place} is row {self._taken + 1:,}; expected one completion per'
+        f' {row.place} is row {self._taken + 1:,}; expected one completion per'
         ' row. Add the missing file, or give the completions by id.'
       )
     self._taken += 1
-    return (Sample(text),)
+    return (Sample(text, model=self._model),)
 
   def finish(self, num_rows: int) -> None:
     extra = sum(1 for _ in self._texts)
@@ -102,13 +105,13 @@ class Concatenated(Completions):
     self._parts = iter(parts)
     self._left, self._size, self._current = 0, 0, None
 
-  def take(self, example_id: str, place: str) -> Sequence[Sample]:
+  def take(self, row: rows.Row) -> Sequence[Sample]:
     while not self._left:
       self._close()
       self._size, self._current = next(self._parts)
       self._left = self._size
     self._left -= 1
-    return self._current.take(example_id, place)
+    return self._current.take(row)
 
   def finish(self, num_rows: int) -> None:
     self._close()
@@ -125,9 +128,23 @@ class ById(Completions):
   rationalizations and failures are read, all others are skipped. Of two lines
   with the same id, sample and kind the first wins. A last line that was cut
   by a kill is left out and counted in `torn`.
+
+  What `rationales` writes says which rows were asked about: the header names
+  benchmark and split, each answer has its row's fingerprint.
+
+  Args:
+    name: the file's name for errors.
+    opener: opens it.
+    wanted: settings that a header must not contradict.
+
+  Raises:
+    UserError: a line is malformed, or a header is of other rows.
   """
 
-  def __init__(self, name: str, opener: Opener):
+  def __init__(
+    self, name: str, opener: Opener, *, wanted: Mapping[str, str] | None = None
+  ):
+    self._wanted = wanted or {}
     self._name = name
     self._opener = opener
     self._file = opener()
@@ -136,23 +153,26 @@ class ById(Completions):
     self._hashes, self._offsets = hashes[order], offsets[order]
     self._used = np.zeros(len(order), bool)
 
-  def take(self, example_id: str, place: str) -> Sequence[Sample] | None:
-    key = np.uint64(_hash(example_id))
+  def take(self, row: rows.Row) -> Sequence[Sample] | None:
+    key = np.uint64(_hash(row.example_id))
     begin = int(np.searchsorted(self._hashes, key, side='left'))
     end = int(np.searchsorted(self._hashes, key, side='right'))
     samples, failed = {}, False
     for position in range(begin, end):
       self._file.seek(int(self._offsets[position]))
       line = json_reader.decode(self._file.readline(), self._name)
-      if line['id'] != example_id:
+      if line['id'] != row.example_id:
         continue
       self._used[position] = True
       if line.get('kind') == FAILURE:
         failed = True
         continue
+      if line.get('fingerprint') not in (None, row.fingerprint):
+        raise self._another_row(row, position, line)
       hinted = line.get('kind') == RATIONALIZATION
       number = line.get('sample') or 0
-      sample = Sample(_encodable(line['text']), number, hinted)
+      model = str(line.get('model') or '')
+      sample = Sample(_encodable(line['text']), number, hinted, model)
       samples.setdefault((hinted, number), sample)
     if failed and not samples:
       return None
@@ -172,6 +192,19 @@ class ById(Completions):
       ' of this split. Check that rows and completions belong together.'
     )
 
+  def _another_row(
+    self, row: rows.Row, position: int, line: Mapping[str, Any]
+  ) -> contract.UserError:
+    with self._opener() as file:
+      number = 1 + file.read(int(self._offsets[position])).count(b'\n')
+    return contract.UserError(
+      f'{self._name}:{number} has the id {row.example_id!r} of'
+      f' {row.place}, but answers another row: the row reads'
+      f' {row.input!r:.200}, the completion {line["text"]!r:.200}; expected the'
+      ' row that was asked about. Give the rows as they were then, or extract'
+      ' again to another file.'
+    )
+
   def _scan(self) -> tuple[np.ndarray, np.ndarray]:
     """Checks every line; returns uint64 hashes of ids, and byte offsets."""
     hashes, offsets = array.array('Q'), array.array('Q')
@@ -185,6 +218,7 @@ class ById(Completions):
             raise
           self.torn = 1
           continue
+        self._check_header(value, place)
         if _is_sample(value, place):
           hashes.append(_hash(value['id']))
           offsets.append(offset)
@@ -192,6 +226,18 @@ class ById(Completions):
       np.frombuffer(hashes, np.uint64).copy(),
       np.frombuffer(offsets, np.uint64).copy(),
     )
+
+  def _check_header(self, line: Any, place: str) -> None:
+    settings = line.get('settings') if isinstance(line, dict) else None
+    if not isinstance(settings, dict) or line.get('kind') != HEADER:
+      return
+    for name, wanted in self._wanted.items():
+      if settings.get(name) not in (None, wanted):
+        raise contract.UserError(
+          f'{place} says that these are completions of the {name}'
+          f' {settings[name]!r}, expected {wanted!r}. Give the completions of'
+          ' these rows.'
+        )
 
 
 def _is_sample(line: Any, place: str) -> bool:

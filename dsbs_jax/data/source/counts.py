@@ -3,11 +3,11 @@
 
 import collections
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dsbs_jax.data import benchmark as benchmark_lib
-from dsbs_jax.data.source import joining, rows
+from dsbs_jax.data.source import completions, joining, rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Counts:
     kept: rows left after the rules of `filters`.
     dropped: reason -> rows that the rules dropped.
     torn: lines at the end of the completions that a kill had cut.
+    models: who wrote the completions -> how many; '' where that is not said.
   """
 
   rows: int = 0
@@ -46,6 +47,7 @@ class Counts:
   kept: int = 0
   dropped: Mapping[str, int] = dataclasses.field(default_factory=dict)
   torn: int = 0
+  models: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
   @property
   def accuracy(self) -> float | None:
@@ -76,10 +78,18 @@ class CountsBuilder:
     self._numbers = collections.Counter()
     self._statuses = collections.Counter()
     self._dropped = collections.Counter()
+    self._models = collections.Counter()
 
-  def add(self, row: rows.Row, example: benchmark_lib.Example) -> None:
-    """Counts an example as it was joined, before any rule."""
+  def add(
+    self,
+    row: rows.Row,
+    samples: Sequence[completions.Sample],
+    example: benchmark_lib.Example,
+  ) -> None:
+    """Counts an example as it was joined from samples, before any rule."""
     self._statuses[example.status] += 1
+    hints_count = example.status == joining.RATIONALIZED
+    self._models.update(s.model for s in samples if hints_count or not s.hinted)
     add = self._numbers
     add['rows'] += 1
     if not example.samples:
@@ -114,4 +124,5 @@ class CountsBuilder:
       statuses=dict(self._statuses.most_common()),
       dropped=dict(self._dropped.most_common()),
       torn=torn,
+      models=dict(self._models.most_common()),
     )

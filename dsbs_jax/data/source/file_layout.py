@@ -115,6 +115,7 @@ def size(source: archive.Archive, part: benchmark_lib.Part) -> int:
 
 
 def beside_rows(
+  benchmark: benchmark_lib.Benchmark,
   source: archive.Archive,
   split: str,
   *,
@@ -124,6 +125,7 @@ def beside_rows(
   """The completions that lie where the archive has them.
 
   Args:
+    benchmark: what the rows are.
     source: the source.
     split: the split of these rows.
     teacher: 'palm', or the folder beside the benchmark's that holds another
@@ -139,7 +141,11 @@ def beside_rows(
   """
   by_id = archive.beside(source, parts[0].file, f'llm/{split}.jsonl')
   if by_id and teacher == PALM:
-    return completions.ById(by_id[0], _seekable(source, by_id[0]))
+    return completions.ById(
+      by_id[0],
+      _seekable(source, by_id[0]),
+      wanted={'benchmark': benchmark.name, 'split': split},
+    )
   files = [_positional(source, p.file, split, teacher=teacher) for p in parts]
   if not any(files) and teacher == PALM:
     return completions.Completions()
@@ -154,19 +160,23 @@ def beside_rows(
     for found in files
   ]
   if len(opened) == 1:
-    return completions.ByPosition(opened[0])
+    return completions.ByPosition(opened[0], model=teacher)
   sizes = [size(source, part) for part in parts]
   return completions.Concatenated(
-    (n, completions.ByPosition(o)) for n, o in zip(sizes, opened, strict=True)
+    (n, completions.ByPosition(o, model=teacher))
+    for n, o in zip(sizes, opened, strict=True)
   )
 
 
 def by_id(
-  given: Path | Mapping[str, Path], split: str
+  benchmark: benchmark_lib.Benchmark,
+  given: Path | Mapping[str, Path],
+  split: str,
 ) -> completions.Completions:
   """The completions that the user names, for one split.
 
   Args:
+    benchmark: what the rows are.
     given: a folder with `<split>.jsonl`, one file, or files by split. One
       file belongs to the split that its header names, and to train without.
     split: the split.
@@ -190,7 +200,11 @@ def by_id(
       f'The completions {path} do not exist, expected a JSONL file or a'
       ' folder with <split>.jsonl. Check the path.'
     )
-  return completions.ById(str(path), functools.partial(open, path, 'rb'))
+  return completions.ById(
+    str(path),
+    functools.partial(open, path, 'rb'),
+    wanted={'benchmark': benchmark.name, 'split': split},
+  )
 
 
 def _in_folder(folder: pathlib.Path, split: str) -> pathlib.Path | None:

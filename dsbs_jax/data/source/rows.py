@@ -2,6 +2,7 @@
 """One row of a file, rendered and checked."""
 
 import dataclasses
+import hashlib
 import re
 from typing import Any
 
@@ -31,6 +32,8 @@ class Row:
     input: rendered text.
     gt_label: human label.
     place: 'file:line' for errors.
+    fingerprint: hash of benchmark, split, id and input, by which a completion
+      names the row that it answers.
   """
 
   index: int
@@ -39,6 +42,7 @@ class Row:
   input: str
   gt_label: str
   place: str
+  fingerprint: str
 
 
 def label_problem(
@@ -114,4 +118,6 @@ def check(
       f'{place} has the label {label!r}, expected one of'
       f' {", ".join(map(repr, answers))}. Fix or drop the row.'
     )
-  return Row(index, row_id, fields, text, label, place)
+  identity = '\0'.join((benchmark.name, split, row_id, text)).encode()
+  fingerprint = hashlib.blake2b(identity, digest_size=8).hexdigest()
+  return Row(index, row_id, fields, text, label, place, fingerprint)

@@ -142,12 +142,12 @@ class Examples:
     rules = self.rules if self.split == 'train' else ()
     ranked = {}
     said = self._opened_completions()
-    for row, example in self._joined(said):
-      of_file.add(row, example)
+    for row, samples, example in self._joined(said):
+      of_file.add(row, samples, example)
       if rank is not None:
         if row.index not in rank:
           continue
-        of_split.add(row, example)
+        of_split.add(row, samples, example)
       result = filters.apply(rules, self.benchmark, row, example)
       of_split.add_outcome(result)
       if isinstance(result, str):
@@ -191,19 +191,22 @@ class Examples:
 
   def _joined(
     self, said: completions_lib.Completions
-  ) -> Iterator[tuple[rows.Row, benchmark_lib.Example]]:
+  ) -> Iterator[
+    tuple[rows.Row, Sequence[completions_lib.Sample], benchmark_lib.Example]
+  ]:
     parse = self.benchmark.parser(self.teacher)
     num_rows = 0
     for row in read_rows(self.benchmark, self.source, self._home):
       num_rows += 1
+      samples = said.take(row)
       example = joining.join(
         self.benchmark,
         row,
-        said.take(row.example_id, row.place),
+        samples,
         parse=parse,
         rationalized=self.rationalized,
       )
-      yield row, example
+      yield row, samples or (), example
     said.finish(num_rows)
     if not num_rows:
       raise contract.UserError(
@@ -213,11 +216,11 @@ class Examples:
 
   def _opened_completions(self) -> completions_lib.Completions:
     if self.completions is not None:
-      return file_layout.by_id(self.completions, self._home)
+      return file_layout.by_id(self.benchmark, self.completions, self._home)
     opened = archive.open_archive(self.source)
     parts = file_layout.parts(self.benchmark, opened, self._home)
     return file_layout.beside_rows(
-      opened, self._home, teacher=self.teacher, parts=parts
+      self.benchmark, opened, self._home, teacher=self.teacher, parts=parts
     )
 
   def _counted(self) -> tuple[counts_lib.Counts, counts_lib.Counts]:
