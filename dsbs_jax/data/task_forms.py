@@ -20,6 +20,7 @@ need not write the rationale.
 """
 
 import dataclasses
+from collections.abc import Iterable
 
 from dsbs_jax import contract
 from dsbs_jax.data import vocabularies
@@ -96,28 +97,39 @@ def answer(name: str, text: str, *, vocabulary: vocabularies.Vocabulary) -> str:
 
   Args:
     name: the task.
-    text: what the decoder wrote, or a target that passed encode and decode.
+    text: what the decoder wrote, with unknown ids (`decode_with_unknown`).
     vocabulary: the vocabulary of the text; the marker is looked for as this
       vocabulary writes it.
 
   Returns:
     The text itself; for `_single` what follows its last marker ('' where it
     has none); for `_answer_first` what precedes its first one (all of the
-    text where it has none).
+    text where it has none). Unknown ids are left out.
   """
   form = contract.parse_task_name(name).form
   if form not in MARKERS:
-    return text
+    return vocabulary.without_unknown(text)
   marker = written_marker(form, vocabulary=vocabulary)
   if form == 'answer_first':
-    return text.partition(marker)[0].strip()
+    return vocabulary.without_unknown(text.partition(marker)[0]).strip()
   _, found, after = text.rpartition(marker)
-  return after.strip() if found else ''
+  return vocabulary.without_unknown(after).strip() if found else ''
+
+
+def decode_answer(
+  name: str, ids: Iterable[int], *, vocabulary: vocabularies.Vocabulary
+) -> str:
+  """The part of generated ids that the metric scores, as text: see `answer`."""
+  if contract.parse_task_name(name).form not in MARKERS:
+    return vocabulary.decode(ids)
+  text = vocabulary.decode_with_unknown(ids)
+  return answer(name, text, vocabulary=vocabulary)
 
 
 def written_marker(form: str, *, vocabulary: vocabularies.Vocabulary) -> str:
   """The marker of a form of `MARKERS` as the vocabulary can write it."""
-  return round_trip(MARKERS[form], vocabulary=vocabulary).strip()
+  ids = vocabulary.encode(MARKERS[form])
+  return vocabulary.decode_with_unknown(ids).strip()
 
 
 def round_trip(text: str, *, vocabulary: vocabularies.Vocabulary) -> str:

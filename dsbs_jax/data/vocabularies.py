@@ -9,17 +9,20 @@ A vocabulary is named by a *spec*, one string:
   path/to/some.model:0      ":N" at the end asks for N extra ids instead
 
 Ids equal those of seqio's vocabularies of the same file and number of extra
-ids; `</s>` inside a text is one id, as in Hugging Face's T5 tokenizer.
+ids; `</s>` inside a text is one id, as in Hugging Face's T5 tokenizer. Decoded
+texts are those of its `decode(ids, skip_special_tokens=True)`: padding,
+unknown and extra ids leave no trace.
 """
 
 import dataclasses
 import functools
 import hashlib
+import itertools
 import os
 import pathlib
 import re
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import sentencepiece
@@ -31,6 +34,7 @@ T5_PUBLIC = 'gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model'
 BYTES = 'bytes'
 EXTRA_IDS = 100
 EOS_TEXT = '</s>'
+UNKNOWN_TEXT = ' ⁇ '  # how SentencePiece writes an unknown id
 
 UNK_ID = 2
 _NUM_SPECIAL_BYTES = 3  # pad, eos, unk stand before the 256 bytes
@@ -43,6 +47,9 @@ class Spec:
 
   path: str
   extra_ids: int = EXTRA_IDS
+
+  def __str__(self) -> str:
+    return f'{self.path}:{self.extra_ids}'
 
 
 def parse_spec(spec: str) -> Spec:
@@ -68,14 +75,18 @@ class Vocabulary:
   """Ids of texts; what both kinds of vocabulary share.
 
   Each has `encode_parts`, from texts that hold no `</s>` to their ids without an
-  end id, and `decode_ids`, from ids below `size`, special ones too, to text.
+  end id, and `decode_ids`, from ids below `num_text_ids` to text.
 
   Attributes:
     size: number of ids, extra ids included; a model's table may be larger.
+    num_text_ids: ids from here on are extra ids, which have no text.
+    unk: the unknown id.
     fingerprint: hexadecimal digest of everything that decides the ids.
   """
 
   size: int
+  num_text_ids: int
+  unk: int
   fingerprint: str
 
   def encode(self, text: str) -> list[int]:
@@ -99,13 +110,20 @@ class Vocabulary:
     return joined
 
   def decode(self, ids: Iterable[int]) -> str:
-    """Text of ids up to the first end id; unknown ids read as unknown."""
-    kept = []
-    for token in ids:
-      if int(token) == contract.EOS_ID:
-        break
-      kept.append(int(token) if int(token) < self.size else UNK_ID)
-    return self.decode_ids(kept)
+    """Text of ids up to the first end id, without special ones."""
+    return self.decode_ids([i for i in self._until_end(ids) if i != self.unk])
+
+  def decode_with_unknown(self, ids: Iterable[int]) -> str:
+    """As `decode`, but an unknown id may read as UNKNOWN_TEXT."""
+    return self.decode_ids(list(self._until_end(ids)))
+
+  def _until_end(self, ids: Iterable[int]) -> Iterator[int]:
+    before = itertools.takewhile(lambda i: i != contract.EOS_ID, map(int, ids))
+    return (token for token in before if token < self.num_text_ids)
+
+  def without_unknown(self, text: str) -> str:
+    """Takes what stands for unknown ids out of a decoded text."""
+    return text
 
 
 class SentencePieceVocabulary(Vocabulary):
@@ -123,6 +141,8 @@ class SentencePieceVocabulary(Vocabulary):
         ' eos_id=1, unk_id=2, bos_id=-1, as prepare --train_vocab does.'
       )
     self.size = self._processor.get_piece_size()
+    self.num_text_ids = self.size - extra_ids
+    self.unk = self._processor.unk_id()
     self.fingerprint = _digest(b'sentencepiece', model, str(extra_ids).encode())
 
   def encode_parts(self, texts: Sequence[str]) -> list[list[int]]:
@@ -130,6 +150,11 @@ class SentencePieceVocabulary(Vocabulary):
 
   def decode_ids(self, ids: list[int]) -> str:
     return self._processor.decode(ids)
+
+  def without_unknown(self, text: str) -> str:
+    known = text.replace(UNKNOWN_TEXT, '')
+    # The blank before a word is no blank where the word is the first.
+    return known.removeprefix(' ') if text.startswith(UNKNOWN_TEXT) else known
 
   def piece(self, token: int) -> str:
     """The piece of an id, for showing."""
@@ -140,7 +165,9 @@ class ByteVocabulary(Vocabulary):
   """UTF-8 bytes as ids, after pad, eos and unk; extra ids at the end."""
 
   def __init__(self, *, extra_ids: int = EXTRA_IDS):
-    self.size = _NUM_SPECIAL_BYTES + 256 + extra_ids
+    self.num_text_ids = _NUM_SPECIAL_BYTES + 256
+    self.size = self.num_text_ids + extra_ids
+    self.unk = UNK_ID
     self.fingerprint = _digest(b'bytes', str(extra_ids).encode())
 
   def encode_parts(self, texts: Sequence[str]) -> list[list[int]]:

@@ -142,10 +142,13 @@ def to_stablehlo(export: ExportConfig) -> str:
       ' no text. Give --vocabulary.'
     )
   found, params = _open(export)
-  spec, model = _vocabulary(export, found.metadata), None
+  spec, options = _vocabulary(export, found.metadata), {}
   if spec is not None:
-    file = vocabularies.local_file(spec.path)
-    model = vocabularies.with_extra_ids(file.read_bytes(), spec.extra_ids)
+    model = vocabularies.local_file(spec.path).read_bytes()
+    options = {
+      'sentencepiece_model': vocabularies.with_extra_ids(model, spec.extra_ids),
+      'num_text_ids': vocabularies.load(str(spec)).num_text_ids,
+    }
   stablehlo.save(
     export.out,
     params,
@@ -153,7 +156,7 @@ def to_stablehlo(export: ExportConfig) -> str:
     prefix=_prefix(found.metadata),
     input_length=export.input_length,
     output_length=export.output_length,
-    sentencepiece_model=model,
+    **options,
   )
   model_card.write(export.out, found, library='jax', usage=_STABLEHLO_USE)
   return f'{export.out}: {found.path} for jax.export; try {export.out}/run.py'

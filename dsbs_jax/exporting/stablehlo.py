@@ -62,6 +62,7 @@ def save(
   input_length: int,
   output_length: int,
   sentencepiece_model: bytes | None = None,
+  num_text_ids: int | None = None,
 ) -> None:
   """Writes the folder.
 
@@ -74,6 +75,7 @@ def save(
     output_length: L, tokens of an output at most, end included.
     sentencepiece_model: the vocabulary with its extra ids; None where texts
       are read as UTF-8 bytes, ids 3 to 258.
+    num_text_ids: its ids without the extra ones.
 
   Raises:
     UserError: the folder is in use.
@@ -93,6 +95,7 @@ def save(
     'output_length': output_length,
     'pad_id': contract.PAD_ID,
     'eos_id': contract.EOS_ID,
+    'num_text_ids': num_text_ids,
     'vocabulary': 'spiece.model' if sentencepiece_model else 'bytes',
     'platforms': list(program.platforms),
     'jax': jax.__version__,

@@ -64,9 +64,8 @@ class Student:
     if self._pieces is None:
       kept = bytes(token - 3 for token in ids if 3 <= token < 259)
       return kept.decode('utf-8', errors='ignore')
-    size = self._pieces.get_piece_size()
-    unknown = self._pieces.unk_id()
-    return self._pieces.decode([t if t < size else unknown for t in ids])
+    size, unknown = self.settings['num_text_ids'], self._pieces.unk_id()
+    return self._pieces.decode([t for t in ids if t < size and t != unknown])
 
   def generate(self, texts):
     """Output ids [texts, L] of inputs; one batch."""

@@ -153,9 +153,8 @@ class Evaluator:
       decoded = self._decode(params, rows)
       for position, ids in zip(positions, decoded, strict=True):
         if position >= 0:
-          text = data.vocabulary.decode(ids.tolist())
-          predictions[position] = task_forms.answer(
-            self.task, text, vocabulary=data.vocabulary
+          predictions[position] = task_forms.decode_answer(
+            self.task, ids, vocabulary=data.vocabulary
           )
     return predictions
 

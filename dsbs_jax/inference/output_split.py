@@ -49,7 +49,7 @@ def split(
     ids = tokens[: tokens.index(contract.EOS_ID) + 1]
   if form not in task_forms.MARKERS:
     return SplitOutput([], ids)
-  text = vocabulary.decode(ids)
+  text = vocabulary.decode_with_unknown(ids)
   marker = task_forms.written_marker(form, vocabulary=vocabulary)
   end = end_ids(form, vocabulary=vocabulary)
   label_first = form == 'answer_first'
@@ -58,18 +58,22 @@ def split(
       return SplitOutput([], ids, '', end)
     prefix = [token for token in ids if token != contract.EOS_ID]
     prefix += vocabulary.encode(f' {task_forms.MARKERS[form]}')
-    return SplitOutput(prefix, [], text.strip())
+    return SplitOutput(prefix, [], vocabulary.without_unknown(text).strip())
   # `_answer_first` ends its label with the first marker; of `_single`, the
   # last one counts, should the rationale hold the marker too.
   count = 1 if label_first else text.count(marker)
   cut = next(
     i
     for i in range(len(ids) + 1)
-    if vocabulary.decode(ids[:i]).count(marker) == count
+    if vocabulary.decode_with_unknown(ids[:i]).count(marker) == count
   )
+  before, _, after = (text.partition if label_first else text.rpartition)(
+    marker
+  )
+  rationale = vocabulary.without_unknown(after if label_first else before)
   if label_first:
-    return SplitOutput([], ids[:cut], text.partition(marker)[2].strip(), end)
-  return SplitOutput(ids[:cut], ids[cut:], text.rpartition(marker)[0].strip())
+    return SplitOutput([], ids[:cut], rationale.strip(), end)
+  return SplitOutput(ids[:cut], ids[cut:], rationale.strip())
 
 
 def end_ids(

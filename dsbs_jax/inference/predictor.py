@@ -225,10 +225,12 @@ class Predictor:
   ) -> Prediction:
     config = self._config
     rationale = output.rationale if config.rationales else None
-    label = self._vocabulary.decode(output.label_ids)
-    if config.form == 'answer_first':
-      label = task_forms.answer(config.task, label, vocabulary=self._vocabulary)
-    label = label.strip() if config.form == 'single' else label
+    if config.form == 'single':  # its marker is in the prefix
+      label = self._vocabulary.decode(output.label_ids).strip()
+    else:
+      label = task_forms.decode_answer(
+        config.task, output.label_ids, vocabulary=self._vocabulary
+      )
     if not config.score_labels and not output.label_ids:
       return Prediction('', 0.0, rationale)  # `_single`, cut before its label
     if not choices:

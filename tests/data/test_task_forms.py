@@ -81,5 +81,9 @@ def test_single_works_where_brackets_are_unknown():
   target = task_forms.target('single', label='cd', rationale='why')
   ids = vocabulary.encode(target)
   assert 2 in ids  # the brackets
-  text = vocabulary.decode(ids)
+  text = vocabulary.decode_with_unknown(ids)
   assert task_forms.answer('x_gt_single', text, vocabulary=vocabulary) == 'cd'
+  for form in ('single', 'label'):
+    said = ids if form == 'single' else [2, *vocabulary.encode('cd'), 2, 1]
+    name = f'x_gt_{form}'
+    assert task_forms.decode_answer(name, said, vocabulary=vocabulary) == 'cd'

@@ -25,7 +25,7 @@ from dsbs_jax import contract
 from dsbs_jax.data import task_forms, vocabularies
 from dsbs_jax.data.prepared import ragged, store
 
-_FORMAT = 1
+_FORMAT = 2
 _SECONDS_BETWEEN_LINES = 5.0
 _TEXTS = ('example_id', 'input', 'target', 'answer')
 _RAGGED = ('inputs', 'targets', *_TEXTS)

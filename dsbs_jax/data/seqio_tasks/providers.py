@@ -224,9 +224,13 @@ class LazyVocabulary(seqio.Vocabulary):
   vocab_size = _resolved('vocab_size')
   _base_vocab_size = _resolved('_base_vocab_size')
   _encode = _resolved('_encode')
-  _decode = _resolved('_decode')
   _encode_tf = _resolved('_encode_tf')
   _decode_tf = _resolved('_decode_tf')
+
+  def _decode(self, ids):
+    # As the built-in engine decodes: without extra ids.
+    ours = vocabularies.load(self._source_fn().vocabulary)
+    return ours.decode_with_unknown(ids)
 
   def __eq__(self, other: object) -> bool:
     return isinstance(other, LazyVocabulary) or self.resolve() == other
