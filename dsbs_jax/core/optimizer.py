@@ -74,6 +74,7 @@ def constant(
   Arguments and result as in `linear_decay`; total_steps is ignored.
   """
   del total_steps
+  _check_ranges(warmup_steps=warmup_steps)
 
   def schedule(step):
     step = jnp.asarray(step, jnp.float32)
@@ -136,6 +137,7 @@ def adamw_hf(
     weight_decay: factor of lr * parameter that is subtracted.
     clip_norm: largest global gradient norm; None: no clipping.
   """
+  _check_ranges(epsilon=epsilon)
 
   def divide(mean, square, correction1, correction2):
     scale = jnp.sqrt(correction2) / correction1
@@ -161,6 +163,7 @@ def adamw(
 
   Arguments as in `adamw_hf`.
   """
+  _check_ranges(epsilon=epsilon)
 
   def divide(mean, square, correction1, correction2):
     root = jnp.sqrt(square) / jnp.sqrt(correction2)
@@ -209,6 +212,12 @@ def adafactor(
 
   Source: Shazeer and Stern 2018, algorithm 4 without momentum.
   """
+  _check_ranges(
+    decay_exponent=decay_exponent,
+    clipping_threshold=clipping_threshold,
+    epsilon1=epsilon1,
+    epsilon2=epsilon2,
+  )
   scale = factored_rms.scale_by_factored_rms(
     decay_exponent=decay_exponent,
     step_offset=step_offset,
@@ -253,6 +262,15 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
   return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
 
 
+def _check_ranges(*, below: float = math.inf, **values: float) -> None:
+  """Raises UserError unless these are numbers in [0, below)."""
+  for name, value in values.items():
+    if not isinstance(value, int | float) or not 0 <= value < below:
+      raise contract.UserError(
+        f'{name} is {value!r}, expected a number in [0, {below}).'
+      )
+
+
 def _chain(
   clip_norm: float | None, *transformations: optax.GradientTransformation
 ) -> optax.GradientTransformation:
@@ -271,6 +289,8 @@ def _scale_by_moments(
   digits at every t, optax's float32 difference has 5 at t = 1. The state is an
   `optax.ScaleByAdamState`, moments in float32.
   """
+
+  _check_ranges(below=1, beta1=beta1, beta2=beta2)
 
   def init(params):
     def zeros():
@@ -313,6 +333,7 @@ def _scale_by_learning_rate(
   Norm scales and relative biases never decay. `decay_after_step` decays the
   updated parameter, as transformers does, else the one before, as torch does.
   """
+  _check_ranges(weight_decay=weight_decay)
   schedule = (
     learning_rate if callable(learning_rate) else constant(learning_rate)
   )

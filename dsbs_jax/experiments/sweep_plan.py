@@ -22,10 +22,9 @@ from dsbs_jax.training import train_config
 RESERVED = ('MODEL_DIR', 'DATA_DIR', 'MIXTURE_OR_TASK_NAME', 'SEED')
 # Weights of the terms of a pair's objective.
 _OF_TWO_TERMS = ('ALPHA', 'MI_WEIGHT')
-# Macros that may differ when a run is resumed: how long it trains, how often it
-# evaluates and on which devices, but not what it computes.
+# Macros that may differ when a run is resumed: how often it evaluates and on
+# which devices, but not what it computes.
 _FREE = RESERVED + (
-  'TRAIN_STEPS',
   'EVAL_PERIOD',
   'EVAL_BATCH_SIZE',
   'LOG_PERIOD',
@@ -176,8 +175,9 @@ def _job(
     gin_bindings=bindings,
     search_paths=sweep.search_paths,
   )
-  macros = run_folder.parse_macros(gin_config.operative_text())
-  _check_settings(path, macros)
+  config_text = gin_config.operative_text()
+  macros = run_folder.parse_macros(config_text)
+  _check_settings(path, settings, run_folder.parse_settings(config_text))
   step = max(checkpoints.folders(path), default=0)
   job = jobs.Job(
     point=point,
@@ -214,16 +214,24 @@ def _subset(sweep: Sweep, point: run_names.Coordinates) -> jobs.Subset:
   )
 
 
-def _check_settings(path: pathlib.Path, macros: Mapping[str, object]) -> None:
+def _check_settings(
+  path: pathlib.Path,
+  run: train_config.TrainConfig,
+  values: Mapping[str, object],
+) -> None:
   """Raises UserError if the folder holds a run with other settings."""
   file = path / run_folder.CONFIG_FILE
   if not file.is_file():
     return
-  before = run_folder.read_macros(file)
+  before = run_folder.read_settings(file)
+  free = set(_FREE)
+  longer = before.get('TRAIN_STEPS', run.train_steps) < run.train_steps
+  if longer and not run.rates_depend_on_train_steps():
+    free.add('TRAIN_STEPS')
   changed = [
     f'{name}: {before[name]!r} -> {value!r}'
-    for name, value in sorted(macros.items())
-    if name not in _FREE and name in before and before[name] != value
+    for name, value in sorted(values.items())
+    if name not in free and name in before and before[name] != value
   ]
   if changed:
     raise contract.UserError(

@@ -22,7 +22,8 @@ TRAIN, VALIDATION, TEST = 'train', 'validation', 'test'
 Metrics = Mapping[str, float]
 
 _CONTINUED = re.compile(r'\\\n\s*')
-_MACRO = re.compile(r'^([A-Z][A-Z0-9_]*) = (.*)$', re.MULTILINE)
+_MACRO = re.compile(r'[A-Z][A-Z0-9_]*')
+_SETTING = re.compile(r'^([\w./]+) = (.*)$', re.MULTILINE)
 
 
 def read_macros(path: pathlib.Path) -> dict[str, Any]:
@@ -33,6 +34,11 @@ def read_macros(path: pathlib.Path) -> dict[str, Any]:
       ' start. Remove the folder, or run it again.'
     )
   return parse_macros(_read(path))
+
+
+def read_settings(path: pathlib.Path) -> dict[str, Any]:
+  """`parse_settings` of a file that exists."""
+  return parse_settings(_read(path))
 
 
 def _read(path: pathlib.Path) -> str:
@@ -48,7 +54,13 @@ def _read(path: pathlib.Path) -> str:
 
 def parse_macros(text: str) -> dict[str, Any]:
   """The macros in the text of a gin config; references stay text."""
-  found = _MACRO.findall(_CONTINUED.sub(' ', text))
+  settings = parse_settings(text)
+  return {n: value for n, value in settings.items() if _MACRO.fullmatch(n)}
+
+
+def parse_settings(text: str) -> dict[str, Any]:
+  """The macros and parameters; references stay text."""
+  found = _SETTING.findall(_CONTINUED.sub(' ', text))
   return {name: _literal(value) for name, value in found}
 
 

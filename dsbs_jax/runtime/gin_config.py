@@ -8,6 +8,8 @@ binding or macro that nothing reads is an error; gin would ignore it.
 
 import contextlib
 import dataclasses
+import functools
+import inspect
 import logging
 import pathlib
 import re
@@ -89,7 +91,7 @@ def build(
   with _explained(given.origin):
     built = gin.get_configurable(settings)()
   _check_all_read(given)
-  return built
+  return _with_functions_bound(built)
 
 
 def operative_text() -> str:
@@ -145,6 +147,34 @@ def _imports(texts: Mapping[str, str]) -> list[str]:
   """The files' import lines, so that flags may name what files import."""
   found = [line for text in texts.values() for line in _IMPORT.findall(text)]
   return list(dict.fromkeys(found))
+
+
+def _with_functions_bound(settings: Settings) -> Settings:
+  """The settings, whose functions no later config changes any more."""
+  functions = {
+    field.name: _bound(value)
+    for field in dataclasses.fields(settings)
+    if inspect.isfunction(value := getattr(settings, field.name))
+    and hasattr(value, '__wrapped__')
+  }
+  return dataclasses.replace(settings, **functions) if functions else settings
+
+
+def _bound(function: Callable) -> Callable:
+  """The function itself, or with the arguments that gin binds."""
+  try:
+    arguments = gin.get_bindings(function)
+  except ValueError as error:
+    raise contract.UserError(
+      f'{function.__name__} is referred to with a scope, expected none:'
+      f' @{function.__module__.rpartition(".")[2]}.{function.__name__}.'
+    ) from error
+  function = function.__wrapped__
+  if not arguments:
+    return function
+  bound = functools.partial(function, **arguments)
+  bound.__name__ = function.__name__
+  return bound
 
 
 def flag(binding: str) -> str:

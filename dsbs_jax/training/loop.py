@@ -83,7 +83,7 @@ def train(
     saved_run = read_checkpoint.run_metadata(
       f'{run.model_dir}/{checkpoints.PREFIX}_{latest_step}'
     )
-    resume_check.check(saved_run, fingerprint, run.model_dir)
+    resume_check.check(saved_run, fingerprint, run, step=latest_step)
     state, position = saved.restore(latest_step, abstract_state.like)
     batches.set_state(position['loader'])
     progress.say(f'resuming {run.model_dir} from step {latest_step:,}')

@@ -2,11 +2,15 @@
 """Refuses to resume a run with settings that change what it computes."""
 
 import dataclasses
+import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from flax import traverse_util
+
 from dsbs_jax import contract
+from dsbs_jax.core import optimizer
 from dsbs_jax.data import vocabularies
 from dsbs_jax.data.prepared import store, tokens, views
 
@@ -31,8 +35,11 @@ def run_fingerprint(
     'objective': dataclasses.asdict(run.objective),
     'task': run.mixture_or_task_name,
     'batch_size': run.batch_size,
-    'optimizer': run.optimizer.__name__,
-    'schedule': run.schedule.__name__,
+    'optimizer': _arguments(run.optimizer, 'clip_norm'),
+    'schedule': _arguments(run.schedule, 'total_steps'),
+    'train_steps': run.train_steps
+    if run.rates_depend_on_train_steps()
+    else None,
     'learning_rate': run.learning_rate,
     'clip_norm': run.clip_norm,
     'paired': run.paired,
@@ -44,28 +51,63 @@ def run_fingerprint(
 
 
 def check(
-  saved: Mapping[str, Any], now: Mapping[str, Any], model_dir: str
+  saved: Mapping[str, Any], now: Mapping[str, Any], run: Any, *, step: int
 ) -> None:
-  """Raises UserError if a resumed run would compute something else."""
+  """Raises UserError if a resumed run would compute something else.
+
+  Args:
+    saved: what its newest checkpoint says of it.
+    now: its `run_fingerprint`.
+    run: the settings, `train_config.TrainConfig`.
+    step: of the newest checkpoint.
+  """
+  if step > run.train_steps:
+    raise contract.UserError(
+      f'TRAIN_STEPS is {run.train_steps:,}, but {run.model_dir} holds a run of'
+      f' {step:,} steps already. Set it to as many, or train in another'
+      ' MODEL_DIR.'
+    )
+  before, after = _flat(saved), _flat(now)
+  if 'train_steps' not in saved:  # an older run
+    before['train_steps'] = after['train_steps']
   changed = [
-    f'{name}: {saved.get(name)!r} -> {value!r}'
-    for name, value in now.items()
-    # As it comes back from JSON, where tuples are lists.
-    if _decisive(saved.get(name)) != _decisive(json.loads(json.dumps(value)))
+    f'{name}: {before.get(name)!r} -> {after.get(name)!r}'
+    for name in sorted({*before, *after})
+    if before.get(name) != after.get(name)
+    # What else a checkpoint says, such as versions, may change.
+    and name.partition('.')[0] in now
   ]
   if changed:
     raise contract.UserError(
-      f'{model_dir} holds a run with other settings: {"; ".join(changed)}.'
-      ' Restore the settings, or train in another MODEL_DIR.'
+      f'{run.model_dir} holds a run with other settings: {"; ".join(changed)}.'
+      " Restore the settings, or train in another MODEL_DIR, from this run's"
+      ' parameters by INITIAL_CHECKPOINT_PATH if it shall go on.'
     )
 
 
-def _decisive(fact: Any) -> Any:
-  """A value without what only saves memory, and without terms that are off."""
-  if isinstance(fact, dict):
-    fact = {key: value for key, value in fact.items() if key != 'remat'}
-    # Older runs name the term's weight otherwise, or not at all.
-    weight = fact.pop('mi_weight', fact.pop('mutual_information', 0.0))
-    if weight:
-      fact['mi_weight'] = weight
-  return fact
+def _arguments(function: Callable, *given: str) -> dict[str, Any]:
+  """A function's name and its keyword-only arguments, without those given."""
+  named = inspect.signature(function).parameters.values()
+  return {'name': function.__name__} | {
+    argument.name: argument.default
+    if isinstance(argument.default, bool | int | float | str | None)
+    else repr(argument.default)
+    for argument in named
+    if argument.kind is argument.KEYWORD_ONLY and argument.name not in given
+  }
+
+
+def _flat(facts: Mapping[str, Any]) -> dict[str, Any]:
+  """'model.emb_dim' -> value and so on, without what only saves memory."""
+  # As it comes back from JSON, where tuples are lists.
+  facts = json.loads(json.dumps(facts))
+  for name, given in (('optimizer', 'clip_norm'), ('schedule', 'total_steps')):
+    function = getattr(optimizer, str(facts.get(name)), None)
+    if function is not None:  # an older run, which had its defaults
+      facts[name] = _arguments(function, given)
+  flat = traverse_util.flatten_dict(facts, sep='.')
+  flat.pop('model.remat', None)
+  # Older runs name the term's weight otherwise, or not at all.
+  weight = flat.pop('objective.mutual_information', 0.0)
+  flat.setdefault('objective.mi_weight', weight)
+  return flat

@@ -5,6 +5,9 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from dsbs_jax import contract
 from dsbs_jax.core import objective as objective_lib
 from dsbs_jax.core import partitioning
@@ -49,7 +52,8 @@ class TrainConfig:
     microbatches: how many parts of a batch are computed one after another.
     chunk_tokens: target tokens whose logits exist at once; 0 for all.
     learning_rate: peak learning rate.
-    schedule: peak rate and total_steps -> learning rate at a step.
+    schedule: peak rate and total_steps -> learning rate at a step. Further
+      arguments of it and of the optimizer are bound by their names.
     optimizer: schedule and clip_norm -> gradient transformation.
     clip_norm: global norm to which gradients are clipped, None for never.
     layout: layouts.Packed, layouts.Bucketed or layouts.Padded.
@@ -136,6 +140,8 @@ class TrainConfig:
         ' the term ties each label to all of its rationale. Set'
         ' MI_WEIGHT=0.0 or change the others.'
       )
+    # Checks their settings, and makes gin write them into the run's config.
+    self.transformation()
 
   def order(self) -> batch_order.BatchOrder:
     """Which examples each step sees."""
@@ -150,6 +156,15 @@ class TrainConfig:
     """The optimizer with its schedule."""
     rate = self.schedule(self.learning_rate, total_steps=self.train_steps)
     return self.optimizer(rate, clip_norm=self.clip_norm)
+
+  def rates_depend_on_train_steps(self) -> bool:
+    """Whether a longer run has other learning rates from its first step on."""
+
+    def program(total_steps):
+      rate = self.schedule(self.learning_rate, total_steps=total_steps)
+      return str(jax.make_jaxpr(rate)(jax.ShapeDtypeStruct((), jnp.int32)))
+
+    return program(self.train_steps) != program(2 * self.train_steps)
 
 
 def objective_of(run: TrainConfig) -> objective_lib.Distillation:

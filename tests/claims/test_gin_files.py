@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every gin file resolves, and model files give the published models."""
 
+import inspect
 import pathlib
 
 import pytest
 
+from dsbs_jax.core import optimizer
 from dsbs_jax.core.t5 import network
 from dsbs_jax.inference import evaluate_checkpoint
 from dsbs_jax.runs import results
@@ -74,6 +76,65 @@ def test_the_defaults_are_the_recipe_of_the_paper():
   rate = run.schedule(run.learning_rate, total_steps=run.train_steps)
   assert float(rate(250)) == pytest.approx(4.875e-5)
   assert run.optimizer.__name__ == 'adamw_hf' and run.paired
+
+
+ARGUMENTS = {
+  'linear_decay': {'warmup_steps': 20},
+  'constant': {'warmup_steps': 20},
+  'rsqrt': {'warmup_steps': 20},
+  'adamw_hf': {
+    'beta1': 0.8,
+    'beta2': 0.9,
+    'epsilon': 1e-6,
+    'weight_decay': 0.1,
+  },
+  'adamw': {'beta1': 0.8, 'beta2': 0.9, 'epsilon': 1e-6, 'weight_decay': 0.1},
+  'adafactor': {
+    'decay_exponent': 0.5,
+    'step_offset': 2,
+    'clipping_threshold': 2.0,
+    'min_dim_size_to_factor': 8,
+    'scale_by_parameter': False,
+    'epsilon1': 1e-20,
+    'epsilon2': 1e-2,
+  },
+}
+
+
+@pytest.mark.parametrize('name', ARGUMENTS)
+def test_what_an_optimizer_or_schedule_takes_can_be_set_by_its_name(name):
+  made = getattr(optimizer, name)
+  field = 'schedule' if 'warmup_steps' in ARGUMENTS[name] else 'optimizer'
+  given = {'total_steps', 'clip_norm'}
+  keyword_only = set(inspect.getfullargspec(made).kwonlyargs)
+  assert set(ARGUMENTS[name]) == keyword_only - given
+  bindings = [f'{field.upper()} = @optimizer.{name}'] + [
+    f'optimizer.{name}.{argument} = {value}'
+    for argument, value in ARGUMENTS[name].items()
+  ]
+  run = _train('models/tiny', 'benchmarks/cqa', bindings=bindings)
+  for line in bindings:
+    assert line in gin_config.operative_text()
+  _train('models/tiny', 'benchmarks/cqa')  # another config changes nothing
+  assert getattr(run, field).keywords == ARGUMENTS[name]
+  if field == 'schedule':
+    assert run.rates_depend_on_train_steps() == (name == 'linear_decay')
+
+
+@pytest.mark.parametrize(
+  ('binding', 'expected'),
+  [
+    ('adamw_hf.beta1 = 1.5', r'beta1=1.5: beta1 is 1.5, expected .* \[0, 1\)'),
+    ('adamw_hf.weight_decay = "a"', "weight_decay is 'a', expected a number"),
+    ('linear_decay.warmup_steps = 99999', 'warmup_steps=99999: .* is 99999'),
+    ('linear_decay.total_steps = 5', 'total_steps is read by nothing'),
+    ('adamw_hf.clip_norm = 2.0', 'clip_norm is read by nothing'),
+    ('adamw.beta1 = 0.5', 'optimizer.adamw.beta1 is read by nothing'),
+  ],
+)
+def test_what_an_optimizer_cannot_take_is_refused(binding, expected):
+  with pytest.raises(ValueError, match=expected):
+    _train('models/tiny', 'benchmarks/cqa', bindings=[f'optimizer.{binding}'])
 
 
 def test_adafactor_is_one_file():

@@ -3,6 +3,7 @@
 
 import pathlib
 import shlex
+import shutil
 
 import pytest
 
@@ -134,18 +135,42 @@ def test_finished_runs_are_skipped_and_broken_ones_go_on(tmp_path):
   assert plan.jobs[0].state == jobs.FINISHED
   assert plan.commands() == []
   assert '1 finished' in sweep_lib.describe(plan)
-  longer = ('VOCAB_SIZE = 384', 'TRAIN_STEPS = 40')
-  plan = sweep_plan.plan(_sweep(tmp_path, gin_bindings=longer, **one))
-  assert (plan.jobs[0].state, plan.jobs[0].step) == (jobs.RESUME, 20)
-  assert 'resumes at step 20' in sweep_lib.describe(plan)
-  assert '20 steps; 1 of 1 subsets' in sweep_lib.describe(plan)
+
+
+def test_only_at_rates_that_stay_may_a_run_go_on_longer(tmp_path):
+  def plan(steps, *bindings):
+    given = ('VOCAB_SIZE = 384', f'TRAIN_STEPS = {steps}', *bindings)
+    return sweep_plan.plan(
+      _sweep(tmp_path, methods=('gt_dsbs',), gin_bindings=given)
+    )
+
+  constant = 'SCHEDULE = @optimizer.constant'
+  _finish(plan(20, constant).jobs[0])
+  assert plan(20, constant).jobs[0].state == jobs.FINISHED
+  with pytest.raises(ValueError, match='TRAIN_STEPS: 20 -> 10'):
+    plan(10, constant)  # not the run of 10 steps that is asked for
+  longer = plan(40, constant)
+  assert (longer.jobs[0].state, longer.jobs[0].step) == (jobs.RESUME, 20)
+  assert 'resumes at step 20' in sweep_lib.describe(longer)
+  assert '20 steps; 1 of 1 subsets' in sweep_lib.describe(longer)
+  shutil.rmtree(longer.jobs[0].path)
+  _finish(plan(20).jobs[0])
+  for steps in (10, 40):
+    with pytest.raises(ValueError, match=f'TRAIN_STEPS: 20 -> {steps}'):
+      plan(steps)
 
 
 def test_a_run_of_other_settings_is_never_taken_for_this_one(tmp_path):
   one = {'methods': ('gt_dsbs',)}
   (job,) = sweep_plan.plan(_sweep(tmp_path, **one)).jobs
   _finish(job)
-  for binding in ('ALPHA = 0.9', 'LEARNING_RATE = 1e-3', 'BATCH_SIZE = 3'):
+  for binding in (
+    'ALPHA = 0.9',
+    'LEARNING_RATE = 1e-3',
+    'BATCH_SIZE = 3',
+    'optimizer.adamw_hf.weight_decay = 0.1',
+    'optimizer.linear_decay.warmup_steps = 2',
+  ):
     bindings = ('VOCAB_SIZE = 384', 'TRAIN_STEPS = 20', binding)
     with pytest.raises(ValueError, match=f'{binding.split()[0]}: .* -> '):
       sweep_plan.plan(_sweep(tmp_path, gin_bindings=bindings, **one))

@@ -79,14 +79,33 @@ def test_resuming_with_another_run_is_refused(
 
 
 @pytest.mark.long
-def test_training_longer_is_allowed(settings, tmp_path):
-  assert (
-    loop.train(settings(tmp_path, 'TRAIN_STEPS = 4', 'EVAL_PERIOD = 4')) == 0
-  )
-  assert (
-    loop.train(settings(tmp_path, 'TRAIN_STEPS = 12', 'EVAL_PERIOD = 4')) == 0
-  )
-  assert checkpoints.Checkpoints(tmp_path).latest_step() == 12
+def test_training_longer_at_a_constant_rate_is_training_at_once(
+  settings, tmp_path
+):
+  constant = 'SCHEDULE = @optimizer.constant', 'EVAL_SPLITS = ()'
+  runs = {}
+  for name, lengths in (('parts', (6, 12)), ('whole', (12,))):
+    for steps in lengths:
+      runs[name] = settings(
+        tmp_path / name, *constant, f'TRAIN_STEPS = {steps}'
+      )
+      assert loop.train(runs[name]) == 0
+  small_runs.assert_same_run(*runs.values())
+
+
+@pytest.mark.parametrize(
+  ('steps', 'message'),
+  [
+    (24, 'other settings: train_steps: 12 -> 24'),
+    (6, 'TRAIN_STEPS is 6, but .* holds a run of 12 steps'),
+  ],
+)
+def test_a_finished_run_of_falling_rates_has_its_length(
+  unbroken, settings, steps, message
+):
+  other = settings(unbroken.model_dir, f'TRAIN_STEPS = {steps}')
+  with pytest.raises(ValueError, match=message):
+    loop.train(other)
 
 
 def test_a_vocabulary_larger_than_the_model_is_refused(settings, tmp_path):

@@ -3,6 +3,7 @@
 
 import json
 import pathlib
+import types
 
 import pytest
 
@@ -10,7 +11,7 @@ from dsbs_jax.data import vocabularies
 from dsbs_jax.interop import read_checkpoint
 from dsbs_jax.preparing import prepare
 from dsbs_jax.runs import checkpoints
-from dsbs_jax.training import loop
+from dsbs_jax.training import loop, resume_check
 from tests import small_runs
 
 
@@ -50,19 +51,47 @@ def test_what_changes_no_parameter_may_change(settings, one_step, bindings):
 @pytest.mark.parametrize(
   ('binding', 'named'),
   [
-    ('EMB_DIM = 32', "model: .*'emb_dim': 16.*'emb_dim': 32"),
+    ('EMB_DIM = 32', 'model.emb_dim: 16 -> 32. Restore'),
     ("VOCABULARY = 'bytes:90'", 'vocabulary: .* -> '),
     ('BATCH_SIZE = 3', 'batch_size: 4 -> 3'),
     ("MIXTURE_OR_TASK_NAME = 'svamp_llm_dsbs'", 'task: .*gt_dsbs.*llm_dsbs'),
     ('LEARNING_RATE = 1e-3', 'learning_rate: 0.01 -> 0.001'),
-    ('OPTIMIZER = @optimizer.adamw', "optimizer: 'adamw_hf' -> 'adamw'"),
+    (
+      'OPTIMIZER = @optimizer.adamw',
+      "optimizer.name: 'adamw_hf' -> 'adamw'. Restore",
+    ),
+    (
+      'optimizer.adamw_hf.weight_decay = 0.1',
+      'optimizer.weight_decay: 0.0 -> 0.1. Restore',
+    ),
+    ('TRAIN_STEPS = 2', 'train_steps: 1 -> 2. Restore'),
     ("PREFIXES = 'code'", 'prefixes: '),
   ],
 )
 def test_what_makes_another_run_is_refused(settings, one_step, binding, named):
-  changed = settings(one_step, binding)
+  changed = settings(one_step, 'TRAIN_STEPS = 1', binding)
   with pytest.raises(ValueError, match=f'other settings: {named}'):
     loop.train(changed)
+
+
+def test_facts_of_older_runs_are_understood():
+  older = {'optimizer': 'adamw', 'objective': {'mutual_information': 0.5}}
+  now = {
+    'optimizer': {
+      'name': 'adamw',
+      'beta1': 0.9,
+      'beta2': 0.999,
+      'epsilon': 1e-8,
+      'weight_decay': 0.0,
+    },
+    'objective': {'mi_weight': 0.5},
+    'train_steps': 7,
+  }
+  run = types.SimpleNamespace(model_dir='runs/x', train_steps=7)
+  resume_check.check(older, now, run, step=1)
+  now['optimizer']['weight_decay'] = 0.1
+  with pytest.raises(ValueError, match='optimizer.weight_decay: 0.0 -> 0.1'):
+    resume_check.check(older, now, run, step=1)
 
 
 def test_other_data_is_refused(one_step, tmp_path):
@@ -74,7 +103,7 @@ def test_other_data_is_refused(one_step, tmp_path):
   )
   prepare.prepare(fewer)
   with pytest.raises(ValueError, match='other settings: data: .* -> '):
-    loop.train(small_runs.settings(one_step, tmp_path))
+    loop.train(small_runs.settings(one_step, tmp_path, 'TRAIN_STEPS = 1'))
 
 
 def test_the_newest_and_the_best_stay(settings, tmp_path):
