@@ -72,16 +72,6 @@ def test_no_pickle_is_ever_loaded():
       assert last not in ('Unpickler', 'read_pickle'), (path, name)
 
 
-def test_a_pickle_for_an_array_is_an_error(tmp_path):
-  import numpy as np
-
-  np.save(tmp_path / 'a.npy', np.array([{}], object), allow_pickle=True)
-  from dsbs_jax.data.prepared import tokens
-
-  with pytest.raises(ValueError, match='allow_pickle'):
-    tokens._load(tmp_path / 'a.npy')
-
-
 def test_weights_that_would_run_something_are_refused(tmp_path):
   torch = pytest.importorskip('torch', reason='torch is not installed')
   marker = tmp_path / 'ran'

@@ -252,7 +252,7 @@ def _open(
 ) -> Tokens:
   try:
     columns = {field: _column(folder, field) for field in _RAGGED}
-    index = np.load(folder / 'index.npy')
+    index = np.load(folder / 'index.npy', allow_pickle=False)
   except (OSError, ValueError, EOFError) as error:
     raise contract.UserError(
       f'the token cache {folder} is damaged ({error}). Delete that folder: it'
@@ -275,8 +275,8 @@ def _column(folder: pathlib.Path, field: str) -> ragged.Ragged:
   flat = folder / f'{field}.npy'
   # An empty array cannot be memory-mapped.
   mode = 'r' if flat.stat().st_size > 128 else None
-  offsets = np.load(folder / f'{field}.offsets.npy')
-  values = np.asarray(np.load(flat, mmap_mode=mode))
+  offsets = np.load(folder / f'{field}.offsets.npy', allow_pickle=False)
+  values = np.asarray(np.load(flat, mmap_mode=mode, allow_pickle=False))
   if len(offsets) == 0 or offsets[0] != 0 or offsets[-1] != len(values):
     raise contract.UserError(
       f'{flat} holds {len(values)} values, not what it should'
