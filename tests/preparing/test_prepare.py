@@ -10,8 +10,9 @@ import sys
 import numpy as np
 import pytest
 
+from dsbs_jax import contract
 from dsbs_jax.data import register, vocabularies
-from dsbs_jax.data.prepared import store, tokens
+from dsbs_jax.data.prepared import store, tokens, views
 from dsbs_jax.preparing import prepare as prepare_lib
 from dsbs_jax.preparing import show
 from tests.data import toy
@@ -103,6 +104,33 @@ def test_the_models_that_wrote_the_completions_are_told(
   for model, number in (('a', 5), ('b', 3), ('an unnamed model', 2)):
     name = f'completions of {model}'
     assert row_of(printed, name) == [f'{number}', '0']
+
+
+@pytest.mark.parametrize(
+  'task, text',
+  [
+    ('rationale', 'rationales'),
+    ('gt_dsbs', 'rationales'),
+    ('gt_single', 'rationales'),
+    ('llm_finetune', 'labels'),
+  ],
+)
+def test_tasks_of_an_llm_are_not_trained_without_its_answers(
+  prepare, source_dir, tmp_path, task, text
+):
+  few = tmp_path / 'train.jsonl'
+  toy.write_lines(few, [toy.said(i, 'yes') for i in range(4)])
+  source = tokens.Source(str(tmp_path / 'data'), 'bytes')
+  prepare(completions=str(few))
+  with pytest.raises(
+    contract.UserError,
+    match=f'has 4 {text} of an LLM for 10 .*--completions.*--keep=parsed',
+  ):
+    views.load(f'evens_{task}', 'train', source)
+  views.load('evens_gt_finetune', 'train', source)
+  views.load(f'evens_{task}', 'test', source)
+  prepare(completions=str(few), keep='parsed', overwrite=True)
+  views.load(f'evens_{task}', 'train', source)
 
 
 def test_the_same_request_is_served_once(prepare, tmp_path):

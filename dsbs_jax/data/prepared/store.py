@@ -86,6 +86,24 @@ class Prepared:
         raise self._damaged(split, error) from error
       yield from examples
 
+  def check_targets(self, name: contract.TaskName) -> None:
+    """Raises UserError where most targets of a task in train lack a text."""
+    counts = self._about('train').get('counts', {})
+    uses_rationales = name.form not in ('finetune', 'label')
+    for text, used in (
+      ('rationale', uses_rationales),
+      ('label', name.label_source == 'llm'),
+    ):
+      given = counts.get('answered', 0) - counts.get(f'blank_{text}s', 0)
+      if used and 2 * given < counts.get('kept', 0):
+        raise contract.UserError(
+          f'{folder(self.name, self.data_dir)} has {given:,} {text}s of an LLM'
+          f' for {counts["kept"]:,} training examples, expected one for most of'
+          f' them: {name} would learn to write nothing. Prepare them with the'
+          " LLM's answers, --completions=FILE, or without the rows that have"
+          ' none, --keep=parsed.'
+        )
+
   def _damaged(self, split: str, error: Exception) -> contract.UserError:
     path = folder(self.name, self.data_dir)
     return contract.UserError(

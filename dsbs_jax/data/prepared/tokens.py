@@ -117,7 +117,8 @@ def load(name: str, split: str, source: Source) -> Tokens:
     source: which examples, as which ids.
 
   Raises:
-    UserError: the name is no task's, or the split is not prepared.
+    UserError: the name is no task's, the split is not prepared, or most of
+      its training targets are empty.
   """
   parsed = contract.parse_task_name(name)
   if parsed.form == 'dsbs':
@@ -127,6 +128,8 @@ def load(name: str, split: str, source: Source) -> Tokens:
       f' {parsed.benchmark}_rationale.'
     )
   prepared = store.read(parsed.benchmark, source.data_dir)
+  if split == 'train':
+    prepared.check_targets(parsed)
   fingerprint = prepared.fingerprint(split)
   folder = source.cache / _key(parsed, split, source, examples=fingerprint)
   if not folder.is_dir():

@@ -62,7 +62,7 @@ def _add_task(
   scored = name.form != 'rationale'  # rationales are read, not scored
   seqio.TaskRegistry.add(
     str(name),
-    source=PreparedSource(benchmark, source_fn),
+    source=PreparedSource(benchmark, name, source_fn),
     preprocessors=[
       preprocessors.texts(name, prefixes),
       preprocessors.tokenize,
@@ -120,9 +120,14 @@ class PreparedSource(seqio.DataSource):
   LLM labels fall back to human ones outside of train.
   """
 
-  def __init__(self, benchmark: benchmark_lib.Benchmark, source_fn: SourceFn):
+  def __init__(
+    self,
+    benchmark: benchmark_lib.Benchmark,
+    task: contract.TaskName,
+    source_fn: SourceFn,
+  ):
     super().__init__(splits=benchmark.split_names())
-    self._name = benchmark.name
+    self._name, self._task = benchmark.name, task
     self._source_fn = source_fn
 
   @property
@@ -157,6 +162,8 @@ class PreparedSource(seqio.DataSource):
     """
     del sequence_length, use_cached, num_epochs
     prepared = self._prepared()
+    if split == 'train':
+      prepared.check_targets(self._task)
     columns = _columns(
       prepared.name,
       str(prepared.data_dir),

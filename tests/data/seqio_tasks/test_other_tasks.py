@@ -6,9 +6,11 @@ import pytest
 import seqio
 import tensorflow as tf
 
+from dsbs_jax import contract
 from dsbs_jax.data import register
 from dsbs_jax.data.batching import batch_order, layouts, loader
-from dsbs_jax.data.prepared import tokens
+from dsbs_jax.data.prepared import store, tokens
+from tests.data import small_prepared
 
 TEXTS = [('copy this', 'this'), ('and that', 'that'), ('or those', 'those')]
 
@@ -83,3 +85,20 @@ def test_texts_of_foreign_tasks_can_be_shown(source):
   assert isinstance(found, tokens.Tokens) and rates == [1.0]
   assert [found.input_text(i) for i in range(3)] == [t for t, _ in TEXTS]
   assert [found.answer(i) for i in range(3)] == [t for _, t in TEXTS]
+
+
+def test_seqio_is_not_given_rationales_that_no_llm_wrote(tmp_path, monkeypatch):
+  store.write(
+    'cqa',
+    {'train': small_prepared.examples('train', number=5)},
+    data_dir=tmp_path,
+    about={},
+    counts=lambda split: {'counts': {'answered': 2, 'kept': 5}},
+  )
+  monkeypatch.setenv('DSBS_DATA_DIR', str(tmp_path))
+  task = seqio.get_mixture_or_task('cqa_rationale')
+  with pytest.raises(
+    contract.UserError, match='2 rationales .* for 5 training'
+  ):
+    task.source.get_dataset('train')
+  seqio.get_mixture_or_task('cqa_gt_label').source.get_dataset('train')
