@@ -18,6 +18,7 @@ class SweepProgress:
     self._total_steps = sum(self._steps_left.values())
     self._model_of = {run.name: run.point.model for run in runs}
     self._measured = {}  # model -> (seconds, steps)
+    self._first = {}  # run under way -> (seconds, steps) of its first line
 
   def record(self, job: jobs.Job, *, seconds: float, steps: int) -> None:
     """Notes that a run ended, well or not, after this time and many steps."""
@@ -41,8 +42,12 @@ class SweepProgress:
     measured, left = self._measured, dict(self._steps_left)
     if job is not None:
       left[job.name] = max(0, left[job.name] - steps)
-      if steps:
+      if steps and job.point.model in measured:
         measured = self._with(job, seconds, steps)
+      elif steps:
+        # Until its first line it started and compiled, which says nothing.
+        first = self._first.setdefault(job.name, (seconds, steps))
+        measured = self._with(job, seconds - first[0], steps - first[1])
     num_left = sum(left.values())
     done = 1 - num_left / self._total_steps if self._total_steps else 1.0
     all_steps = sum(steps for _, steps in measured.values())

@@ -34,6 +34,7 @@ PREFIX = 'checkpoint'
 _STEP = re.compile(rf'{PREFIX}_(\d+)')
 _TRASH = 'deleted_checkpoints'
 _all_finite = jax.jit(steps.all_finite)
+_NOT_EVALUATED = float('-inf')
 _ITEMS = ('state', 'position', 'run')
 _VERSIONED = ('dsbs_jax', 'jax', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
@@ -43,32 +44,19 @@ class Checkpoints:
 
   Args:
     model_dir: the run's folder.
-    keep: how many of the newest checkpoints stay.
-    monitor: name of the metric whose highest value marks the best checkpoint,
-      or None to keep the newest only.
+    keep: how many of the newest checkpoints stay, besides the best.
   """
 
-  def __init__(
-    self,
-    model_dir: str | pathlib.Path,
-    *,
-    keep: int = 2,
-    monitor: str | None = None,
-  ):
+  def __init__(self, model_dir: str | pathlib.Path, *, keep: int = 2):
     self.model_dir = pathlib.Path(model_dir).absolute()
     self._saving = self.model_dir  # the checkpoint that is being saved
     self._empty_trash()
-
-    def rank(metrics: Mapping[str, float] | None) -> float:
-      return (metrics or {}).get(monitor, float('-inf'))
-
-    policies = [checkpoint_managers.LatestN(keep)]
-    if monitor:
-      policies.append(
-        checkpoint_managers.BestN(
-          get_metric_fn=rank, n=1, keep_checkpoints_without_metrics=False
-        )
-      )
+    policies = [
+      checkpoint_managers.LatestN(keep),
+      checkpoint_managers.BestN(
+        get_metric_fn=_accuracy, n=1, keep_checkpoints_without_metrics=False
+      ),
+    ]
     options = ocp.CheckpointManagerOptions(
       step_prefix=PREFIX,
       cleanup_tmp_directories=True,
@@ -76,7 +64,7 @@ class Checkpoints:
       async_options=ocp.AsyncOptions(
         post_finalization_callback=self._write_checksums
       ),
-      best_fn=rank if monitor else None,
+      best_fn=_accuracy,
       preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
     )
     self._manager = ocp.CheckpointManager(
@@ -110,7 +98,8 @@ class Checkpoints:
       state: the state after `state.step` steps.
       position: where the loader stands after as many batches (JSON).
       run: JSON facts that a resume compares.
-      metrics: validation metrics at this step, for the choice of the best.
+      metrics: '<split>/<metric>' -> value; the accuracy on the first split
+        chooses the best.
 
     Raises:
       UserError: the state is not finite, or this or the previous save could
@@ -246,7 +235,8 @@ def find_checkpoint(
     The checkpoint's folder and its step (0 where its name has none).
 
   Raises:
-    UserError: the folder or the step does not exist.
+    UserError: the folder or the step does not exist, or the best is asked for
+      where none was evaluated.
   """
   path = pathlib.Path(checkpoint_path).absolute()
   if not any(path.glob(f'{PREFIX}_*')):
@@ -260,7 +250,7 @@ def find_checkpoint(
   if step == 'latest':
     choice = max(saved, default=None)
   elif step == 'best':
-    choice = max(saved, key=lambda n: (_accuracy(saved[n]), n), default=None)
+    choice = _best_step(saved)
   folder = path / f'{PREFIX}_{choice}'
   if not folder.is_dir():
     names = sorted(p.name for p in path.glob(f'{PREFIX}_*'))
@@ -271,9 +261,25 @@ def find_checkpoint(
   return folder, int(choice)
 
 
-def _accuracy(folder: pathlib.Path) -> float:
-  """Accuracy on validation as saved with a checkpoint, -inf without one."""
-  checksums.check(folder, below='metrics/')
-  file = folder / 'metrics' / 'metrics'
-  metrics = json.loads(file.read_text()) if file.is_file() else {}
-  return metrics.get('validation/accuracy', float('-inf'))
+def _best_step(saved: Mapping[int, pathlib.Path]) -> int:
+  """The step of the highest accuracy, the newest of equals."""
+  accuracies = {}
+  for step, folder in saved.items():
+    checksums.check(folder, below='metrics/')
+    file = folder / 'metrics' / 'metrics'
+    if file.is_file():
+      accuracies[step] = _accuracy(json.loads(file.read_text()))
+  best = max(((a, step) for step, a in accuracies.items()), default=None)
+  if best is None or best[0] == _NOT_EVALUATED:
+    names = sorted(folder.name for folder in saved.values())
+    raise contract.UserError(
+      f"step is 'best', but none of {names} was evaluated when it was saved"
+      " (EVAL_SPLITS). Give 'latest' or a step."
+    )
+  return best[1]
+
+
+def _accuracy(metrics: Mapping[str, float] | None) -> float:
+  """Accuracy on the first split that was evaluated."""
+  found = (v for k, v in (metrics or {}).items() if k.endswith('/accuracy'))
+  return next(found, _NOT_EVALUATED)

@@ -100,8 +100,13 @@ class MetricsLog:
     now = time.monotonic()
     then, since = self._mark
     self._mark = (now, step)
-    rate = (step - since) / max(now - then, 1e-9)
-    self._write(step, 'train', scalars, {'timing/steps_per_second': rate})
+    rates, speed = {}, ''
+    if step > since and now > then:  # else nothing was timed: it compiled
+      rate = (step - since) / (now - then)
+      rates = {'timing/steps_per_second': rate}
+      eta = progress.duration((self._train_steps - step) / rate)
+      speed = f'  {rate:.2f} steps/s  ETA {eta}'
+    self._write(step, 'train', scalars, rates)
     shown = '  '.join(
       f'{name} {scalars[key]:.4f}'
       for name, key in (
@@ -111,10 +116,7 @@ class MetricsLog:
       )
       if key in scalars
     )
-    self.say(
-      f'step {step:,}/{self._train_steps:,}  {shown}  {rate:.2f} steps/s '
-      f' ETA {progress.duration((self._train_steps - step) / max(rate, 1e-9))}'
-    )
+    self.say(f'step {step:,}/{self._train_steps:,}  {shown}{speed}')
 
   def evaluation(
     self, step: int, split: str, scalars: Mapping[str, float]

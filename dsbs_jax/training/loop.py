@@ -69,11 +69,7 @@ def train(
   # The train state: from the newest checkpoint, or at its start.
   abstract_state = step_functions.state(run, mesh)
   latest_step = checkpoint_repair.latest_valid_step(run.model_dir)
-  saved = checkpoints.Checkpoints(
-    run.model_dir,
-    keep=run.keep_checkpoints,
-    monitor=f'{run.eval_splits[0]}/accuracy' if run.eval_splits else None,
-  )
+  saved = checkpoints.Checkpoints(run.model_dir, keep=run.keep_checkpoints)
   fingerprint = resume_check.run_fingerprint(run, source, vocabulary)
   init_key, run_key = jax.random.split(jax.random.key(run.seed))
   if latest_step is None:

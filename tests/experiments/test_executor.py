@@ -219,6 +219,11 @@ def test_each_model_is_predicted_by_its_own_time_per_step(tmp_path):
   large = [_job(tmp_path, subset, seed=i, model='base') for i in range(2)]
   measured = eta.SweepProgress([*small, *large])
   assert measured.estimate() == (0, None)
+  # It took 99 s to start and compile; then 0.5 s a step.
+  first = measured.estimate(small[0], seconds=100.0, steps=2)
+  assert first == pytest.approx((0.02, None))
+  later = measured.estimate(small[0], seconds=104.0, steps=10)
+  assert later == pytest.approx((0.1, 90 * 0.5))
   measured.record(small[0], seconds=10.0, steps=20)
   measured.record(large[0], seconds=100.0, steps=20)
   # Two small runs at 0.5 s a step, a large one at 5 s.

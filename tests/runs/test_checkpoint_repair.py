@@ -53,7 +53,7 @@ def _restored(model_dir, step):
 def two_checkpoints(tmp_path_factory):
   """A run's folder with checkpoints 3 and 6."""
   folder = tmp_path_factory.mktemp('runs') / 'run'
-  saved = checkpoints.Checkpoints(folder, monitor='validation/accuracy')
+  saved = checkpoints.Checkpoints(folder)
   for step in (3, 6):
     saved.save(
       _state(step),

@@ -56,9 +56,7 @@ def test_parameters_come_back_alone(state, tmp_path):
 
 
 def test_newest_and_best_are_kept(state, tmp_path):
-  saved = checkpoints.Checkpoints(
-    tmp_path, keep=2, monitor='validation/accuracy'
-  )
+  saved = checkpoints.Checkpoints(tmp_path, keep=2)
   for step, accuracy in ((1, 10.0), (2, 90.0), (3, 50.0), (4, None), (5, 20.0)):
     _save(saved, state, step, accuracy)
   assert saved.latest_step() == 5
@@ -70,3 +68,21 @@ def test_newest_and_best_are_kept(state, tmp_path):
 def test_reading_a_run_that_is_not_there_is_an_error(tmp_path):
   with pytest.raises(ValueError, match='there is no checkpoint at'):
     checkpoints.find_checkpoint(str(tmp_path / 'nowhere'), 'best')
+
+
+def test_the_best_is_that_of_the_first_evaluated_split(state, tmp_path):
+  saved = checkpoints.Checkpoints(tmp_path, keep=1)
+  _save(saved, state, 1)
+  with pytest.raises(ValueError, match="step is 'best', but none of"):
+    checkpoints.find_checkpoint(str(tmp_path), 'best')
+  for step, test, train in ((2, 50.0, 1.0), (3, 90.0, 2.0), (4, 20.0, 3.0)):
+    saved.save(
+      state.replace(step=np.int32(step)),
+      position={},
+      run={},
+      metrics={'test/loss': 7.0, 'test/accuracy': test, 'a/accuracy': train},
+    )
+  saved.close()
+  kept = sorted(path.name for path in tmp_path.glob('checkpoint_*'))
+  assert kept == ['checkpoint_3', 'checkpoint_4']
+  assert checkpoints.find_checkpoint(str(tmp_path), 'best')[1] == 3

@@ -51,6 +51,23 @@ def test_a_restart_drops_later_and_torn_lines(tmp_path):
   assert [json.loads(line)['step'] for line in lines] == [10, 20, 30]
 
 
+def test_no_rate_is_shown_before_a_step_was_timed(
+  tmp_path, monkeypatch, capsys
+):
+  now = [0.0]
+  monkeypatch.setattr(metrics_log.time, 'monotonic', lambda: now[0])
+  log = metrics_log.MetricsLog(tmp_path, train_steps=9)
+  now[0] = 3600.0  # compiling
+  log.pause(1)
+  log.train(1, {'loss': 1.0})
+  now[0] += 4.0
+  log.train(3, {'loss': 1.0})
+  log.close()
+  first, second = capsys.readouterr().err.splitlines()
+  assert first == 'step 1/9  loss 1.0000'
+  assert second == 'step 3/9  loss 1.0000  0.50 steps/s  ETA 0:00:12'
+
+
 def test_only_the_writing_process_writes(tmp_path):
   silent = metrics_log.MetricsLog(tmp_path / 'run', train_steps=1, writes=False)
   silent.evaluation(1, 'test', {'accuracy': 1.0})
