@@ -9,7 +9,8 @@ Each line is a JSON object with a `kind`:
                    and sample
   rationalization  the same with `hint`, the label that the prompt contained
   failure          a row that failed for good: `of`, `error`, `status`
-  lost             a call that may have been paid and gave no answer
+  lost             a call that may have been paid and gave no answer, or one of
+                   another model, with its texts
   batch            a step of the Batch API
 
 `usage` is on the first line of a call; the lines of its other samples have

@@ -153,7 +153,14 @@ class Extraction:
     """Makes calls by the chosen backend."""
     server, tracker = self.server, contents.tracker
     counts = monitor.Monitor(self.work.benchmark, estimate, tracker)
-    record = functools.partial(recorder.Recorder, file, tracker, counts)
+    record = functools.partial(
+      recorder.Recorder,
+      file,
+      tracker,
+      counts,
+      contents.models,
+      self.work.force,
+    )
     if server.backend == 'batch':
       source = f'batch {server.public_url}'
       runner = batch.BatchRunner(

@@ -41,12 +41,14 @@ class Contents:
     jobs: its batches.
     tracker: what it cost.
     settings: those of its last header; empty if the file is new.
+    models: who gave its answers, as the server named them.
   """
 
   index: completions_file.Index
   jobs: batch_jobs.BatchJobs
   tracker: costs.CostTracker
   settings: Mapping[str, Any]
+  models: set[str]
 
 
 def read(path: pathlib.Path, tracker: costs.CostTracker) -> Contents:
@@ -60,12 +62,14 @@ def read(path: pathlib.Path, tracker: costs.CostTracker) -> Contents:
     contract.UserError: a line is malformed, or the file has another format.
   """
   index, jobs = completions_file.Index(), batch_jobs.BatchJobs()
-  settings = {}
+  settings, models = {}, set()
   if path.exists():
     for offset, record in completions_file.scan(path):
       index.add(offset, record)
       jobs.restore(record)
       tracker.restore(record)
+      if record['kind'] in completions_file.ANSWERS and record.get('model'):
+        models.add(str(record['model']))
       if record['kind'] == completions_file.HEADER:
         if record.get('format') != completions_file.FORMAT:
           raise contract.UserError(
@@ -74,7 +78,7 @@ def read(path: pathlib.Path, tracker: costs.CostTracker) -> Contents:
             ' give another --out.'
           )
         settings = record['settings']
-  return Contents(index.freeze(), jobs, tracker, settings)
+  return Contents(index.freeze(), jobs, tracker, settings, models)
 
 
 class Ledger:

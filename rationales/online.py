@@ -118,7 +118,12 @@ class OnlineRunner:
         tracker.release(missing)
       if answer is None:
         return
-      missing = self.record.answer(missing, answer)
+      try:
+        missing = self.record.answer(missing, answer)
+      except calls.FatalError as error:
+        self.record.lost(missing, str(error), answer)
+        self._stop(ExitReason.REFUSED, str(error))
+        return
       self._failures_in_a_row = 0
       if missing is not None and not tracker.try_reserve(missing):
         self._stop_for_budget()

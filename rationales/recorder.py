@@ -4,6 +4,7 @@
 import dataclasses
 from typing import Any
 
+from dsbs_jax.runtime import progress, terminal_text
 from rationales import calls, completions_file, costs, ledger
 from rationales import monitor as monitor_lib
 
@@ -16,6 +17,8 @@ class Recorder:
     file: the completions file.
     tracker: the money.
     monitor: the counters on screen.
+    models: who gave the answers in the file, as the server named them.
+    mixed: whether another model may answer, too.
     source: the backend's name, for the lines.
     free: whether the backend charges nothing.
   """
@@ -23,11 +26,18 @@ class Recorder:
   file: ledger.Ledger
   tracker: costs.CostTracker
   monitor: monitor_lib.Monitor
+  models: set[str]
+  mixed: bool
   source: str
   free: bool = False
 
   def answer(self, call: calls.Call, answer: calls.Answer) -> calls.Call | None:
-    """Records an answer to the call's first samples; a call for the others."""
+    """Records an answer to the call's first samples; a call for the others.
+
+    Raises:
+      calls.FatalError: another model has answered; nothing is recorded.
+    """
+    self._check_model(answer.model)
     given = len(answer.texts)
     answered = dataclasses.replace(call, samples=call.samples[:given])
     usage = answer.usage
@@ -64,18 +74,42 @@ class Recorder:
     )
     self.monitor.failed(call, reason)
 
-  def lost(self, call: calls.Call, reason: str) -> None:
-    """Records a call that may have been paid and gave no answer."""
-    bound = self.tracker.record_lost(call)
+  def lost(
+    self, call: calls.Call, reason: str, answer: calls.Answer | None = None
+  ) -> None:
+    """Records a call that may have been paid and gave no usable answer."""
+    usage = answer and answer.usage
+    if usage:
+      self.tracker.record_answer(call, usage)
+    elif not self.free:
+      usage = self.tracker.record_lost(call).estimated_usage()
+    unused = {'model': answer.model, 'texts': answer.texts} if answer else {}
     self.file.append(
       {
         'kind': completions_file.LOST,
         'id': call.example_id,
         'reason': reason,
-        'usage': bound.estimated_usage(),
+        'usage': usage,
         'backend': self.source,
       }
+      | unused
     )
+
+  def _check_model(self, model: str) -> None:
+    if not model or model in self.models:
+      return
+    if self.models:
+      words = (
+        f'the server answers as {model!r}, and the answers in'
+        f' {self.file.path} are of {", ".join(sorted(self.models))}'
+      )
+      if not self.mixed:
+        raise calls.FatalError(
+          f'{words}; serve that model again, give another --out, or mix them'
+          ' with --force'
+        )
+      progress.say(terminal_text.visible(words))
+    self.models.add(model)
 
   def _line(self, kind: str, call: calls.Call, sample: int) -> dict[str, Any]:
     """What the lines of answers and failures have in common."""

@@ -43,6 +43,7 @@ class Behaviour:
     lost_creations: batches that are created, and then 500 is answered.
     batches_unreachable: whether polls of a batch are answered with 503.
     batches_forgotten: whether the first batch is unknown (404).
+    model: what the server calls its model; None for what is asked for.
   """
 
   faults: float = 0.0
@@ -61,6 +62,7 @@ class Behaviour:
   lost_creations: int = 0
   batches_unreachable: bool = False
   batches_forgotten: bool = False
+  model: str | None = None
 
 
 class Teacher:
@@ -144,7 +146,7 @@ class Teacher:
       'id': f'cmpl-{self.answered}',
       'object': 'chat.completion' if chat else 'text_completion',
       'created': 1,
-      'model': body['model'],
+      'model': self.behaviour.model or body['model'],
       'choices': choices,
     }
     if self.behaviour.usage:

@@ -169,6 +169,17 @@ def test_failed_rows_of_a_batch_are_recorded_and_taken_up(server, extract, out):
   assert_one_good_line_per_row(out, 8)
 
 
+def test_answers_of_another_model_stay_on_the_server(server, extract, out):
+  assert extract(4, *FLAGS).status == 0
+  server.change(model='another')
+  refused = extract(8, *FLAGS)
+  assert refused.status == 2 and "as 'another'" in refused.output
+  assert len(command.answers(out)) == 4
+  assert extract(None, *FLAGS, '--force').status == 0
+  assert_one_good_line_per_row(out, 8)
+  assert server.stats()['batches'] == 2
+
+
 def test_a_batch_that_fails_as_a_whole_says_why(server, extract, out):
   server.configure(batch_end='failed')
   done = extract(5, *FLAGS)

@@ -135,6 +135,33 @@ def test_completions_of_other_rows_are_not_prepared(
     assert words in str(error.value), words
 
 
+def test_another_model_behind_the_server_is_noticed(
+  server, extract, out, tmp_path
+):
+  assert extract(5).status == 0
+  server.change(model='another')
+  flags = ['--price_in=1', '--price_out=1']
+  done = extract(9, *flags)
+  assert done.status == 2, done.output
+  assert "answers as 'another'" in done.output and '--force' in done.output
+  assert 'are of teacher' in done.output
+  assert {line['model'] for line in command.answers(out)} == {'teacher'}
+  # They are paid: the file keeps them, with what they cost.
+  lost = command.lines(out, completions_file.LOST)
+  assert len(lost) == server.stats()['answered'] - 5
+  assert all(line['usage']['prompt_tokens'] for line in lost)
+  assert lost[0]['model'] == 'another' and 'are added' in lost[0]['texts'][0]
+  server.change(model=None)
+  assert extract(7).status == 0
+  server.change(model='another')
+  done = extract(9, '--force')
+  assert done.status == 0 and "answers as 'another'" in done.output
+  examples = sources.Examples(
+    sums.BENCHMARK, tmp_path, split='train', completions=out
+  )
+  assert examples.counts.models == {'teacher': 7, 'another': 2}
+
+
 def test_two_processes_on_one_file(server, extract, out):
   server.configure(hold_after=0)
   first = extract(5, wait=False)
