@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""float32 is float32 in every product of every program, on GPU and TPU too."""
+
+import dataclasses
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from dsbs_jax.core import decoding, objective, optimizer, steps
+from dsbs_jax.core.t5 import network
+from tests.core import test_steps, tiny_t5
+
+
+def gated(dtype, **changes):
+  return dataclasses.replace(
+    tiny_t5.GATED, vocab_size=50, dtype=dtype, **changes
+  )
+
+
+def tied(dtype):
+  return dataclasses.replace(tiny_t5.TIED, vocab_size=50, dtype=dtype)
+
+
+def train_step(config, **options):
+  """(function, shapes of its arguments) of a step on a paired batch."""
+  adam = optimizer.adamw_hf(optimizer.constant(0.1), weight_decay=0.1)
+  batch = test_steps.make_batch()
+  for rows in batch.values():
+    rows['decoder_pair_ids'] = rows['decoder_task_ids']
+  step = steps.make_train_step(
+    config,
+    objective.Distillation(mi_weight=options.pop('mi_weight', 0.0)),
+    adam,
+    run_key=jax.random.key(0),
+    **options,
+  )
+  state = jax.eval_shape(
+    lambda key: steps.init_state(key, config, adam), jax.random.key(0)
+  )
+  return step, state, jax.eval_shape(lambda: batch)
+
+
+def decode(config, function, **arguments):
+  """The same of a function of decoding."""
+  rows = {'encoder_input_tokens': jax.ShapeDtypeStruct((2, 6), jnp.int32)}
+  return (
+    lambda params, rows: function(params, config, rows, **arguments),
+    network.param_shapes(config),
+    rows,
+  )
+
+
+PROGRAMS = {
+  'tied, in chunks': lambda dtype: train_step(tied(dtype), chunk_tokens=8),
+  'scanned, in microbatches': lambda dtype: train_step(
+    gated(dtype, scan_layers=True, remat='full'),
+    num_microbatches=2,
+    num_shards=2,
+  ),
+  'all terms': lambda dtype: train_step(
+    gated(dtype), mi_weight=0.1, num_pairs=8
+  ),
+  'greedy': lambda dtype: decode(
+    gated(dtype), decoding.greedy, max_decode_len=4
+  ),
+  'beams': lambda dtype: decode(
+    tied(dtype), decoding.beam_search, num_beams=2, max_decode_len=4
+  ),
+  'options': lambda dtype: decode(
+    gated(dtype),
+    decoding.score_options,
+    options_tokens=jnp.ones([2, 3, 4], jnp.int32),
+  ),
+}
+
+
+def products(name, dtype, *platforms):
+  """The lines of all products in the program for these platforms."""
+  function, *shapes = PROGRAMS[name](dtype)
+  traced = jax.jit(function).trace(*shapes)
+  text = traced.lower(lowering_platforms=platforms).as_text()
+  assert 'stablehlo.convolution' not in text
+  return [line for line in text.splitlines() if 'stablehlo.dot' in line]
+
+
+@pytest.mark.parametrize('name', PROGRAMS)
+def test_products_of_float32_are_float32_in_precision_too(name):
+  found = products(name, 'float32', 'cuda', 'tpu')
+  assert len(found) >= 20
+  assert not [line for line in found if '[HIGHEST, HIGHEST]' not in line]
+
+
+@pytest.mark.parametrize(
+  ('name', 'num_attentions'), [('all terms', 18), ('greedy', 6), ('options', 6)]
+)
+def test_of_bfloat16_activations_scores_and_logits_are_float32(
+  name, num_attentions
+):
+  found = products(name, 'bfloat16', 'tpu')
+  logits = [line for line in found if 'bf16' not in line]
+  assert logits and all('[HIGHEST, HIGHEST]' in line for line in logits)
+  # The scores, which go into the softmax as they are, and nothing else.
+  pattern = r'bf16>, \S+bf16>\) -> \S+xf32>'
+  scores = [line for line in found if re.search(pattern, line)]
+  assert len(scores) == num_attentions
