@@ -16,6 +16,7 @@ import time
 import urllib.parse
 import weakref
 from collections.abc import Mapping
+from typing import Any
 
 import httpx2
 import openai
@@ -133,13 +134,20 @@ class Http:
   Args:
     sampling: what all calls share.
     server: the address, the key and the timeout.
+    substitutes: for fields that the server refuses.
   """
 
   free = False
 
-  def __init__(self, sampling: calls.Sampling, server: ServerConfig):
+  def __init__(
+    self,
+    sampling: calls.Sampling,
+    server: ServerConfig,
+    substitutes: calls.Substitutes | None = None,
+  ):
     self.name = f'{sampling.endpoint} {server.public_url}'
     self._sampling, self._server = sampling, server
+    self._substitutes = substitutes or calls.Substitutes()
     self._client = server.client()
     # Per connection that is open: a hash of the last answer on it.
     self._last_answer: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
@@ -154,14 +162,7 @@ class Http:
     key, timeout = self._server.key, self._server.timeout
     try:
       async with asyncio.timeout(timeout):
-        # The client's typed methods build a tree of objects per message and
-        # accept answers that lack every field; the plain response takes a
-        # quarter of the time and is checked below.
-        response = await self._client.post(
-          self._sampling.path,
-          body=self._sampling.body(call),
-          cast_to=httpx2.Response,
-        )
+        response = await self._post(self._sampling.body(call))
         await self._check_delivery(response)
     except (TimeoutError, openai.APITimeoutError) as error:
       raise calls.TransientError(
@@ -179,6 +180,20 @@ class Http:
 
   async def close(self) -> None:
     await self._client.close()
+
+  async def _post(self, body: dict[str, Any]) -> httpx2.Response:
+    while True:
+      sent = self._substitutes.apply(body)
+      try:
+        # The client's typed methods build a tree of objects per message and
+        # accept answers that lack every field; the plain response takes a
+        # quarter of the time and is checked by `read_answer`.
+        return await self._client.post(
+          self._sampling.path, body=sent, cast_to=httpx2.Response
+        )
+      except openai.BadRequestError as error:
+        if not self._substitutes.learn(error.body, sent):
+          raise
 
   async def _check_delivery(self, response: httpx2.Response) -> None:
     """Refuses an answer that was meant for the call before this one.

@@ -51,9 +51,11 @@ class BatchRunner:
     record: where the outcomes go.
     contents: the file's batches, and its answers: a batch may be half
       collected.
+    substitutes: for fields that the server refuses.
 
   Attributes:
     exit_reason, message: why the run ended, for programs and for people.
+    again: whether rows are to be asked again, with other fields.
   """
 
   def __init__(
@@ -62,8 +64,10 @@ class BatchRunner:
     server: backends.ServerConfig,
     record: recorder.Recorder,
     contents: ledger.Contents,
+    substitutes: calls.Substitutes,
   ):
     self.exit_reason, self.message = online.ExitReason.DONE, ''
+    self.again, self._substitutes = False, substitutes
     self._sampling, self._server, self._record = sampling, server, record
     self._jobs, self._index = contents.jobs, contents.index
     self._client = server.client()
@@ -99,7 +103,11 @@ class BatchRunner:
   async def _submit(self, chunk: list[calls.Call]) -> None:
     number = self._jobs.next_number()
     requests = batch_jobs.write(
-      self._record.file.path, number, self._sampling, chunk
+      self._record.file.path,
+      number,
+      self._sampling,
+      chunk,
+      substitutes=self._substitutes,
     )
     uploaded = await self._with_retries(
       lambda: self._client.files.create(file=requests, purpose='batch')
@@ -194,6 +202,7 @@ class BatchRunner:
   ) -> None:
     """Records the answers of a batch that has ended, however it ended."""
     asked = batch_jobs.read_calls(self._record.file.path, job.number)
+    sent = batch_jobs.sent_fields(self._record.file.path, job.number)
     for file_id in (state.output_file_id, state.error_file_id):
       if file_id is None:
         continue
@@ -201,7 +210,7 @@ class BatchRunner:
         lambda file_id=file_id: self._client.files.content(file_id)
       )
       for line in map(json.loads, content.content.splitlines()):
-        self._record_line(asked[int(line['custom_id'])], line)
+        self._record_line(asked[int(line['custom_id'])], line, sent)
     self._record.file.sync()
     self._drop(job)
     if state.status != 'completed':
@@ -212,12 +221,18 @@ class BatchRunner:
       )
       self._stop(online.ExitReason.REFUSED, self._server.key.redact(message))
 
-  def _record_line(self, call: calls.Call, line: dict[str, Any]) -> None:
+  def _record_line(
+    self, call: calls.Call, line: dict[str, Any], sent: set[str]
+  ) -> None:
     """Records one line of a batch's output or error file."""
     if any(key in self._index for key in call.sample_keys()):
       return
     response = line.get('response') or {}
-    status = response.get('status_code')
+    status, body = response.get('status_code'), response.get('body')
+    error = body.get('error') if isinstance(body, dict) else None
+    if status == 400 and self._substitutes.learn(error, sent):
+      self.again = True
+      return
     try:
       if status != 200:
         raise ValueError(json.dumps(line.get('error') or response.get('body')))

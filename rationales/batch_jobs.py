@@ -68,6 +68,8 @@ def write(
   number: int,
   sampling: calls.Sampling,
   asked: list[calls.Call],
+  *,
+  substitutes: calls.Substitutes,
 ) -> pathlib.Path:
   """Writes both files of a batch to the disk; returns that of requests.
 
@@ -76,6 +78,7 @@ def write(
     number: the batch's.
     sampling: what all calls share.
     asked: the calls.
+    substitutes: for fields that the server refuses.
   """
   requests, kept = paths(path, number)
   # The prompts are in the other file.
@@ -87,7 +90,7 @@ def write(
         'custom_id': str(position),
         'method': 'POST',
         'url': f'/v1{sampling.path}',
-        'body': sampling.body(call),
+        'body': substitutes.apply(sampling.body(call)),
       }
       for position, call in enumerate(asked)
     ),
@@ -110,6 +113,15 @@ def read_calls(path: pathlib.Path, number: int) -> list[calls.Call]:
   with kept.open('rb') as file:
     found = [json.loads(line) for line in file]
   return [calls.Call(**r | {'samples': tuple(r['samples'])}) for r in found]
+
+
+def sent_fields(path: pathlib.Path, number: int) -> set[str]:
+  """Names of the fields of a batch's requests, as far as they are kept."""
+  requests = paths(path, number)[0]
+  if not requests.is_file():
+    return set()
+  with requests.open() as file:
+    return set(json.loads(file.readline())['body'])
 
 
 def _write(path: pathlib.Path, records: Iterable[Mapping]) -> None:

@@ -5,7 +5,8 @@ The HTTP backend and the Batch API share the JSON of requests and answers.
 """
 
 import dataclasses
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 from dsbs_jax import contract
@@ -14,6 +15,11 @@ from rationales import completions_file
 CHAT = 'chat'
 COMPLETIONS = 'completions'
 ENDPOINTS = (CHAT, COMPLETIONS)
+
+# Fields of which a server says that it does not take them, by these codes.
+_REPLACEABLE = ('max_tokens', 'temperature')
+_UNSUPPORTED = ('unsupported_parameter', 'unsupported_value')
+_INSTEAD = re.compile(r"Use '(\w+)' instead")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +109,49 @@ class Sampling:
     if self.stop:
       body['stop'] = list(self.stop)
     return body | self.extra
+
+
+@dataclasses.dataclass(frozen=True)
+class Substitutes:
+  """What is sent in place of fields that the server has refused.
+
+  OpenAI's reasoning models take no `max_tokens` and no temperature but 1.
+
+  Attributes:
+    fields: refused field -> the field that has its value instead, None if it
+      is left out.
+    on_learned: called with the name of a field after it is added.
+  """
+
+  fields: dict[str, str | None] = dataclasses.field(default_factory=dict)
+  on_learned: Callable[[str], None] = lambda name: None
+
+  def apply(self, body: Mapping[str, Any]) -> dict[str, Any]:
+    """A request's JSON with the substitutes."""
+    names = {name: self.fields.get(name, name) for name in body}
+    return {names[name]: body[name] for name in body if names[name]}
+
+  def learn(self, error: Any, sent: Container[str]) -> bool:
+    """Whether a refused request can be sent again, in another way.
+
+    Source: the errors of https://platform.openai.com/docs/api-reference/chat
+
+    Args:
+      error: the answer's `error` object.
+      sent: names of the fields that the request had.
+    """
+    if not isinstance(error, dict) or error.get('code') not in _UNSUPPORTED:
+      return False
+    name, words = error.get('param'), str(error.get('message'))
+    if name not in _REPLACEABLE or name not in sent:
+      return False
+    instead = _INSTEAD.search(words)
+    if name == 'max_tokens' and not instead:
+      return False  # the budget needs the limit
+    if name not in self.fields:
+      self.fields[name] = instead and instead[1]
+      self.on_learned(name)
+    return True
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,8 @@
 
 Each line is a JSON object with a `kind`:
 
-  header           the run's settings; the first line, again after --force
+  header           the run's settings, and `substitutes` for fields of requests
+                   that the server refuses; the first line, again after a change
   completion       id, sample, text, finish_reason, usage, model, prompt_hash,
                    fingerprint (of the row), backend, time: one line per row
                    and sample

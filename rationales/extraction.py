@@ -82,15 +82,19 @@ class Extraction:
         if runner.message:
           progress.say(terminal_text.visible(runner.message))
         contents = self._read()
-      estimate = worklist.estimate(self._calls(contents), contents.tracker)
-      for line in _cost_lines(estimate, contents):
-        progress.say(line)
-      if not estimate.calls:
-        return 0
-      if contents.settings != self._settings():
-        file.append(ledger.header(self._settings()))
-      todo = self._calls(contents)
-      return self._status(*self._ask(todo, estimate, file, contents))
+      while True:
+        estimate = worklist.estimate(self._calls(contents), contents.tracker)
+        for line in _cost_lines(estimate, contents):
+          progress.say(line)
+        if not estimate.calls:
+          return 0
+        if contents.settings != self._settings():
+          file.append(self._header(self._substitutes(contents)))
+        todo = self._calls(contents)
+        runner, counts = self._ask(todo, estimate, file, contents)
+        if not runner.again or runner.exit_reason != online.ExitReason.DONE:
+          return self._status(runner, counts)
+        contents = self._read()
 
   def _settings(self) -> dict[str, Any]:
     """What must not change while a completions file grows."""
@@ -101,6 +105,14 @@ class Extraction:
       **dataclasses.asdict(self.sampling),
       'stop': list(self.sampling.stop),  # as JSON gives it back
     }
+
+  def _header(self, substitutes: Mapping[str, str | None]) -> dict[str, Any]:
+    return ledger.header(self._settings(), substitutes)
+
+  def _substitutes(self, contents: ledger.Contents) -> dict[str, str | None]:
+    """What earlier runs have learned about this model."""
+    same = contents.settings.get('model') == self.sampling.model
+    return dict(contents.substitutes) if same else {}
 
   def _read(self) -> ledger.Contents:
     prompt = self.work.prompt
@@ -161,16 +173,27 @@ class Extraction:
       contents.models,
       self.work.force,
     )
+    fields = self._substitutes(contents)
+
+    def on_learned(name: str) -> None:
+      instead = fields[name]
+      progress.say(
+        f'the server refuses {name}: '
+        + (f'{instead} is sent instead' if instead else 'it is left out')
+      )
+      file.append(self._header(fields))
+
+    substitutes = calls.Substitutes(fields, on_learned)
     if server.backend == 'batch':
       source = f'batch {server.public_url}'
       runner = batch.BatchRunner(
-        self.sampling, server, record(source), contents
+        self.sampling, server, record(source), contents, substitutes
       )
     else:
       if server.backend == 'replay':
         backend = backends.Replay(pathlib.Path(server.replay))
       else:
-        backend = backends.Http(self.sampling, server)
+        backend = backends.Http(self.sampling, server, substitutes)
       runner = online.OnlineRunner(
         backend, server, record(backend.name, free=backend.free)
       )

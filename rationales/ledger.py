@@ -42,6 +42,7 @@ class Contents:
     tracker: what it cost.
     settings: those of its last header; empty if the file is new.
     models: who gave its answers, as the server named them.
+    substitutes: fields that the server refuses -> what is sent instead.
   """
 
   index: completions_file.Index
@@ -49,6 +50,7 @@ class Contents:
   tracker: costs.CostTracker
   settings: Mapping[str, Any]
   models: set[str]
+  substitutes: Mapping[str, str | None]
 
 
 def read(path: pathlib.Path, tracker: costs.CostTracker) -> Contents:
@@ -62,7 +64,7 @@ def read(path: pathlib.Path, tracker: costs.CostTracker) -> Contents:
     contract.UserError: a line is malformed, or the file has another format.
   """
   index, jobs = completions_file.Index(), batch_jobs.BatchJobs()
-  settings, models = {}, set()
+  settings, substitutes, models = {}, {}, set()
   if path.exists():
     for offset, record in completions_file.scan(path):
       index.add(offset, record)
@@ -78,7 +80,9 @@ def read(path: pathlib.Path, tracker: costs.CostTracker) -> Contents:
             ' give another --out.'
           )
         settings = record['settings']
-  return Contents(index.freeze(), jobs, tracker, settings, models)
+        found = record.get('substitutes')
+        substitutes = found if isinstance(found, dict) else {}
+  return Contents(index.freeze(), jobs, tracker, settings, models, substitutes)
 
 
 class Ledger:
@@ -191,13 +195,22 @@ class Ledger:
     return 0
 
 
-def header(settings: Mapping[str, Any]) -> dict[str, Any]:
-  """The line that opens a run with these settings."""
-  return {
+def header(
+  settings: Mapping[str, Any],
+  substitutes: Mapping[str, str | None] | None = None,
+) -> dict[str, Any]:
+  """The line that opens a run with these settings.
+
+  Args:
+    settings: of the run.
+    substitutes: fields that the server refuses -> what is sent instead.
+  """
+  line = {
     'kind': completions_file.HEADER,
     'format': completions_file.FORMAT,
     'settings': dict(settings),
   }
+  return line | ({'substitutes': dict(substitutes)} if substitutes else {})
 
 
 def check_settings(

@@ -40,6 +40,7 @@ class OnlineRunner:
     server: its limits and waiting times.
     record: where the outcomes go.
     exit_reason, message: why the run ended, for programs and for people.
+    again: whether calls are to be made again after the run: never.
   """
 
   backend: backends.Http | backends.Replay
@@ -47,7 +48,7 @@ class OnlineRunner:
   record: recorder.Recorder
 
   def __post_init__(self):
-    self.exit_reason, self.message = ExitReason.DONE, ''
+    self.exit_reason, self.message, self.again = ExitReason.DONE, '', False
     server = self.server
     self._limiter = limiter.Limiter(
       server.concurrency, rpm=server.rpm, tpm=server.tpm

@@ -8,6 +8,26 @@ import time
 _BOUNDARY = re.compile(r'boundary="?([^";]+)')
 
 
+def refusal(body: dict) -> dict | None:
+  """What OpenAI's reasoning models say to a request, None to a good one."""
+  if 'max_tokens' in body:
+    name, code = 'max_tokens', 'unsupported_parameter'
+    words = (
+      "Unsupported parameter: 'max_tokens' is not supported with this model."
+      " Use 'max_completion_tokens' instead."
+    )
+  elif body.get('temperature', 1) != 1:
+    name, code = 'temperature', 'unsupported_value'
+    words = (
+      "Unsupported value: 'temperature' does not support 0.0 with this model."
+      ' Only the default (1) value is supported.'
+    )
+  else:
+    return None
+  kind = 'invalid_request_error'
+  return {'message': words, 'type': kind, 'param': name, 'code': code}
+
+
 class Store:
   """Uploaded files, and batches that complete after some polls."""
 
@@ -89,11 +109,11 @@ class Store:
       request = json.loads(line)
       question = self.teacher.question(request['body'])
       failing = any(w in question for w in self.teacher.behaviour.failing)
-      if failing:
-        response = {
-          'status_code': 400,
-          'body': {'error': {'message': 'not this one'}},
-        }
+      error = {'message': 'not this one'} if failing else None
+      if self.teacher.behaviour.reasoning:
+        error = refusal(request['body'])
+      if error:
+        response = {'status_code': 400, 'body': {'error': error}}
       else:
         self.teacher.paid[question] += 1
         response = {
@@ -101,7 +121,7 @@ class Store:
           'body': self.teacher.completion(request['body']),
         }
       line = {'custom_id': request['custom_id'], 'response': response}
-      (bad if failing else good).append(json.dumps(line))
+      (bad if error else good).append(json.dumps(line))
     good.reverse()  # a batch keeps no order
     found['output_file_id'] = self.upload('\n'.join(good).encode())['id']
     if bad:

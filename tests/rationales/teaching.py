@@ -44,6 +44,7 @@ class Behaviour:
     batches_unreachable: whether polls of a batch are answered with 503.
     batches_forgotten: whether the first batch is unknown (404).
     model: what the server calls its model; None for what is asked for.
+    reasoning: whether batches refuse what reasoning models refuse.
   """
 
   faults: float = 0.0
@@ -63,6 +64,7 @@ class Behaviour:
   batches_unreachable: bool = False
   batches_forgotten: bool = False
   model: str | None = None
+  reasoning: bool = False
 
 
 class Teacher:
