@@ -89,20 +89,18 @@ class DecodeFns:
     Returns:
       [B, options] float32, log p of each option, -inf for an empty one.
     """
-    rows = len(tokens)
-    row_logits = options.shape[1] * options.shape[2] * self._vocab_size
-    while (
-      rows * row_logits > self._max_logits and rows % (2 * self._shards) == 0
-    ):
-      rows //= 2
-    return np.concatenate(
+    num_rows, num_options, length = options.shape
+    logits = self._shards * length * self._vocab_size  # an option per device
+    fitting = max(1, self._max_logits // logits)
+    rows = self._shards * max(1, fitting // num_options)
+    scores = [
       [
-        np.asarray(
-          self._score(self._params, tokens[i : i + rows], options[i : i + rows])
-        )
-        for i in range(0, len(tokens), rows)
+        self._score(self._params, tokens[i : i + rows], some)
+        for some in option_parts(options[i : i + rows], fitting)
       ]
-    )
+      for i in range(0, num_rows, rows)
+    ]
+    return np.block(scores)
 
 
 def jit_decode(
@@ -143,6 +141,12 @@ def jit_score(
     )
 
   return _jit(score, mesh, num_batches=2)
+
+
+def option_parts(options: np.ndarray, size: int) -> list[np.ndarray]:
+  """[B, options, T] in parts of at most `size` >= 1 options."""
+  starts = range(0, options.shape[1], size)
+  return [options[:, start : start + size] for start in starts]
 
 
 def to_global(batch: Any, sharding: jax.sharding.Sharding) -> Any:

@@ -95,16 +95,27 @@ class RankClassifier:
       jax.process_index(), jax.process_count(), row_multiple=self._shards
     )
     options = self._options(data, labels)
-    fitting = self._max_logits // (options[0].size * self._model.vocab_size)
+    _, num_options, length = options.shape
+    # Pairs of a row and an option; options go in parts if no row has room.
+    fitting = self._max_logits // (length * self._model.vocab_size)
     chosen = [''] * len(data)
     for positions, rows in loader.eval_batches(
-      data, max(1, min(self._batch_size, fitting)), shard_info=shard_info
+      data,
+      max(1, min(self._batch_size, fitting // num_options)),
+      shard_info=shard_info,
     ):
-      local = shard_info.local({'options': options[positions]})['options']
-      inputs, local = decode_functions.to_global(
-        (rows['encoder_input_tokens'], local), self._sharding
+      inputs = decode_functions.to_global(
+        rows['encoder_input_tokens'], self._sharding
       )
-      best = np.argmax(np.asarray(self._score(params, inputs, local)), axis=1)
+      local = shard_info.local({'options': options[positions]})['options']
+      size = max(1, fitting // len(positions))
+      scores = [
+        self._score(
+          params, inputs, decode_functions.to_global(some, self._sharding)
+        )
+        for some in decode_functions.option_parts(local, size)
+      ]
+      best = np.argmax(np.concatenate(scores, axis=1), axis=1)
       for position, choice in zip(positions, best, strict=True):
         if position >= 0:
           chosen[position] = task_forms.round_trip(

@@ -214,12 +214,36 @@ def test_beams_give_labels_too(ask):
   assert 0 < one.probability <= 1 and 0 < two.probability <= 1
 
 
-def test_scores_that_do_not_fit_are_computed_in_parts(ask):
-  whole = ask(TEXTS, labels=NLI, score_labels=True)
-  parts = ask(TEXTS, labels=NLI, score_labels=True, max_logits=1)
-  for one, other in zip(whole, parts, strict=True):
-    assert one.label == other.label
-    assert one.probability == pytest.approx(other.probability, rel=1e-4)
+def test_scores_that_do_not_fit_are_computed_in_parts(params, monkeypatch):
+  rows, scored = [], decoding.score_options
+
+  def counted(*args, options_tokens):
+    rows.append(options_tokens.shape)
+    return scored(*args, options_tokens=options_tokens)
+
+  monkeypatch.setattr(decoding, 'score_options', counted)
+  random = np.random.default_rng(0)
+  tokens = random.integers(3, 90, (5, 8)).astype(np.int32)
+  options = random.integers(3, 90, (5, 3, 4)).astype(np.int32)
+  pair = 4 * MODEL.vocab_size
+  scores = {}
+  for fitting in (15, 7, 2, 0):
+    scores[fitting] = decode_functions.DecodeFns(
+      MODEL,
+      params,
+      mesh=partitioning.make_mesh('1x1', devices=jax.devices()[:1]),
+      max_decode_len=4,
+      max_rationale_len=4,
+      max_logits=fitting * pair,
+    ).score_options(tokens, options)
+    np.testing.assert_allclose(scores[fitting], scores[15], rtol=1e-4)
+  # Odd numbers of rows, and rows whose options do not fit: one shape each.
+  assert rows == [
+    (5, 3, 4),
+    *((2, 3, 4), (1, 3, 4)),
+    *((1, 2, 4), (1, 1, 4)),
+    (1, 1, 4),
+  ]
 
 
 def test_the_shapes_of_batches_decide_no_answer(ask):
