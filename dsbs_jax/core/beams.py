@@ -232,7 +232,8 @@ def beam_search(
     Tokens [B, G, L] int32, best first (T5X: best last), 0 after the end; if
     nothing of a row ended, its live beams, with the plain sums of log p as
     scores. Where fewer than G ended, the rest are zeros.
-    Scores [B, G] float32, NEG_INF where there is no output.
+    Scores [B, G] float32, NEG_INF where there is no output, NaN where the
+    logits of a row are not finite.
   """
   if num_beams < 1:
     raise contract.UserError(f'num_beams is {num_beams}, expected at least 1.')
@@ -264,8 +265,11 @@ def beam_search(
   live = (~jnp.any(state.finished_mask, axis=1) & ~prefilled.empty_mask)[
     :, None
   ]
+  # Sums of log p stay NaN once they are, and beat no finished output.
+  broken = jnp.any(jnp.isnan(state.live_log_probs), axis=1)[:, None]
+  scores = jnp.where(live, state.live_log_probs, state.scores)
   live_tokens = state.decode.tokens.reshape(tokens.shape)
   return (
     jnp.where(live[:, :, None], live_tokens, tokens),
-    jnp.where(live, state.live_log_probs, state.scores),
+    jnp.where(broken & ~prefilled.empty_mask[:, None], jnp.nan, scores),
   )

@@ -19,6 +19,8 @@ LengthPenalty = beams.LengthPenalty
 
 # Ids of a block of `argmax_for_cpu`; divides the public vocabulary of 32,128.
 _BLOCK = 128
+# In place of a token: the logits were not finite there.
+NOT_FINITE = -1
 
 
 def greedy(
@@ -40,13 +42,17 @@ def greedy(
     stop: ids other than 0; a row also ends once its last tokens are these.
 
   Returns:
-    [B, L] int32, 0 after the end token or the last of `stop`.
+    [B, L] int32, 0 after the end token or the last of `stop`; a row ends with
+    NOT_FINITE where the best of its logits is not finite.
   """
   prefilled = cache.prefill(params, config, rows, max_decode_len=max_decode_len)
 
   def step(state: cache.DecodeState):
     hidden, kv_cache = cache.decode_step(params, config, prefilled, state=state)
-    chosen = argmax(network.logits(params, config, hidden))
+    logits = network.logits(params, config, hidden)
+    chosen = argmax(logits)
+    best = jnp.take_along_axis(logits, chosen[:, None], axis=1)[:, 0]
+    chosen = jnp.where(jnp.isfinite(best), chosen, NOT_FINITE)
     chosen = jnp.where(state.done_mask, contract.PAD_ID, chosen)
     tokens = jax.lax.dynamic_update_slice_in_dim(
       state.tokens, chosen[:, None], state.index, axis=1
@@ -57,6 +63,7 @@ def greedy(
       kv_cache=kv_cache,
       done_mask=state.done_mask
       | (chosen == contract.EOS_ID)
+      | (chosen == NOT_FINITE)
       | _ends_with(tokens, stop, state.index),
     )
 
@@ -122,7 +129,7 @@ def score_options(
 
   Returns:
     [B, options] float32, the sum of log p over an option's tokens; -inf for an
-    option without tokens.
+    option without tokens, NaN where its logits are not finite.
   """
   encoded = network.encode(params, config, rows)
   batch, num_options, length = options_tokens.shape
@@ -152,5 +159,6 @@ def score_options(
   picked = jnp.take_along_axis(logits, targets[:, :, None], axis=2)[..., 0]
   log_probs = picked - jax.nn.logsumexp(logits, axis=-1)  # [B * options, T]
   total = jnp.sum(jnp.where(target_mask, log_probs, 0.0), axis=1)
+  total = jnp.where(jnp.isfinite(total), total, jnp.nan)
   total = jnp.where(jnp.any(target_mask, axis=1), total, -jnp.inf)
   return total.reshape(batch, num_options)

@@ -74,7 +74,10 @@ class Student:
     tokens = np.full(shape, self.settings['pad_id'], np.int32)
     for row, own in zip(tokens, ids):  # noqa: B905
       row[: len(own)] = own
-    return np.asarray(self._program.call(self._params, tokens))
+    outputs = np.asarray(self._program.call(self._params, tokens))
+    if (outputs < 0).any():
+      raise ValueError('the logits are not finite: the parameters are damaged.')
+    return outputs
 
   def answer(self, texts):
     """Answers as text."""

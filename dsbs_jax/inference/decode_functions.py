@@ -9,8 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from dsbs_jax import contract
 from dsbs_jax.core import decoding, partitioning
 from dsbs_jax.core.t5 import network
 from dsbs_jax.inference import cpu_threads
@@ -114,7 +116,8 @@ def jit_decode(
   """Greedy outputs, or the best beam's; see `DecodeFns`.
 
   Returns:
-    (params, row group) -> [B, max_decode_len] int32.
+    (params, row group) -> [B, max_decode_len] int32; it raises UserError where
+    logits are not finite.
   """
 
   def decode(params, rows):
@@ -122,25 +125,52 @@ def jit_decode(
       return decoding.greedy(
         params, model, rows, max_decode_len=max_decode_len, stop=stop
       )
-    beams, _ = decoding.beam_search(
+    beams, scores = decoding.beam_search(
       params, model, rows, num_beams=num_beams, max_decode_len=max_decode_len
     )
-    return beams[:, 0]
+    finite = jnp.isfinite(scores[:, :1])
+    return jnp.where(finite, beams[:, 0], decoding.NOT_FINITE)
 
-  return cpu_threads.per_core(_jit(decode, mesh), mesh)
+  program = cpu_threads.per_core(_jit(decode, mesh), mesh)
+
+  def run(params, rows):
+    tokens = program(params, rows)
+    _check_finite(np.any(tokens == decoding.NOT_FINITE))
+    return tokens
+
+  return run
 
 
 def jit_score(
   model: network.T5Config, mesh: jax.sharding.Mesh
-) -> Callable[..., jax.Array]:
-  """(params, [B, S] inputs, [B, options, T] outputs) -> [B, options] log p."""
+) -> Callable[..., np.ndarray]:
+  """(params, [B, S] inputs, [B, options, T] outputs) -> [B, options] log p.
+
+  The function raises UserError where logits are not finite.
+  """
 
   def score(params, tokens, options):
     return decoding.score_options(
       params, model, {'encoder_input_tokens': tokens}, options_tokens=options
     )
 
-  return _jit(score, mesh, num_batches=2)
+  program = _jit(score, mesh, num_batches=2)
+
+  def run(params, tokens, options):
+    scores = np.asarray(program(params, tokens, options))
+    _check_finite(np.any(np.isnan(scores)))
+    return scores
+
+  return run
+
+
+def _check_finite(broken: np.bool_) -> None:
+  if broken:
+    raise contract.UserError(
+      'the logits of a batch are not finite, so that there are no answers: the'
+      ' parameters of the checkpoint are damaged, or they overflow. Take'
+      " another checkpoint, or ACTIVATION_DTYPE='float32'."
+    )
 
 
 def option_parts(options: np.ndarray, size: int) -> list[np.ndarray]:

@@ -48,6 +48,32 @@ def test_argmax_is_the_lowest_id_of_the_highest_score(vocab_size):
     assert found.dtype == np.int32
 
 
+def test_logits_that_are_not_finite_leave_no_answer():
+  """One bad column of the head is enough; rows of padding do not matter."""
+  params = tiny_decoder.params()
+  head = params['decoder']['logits_dense']['kernel']
+  rows = tiny_decoder.ROWS['encoder_input_tokens'].copy()
+  rows[1] = 0
+  rows = {'encoder_input_tokens': rows}
+  options = np.array([[[3, 1], [0, 0]]] * 3, np.int32)
+  score = models.jit(
+    lambda params: decoding.score_options(
+      params, tiny_decoder.TINY, rows, options_tokens=options
+    )
+  )
+  for value in (np.nan, np.inf):
+    head[:, 4] = value
+    tokens = tiny_decoder.greedy(tiny_decoder.TINY, 4)(params, rows)
+    nothing = decoding.NOT_FINITE
+    np.testing.assert_array_equal(tokens[:, 0], [nothing, 0, nothing])
+    assert not np.any(tokens[:, 1:])
+    search = tiny_decoder.beams(tiny_decoder.TINY, 2, 4, None)
+    broken = np.isnan(search(params, rows)[1]).any(axis=1)
+    np.testing.assert_array_equal(broken, [True, False, True])
+    scores = np.asarray(score(params))
+    assert np.isnan(scores[:, 0]).all() and np.isneginf(scores[:, 1]).all()
+
+
 def test_greedy_ends_a_row_behind_the_stop_tokens():
   params, config = tiny_decoder.params(seed=1), tiny_decoder.TINY
   decode = functools.partial(decoding.greedy, max_decode_len=4)
