@@ -189,6 +189,17 @@ class ByteVocabulary(Vocabulary):
     return f'<0x{value:02X}>' if 0 <= value < 256 else f'<{token}>'
 
 
+def check_size(vocabulary: Vocabulary, num_rows: int) -> None:
+  """Raises where a model's table has fewer rows than there are ids."""
+  if vocabulary.size > num_rows:
+    padded = -(-vocabulary.size // 128) * 128
+    raise contract.UserError(
+      f'the vocabulary has {vocabulary.size} ids, but the model only'
+      f' {num_rows} rows (VOCAB_SIZE). Train with'
+      f' --gin.VOCAB_SIZE={padded}; a trained model needs its own VOCABULARY.'
+    )
+
+
 def load(spec: str) -> SentencePieceVocabulary | ByteVocabulary:
   """The vocabulary of a spec; one object per spec, file and modification.
 

@@ -112,6 +112,8 @@ class CheckpointConfig:
     compilation_cache.use_cache()
     mesh = partitioning.make_mesh(self.mesh)
     path, step = checkpoints.find_checkpoint(self.checkpoint_path, self.step)
+    vocabulary = self.load_vocabulary()
+    vocabularies.check_size(vocabulary, self.model.vocab_size)
     progress.say(f'reading {path}')
     params = read_checkpoint.load_params(
       path,
@@ -119,7 +121,7 @@ class CheckpointConfig:
       shardings=partitioning.shardings(
         network.param_shapes(self.model), mesh, self.sharding_rules()
       ),
-      vocabulary_fingerprint=self.load_vocabulary().fingerprint,
+      vocabulary_fingerprint=vocabulary.fingerprint,
       allow_pickle=self.allow_pickle,
     )
     return LoadedParams(params, mesh, path, step)

@@ -244,8 +244,8 @@ def find_checkpoint(
       raise contract.UserError(
         f'there is no checkpoint at {str(path)!r}. Check CHECKPOINT_PATH.'
       )
-    number = path.name.rpartition('_')[2]
-    return path, int(number) if number.isdigit() else 0
+    numbered = _STEP.fullmatch(path.name)
+    return path, int(numbered[1]) if numbered else 0
   saved, choice = folders(path), step
   if step == 'latest':
     choice = max(saved, default=None)

@@ -11,9 +11,7 @@ import time
 import jax
 import numpy as np
 
-from dsbs_jax import contract
 from dsbs_jax.core import partitioning, steps
-from dsbs_jax.core.t5 import network
 from dsbs_jax.data import register, vocabularies
 from dsbs_jax.data.batching import loader
 from dsbs_jax.data.prepared import tokens
@@ -60,7 +58,7 @@ def train(
   )
   progress.say(f'reading {run.mixture_or_task_name} ({source.vocabulary})')
   vocabulary = vocabularies.load(source.vocabulary)
-  check_vocabulary(vocabulary, run.model)
+  vocabularies.check_size(vocabulary, run.model.vocab_size)
   data = open_data(run, source, mesh)
   progress.say(data.describe())
   batches = data.iterate()
@@ -194,15 +192,3 @@ def open_data(
     skip_padding=run.skip_padding,
     pair_ids=bool(train_config.objective_of(run).mi_weight),
   )
-
-
-def check_vocabulary(
-  vocabulary: vocabularies.Vocabulary, model: network.T5Config
-) -> None:
-  """Raises where the model has fewer rows than the vocabulary has ids."""
-  if vocabulary.size > model.vocab_size:
-    padded = -(-vocabulary.size // 128) * 128
-    raise contract.UserError(
-      f'the vocabulary has {vocabulary.size} ids, but the model only'
-      f' {model.vocab_size} rows (VOCAB_SIZE). Set --gin.VOCAB_SIZE={padded}.'
-    )

@@ -65,6 +65,13 @@ def test_newest_and_best_are_kept(state, tmp_path):
   assert kept == ['checkpoint_2', 'checkpoint_4', 'checkpoint_5']
 
 
+def test_only_a_checkpoints_name_tells_a_step(tmp_path):
+  for name, step in (('flan_1_1', 0), ('checkpoint_12', 12)):
+    (tmp_path / name).mkdir()
+    found = checkpoints.find_checkpoint(str(tmp_path / name), 'latest')
+    assert found == (tmp_path / name, step)
+
+
 def test_reading_a_run_that_is_not_there_is_an_error(tmp_path):
   with pytest.raises(ValueError, match='there is no checkpoint at'):
     checkpoints.find_checkpoint(str(tmp_path / 'nowhere'), 'best')

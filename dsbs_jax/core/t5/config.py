@@ -79,10 +79,10 @@ class T5Config:
         f'T5Config.dropout_rate is {self.dropout_rate}, expected a number'
         ' in [0, 1).'
       )
-    if self.dtype not in ('float32', 'bfloat16', 'float16'):
+    if self.dtype not in ('float32', 'bfloat16'):
       raise contract.UserError(
-        f'T5Config.dtype is {self.dtype!r}, expected float32, bfloat16 or'
-        ' float16 (parameters stay float32).'
+        f'T5Config.dtype is {self.dtype!r}, expected float32 or bfloat16'
+        ' (parameters stay float32). A T5 overflows in float16: use bfloat16.'
       )
     if self.num_buckets < 4 or self.num_buckets % 4:
       raise contract.UserError(
