@@ -25,6 +25,9 @@ FLAGS = {
   'output_length': flags.DEFINE_integer(
     'output_length', 64, 'StableHLO: tokens of an output at most.'
   ),
+  'activations': flags.DEFINE_string(
+    'activations', None, 'Of a T5X checkpoint that does not say: gelu,linear.'
+  ),
   'allow_pickle': flags.DEFINE_bool(
     'allow_pickle', False, 'Read pytorch_model.bin, by a weights-only loader.'
   ),

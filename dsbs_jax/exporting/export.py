@@ -59,6 +59,7 @@ class ExportConfig:
       own.
     input_length: of a StableHLO program, tokens of an input at most.
     output_length: of a StableHLO program, tokens of an output at most.
+    activations: of a T5X checkpoint that does not say, such as 'gelu,linear'.
     allow_pickle: whether to read a pickled pytorch_model.bin, by torch's
       weights-only loader.
   """
@@ -69,6 +70,7 @@ class ExportConfig:
   vocabulary: str | None = None
   input_length: int = 256
   output_length: int = 64
+  activations: str | None = None
   allow_pickle: bool = False
 
   def __post_init__(self):
@@ -81,20 +83,23 @@ class ExportConfig:
 def to_hugging_face(export: ExportConfig) -> str:
   """Writes a folder for transformers; returns a sentence that says so."""
   # Imported here: no other format needs safetensors.
-  from dsbs_jax.interop import hf_checkpoint
+  from dsbs_jax.interop import hf_checkpoint, hf_layout
 
   found, params = _open(export)
-  spec = _vocabulary(export, found.metadata)
+  spec = _vocabulary(export, found)
   options = {}
   if spec is not None:
     options = {
       'sentencepiece_file': vocabularies.local_file(spec.path),
       'extra_ids': spec.extra_ids,
     }
+  generation = found.path / 'generation_config.json'
+  if generation.is_file():
+    options['generation'] = hf_layout.read_json(generation)
   hf_checkpoint.save_hf(export.out, params, found.config, **options)
   usage = _HUGGING_FACE_USE.format(prefix=_prefix(found.metadata))
   model_card.write(export.out, found, library='transformers', usage=usage)
-  tokenizer = 'with its tokenizer' if options else 'without a tokenizer'
+  tokenizer = 'with its tokenizer' if spec else 'without a tokenizer'
   return f'{export.out}: {found.path} for Hugging Face, {tokenizer}'
 
 
@@ -115,7 +120,13 @@ def to_t5x(export: ExportConfig, *, legacy: bool = False) -> str:
     shapes = t5x_layers.unrolled_shapes(found.config)
     moments = t5x_write_checkpoint.fresh_moments(shapes)
   written = t5x_write_checkpoint.save(
-    export.out, params, found.config, step=step, moments=moments, legacy=legacy
+    export.out,
+    params,
+    found.config,
+    step=step,
+    moments=moments,
+    legacy=legacy,
+    run=found.metadata,
   )
   model_card.write(
     export.out,
@@ -142,7 +153,7 @@ def to_stablehlo(export: ExportConfig) -> str:
       ' no text. Give --vocabulary.'
     )
   found, params = _open(export)
-  spec, options = _vocabulary(export, found.metadata), {}
+  spec, options = _vocabulary(export, found), {}
   if spec is not None:
     model = vocabularies.local_file(spec.path).read_bytes()
     options = {
@@ -177,39 +188,55 @@ def _open(export: ExportConfig) -> tuple[model_card.Checkpoint, Any]:
   path, step = checkpoints.find_checkpoint(export.model_dir, step)
   metadata = {}
   if read_checkpoint.is_hugging_face(str(path)):
-    from dsbs_jax.interop import hf_layout
+    from dsbs_jax.interop import hf_checkpoint
 
-    config = hf_layout.read_config(path)
+    config = hf_checkpoint.config_from_hf(
+      path, allow_pickle=export.allow_pickle
+    )
   else:
     metadata = read_checkpoint.run_metadata(str(path))
     if 'model' in metadata:
       config = network.T5Config(**metadata['model'])
     else:
-      config, metadata = t5x_read_checkpoint.infer_config(str(path)), {}
+      config, metadata = _infer_config(str(path), export.activations), {}
   params = read_checkpoint.load_params(
     path, config, allow_pickle=export.allow_pickle
   )
   return model_card.Checkpoint(path, step, config, metadata), params
 
 
+def _infer_config(path: str, given: str | None) -> network.T5Config:
+  """The network of a T5X checkpoint of others, by its shapes and config.gin."""
+  stated = read_checkpoint.stated_network(path).get('mlp_activations')
+  activations = stated or (given.split(',') if given else None)
+  if activations is None:
+    raise contract.UserError(
+      f'{path} does not say what the activations of its network are, and'
+      ' shapes do not tell. Give --activations=gelu,linear for T5 1.1,'
+      ' FLAN-T5 and mT5, silu,linear for UL2, relu for T5 1.0.'
+    )
+  return dataclasses.replace(
+    t5x_read_checkpoint.infer_config(path), mlp_activations=tuple(activations)
+  )
+
+
 def _vocabulary(
-  export: ExportConfig, metadata: dict[str, Any]
+  export: ExportConfig, found: model_card.Checkpoint
 ) -> vocabularies.Spec | None:
   """The SentencePiece file to export, None for bytes or if unknown."""
   given = export.vocabulary or _run_vocabulary(export.model_dir)
   if given is None:
     return None
-  spec = vocabularies.parse_spec(given)
-  if spec.path == 'bytes':
-    return None
-  trained_with = metadata.get('vocabulary')
-  fingerprint = vocabularies.load(given).fingerprint
-  if trained_with not in (None, fingerprint):
+  spec, vocabulary = vocabularies.parse_spec(given), vocabularies.load(given)
+  trained_with = found.metadata.get('vocabulary')
+  if trained_with not in (None, vocabulary.fingerprint):
     raise contract.UserError(
       f'{export.model_dir} was trained with vocabulary {trained_with}, but'
-      f' {given} is {fingerprint}. Give the right file with --vocabulary.'
+      f' {given} is {vocabulary.fingerprint}. Give the right file with'
+      ' --vocabulary.'
     )
-  return spec
+  vocabularies.check_size(vocabulary, found.config.vocab_size)
+  return None if spec.path == 'bytes' else spec
 
 
 def _run_vocabulary(model_dir: str) -> str | None:

@@ -147,7 +147,7 @@ def _facts(exported: Checkpoint, macros: Mapping[str, Any]) -> Iterator:
     'steps': macros.get('TRAIN_STEPS'),
     'seed': metadata.get('seed'),
   }
-  yield 'Recipe', escape(_pairs(recipe if metadata else {}))
+  yield 'Recipe', escape(_pairs(recipe if 'optimizer' in metadata else {}))
   yield 'Vocabulary', escape(metadata.get('vocabulary'))
   yield 'Versions', escape(_pairs(metadata.get('versions')))
 

@@ -5,8 +5,11 @@ A folder holds config.json and model.safetensors, or shards of it with
 model.safetensors.index.json; names and shapes: see hf_layout.py.
 """
 
+import dataclasses
 import json
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import safetensors.numpy
@@ -15,9 +18,7 @@ from flax import traverse_util
 from dsbs_jax import contract
 from dsbs_jax.core.t5 import parameters
 from dsbs_jax.core.t5.config import T5Config
-from dsbs_jax.interop import hf_layout, hf_weights, t5x_layers
-
-config_from_hf = hf_layout.read_config
+from dsbs_jax.interop import hf_layout, hf_weights, same_network, t5x_layers
 
 # One table under up to four names; some files hold all of them.
 _EMBEDDING_NAMES = (
@@ -44,6 +45,74 @@ def _check_names(tensors: dict, names: dict, folder: pathlib.Path) -> None:
     )
 
 
+def _equal(tensors: dict, name: str, other: str) -> bool:
+  return np.array_equal(tensors[name](), tensors[other]())
+
+
+@dataclasses.dataclass(frozen=True)
+class _Folder:
+  """An opened folder.
+
+  Attributes:
+    config: its network, as its config.json and its head say.
+    tensors: name -> function that reads it.
+    head_scale: what the head's weights are multiplied with.
+  """
+
+  config: T5Config
+  tensors: dict
+  head_scale: float = 1.0
+
+
+def _open(folder: pathlib.Path, *, allow_pickle: bool) -> _Folder:
+  """Opens a folder and settles what its head is, as transformers does.
+
+  Tied and scaled logits are T5 1.0's. All others are computed as untied ones:
+  a tied head that is not scaled is a copy of the embedding, and one of its own
+  that is scaled takes the scale into its weights.
+  """
+  config, is_tied = hf_layout.read_config(folder)
+  tensors = hf_weights.open_folder(folder, allow_pickle=allow_pickle)
+  tables = [name for name in _EMBEDDING_NAMES if name in tensors]
+  if not tables:
+    return _Folder(config, tensors)  # refused below, with all that is missing
+  for alias in tables[1:]:
+    if not _equal(tensors, alias, tables[0]):
+      raise contract.UserError(
+        f'{folder}: {alias} differs from {tables[0]}, expected one table for'
+        ' encoder and decoder. Such a model has no equal here.'
+      )
+  tensors['shared.weight'] = tensors[tables[0]]
+  head = 'lm_head.weight'
+  if not is_tied or (
+    head in tensors and not _equal(tensors, head, 'shared.weight')
+  ):
+    scale = config.emb_dim**-0.5 if config.logits_via_embedding else 1.0
+    untied = dataclasses.replace(config, logits_via_embedding=False)
+    return _Folder(untied, tensors, scale)
+  if not config.logits_via_embedding:
+    tensors[head] = tensors['shared.weight']
+  return _Folder(config, tensors)
+
+
+def config_from_hf(
+  folder: str | pathlib.Path, *, allow_pickle: bool = False
+) -> T5Config:
+  """The network that a Hugging Face T5 folder holds.
+
+  Args:
+    folder: with config.json and the weights.
+    allow_pickle: as for `load_params`.
+
+  Returns:
+    The T5Config; dtype, remat and scan_layers are left at their defaults.
+
+  Raises:
+    UserError: the folder cannot be read, or this T5 cannot compute it.
+  """
+  return _open(pathlib.Path(folder), allow_pickle=allow_pickle).config
+
+
 def load_params(
   folder: str | pathlib.Path, config: T5Config, *, allow_pickle: bool = False
 ) -> dict:
@@ -52,7 +121,7 @@ def load_params(
   Args:
     folder: with model.safetensors or its shards and index.
     config: the size, usually from `config_from_hf`; scan_layers decides how
-      the layers are laid out.
+      the layers are laid out, and all that decides logits must be the folder's.
     allow_pickle: True also reads pytorch_model.bin, by torch's weights-only
       loader.
 
@@ -60,22 +129,14 @@ def load_params(
     The parameter tree, float32 numpy arrays.
 
   Raises:
-    UserError: names or shapes are not those of `config`.
+    UserError: the folder holds another network than `config`.
   """
   folder = pathlib.Path(folder)
-  tensors = hf_weights.open_folder(folder, allow_pickle=allow_pickle)
-  for alias in _EMBEDDING_NAMES[1:]:
-    if alias in tensors:
-      tensors.setdefault('shared.weight', tensors[alias])
+  opened = _open(folder, allow_pickle=allow_pickle)
+  same_network.check(config, dataclasses.asdict(opened.config), str(folder))
+  tensors = opened.tensors
   names = hf_layout.tensor_names(config)
   _check_names(tensors, names, folder)
-  if config.logits_via_embedding and 'lm_head.weight' in tensors:
-    tables = tensors['lm_head.weight'](), tensors['shared.weight']()
-    if not np.array_equal(*tables):
-      raise contract.UserError(
-        f'{folder}: lm_head.weight differs from shared.weight, expected equal'
-        ' tables by tie_word_embeddings. Set it to false in config.json.'
-      )
   shapes = traverse_util.flatten_dict(t5x_layers.unrolled_shapes(config))
   params = {}
   for path, name in names.items():
@@ -87,6 +148,8 @@ def load_params(
         f' expected {shapes[path].shape} (vocab_size {config.vocab_size}, emb_dim'
         f' {config.emb_dim}). Take the config from the same folder.'
       )
+    if name == 'lm_head.weight' and opened.head_scale != 1.0:
+      tensor = tensor * np.float32(opened.head_scale)
     params[path] = np.ascontiguousarray(tensor)
   params = traverse_util.unflatten_dict(params)
   if config.scan_layers:
@@ -138,6 +201,7 @@ def save_hf(
   *,
   sentencepiece_file: str | pathlib.Path | None = None,
   extra_ids: int = 100,
+  generation: Mapping[str, Any] | None = None,
 ) -> None:
   """Writes a folder that transformers' AutoModelForSeq2SeqLM loads.
 
@@ -147,6 +211,7 @@ def save_hf(
     config: its size.
     sentencepiece_file: the vocabulary; None writes no tokenizer.
     extra_ids: sentinels above its pieces, `<extra_id_0>` the highest id.
+    generation: of generation_config.json, beside T5's special ids.
 
   Raises:
     UserError: the folder is in use, or the vocabulary does not fit.
@@ -160,7 +225,9 @@ def save_hf(
     )
   files = {
     'config.json': _json(hf_layout.config_values(config)),
-    'generation_config.json': _json(hf_layout.special_ids()),
+    'generation_config.json': _json(
+      {**(generation or {}), **hf_layout.special_ids()}
+    ),
   }
   if sentencepiece_file is not None:
     files |= _tokenizer_files(sentencepiece_file, extra_ids, config)

@@ -32,7 +32,6 @@ _REQUIRED = {
 }
 # Field of T5Config -> (key of config.json, its default there).
 _OPTIONAL = {
-  'logits_via_embedding': ('tie_word_embeddings', True),
   'dropout_rate': ('dropout_rate', 0.1),
   'num_buckets': ('relative_attention_num_buckets', 32),
   'max_distance': ('relative_attention_max_distance', 128),
@@ -40,10 +39,29 @@ _OPTIONAL = {
 _PROJECTIONS = {'query': 'q', 'key': 'k', 'value': 'v', 'out': 'o'}
 
 
-def read_config(folder: str | pathlib.Path) -> T5Config:
-  """Reads the size of a Hugging Face T5 from the config.json in its folder.
+def read_json(path: pathlib.Path) -> dict:
+  """The JSON object in a file; UserError names the file if there is none."""
+  try:
+    return dict(json.loads(path.read_text(encoding='utf-8')))
+  except (ValueError, TypeError) as error:
+    raise contract.UserError(
+      f'{path} cannot be read ({error}), expected a JSON object. Fetch it'
+      ' again.'
+    ) from error
 
-  dtype, remat and scan_layers are left at their defaults.
+
+def read_config(folder: str | pathlib.Path) -> tuple[T5Config, bool]:
+  """Reads the size of a Hugging Face T5 from its config.json.
+
+  Args:
+    folder: with config.json.
+
+  Returns:
+    The T5Config, by config.json alone: `logits_via_embedding` says whether
+    the logits are scaled by emb_dim^-0.5, as T5 1.0's tied ones are; dtype,
+    remat and scan_layers are left at their defaults. And whether config.json
+    says that the head is the embedding, which from transformers 5 on it does
+    of every T5, untied ones too: the weights decide (see hf_checkpoint).
 
   Raises:
     UserError: the file is missing or describes what this T5 cannot compute.
@@ -53,13 +71,7 @@ def read_config(folder: str | pathlib.Path) -> T5Config:
     raise contract.UserError(
       f'{folder} has no config.json, expected a Hugging Face model folder.'
     )
-  try:
-    values = dict(json.loads(path.read_text(encoding='utf-8')))
-  except (ValueError, TypeError) as error:
-    raise contract.UserError(
-      f'{path} cannot be read ({error}), expected a JSON object. Fetch it'
-      ' again.'
-    ) from error
+  values = read_json(path)
   activation = values.get('feed_forward_proj', 'relu')
   epsilon = values.get('layer_norm_epsilon', 1e-6)
   for name, value, known in (
@@ -78,12 +90,41 @@ def read_config(folder: str | pathlib.Path) -> T5Config:
     raise contract.UserError(
       f'{path} has no {missing}, expected all of {required}.'
     )
-  return T5Config(
+  for file in (path, path.with_name('generation_config.json')):
+    _check_ids(file)
+  is_tied, is_scaled = _tying(values)
+  config = T5Config(
     num_decoder_layers=values.get('num_decoder_layers') or values['num_layers'],
     mlp_activations=_ACTIVATIONS[activation],
+    logits_via_embedding=is_scaled,
     **{ours: values[name] for ours, name in _REQUIRED.items()},
     **{ours: values.get(*pair) for ours, pair in _OPTIONAL.items()},
   )
+  return config, is_tied
+
+
+def _tying(values: dict) -> tuple[bool, bool]:
+  """Whether the head is the embedding, and whether logits are scaled."""
+  if values['model_type'] == 't5':
+    is_tied = values.get('tie_word_embeddings') is not False
+    return is_tied, values.get('scale_decoder_outputs', is_tied)
+  # Of mT5, transformers 4 scales tied logits, 5 none, and 5 writes all as tied.
+  is_tied = bool(values.get('tie_word_embeddings'))
+  version = str(values.get('transformers_version') or '5')
+  return is_tied, is_tied and version.startswith('4.')
+
+
+def _check_ids(path: pathlib.Path) -> None:
+  """Raises where a file names special ids that are not T5's."""
+  values = read_json(path) if path.is_file() else {}
+  for name, expected in special_ids().items():
+    found = values.get(name)
+    if found not in (None, expected, [expected]):
+      raise contract.UserError(
+        f'{path}: {name} is {found!r}, expected {expected}: this T5 pads with'
+        f' {contract.PAD_ID}, starts from it and ends with {contract.EOS_ID}.'
+        ' Such a model cannot be used here.'
+      )
 
 
 def config_values(config: T5Config) -> dict:
@@ -100,6 +141,7 @@ def config_values(config: T5Config) -> dict:
     'architectures': ['T5ForConditionalGeneration'],
     'model_type': 't5',
     **values,
+    'tie_word_embeddings': config.logits_via_embedding,
     'num_decoder_layers': config.num_decoder_layers,
     'feed_forward_proj': theirs[config.mlp_activations],
     'layer_norm_epsilon': 1e-6,

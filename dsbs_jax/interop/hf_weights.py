@@ -23,15 +23,19 @@ def _open_safetensors(path: pathlib.Path) -> dict[str, Callable]:
   try:
     # As JAX's arrays: NumPy's reader of this package knows no bfloat16.
     file = safetensors.safe_open(path, 'flax')
-    for name in file.keys():
-      dtype = file.get_slice(name).get_dtype()
-      if dtype not in _FLOATS:
-        raise ValueError(f'{name} is {dtype}')
-  except (safetensors.SafetensorError, ValueError) as error:
+  except (safetensors.SafetensorError, OSError, ValueError) as error:
     raise contract.UserError(
-      f'{path} is not a complete safetensors file of floats'
+      f'{path} is not a complete safetensors file'
       f' ({" ".join(str(error).split())[:200]}). Fetch it again.'
     ) from error
+  for name in file.keys():
+    dtype = file.get_slice(name).get_dtype()
+    if dtype not in _FLOATS:
+      raise contract.UserError(
+        f'{path}: {name} has the dtype {dtype}, which is not supported,'
+        f' expected one of {", ".join(_FLOATS)}. Take a copy of the model that'
+        ' is not quantised.'
+      )
   return {
     name: lambda name=name: np.asarray(file.get_tensor(name), np.float32)
     for name in file.keys()

@@ -10,10 +10,12 @@ from etils import epath
 
 from dsbs_jax import contract
 from dsbs_jax.core.t5 import network
-from dsbs_jax.interop import checksums, t5x_read_checkpoint
-
-# Where the built-in engine writes what a run was made of.
-_RUN_METADATA = ('run', 'metadata')
+from dsbs_jax.interop import (
+  checksums,
+  same_network,
+  t5x_read_checkpoint,
+  t5x_storage,
+)
 
 
 def load_params(
@@ -69,18 +71,33 @@ def load_params(
         f' is {vocabulary_fingerprint}: ids would mean other pieces. Set'
         ' VOCABULARY to the one of the checkpoint.'
       )
+  same_network.check(config, stated_network(folder), folder)
   return t5x_read_checkpoint.load_params(folder, config, shardings=shardings)
 
 
 def is_hugging_face(path: str) -> bool:
-  """Whether a folder is in Hugging Face's format."""
-  return (epath.Path(path) / 'config.json').is_file()
+  """Whether a folder is in Hugging Face's format; UserError for an adapter."""
+  folder = epath.Path(path)
+  if (folder / 'adapter_config.json').is_file() and not (
+    list(folder.glob('model*.safetensors*'))
+    or list(folder.glob('pytorch_model*'))
+  ):
+    raise contract.UserError(
+      f'{path} is an adapter (adapter_config.json), not a model: merge it'
+      ' first, in PEFT by merge_and_unload() and save_pretrained().'
+    )
+  return (folder / 'config.json').is_file()
+
+
+def stated_network(folder: str) -> dict[str, Any]:
+  """Fields of T5Config that a T5X checkpoint, or one of ours, states."""
+  return run_metadata(folder).get('model') or same_network.read_gin(folder)
 
 
 def run_metadata(folder: str) -> dict[str, Any]:
   """What a run was made of, as the built-in engine wrote; else {}."""
-  checksums.check(folder, below=f'{_RUN_METADATA[0]}/')
-  file = epath.Path(folder).joinpath(*_RUN_METADATA)
+  checksums.check(folder, below=f'{t5x_storage.RUN_METADATA[0]}/')
+  file = epath.Path(folder).joinpath(*t5x_storage.RUN_METADATA)
   if not file.is_file():
     return {}
   try:

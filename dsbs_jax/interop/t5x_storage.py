@@ -27,6 +27,8 @@ from dsbs_jax import contract
 Index = tuple[slice | int, ...]
 INDEX_FILE = 'checkpoint'
 STATE_FOLDER = 'state'
+# Where the built-in engine, and an export, writes what a run was made of.
+RUN_METADATA = ('run', 'metadata')
 _ORBAX_INDEX = '_METADATA'
 _ARRAY_KINDS = ('jax.Array', 'np.ndarray', 'scalar')
 # The oldest layout of the legacy format; before it, names differed.

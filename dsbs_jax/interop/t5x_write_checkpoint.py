@@ -8,6 +8,8 @@ step s Adafactor keeps 1 - (s + 1)^-0.8 of its moments: zeros with a late step
 would stay wrong for thousands of steps.)
 """
 
+import dataclasses
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -94,6 +96,7 @@ def save(
   step: int = 0,
   moments: Mapping[str, Any] | None = None,
   legacy: bool = False,
+  run: Mapping[str, Any] | None = None,
 ) -> str:
   """Writes MODEL_DIR/checkpoint_<step>.
 
@@ -105,11 +108,13 @@ def save(
     moments: Adafactor's, as `fresh_moments` or `read_moments` give; None leaves
       them out, which is enough for T5X's eval and infer.
     legacy: whether in the format of T5X's public checkpoints, not in Orbax's.
+    run: what the run was made of, as our own checkpoints say; its `model` is
+      always written, since shapes do not tell activations.
 
   Returns:
     The checkpoint folder.
   """
-  folder = _new_folder(model_dir, step)
+  folder = _new_folder(model_dir, step, config, run)
   state = {'step': np.asarray(step, np.int32)}
   if moments is not None:
     state['param_states'] = dict(moments)
@@ -144,7 +149,8 @@ def _is_sharded(path: str, array: np.ndarray) -> bool:
   return array.size > 1 and path.rpartition('/')[2] not in ('v_row', 'v_col')
 
 
-def _new_folder(model_dir: str, step: int) -> epath.Path:
+def _new_folder(model_dir: str, step: int, config, run) -> epath.Path:
+  """Makes a checkpoint's folder, with what its run was made of."""
   folder = epath.Path(model_dir).expanduser() / f'checkpoint_{step}'
   if not str(folder).startswith('gs://'):
     folder = folder.absolute()
@@ -153,7 +159,10 @@ def _new_folder(model_dir: str, step: int) -> epath.Path:
       f'{str(folder)!r} exists, expected a new checkpoint folder. Choose'
       ' another folder, or remove this one.'
     )
-  folder.mkdir(parents=True)
+  metadata = folder.joinpath(*t5x_storage.RUN_METADATA)
+  metadata.parent.mkdir(parents=True)
+  facts = {**(run or {}), 'model': dataclasses.asdict(config)}
+  metadata.write_text(json.dumps(facts))
   return folder
 
 

@@ -4,8 +4,13 @@
 import json
 import shutil
 
+import jax
+import numpy as np
 import pytest
 
+from dsbs_jax.core.t5 import network
+from dsbs_jax.interop import hf_checkpoint
+from tests import models
 from tests.claims import doors
 from tests.claims.errors import REPOSITORY, gin, refused, write
 
@@ -25,6 +30,14 @@ CHECKPOINTS = {
     "VOCABULARY='bytes:10'",
     ('was trained with vocabulary', 'Set VOCABULARY'),
   ),
+  'larger_vocabulary': (
+    "VOCABULARY='bytes:300'",
+    ('the vocabulary has 559 ids', 'only 384 rows', 'its own VOCABULARY'),
+  ),
+  'half_precision': (
+    "ACTIVATION_DTYPE='float16'",
+    ("'float16'", 'use bfloat16'),
+  ),
   'no_beam': ('NUM_BEAMS=0', ('num_beams is 0', '>= 1')),
   'no_rows': ("EVAL_BATCH_SIZE='a'", ("eval_batch_size is 'a'", '>= 1')),
   'no_length': ('MAX_DECODE_LEN=0', ('max_decode_len is 0', '>= 1')),
@@ -39,6 +52,12 @@ EVAL = {
   'bin': (
     "CHECKPOINT_PATH='{place}/bin'",
     ('no model.safetensors', 'ALLOW_PICKLE'),
+  ),
+  'eos': ("CHECKPOINT_PATH='{place}/eos'", ('eos_token_id is 2', 'expected 1')),
+  'adapter': ("CHECKPOINT_PATH='{place}/adapter'", ('adapter', 'merge it')),
+  'gate': (
+    "CHECKPOINT_PATH='{place}/gate'",
+    ("('silu', 'linear') there", '--gin.MLP_ACTIVATIONS='),
   ),
   'torn': ("CHECKPOINT_PATH='{place}/torn'", ('complete safetensors', 'again')),
 }
@@ -58,6 +77,12 @@ INFER = {
   'fields': ("ID_FIELDS='id'", ("id_fields is 'id'", "('id',)")),
   'chunk_size': ("CHUNK_SIZE='a'", ("chunk_size is 'a'", '>= 1')),
 }
+_SILU = models.t5(
+  vocab_size=384,
+  num_heads=4,
+  head_dim=4,
+  mlp_activations=('silu', 'linear'),
+)
 _T5 = {
   'model_type': 't5',
   'vocab_size': 384,
@@ -75,13 +100,16 @@ def test_eval_says_what_is_wrong(place, name):
   write(place / 'bare', {'config.json': '[3]', 'model.safetensors': 'x'})
   write(place / 'bin', {'config.json': t5, 'pytorch_model.bin': 'x'})
   write(place / 'torn', {'config.json': t5, 'model.safetensors': b'\xff' * 30})
+  write(place / 'adapter', {'adapter_config.json': '{}'})
+  eos = json.dumps(_T5 | {'eos_token_id': 2})
+  write(place / 'eos', {'config.json': eos})
+  if not (place / 'gate').exists():
+    zeros = jax.tree.map(
+      lambda leaf: np.zeros(leaf.shape, np.float32), network.param_shapes(_SILU)
+    )
+    hf_checkpoint.save_hf(place / 'gate', zeros, _SILU)
   flag, parts = (CHECKPOINTS | EVAL)[name]
-  more = ()
-  if name == 'folder':
-    parts = ('complete safetensors',)  # the network comes from gin
-  refused(
-    gin('eval', place, flag.replace('{place}', str(place)), *more), *parts
-  )
+  refused(gin('eval', place, flag.replace('{place}', str(place))), *parts)
 
 
 @pytest.mark.parametrize('name', CHECKPOINTS | INFER)

@@ -3,6 +3,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ from dsbs_jax.core import optimizer
 from dsbs_jax.core.t5 import network
 from dsbs_jax.exporting import export as export_lib
 from dsbs_jax.interop import (
+  hf_checkpoint,
   read_checkpoint,
   t5x_read_checkpoint,
   t5x_storage,
@@ -101,6 +103,55 @@ def test_hugging_face_and_back(tmp_path, params):
   assert_equal(
     t5x_read_checkpoint.load_params(str(tmp_path / 'again'), CONFIG), params
   )
+
+
+@pytest.mark.parametrize('legacy', [False, True])
+def test_the_network_travels_through_t5x(tmp_path, params, legacy):
+  """Shapes do not tell silu from gelu; checkpoints of others ask for it."""
+  silu = dataclasses.replace(CONFIG, mlp_activations=('silu', 'linear'))
+  hf_checkpoint.save_hf(tmp_path / 'hf', params, silu)
+
+  def to_hugging_face(**options):
+    out = tmp_path / f'again{len(list(tmp_path.iterdir()))}'
+    export_lib.to_hugging_face(
+      export_lib.ExportConfig(
+        model_dir=str(tmp_path / 't5x'), out=str(out), **options
+      )
+    )
+    return hf_checkpoint.config_from_hf(out)
+
+  export = export_lib.ExportConfig(
+    model_dir=str(tmp_path / 'hf'), out=str(tmp_path / 't5x')
+  )
+  export_lib.to_t5x(export, legacy=legacy)
+  assert to_hugging_face() == silu
+  with pytest.raises(ValueError, match='MLP_ACTIVATIONS'):
+    read_checkpoint.load_params(str(tmp_path / 't5x'), CONFIG)
+  shutil.rmtree(tmp_path / 't5x' / 'checkpoint_0' / 'run')
+  with pytest.raises(ValueError, match='Give --activations=gelu,linear'):
+    to_hugging_face()
+  assert to_hugging_face(activations='silu,linear') == silu
+  (tmp_path / 't5x' / 'config.gin').write_text(
+    "MLP_ACTIVATIONS = \\\n  ('silu', 'linear')\n"
+    'network.T5Config.mlp_activations = %MLP_ACTIVATIONS\n'
+    'network.T5Config.emb_dim = 128\nnetwork.T5Config.dtype = %DTYPE\n'
+  )
+  assert to_hugging_face() == silu
+  with pytest.raises(ValueError, match='MLP_ACTIVATIONS'):
+    read_checkpoint.load_params(str(tmp_path / 't5x'), CONFIG)
+
+
+def test_settings_of_generation_are_kept(tmp_path, params):
+  hf_checkpoint.save_hf(
+    tmp_path / 'hf', params, CONFIG, generation={'max_length': 77}
+  )
+  export_lib.to_hugging_face(
+    export_lib.ExportConfig(
+      model_dir=str(tmp_path / 'hf'), out=str(tmp_path / 'again')
+    )
+  )
+  text = (tmp_path / 'again' / 'generation_config.json').read_text()
+  assert json.loads(text)['max_length'] == 77
 
 
 def test_another_vocabulary_is_refused(tmp_path, params):

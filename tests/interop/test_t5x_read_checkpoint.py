@@ -3,7 +3,6 @@
 
 import dataclasses
 import functools
-import json
 import pathlib
 import shutil
 
@@ -291,10 +290,9 @@ def test_damage_is_the_files_fault_not_a_bug(tmp_path, params, damage):
 
 
 def test_a_run_knows_its_vocabulary(tmp_path, params):
-  folder = t5x_write_checkpoint.save(str(tmp_path), params, CONFIG)
-  noted = tmp_path / 'checkpoint_0' / 'run'
-  noted.mkdir()
-  (noted / 'metadata').write_text(json.dumps({'vocabulary': 'abc'}))
+  folder = t5x_write_checkpoint.save(
+    str(tmp_path), params, CONFIG, run={'vocabulary': 'abc'}
+  )
   read_checkpoint.load_params(folder, CONFIG, vocabulary_fingerprint='abc')
   with pytest.raises(ValueError, match='trained with vocabulary abc'):
     read_checkpoint.load_params(folder, CONFIG, vocabulary_fingerprint='xyz')
