@@ -40,6 +40,7 @@ API_ERRORS = (openai.APIStatusError, openai.APIConnectionError)
 
 _MAX_CONNECTIONS = 1000  # that the client opens
 _MESSAGE_LENGTH = 300
+_NOTES = ('reasoning', 'refusal')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,6 +263,10 @@ class Replay:
       finish_reasons=tuple(record.get('finish_reason') for record in found),
       usage=None,
       model=found[0].get('model'),
+      notes=tuple(
+        {name: record[name] for name in _NOTES if name in record}
+        for record in found
+      ),
     )
 
   async def close(self) -> None:
