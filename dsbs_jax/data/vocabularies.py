@@ -189,14 +189,19 @@ class ByteVocabulary(Vocabulary):
     return f'<0x{value:02X}>' if 0 <= value < 256 else f'<{token}>'
 
 
+def padded_size(vocabulary: Vocabulary) -> int:
+  """Rows of a model's table: the ids, rounded up to a multiple of 128."""
+  return -(-vocabulary.size // 128) * 128
+
+
 def check_size(vocabulary: Vocabulary, num_rows: int) -> None:
   """Raises where a model's table has fewer rows than there are ids."""
   if vocabulary.size > num_rows:
-    padded = -(-vocabulary.size // 128) * 128
     raise contract.UserError(
       f'the vocabulary has {vocabulary.size} ids, but the model only'
       f' {num_rows} rows (VOCAB_SIZE). Train with'
-      f' --gin.VOCAB_SIZE={padded}; a trained model needs its own VOCABULARY.'
+      f' --gin.VOCAB_SIZE={padded_size(vocabulary)}; a trained model needs its'
+      ' own VOCABULARY.'
     )
 
 
