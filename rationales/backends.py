@@ -254,10 +254,17 @@ class Replay:
 
     Raises:
       calls.PermanentError: the file has none to this call.
+      calls.FatalError: it has one to another row.
     """
     found = [self._index.read(key, self._file) for key in call.sample_keys()]
     if None in found:
       raise calls.PermanentError('the recorded file has no answer for this row')
+    rows = {record.get('fingerprint') for record in found}
+    if not rows <= {None, call.fingerprint}:
+      raise calls.FatalError(
+        f'the recorded answer for {call.example_id} is to another row: replay'
+        ' the file of these rows'
+      )
     return calls.Answer(
       texts=tuple(record['text'] for record in found),
       finish_reasons=tuple(record.get('finish_reason') for record in found),

@@ -30,7 +30,7 @@ import sentencepiece
 from dsbs_jax import contract
 from dsbs_jax.data import download
 
-T5_PUBLIC = 'gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model'
+T5_PUBLIC = download.T5_VOCABULARY
 BYTES = 'bytes'
 EXTRA_IDS = 100
 EOS_TEXT = '</s>'
@@ -258,10 +258,20 @@ def local_file(path: str) -> pathlib.Path:
       ' --train_vocab=4096.'
     )
   root = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
-  folder = pathlib.Path(root) / 'dsbs_jax' / 'vocabularies'
+  return _fetch(path, pathlib.Path(root) / 'dsbs_jax' / 'vocabularies')
+
+
+@functools.cache
+def _fetch(path: str, folder: pathlib.Path) -> pathlib.Path:
   name = path.removeprefix('gs://').replace('/', '_')
   try:
-    return download.fetch(path, folder, name=name, num_tries=1)
+    return download.fetch(
+      path,
+      folder,
+      name=name,
+      num_tries=1,
+      check=lambda file: with_extra_ids(file.read_bytes(), 0),
+    )
   except contract.UserError as error:
     raise contract.UserError(
       f'vocabulary {path} cannot be fetched ({error}) Give a local'

@@ -124,6 +124,9 @@ def test_completions_of_other_rows_are_not_prepared(
     for number, line in enumerate(out.read_text().splitlines(), 1)
     if '"train-0"' in line
   )
+  replay = ['--backend=replay', f'--replay={out}']
+  done = extract(None, *replay, f'--out={tmp_path}/replayed.jsonl')
+  assert done.status == 2 and 'is to another row' in done.output, done.output
   with pytest.raises(contract.UserError) as error:
     list(examples(sums.BENCHMARK))
   for words in (
