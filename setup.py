@@ -52,6 +52,7 @@ setuptools.setup(
     'tensorboard',
     'tensorboardX',
     'tensorflow-datasets',
+    'tokenizers',
   ],
   extras_require={
     'test': TEST,

@@ -43,9 +43,7 @@ class Recorder:
     usage = answer.usage
     if usage is None and not self.free:
       usage = self.tracker.upper_bound(answered).estimated_usage()
-    extra = {'hint': call.gold} if call.hinted else {}
-    if call.replaces >= 0:
-      extra['retry'] = True
+    hint = {'hint': call.gold} if call.hinted else {}
     self.file.append(
       *(
         self._line(call.kind, call, sample)
@@ -56,8 +54,7 @@ class Recorder:
           'usage': None if position else usage,
           'model': answer.model,
         }
-        | answer.notes[position]
-        | extra
+        | hint
         for position, sample in enumerate(answered.samples)
       )
     )

@@ -23,6 +23,7 @@ import pathlib
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import sentencepiece
@@ -30,7 +31,7 @@ import sentencepiece
 from dsbs_jax import contract
 from dsbs_jax.data import download
 
-T5_PUBLIC = download.T5_VOCABULARY
+T5_PUBLIC = 'gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model'
 BYTES = 'bytes'
 EXTRA_IDS = 100
 EOS_TEXT = '</s>'
@@ -127,11 +128,17 @@ class Vocabulary:
 
 
 class SentencePieceVocabulary(Vocabulary):
-  """A SentencePiece model with extra ids at its end, numbered downwards."""
+  """A SentencePiece model with extra ids at its end, numbered downwards.
+
+  Attributes:
+    model: the content of the file, without the extra ids.
+    model_with_extra_ids: the same with them.
+  """
 
   def __init__(self, model: bytes, *, extra_ids: int = EXTRA_IDS):
+    self.model_with_extra_ids = with_extra_ids(model, extra_ids)
     self._processor = sentencepiece.SentencePieceProcessor(
-      model_proto=with_extra_ids(model, extra_ids)
+      model_proto=self.model_with_extra_ids
     )
     found = (self._processor.pad_id(), self._processor.eos_id())
     if found != (contract.PAD_ID, contract.EOS_ID):
@@ -140,6 +147,7 @@ class SentencePieceVocabulary(Vocabulary):
         f' {(contract.PAD_ID, contract.EOS_ID)}. Train it with pad_id=0,'
         ' eos_id=1, unk_id=2, bos_id=-1, as prepare --train_vocab does.'
       )
+    self.model = model
     self.size = self._processor.get_piece_size()
     self.num_text_ids = self.size - extra_ids
     self.unk = self._processor.unk_id()
@@ -189,19 +197,14 @@ class ByteVocabulary(Vocabulary):
     return f'<0x{value:02X}>' if 0 <= value < 256 else f'<{token}>'
 
 
-def padded_size(vocabulary: Vocabulary) -> int:
-  """Rows of a model's table: the ids, rounded up to a multiple of 128."""
-  return -(-vocabulary.size // 128) * 128
-
-
 def check_size(vocabulary: Vocabulary, num_rows: int) -> None:
   """Raises where a model's table has fewer rows than there are ids."""
   if vocabulary.size > num_rows:
+    padded = -(-vocabulary.size // 128) * 128
     raise contract.UserError(
       f'the vocabulary has {vocabulary.size} ids, but the model only'
       f' {num_rows} rows (VOCAB_SIZE). Train with'
-      f' --gin.VOCAB_SIZE={padded_size(vocabulary)}; a trained model needs its'
-      ' own VOCABULARY.'
+      f' --gin.VOCAB_SIZE={padded}; a trained model needs its own VOCABULARY.'
     )
 
 
@@ -258,20 +261,10 @@ def local_file(path: str) -> pathlib.Path:
       ' --train_vocab=4096.'
     )
   root = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
-  return _fetch(path, pathlib.Path(root) / 'dsbs_jax' / 'vocabularies')
-
-
-@functools.cache
-def _fetch(path: str, folder: pathlib.Path) -> pathlib.Path:
+  folder = pathlib.Path(root) / 'dsbs_jax' / 'vocabularies'
   name = path.removeprefix('gs://').replace('/', '_')
   try:
-    return download.fetch(
-      path,
-      folder,
-      name=name,
-      num_tries=1,
-      check=lambda file: with_extra_ids(file.read_bytes(), 0),
-    )
+    return download.fetch(path, folder, name=name, num_tries=1)
   except contract.UserError as error:
     raise contract.UserError(
       f'vocabulary {path} cannot be fetched ({error}) Give a local'
@@ -288,23 +281,28 @@ def write_file(path: pathlib.Path, contents: bytes) -> None:
   os.replace(file.name, path)
 
 
-def with_extra_ids(model: bytes, extra_ids: int) -> bytes:
-  """A SentencePiece model with extra ids at its end, as another such model."""
+def parse_model(model: bytes) -> Any:
+  """A SentencePiece model's ModelProto."""
   # Imported here: it brings protobuf, which byte vocabularies do without.
   from google.protobuf import message
   from sentencepiece import sentencepiece_model_pb2
 
   try:
-    proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+    return sentencepiece_model_pb2.ModelProto.FromString(model)
   except message.DecodeError as error:
     raise contract.UserError(
       f'it is no SentencePiece model ({error})'
     ) from error
+
+
+def with_extra_ids(model: bytes, extra_ids: int) -> bytes:
+  """A SentencePiece model with extra ids at its end, as another such model."""
+  proto = parse_model(model)
   for number in reversed(range(extra_ids)):
     proto.pieces.add(
       piece=f'▁<extra_id_{number}>',
       score=0.0,
-      type=sentencepiece_model_pb2.ModelProto.SentencePiece.USER_DEFINED,
+      type=proto.SentencePiece.USER_DEFINED,
     )
   return proto.SerializeToString()
 

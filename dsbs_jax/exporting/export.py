@@ -2,7 +2,9 @@
 """Exports a checkpoint of any known format to a folder that others load."""
 
 import dataclasses
+import itertools
 import pathlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dsbs_jax import contract
@@ -26,12 +28,23 @@ import transformers
 tokenizer = transformers.AutoTokenizer.from_pretrained('.')
 model = transformers.AutoModelForSeq2SeqLM.from_pretrained('.')
 batch = tokenizer([{prefix!r} + 'your input'], return_tensors='pt', padding=True)
-outputs = model.generate(**batch, max_new_tokens=64)
+outputs = model.generate(**batch, max_new_tokens={length})
 print(tokenizer.batch_decode(outputs, skip_special_tokens=True))
 ```
 
-{prefix!r} stands before every input; decoding is greedy.
+{prefix!r} stands before every input; decoding is greedy. {checked}
 """
+_WITHOUT_TOKENIZER_USE = """\
+```python
+import transformers
+
+model = transformers.AutoModelForSeq2SeqLM.from_pretrained('.')
+```
+
+There is no tokenizer in this folder: which vocabulary the model was trained
+with is not known.
+"""
+_NUM_CHECKED_ROWS = 200
 _STABLEHLO_USE = """\
 ```sh
 pip install jax numpy safetensors sentencepiece
@@ -83,24 +96,47 @@ class ExportConfig:
 def to_hugging_face(export: ExportConfig) -> str:
   """Writes a folder for transformers; returns a sentence that says so."""
   # Imported here: no other format needs safetensors.
-  from dsbs_jax.interop import hf_checkpoint, hf_layout
+  from dsbs_jax.interop import hf_checkpoint, hf_layout, hf_tokenizer
 
   found, params = _open(export)
-  spec = _vocabulary(export, found)
-  options = {}
-  if spec is not None:
-    options = {
-      'sentencepiece_file': vocabularies.local_file(spec.path),
-      'extra_ids': spec.extra_ids,
-    }
-  generation = found.path / 'generation_config.json'
-  if generation.is_file():
-    options['generation'] = hf_layout.read_json(generation)
-  hf_checkpoint.save_hf(export.out, params, found.config, **options)
-  usage = _HUGGING_FACE_USE.format(prefix=_prefix(found.metadata))
+  vocabulary, macros = _vocabulary(export, found), _run_macros(export.model_dir)
+  generation, theirs = {}, found.path / 'generation_config.json'
+  if theirs.is_file():
+    generation = hf_layout.read_json(theirs)
+  elif 'MAX_DECODE_LEN' in macros:
+    generation = {'max_new_tokens': macros['MAX_DECODE_LEN']}
+  usage, files, said = _WITHOUT_TOKENIZER_USE, {}, 'without a tokenizer'
+  if vocabulary is not None:
+    files = hf_tokenizer.tokenizer_files(vocabulary)
+    texts = list(_texts(found, macros))
+    other = hf_tokenizer.count_differences(files, vocabulary, texts)
+    checked = (
+      f'Of {len(texts)} texts of its training data, {other} get other ids from'
+      ' this tokenizer than they had in training.'
+    )
+    usage = _HUGGING_FACE_USE.format(
+      prefix=_prefix(found.metadata),
+      length=generation.get('max_new_tokens', 64),
+      checked=checked,
+    )
+    said = f'with its tokenizer. {checked}'
+  hf_checkpoint.save_hf(
+    export.out, params, found.config, tokenizer=files, generation=generation
+  )
   model_card.write(export.out, found, library='transformers', usage=usage)
-  tokenizer = 'with its tokenizer' if spec else 'without a tokenizer'
-  return f'{export.out}: {found.path} for Hugging Face, {tokenizer}'
+  return f'{export.out}: {found.path} for Hugging Face, {said}'
+
+
+def _texts(
+  found: model_card.Checkpoint, macros: Mapping[str, Any]
+) -> Iterator[str]:
+  """Some texts that the run trained on, where its data is still there."""
+  data = model_card.prepared_data(found, macros)
+  if data is not None:
+    rows = data.examples(run_folder.TRAIN, chunk=_NUM_CHECKED_ROWS)
+    for row in itertools.islice(rows, _NUM_CHECKED_ROWS):
+      yield _prefix(found.metadata) + row.input
+      yield from (row.gt_label, row.rationale)
 
 
 def to_t5x(export: ExportConfig, *, legacy: bool = False) -> str:
@@ -147,18 +183,18 @@ def to_stablehlo(export: ExportConfig) -> str:
   # Imported here: no other format needs safetensors.
   from dsbs_jax.exporting import stablehlo
 
-  if export.vocabulary is None and _run_vocabulary(export.model_dir) is None:
+  known = export.vocabulary or _run_macros(export.model_dir).get('VOCABULARY')
+  if known is None:
     raise contract.UserError(
       f'{export.model_dir} names no vocabulary, without which a program reads'
       ' no text. Give --vocabulary.'
     )
   found, params = _open(export)
-  spec, options = _vocabulary(export, found), {}
-  if spec is not None:
-    model = vocabularies.local_file(spec.path).read_bytes()
+  vocabulary, options = _vocabulary(export, found), {}
+  if isinstance(vocabulary, vocabularies.SentencePieceVocabulary):
     options = {
-      'sentencepiece_model': vocabularies.with_extra_ids(model, spec.extra_ids),
-      'num_text_ids': vocabularies.load(str(spec)).num_text_ids,
+      'sentencepiece_model': vocabulary.model_with_extra_ids,
+      'num_text_ids': vocabulary.num_text_ids,
     }
   stablehlo.save(
     export.out,
@@ -222,12 +258,12 @@ def _infer_config(path: str, given: str | None) -> network.T5Config:
 
 def _vocabulary(
   export: ExportConfig, found: model_card.Checkpoint
-) -> vocabularies.Spec | None:
-  """The SentencePiece file to export, None for bytes or if unknown."""
-  given = export.vocabulary or _run_vocabulary(export.model_dir)
+) -> vocabularies.Vocabulary | None:
+  """The vocabulary to export, None if unknown."""
+  given = export.vocabulary or _run_macros(export.model_dir).get('VOCABULARY')
   if given is None:
     return None
-  spec, vocabulary = vocabularies.parse_spec(given), vocabularies.load(given)
+  vocabulary = vocabularies.load(given)
   trained_with = found.metadata.get('vocabulary')
   if trained_with not in (None, vocabulary.fingerprint):
     raise contract.UserError(
@@ -236,13 +272,13 @@ def _vocabulary(
       ' --vocabulary.'
     )
   vocabularies.check_size(vocabulary, found.config.vocab_size)
-  return None if spec.path == 'bytes' else spec
+  return vocabulary
 
 
-def _run_vocabulary(model_dir: str) -> str | None:
-  """The vocabulary in the config beside a run's checkpoints."""
+def _run_macros(model_dir: str) -> dict[str, Any]:
+  """The macros in the config beside a run's checkpoints, {} without one."""
   for folder in (model_dir, pathlib.Path(model_dir).parent):
     file = pathlib.Path(folder) / run_folder.CONFIG_FILE
     if file.is_file():
-      return run_folder.read_macros(file).get('VOCABULARY')
-  return None
+      return run_folder.read_macros(file)
+  return {}

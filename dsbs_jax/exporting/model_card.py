@@ -117,7 +117,7 @@ def write(
 def _facts(exported: Checkpoint, macros: Mapping[str, Any]) -> Iterator:
   """(name, value) pairs, values as Markdown."""
   metadata, config, name = exported.metadata, exported.config, exported.task
-  data = _data(exported, macros)
+  data = prepared_data(exported, macros)
   yield 'Checkpoint', f'{escape(exported.path)}, step {exported.step:,}'
   yield 'Task', escape(metadata.get('task'))
   yield 'Method', METHODS[name.label_source, name.form] if name else UNKNOWN
@@ -152,7 +152,7 @@ def _facts(exported: Checkpoint, macros: Mapping[str, Any]) -> Iterator:
   yield 'Versions', escape(_pairs(metadata.get('versions')))
 
 
-def _data(
+def prepared_data(
   exported: Checkpoint, macros: Mapping[str, Any]
 ) -> store.Prepared | None:
   """The prepared data that the run trained on, None where it is gone."""
@@ -187,8 +187,7 @@ def _teacher_text(data) -> str:
   if data is None:
     return UNKNOWN
   splits = data.metadata['splits']
-  test, train = (splits.get(s, {}).get('counts', {}) for s in ('test', 'train'))
-  models = train.get('models')
+  models = splits.get('train', {}).get('counts', {}).get('models')
   if models is None and data.metadata.get('completions') is None:
     # Datasets of earlier versions: completions in the published layout.
     models = dict.fromkeys(filter(None, [data.metadata.get('teacher')]))
@@ -199,9 +198,8 @@ def _teacher_text(data) -> str:
   ]
   if not names:
     return UNKNOWN if models is None else 'none: no completions'
-  accuracy = test.get('accuracy')
-  same = set(test.get('models') or models) == set(models)
-  if isinstance(accuracy, int | float) and same:
+  accuracy = splits.get('test', {}).get('counts', {}).get('accuracy')
+  if isinstance(accuracy, int | float):
     names[-1] += f'; its own accuracy on test {accuracy:.2f} %'
   return ', '.join(names)
 

@@ -157,39 +157,6 @@ def load_params(
   return params
 
 
-def _tokenizer_files(
-  sentencepiece_file: str | pathlib.Path, extra_ids: int, config: T5Config
-) -> dict[str, bytes]:
-  import sentencepiece
-
-  model = pathlib.Path(sentencepiece_file).read_bytes()
-  pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
-  size = pieces.get_piece_size() + extra_ids
-  if size > config.vocab_size:
-    raise contract.UserError(
-      f'{sentencepiece_file} has {pieces.get_piece_size()} pieces, with'
-      f' {extra_ids} extra ids {size} tokens, expected at most'
-      f' T5Config.vocab_size {config.vocab_size}. Give the vocabulary that'
-      ' the model was trained with.'
-    )
-  special = {
-    'eos_token': pieces.id_to_piece(contract.EOS_ID),
-    'unk_token': pieces.id_to_piece(pieces.unk_id()),
-    'pad_token': pieces.id_to_piece(contract.PAD_ID),
-    'additional_special_tokens': [f'<extra_id_{i}>' for i in range(extra_ids)],
-  }
-  tokenizer = special | {
-    'tokenizer_class': 'T5Tokenizer',
-    'legacy': True,
-    'extra_ids': extra_ids,
-  }
-  return {
-    'spiece.model': model,
-    'special_tokens_map.json': _json(special),
-    'tokenizer_config.json': _json(tokenizer),
-  }
-
-
 def _json(values: dict) -> bytes:
   return (json.dumps(values, indent=2) + '\n').encode()
 
@@ -199,8 +166,7 @@ def save_hf(
   params: dict,
   config: T5Config,
   *,
-  sentencepiece_file: str | pathlib.Path | None = None,
-  extra_ids: int = 100,
+  tokenizer: Mapping[str, bytes] | None = None,
   generation: Mapping[str, Any] | None = None,
 ) -> None:
   """Writes a folder that transformers' AutoModelForSeq2SeqLM loads.
@@ -209,12 +175,11 @@ def save_hf(
     folder: does not exist yet, or is empty.
     params: the parameter tree, in either layout of the layers.
     config: its size.
-    sentencepiece_file: the vocabulary; None writes no tokenizer.
-    extra_ids: sentinels above its pieces, `<extra_id_0>` the highest id.
+    tokenizer: its files, of `hf_tokenizer`; None writes no tokenizer.
     generation: of generation_config.json, beside T5's special ids.
 
   Raises:
-    UserError: the folder is in use, or the vocabulary does not fit.
+    UserError: the folder is in use.
     ValueError: a shape is not that of `config`.
   """
   folder = pathlib.Path(folder)
@@ -228,9 +193,8 @@ def save_hf(
     'generation_config.json': _json(
       {**(generation or {}), **hf_layout.special_ids()}
     ),
+    **(tokenizer or {}),
   }
-  if sentencepiece_file is not None:
-    files |= _tokenizer_files(sentencepiece_file, extra_ids, config)
   flat = traverse_util.flatten_dict(t5x_layers.unrolled_params(params, config))
   shapes = traverse_util.flatten_dict(t5x_layers.unrolled_shapes(config))
   tensors = {}

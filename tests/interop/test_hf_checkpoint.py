@@ -12,7 +12,8 @@ import safetensors.flax
 import safetensors.numpy
 
 from dsbs_jax.core.t5 import network
-from dsbs_jax.interop import hf_checkpoint
+from dsbs_jax.data import vocabularies
+from dsbs_jax.interop import hf_checkpoint, hf_tokenizer
 from tests import models
 
 GATED = models.t5(
@@ -204,32 +205,6 @@ def vocabulary(tmp_path_factory):
   return folder / 'pieces.model'
 
 
-def test_the_vocabulary_must_fit_the_model(vocabulary, tmp_path):
-  params = _params(GATED)
-  with pytest.raises(ValueError, match='with 21 extra ids 61 tokens'):
-    hf_checkpoint.save_hf(
-      tmp_path / 'model',
-      params,
-      GATED,
-      sentencepiece_file=vocabulary,
-      extra_ids=21,
-    )
-  hf_checkpoint.save_hf(
-    tmp_path / 'model',
-    params,
-    GATED,
-    sentencepiece_file=vocabulary,
-    extra_ids=20,
-  )
-  copied = (tmp_path / 'model' / 'spiece.model').read_bytes()
-  assert copied == vocabulary.read_bytes()
-  special = json.loads(
-    (tmp_path / 'model' / 'special_tokens_map.json').read_text()
-  )
-  assert special['pad_token'] == '<pad>' and special['eos_token'] == '</s>'
-  assert special['additional_special_tokens'][19] == '<extra_id_19>'
-
-
 @pytest.mark.parametrize('config', [GATED, TIED], ids=['gated', 'tied'])
 def test_transformers_computes_the_same(vocabulary, tmp_path, config):
   transformers = pytest.importorskip(
@@ -237,9 +212,8 @@ def test_transformers_computes_the_same(vocabulary, tmp_path, config):
   )
   torch = pytest.importorskip('torch', reason='torch is not installed')
   folder, params = tmp_path / 'model', _params(config)
-  hf_checkpoint.save_hf(
-    folder, params, config, sentencepiece_file=vocabulary, extra_ids=20
-  )
+  files = hf_tokenizer.tokenizer_files(vocabularies.load(f'{vocabulary}:20'))
+  hf_checkpoint.save_hf(folder, params, config, tokenizer=files)
   tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
   ids = tokenizer('the lazy fox <extra_id_0>').input_ids
   assert ids[-2:] == [59, 1] and len(tokenizer) == 60
