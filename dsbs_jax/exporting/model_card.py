@@ -139,8 +139,8 @@ def _facts(exported: Checkpoint, macros: Mapping[str, Any]) -> Iterator:
     ),
   )
   recipe = {
-    'optimizer': metadata.get('optimizer'),
-    'schedule': metadata.get('schedule'),
+    'optimizer': _call(metadata.get('optimizer')),
+    'schedule': _call(metadata.get('schedule')),
     'learning rate': metadata.get('learning_rate'),
     'batch': metadata.get('batch_size'),
     'clipping': metadata.get('clip_norm'),
@@ -161,6 +161,14 @@ def prepared_data(
   data = run_folder.prepared(exported.task.benchmark, macros.get('DATA_DIR'))
   trained_on = exported.metadata.get('data')
   return data if data and data.fingerprint('train') == trained_on else None
+
+
+def _call(function: Mapping[str, Any] | str | None) -> str | None:
+  """'adamw(beta1=0.9)' of a function's name and arguments."""
+  if not isinstance(function, Mapping):
+    return function  # of an older run, or unknown
+  arguments = (f'{k}={v}' for k, v in function.items() if k != 'name')
+  return f'{function["name"]}({", ".join(arguments)})'
 
 
 def _pairs(values: Mapping[str, Any] | None) -> str | None:

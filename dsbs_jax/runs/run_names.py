@@ -31,9 +31,9 @@ METHODS = {
 _MODEL = re.compile(r'[A-Za-z0-9_.]+')
 _NAME = re.compile(
   r'(?P<task>[a-z0-9_]+)-(?P<model>[A-Za-z0-9_.]+)-f(?P<fraction>[0-9.]+)'
-  r'-s(?P<seed>[0-9]+)(?P<setting>(?:-[A-Z][A-Z0-9_]*=[^/]*)?)'
+  r'-s(?P<seed>[0-9]+)(?P<setting>(?:-[A-Za-z][\w.]*=[^/]*)?)'
 )
-_SETTING = re.compile(r'-(?=[A-Z][A-Z0-9_]*=)')
+_SETTING = re.compile(r'-(?=[A-Za-z][\w.]*=)')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

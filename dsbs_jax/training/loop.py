@@ -101,7 +101,8 @@ def train(
     start_step=step,
     writes=jax.process_index() == 0,
   )
-  log.config(config_text)
+  if step < run.train_steps:  # a finished run keeps what it was trained with
+    log.config(config_text)
   buffer = metrics_buffer.MetricsBuffer(
     data.example_ids,
     saved.describe_newest,

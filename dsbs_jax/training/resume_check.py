@@ -42,6 +42,7 @@ def run_fingerprint(
     else None,
     'learning_rate': run.learning_rate,
     'clip_norm': run.clip_norm,
+    'initial_checkpoint_path': run.initial_checkpoint_path,
     'paired': run.paired,
     'prefixes': source.prefixes,
     'data': prepared.fingerprint('train') if prepared else None,
@@ -68,14 +69,12 @@ def check(
       ' MODEL_DIR.'
     )
   before, after = _flat(saved), _flat(now)
-  if 'train_steps' not in saved:  # an older run
-    before['train_steps'] = after['train_steps']
   changed = [
     f'{name}: {before.get(name)!r} -> {after.get(name)!r}'
     for name in sorted({*before, *after})
     if before.get(name) != after.get(name)
-    # What else a checkpoint says, such as versions, may change.
-    and name.partition('.')[0] in now
+    # Older runs say less; what else they say, such as versions, may change.
+    and name.partition('.')[0] in now.keys() & saved.keys()
   ]
   if changed:
     raise contract.UserError(

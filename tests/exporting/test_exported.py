@@ -86,7 +86,7 @@ def run(tmp_path_factory, vocabulary, params):
       'objective': {'alpha': 0.25},
       'task': 'svamp_llm_dsbs',
       'prefixes': 'paper',
-      'optimizer': 'adamw_hf',
+      'optimizer': {'name': 'adamw_hf', 'beta1': 0.9, 'weight_decay': 0.1},
       'learning_rate': 5e-5,
       'data': 'gone',
       'vocabulary': vocabularies.load(vocabulary).fingerprint,
@@ -260,6 +260,7 @@ def test_the_card_says_what_the_files_say(exported, run):
     'counts unknown',
     '| Teacher | unknown |',
     f'jax {jax.__version__}'.replace('.', '\\.'),
+    model_card.escape('optimizer adamw_hf(beta1=0.9, weight_decay=0.1), '),
   ):
     assert said in card, said
   written = (exported / 'training.gin').read_text()

@@ -26,6 +26,9 @@ def _point(**changed):
     _point(setting=('ALPHA=0.3',)),
     _point(setting=('ALPHA=0.3', 'LEARNING_RATE=5e-5')),
     _point(benchmark='cqa', method='gt_single'),
+    _point(
+      setting=('LEARNING_RATE=5e-5', 'optimizer.linear_decay.warmup_steps=20')
+    ),
   ],
 )
 def test_a_name_reads_back_as_its_point(point):

@@ -58,8 +58,9 @@ def test_a_stopped_run_ends_bit_for_bit_as_an_unbroken_one(
 
 def test_a_finished_run_has_nothing_to_do(unbroken):
   before = small_runs.lines(unbroken)
-  assert loop.train(unbroken) == 0
+  assert loop.train(unbroken, config_text='# other free settings') == 0
   assert small_runs.lines(unbroken) == before
+  assert not pathlib.Path(unbroken.model_dir, 'config.gin').exists()
 
 
 @pytest.mark.parametrize(

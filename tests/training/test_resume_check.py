@@ -65,6 +65,7 @@ def test_what_changes_no_parameter_may_change(settings, one_step, bindings):
       'optimizer.weight_decay: 0.0 -> 0.1. Restore',
     ),
     ('TRAIN_STEPS = 2', 'train_steps: 1 -> 2. Restore'),
+    ("INITIAL_CHECKPOINT_PATH = 'x'", "initial_checkpoint_path: None -> 'x'"),
     ("PREFIXES = 'code'", 'prefixes: '),
   ],
 )
