@@ -103,13 +103,12 @@ class _Progress:
     self._line = progress.ProgressLine()
     self._num_before = num_before
     self._lines = self._bytes = self._done = 0
-    self._start = time.monotonic()
+    self._first = None  # time and lines of the first answers
 
   def note_read(self, chunk: list[input_lines.Line]) -> None:
     """Counts a chunk that was read."""
     size = sum(len(line.content) for line in chunk)
     if chunk[-1].number <= self._num_before:
-      self._start = time.monotonic()
       if self._left is not None:
         self._left -= size
       return
@@ -119,11 +118,14 @@ class _Progress:
   def note_answered(self, num: int) -> None:
     """Counts answered lines, and shows the line."""
     self._done += num
-    seconds = max(time.monotonic() - self._start, 1e-9)
+    now = time.monotonic()
     text = f'{self._num_before + self._done:,} lines answered'
-    text += f'  {self._done / seconds:,.1f} lines/s'
-    if self._left is not None:
-      done = self._bytes * self._done / self._lines
-      seconds *= max(0.0, self._left / max(done, 1.0) - 1)
-      text += f'  ETA {progress.duration(seconds)}'
+    if self._first is None:  # after compiling, which says nothing of the rest
+      self._first = now, self._done
+    elif now > self._first[0]:
+      rate = (self._done - self._first[1]) / (now - self._first[0])
+      text += f'  {rate:,.1f} lines/s'
+      if self._left is not None:
+        lines_left = self._left * self._lines / self._bytes - self._done
+        text += f'  ETA {progress.duration(max(0.0, lines_left) / rate)}'
     self._line.update(text)

@@ -69,6 +69,40 @@ def test_no_more_than_a_window_is_in_memory():
   assert max(answers.ahead) == 128
 
 
+def test_what_compiling_took_is_not_in_the_rate(tmp_path, monkeypatch):
+  now = [0.0]
+
+  class Compiling(Parrot):
+    def predict_batches(self, inputs):
+      for i, answered in enumerate(super().predict_batches(inputs)):
+        now[0] += 2.0 if i else 3600.0
+        yield answered
+
+  class Terminal(io.StringIO):
+    def isatty(self):
+      return True
+
+  path = tmp_path / 'lines'
+  path.write_bytes(b'a line\n' * 5)
+  shown = Terminal()
+  monkeypatch.setattr('sys.stderr', shown)
+  monkeypatch.setattr(chunks.time, 'monotonic', lambda: now[0])
+  with path.open('rb') as file:
+    chunks.predict_lines(
+      input_lines.read_lines(file, str(path)),
+      Compiling(),
+      answer_file.AnswerFile(tmp_path / 'answers', {}),
+      input_name=str(path),
+      chunk_size=9,
+      max_input_len=9,
+      stop=signals.StopRequest(),
+    )
+  first, second, *_, last = shown.getvalue().split('\r')[1:]
+  assert first == '1 lines answered'
+  assert second.rstrip() == '2 lines answered  0.5 lines/s  ETA 0:00:06'
+  assert last.rstrip() == '5 lines answered  0.5 lines/s  ETA 0:00:00'
+
+
 def answer(path, lines, *, chunk_size=8, **settings):
   """Answers lines into a file, as the command does."""
   content = ''.join(f'{line}\n' for line in lines).encode()
