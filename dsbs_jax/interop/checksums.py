@@ -50,7 +50,11 @@ def is_listed(folder: str | epath.Path) -> bool:
 
 
 def damage(
-  folder: str | epath.Path, *, largest: int | None = None, below: str = ''
+  folder: str | epath.Path,
+  *,
+  largest: int | None = None,
+  below: str = '',
+  share: tuple[int, int] = (0, 1),
 ) -> str | None:
   """What is wrong with a checkpoint.
 
@@ -58,6 +62,8 @@ def damage(
     folder: the checkpoint.
     largest: files of more bytes are compared by size only; None reads all.
     below: compares the files of one item only, such as 'metrics'.
+    share: (i, n) compares every n-th file from the i-th on, so that n processes
+      do not read all of a large checkpoint n times.
 
   Returns:
     The damage in words; None where all is well, or where there is no list.
@@ -74,7 +80,7 @@ def damage(
     return f'{FILE} cannot be read ({error})'
   expected = {
     folder / name: (entry['bytes'], entry['sha256'])
-    for name, entry in files.items()
+    for name, entry in sorted(files.items())[share[0] :: share[1]]
     if name.startswith(below)
   }
   with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
@@ -90,9 +96,9 @@ def damage(
   return problems[0] + rest
 
 
-def check(folder: str | epath.Path, *, below: str = '') -> None:
-  """Raises UserError if a checkpoint is not as it was saved."""
-  problem = damage(folder, below=below)
+def check(folder: str | epath.Path, **options: Any) -> None:
+  """Raises UserError if a checkpoint is not as it was saved; see `damage`."""
+  problem = damage(folder, **options)
   if problem:
     raise contract.UserError(
       f'{str(folder)!r} is damaged: {problem}. Take another checkpoint of the'

@@ -62,7 +62,7 @@ def load_params(
       shardings,
     )
   folder = t5x_read_checkpoint.find(path)
-  checksums.check(folder)
+  checksums.check(folder, share=(jax.process_index(), jax.process_count()))
   if vocabulary_fingerprint is not None:
     trained_with = run_metadata(folder).get('vocabulary')
     if trained_with not in (None, vocabulary_fingerprint):

@@ -72,7 +72,9 @@ def train(
   init_key, run_key = jax.random.split(jax.random.key(run.seed))
   if latest_step is None:
     position = {}
-    state = init_state(run, abstract_state, init_key)
+    state = init_state(
+      run, abstract_state, init_key, vocabulary=vocabulary.fingerprint
+    )
   else:
     saved_run = read_checkpoint.run_metadata(
       f'{run.model_dir}/{checkpoints.PREFIX}_{latest_step}'
@@ -154,8 +156,17 @@ def init_state(
   run: train_config.TrainConfig,
   abstract_state: step_functions.State,
   key: jax.Array,
+  *,
+  vocabulary: str,
 ) -> steps.TrainState:
-  """The state of a new run: random, or with a checkpoint's parameters."""
+  """The state of a new run: random, or with a checkpoint's parameters.
+
+  Args:
+    run: all settings.
+    abstract_state: its shapes and shardings.
+    key: of the random parameters.
+    vocabulary: fingerprint; another one in the checkpoint is a UserError.
+  """
   num_params = results.num_params(run.model)
   progress.say(f'initialising {num_params:,} parameters')
   optimizer = run.transformation()
@@ -169,6 +180,7 @@ def init_state(
       run.initial_checkpoint_path,
       run.model,
       shardings=abstract_state.shardings.params,
+      vocabulary_fingerprint=vocabulary,
       allow_pickle=run.allow_pickle,
     )
     state = state.replace(params=params)

@@ -103,13 +103,37 @@ def test_eval_says_what_is_wrong(place, name):
   write(place / 'adapter', {'adapter_config.json': '{}'})
   eos = json.dumps(_T5 | {'eos_token_id': 2})
   write(place / 'eos', {'config.json': eos})
+  _write_gate(place)
+  flag, parts = (CHECKPOINTS | EVAL)[name]
+  refused(gin('eval', place, flag.replace('{place}', str(place))), *parts)
+
+
+def _write_gate(place):
+  """A Hugging Face folder of the size of the settings, but gated by silu."""
   if not (place / 'gate').exists():
     zeros = jax.tree.map(
       lambda leaf: np.zeros(leaf.shape, np.float32), network.param_shapes(_SILU)
     )
     hf_checkpoint.save_hf(place / 'gate', zeros, _SILU)
-  flag, parts = (CHECKPOINTS | EVAL)[name]
-  refused(gin('eval', place, flag.replace('{place}', str(place))), *parts)
+
+
+@pytest.mark.parametrize('verb', ['train', 'infer', 'serve'])
+def test_every_command_refuses_another_network(place, verb):
+  _write_gate(place)
+  name = 'INITIAL_CHECKPOINT_PATH' if verb == 'train' else 'CHECKPOINT_PATH'
+  refused(gin(verb, place, f"{name}='{place / 'gate'}'"), *EVAL['gate'][1])
+
+
+@pytest.mark.parametrize('verb', ['serve', 'export'])
+def test_every_command_refuses_what_the_table_has_no_rows_for(place, verb):
+  parts = ('the vocabulary has 559 ids', 'only 384 rows')
+  if verb == 'export':
+    _write_gate(place)
+    flags = (f'--model_dir={place / "gate"}', f'--out={place / "no"}')
+    ended = doors.call('dsbs_jax.export', *flags, '--vocabulary=bytes:300')
+  else:
+    ended = gin(verb, place, "VOCABULARY='bytes:300'")
+  refused(ended, *parts)
 
 
 @pytest.mark.parametrize('name', CHECKPOINTS | INFER)

@@ -105,7 +105,7 @@ def test_weights_that_would_run_something_are_refused(tmp_path):
 )
 def test_safetensors_that_lie_are_refused(tmp_path, header):
   (tmp_path / 'model.safetensors').write_bytes(header + b'\0' * 4)
-  with pytest.raises(ValueError, match='complete safetensors file'):
+  with pytest.raises(ValueError, match='complete safetensors|dtype I8'):
     hf_weights.open_folder(tmp_path, allow_pickle=False)
 
 

@@ -95,6 +95,18 @@ def test_a_half_deleted_checkpoint_is_missed(two_checkpoints, tmp_path, item):
   assert checkpoint_repair.latest_valid_step(str(tmp_path / 'run')) == 3
 
 
+def test_processes_share_the_files_of_a_checkpoint(two_checkpoints, tmp_path):
+  """Each file is compared by one of them, and by one only."""
+  folder = tmp_path / 'checkpoint_6'
+  shutil.copytree(two_checkpoints / 'checkpoint_6', folder)
+  for file in [p for p in folder.glob('*/**/*') if p.is_file()]:
+    content = file.read_bytes()
+    file.write_bytes(content + b'x')
+    found = [checksums.damage(folder, share=(i, 3)) for i in range(3)]
+    assert sum(problem is not None for problem in found) == 1, file
+    file.write_bytes(content)
+
+
 def test_an_empty_folder_is_no_checkpoint(two_checkpoints, tmp_path):
   shutil.copytree(two_checkpoints, tmp_path / 'run')
   (tmp_path / 'run/checkpoint_9').mkdir()

@@ -125,6 +125,14 @@ def test_a_run_starts_from_another_run(unbroken, settings, tmp_path):
   )
 
 
+def test_a_run_does_not_start_from_another_vocabulary(
+  unbroken, settings, tmp_path
+):
+  path = f"INITIAL_CHECKPOINT_PATH = '{unbroken.model_dir}'"
+  with pytest.raises(ValueError, match='was trained with vocabulary'):
+    loop.train(settings(tmp_path, path, "VOCABULARY = 'bytes:99'"))
+
+
 def test_the_checkpoint_scores_as_in_training(unbroken, tmp_path):
   run = evaluate_checkpoint.EvalConfig(
     checkpoint_path=unbroken.model_dir,
