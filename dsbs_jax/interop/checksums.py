@@ -15,6 +15,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import orbax.checkpoint as ocp
 from etils import epath
 
 from dsbs_jax import contract
@@ -23,6 +24,7 @@ FILE = 'checksums.json'
 
 _FORMAT = 1
 _READERS = 4
+_DAY = 24 * 3600 * 1000  # milliseconds
 
 
 def write(folder: pathlib.Path) -> None:
@@ -104,6 +106,18 @@ def check(folder: str | epath.Path, **options: Any) -> None:
       f'{str(folder)!r} is damaged: {problem}. Take another checkpoint of the'
       ' run, or a copy of this one.'
     )
+
+
+def meet(name: str) -> None:
+  """Waits until every process of a run has read its part.
+
+  A collective would wait for 30 seconds only (Gloo's first one), and a large
+  checkpoint takes longer; a process that dies ends the others either way.
+
+  Args:
+    name: of this place in the program.
+  """
+  ocp.multihost.get_barrier_sync_fn()(key=name, timeout_ms=_DAY)
 
 
 def _digest(files: Mapping[str, Any]) -> str:

@@ -72,7 +72,9 @@ def load_params(
         ' VOCABULARY to the one of the checkpoint.'
       )
   same_network.check(config, stated_network(folder), folder)
-  return t5x_read_checkpoint.load_params(folder, config, shardings=shardings)
+  params = t5x_read_checkpoint.load_params(folder, config, shardings=shardings)
+  checksums.meet('load_params')
+  return params
 
 
 def is_hugging_face(path: str) -> bool:

@@ -35,6 +35,7 @@ def latest_valid_step(model_dir: str) -> int | None:
       found = _choose(pathlib.Path(model_dir))
     except Exception as caught:
       error = caught  # raised below, once the other processes know
+  checksums.meet('latest_valid_step')
   found = int(multihost_utils.broadcast_one_to_all(np.int32(found)))
   if error is not None:
     raise error

@@ -114,6 +114,25 @@ def _same(alone, together):
     assert single == pytest.approx(joint, rel=1e-5)
 
 
+_SLOW_CHECK = """
+import sys, time
+from dsbs_jax.runs import checkpoint_repair
+from dsbs_jax.runtime import distributed
+import jax
+distributed.join(True)
+jax.devices()
+time.sleep(40 * (1 - jax.process_index()))
+assert checkpoint_repair.latest_valid_step(sys.argv[1]) is None
+"""
+
+
+@pytest.mark.long
+def test_others_wait_while_a_large_checkpoint_is_checked(tmp_path):
+  """Longer than Gloo waits for a process at the first collective, 30 s."""
+  command = ['-c', _SLOW_CHECK, str(tmp_path)]
+  _finish(*_start_two(_start_command, command))
+
+
 @pytest.mark.long
 def test_two_processes_of_two_devices_have_the_losses_of_one(
   data_dir, tmp_path
