@@ -125,7 +125,7 @@ def _loop(work: worklist.Worklist, base_url: str) -> None:
         answer = await client.chat.completions.create(**sampling.body(call))
         return answer.choices[0].message.content
 
-    asked = work.first_pass(completions_file.Index().freeze())
+    asked = work.first_pass(completions_file.Index().freeze(), pathlib.Path())
     texts = await asyncio.gather(*map(one, asked))
     await client.close()
     return texts

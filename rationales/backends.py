@@ -40,6 +40,7 @@ API_ERRORS = (openai.APIStatusError, openai.APIConnectionError)
 
 _MAX_CONNECTIONS = 1000  # that the client opens
 _MESSAGE_LENGTH = 300
+_NOTES = ('reasoning', 'refusal')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -253,15 +254,26 @@ class Replay:
 
     Raises:
       calls.PermanentError: the file has none to this call.
+      calls.FatalError: it has one to another row.
     """
     found = [self._index.read(key, self._file) for key in call.sample_keys()]
     if None in found:
       raise calls.PermanentError('the recorded file has no answer for this row')
+    rows = {record.get('fingerprint') for record in found}
+    if not rows <= {None, call.fingerprint}:
+      raise calls.FatalError(
+        f'the recorded answer for {call.example_id} is to another row: replay'
+        ' the file of these rows'
+      )
     return calls.Answer(
       texts=tuple(record['text'] for record in found),
       finish_reasons=tuple(record.get('finish_reason') for record in found),
       usage=None,
       model=found[0].get('model'),
+      notes=tuple(
+        {name: record[name] for name in _NOTES if name in record}
+        for record in found
+      ),
     )
 
   async def close(self) -> None:

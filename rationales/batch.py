@@ -225,7 +225,8 @@ class BatchRunner:
     self, call: calls.Call, line: dict[str, Any], sent: set[str]
   ) -> None:
     """Records one line of a batch's output or error file."""
-    if any(key in self._index for key in call.sample_keys()):
+    newest = max(map(self._index.offset, call.sample_keys()))
+    if newest > call.replaces:  # recorded before an interruption
       return
     response = line.get('response') or {}
     status, body = response.get('status_code'), response.get('body')

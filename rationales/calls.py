@@ -10,6 +10,7 @@ from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 from dsbs_jax import contract
+from dsbs_jax.data.source import completions as completions_lib
 from rationales import completions_file
 
 CHAT = 'chat'
@@ -36,6 +37,8 @@ class Call:
     gold: the row's human label, '' where it has none.
     hinted: whether the prompt contains that label.
     fingerprint: the row's, see `dsbs_jax.data.source.rows`.
+    replaces: offset in the file of the newest answer that this call's will
+      replace; -1 for none.
   """
 
   kind: str
@@ -47,6 +50,7 @@ class Call:
   gold: str
   hinted: bool = False
   fingerprint: str | None = None
+  replaces: int = -1
 
   def sample_keys(self) -> list[completions_file.SampleKey]:
     return [
@@ -163,12 +167,14 @@ class Answer:
     finish_reasons: why each of them ended.
     usage: tokens as the server counted them; None if it did not report them.
     model: the model that answered, as the server names it.
+    notes: what came beside each of them: `reasoning`, `refusal`.
   """
 
   texts: tuple[str, ...]
   finish_reasons: tuple[str | None, ...]
   usage: dict[str, int] | None
   model: str
+  notes: tuple[Mapping[str, str], ...]
 
 
 def read_answer(body: Any, call: Call) -> Answer:
@@ -185,14 +191,16 @@ def read_answer(body: Any, call: Call) -> Answer:
     raise ValueError(str(body.get('error', 'no choices')))
   try:
     choices = body['choices'][: len(call.samples)]
-    texts = tuple(map(_text, choices))
+    texts, notes = (
+      zip(*map(_said, choices), strict=True) if choices else ((), ())
+    )
     reasons = tuple(choice.get('finish_reason') for choice in choices)
     model = str(body.get('model') or '')
   except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
     raise ValueError(f'{type(error).__name__}: {error}') from None
   if not texts:
     raise ValueError('no choices')
-  return Answer(texts, reasons, _usage(body), model)
+  return Answer(texts, reasons, _usage(body), model, notes)
 
 
 def _usage(body: Mapping[str, Any]) -> dict[str, int] | None:
@@ -206,12 +214,20 @@ def _usage(body: Mapping[str, Any]) -> dict[str, int] | None:
   return {name: usage[name] for name in completions_file.USAGE_FIELDS}
 
 
-def _text(choice: Mapping[str, Any]) -> str:
-  """The completion of a choice; a refusal has no content and counts as ''."""
-  text = choice['message']['content'] if 'message' in choice else choice['text']
+def _said(choice: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
+  """The completion of a choice, '' for a refusal, and what came beside it."""
+  message = choice.get('message', {})
+  text = message['content'] if 'message' in choice else choice['text']
   if not isinstance(text, str | None):
     raise TypeError(f'content is {text!r}')
-  return text or ''
+  answer, thought = completions_lib.split_reasoning(text or '')
+  notes = {
+    'reasoning': thought
+    or message.get('reasoning_content')
+    or message.get('reasoning'),
+    'refusal': message.get('refusal'),
+  }
+  return answer, {k: v for k, v in notes.items() if v and isinstance(v, str)}
 
 
 class TransientError(Exception):

@@ -7,7 +7,8 @@ Each line is a JSON object with a `kind`:
                    that the server refuses; the first line, again after a change
   completion       id, sample, text, finish_reason, usage, model, prompt_hash,
                    fingerprint (of the row), backend, time: one line per row
-                   and sample
+                   and sample; reasoning and refusal if there were any; `retry`
+                   if it replaces the answer of an earlier line
   rationalization  the same with `hint`, the label that the prompt contained
   failure          a row that failed for good: `of`, `error`, `status`
   lost             a call that may have been paid and gave no answer, or one of
@@ -31,6 +32,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from dsbs_jax import contract
+from dsbs_jax.data.source import completions
 
 FORMAT = 1
 
@@ -146,23 +148,32 @@ class Index:
   """Which samples are answered, and where: 24 bytes per answer.
 
   Call `add` for every line, then `freeze` once. Of several lines for the same
-  sample the first counts.
+  sample the first counts, or the last one with `retry`.
   """
 
   def __init__(self):
     self._columns = [array.array('Q') for _ in range(3)]
+    self._retries: list[tuple[int, int, int]] = []
 
   def add(self, offset: int, record: dict[str, Any]) -> None:
     """Adds a line if it is an answer; ignores all other kinds."""
     if record['kind'] in ANSWERS:
       key = SampleKey(record['kind'], record['id'], record['sample'])
       values = key.hash64, int(record['prompt_hash'], 16), offset
+      if record.get('retry'):
+        self._retries.append(values)
+        return
       for column, value in zip(self._columns, values, strict=True):
         column.append(value)
 
   def freeze(self) -> 'Index':
     """Sorts the added lines; now they can be looked up, but no more added."""
-    keys, hashes, offsets = (np.array(c, np.uint64) for c in self._columns)
+    # The first of equal keys is kept.
+    retries = np.array(self._retries[::-1], np.uint64).reshape(-1, 3).T
+    keys, hashes, offsets = (
+      np.concatenate([retry, np.array(column, np.uint64)])
+      for retry, column in zip(retries, self._columns, strict=True)
+    )
     self._columns = []
     self._keys, first = np.unique(keys, return_index=True)
     self._hashes, self._offsets = hashes[first], offsets[first]
@@ -179,13 +190,20 @@ class Index:
     position = self._position(key)
     return None if position is None else f'{int(self._hashes[position]):016x}'
 
+  def offset(self, key: SampleKey) -> int:
+    """Where in the file the sample's record is; -1 without an answer."""
+    position = self._position(key)
+    return -1 if position is None else int(self._offsets[position])
+
   def read(self, key: SampleKey, file: BinaryIO) -> dict[str, Any] | None:
     """The sample's record, read from the file that was indexed."""
-    position = self._position(key)
-    if position is None:
+    if key not in self:
       return None
-    file.seek(int(self._offsets[position]))
-    return json.loads(file.readline())
+    file.seek(self.offset(key))
+    record = json.loads(file.readline())
+    # Earlier versions left the reasoning in the text.
+    text, thought = completions.split_reasoning(record['text'])
+    return record | {'text': text} | ({'reasoning': thought} if thought else {})
 
   def _position(self, key: SampleKey) -> int | None:
     hashed = np.uint64(key.hash64)

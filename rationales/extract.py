@@ -80,6 +80,14 @@ flags.DEFINE_bool(
   ' label was wrong.',
 )
 
+flags.DEFINE_enum(
+  'retry',
+  None,
+  worklist.RETRIES,
+  'Ask again about answers that were cut at --max_tokens, are empty (refused),'
+  ' or that the benchmark cannot read; the new answer counts.',
+)
+
 flags.DEFINE_integer('concurrency', 64, 'Calls at once, at most.')
 flags.DEFINE_float('rpm', 0, 'Requests per minute; 0 sets no limit.')
 flags.DEFINE_float('tpm', 0, 'Tokens per minute; 0 sets no limit.')
@@ -171,7 +179,7 @@ def _worklist(prompt: prompt_lib.Prompt) -> worklist.Worklist:
     prompt=prompt,
     samples_per_call=given.samples if per_call is None else per_call,
     **_values('source', 'split', 'endpoint', 'samples', 'limit'),
-    **_values('max_prompt_tokens', 'force'),
+    **_values('max_prompt_tokens', 'force', 'retry'),
   )
 
 

@@ -128,12 +128,16 @@ class Extraction:
     contents = ledger.read(self.path, tracker)
     begun = len(contents.index) or contents.jobs.pending()
     if begun and not self.work.force:
-      ledger.check_settings(self.path, contents.settings, self._settings())
+      settings = self._settings()
+      if self.work.retry:  # with a higher limit, or another draw
+        for name in ('max_tokens', 'temperature'):
+          settings[name] = contents.settings.get(name)
+      ledger.check_settings(self.path, contents.settings, settings)
     return contents
 
   def _calls(self, contents: ledger.Contents) -> Iterator[calls.Call]:
     if not self.rationalize:
-      return self.work.first_pass(contents.index)
+      return self.work.first_pass(contents.index, self.path)
     if not self.path.is_file():
       raise contract.UserError(
         f'{self.path} does not exist, expected the completions of a first'

@@ -12,7 +12,6 @@ from dsbs_jax.runtime import progress, terminal_text
 from rationales import calls, costs, worklist
 
 _LISTED_FAILURES = 20
-_CUT = 'length'  # the finish reason of a completion that met max_tokens
 
 
 class Monitor:
@@ -39,7 +38,8 @@ class Monitor:
     self._tracker = tracker
     self._line = line or progress.ProgressLine()
     self._clock, self._start = clock, clock()
-    self._done = self._cut = self._parsed = self._judged = self._correct = 0
+    self._done = self._cut = self._empty = 0
+    self._parsed = self._judged = self._correct = 0
     self._failures: collections.Counter[str] = collections.Counter()
     self._failed_rows: list[str] = []
     self._retries: collections.Counter[str] = collections.Counter()
@@ -60,9 +60,10 @@ class Monitor:
 
   def answered(self, call: calls.Call, answer: calls.Answer) -> None:
     """Counts the completions of a call."""
-    self._cut += answer.finish_reasons.count(_CUT)
+    self._cut += answer.finish_reasons.count(worklist.FINISHED_CUT)
     for text in answer.texts:
       self._done += 1
+      self._empty += not text.strip()
       outcome = self._benchmark.parse(text)
       self._parsed += isinstance(outcome, parsing.Parsed)
       correct = call.gold and joining.is_correct(
@@ -121,7 +122,11 @@ class Monitor:
     if self._cut:
       lines.append(
         f'{self._cut:,} completions were cut at --max_tokens, perhaps before'
-        ' their label'
+        ' their label: --retry=cut with a higher limit asks again'
+      )
+    if self._empty:
+      lines.append(
+        f'{self._empty:,} completions are empty: --retry=empty asks again'
       )
     total = self._failures.total()
     if total:

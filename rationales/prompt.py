@@ -96,7 +96,7 @@ def load(path: pathlib.Path) -> Prompt:
     contract.UserError: the file is missing, is not JSON or lacks a part.
   """
   try:
-    data = json.loads(path.read_text(encoding='utf-8'))
+    data = json.loads(path.read_text(encoding='utf-8-sig'))
   except FileNotFoundError:
     raise contract.UserError(
       f'There is no prompt file {path}. Write one (rationales/prompts has'

@@ -43,7 +43,9 @@ class Recorder:
     usage = answer.usage
     if usage is None and not self.free:
       usage = self.tracker.upper_bound(answered).estimated_usage()
-    hint = {'hint': call.gold} if call.hinted else {}
+    extra = {'hint': call.gold} if call.hinted else {}
+    if call.replaces >= 0:
+      extra['retry'] = True
     self.file.append(
       *(
         self._line(call.kind, call, sample)
@@ -54,7 +56,8 @@ class Recorder:
           'usage': None if position else usage,
           'model': answer.model,
         }
-        | hint
+        | answer.notes[position]
+        | extra
         for position, sample in enumerate(answered.samples)
       )
     )

@@ -14,9 +14,13 @@ from typing import BinaryIO
 
 from dsbs_jax import contract
 from dsbs_jax.data import benchmark as benchmark_lib
-from dsbs_jax.data.source import joining, rows, sources
+from dsbs_jax.data.source import completions, joining, rows, sources
 from rationales import calls, completions_file, costs
 from rationales import prompt as prompt_lib
+
+CUT, EMPTY, UNPARSED, ALL = RETRIES = ('cut', 'empty', 'unparsed', 'all')
+# Why a completion ended: at max_tokens, or withheld by the server.
+FINISHED_CUT, _WITHHELD = 'length', 'content_filter'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +36,7 @@ class Worklist:
     limit: number of rows to read, from the first; None reads all.
     max_prompt_tokens: longest prompt allowed, as estimated; 0 allows all.
     force: whether answers to other prompts count as answers.
+    retry: which answers count as none, one of RETRIES; None for no such.
 
   Raises:
     contract.UserError: a number is out of range.
@@ -47,6 +52,7 @@ class Worklist:
   limit: int | None = None
   max_prompt_tokens: int = 0
   force: bool = False
+  retry: str | None = None
 
   def __post_init__(self):
     if self.samples < 1 or self.samples_per_call < 1:
@@ -59,8 +65,14 @@ class Worklist:
         f'--limit is {self.limit}, expected 1 row or more.'
       )
 
-  def first_pass(self, index: completions_file.Index) -> Iterator[calls.Call]:
+  def first_pass(
+    self, index: completions_file.Index, path: pathlib.Path
+  ) -> Iterator[calls.Call]:
     """Calls for the samples without an answer, in the order of the rows.
+
+    Args:
+      index: the file's answers.
+      path: the file; read if there is something to `retry`.
 
     Raises:
       contract.UserError: a row is wrong, its prompt is too long, or the file
@@ -68,21 +80,22 @@ class Worklist:
     """
     for row in self._rows():
       whole = self._call(row, range(self.samples))
-      missing = []
+      missing, replaces = [], -1
       for key in whole.sample_keys():
         answered = index.prompt_hash(key)
-        if answered is None:
-          missing.append(key.sample)
-        elif answered != whole.prompt_hash and not self.force:
+        if answered not in (None, whole.prompt_hash) and not self.force:
           raise contract.UserError(
             f'{row.place} (id {row.example_id}) was answered already, but to'
             ' another prompt: the row or the rows file has changed since.'
             ' Restore it, give another file with --out, or keep the old'
             ' answers with --force.'
           )
+        if answered is None or self._is_retried(row, key, index, path):
+          missing.append(key.sample)
+          replaces = max(replaces, index.offset(key))
       for start in range(0, len(missing), self.samples_per_call):
         part = missing[start : start + self.samples_per_call]
-        yield dataclasses.replace(whole, samples=tuple(part))
+        yield dataclasses.replace(whole, samples=tuple(part), replaces=replaces)
 
   def second_pass(
     self, index: completions_file.Index, path: pathlib.Path
@@ -106,10 +119,36 @@ class Worklist:
         hinted = completions_file.SampleKey(
           completions_file.RATIONALIZATION, row.example_id, 0
         )
-        if not row.gt_label or hinted in index:
+        if not row.gt_label or (
+          hinted in index and not self._is_retried(row, hinted, index, path)
+        ):
           continue
         if self._was_wrong(row, index, file):
-          yield self._call(row, (0,), hinted=True)
+          call = self._call(row, (0,), hinted=True)
+          yield dataclasses.replace(call, replaces=index.offset(hinted))
+
+  def _is_retried(
+    self,
+    row: rows.Row,
+    key: completions_file.SampleKey,
+    index: completions_file.Index,
+    path: pathlib.Path,
+  ) -> bool:
+    """Whether the sample's answer is of the kind that is asked for again."""
+    if self.retry is None:
+      return False
+    with path.open('rb') as file:
+      line = index.read(key, file)
+    reason, sample = line.get('finish_reason'), completions.Sample(line['text'])
+    example = joining.join(
+      self.benchmark, row, [sample], parse=self.benchmark.parse
+    )
+    faults = {
+      CUT: reason == FINISHED_CUT,
+      EMPTY: not sample.text.strip() or reason == _WITHHELD,
+      UNPARSED: example.status != joining.PARSED,
+    }
+    return faults.get(self.retry, any(faults.values()))
 
   def _was_wrong(
     self, row: rows.Row, index: completions_file.Index, file: BinaryIO

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Downloads that go on after an interruption and are checked at the end."""
 
+import contextlib
+import fcntl
 import hashlib
 import http.client
 import os
@@ -10,7 +12,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from dsbs_jax import contract
 
@@ -19,8 +21,14 @@ PUBLISHED = (
   'https://github.com/google-research/distilling-step-by-step/raw/'
   'ef944263c9ddfd40a9888557f3e7d17513fd1a7e/datasets.zip'
 )
+# The vocabulary of the public T5 checkpoints.
+T5_VOCABULARY = 'gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model'
 # URL -> 'sha256:<hex>', or 'git:<hex>', the id that git gives the contents.
-CHECKSUMS = {PUBLISHED: 'git:fb9d88a0b44c2daac1ec1639f0bdae993e7e5bcd'}
+CHECKSUMS = {
+  PUBLISHED: 'git:fb9d88a0b44c2daac1ec1639f0bdae993e7e5bcd',
+  T5_VOCABULARY: 'sha256:'
+  'd60acb128cf7b7f2536e8f38a5b18a05535c9e14c7a355904270e15b0945ea86',
+}
 
 MAX_BYTES = 16 << 30
 TIMEOUT_SECONDS = 60
@@ -46,6 +54,7 @@ def fetch(
   *,
   name: str | None = None,
   checksum: str | None = None,
+  check: Callable[[pathlib.Path], object] | None = None,
   num_tries: int = NUM_TRIES,
   progress: Progress | None = None,
   wait: Callable[[float], None] = time.sleep,
@@ -60,13 +69,16 @@ def fetch(
     name: the file's name there; None takes the URL's last part.
     checksum: 'sha256:<hex>' or 'git:<hex>'; None takes the known one of the
       URL, if any.
+    check: reads the whole file; its UserError says that this is another file
+      than was asked for, such as the page of a login.
     num_tries: tries in a row that may fail without a new byte.
     progress: called with the bytes on disk and the expected total (or None).
     wait: called with the seconds to wait before another try.
 
   Raises:
     UserError: a bad URL, an answer that says no, a file over `MAX_BYTES`,
-      contents that differ from the checksum, or too many failed tries.
+      contents that differ from the checksum or fail the check, or too many
+      failed tries.
   """
   checksum = checksum or CHECKSUMS.get(url)
   address = url
@@ -82,31 +94,45 @@ def fetch(
       ' gs://bucket/file. Check it.'
     )
   path = pathlib.Path(folder).expanduser() / name
-  if path.is_file():
-    _verify(path, checksum, url)
-    return path
   path.parent.mkdir(parents=True, exist_ok=True)
-  part = path.with_name(path.name + '.part')
-  failures = 0
-  while True:
-    before = _size(part)
-    error = _try(address, part, checked=checksum is not None, tell=progress)
-    if error is None:
-      break
-    failures = 0 if _size(part) > before else failures + 1
-    if failures >= num_tries:
-      kept = (
-        f'The {_size(part):,} bytes that came are kept in {part}: run it again'
-      )
-      raise contract.UserError(
-        f'{url} could not be read after {failures} tries ({error}).'
-        + (f' {kept} to go on.' if _size(part) else ' Check the connection.')
-      )
-    wait(min(30.0, 0.5 * 2**failures))
-  _verify(part, checksum, url)
-  part.rename(path)
-  _etag_file(part).unlink(missing_ok=True)
-  return path
+  with _alone_in(path.parent):
+    if path.is_file():
+      _verify(path, checksum, url, check=check)
+      return path
+    part = path.with_name(path.name + '.part')
+    failures = 0
+    while True:
+      before = _size(part)
+      error = _try(address, part, checked=checksum is not None, tell=progress)
+      if error is None:
+        break
+      failures = 0 if _size(part) > before else failures + 1
+      if failures >= num_tries:
+        kept = f'The {_size(part):,} bytes that came are kept in {part}'
+        raise contract.UserError(
+          f'{url} could not be read after {failures} tries ({error}). '
+          + (
+            f'{kept}: run it again to go on.'
+            if _size(part)
+            else 'Check the connection.'
+          )
+        )
+      wait(min(30.0, 0.5 * 2**failures))
+    _verify(part, checksum, url, check=check)
+    part.rename(path)
+    _etag_file(part).unlink(missing_ok=True)
+    return path
+
+
+@contextlib.contextmanager
+def _alone_in(folder: pathlib.Path) -> Iterator[None]:
+  """Waits for other processes: two would write into one another's part."""
+  descriptor = os.open(folder, os.O_RDONLY)
+  try:
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    yield
+  finally:
+    os.close(descriptor)
 
 
 def _try(
@@ -180,20 +206,37 @@ def _etag(part: pathlib.Path) -> str:
   return text if _STRONG_ETAG.fullmatch(text) else ''
 
 
-def _verify(path: pathlib.Path, checksum: str | None, url: str) -> None:
-  """Compares a file with its checksum, and removes it where they differ."""
-  if checksum is None:
-    return
-  kind, expected = checksum.split(':')
-  digest = hashlib.sha256()
-  if kind == 'git':
-    digest = hashlib.sha1(b'blob %d\0' % _size(path))
-  with open(path, 'rb') as file:
-    hashlib.file_digest(file, lambda: digest)
-  if digest.hexdigest() != expected:
+def _verify(
+  path: pathlib.Path,
+  checksum: str | None,
+  url: str,
+  *,
+  check: Callable[[pathlib.Path], object] | None,
+) -> None:
+  """Holds a file to its checksum and check, and removes it if it fails."""
+  try:
+    if checksum is not None:
+      _compare(path, checksum)
+    if check is not None:
+      check(path)
+  except contract.UserError as error:
     path.unlink()
     _etag_file(path).unlink(missing_ok=True)
     raise contract.UserError(
-      f'{url} came with the {kind} checksum {digest.hexdigest()}, expected'
-      f' {expected}. The download was removed: get it again.'
+      f'{url} came as another file ({error}) The download was removed: get it'
+      ' again.'
+    ) from error
+
+
+def _compare(path: pathlib.Path, checksum: str) -> None:
+  kind, expected = checksum.split(':')
+  digest = {'sha256': hashlib.sha256, 'git': hashlib.sha1}[kind]()
+  if kind == 'git':
+    digest.update(b'blob %d\0' % _size(path))
+  with open(path, 'rb') as file:
+    while chunk := file.read(_CHUNK_BYTES):
+      digest.update(chunk)
+  if digest.hexdigest() != expected:
+    raise contract.UserError(
+      f'the {kind} checksum is {digest.hexdigest()}, expected {expected}.'
     )

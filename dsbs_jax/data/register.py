@@ -151,6 +151,29 @@ def source(
   return tokens.Source(**chosen)
 
 
+def vocab_size(vocabulary: str | None = None) -> int:
+  """Rows of a model's table for a vocabulary: its size, rounded up to 128s.
+
+  Args:
+    vocabulary: as in `source`.
+
+  Raises:
+    UserError: the vocabulary cannot be read.
+  """
+  if not isinstance(vocabulary, str | None):
+    raise contract.UserError(
+      f'VOCABULARY is {vocabulary!r}, expected a text in quotes.'
+    )
+  spec = source(vocabulary=vocabulary).vocabulary
+  if spec == vocabularies.T5_PUBLIC:  # known without fetching it
+    return 32_128
+  return vocabularies.padded_size(vocabularies.load(spec))
+
+
+# Settings' macros that follow from others where they are None.
+DERIVED_MACROS = {'VOCAB_SIZE': (vocab_size, 'VOCABULARY')}
+
+
 @functools.cache
 def vocabulary():
   """The seqio vocabulary of every task, resolved when it is first used.

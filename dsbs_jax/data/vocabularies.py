@@ -31,7 +31,7 @@ import sentencepiece
 from dsbs_jax import contract
 from dsbs_jax.data import download
 
-T5_PUBLIC = 'gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model'
+T5_PUBLIC = download.T5_VOCABULARY
 BYTES = 'bytes'
 EXTRA_IDS = 100
 EOS_TEXT = '</s>'
@@ -197,14 +197,19 @@ class ByteVocabulary(Vocabulary):
     return f'<0x{value:02X}>' if 0 <= value < 256 else f'<{token}>'
 
 
+def padded_size(vocabulary: Vocabulary) -> int:
+  """Rows of a model's table: the ids, rounded up to a multiple of 128."""
+  return -(-vocabulary.size // 128) * 128
+
+
 def check_size(vocabulary: Vocabulary, num_rows: int) -> None:
   """Raises where a model's table has fewer rows than there are ids."""
   if vocabulary.size > num_rows:
-    padded = -(-vocabulary.size // 128) * 128
     raise contract.UserError(
       f'the vocabulary has {vocabulary.size} ids, but the model only'
       f' {num_rows} rows (VOCAB_SIZE). Train with'
-      f' --gin.VOCAB_SIZE={padded}; a trained model needs its own VOCABULARY.'
+      f' --gin.VOCAB_SIZE={padded_size(vocabulary)}; a trained model needs its'
+      ' own VOCABULARY.'
     )
 
 
@@ -261,10 +266,20 @@ def local_file(path: str) -> pathlib.Path:
       ' --train_vocab=4096.'
     )
   root = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
-  folder = pathlib.Path(root) / 'dsbs_jax' / 'vocabularies'
+  return _fetch(path, pathlib.Path(root) / 'dsbs_jax' / 'vocabularies')
+
+
+@functools.cache
+def _fetch(path: str, folder: pathlib.Path) -> pathlib.Path:
   name = path.removeprefix('gs://').replace('/', '_')
   try:
-    return download.fetch(path, folder, name=name, num_tries=1)
+    return download.fetch(
+      path,
+      folder,
+      name=name,
+      num_tries=1,
+      check=lambda file: with_extra_ids(file.read_bytes(), 0),
+    )
   except contract.UserError as error:
     raise contract.UserError(
       f'vocabulary {path} cannot be fetched ({error}) Give a local'

@@ -195,7 +195,8 @@ def _teacher_text(data) -> str:
   if data is None:
     return UNKNOWN
   splits = data.metadata['splits']
-  models = splits.get('train', {}).get('counts', {}).get('models')
+  test, train = (splits.get(s, {}).get('counts', {}) for s in ('test', 'train'))
+  models = train.get('models')
   if models is None and data.metadata.get('completions') is None:
     # Datasets of earlier versions: completions in the published layout.
     models = dict.fromkeys(filter(None, [data.metadata.get('teacher')]))
@@ -206,8 +207,9 @@ def _teacher_text(data) -> str:
   ]
   if not names:
     return UNKNOWN if models is None else 'none: no completions'
-  accuracy = splits.get('test', {}).get('counts', {}).get('accuracy')
-  if isinstance(accuracy, int | float):
+  accuracy = test.get('accuracy')
+  same = set(test.get('models') or models) == set(models)
+  if isinstance(accuracy, int | float) and same:
     names[-1] += f'; its own accuracy on test {accuracy:.2f} %'
   return ', '.join(names)
 

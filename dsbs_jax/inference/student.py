@@ -5,7 +5,7 @@ import dataclasses
 import hashlib
 import pathlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -70,6 +70,8 @@ class CheckpointConfig:
     mesh: as in training.
     sharding_rules: as in training.
   """
+
+  DERIVED_MACROS: ClassVar = register.DERIVED_MACROS
 
   checkpoint_path: str
   mixture_or_task_name: str

@@ -19,7 +19,7 @@ from dsbs_jax.data import (
   vocabularies,
 )
 from dsbs_jax.data.prepared import store
-from dsbs_jax.data.source import file_layout, filters, sources
+from dsbs_jax.data.source import archive, file_layout, filters, sources
 from dsbs_jax.preparing import count_tables, vocabulary_training
 
 
@@ -145,6 +145,7 @@ def _write(config: PrepareConfig, known: benchmark.Benchmark) -> store.Prepared:
       local = download.fetch(
         config.source,
         pathlib.Path(config.data_dir) / 'downloads',
+        check=archive.open_archive,
         progress=_download_bar(progress),
       )
     names = config.splits or sources.available(known, local)

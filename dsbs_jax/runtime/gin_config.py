@@ -87,6 +87,7 @@ def build(
       with _explained(lambda _, binding=binding: flag(binding)):
         gin.parse_config([*imports, binding])
     with _explained(lambda _: ''):
+      _derive_macros(getattr(settings, 'DERIVED_MACROS', {}))
       gin.finalize()
   with _explained(given.origin):
     built = gin.get_configurable(settings)()
@@ -147,6 +148,17 @@ def _imports(texts: Mapping[str, str]) -> list[str]:
   """The files' import lines, so that flags may name what files import."""
   found = [line for text in texts.values() for line in _IMPORT.findall(text)]
   return list(dict.fromkeys(found))
+
+
+def _derive_macros(derived: Mapping[str, tuple[Callable, str]]) -> None:
+  """Sets macros that are None: name -> (function, macro of its argument)."""
+
+  def value(name):
+    return gin.query_parameter(f'{name}/gin.macro.value')
+
+  for name, (function, argument) in derived.items():
+    if f'\n{name} = None\n' in f'\n{gin.config_str()}':
+      gin.parse_config(f'{name} = {function(value(argument))!r}')
 
 
 def _with_functions_bound(settings: Settings) -> Settings:

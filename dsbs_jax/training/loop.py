@@ -71,6 +71,9 @@ def train(
   fingerprint = resume_check.run_fingerprint(run, source, vocabulary)
   init_key, run_key = jax.random.split(jax.random.key(run.seed))
   if latest_step is None:
+    if not run.initial_checkpoint_path:
+      for hint in train_config.random_start_hints(run, vocabulary):
+        progress.say(hint)
     position = {}
     state = init_state(
       run, abstract_state, init_key, vocabulary=vocabulary.fingerprint

@@ -3,7 +3,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,10 @@ from dsbs_jax import contract
 from dsbs_jax.core import objective as objective_lib
 from dsbs_jax.core import partitioning
 from dsbs_jax.core.t5 import network
+from dsbs_jax.data import register, vocabularies
 from dsbs_jax.data.batching import batch_order
 from dsbs_jax.data.prepared import views
+from dsbs_jax.runs import results
 from dsbs_jax.runtime import field_checks
 
 _COUNTS = (
@@ -26,6 +28,10 @@ _COUNTS = (
   'log_period',
   'keep_checkpoints',
 )
+
+
+# The paper's, for a pretrained T5, is 5e-5.
+_FINETUNING_RATE = 1e-4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,6 +77,8 @@ class TrainConfig:
     max_nonfinite_steps: how many steps whose loss or gradient is not finite
       are skipped; the next one ends the run. 0 skips none.
   """
+
+  DERIVED_MACROS: ClassVar = register.DERIVED_MACROS
 
   model_dir: str
   mixture_or_task_name: str
@@ -178,6 +186,28 @@ def objective_of(run: TrainConfig) -> objective_lib.Distillation:
     return run.objective
   alpha = float(contract.term_of(name.form) == contract.LABEL_ID)
   return dataclasses.replace(run.objective, alpha=alpha, mi_weight=0.0)
+
+
+def random_start_hints(
+  run: TrainConfig, vocabulary: vocabularies.Vocabulary
+) -> list[str]:
+  """What to say of a run that starts from random parameters, [] if nothing."""
+  hints = []
+  if run.learning_rate <= _FINETUNING_RATE:
+    hints.append(
+      f'LEARNING_RATE is {run.learning_rate:g}, a rate for finetuning, but the'
+      ' parameters are random: set INITIAL_CHECKPOINT_PATH, or a rate such as'
+      ' 1e-3.'
+    )
+  rows = vocabularies.padded_size(vocabulary)
+  if run.model.vocab_size > 2 * rows:
+    small = dataclasses.replace(run.model, vocab_size=rows)
+    hints.append(
+      f'VOCAB_SIZE is {run.model.vocab_size:,}, but the vocabulary has'
+      f' {vocabulary.size:,} ids: {results.num_params(run.model):,} parameters'
+      f' for {results.num_params(small):,}. Leave VOCAB_SIZE out.'
+    )
+  return hints
 
 
 def _is_pair(run: TrainConfig) -> bool:

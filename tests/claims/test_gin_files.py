@@ -8,9 +8,11 @@ import pytest
 
 from dsbs_jax.core import optimizer
 from dsbs_jax.core.t5 import network
-from dsbs_jax.inference import evaluate_checkpoint
-from dsbs_jax.runs import results
+from dsbs_jax.data import vocabularies
+from dsbs_jax.inference import evaluate_checkpoint, infer_file
+from dsbs_jax.runs import results, run_folder
 from dsbs_jax.runtime import gin_config
+from dsbs_jax.serving import server
 from dsbs_jax.training import train_config
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
@@ -76,6 +78,48 @@ def test_the_defaults_are_the_recipe_of_the_paper():
   rate = run.schedule(run.learning_rate, total_steps=run.train_steps)
   assert float(rate(250)) == pytest.approx(4.875e-5)
   assert run.optimizer.__name__ == 'adamw_hf' and run.paired
+
+
+@pytest.mark.parametrize(
+  ('bindings', 'size'),
+  [
+    ((), 32_128),
+    (("VOCABULARY = 'bytes'",), 384),
+    (("VOCABULARY = 'bytes:300'",), 640),
+    (("VOCABULARY = 'bytes'", 'VOCAB_SIZE = 999'), 999),
+  ],
+)
+def test_the_vocabulary_decides_the_rows_of_the_embedding(bindings, size):
+  files = 'models/tiny', 'benchmarks/cqa'
+  assert _train(*files, bindings=bindings).model.vocab_size == size
+  macros = run_folder.parse_macros(gin_config.operative_text())
+  assert macros['VOCAB_SIZE'] == size
+  bindings = ["CHECKPOINT_PATH = '/x'", *bindings]
+  for engine, settings in (
+    ('eval', evaluate_checkpoint.EvalConfig),
+    ('infer', infer_file.InferConfig),
+    ('serve', server.ServeConfig),
+  ):
+    given = (
+      bindings
+      if engine != 'infer'
+      else [*bindings, "INPUT = '-'", "OUTPUT = '-'"]
+    )
+    built = _build(settings, engine, *files, bindings=given)
+    assert built.model.vocab_size == size
+
+
+def test_a_random_start_at_a_finetuning_rate_or_in_a_large_table_is_said():
+  bindings = "VOCABULARY = 'bytes'", 'VOCAB_SIZE = 32128'
+  run = _train('models/tiny', 'benchmarks/cqa', bindings=bindings)
+  rate, size = train_config.random_start_hints(run, vocabularies.load('bytes'))
+  assert 'LEARNING_RATE is 5e-05' in rate
+  assert '359 ids: 9,012,992 parameters for 886,528' in size
+  run = _train(
+    *('models/tiny', 'benchmarks/cqa'),
+    bindings=[bindings[0], 'LEARNING_RATE = 1e-3'],
+  )
+  assert not train_config.random_start_hints(run, vocabularies.load('bytes'))
 
 
 ARGUMENTS = {

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Downloads over a loopback socket, broken on purpose."""
 
+import concurrent.futures
 import functools
 import hashlib
 import http.server
@@ -11,6 +12,7 @@ import pytest
 
 from dsbs_jax import contract
 from dsbs_jax.data import download, vocabularies
+from dsbs_jax.data.source import archive
 from tests.data import small_prepared
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
@@ -150,6 +152,28 @@ def test_a_body_that_ends_early_is_gone_on_with(server, tmp_path):
   assert len(server.requests) == 3
 
 
+def test_another_file_than_was_asked_for_is_not_kept(
+  server, tmp_path, monkeypatch
+):
+  server.content = b'<html>Please log in</html>'
+  with pytest.raises(contract.UserError, match='neither a folder.*removed'):
+    fetch(server.url, tmp_path, check=archive.open_archive)
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+  monkeypatch.setenv(
+    'STORAGE_EMULATOR_HOST', f'http://127.0.0.1:{server.server_port}'
+  )
+  with pytest.raises(contract.UserError, match='no SentencePiece model'):
+    vocabularies.load('gs://bucket/some.model')
+  assert not [path for path in tmp_path.rglob('*') if path.is_file()]
+
+
+def test_two_at_once_download_it_once(server, tmp_path):
+  with concurrent.futures.ThreadPoolExecutor(2) as pool:
+    paths = list(pool.map(lambda _: fetch(server.url, tmp_path), range(2)))
+  assert len(server.requests) == 1
+  assert [path.read_bytes() for path in paths] == [CONTENT] * 2
+
+
 def test_a_busy_server_is_asked_again_and_a_refusal_is_not(server, tmp_path):
   server.refusals = [503, 429, 500]
   assert fetch(server.url, tmp_path).read_bytes() == CONTENT
@@ -165,11 +189,11 @@ def test_checksums_are_held_to(server, tmp_path):
   blob = 'git:' + hashlib.sha1(header + CONTENT).hexdigest()
   for folder, checksum in (('a', right), ('b', blob)):
     fetch(server.url, tmp_path / folder, checksum=checksum)
-  with pytest.raises(contract.UserError, match='came with the sha256 checksum'):
+  with pytest.raises(contract.UserError, match='the sha256 checksum is'):
     fetch(server.url, tmp_path / 'c', checksum='sha256:' + '0' * 64)
   assert not list((tmp_path / 'c').iterdir())
   (tmp_path / 'a/data.zip').write_bytes(b'changed')
-  with pytest.raises(contract.UserError, match='came with'):
+  with pytest.raises(contract.UserError, match='came as another file'):
     fetch(server.url, tmp_path / 'a', checksum=right)
 
 

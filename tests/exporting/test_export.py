@@ -165,6 +165,29 @@ def test_another_vocabulary_is_refused(tmp_path, params):
     export_lib.to_hugging_face(export)
 
 
+def test_a_pickle_is_read_by_no_format_without_the_flag(tmp_path, params):
+  folder = tmp_path / 'pickled'
+  hf_checkpoint.save_hf(folder, params, CONFIG)
+  (folder / 'model.safetensors').unlink()
+  (folder / 'pytorch_model.bin').write_bytes(b'no pickle either')
+  for export in (
+    export_lib.to_hugging_face,
+    export_lib.to_t5x,
+    export_lib.to_stablehlo,
+  ):
+    for allowed in (False, True):
+      config = export_lib.ExportConfig(
+        model_dir=str(folder),
+        out=str(tmp_path / 'out'),
+        vocabulary='bytes',
+        allow_pickle=allowed,
+      )
+      with pytest.raises(ValueError, match='pytorch_model.bin') as refused:
+        export(config)
+      # With it, torch is asked, which may not be here.
+      assert ('export --allow_pickle' in str(refused.value)) == (not allowed)
+
+
 def test_folders_must_be_given():
   with pytest.raises(ValueError, match='--out is not given'):
     export_lib.ExportConfig(model_dir='x', out='')

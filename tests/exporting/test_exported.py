@@ -287,17 +287,24 @@ def test_the_card_counts_examples_that_are_still_there(
     },
   }
   monkeypatch.setattr(data, 'fingerprint', lambda split: 'gone', raising=False)
-  model_card.write(
-    tmp_path,
-    model_card.Checkpoint(run / 'checkpoint_7', 7, MODEL, facts),
-    library='jax',
-    usage='-',
-  )
-  card = (tmp_path / 'README.md').read_text()
+
+  def write():
+    model_card.write(
+      tmp_path,
+      model_card.Checkpoint(run / 'checkpoint_7', 7, MODEL, facts),
+      library='jax',
+      usage='-',
+    )
+    return (tmp_path / 'README.md').read_text()
+
+  card = write()
   assert 'train 1,234' in card and 'share of train: 0\\.5' in card
   assert 'its own accuracy on test 61.00 %' in card
   assert '| Teacher | large (1,000 completions), ' in card
   assert 'palm' not in card
+  # Another teacher than train's.
+  data.metadata['splits']['test']['counts']['models'] = {'small': 5}
+  assert 'its own accuracy' not in write()
 
 
 def test_nothing_of_the_data_becomes_markup(exported):

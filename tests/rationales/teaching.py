@@ -45,6 +45,9 @@ class Behaviour:
     batches_forgotten: whether the first batch is unknown (404).
     model: what the server calls its model; None for what is asked for.
     reasoning: whether batches refuse what reasoning models refuse.
+    cut: answers to questions with one of these words meet the token limit.
+    withheld: answers to questions with one of these words are refusals.
+    thinking: 'tags', 'field' or '', where reasoning stands.
   """
 
   faults: float = 0.0
@@ -65,6 +68,9 @@ class Behaviour:
   batches_forgotten: bool = False
   model: str | None = None
   reasoning: bool = False
+  cut: tuple[str, ...] = ()
+  withheld: tuple[str, ...] = ()
+  thinking: str = ''
 
 
 class Teacher:
@@ -136,10 +142,19 @@ class Teacher:
     for index in range(min(body.get('n', 1), self.behaviour.most_choices)):
       text = self.answers.get(question) or sums.answer(question, index)
       said = {'message': {'role': 'assistant', 'content': text}}
+      if self.behaviour.thinking == 'tags':
+        said['message']['content'] = f'<think>\nHm, {text}</think>\n\n{text}'
+      elif self.behaviour.thinking:
+        said['message']['reasoning_content'] = f'Hm, {text}'
+      if any(word in question for word in self.behaviour.withheld):
+        said['message'] |= {'content': None, 'refusal': 'I would rather not.'}
+      cut = any(word in question for word in self.behaviour.cut)
+      if cut:
+        said['message']['content'] = said['message']['content'][:12]
       choices.append(
         {
           'index': index,
-          'finish_reason': 'stop',
+          'finish_reason': 'length' if cut else 'stop',
           **(said if chat else {'text': text}),
         }
       )

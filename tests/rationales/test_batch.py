@@ -169,6 +169,17 @@ def test_failed_rows_of_a_batch_are_recorded_and_taken_up(server, extract, out):
   assert_one_good_line_per_row(out, 8)
 
 
+def test_a_batch_asks_again_about_answers_without_use(server, extract, out):
+  server.configure(cut=['is 5 +'])
+  assert extract(7, *FLAGS).status == 0
+  server.configure()
+  assert extract(None, *FLAGS, '--retry=cut').status == 0
+  lines = [x for x in command.answers(out) if x['id'] == 'train-5']
+  texts = [line['text'] for line in lines]
+  assert len(texts) == 2 and texts[1].startswith(texts[0])
+  assert '0 calls' in extract(None, *FLAGS, '--retry=cut').output
+
+
 def test_answers_of_another_model_stay_on_the_server(server, extract, out):
   assert extract(4, *FLAGS).status == 0
   server.change(model='another')

@@ -124,6 +124,9 @@ def test_completions_of_other_rows_are_not_prepared(
     for number, line in enumerate(out.read_text().splitlines(), 1)
     if '"train-0"' in line
   )
+  replay = ['--backend=replay', f'--replay={out}']
+  done = extract(None, *replay, f'--out={tmp_path}/replayed.jsonl')
+  assert done.status == 2 and 'is to another row' in done.output, done.output
   with pytest.raises(contract.UserError) as error:
     list(examples(sums.BENCHMARK))
   for words in (
@@ -160,6 +163,37 @@ def test_another_model_behind_the_server_is_noticed(
     sums.BENCHMARK, tmp_path, split='train', completions=out
   )
   assert examples.counts.models == {'teacher': 7, 'another': 2}
+
+
+def test_answers_without_use_are_asked_for_again(server, extract, out):
+  server.configure(cut=['is 1 +', 'is 2 +'], withheld=['is 4 +'])
+  assert extract(9, '--max_tokens=50').status == 0
+  first = {line['id']: line for line in command.answers(out)}
+  assert first['train-4']['refusal'] == 'I would rather not.'
+  assert first['train-4']['text'] == ''
+  # What is 7 + ... is never readable; the cut ones and the refusal are not now.
+  for retry, ids in (
+    ('cut', {1, 2}),
+    ('empty', {4}),
+    ('unparsed', {1, 2, 4, 7}),
+    ('all', {1, 2, 4, 7}),
+  ):
+    done = extract(None, '--max_tokens=50', f'--retry={retry}', '--dry_run')
+    assert f'{len(ids)} calls for {len(ids)} completions' in done.output, retry
+  server.configure()
+  done = extract(None, '--max_tokens=90', '--retry=all')
+  assert done.status == 0, done.output
+  assert server.stats()['answered'] == 4
+  again = [line for line in command.answers(out) if line.get('retry')]
+  assert {line['id'] for line in again} == {f'train-{i}' for i in (1, 2, 4, 7)}
+  examples = sources.Examples(
+    sums.BENCHMARK, out.parents[1], split='train', completions=out
+  )
+  statuses = [example.status for example in examples]
+  assert statuses == ['parsed'] * 7 + ['no_marker', 'parsed']
+  done = extract(None, '--max_tokens=90')
+  assert done.status == 0 and '0 calls' in done.output
+  assert 'max_tokens: 90 in the file' in extract(None).output
 
 
 def test_two_processes_on_one_file(server, extract, out):

@@ -59,7 +59,7 @@ def _call(number, gold=None):
 
 
 def _answer(text, reason='stop'):
-  return calls.Answer((text,), (reason,), None, 'teacher')
+  return calls.Answer((text,), (reason,), None, 'teacher', ({},))
 
 
 def test_counts_rates_and_shares(counts, clock):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prompts: layout, balance, and exemplars that are in no data set."""
 
+import codecs
 import collections
 import dataclasses
 import json
@@ -199,3 +200,9 @@ def test_a_broken_exemplar_is_named(tmp_path, exemplar):
   path.write_text(json.dumps(sums.PROMPT | {'exemplars': [exemplar]}))
   with pytest.raises(contract.UserError, match=f'{path}, exemplar 1 has no'):
     prompt.load(path)
+
+
+def test_a_byte_order_mark_before_a_prompt_is_read_over(tmp_path):
+  path = tmp_path / 'prompt.json'
+  path.write_bytes(codecs.BOM_UTF8 + json.dumps(sums.PROMPT).encode())
+  assert prompt.load(path).instruction == 'Add.'

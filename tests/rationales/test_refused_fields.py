@@ -124,3 +124,22 @@ def test_what_has_no_substitute_stays_refused(change):
   assert not substitutes.learn(error, {'max_completion_tokens'})
   assert not substitutes.learn('no', {'max_tokens'})
   assert not substitutes.fields
+
+
+@pytest.mark.parametrize('place', ['tags', 'field'])
+def test_reasoning_is_kept_apart_from_the_answer(server, extract, out, place):
+  server.configure(thinking=place)
+  done = extract(4)
+  assert done.status == 0 and 'parsed 100.0%' in done.output
+  for line in command.answers(out):
+    assert line['text'].startswith('Take 0: '), line
+    assert line['reasoning'] == f'Hm, {line["text"]}'
+  replayed = extract(
+    None,
+    '--backend=replay',
+    f'--replay={out}',
+    f'--out={out.parent}/replayed.jsonl',
+  )
+  assert replayed.status == 0, replayed.output
+  for line in command.answers(out.parent / 'replayed.jsonl'):
+    assert line['reasoning'] == f'Hm, {line["text"]}'

@@ -165,11 +165,14 @@ def test_the_checkpoint_scores_as_in_training(unbroken, tmp_path):
     pytest.param('svamp_gt_answer_first', marks=pytest.mark.long),
   ],
 )
-def test_the_baselines_train(settings, tmp_path, task):
+def test_the_baselines_train(settings, tmp_path, capsys, task):
   run = settings(
-    tmp_path, f"MIXTURE_OR_TASK_NAME = '{task}'", 'TRAIN_STEPS = 4'
+    tmp_path,
+    f"MIXTURE_OR_TASK_NAME = '{task}'",
+    *('TRAIN_STEPS = 4', 'LEARNING_RATE = 1e-4'),
   )
   assert loop.train(run) == 0
+  assert 'but the parameters are random' in capsys.readouterr().err
   last = json.loads(small_runs.lines(run).splitlines()[-1])
   assert (last['step'], last['split']) == (4, 'test')
   assert 'rationale/loss' not in small_runs.lines(run)

@@ -22,6 +22,8 @@ COMPLETION = 'completion'
 RATIONALIZATION = 'rationalization'
 FAILURE = 'failure'
 
+_THINK, _THOUGHT = '<think>', '</think>'
+
 Opener = Callable[[], BinaryIO]
 
 
@@ -126,8 +128,8 @@ class ById(Completions):
 
   Lines are told apart by their `kind`: completions (also lines without one),
   rationalizations and failures are read, all others are skipped. Of two lines
-  with the same id, sample and kind the first wins. A last line that was cut
-  by a kill is left out and counted in `torn`.
+  with the same id, sample and kind the first wins, or the last one with
+  `retry`. A last line that was cut by a kill is left out and counted in `torn`.
 
   What `rationales` writes says which rows were asked about: the header names
   benchmark and split, each answer has its row's fingerprint.
@@ -172,7 +174,12 @@ class ById(Completions):
       hinted = line.get('kind') == RATIONALIZATION
       number = line.get('sample') or 0
       model = str(line.get('model') or '')
-      sample = Sample(_encodable(line['text']), number, hinted, model)
+      text = line['text']
+      if 'prompt_hash' in line:  # earlier versions left reasoning in there
+        text, _ = split_reasoning(text)
+      sample = Sample(_encodable(text), number, hinted, model)
+      if line.get('retry'):
+        samples[hinted, number] = sample
       samples.setdefault((hinted, number), sample)
     if failed and not samples:
       return None
@@ -238,6 +245,20 @@ class ById(Completions):
           f' {settings[name]!r}, expected {wanted!r}. Give the completions of'
           ' these rows.'
         )
+
+
+def split_reasoning(text: str) -> tuple[str, str]:
+  """The answer, and what a reasoning model wrote in <think> tags before it.
+
+  The opening tag may be in the server's chat template. Without the closing one
+  the completion was cut before the answer.
+  """
+  thought, end, answer = text.rpartition(_THOUGHT)
+  if not end:
+    if not text.lstrip().startswith(_THINK):
+      return text, ''
+    thought, answer = text, ''
+  return answer.lstrip(), thought.strip().removeprefix(_THINK).strip()
 
 
 def _is_sample(line: Any, place: str) -> bool:

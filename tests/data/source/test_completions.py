@@ -154,6 +154,44 @@ def test_lone_surrogates_of_a_model_are_replaced(tmp_path):
   assert example.rationale == 'A \ufffd.'
 
 
+def test_the_answer_to_a_retry_replaces_the_first(tmp_path):
+  source = toy.source(tmp_path)
+  labels = [(0, 'no', {}), (0, 'yes', {'retry': True}), (0, 'no', {})]
+  lines = [toy.said(i, label, **more) for i, label, more in labels]
+  toy.write_lines(source / 'llm/train.jsonl', lines)
+  examples = sources.Examples(toy.BENCHMARK, source, split='train')
+  assert next(iter(examples)).llm_label == 'yes'
+
+
+@pytest.mark.parametrize(
+  'text, answer, reasoning',
+  [
+    ('So: 4. The answer is 4.', 'So: 4. The answer is 4.', ''),
+    ('<think>\nHm. 3?\n</think>\n\nIt is 4.', 'It is 4.', 'Hm. 3?'),
+    (
+      'Hm. 3?\n</think>\nIt is 4.',
+      'It is 4.',
+      'Hm. 3?',
+    ),  # opened by a template
+    ('<think></think> It is 4.', 'It is 4.', ''),
+    (' <think> Hm. The answer is', '', 'Hm. The answer is'),  # cut
+    ('', '', ''),
+  ],
+)
+def test_reasoning_is_no_part_of_the_answer(text, answer, reasoning):
+  assert completions.split_reasoning(text) == (answer, reasoning)
+
+
+def test_reasoning_in_the_texts_of_earlier_files_is_left_out(tmp_path):
+  toy.write(tmp_path / 'train.jsonl', toy.ROW)
+  line = toy.said(0, 'yes')
+  line['text'] = f'<think>No? The answer is no.</think>{line["text"]}'
+  for more, status in (({'prompt_hash': '0'}, 'parsed'), ({}, 'two_markers')):
+    toy.write_lines(tmp_path / 'llm/train.jsonl', [line | more])
+    (example,) = sources.Examples(toy.BENCHMARK, tmp_path, split='train')
+    assert example.status == status
+
+
 def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path):
   toy.write(tmp_path / 'train.jsonl', codecs.BOM_UTF8 + toy.ROW)
   toy.write(tmp_path / 'llm/train.jsonl', codecs.BOM_UTF8 + toy.SAID)
