@@ -2,6 +2,8 @@
 """Preparing a benchmark: join, parse, count, write, and say what came out."""
 
 import dataclasses
+import functools
+import hashlib
 import json
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,7 +21,13 @@ from dsbs_jax.data import (
   vocabularies,
 )
 from dsbs_jax.data.prepared import store
-from dsbs_jax.data.source import archive, file_layout, filters, sources
+from dsbs_jax.data.source import (
+  archive,
+  file_layout,
+  filters,
+  json_reader,
+  sources,
+)
 from dsbs_jax.preparing import count_tables, vocabulary_training
 
 
@@ -60,16 +68,17 @@ class PrepareConfig:
           f'--{flag} is {getattr(self, flag)!r}, expected {expected}.'
         )
 
-  def about(self) -> dict[str, Any]:
+  def about(self, known: benchmark.Benchmark) -> dict[str, Any]:
     """What decides the prepared examples, for the metadata."""
     decisive = dataclasses.asdict(self)
     for name in ('data_dir', 'splits', 'module', 'overwrite', 'benchmark'):
       del decisive[name]
     del decisive['vocabulary'], decisive['train_vocab']
-    # Completions that have grown since make other examples.
+    # Files that have changed since make other examples.
     decisive['completions_bytes'] = sum(
       file.stat().st_size for file in _files(self.completions)
     )
+    decisive['files'] = _digest(known, self)
     return decisive
 
 
@@ -87,6 +96,28 @@ def _files(path: str | None) -> list[pathlib.Path]:
   return [file for file in place.rglob('*') if file.is_file()]
 
 
+def _digest(known: benchmark.Benchmark, config: PrepareConfig) -> str | None:
+  """Of all rows and completions; None where the source is not at hand."""
+  if not pathlib.Path(config.source).expanduser().exists():
+    return None
+  source = archive.open_archive(config.source)
+  openers = {
+    str(file): functools.partial(file.open, 'rb')
+    for file in sorted(_files(config.completions))
+  }
+  for split in known.splits:
+    for part in file_layout.find_parts(known, source, split) or ():
+      beside = archive.beside(source, part.file, 'llm/*')
+      for name in (part.file, *beside):
+        openers[f'{source.root}/{name}'] = functools.partial(source.open, name)
+  digest = hashlib.sha256()
+  for place, opener in openers.items():
+    with opener() as file:
+      while some := json_reader.read_some(file.read, 1 << 20, place):
+        digest.update(some)
+  return digest.hexdigest()
+
+
 def prepare(config: PrepareConfig) -> None:
   """Prepares a benchmark and prints its counts and lengths.
 
@@ -97,7 +128,7 @@ def prepare(config: PrepareConfig) -> None:
   known = register.benchmark(config.benchmark, module=config.module)
   if config.vocabulary is not None:
     vocabularies.load(config.vocabulary)  # a wrong one is an error at once
-  if _is_prepared(config):
+  if _is_prepared(config, known):
     console.print(
       f'{config.benchmark} is prepared in {config.data_dir} already, with'
       ' these options; --overwrite prepares it again.'
@@ -116,14 +147,16 @@ def prepare(config: PrepareConfig) -> None:
   console.print(f'prepared: {store.folder(known.name, config.data_dir)}')
 
 
-def _is_prepared(config: PrepareConfig) -> bool:
+def _is_prepared(config: PrepareConfig, known: benchmark.Benchmark) -> bool:
   """Whether the same config was served before; an error if another was."""
   if config.overwrite or not store.exists(config.benchmark, config.data_dir):
     return False
   prepared = store.read(config.benchmark, config.data_dir)
-  now = json.loads(json.dumps(config.about()))
+  now = json.loads(json.dumps(config.about(known)))
   # Datasets of earlier versions call the seed of a subset 'run'.
   found = {'subset_seed': prepared.metadata.get('run'), **prepared.metadata}
+  if None in (found.get('files'), now['files']):
+    found['files'] = now['files']  # an earlier version, or no source any more
   before = {key: found.get(key) for key in now}
   missing = set(config.splits) - set(prepared.splits)
   if before != now or missing:
@@ -187,7 +220,7 @@ def _write(config: PrepareConfig, known: benchmark.Benchmark) -> store.Prepared:
         for split, found in examples.items()
       },
       data_dir=config.data_dir,
-      about=config.about(),
+      about=config.about(known),
       counts=counted,
       overwrite=config.overwrite,
     )

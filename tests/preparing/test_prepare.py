@@ -144,6 +144,17 @@ def test_the_same_request_is_served_once(prepare, tmp_path):
   assert row_of(printed, 'examples written') == ['8', '1']
 
 
+@pytest.mark.parametrize('name', ['train.jsonl', 'llm/test.jsonl'])
+def test_files_that_have_changed_are_not_served(prepare, source_dir, name):
+  prepare()
+  path = source_dir / name
+  path.write_text(path.read_text().replace('is', 'IS'))  # as long as before
+  with pytest.raises(contract.UserError, match='with other files.*--overwrite'):
+    prepare()
+  shutil.rmtree(source_dir)
+  assert 'prepared in' in prepare()  # without the source, too
+
+
 def test_a_fraction_is_the_seed_s_own_subset(prepare, tmp_path):
   chosen = []
   for seed in (0, 0, 1):
