@@ -208,8 +208,8 @@ class ById(Completions):
       f'{self._name}:{number} has the id {row.example_id!r} of'
       f' {row.place}, but answers another row: the row reads'
       f' {row.input!r:.200}, the completion {line["text"]!r:.200}; expected the'
-      ' row that was asked about. Give the rows as they were then, or extract'
-      ' again to another file.'
+      ' row that was asked about. Give the rows as they were then, or delete'
+      ' such lines: the same extraction then asks these rows again.'
     )
 
   def _scan(self) -> tuple[np.ndarray, np.ndarray]:

@@ -8,6 +8,7 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 
+from dsbs_jax import contract
 from dsbs_jax.data.source import completions, sources
 from tasks import asdiv, cqa
 from tests.data import toy
@@ -190,6 +191,35 @@ def test_reasoning_in_the_texts_of_earlier_files_is_left_out(tmp_path):
     toy.write_lines(tmp_path / 'llm/train.jsonl', [line | more])
     (example,) = sources.Examples(toy.BENCHMARK, tmp_path, split='train')
     assert example.status == status
+
+
+@pytest.mark.parametrize('beside', [True, False])
+@pytest.mark.parametrize(
+  'settings, words',
+  [
+    ({'benchmark': 'other'}, "benchmark 'other', expected 'toy'"),
+    ({'split': 'test'}, "split 'test', expected 'train'"),
+  ],
+)
+def test_files_of_other_rows_are_refused_also_behind_the_right_ones(
+  tmp_path, settings, words, beside
+):
+  source = toy.source(tmp_path)
+  headers = [
+    {
+      'kind': 'header',
+      'settings': {'benchmark': 'toy', 'split': 'train'} | more,
+    }
+    for more in ({}, settings)
+  ]
+  lines = [headers[0], toy.said(0, 'yes'), headers[1], toy.said(1, 'no')]
+  path = source / 'llm/train.jsonl'
+  toy.write_lines(path, lines)
+  given = None if beside else path.parent
+  with pytest.raises(contract.UserError, match=f'train.jsonl:3 .*{words}'):
+    list(
+      sources.Examples(toy.BENCHMARK, source, split='train', completions=given)
+    )
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path):
