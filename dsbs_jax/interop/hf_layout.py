@@ -72,13 +72,20 @@ def read_config(folder: str | pathlib.Path) -> tuple[T5Config, bool]:
       f'{folder} has no config.json, expected a Hugging Face model folder.'
     )
   values = read_json(path)
-  activation = values.get('feed_forward_proj', 'relu')
-  epsilon = values.get('layer_norm_epsilon', 1e-6)
-  for name, value, known in (
-    ('model_type', values.get('model_type'), MODEL_TYPES),
+  default = 'gated-gelu' if values.get('model_type') == 'mt5' else 'relu'
+  activation = values.get('feed_forward_proj', default)
+  # Where they are there, these two override it. T5's gelu is the tanh one.
+  is_gated, _, function = str(activation).rpartition('-')
+  function = 'gelu_new' if activation == 'gated-gelu' else function
+  for name, default, known in (
+    ('model_type', None, MODEL_TYPES),
     ('feed_forward_proj', activation, tuple(_ACTIVATIONS)),
-    ('layer_norm_epsilon', epsilon, (1e-6,)),
+    ('dense_act_fn', function, (function,)),
+    ('is_gated_act', bool(is_gated), (bool(is_gated),)),
+    ('layer_norm_epsilon', 1e-6, (1e-6,)),
+    ('tie_encoder_decoder', False, (False,)),
   ):
+    value = values.get(name, default)
     if value not in known:
       raise contract.UserError(
         f'{path}: {name} is {value!r}, expected one of {known}: this T5'

@@ -78,6 +78,9 @@ def test_tensors_have_the_names_and_orientation_of_hugging_face(saved):
   [
     ({'model_type': 'umt5'}, "model_type is 'umt5'"),
     ({'feed_forward_proj': 'gelu'}, "feed_forward_proj is 'gelu'"),
+    ({'dense_act_fn': 'gelu'}, "dense_act_fn is 'gelu', expected.*'gelu_new'"),
+    ({'is_gated_act': False}, 'is_gated_act is False'),
+    ({'tie_encoder_decoder': True}, 'tie_encoder_decoder is True'),
     ({'layer_norm_epsilon': 1e-5}, 'layer_norm_epsilon is 1e-05'),
     ({'d_kv': None}, r"has no \['d_kv'\]"),
   ],
