@@ -196,6 +196,23 @@ def test_answers_without_use_are_asked_for_again(server, extract, out):
   assert 'max_tokens: 90 in the file' in extract(None).output
 
 
+def test_hinted_answers_are_asked_for_again_too(server, extract, out):
+  assert extract(9).status == 0
+  server.configure(cut=['is 3 +'])
+  assert extract(None, '--rationalize').status == 0
+  server.configure()
+  done = extract(None, '--rationalize', '--retry=cut')
+  assert done.status == 0 and '1 calls for 1' in done.output, done.output
+  examples = sources.Examples(
+    sums.BENCHMARK,
+    out.parents[1],
+    split='train',
+    completions=out,
+    rationalized=True,
+  )
+  assert [e.status for e in examples][3] == 'rationalized'
+
+
 def test_two_processes_on_one_file(server, extract, out):
   server.configure(hold_after=0)
   first = extract(5, wait=False)
