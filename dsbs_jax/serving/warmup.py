@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from dsbs_jax import contract
 from dsbs_jax.data import task_forms, vocabularies
 from dsbs_jax.inference import (
   decode_functions,
@@ -70,6 +71,9 @@ def calls(
 ) -> Iterator[Callable[[], object]]:
   """Calls that run each program once, on padding.
 
+  The first one gets a real row: a student whose logits are not finite raises
+  UserError there, not at every request.
+
   Args:
     fns: the student's functions.
     config: how the student predicts.
@@ -82,6 +86,8 @@ def calls(
     rows = fns.round_up_rows(size)
     for length in shapes.input_lengths:
       tokens = np.zeros((rows, length), np.int32)
+      if (size, length) == (shapes.batch_sizes[0], shapes.input_lengths[0]):
+        tokens[0, 0] = contract.EOS_ID
       if config.generates_labels:
         yield functools.partial(fns.generate, tokens)
       if config.has_rationale_task:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Wrong checkpoints, prepared data and runs: one clear error, status 2."""
 
+import dataclasses
 import json
 import shutil
 
@@ -108,13 +109,22 @@ def test_eval_says_what_is_wrong(place, name):
   refused(gin('eval', place, flag.replace('{place}', str(place))), *parts)
 
 
-def _write_gate(place):
+def _write_gate(place, name='gate', *, value=0.0, config=_SILU):
   """A Hugging Face folder of the size of the settings, but gated by silu."""
-  if not (place / 'gate').exists():
-    zeros = jax.tree.map(
-      lambda leaf: np.zeros(leaf.shape, np.float32), network.param_shapes(_SILU)
+  if not (place / name).exists():
+    params = jax.tree.map(
+      lambda leaf: np.full(leaf.shape, value, np.float32),
+      network.param_shapes(config),
     )
-    hf_checkpoint.save_hf(place / 'gate', zeros, _SILU)
+    hf_checkpoint.save_hf(place / name, params, config)
+
+
+@pytest.mark.parametrize('verb', ['eval', 'infer', 'serve'])
+def test_no_command_answers_without_finite_logits(place, verb):
+  gelu = dataclasses.replace(_SILU, mlp_activations=('gelu', 'linear'))
+  _write_gate(place, 'nan', value=np.nan, config=gelu)
+  ended = gin(verb, place, f"CHECKPOINT_PATH='{place / 'nan'}'")
+  refused(ended, 'the logits of a batch are not finite', 'ACTIVATION_DTYPE')
 
 
 @pytest.mark.parametrize('verb', ['train', 'infer', 'serve'])
