@@ -7,6 +7,8 @@ A vocabulary is named by a *spec*, one string:
   gs://bucket/some.model    the same, fetched once over https and kept
   bytes                     UTF-8 bytes, ids 3..258, with 100 extra ids
   path/to/some.model:0      ":N" at the end asks for N extra ids instead
+  path/to/tokenizer.json    as transformers saves it, extra ids included
+  path/to/folder            a tokenizer that transformers saved: one of these
 
 Ids equal those of seqio's vocabularies of the same file and number of extra
 ids; `</s>` inside a text is one id, as in Hugging Face's T5 tokenizer. Decoded
@@ -18,6 +20,7 @@ import dataclasses
 import functools
 import hashlib
 import itertools
+import json
 import os
 import pathlib
 import re
@@ -38,19 +41,23 @@ EOS_TEXT = '</s>'
 UNKNOWN_TEXT = ' ⁇ '  # how SentencePiece writes an unknown id
 
 UNK_ID = 2
+_UNK_NAME = '<unk>'
+_OWN_NAMES = {'<pad>', EOS_TEXT, _UNK_NAME}
 _NUM_SPECIAL_BYTES = 3  # pad, eos, unk stand before the 256 bytes
+# Where transformers keeps a tokenizer, the most telling first.
+_FILES = (
+  *('spiece.model', 'sentencepiece.model', 'tokenizer.model'),
+  'tokenizer.json',
+)
 _SPEC = re.compile(r'(?P<path>.+?)(?::(?P<extra_ids>\d+))?')
 
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-  """A parsed vocabulary spec: `path` is a file, a gs:// name or 'bytes'."""
+  """A parsed spec: `path` is a file, a folder, a gs:// name or 'bytes'."""
 
   path: str
-  extra_ids: int = EXTRA_IDS
-
-  def __str__(self) -> str:
-    return f'{self.path}:{self.extra_ids}'
+  extra_ids: int | None = None
 
 
 def parse_spec(spec: str) -> Spec:
@@ -69,7 +76,60 @@ def parse_spec(spec: str) -> Spec:
       " 'bytes', each with ':N' for N extra ids."
     )
   extra_ids = match['extra_ids']
-  return Spec(match['path'], EXTRA_IDS if extra_ids is None else int(extra_ids))
+  return Spec(match['path'], None if extra_ids is None else int(extra_ids))
+
+
+def resolve(spec: str) -> Spec:
+  """The file, or 'bytes', that a spec means, and its number of extra ids.
+
+  Raises:
+    UserError: there is no such file, or it cannot be reached.
+  """
+  parsed = parse_spec(spec)
+  path, extra_ids = parsed.path, EXTRA_IDS
+  if path != BYTES:
+    if pathlib.Path(path).expanduser().is_dir():
+      path, extra_ids = _in_folder(pathlib.Path(path).expanduser())
+  if path != BYTES:
+    path = str(local_file(path))
+  if parsed.extra_ids is None:
+    return Spec(path, extra_ids)
+  if path.endswith('.json'):
+    raise contract.UserError(
+      f'vocabulary {spec!r} asks for {parsed.extra_ids} extra ids, but a'
+      ' tokenizer.json has its own. Leave the number out.'
+    )
+  return Spec(path, parsed.extra_ids)
+
+
+def _in_folder(folder: pathlib.Path) -> tuple[str, int]:
+  """What a folder of transformers' means, and its number of extra ids."""
+  file = folder / 'tokenizer_config.json'
+  try:
+    config = json.loads(file.read_text('utf-8')) if file.is_file() else {}
+    keys = 'additional_special_tokens', 'extra_special_tokens'
+    tokens = [token for key in keys for token in config.get(key) or ()]
+    named = {str(token) for token in tokens if '<extra_id_' in str(token)}
+    extra_ids = int(len(named) or config.get('extra_ids', EXTRA_IDS))
+    added = dict(config.get('added_tokens_decoder') or {}).values()
+    names = {str(token['content']) for token in added}
+  except (ValueError, TypeError, AttributeError, KeyError) as error:
+    raise contract.UserError(
+      f'{file} cannot be read ({error}), expected a JSON object. Save the'
+      ' tokenizer again.'
+    ) from error
+  if config.get('tokenizer_class') == 'ByT5Tokenizer':
+    return BYTES, extra_ids
+  # Tokens that somebody added are in no SentencePiece file.
+  more = [n for n in names - _OWN_NAMES if not n.startswith('<extra_id_')]
+  files = _FILES[-1:] if more else _FILES
+  for name in files:
+    if (folder / name).is_file():
+      return str(folder / name), extra_ids
+  raise contract.UserError(
+    f'vocabulary {str(folder)!r} is a folder without {" or ".join(files)}.'
+    ' Give a tokenizer that transformers saved, or a SentencePiece file.'
+  )
 
 
 class Vocabulary:
@@ -169,6 +229,53 @@ class SentencePieceVocabulary(Vocabulary):
     return self._processor.id_to_piece(int(token))
 
 
+class JsonVocabulary(Vocabulary):
+  """A tokenizer.json, read by the tokenizers library as transformers does.
+
+  Attributes:
+    content: of the file.
+  """
+
+  def __init__(self, content: bytes):
+    import tokenizers
+
+    try:
+      self._tokenizer = tokenizers.Tokenizer.from_str(content.decode())
+    except Exception as error:  # tokenizers raises nothing narrower
+      raise contract.UserError(f'it is no tokenizer.json: {error}') from error
+    self._tokenizer.no_padding()
+    self._tokenizer.no_truncation()
+    found = tuple(map(self._tokenizer.token_to_id, ('<pad>', EOS_TEXT)))
+    if found != (contract.PAD_ID, contract.EOS_ID):
+      raise contract.UserError(
+        f'<pad> and </s> have the ids {found}, expected'
+        f' {(contract.PAD_ID, contract.EOS_ID)}'
+      )
+    self.content = content
+    self.size = 1 + max(self._tokenizer.get_vocab().values())
+    self.num_text_ids = self.size
+    self.unk = self._tokenizer.token_to_id(_UNK_NAME)
+    added = self._tokenizer.get_added_tokens_decoder().items()
+    self._silent = {i for i, token in added if token.special} - {self.unk}
+    self.fingerprint = _digest(b'tokenizer.json', content)
+
+  def encode_parts(self, texts: Sequence[str]) -> list[list[int]]:
+    found = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+    return [row.ids for row in found]
+
+  def decode_ids(self, ids: list[int]) -> str:
+    kept = [token for token in ids if token not in self._silent]
+    return self._tokenizer.decode(kept, skip_special_tokens=False)
+
+  def without_unknown(self, text: str) -> str:
+    known = text.replace(_UNK_NAME, '')
+    return known.removeprefix(' ') if text.startswith(_UNK_NAME) else known
+
+  def piece(self, token: int) -> str:
+    """The piece of an id, for showing."""
+    return self._tokenizer.id_to_token(int(token)) or f'<{token}>'
+
+
 class ByteVocabulary(Vocabulary):
   """UTF-8 bytes as ids, after pad, eos and unk; extra ids at the end."""
 
@@ -213,7 +320,9 @@ def check_size(vocabulary: Vocabulary, num_rows: int) -> None:
     )
 
 
-def load(spec: str) -> SentencePieceVocabulary | ByteVocabulary:
+def load(
+  spec: str,
+) -> SentencePieceVocabulary | JsonVocabulary | ByteVocabulary:
   """The vocabulary of a spec; one object per spec, file and modification.
 
   Args:
@@ -223,21 +332,23 @@ def load(spec: str) -> SentencePieceVocabulary | ByteVocabulary:
     UserError: the file is absent, unreachable or no usable SentencePiece
       model.
   """
-  parsed = parse_spec(spec)
+  parsed = resolve(spec)
   if parsed.path == BYTES:
     return ByteVocabulary(extra_ids=parsed.extra_ids)
-  path = local_file(parsed.path)
+  path = pathlib.Path(parsed.path)
   return _load_file(path, parsed.extra_ids, path.stat().st_mtime_ns)
 
 
 @functools.cache
 def _load_file(
   path: pathlib.Path, extra_ids: int, modified: int
-) -> SentencePieceVocabulary:
+) -> SentencePieceVocabulary | JsonVocabulary:
   del modified  # part of the cache's key: a rewritten file is read again
   try:
+    if path.suffix == '.json':
+      return JsonVocabulary(path.read_bytes())
     return SentencePieceVocabulary(path.read_bytes(), extra_ids=extra_ids)
-  except (RuntimeError, ValueError) as error:
+  except (RuntimeError, ValueError, ModuleNotFoundError) as error:
     reason = ' '.join(str(error).split()).rstrip('.')
     raise contract.UserError(
       f'vocabulary {path} cannot be used ({reason}), expected a SentencePiece'

@@ -196,6 +196,11 @@ def to_stablehlo(export: ExportConfig) -> str:
       'sentencepiece_model': vocabulary.model_with_extra_ids,
       'num_text_ids': vocabulary.num_text_ids,
     }
+  elif not isinstance(vocabulary, vocabularies.ByteVocabulary):
+    raise contract.UserError(
+      f'{known} is a tokenizer.json, expected a SentencePiece file or bytes,'
+      ' which a program can read alone. Give --vocabulary, or --format=hf.'
+    )
   stablehlo.save(
     export.out,
     params,

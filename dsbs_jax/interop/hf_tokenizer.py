@@ -46,13 +46,16 @@ def tokenizer_files(vocabulary: vocabularies.Vocabulary) -> dict[str, bytes]:
   Raises:
     UserError: the vocabulary is of a kind that tokenizer.json cannot express.
   """
-  if isinstance(vocabulary, vocabularies.ByteVocabulary):
-    names, tokenizer, files = _SPECIAL, _bytes(vocabulary), {}
+  names, files = _SPECIAL, {}
+  if isinstance(vocabulary, vocabularies.JsonVocabulary):
+    files['tokenizer.json'] = vocabulary.content
+  elif isinstance(vocabulary, vocabularies.ByteVocabulary):
+    files['tokenizer.json'] = _json(_bytes(vocabulary))
   else:
     proto = vocabularies.parse_model(vocabulary.model)
     names = [proto.pieces[i].piece for i in (0, 1, vocabulary.unk)]
-    tokenizer = _sentencepiece(proto, vocabulary)
-    files = {'spiece.model': vocabulary.model}
+    files['spiece.model'] = vocabulary.model
+    files['tokenizer.json'] = _json(_sentencepiece(proto, vocabulary))
   pad, eos, unk = names
   config = {
     'tokenizer_class': 'PreTrainedTokenizerFast',
@@ -63,10 +66,11 @@ def tokenizer_files(vocabulary: vocabularies.Vocabulary) -> dict[str, bytes]:
     'extra_ids': vocabulary.size - vocabulary.num_text_ids,
     'clean_up_tokenization_spaces': False,
   }
-  contents = {'tokenizer.json': tokenizer, 'tokenizer_config.json': config}
-  for name, values in contents.items():
-    files[name] = (json.dumps(values, ensure_ascii=False) + '\n').encode()
-  return files
+  return files | {'tokenizer_config.json': _json(config)}
+
+
+def _json(values: dict[str, Any]) -> bytes:
+  return (json.dumps(values, ensure_ascii=False) + '\n').encode()
 
 
 def count_differences(

@@ -9,6 +9,7 @@ import sentencepiece
 import seqio
 
 from dsbs_jax.data import vocabularies
+from dsbs_jax.interop import hf_tokenizer
 from dsbs_jax.preparing import vocabulary_training
 from tests.data import small_prepared
 from tests.recordings import hf_folders
@@ -113,6 +114,54 @@ def test_fingerprint_follows_whatever_decides_ids(path):
   specs = (path, f'{path}:0', 'bytes', 'bytes:3')
   found = {vocabularies.load(spec).fingerprint for spec in specs}
   assert len(found) == len(specs)
+
+
+def test_folders_of_transformers_are_read(path, tmp_path):
+  file = vocabularies.load(f'{path}:3')
+  (tmp_path / 'spiece.model').write_bytes(file.model)
+  assert vocabularies.load(str(tmp_path)).size == file.size + 97
+
+  def load(**config):
+    (tmp_path / 'tokenizer_config.json').write_text(json.dumps(config))
+    return vocabularies.load(str(tmp_path))
+
+  assert load(extra_ids=3).fingerprint == file.fingerprint
+  names = [f'<extra_id_{i}>' for i in range(3)]
+  assert load(additional_special_tokens=names).fingerprint == file.fingerprint
+  found = load(
+    tokenizer_class='ByT5Tokenizer',
+    extra_special_tokens=names,  # as transformers 5 writes
+    extra_ids=0,
+  )
+  assert found.fingerprint == vocabularies.load('bytes:3').fingerprint
+  with pytest.raises(ValueError, match='a folder without tokenizer.json'):
+    load(added_tokens_decoder={'123': {'content': '<sep>'}})
+  (tmp_path / 'tokenizer_config.json').write_text('[')
+  with pytest.raises(ValueError, match='tokenizer_config.json cannot be read'):
+    vocabularies.load(str(tmp_path))
+  with pytest.raises(ValueError, match='a folder without spiece.model or'):
+    vocabularies.load(str(tmp_path.parent))
+
+
+def test_tokenizer_json_is_read_alone(path, tmp_path):
+  pytest.importorskip('tokenizers', reason='tokenizers is not installed')
+  file, place = vocabularies.load(path), tmp_path / 'tokenizer.json'
+  place.write_bytes(hf_tokenizer.tokenizer_files(file)[place.name])
+  ours = vocabularies.load(str(tmp_path))
+  assert (ours.size, ours.unk) == (file.size, file.unk)
+  for text in (*TEXTS, 'one</s>two'):
+    ids = file.encode(text)
+    assert ours.encode(text) == ids
+    assert ours.decode(ids) == file.decode(ids)
+  assert ours.decode([ours.size - 1, *ours.encode('pens'), 2, 1]) == 'pens'
+  again = hf_tokenizer.tokenizer_files(ours)
+  assert again['tokenizer.json'] == place.read_bytes()
+  assert hf_tokenizer.count_differences(again, ours, TEXTS) == 0
+  with pytest.raises(ValueError, match='has its own. Leave the number out'):
+    vocabularies.load(f'{place}:3')
+  place.write_text('{}')
+  with pytest.raises(ValueError, match='it is no tokenizer.json'):
+    vocabularies.load(str(place))
 
 
 def test_wrong_vocabularies_are_clear_errors(tmp_path):

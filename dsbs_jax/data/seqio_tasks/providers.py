@@ -251,9 +251,12 @@ class LazyVocabulary(seqio.Vocabulary):
 
 @functools.cache
 def _seqio_vocabulary(spec: str) -> seqio.Vocabulary:
-  parsed = vocabularies.parse_spec(spec)
+  parsed = vocabularies.resolve(spec)
   if parsed.path == vocabularies.BYTES:
     return seqio.ByteVocabulary(parsed.extra_ids)
-  return seqio.SentencePieceVocabulary(
-    str(vocabularies.local_file(parsed.path)), parsed.extra_ids
-  )
+  if parsed.path.endswith('.json'):
+    raise contract.UserError(
+      f'vocabulary {spec!r} is a tokenizer.json, which seqio and T5X cannot'
+      ' read. Give a SentencePiece file.'
+    )
+  return seqio.SentencePieceVocabulary(parsed.path, parsed.extra_ids)
