@@ -12,15 +12,15 @@ from dsbs_jax.core import decoding, objective, optimizer, steps
 from dsbs_jax.core.t5 import network
 from tests.core import test_steps, tiny_t5
 
+SIZE = {'vocab_size': 50, 'num_encoder_layers': 1, 'num_decoder_layers': 1}
+
 
 def gated(dtype, **changes):
-  return dataclasses.replace(
-    tiny_t5.GATED, vocab_size=50, dtype=dtype, **changes
-  )
+  return dataclasses.replace(tiny_t5.GATED, dtype=dtype, **SIZE, **changes)
 
 
 def tied(dtype):
-  return dataclasses.replace(tiny_t5.TIED, vocab_size=50, dtype=dtype)
+  return dataclasses.replace(tiny_t5.TIED, dtype=dtype, **SIZE)
 
 
 def train_step(config, **options):
@@ -57,7 +57,6 @@ PROGRAMS = {
   'scanned, in microbatches': lambda dtype: train_step(
     gated(dtype, scan_layers=True, remat='full'),
     num_microbatches=2,
-    num_shards=2,
   ),
   'all terms': lambda dtype: train_step(
     gated(dtype), mi_weight=0.1, num_pairs=8
@@ -88,12 +87,12 @@ def products(name, dtype, *platforms):
 @pytest.mark.parametrize('name', PROGRAMS)
 def test_products_of_float32_are_float32_in_precision_too(name):
   found = products(name, 'float32', 'cuda', 'tpu')
-  assert len(found) >= 20
+  assert len(found) >= 10
   assert not [line for line in found if '[HIGHEST, HIGHEST]' not in line]
 
 
 @pytest.mark.parametrize(
-  ('name', 'num_attentions'), [('all terms', 18), ('greedy', 6), ('options', 6)]
+  ('name', 'num_attentions'), [('all terms', 9), ('greedy', 3), ('options', 3)]
 )
 def test_of_bfloat16_activations_scores_and_logits_are_float32(
   name, num_attentions
