@@ -19,9 +19,9 @@ from dsbs_jax import contract
 from dsbs_jax.data import vocabularies
 
 _BLANK = '▁'
-# What <pad> and <unk> are looked for as: no text holds this noncharacter, so
+# What <pad> and <unk> are looked for as: no text holds these noncharacters, so
 # they are text where a text spells them, as in our own vocabularies.
-_NOWHERE = '\uffff'
+_PAD, _UNK = '\uffff', '\ufdd0'
 _SPECIAL = ('<pad>', vocabularies.EOS_TEXT, '<unk>')
 _HARD_TEXTS = (
   '  two  blanks\tand\na line ',
@@ -132,7 +132,7 @@ def _bytes(vocabulary: vocabularies.ByteVocabulary) -> dict[str, Any]:
   return _tokenizer(
     model | {'unk_token': '<unk>', 'byte_fallback': True},
     added=_special_tokens(_SPECIAL, unk=vocabulary.unk),
-    normalizers=[_hide(_SPECIAL)],
+    normalizers=_hide(_SPECIAL),
     decoders=decoders,
   )
 
@@ -161,7 +161,7 @@ def _sentencepiece(
     normalizers.append(_replace(rf'\A +|[ {_BLANK}]+\z|(?<= ) +', ''))
   if spec.add_dummy_prefix:
     normalizers.append({'type': 'Prepend', 'prepend': _BLANK})
-  normalizers += [_replace(rf'[ {_KEPT}]', _BLANK), _hide(special)]
+  normalizers += [_replace(rf'[ {_KEPT}]', _BLANK), *_hide(special)]
   fallback = proto.trainer_spec.byte_fallback
   if proto.trainer_spec.model_type == proto.trainer_spec.UNIGRAM:
     model = {
@@ -263,10 +263,11 @@ def _replace(pattern: str, content: str) -> dict[str, Any]:
   return {'type': 'Replace', 'pattern': {'Regex': pattern}, 'content': content}
 
 
-def _hide(names: Sequence[str]) -> dict[str, Any]:
+def _hide(names: Sequence[str]) -> list[dict[str, Any]]:
   """Lets <pad> and <unk>, which are added tokens, be found nowhere."""
   pad, _, unk = map(re.escape, names)
-  return _replace(rf'\A{_BLANK}?(?:{pad}|{unk})\z', _NOWHERE)
+  hidden = {pad: _PAD, unk: _UNK}
+  return [_replace(rf'\A{_BLANK}?{n}\z', char) for n, char in hidden.items()]
 
 
 def _cut_names(names: Sequence[str]) -> dict[str, Any]:
@@ -311,7 +312,7 @@ def _tokenizer(
 ) -> dict[str, Any]:
   # tokenizers 0.23 gives tokens by what they are looked for as, and so does not
   # know them as special where it decodes.
-  silent = _replace(rf'\A(?:{_BLANK}?<extra_id_\d+>|{_NOWHERE})\z', '')
+  silent = _replace(rf'\A(?:{_BLANK}?<extra_id_\d+>|[{_PAD}{_UNK}])\z', '')
   eos = next(token for token in added if token['id'] == contract.EOS_ID)
   end = {'SpecialToken': {'id': eos['content'], 'type_id': 0}}
   first, second = (
