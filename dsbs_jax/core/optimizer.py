@@ -19,6 +19,9 @@ from dsbs_jax.core import factored_rms
 Schedule = Callable[[jax.Array], jax.Array]
 Rate = float | Schedule
 
+# Norm scales and relative biases, which weight decay leaves alone.
+UNDECAYED = ('scale', 'rel_embedding')
+
 
 class ScheduleState(NamedTuple):
   """Updates so far (int32 scalar), and the rate of the latest (float32)."""
@@ -330,7 +333,7 @@ def _scale_by_learning_rate(
 ) -> optax.GradientTransformation:
   """Multiplies by the negative rate and subtracts rate * weight_decay * param.
 
-  Norm scales and relative biases never decay. `decay_after_step` decays the
+  Parameters named in UNDECAYED never decay. `decay_after_step` decays the
   updated parameter, as transformers does, else the one before, as torch does.
   """
   _check_ranges(weight_decay=weight_decay)
@@ -347,7 +350,7 @@ def _scale_by_learning_rate(
     updates = jax.tree.map(lambda a: -rate * a, ascents)
 
     def decay(path, step, param):
-      if path[-1].key in ('scale', 'rel_embedding'):
+      if path[-1].key in UNDECAYED:
         return step
       decayed = param + step if decay_after_step else param
       return step - rate * weight_decay * decayed

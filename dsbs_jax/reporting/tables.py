@@ -168,7 +168,10 @@ def _setting(
 def _csv(lines: Sequence[dict[str, Any]]) -> str:
   """CSV as in RFC 4180, but with plain newlines."""
   out = io.StringIO()
-  writer = csv.DictWriter(out, lines[0], lineterminator='\n')
+  # Texts are quoted: a bare carriage return in one would begin a new line.
+  writer = csv.DictWriter(
+    out, lines[0], lineterminator='\n', quoting=csv.QUOTE_NONNUMERIC
+  )
   writer.writeheader()
   for line in lines:
     writer.writerow({name: _inert(value) for name, value in line.items()})

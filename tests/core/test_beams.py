@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dsbs_jax.core import beams, decoding
-from dsbs_jax.core.t5 import network
+from dsbs_jax.core.t5 import cache, network
 from tests import models
 from tests.core import tiny_decoder
 
@@ -93,6 +93,29 @@ def test_enough_beams_find_the_best_of_all_outputs():
     np.testing.assert_allclose(
       scores[row, :43], [score for score, _ in ended], rtol=1e-5
     )
+
+
+def test_a_live_beam_that_overtakes_a_finished_one_wins(monkeypatch):
+  # After [1], with p = 0.5, the rest goes on as 2 3 4 5 1 with p = 0.45.
+  table = np.full((6, 7), -50.0, np.float32)
+  table[0, 1:3] = np.log([0.5, 0.45])
+  table[np.arange(1, 5), [3, 4, 5, 1]] = 0.0
+  decode_step = cache.decode_step
+
+  def step(params, config, prefilled, *, state):
+    _, kv_cache = decode_step(params, config, prefilled, state=state)
+    return jnp.asarray(table)[state.index][None].repeat(3, axis=0), kv_cache
+
+  monkeypatch.setattr(cache, 'decode_step', step)
+  monkeypatch.setattr(network, 'logits', lambda *args: args[-1])
+  search = tiny_decoder.beams.__wrapped__(tiny_decoder.TINY, 1, 6, None)
+  tokens, scores = search(tiny_decoder.params(), tiny_decoder.ROWS)
+  assert {tiny_decoder.strip(row) for row in tokens[:, 0]} == {(2, 3, 4, 5, 1)}
+  log_probs = jax.nn.log_softmax(table[0])
+  expected = log_probs[2] / ((5 + 5) / 6) ** 0.6
+  np.testing.assert_allclose(scores, expected, rtol=1e-5)
+  assert expected > log_probs[1]  # / ((5 + 1) / 6) ** 0.6
+  assert log_probs[2] < log_probs[1]
 
 
 def test_live_beams_are_returned_where_nothing_ended(monkeypatch):

@@ -8,6 +8,8 @@ import optax
 import pytest
 
 from dsbs_jax.core import optimizer
+from dsbs_jax.core.t5 import network
+from tests import models
 
 STEPS = 20
 
@@ -119,6 +121,28 @@ def test_adamw_equals_slow_arithmetic(name, decay):
   assert_close(ours, slow[name == 'adamw_hf'], params, 3e-6)
   with pytest.raises(AssertionError):  # the two places of epsilon differ
     assert_close(ours, slow[name != 'adamw_hf'], params, 3e-4)
+
+
+@pytest.mark.parametrize('name', ['adamw', 'adamw_hf'])
+def test_weight_decay_spares_norm_scales_and_relative_biases(name):
+  config = models.t5(logits_via_embedding=False)
+  params = jax.tree.map(
+    lambda shape: jnp.ones(shape.shape), network.param_shapes(config)
+  )
+  still = jax.tree.map(jnp.zeros_like, params)
+  moved, _ = trained(
+    getattr(optimizer, name)(0.1, weight_decay=0.5), params, [still]
+  )
+  found = {}
+  for path, leaf in jax.tree_util.tree_leaves_with_path(moved):
+    found.setdefault(path[-1].key, set()).update(np.unique(leaf).tolist())
+  decayed = {float(jnp.float32(1 - 0.1 * 0.5))}
+  assert found == {
+    'kernel': decayed,
+    'embedding': decayed,
+    'scale': {1.0},
+    'rel_embedding': {1.0},
+  }
 
 
 def slow_adafactor(param, gradients, rate, *, min_size):

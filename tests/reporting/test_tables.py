@@ -2,6 +2,7 @@
 """Means, errors and gains equal slow arithmetic; texts cannot break out."""
 
 import csv
+import dataclasses
 import io
 import math
 
@@ -119,6 +120,20 @@ def test_hostile_names_stay_in_their_cells(make_run):
   lines = list(csv.reader(io.StringIO(tables.runs_csv(runs))))
   assert {len(line) for line in lines} == {len(lines[0])}
   assert {line[0] for line in lines[1:]} == {'a|b<script>', "'=cmd"}
+
+
+def test_no_text_in_either_csv_begins_a_formula(make_run):
+  make_run()
+  (run,), (row,) = _rows(make_run)
+  for first in '=+-@\t\r':
+    text = f'{first}cmd'
+    hostile = dataclasses.replace(run.coordinates, benchmark=text)
+    for written in (
+      tables.settings_csv([dataclasses.replace(row, coordinates=hostile)]),
+      tables.runs_csv([dataclasses.replace(run, coordinates=hostile)]),
+    ):
+      (line,) = csv.DictReader(io.StringIO(written, newline=''))
+      assert line['benchmark'] == f"'{text}"
 
 
 def test_csv_holds_the_numbers_in_full(make_run):

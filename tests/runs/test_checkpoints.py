@@ -65,6 +65,17 @@ def test_newest_and_best_are_kept(state, tmp_path):
   assert kept == ['checkpoint_2', 'checkpoint_4', 'checkpoint_5']
 
 
+def test_of_equal_bests_the_newest_is_best_and_kept(state, tmp_path):
+  saved = checkpoints.Checkpoints(tmp_path, keep=2)
+  for step in (1, 2):
+    _save(saved, state, step, 50.0)
+  assert checkpoints.find_checkpoint(str(tmp_path), 'best')[1] == 2
+  for step in (3, 4):
+    _save(saved, state, step, 20.0)
+  kept = sorted(path.name for path in tmp_path.glob('checkpoint_*'))
+  assert kept == ['checkpoint_2', 'checkpoint_3', 'checkpoint_4']
+
+
 def test_only_a_checkpoints_name_tells_a_step(tmp_path):
   for name, step in (('flan_1_1', 0), ('checkpoint_12', 12)):
     (tmp_path / name).mkdir()

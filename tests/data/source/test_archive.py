@@ -56,6 +56,16 @@ def test_zip_members_must_stay_inside_and_be_of_sane_size(tmp_path):
       archive.open_archive(path)
 
 
+def test_an_encrypted_member_is_refused(tmp_path):
+  path = packed(tmp_path / 'rows.zip', [('train.jsonl', toy.ROW)])
+  data = bytearray(path.read_bytes())
+  data[6] |= 1  # the flag, in both headers
+  data[data.index(b'PK\1\2') + 8] |= 1
+  path.write_bytes(data)
+  with pytest.raises(contract.UserError, match="'train.jsonl' of .* encrypted"):
+    archive.open_archive(path)
+
+
 def test_a_damaged_zip_is_one_clear_error(tmp_path):
   noise = np.random.default_rng(0).integers(32, 34, 5000).tobytes()
   rows = (

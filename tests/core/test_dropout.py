@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What dropout keeps: the share that the rate says, in every kind of mask."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dsbs_jax.core import dropout, unpadding
+from tests import models
+
+
+def test_every_kind_of_mask_keeps_one_minus_the_rate():
+  config = models.t5(emb_dim=1000, num_heads=4, mlp_dim=1000, dropout_rate=0.1)
+  num_rows = 80
+  keys = dropout.row_keys(jax.random.key(0), num_rows)
+  like = jnp.zeros((num_rows, 4, 250))
+  index = np.arange(num_rows * 4, dtype=np.int32)[None]
+  flat = unpadding.make_unpadding(index, like)
+  heads, mlp, outputs = dropout.layer_masks(keys, config, 250, 250)
+  flat_heads, flat_mlp, flat_outputs = dropout.layer_masks(
+    keys, config, 250, unpadding=flat
+  )
+  masks = [
+    *dropout.feature_masks(keys, config, (1000, 1000)),
+    *dropout.feature_masks(keys, config, (1000,), unpadding=flat),
+    dropout.position_masks(keys, config, like),
+    dropout.position_masks(keys, config, flat.unpad(like), unpadding=flat),
+    *(*heads, mlp, *outputs, *flat_heads, flat_mlp, *flat_outputs),
+  ]
+  assert len(masks) == 15
+  for mask in masks:
+    assert np.mean(mask) == pytest.approx(0.9, abs=0.01)
