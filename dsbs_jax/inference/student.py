@@ -123,7 +123,7 @@ class CheckpointConfig:
       shardings=partitioning.shardings(
         network.param_shapes(self.model), mesh, self.sharding_rules()
       ),
-      vocabulary_fingerprint=vocabulary.fingerprint,
+      vocabulary=vocabulary,
       allow_pickle=self.allow_pickle,
     )
     return LoadedParams(params, mesh, path, step)

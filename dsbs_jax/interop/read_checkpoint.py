@@ -10,6 +10,7 @@ from etils import epath
 
 from dsbs_jax import contract
 from dsbs_jax.core.t5 import network
+from dsbs_jax.data import vocabularies
 from dsbs_jax.interop import (
   checksums,
   same_network,
@@ -17,13 +18,15 @@ from dsbs_jax.interop import (
   t5x_storage,
 )
 
+_PLAIN_TEXT = 'the quick brown fox jumps over the lazy dog'
+
 
 def load_params(
   path: str | pathlib.PurePath,
   config: network.T5Config,
   *,
   shardings: Any = None,
-  vocabulary_fingerprint: str | None = None,
+  vocabulary: vocabularies.Vocabulary | None = None,
   allow_pickle: bool = False,
 ) -> Any:
   """Reads parameters from a checkpoint of any known format.
@@ -34,8 +37,8 @@ def load_params(
     config: the network to be filled.
     shardings: a sharding per parameter; each device reads its own part. None
       reads NumPy arrays.
-    vocabulary_fingerprint: the vocabulary in use; compared where the
-      checkpoint says which one it was trained with.
+    vocabulary: the one in use; compared where the checkpoint says which one it
+      was trained with, or has a tokenizer beside it.
     allow_pickle: whether a Hugging Face folder may hold a pickled
       pytorch_model.bin, read by torch's weights-only loader.
 
@@ -52,6 +55,8 @@ def load_params(
     from dsbs_jax.interop import hf_checkpoint
 
     params = hf_checkpoint.load_params(path, config, allow_pickle=allow_pickle)
+    if vocabulary is not None:
+      _check_tokenizer(path, vocabulary)
     if shardings is None:
       return params
     return jax.tree.map(
@@ -63,18 +68,36 @@ def load_params(
     )
   folder = t5x_read_checkpoint.find(path)
   checksums.check(folder, share=(jax.process_index(), jax.process_count()))
-  if vocabulary_fingerprint is not None:
+  if vocabulary is not None:
     trained_with = run_metadata(folder).get('vocabulary')
-    if trained_with not in (None, vocabulary_fingerprint):
+    if trained_with not in (None, vocabulary.fingerprint):
       raise contract.UserError(
         f'{folder!r} was trained with vocabulary {trained_with}, the one in use'
-        f' is {vocabulary_fingerprint}: ids would mean other pieces. Set'
+        f' is {vocabulary.fingerprint}: ids would mean other pieces. Set'
         ' VOCABULARY to the one of the checkpoint.'
       )
   same_network.check(config, stated_network(folder), folder)
   params = t5x_read_checkpoint.load_params(folder, config, shardings=shardings)
   checksums.meet('load_params')
   return params
+
+
+def _check_tokenizer(path: str, vocabulary: vocabularies.Vocabulary) -> None:
+  """Raises where a folder's own tokenizer gives plain text other ids."""
+  files = ('spiece.model', 'tokenizer.json', 'tokenizer_config.json')
+  if not any((epath.Path(path) / name).is_file() for name in files):
+    return
+  try:
+    theirs = vocabularies.load(path)
+  except contract.UserError:
+    return  # of a kind that is not read here: nothing to compare with
+  found = (theirs.encode(_PLAIN_TEXT), vocabulary.encode(_PLAIN_TEXT))
+  if found[0] != found[1]:
+    raise contract.UserError(
+      f'{path} has a tokenizer of its own, which gives {_PLAIN_TEXT!r} the ids'
+      f' {found[0][:5]}..., the vocabulary in use {found[1][:5]}...: ids would'
+      f' mean other pieces. Set VOCABULARY={path!r}.'
+    )
 
 
 def is_hugging_face(path: str) -> bool:

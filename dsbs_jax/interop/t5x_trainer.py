@@ -103,16 +103,16 @@ class TrainStateInitializer(utils.TrainStateInitializer):
       self._path,
       t5x_model.to_config(self._model),
       shardings=shardings,
-      vocabulary_fingerprint=_fingerprint(self._model.input_vocabulary),
+      vocabulary=_vocabulary(self._model.input_vocabulary),
     )
     return state.replace_params(flax.core.freeze(params))
 
 
-def _fingerprint(vocabulary: Any) -> str | None:
+def _vocabulary(vocabulary: Any) -> vocabularies.Vocabulary | None:
   """What a checkpoint's own vocabulary is compared with; None of others'."""
   if not isinstance(vocabulary, providers.LazyVocabulary):
     return None
-  return vocabularies.load(register.source().vocabulary).fingerprint
+  return vocabularies.load(register.source().vocabulary)
 
 
 def _num_devices(mesh: jax.sharding.Mesh, spec: Any) -> int:

@@ -75,9 +75,7 @@ def train(
       for hint in train_config.random_start_hints(run, vocabulary):
         progress.say(hint)
     position = {}
-    state = init_state(
-      run, abstract_state, init_key, vocabulary=vocabulary.fingerprint
-    )
+    state = init_state(run, abstract_state, init_key, vocabulary=vocabulary)
   else:
     saved_run = read_checkpoint.run_metadata(
       f'{run.model_dir}/{checkpoints.PREFIX}_{latest_step}'
@@ -160,7 +158,7 @@ def init_state(
   abstract_state: step_functions.State,
   key: jax.Array,
   *,
-  vocabulary: str,
+  vocabulary: vocabularies.Vocabulary,
 ) -> steps.TrainState:
   """The state of a new run: random, or with a checkpoint's parameters.
 
@@ -168,7 +166,7 @@ def init_state(
     run: all settings.
     abstract_state: its shapes and shardings.
     key: of the random parameters.
-    vocabulary: fingerprint; another one in the checkpoint is a UserError.
+    vocabulary: another one in the checkpoint is a UserError.
   """
   num_params = results.num_params(run.model)
   progress.say(f'initialising {num_params:,} parameters')
@@ -183,7 +181,7 @@ def init_state(
       run.initial_checkpoint_path,
       run.model,
       shardings=abstract_state.shardings.params,
-      vocabulary_fingerprint=vocabulary,
+      vocabulary=vocabulary,
       allow_pickle=run.allow_pickle,
     )
     state = state.replace(params=params)

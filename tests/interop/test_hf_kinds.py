@@ -10,8 +10,10 @@ import pytest
 import safetensors.numpy
 
 from dsbs_jax.core.t5 import network
+from dsbs_jax.data import vocabularies
 from dsbs_jax.interop import hf_checkpoint, read_checkpoint
 from tests import models
+from tests.recordings import hf_folders
 
 GATED = models.t5(vocab_size=60, num_encoder_layers=2)
 TIED = dataclasses.replace(
@@ -183,6 +185,19 @@ def test_every_difference_to_the_settings_is_refused(
   with pytest.raises(ValueError, match=message):
     read_checkpoint.load_params(
       str(folder), dataclasses.replace(GATED, **changes)
+    )
+
+
+def test_a_folder_is_read_with_its_own_tokenizer_only(tmp_path):
+  folder = _save(tmp_path / 'model', _params(GATED), GATED)
+  (folder / 'spiece.model').write_bytes(
+    (hf_folders.BUNDLED / 'spiece.model').read_bytes()
+  )
+  own = vocabularies.load(f'{folder / "spiece.model"}:7')
+  read_checkpoint.load_params(str(folder), GATED, vocabulary=own)
+  with pytest.raises(ValueError, match='tokenizer of its own.*VOCABULARY='):
+    read_checkpoint.load_params(
+      str(folder), GATED, vocabulary=vocabularies.load('bytes')
     )
 
 

@@ -17,6 +17,7 @@ from flax import serialization, traverse_util
 from dsbs_jax import contract
 from dsbs_jax.core import optimizer
 from dsbs_jax.core.t5 import network
+from dsbs_jax.data import vocabularies
 from dsbs_jax.interop import (
   read_checkpoint,
   t5x_read_checkpoint,
@@ -290,12 +291,13 @@ def test_damage_is_the_files_fault_not_a_bug(tmp_path, params, damage):
 
 
 def test_a_run_knows_its_vocabulary(tmp_path, params):
+  ours, other = map(vocabularies.load, ('bytes', 'bytes:9'))
   folder = t5x_write_checkpoint.save(
-    str(tmp_path), params, CONFIG, run={'vocabulary': 'abc'}
+    str(tmp_path), params, CONFIG, run={'vocabulary': ours.fingerprint}
   )
-  read_checkpoint.load_params(folder, CONFIG, vocabulary_fingerprint='abc')
-  with pytest.raises(ValueError, match='trained with vocabulary abc'):
-    read_checkpoint.load_params(folder, CONFIG, vocabulary_fingerprint='xyz')
+  read_checkpoint.load_params(folder, CONFIG, vocabulary=ours)
+  with pytest.raises(ValueError, match='was trained with vocabulary'):
+    read_checkpoint.load_params(folder, CONFIG, vocabulary=other)
 
 
 @pytest.mark.parametrize('scanned', [False, True])
