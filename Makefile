@@ -36,7 +36,7 @@ demo: env
 	@$(RUN) -m dsbs_jax.experiments.demo
 
 test: env
-	$(RUN) -m pytest -m 'not long' -n 2 --dist loadfile
+	$(RUN) -m pytest -m 'not long' -n 2 --dist loadfile --no-loadscope-reorder
 
 test-long: env
 	$(RUN) -m pytest -m long

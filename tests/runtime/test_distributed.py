@@ -68,7 +68,8 @@ def _start(model_dir, data_dir, *bindings, devices=1, **environment):
 def _start_command(command, *, devices=1, **environment):
   if environment:
     command = [*command, '--distributed']
-  flags = f'--xla_force_host_platform_device_count={devices}'
+  flags = os.environ.get('XLA_FLAGS', '')
+  flags += f' --xla_force_host_platform_device_count={devices}'
   process = subprocess.Popen(
     [sys.executable, *command],
     cwd=REPOSITORY,
