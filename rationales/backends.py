@@ -15,13 +15,14 @@ import pathlib
 import time
 import urllib.parse
 import weakref
-from collections.abc import Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from typing import Any
 
 import httpx2
 import openai
 
 from dsbs_jax import contract
+from dsbs_jax.data.source import json_reader
 from rationales import calls, completions_file, limiter, secret
 
 BACKENDS = ('http', 'batch', 'replay')
@@ -39,6 +40,9 @@ _NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
 API_ERRORS = (openai.APIStatusError, openai.APIConnectionError)
 
 _MAX_CONNECTIONS = 1000  # that the client opens
+# An answer becomes a line, in which a byte takes up to three.
+MAX_ANSWER_BYTES = json_reader.MAX_LINE_BYTES // 4
+MAX_FILE_BYTES = 1 << 30  # all answers of a batch
 _MESSAGE_LENGTH = 300
 _NOTES = ('reasoning', 'refusal')
 
@@ -126,7 +130,63 @@ class ServerConfig:
       api_key=self.key.reveal() or 'none',
       max_retries=0,
       timeout=self.timeout,
+      http_client=openai.DefaultAsyncHttpxClient(
+        timeout=self.timeout, event_hooks={'response': [_bound]}
+      ),
     )
+
+
+class _TooLongError(httpx2.RequestError):
+  """An answer has more bytes than any that was asked for."""
+
+
+class _Bounded(httpx2.AsyncByteStream):
+  """The bytes of a response, up to a limit.
+
+  Args:
+    parts: the bytes.
+    source: what is closed at the end.
+    limit: how many there may be.
+  """
+
+  def __init__(
+    self,
+    parts: AsyncIterable[bytes],
+    source: httpx2.AsyncByteStream,
+    limit: int,
+  ):
+    self._parts, self._source, self._limit = parts, source, limit
+
+  async def __aiter__(self) -> AsyncIterator[bytes]:
+    size = 0
+    async for part in self._parts:
+      size += len(part)
+      if size > self._limit:
+        raise _TooLongError(
+          f'an answer of more than {self._limit:,} bytes; ask for less with'
+          ' --max_tokens or --samples_per_call'
+        )
+      yield part
+
+  async def aclose(self) -> None:
+    await self._source.aclose()
+
+
+async def _bound(response: httpx2.Response) -> None:
+  """Bounds the bytes of a response, before and after they are unpacked.
+
+  httpx2 unpacks a MiB at a time, but would keep all of them.
+  """
+  whole_file = response.url.path.endswith('/content')
+  limit = MAX_FILE_BYTES if whole_file else MAX_ANSWER_BYTES
+  source = response.stream
+  unpacked = httpx2.Response(
+    response.status_code,
+    headers=response.headers,
+    stream=_Bounded(source, source, limit),
+  )
+  response.headers.pop('content-encoding', None)
+  response.stream = _Bounded(unpacked.aiter_bytes(), source, limit)
 
 
 class Http:
@@ -291,6 +351,8 @@ def classify(
   """
   if not isinstance(error, openai.APIStatusError):
     cause = error.__cause__ or error
+    if isinstance(cause, _TooLongError):
+      return calls.PermanentError(str(cause), maybe_paid=True)
     not_sent = isinstance(cause, _NOT_SENT)
     reason = key.redact(f'{type(cause).__name__}: {cause}')[:_MESSAGE_LENGTH]
     return calls.TransientError(

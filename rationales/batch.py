@@ -250,6 +250,7 @@ class BatchRunner:
     """Makes one of the requests for files and batches until it succeeds."""
     backoff = self._server.backoff
     for attempt in itertools.count(1):
+      self._record.file.check()
       try:
         return await request()
       except backends.API_ERRORS as error:

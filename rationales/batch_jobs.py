@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dsbs_jax import contract
+from dsbs_jax.runtime import files
 from rationales import calls, completions_file
 
 UPLOADED, CREATED, COLLECTED = 'uploaded', 'created', 'collected'
@@ -125,7 +126,7 @@ def sent_fields(path: pathlib.Path, number: int) -> set[str]:
 
 
 def _write(path: pathlib.Path, records: Iterable[Mapping]) -> None:
-  with path.open('w', encoding='ascii') as file:
+  with files.writing(path), path.open('w', encoding='ascii') as file:
     file.writelines(json.dumps(record) + '\n' for record in records)
     file.flush()
     os.fsync(file.fileno())

@@ -260,11 +260,15 @@ class PermanentError(Exception):
   Args:
     reason: for the completions file.
     status: the HTTP status, if there was one.
+    maybe_paid: whether the server may have charged for the call.
   """
 
-  def __init__(self, reason: str, status: int | None = None):
+  def __init__(
+    self, reason: str, status: int | None = None, *, maybe_paid: bool = False
+  ):
     super().__init__(reason)
     self.status = status
+    self.maybe_paid = maybe_paid
 
 
 class FatalError(Exception):

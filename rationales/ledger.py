@@ -14,6 +14,9 @@ What a crash can take:
                hundred answers per second.
   two writers  The file is locked (flock) while it is open. The kernel releases
                the lock when the process ends, however it ends.
+  removal      A call is made only while the file is still at its path (`check`)
+               and as long as it was. What was answered until then is copied
+               from the open descriptor to `FILE.rescued-PID`.
 """
 
 import dataclasses
@@ -23,13 +26,17 @@ import json
 import mmap
 import os
 import pathlib
+import shutil
+import stat
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from dsbs_jax import contract
+from dsbs_jax.runtime import files
 from rationales import batch_jobs, completions_file, costs
 
 _BEGINNING = b'{"kind": "header"'
+_TAKEN_AWAY = 'was removed, replaced or cut while this run wrote to it'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,29 +133,77 @@ class Ledger:
       ) from None
     self._check_beginning()
     self.repaired = self._repair()
+    self._size = os.fstat(self._descriptor).st_size
 
   def append(self, *records: Mapping[str, Any]) -> None:
     """Adds records with the time at the end, a line each, in one write.
 
     Raises:
-      OSError: the disk is full or failing; nothing is left half written.
+      contract.UserError: the disk is full or failing; nothing is left half
+        written.
     """
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec='milliseconds')
     time = now.replace('+00:00', 'Z')
     text = ''.join(json.dumps({**r, 'time': time}) + '\n' for r in records)
-    self._write(self._redact(text).encode('ascii'))
+    with files.writing(self.path):
+      self._write(self._redact(text).encode('ascii'))
     self._unsynced = True
+
+  def check(self) -> None:
+    """Checks that nobody has taken the file away, before a call is paid.
+
+    Raises:
+      contract.UserError: it was removed, replaced or cut.
+    """
+    if self._taken_away():
+      raise contract.UserError(f'{self.path} {_TAKEN_AWAY}.')
 
   def sync(self) -> None:
     """Makes the disk keep what was written so far."""
     if self._unsynced:
       self._unsynced = False
-      os.fsync(self._descriptor)
+      with files.writing(self.path):
+        os.fsync(self._descriptor)
 
   def close(self) -> None:
-    """Syncs, unlocks and closes the file."""
-    self.sync()
-    os.close(self._descriptor)
+    """Syncs, unlocks and closes the file.
+
+    Raises:
+      contract.UserError: it was removed, replaced or cut since it was opened.
+    """
+    try:
+      self.sync()
+      if self._taken_away():
+        raise contract.UserError(
+          f'{self.path} {_TAKEN_AWAY}. What was answered is in'
+          f' {self._rescue()}: move it to {self.path}, and the same command'
+          ' goes on.'
+        )
+    finally:
+      os.close(self._descriptor)
+
+  def _taken_away(self) -> bool:
+    mine = os.fstat(self._descriptor)
+    try:
+      found = self.path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+      return True
+    return not os.path.samestat(mine, found) or found.st_size < self._size
+
+  def _rescue(self) -> pathlib.Path:
+    """Copies what the descriptor still holds to a file that is left alone."""
+    path = self.path.with_name(f'{self.path.name}.rescued-{os.getpid()}')
+    with files.writing(path):
+      path.parent.mkdir(parents=True, exist_ok=True)
+      os.lseek(self._descriptor, 0, os.SEEK_SET)
+      with (
+        os.fdopen(os.dup(self._descriptor), 'rb') as left,
+        path.open('wb') as copy,
+      ):
+        shutil.copyfileobj(left, copy)
+        copy.flush()
+        os.fsync(copy.fileno())
+    return path
 
   def __enter__(self) -> 'Ledger':
     return self
@@ -165,9 +220,16 @@ class Ledger:
     except OSError:
       os.ftruncate(self._descriptor, start)
       raise
+    self._size = start + len(data)
 
   def _check_beginning(self) -> None:
     """Refuses a file of another program, which a repair would damage."""
+    if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
+      os.close(self._descriptor)
+      raise contract.UserError(
+        f'{self.path} is no regular file, expected one that can be read again.'
+        ' Give another --out.'
+      )
     beginning = os.pread(self._descriptor, len(_BEGINNING), 0)
     if not _BEGINNING.startswith(beginning):
       os.close(self._descriptor)

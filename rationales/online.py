@@ -161,6 +161,7 @@ class OnlineRunner:
     tokens = self.record.tracker.estimate(call).total
     epoch = await self._limiter.acquire(tokens)
     used = 0.0
+    self.record.file.check()
     self._in_flight.add(asyncio.current_task())
     try:
       answer = await self.backend.complete(call)
@@ -181,6 +182,8 @@ class OnlineRunner:
   def _record_failure(
     self, call: calls.Call, error: calls.PermanentError
   ) -> None:
+    if error.maybe_paid:
+      self.record.lost(call, str(error))
     self.record.failure(call, str(error), error.status)
     self._failures_in_a_row += 1
     if self._failures_in_a_row >= _MAX_FAILURES_IN_A_ROW:

@@ -18,11 +18,13 @@ clients that the tests kill and does not share their CPU time.
 import asyncio
 import contextlib
 import dataclasses
+import gzip
 import json
 import os
 import pathlib
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator
 
 from tests.rationales import teaching
@@ -181,6 +183,33 @@ class Connection(asyncio.Protocol):
     head = b'HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n'
     self.transport.write(head)
     asyncio.get_running_loop().create_task(self.dripping())
+
+  def flood(self, body):
+    """A body of a GiB, of which only the beginning need be taken."""
+    self.charge(body)
+    head = b'HTTP/1.1 200 OK\r\nContent-Length: 1073741824\r\n\r\n'
+    self.transport.write(head + b' ' * (8 << 20))
+
+  def bomb(self, body):
+    """64 MiB of blanks, packed into 64 kB."""
+    self.charge(body)
+    packer = zlib.compressobj(wbits=31)
+    packed = b''.join(packer.compress(b' ' * (1 << 20)) for _ in range(64))
+    packed += packer.flush()
+    head = (
+      'HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n'
+      f'Content-Length: {len(packed)}\r\n\r\n'
+    )
+    self.finished()
+    self.transport.write(head.encode() + packed)
+
+  def packed(self, body):
+    """A good answer, packed."""
+    self.charge(body)
+    self.finished()
+    text = json.dumps(self.teacher.completion(body)).encode()
+    more = 'Content-Encoding: gzip\r\n'
+    self.send(200, gzip.compress(text), more)
 
   async def dripping(self):
     while not self.transport.is_closing():

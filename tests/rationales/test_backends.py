@@ -4,6 +4,7 @@
 import asyncio
 import email.utils
 import json
+import tracemalloc
 
 import pytest
 
@@ -136,6 +137,24 @@ def test_a_slow_answer_is_awaited_and_an_endless_one_is_not(server):
   [error] = _ask(server, _call(1), timeout=0.3)
   assert isinstance(error, calls.TransientError)
   assert 'no answer within 0.3 s' in str(error)
+
+
+@pytest.mark.parametrize('kind', ['flood', 'bomb'])
+def test_an_answer_of_too_many_bytes_is_not_read(server, kind):
+  server.configure(faults=1.0, kinds=[kind])
+  tracemalloc.start()
+  [error] = _ask(server, _call(1))
+  _, peak = tracemalloc.get_traced_memory()
+  tracemalloc.stop()
+  assert isinstance(error, calls.PermanentError) and error.maybe_paid
+  assert 'an answer of more than 4,194,304 bytes' in str(error)
+  assert peak < 5 * backends.MAX_ANSWER_BYTES
+
+
+def test_packed_answers_are_unpacked(server):
+  server.configure(faults=1.0, kinds=['packed'])
+  [answer] = _ask(server, _call(1))
+  assert answer.texts == (sums.answer(sums.row(1)['q'], 0),)
 
 
 @pytest.mark.parametrize(

@@ -248,6 +248,35 @@ def test_interrupt_keeps_what_is_in_flight(server, extract, out):
   assert 18 <= stats['paid'] == len(command.answers(out)) < 100
 
 
+def test_nothing_is_paid_into_a_file_that_was_removed(server, extract, out):
+  server.configure(hold_after=10)
+  running = extract(40, '--concurrency=8', wait=False)
+  server.wait(held=8)
+  out.unlink()
+  server.change(hold_after=None)
+  done = running.wait()
+  assert done.status == 2 and 'train.jsonl was removed' in done.output
+  assert server.stats()['calls'] == 18
+  (rescued,) = out.parent.iterdir()
+  assert f'is in {rescued}: move it' in done.output
+  rescued.rename(out)
+  assert extract().status == 0
+  assert server.stats()['calls'] == 40 == len(command.answers(out))
+
+
+def test_a_row_whose_answer_floods_fails_with_that_reason(server, extract, out):
+  server.configure(faults=1.0, kinds=['bomb'])
+  done = extract(2, '--price_in=1', '--price_out=1')
+  assert done.status == 1, done.output
+  assert server.stats()['calls'] == 2
+  reason = 'an answer of more than 4,194,304 bytes'
+  failures = command.lines(out, completions_file.FAILURE)
+  assert [reason in line['error'] for line in failures] == [True, True]
+  lost = command.lines(out, completions_file.LOST)
+  assert all(line['usage']['completion_tokens'] for line in lost)
+  assert len(lost) == 2 and done.peak_mib < 250
+
+
 def test_samples_share_a_prompt_and_missing_ones_are_asked_for(
   server, extract, out
 ):

@@ -4,6 +4,8 @@
 import errno
 import json
 import os
+import pathlib
+import shutil
 
 import hypothesis
 import pytest
@@ -99,12 +101,55 @@ def test_a_full_disk_leaves_no_half_line(tmp_path, monkeypatch):
 
   with ledger.Ledger(path) as file:
     monkeypatch.setattr(os, 'write', write)
-    with pytest.raises(OSError, match='No space'):
+    with pytest.raises(contract.UserError, match="out.jsonl': No space"):
       file.append(_line(1))
     monkeypatch.undo()
     assert path.read_bytes() == before
     file.append(_line('after'))
   assert _ids(path)[-1] == 'after'
+
+
+def _replace(path):
+  (path.parent / 'other').write_text('other')
+  (path.parent / 'other').rename(path)
+
+
+@pytest.mark.parametrize(
+  'take_away',
+  [
+    pathlib.Path.unlink,
+    _replace,
+    lambda path: path.rename(path.with_name('moved')),
+    lambda path: shutil.rmtree(path.parent),
+  ],
+)
+def test_a_file_that_is_taken_away_is_noticed_and_rescued(tmp_path, take_away):
+  path = tmp_path / 'folder' / 'out.jsonl'
+  whole = _fill(path)
+  file = ledger.Ledger(path)
+  file.check()
+  take_away(path)
+  with pytest.raises(contract.UserError, match='out.jsonl was removed'):
+    file.check()
+  with pytest.raises(contract.UserError, match=r'is in .*\.rescued-'):
+    file.close()
+  (rescued,) = path.parent.glob('*.rescued-*')
+  assert rescued.read_bytes() == whole
+
+
+def test_a_file_that_is_cut_is_noticed(tmp_path):
+  path = tmp_path / 'out.jsonl'
+  _fill(path)
+  with pytest.raises(contract.UserError, match='out.jsonl was .* cut'):
+    with ledger.Ledger(path) as file:
+      os.truncate(path, 9)
+      file.check()
+
+
+def test_what_is_no_regular_file_is_refused(tmp_path):
+  os.mkfifo(tmp_path / 'out.jsonl')
+  with pytest.raises(contract.UserError, match='out.jsonl is no regular file'):
+    ledger.Ledger(tmp_path / 'out.jsonl')
 
 
 def test_lines_of_one_append_are_one_write(tmp_path, monkeypatch):
