@@ -188,11 +188,13 @@ def save_hf(
       f'{folder} is not empty; exporting into it could mix two models. Give'
       ' a new folder.'
     )
+  generation = {**(generation or {}), **hf_layout.special_ids()}
+  if config.num_decoder_layers > config.num_encoder_layers:
+    # transformers makes a cache as deep as the encoder: generate() would fail.
+    generation['use_cache'] = False
   files = {
     'config.json': _json(hf_layout.config_values(config)),
-    'generation_config.json': _json(
-      {**(generation or {}), **hf_layout.special_ids()}
-    ),
+    'generation_config.json': _json(generation),
     **(tokenizer or {}),
   }
   flat = traverse_util.flatten_dict(t5x_layers.unrolled_params(params, config))

@@ -9,6 +9,8 @@ import sentencepiece
 import seqio
 
 from dsbs_jax.data import vocabularies
+from dsbs_jax.data.prepared import tokens
+from dsbs_jax.data.seqio_tasks import providers
 from dsbs_jax.interop import hf_tokenizer
 from dsbs_jax.preparing import vocabulary_training
 from tests.data import small_prepared
@@ -157,6 +159,9 @@ def test_tokenizer_json_is_read_alone(path, tmp_path):
   again = hf_tokenizer.tokenizer_files(ours)
   assert again['tokenizer.json'] == place.read_bytes()
   assert hf_tokenizer.count_differences(again, ours, TEXTS) == 0
+  source = tokens.Source(data_dir='none', vocabulary=str(place))
+  with pytest.raises(ValueError, match='which seqio and T5X cannot read'):
+    providers.LazyVocabulary(lambda: source).resolve()
   with pytest.raises(ValueError, match='has its own. Leave the number out'):
     vocabularies.load(f'{place}:3')
   place.write_text('{}')

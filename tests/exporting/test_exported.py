@@ -362,6 +362,23 @@ def test_transformers_loads_the_folder_and_answers_alike(
   ]
 
 
+def test_programs_refuse_a_tokenizer_json(run, tmp_path):
+  pytest.importorskip('tokenizers', reason='tokenizers is not installed')
+  export = export_lib.ExportConfig(model_dir=str(run), out=str(tmp_path / 'hf'))
+  export_lib.to_hugging_face(export)
+  export = export_lib.ExportConfig(
+    model_dir=str(tmp_path / 'hf'),
+    out=str(tmp_path / 'out'),
+    vocabulary=str(tmp_path / 'hf' / 'tokenizer.json'),
+  )
+  with pytest.raises(ValueError, match='is a tokenizer.json, expected'):
+    export_lib.to_stablehlo(export)
+  again = dataclasses.replace(export, vocabulary=str(tmp_path / 'hf'))
+  assert 'with its tokenizer' in export_lib.to_hugging_face(again)
+  copies = [tmp_path / name / 'spiece.model' for name in ('hf', 'out')]
+  assert copies[0].read_bytes() == copies[1].read_bytes()
+
+
 def test_an_exported_tokenizer_is_checked_on_the_runs_data(tmp_path):
   pytest.importorskip('tokenizers', reason='tokenizers is not installed')
   data = small_prepared.write(tmp_path / 'data', splits=('train',))

@@ -213,7 +213,9 @@ def test_transformers_computes_the_same(vocabulary, tmp_path, config):
   torch = pytest.importorskip('torch', reason='torch is not installed')
   folder, params = tmp_path / 'model', _params(config)
   files = hf_tokenizer.tokenizer_files(vocabularies.load(f'{vocabulary}:20'))
-  hf_checkpoint.save_hf(folder, params, config, tokenizer=files)
+  hf_checkpoint.save_hf(
+    folder, params, config, tokenizer=files, generation={'max_new_tokens': 7}
+  )
   tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
   ids = tokenizer('the lazy fox <extra_id_0>').input_ids
   assert ids[-2:] == [59, 1] and len(tokenizer) == 60
@@ -234,3 +236,6 @@ def test_transformers_computes_the_same(vocabulary, tmp_path, config):
     },
   )
   np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+  # Its decoder is deeper than its encoder, for which transformers has no cache.
+  outputs = model.generate(torch.tensor([ids]), eos_token_id=None)
+  assert outputs.shape == (1, 8)  # the start token and max_new_tokens
