@@ -35,6 +35,8 @@ UNANSWERED_STATUS = 1
 
 _BACKLOG = 1024
 _SECONDS_BETWEEN_LINES = 5.0
+# Seconds for connections to end, after everything is answered or given up.
+_SHUTDOWN_TIMEOUT = 1.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -183,7 +185,10 @@ class _Server:
     )
     listener = sockets.listen(config.host, config.port)
     runner = web.AppRunner(
-      self._service.application(), handler_cancellation=True, access_log=None
+      self._service.application(),
+      handler_cancellation=True,
+      access_log=None,
+      shutdown_timeout=_SHUTDOWN_TIMEOUT,
     )
     await runner.setup()
     site = web.SockSite(runner, listener, backlog=_BACKLOG)

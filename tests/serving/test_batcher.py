@@ -27,7 +27,7 @@ class Student:
   def __call__(self, inputs, rationales):
     texts = [one.text for one in inputs]
     self.batches.append(texts)
-    if texts == ['hold']:
+    if texts[0] == 'hold':
       self.held.set()
       assert self.release.wait(300)
     return [predictor.Prediction(text, 1.0, 'why') for text in texts]
@@ -159,6 +159,18 @@ def test_a_request_that_is_cancelled_takes_its_inputs_out():
     assert gone.cancelled()
 
   assert run(scenario) == [['hold'], ['kept']]
+
+
+def test_a_client_that_leaves_during_its_batch_takes_nobody_elses_answer():
+  async def scenario(queue, student):
+    gone, *kept = (submit(queue, text) for text in ('hold', 'a', 'b'))
+    await asyncio.to_thread(student.held.wait)
+    gone.cancel()
+    student.release.set()
+    found = await asyncio.gather(*kept)
+    assert [one.label for (one,) in found] == ['a', 'b']
+
+  assert run(scenario) == [['hold', 'a', 'b']]
 
 
 def config(task, **options):

@@ -2,9 +2,13 @@
 """A server answers as `infer` does, and loses nothing when it is stopped."""
 
 import collections
+import concurrent.futures
+import contextlib
 import http.client
 import json
+import os
 import pathlib
+import queue
 import re
 import signal
 import socket
@@ -14,9 +18,10 @@ import urllib.parse
 
 import pytest
 
-from dsbs_jax.inference import infer_file
+from dsbs_jax.inference import infer_file, predictor, student
 from dsbs_jax.runtime import gin_config
 from dsbs_jax.serving import server as server_lib
+from dsbs_jax.serving import sockets, warmup
 from tests.inference import small_student
 from tests.serving import serving_process, test_http
 
@@ -231,6 +236,112 @@ def settings(folder, *files, **macros):
     gin_bindings=[f'{name} = {value!r}' for name, value in macros.items()],
     search_paths=[str(REPOSITORY)],
   )
+
+
+@pytest.fixture
+def held(tmp_path, monkeypatch):
+  """A server in this thread, whose student is held by a gate: how to start it,
+  the gate, and where the server listens."""
+  gate, listeners = test_http.Gate(), queue.Queue()
+
+  def load(config, *, shapes):
+    loaded = predictor.Predictor(
+      *(config.predictor_config(), None),
+      vocabulary=small_student.BYTES,
+      shapes=shapes,
+    )
+    monkeypatch.setattr(loaded, 'predict', gate)
+    return student.LoadedStudent(loaded, None, {})
+
+  def listen(host, port, listen=sockets.listen):
+    listeners.put(listen(host, port))
+    return listeners.queue[0]
+
+  def serve(drain_timeout):
+    return server_lib.serve(
+      settings(
+        *(tmp_path, 'gin/benchmarks/parcels.gin'),
+        PORT=0,
+        DRAIN_TIMEOUT=drain_timeout,
+      )
+    )
+
+  monkeypatch.setattr(student, 'load_student', load)
+  monkeypatch.setattr(warmup, 'calls', lambda *_: [])
+  monkeypatch.setattr(sockets, 'listen', listen)
+  numbers = signal.SIGTERM, signal.SIGINT
+  before = [signal.getsignal(number) for number in numbers]
+  yield serve, gate, lambda: listeners.get(timeout=300).getsockname()
+  gate.open.set()
+  for number, handler in zip(numbers, before, strict=True):
+    signal.signal(number, handler)
+
+
+def ask(address):
+  """Asks a server as soon as it is ready: the status, 0 where it hung up."""
+  data = b'{"input": "a"}'
+  url = 'http://{}:{}'.format(*address)
+  test_http.wait_until(lambda: serving_process.send(f'{url}/healthz')[0] == 200)
+  try:
+    return serving_process.send(f'{url}/v1/answers', data)[0]
+  except (ConnectionError, urllib.error.URLError):
+    return 0
+
+
+def test_an_answer_that_takes_long_is_waited_for(held, capsys):
+  serve, gate, listening = held
+
+  def clients():
+    address = listening()
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+      asked = pool.submit(ask, address)
+      assert gate.entered.wait(300)
+      with contextlib.closing(
+        http.client.HTTPConnection(*address, timeout=300)
+      ) as kept:
+
+        def health():
+          kept.request('GET', '/healthz')
+          return kept.getresponse().read()
+
+        assert b'ready' in health()
+        os.kill(os.getpid(), signal.SIGTERM)
+        try:
+          test_http.wait_until(lambda: b'stopping' in health())
+        finally:
+          gate.open.set()
+      return asked.result()
+
+  with concurrent.futures.ThreadPoolExecutor(1) as pool:
+    status = pool.submit(clients)
+    assert serve(600.0) == 0
+    assert status.result() == 200
+  assert '1 requests answered, 0 not' in capsys.readouterr().err
+
+
+def test_a_drain_that_is_too_short_is_counted_and_ends_in_status_1(
+  held, capsys
+):
+  serve, gate, listening = held
+
+  def refused(address):
+    with socket.socket() as client:
+      return client.connect_ex(address) != 0
+
+  def client():
+    address = listening()
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+      asked = pool.submit(ask, address)
+      assert gate.entered.wait(300)
+      os.kill(os.getpid(), signal.SIGTERM)
+      test_http.wait_until(lambda: refused(address))
+      return asked.result()
+
+  with concurrent.futures.ThreadPoolExecutor(1) as pool:
+    status = pool.submit(client)
+    assert serve(0.0) == 1
+    assert status.result() == 0
+  assert '0 requests answered, 1 not' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
