@@ -32,7 +32,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from dsbs_jax import contract
-from dsbs_jax.data.source import completions
+from dsbs_jax.data.source import archive, completions
 
 FORMAT = 1
 
@@ -94,8 +94,10 @@ def scan(path: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
   """The offset in bytes and the record of each line, up to a torn last line.
 
   Raises:
-    contract.UserError: a line that is not the last one is malformed.
+    contract.UserError: it is no regular file, or a line that is not the last
+      one is malformed.
   """
+  archive.check_regular(path)
   offset = 0
   with path.open('rb') as file:
     for number, line in enumerate(file, 1):

@@ -27,11 +27,11 @@ import mmap
 import os
 import pathlib
 import shutil
-import stat
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from dsbs_jax import contract
+from dsbs_jax.data.source import archive
 from dsbs_jax.runtime import files
 from rationales import batch_jobs, completions_file, costs
 
@@ -115,6 +115,7 @@ class Ledger:
     self.path = path
     self._redact = redact
     self._unsynced = False
+    archive.check_regular(path)
     try:
       path.parent.mkdir(parents=True, exist_ok=True)
       flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
@@ -224,12 +225,6 @@ class Ledger:
 
   def _check_beginning(self) -> None:
     """Refuses a file of another program, which a repair would damage."""
-    if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
-      os.close(self._descriptor)
-      raise contract.UserError(
-        f'{self.path} is no regular file, expected one that can be read again.'
-        ' Give another --out.'
-      )
     beginning = os.pread(self._descriptor, len(_BEGINNING), 0)
     if not _BEGINNING.startswith(beginning):
       os.close(self._descriptor)

@@ -31,6 +31,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dsbs_jax import contract
+from dsbs_jax.data.source import archive
 
 FOLDER = pathlib.Path(__file__).resolve().parent / 'prompts'
 
@@ -95,6 +96,7 @@ def load(path: pathlib.Path) -> Prompt:
   Raises:
     contract.UserError: the file is missing, is not JSON or lacks a part.
   """
+  archive.check_regular(path)
   try:
     data = json.loads(path.read_text(encoding='utf-8-sig'))
   except FileNotFoundError:

@@ -2,6 +2,7 @@
 """Wrong rows, completions and archives: one clear error, status 2."""
 
 import gzip
+import os
 import zipfile
 
 import pytest
@@ -202,6 +203,30 @@ def test_rows_of_another_folder_are_not_taken_for_these(tmp_path):
   done = doors.call('dsbs_jax.prepare', *flags, '--splits=train')
   assert done.status == 0, done
   assert f'parcels train: {tmp_path}/train.jsonl' in done.stderr
+
+
+@pytest.mark.parametrize(
+  'pipe, flags',
+  [
+    ('pipe', ('--source={place}/pipe',)),
+    ('train.jsonl', ()),  # the split is not left out
+    ('pipe', ('--completions={place}/pipe',)),
+    ('said/train.jsonl', ('--completions={place}/said',)),
+  ],
+)
+def test_a_pipe_for_a_file_is_refused(tmp_path, pipe, flags):
+  files = {'train.jsonl': ROW, 'test.jsonl': OTHER, 'said/test.jsonl': SAID}
+  write(tmp_path, {n: text for n, text in files.items() if n != pipe})
+  os.mkfifo(tmp_path / pipe)
+  ended = doors.call(
+    'dsbs_jax.prepare',
+    '--benchmark=parcels',
+    f'--source={tmp_path}',
+    f'--data_dir={tmp_path / "data"}',
+    '--vocabulary=bytes',
+    *(flag.format(place=tmp_path) for flag in flags),
+  )
+  refused(ended, f'{tmp_path / pipe} is no regular file', 'Give a file')
 
 
 def _whole_zip(path):

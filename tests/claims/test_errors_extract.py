@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Wrong flags, prompts and files of stage 1: one clear error, status 2."""
 
+import os
+
 import pytest
 
 from tests.claims import doors
@@ -67,6 +69,22 @@ def test_extract_says_what_is_wrong(tmp_path, name):
   )
   refused(ended, *parts)
   assert not (tmp_path / 'out.jsonl').exists()
+
+
+@pytest.mark.parametrize('flag', ['source', 'prompt', 'out'])
+def test_a_pipe_for_a_file_is_refused(tmp_path, flag):
+  pipe = tmp_path / 'pipe'
+  os.mkfifo(pipe)
+  ended = doors.call(
+    'rationales.extract',
+    '--benchmark=cqa',
+    f'--source={REPOSITORY / "tests/data/fixtures/archive"}',
+    f'--out={tmp_path / "out.jsonl"}',
+    '--model=m',
+    '--dry_run',
+    f'--{flag}={pipe}',
+  )
+  refused(ended, f'{pipe} is no regular file', 'Give a file')
 
 
 @pytest.mark.parametrize(

@@ -37,10 +37,11 @@ class Folder:
     return sorted(
       path.relative_to(self.root).as_posix()
       for path in self.root.glob(pattern)
-      if path.is_file()
+      if not path.is_dir()
     )
 
   def open(self, name: str) -> BinaryIO:
+    check_regular(self.root / name)
     return open(self.root / name, 'rb')
 
 
@@ -72,6 +73,19 @@ class Zip:
 Archive = Folder | Zip
 
 
+def check_regular(path: pathlib.Path) -> None:
+  """Refuses pipes, sockets and devices: reading them may never end.
+
+  Raises:
+    UserError: something is there that is neither a file nor a folder.
+  """
+  if path.exists() and not (path.is_file() or path.is_dir()):
+    raise contract.UserError(
+      f'{path} is no regular file (a pipe, a socket or a device), expected one'
+      ' that can be read again. Give a file with its contents.'
+    )
+
+
 def open_archive(path: str | pathlib.Path) -> Archive:
   """Opens a folder or a zip file for reading.
 
@@ -90,6 +104,7 @@ def open_archive(path: str | pathlib.Path) -> Archive:
       f'The source {path} does not exist, expected a folder or a zip file.'
       ' Check the path.'
     )
+  check_regular(path)
   if not zipfile.is_zipfile(path):
     if path.suffix.lower() == '.zip':
       raise contract.UserError(

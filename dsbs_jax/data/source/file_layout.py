@@ -195,6 +195,7 @@ def by_id(
     path = None
   if path is None:
     return completions.Completions()
+  archive.check_regular(path)
   if not path.is_file():
     raise contract.UserError(
       f'The completions {path} do not exist, expected a JSONL file or a'
@@ -208,13 +209,13 @@ def by_id(
 
 
 def _in_folder(folder: pathlib.Path, split: str) -> pathlib.Path | None:
-  if not any((folder / f'{s}.jsonl').is_file() for s in benchmark_lib.SPLITS):
+  if not any((folder / f'{s}.jsonl').exists() for s in benchmark_lib.SPLITS):
     raise contract.UserError(
       f'The completions folder {folder} has none of train.jsonl,'
       ' validation.jsonl, test.jsonl; expected one or more. Check the path.'
     )
   path = folder / f'{split}.jsonl'
-  return path if path.is_file() else None
+  return path if path.exists() else None
 
 
 def _header_split(path: pathlib.Path) -> str:
