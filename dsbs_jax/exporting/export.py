@@ -113,6 +113,8 @@ def to_hugging_face(export: ExportConfig) -> str:
     checked = (
       f'Of {len(texts)} texts of its training data, {other} get other ids from'
       ' this tokenizer than they had in training.'
+      if texts
+      else 'Its training data is not here to check this tokenizer on.'
     )
     usage = _HUGGING_FACE_USE.format(
       prefix=_prefix(found.metadata),

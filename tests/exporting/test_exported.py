@@ -317,7 +317,7 @@ def test_nothing_of_the_data_becomes_markup(exported):
 def test_a_foreign_checkpoint_has_a_card_that_knows_little(run, tmp_path):
   pytest.importorskip('tokenizers', reason='tokenizers is not installed')
   export = export_lib.ExportConfig(model_dir=str(run), out=str(tmp_path / 'hf'))
-  assert 'with its tokenizer' in export_lib.to_hugging_face(export)
+  assert 'data is not here to check' in export_lib.to_hugging_face(export)
   assert 'max_new_tokens=9' in (tmp_path / 'hf' / 'README.md').read_text()
   again = export_lib.ExportConfig(
     model_dir=str(tmp_path / 'hf'), out=str(tmp_path / 't5x')

@@ -3,6 +3,7 @@
 
 import io
 import random
+import sys
 
 import pytest
 import sentencepiece
@@ -119,6 +120,14 @@ def test_what_cannot_be_expressed_is_refused(options, what):
   vocabulary = vocabularies.SentencePieceVocabulary(train(**options))
   with pytest.raises(ValueError, match=f'the vocabulary has {what}'):
     hf_tokenizer.tokenizer_files(vocabulary)
+
+
+def test_nothing_is_exported_unchecked(monkeypatch):
+  monkeypatch.setitem(sys.modules, 'tokenizers', None)
+  vocabulary = vocabularies.load('bytes')
+  files = hf_tokenizer.tokenizer_files(vocabulary)
+  with pytest.raises(ValueError, match='tokenizers is not installed'):
+    hf_tokenizer.count_differences(files, vocabulary, ['a'])
 
 
 def test_other_ids_are_found():
