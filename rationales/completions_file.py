@@ -26,7 +26,7 @@ import hashlib
 import json
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -83,11 +83,13 @@ class SampleKey:
     Two of a million keys share a hash with probability 3e-8; then one row
     would be taken for answered.
     """
-    text = f'{self.kind}\0{self.sample}\0{self.example_id}'
-    digest = hashlib.blake2b(
-      text.encode('utf-8', 'surrogatepass'), digest_size=8
-    ).digest()
-    return int.from_bytes(digest, 'little')
+    return _hash64(f'{self.kind}\0{self.sample}\0{self.example_id}')
+
+
+def _hash64(text: str) -> int:
+  data = text.encode('utf-8', 'surrogatepass')
+  digest = hashlib.blake2b(data, digest_size=8).digest()
+  return int.from_bytes(digest, 'little')
 
 
 def scan(path: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -147,21 +149,22 @@ def is_usage(usage: Any) -> bool:
 
 
 class Index:
-  """Which samples are answered, and where: 24 bytes per answer.
+  """Which samples are answered, and where: 32 bytes per answer.
 
   Call `add` for every line, then `freeze` once. Of several lines for the same
   sample the first counts, or the last one with `retry`.
   """
 
   def __init__(self):
-    self._columns = [array.array('Q') for _ in range(3)]
-    self._retries: list[tuple[int, int, int]] = []
+    self._columns = [array.array('Q') for _ in range(4)]
+    self._retries: list[tuple[int, int, int, int]] = []
 
   def add(self, offset: int, record: dict[str, Any]) -> None:
     """Adds a line if it is an answer; ignores all other kinds."""
     if record['kind'] in ANSWERS:
       key = SampleKey(record['kind'], record['id'], record['sample'])
-      values = key.hash64, int(record['prompt_hash'], 16), offset
+      prompt = int(record['prompt_hash'], 16)
+      values = key.hash64, prompt, offset, _hash64(record['id'])
       if record.get('retry'):
         self._retries.append(values)
         return
@@ -171,14 +174,15 @@ class Index:
   def freeze(self) -> 'Index':
     """Sorts the added lines; now they can be looked up, but no more added."""
     # The first of equal keys is kept.
-    retries = np.array(self._retries[::-1], np.uint64).reshape(-1, 3).T
-    keys, hashes, offsets = (
+    retries = np.array(self._retries[::-1], np.uint64).reshape(-1, 4).T
+    keys, hashes, offsets, ids = (
       np.concatenate([retry, np.array(column, np.uint64)])
       for retry, column in zip(retries, self._columns, strict=True)
     )
     self._columns = []
     self._keys, first = np.unique(keys, return_index=True)
     self._hashes, self._offsets = hashes[first], offsets[first]
+    self._ids = ids[first]
     return self
 
   def __len__(self) -> int:
@@ -196,6 +200,11 @@ class Index:
     """Where in the file the sample's record is; -1 without an answer."""
     position = self._position(key)
     return -1 if position is None else int(self._offsets[position])
+
+  def of_no_row(self, ids: Iterable[str]) -> list[int]:
+    """The offsets of answers to other ids than these, in ascending order."""
+    known = np.fromiter(map(_hash64, ids), np.uint64)
+    return np.sort(self._offsets[~np.isin(self._ids, known)]).tolist()
 
   def read(self, key: SampleKey, file: BinaryIO) -> dict[str, Any] | None:
     """The sample's record, read from the file that was indexed."""

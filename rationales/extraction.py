@@ -4,6 +4,7 @@
 import asyncio
 import dataclasses
 import functools
+import json
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -59,9 +60,8 @@ class Extraction:
 
   def show_costs(self) -> int:
     """Prints what the run would cost; changes no file and asks no server."""
-    contents = self._read()
-    estimate = worklist.estimate(self._calls(contents), contents.tracker)
-    print('\n'.join(_cost_lines(estimate, contents)))
+    _, lines = self._estimate(self._read())
+    print('\n'.join(lines))
     return 0
 
   def run(self) -> int:
@@ -83,8 +83,8 @@ class Extraction:
           progress.say(terminal_text.visible(runner.message))
         contents = self._read()
       while True:
-        estimate = worklist.estimate(self._calls(contents), contents.tracker)
-        for line in _cost_lines(estimate, contents):
+        estimate, lines = self._estimate(contents)
+        for line in lines:
           progress.say(line)
         if not estimate.calls:
           return 0
@@ -134,6 +134,26 @@ class Extraction:
           settings[name] = contents.settings.get(name)
       ledger.check_settings(self.path, contents.settings, settings)
     return contents
+
+  def _estimate(
+    self, contents: ledger.Contents
+  ) -> tuple[worklist.Estimate, list[str]]:
+    """The work that is left, and the same in words."""
+    estimate = worklist.estimate(self._calls(contents), contents.tracker)
+    foreign = self.work.answers_of_no_row(contents.index)
+    lines = _cost_lines(
+      estimate, contents, answered=len(contents.index) - len(foreign)
+    )
+    if foreign:
+      with self.path.open('rb') as file:
+        file.seek(foreign[0])
+        first = json.loads(file.readline())['id']
+      lines.append(
+        f'foreign  {len(foreign):,} answers in {self.path} are to ids that no'
+        f' row of {self.work.split} has, such as {first!r}; they count for'
+        ' nothing'
+      )
+    return estimate, lines
 
   def _calls(self, contents: ledger.Contents) -> Iterator[calls.Call]:
     if not self.rationalize:
@@ -220,14 +240,14 @@ class Extraction:
 
 
 def _cost_lines(
-  estimate: worklist.Estimate, contents: ledger.Contents
+  estimate: worklist.Estimate, contents: ledger.Contents, *, answered: int
 ) -> list[str]:
   """What is to be done and what it costs, for the user."""
   tokens, bound = estimate.tokens, estimate.upper_bound
   tracker, prices = contents.tracker, contents.tracker.prices
   lines = [
     f'to do    {estimate.calls:,} calls for {estimate.samples:,} completions;'
-    f' {len(contents.index):,} are answered already',
+    f' {answered:,} are answered already',
     f'tokens   about {tokens.prompt:,.0f} prompt, {tokens.completion:,.0f}'
     f' completion (at most {bound.prompt:,.0f} and'
     f' {bound.completion:,.0f}); longest prompt {estimate.longest:,.0f}',

@@ -127,6 +127,12 @@ class Worklist:
           call = self._call(row, (0,), hinted=True)
           yield dataclasses.replace(call, replaces=index.offset(hinted))
 
+  def answers_of_no_row(self, index: completions_file.Index) -> list[int]:
+    """Offsets of answers that no row is about; none where rows are left out."""
+    if self.limit is not None or not len(index):
+      return []
+    return index.of_no_row(row.example_id for row in self._rows())
+
   def _is_retried(
     self,
     row: rows.Row,

@@ -213,6 +213,22 @@ def test_hinted_answers_are_asked_for_again_too(server, extract, out):
   assert [e.status for e in examples][3] == 'rationalized'
 
 
+def test_answers_to_ids_of_no_row_are_told(server, extract, out):
+  assert extract(5).status == 0
+  before = out.read_text()
+  line = command.answers(out)[0]
+  for number in (7, 9):
+    line['id'] = f'train-{number}'
+    before += json.dumps(line) + '\n'
+  out.write_text(before)
+  done = extract()
+  assert done.status == 0 and '; 5 are answered already' in done.output
+  assert '2 answers in ' in done.output
+  assert "no row of train has, such as 'train-7'" in done.output
+  # Not with a limit, which leaves rows out; the log is of both runs.
+  assert extract(None, '--limit=3').output.count('foreign') == 1
+
+
 def test_two_processes_on_one_file(server, extract, out):
   server.configure(hold_after=0)
   first = extract(5, wait=False)
