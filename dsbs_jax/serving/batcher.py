@@ -84,14 +84,7 @@ class Batcher:
     Raises:
       errors.APIError: the queue is full, or the batch failed.
     """
-    if len(self._queue) + len(inputs) > self._max_queue:
-      raise errors.APIError(
-        503,
-        f'{len(self._queue):,} inputs are waiting, and the queue holds'
-        f' {self._max_queue:,}. Try again after Retry-After.',
-        code='queue_full',
-        retry_after=len(self._queue) * self._seconds_per_input,
-      )
+    self.check_room(len(inputs))
     loop = asyncio.get_running_loop()
     pending = [
       _Pending(checked, rationales, loop.time(), loop.create_future())
@@ -100,7 +93,30 @@ class Batcher:
     self._queue.extend(pending)
     self._metrics.queue.set(len(self._queue))
     self._arrived.set()
-    return list(await asyncio.gather(*(one.future for one in pending)))
+    try:
+      return list(await asyncio.gather(*(one.future for one in pending)))
+    finally:
+      self._drop(pending)
+
+  def check_room(self, num_inputs: int) -> None:
+    """Raises `errors.APIError` if the queue cannot take so many inputs."""
+    if len(self._queue) + num_inputs > self._max_queue:
+      raise errors.APIError(
+        503,
+        f'{len(self._queue):,} inputs are waiting, and the queue holds'
+        f' {self._max_queue:,}. Try again after Retry-After.',
+        code='queue_full',
+        retry_after=len(self._queue) * self._seconds_per_input,
+      )
+
+  def _drop(self, pending: Sequence[_Pending]) -> None:
+    """Takes inputs out that nobody waits for; answered ones are out already."""
+    for one in pending:
+      one.future.cancel()
+    kept = [one for one in self._queue if not one.future.done()]
+    self._metrics.dropped.inc(len(self._queue) - len(kept))
+    self._queue = collections.deque(kept)
+    self._metrics.queue.set(len(kept))
 
   async def run(self) -> None:
     """Runs batch after batch, until it is cancelled."""

@@ -15,6 +15,13 @@ from dsbs_jax.serving import errors, handlers, prometheus
 
 _JSON = 'application/json'
 _BODY_TIMEOUT = 30.0  # seconds for a body to arrive
+# Seconds for a head to arrive, on a new connection or after an answer. Proxies
+# close idle connections after 60, and should be the first to do so.
+_KEEPALIVE_TIMEOUT = 75.0
+# Seconds to read on after a refusal, so that whoever still writes can read it.
+_LINGERING_TIME = 60.0
+# Seconds for connections to end, after everything is answered or given up.
+_SHUTDOWN_TIMEOUT = 1.0
 # Larger bodies are parsed in a thread, so that other requests go on.
 _LARGE_BODY_BYTES = 16 << 10
 # Counted for a client that left before its response; never sent.
@@ -26,7 +33,6 @@ class Service:
 
   Args:
     max_body_bytes: of a request.
-    max_requests: requests in flight at most.
     request_timeout: seconds from a request's head to its response.
     metrics: counts.
 
@@ -41,11 +47,10 @@ class Service:
     self,
     *,
     max_body_bytes: int,
-    max_requests: int,
     request_timeout: float,
     metrics: prometheus.ServerMetrics,
   ):
-    self._max_body_bytes, self._max_requests = max_body_bytes, max_requests
+    self._max_body_bytes = max_body_bytes
     self._request_timeout, self._metrics = request_timeout, metrics
     self._idle = asyncio.Event()
     self._idle.set()
@@ -55,8 +60,8 @@ class Service:
     self.progress = 'reading the checkpoint'
     self.num_answered = self.num_in_flight = 0
 
-  def application(self) -> web.Application:
-    """The paths and their handlers."""
+  def runner(self) -> web.AppRunner:
+    """Runs the paths and their handlers."""
     app = web.Application(
       middlewares=[self._observe], client_max_size=self._max_body_bytes
     )
@@ -72,7 +77,14 @@ class Service:
         web.get('/metrics', self._show_metrics),
       ]
     )
-    return app
+    return web.AppRunner(
+      app,
+      handler_cancellation=True,
+      access_log=None,
+      keepalive_timeout=_KEEPALIVE_TIMEOUT,
+      lingering_time=_LINGERING_TIME,
+      shutdown_timeout=_SHUTDOWN_TIMEOUT,
+    )
 
   def open(self, ready: handlers.Handlers) -> None:
     """Starts to answer."""
@@ -191,15 +203,7 @@ class Service:
   def _admit(self, request: web.Request) -> handlers.Handlers:
     """The handlers; raises if the request is refused before it is read."""
     ready = self._ready_handlers()
-    if self.num_in_flight >= self._max_requests:
-      raise errors.APIError(
-        503,
-        f'{self.num_in_flight:,} requests are being answered, as many as the'
-        ' queue holds. Try again after Retry-After.',
-        code='queue_full',
-        retry_after=1,
-        close=True,
-      )
+    ready.batcher.check_room(1)
     if request.content_type != _JSON:
       raise errors.APIError(
         415,

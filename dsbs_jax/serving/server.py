@@ -35,8 +35,6 @@ UNANSWERED_STATUS = 1
 
 _BACKLOG = 1024
 _SECONDS_BETWEEN_LINES = 5.0
-# Seconds for connections to end, after everything is answered or given up.
-_SHUTDOWN_TIMEOUT = 1.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -179,17 +177,11 @@ class _Server:
     self._stop = asyncio.Event()
     self._service = http.Service(
       max_body_bytes=config.max_body_bytes,
-      max_requests=config.max_queue,
       request_timeout=config.request_timeout,
       metrics=self._metrics,
     )
     listener = sockets.listen(config.host, config.port)
-    runner = web.AppRunner(
-      self._service.application(),
-      handler_cancellation=True,
-      access_log=None,
-      shutdown_timeout=_SHUTDOWN_TIMEOUT,
-    )
+    runner = self._service.runner()
     await runner.setup()
     site = web.SockSite(runner, listener, backlog=_BACKLOG)
     await site.start()

@@ -68,7 +68,6 @@ class Stub:
     self.predict = predict
     self.limits = {
       'max_body_bytes': max_body_bytes,
-      'max_requests': max_queue,
       'request_timeout': request_timeout,
     }
     self.queue = {'max_queue': max_queue, 'max_wait': max_wait}
@@ -112,9 +111,7 @@ class Stub:
     self.service = http_lib.Service(**self.limits, metrics=self.metrics)
     listener = sockets.listen('127.0.0.1', 0)
     self.port = listener.getsockname()[1]
-    runner = web.AppRunner(
-      self.service.application(), handler_cancellation=True, access_log=None
-    )
+    runner = self.service.runner()
     await runner.setup()
     await web.SockSite(runner, listener).start()
     with concurrent.futures.ThreadPoolExecutor(1) as thread:

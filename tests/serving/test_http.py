@@ -2,6 +2,7 @@
 """Whatever is sent, a server answers it once, in order, or says why not."""
 
 import concurrent.futures
+import contextlib
 import gzip
 import http.client
 import json
@@ -276,9 +277,50 @@ def test_a_body_that_does_not_arrive_is_408():
     assert stub.ask({'input': 'next'})[0] == 200
 
 
+def test_a_refusal_can_be_read_after_the_rest_was_written():
+  with (
+    serving_stub.Stub() as stub,
+    socket.create_connection(('127.0.0.1', stub.port)) as slow,
+  ):
+    slow.sendall(HALF_A_REQUEST)
+    wait_until(lambda: stub.count('dsbs_requests_in_flight') == 1)
+    stub.skip(31)
+    assert slow.recv(1, socket.MSG_PEEK)  # it is refused, and writes on
+    for piece in (b':', b' ', b'"a"}  '):
+      stub.skip(15)
+      stub.count('dsbs_ready')  # what the clock started is done
+      slow.sendall(piece)
+    response = http.client.HTTPResponse(slow)
+    response.begin()
+    assert response.status == 408 and response.read()
+
+
+def test_half_sent_bodies_take_no_place_in_the_queue():
+  with contextlib.ExitStack() as stack:
+    stub = stack.enter_context(serving_stub.Stub(max_queue=2, max_inputs=2))
+    for number in range(1, 4):
+      address = ('127.0.0.1', stub.port)
+      slow = stack.enter_context(socket.create_connection(address))
+      slow.sendall(HALF_A_REQUEST)
+      wait_until(lambda n=number: stub.count('dsbs_requests_in_flight') == n)
+    assert stub.ask({'inputs': ['a', 'b']})[0] == 200
+
+
+def test_half_sent_heads_end_after_a_while():
+  with (
+    serving_stub.Stub() as stub,
+    socket.create_connection(('127.0.0.1', stub.port)) as slow,
+  ):
+    slow.sendall(b'POST /v1/answers HTTP/1.1\r\nHost:')
+    assert stub.ask({'input': 'a'})[0] == 200
+    stub.skip(76)
+    slow.settimeout(300)
+    assert slow.recv(1) == b''
+
+
 def test_inputs_of_a_client_that_left_are_not_computed():
   gate = Gate()
-  with serving_stub.Stub(gate) as stub:
+  with serving_stub.Stub(gate, max_queue=2, max_inputs=2) as stub:
     thread = threading.Thread(target=lambda: stub.ask({'input': '0'}))
     thread.start()
     assert gate.entered.wait(300)
@@ -291,8 +333,10 @@ def test_inputs_of_a_client_that_left_are_not_computed():
       )
       wait_until(lambda: stub.count('dsbs_queue_inputs') == 2)
     wait_until(lambda: stub.count('dsbs_errors_total{code="client_left"}'))
+    num_waiting = stub.count('dsbs_queue_inputs')
     gate.open.set()
     thread.join()
+    assert num_waiting == 0  # while the model was busy
     assert stub.ask({'input': 'next'})[0] == 200
     assert stub.count('dsbs_dropped_inputs_total') == 2
   assert gate.seen == [['0'], ['next']]
