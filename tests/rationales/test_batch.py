@@ -49,6 +49,21 @@ def test_batches_answer_every_row(server, extract, out, tmp_path):
   assert server.stats()['batches'] == 3
 
 
+def test_a_file_that_was_removed_ends_the_wait(server, extract, out):
+  server.configure(batch_polls=10**6)
+  running = extract(8, *FLAGS, wait=False)
+  server.wait(polls=1)
+  out.unlink()
+  done = running.wait()
+  assert done.status == 2 and 'train.jsonl was removed' in done.output
+  (rescued,) = out.parent.glob('*.rescued-*')
+  rescued.rename(out)
+  server.change(batch_polls=1)
+  assert extract(None, *FLAGS).status == 0
+  assert_one_good_line_per_row(out, 8)
+  assert server.stats()['batches'] == 1
+
+
 def test_a_killed_wait_goes_on_with_the_same_batch(server, extract, out):
   server.configure(batch_polls=10**6)
   running = extract(8, *FLAGS, wait=False)
