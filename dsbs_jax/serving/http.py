@@ -41,6 +41,7 @@ class Service:
     num_answered: POST requests that were answered.
     num_in_flight: POST requests that are not answered yet.
     heard: connections on which a request has arrived.
+    crowded: whether others wait for a connection to end.
   """
 
   def __init__(
@@ -57,6 +58,7 @@ class Service:
     self._stopping = False
     self._handlers: handlers.Handlers | None = None
     self.heard: weakref.WeakSet[asyncio.BaseTransport] = weakref.WeakSet()
+    self.crowded = False
     self.progress = 'reading the checkpoint'
     self.num_answered = self.num_in_flight = 0
 
@@ -112,6 +114,8 @@ class Service:
     try:
       response, code = await self._respond(request, handler)
       status = response.status
+      if self.crowded:
+        response.force_close()
       return response
     finally:
       self._metrics.requests.labels(route, str(status)).inc()

@@ -15,8 +15,6 @@ import dataclasses
 import signal
 import time
 
-from aiohttp import web
-
 from dsbs_jax import contract
 from dsbs_jax.inference import length_buckets, predictor, student
 from dsbs_jax.runtime import field_checks, progress
@@ -33,7 +31,6 @@ from dsbs_jax.serving import (
 
 UNANSWERED_STATUS = 1
 
-_BACKLOG = 1024
 _SECONDS_BETWEEN_LINES = 5.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -183,9 +180,10 @@ class _Server:
     listener = sockets.listen(config.host, config.port)
     runner = self._service.runner()
     await runner.setup()
-    site = web.SockSite(runner, listener, backlog=_BACKLOG)
-    await site.start()
-    self._say_address(site.name)
+    acceptor = sockets.Acceptor(
+      *(listener, runner, self._service), most=sockets.max_connections()
+    )
+    self._say_address(sockets.url(listener))
     self._watch_signals()
     work = asyncio.create_task(self._predict_until_cancelled())
     stopped = asyncio.create_task(self._stop.wait())
@@ -193,12 +191,13 @@ class _Server:
       await asyncio.wait((work, stopped), return_when='FIRST_COMPLETED')
       if work.done():
         work.result()  # raises why the student could not be loaded
-      await sockets.close(listener, runner, site, heard=self._service.heard)
+      await acceptor.close()
       return await self._drain()
     finally:
       self._stop.set()
       work.cancel()
       await asyncio.wait((work, stopped))
+      listener.close()
       await runner.cleanup()
       self._model_thread.shutdown(wait=False, cancel_futures=True)
 

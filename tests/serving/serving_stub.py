@@ -8,8 +8,6 @@ import http.client
 import json
 import threading
 
-from aiohttp import web
-
 from dsbs_jax.data import register, task_forms
 from dsbs_jax.inference import length_buckets, predictor
 from dsbs_jax.serving import (
@@ -63,8 +61,10 @@ class Stub:
     max_body_bytes=4096,
     request_timeout=600.0,
     max_wait=0.002,
+    max_connections=100,
     ready=True,
   ):
+    self.max_connections = max_connections
     self.predict = predict
     self.limits = {
       'max_body_bytes': max_body_bytes,
@@ -113,7 +113,9 @@ class Stub:
     self.port = listener.getsockname()[1]
     runner = self.service.runner()
     await runner.setup()
-    await web.SockSite(runner, listener).start()
+    acceptor = sockets.Acceptor(
+      listener, runner, self.service, most=self.max_connections
+    )
     with concurrent.futures.ThreadPoolExecutor(1) as thread:
       queue = batcher.Batcher(
         self.predict, thread, shapes=SHAPES, metrics=self.metrics, **self.queue
@@ -125,6 +127,7 @@ class Stub:
       self._started.set()
       await self._stop.wait()
       work.cancel()
+      await acceptor.close()
       await runner.cleanup()
 
   def _handlers(self, queue):

@@ -6,6 +6,8 @@ import contextlib
 import gzip
 import http.client
 import json
+import os
+import resource
 import socket
 import threading
 import time
@@ -316,6 +318,48 @@ def test_half_sent_heads_end_after_a_while():
     stub.skip(76)
     slow.settimeout(300)
     assert slow.recv(1) == b''
+
+
+def test_beyond_the_bound_connections_wait_and_places_go_round():
+  with contextlib.ExitStack() as stack:
+    stub = stack.enter_context(serving_stub.Stub(max_connections=2))
+    first, second, third = (
+      stack.enter_context(stub.connect()) for _ in range(3)
+    )
+
+    def health(connection):
+      connection.request('GET', '/healthz')
+      response = connection.getresponse()
+      assert response.status == 200 and response.read()
+      return response.headers.get('Connection')
+
+    assert [health(first), health(second)] == [None, None]
+    third.request('GET', '/healthz')
+    wait_until(lambda: stub.service.crowded)
+    assert health(first) == 'close'
+    assert third.getresponse().status == 200
+
+
+def test_without_descriptors_the_server_waits_and_recovers(caplog):
+  limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+  with serving_stub.Stub() as stub, socket.socket() as client:
+    free = [os.dup(client.fileno())]
+    try:
+      resource.setrlimit(resource.RLIMIT_NOFILE, (free[0] + 2, limits[1]))
+      with contextlib.suppress(OSError):
+        while True:
+          free.append(os.dup(client.fileno()))
+      client.connect(('127.0.0.1', stub.port))
+      wait_until(lambda: stub.service.crowded)
+    finally:
+      resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+      for descriptor in free:
+        os.close(descriptor)
+    stub.skip(1.1)
+    client.sendall(b'GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n')
+    assert b' 200 ' in client.recv(1000)
+  said = [one for one in caplog.records if 'can be accepted' in one.message]
+  assert 1 <= len(said) < 10  # one a second
 
 
 def test_inputs_of_a_client_that_left_are_not_computed():
