@@ -254,8 +254,9 @@ def held(tmp_path, monkeypatch):
     return student.LoadedStudent(loaded, None, {})
 
   def listen(host, port, listen=sockets.listen):
-    listeners.put(listen(host, port))
-    return listeners.queue[0]
+    found = listen(host, port)
+    listeners.put(found)
+    return found
 
   def serve(drain_timeout):
     return server_lib.serve(
