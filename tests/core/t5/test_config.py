@@ -15,7 +15,7 @@ from tests.core import tiny_t5
     ({'mlp_activations': ('tanh',)}, 'T5 1.1 has'),
     ({'mlp_activations': ()}, 'one or more of'),
     ({'dropout_rate': 1.0}, 'dropout_rate is 1.0'),
-    ({'dtype': 'int8'}, 'float32, bfloat16'),
+    ({'dtype': 'int8'}, 'expected float32 or bfloat16'),
     ({'num_buckets': 6}, 'a multiple of 4'),
     ({'max_distance': 4}, 'max_distance is 4'),
     ({'remat': 'some'}, "remat is 'some'"),
