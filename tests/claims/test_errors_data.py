@@ -229,6 +229,23 @@ def test_a_pipe_for_a_file_is_refused(tmp_path, pipe, flags):
   refused(ended, f'{tmp_path / pipe} is no regular file', 'Give a file')
 
 
+@pytest.mark.parametrize('link', ['train.jsonl', 'said/train.jsonl'])
+def test_a_link_to_nothing_leaves_no_split_out(tmp_path, link):
+  files = {'train.jsonl': ROW, 'test.jsonl': OTHER, 'said/test.jsonl': SAID}
+  write(tmp_path, {n: text for n, text in files.items() if n != link})
+  (tmp_path / link).symlink_to(tmp_path / 'gone')
+  ended = doors.call(
+    'dsbs_jax.prepare',
+    '--benchmark=parcels',
+    f'--source={tmp_path}',
+    f'--completions={tmp_path / "said"}',
+    f'--data_dir={tmp_path / "data"}',
+    '--vocabulary=bytes',
+  )
+  refused(ended, str(tmp_path / link))
+  assert not list((tmp_path / 'data').rglob('*'))
+
+
 def _whole_zip(path):
   rows = [ROW.replace('"a"', f'"a{i}"') for i in range(100)]
   with zipfile.ZipFile(path, 'w') as file:

@@ -34,10 +34,12 @@ class Folder:
 
   def glob(self, pattern: str) -> list[str]:
     """Files whose path matches, `*` staying within one folder's name."""
+    # pathlib's own glob leaves a link to nothing out, and so its split.
+    found = glob.glob(pattern, root_dir=self.root, include_hidden=True)
     return sorted(
-      path.relative_to(self.root).as_posix()
-      for path in self.root.glob(pattern)
-      if not path.is_dir()
+      pathlib.PurePath(name).as_posix()
+      for name in found
+      if not (self.root / name).is_dir()
     )
 
   def open(self, name: str) -> BinaryIO:

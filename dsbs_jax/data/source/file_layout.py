@@ -9,6 +9,7 @@ the rows' file, or wherever the user says.
 
 import functools
 import io
+import os
 import pathlib
 import posixpath
 import re
@@ -215,7 +216,7 @@ def _in_folder(folder: pathlib.Path, split: str) -> pathlib.Path | None:
       ' validation.jsonl, test.jsonl; expected one or more. Check the path.'
     )
   path = folder / f'{split}.jsonl'
-  return path if path.exists() else None
+  return path if os.path.lexists(path) else None
 
 
 def _header_split(path: pathlib.Path) -> str:
