@@ -48,6 +48,16 @@ def test_doors_and_gin_files_in_commands_exist():
       assert (REPOSITORY / file).exists(), (document.name, file)
 
 
+def test_tests_named_in_docs_exist():
+  tests = ''.join(
+    f'{path.stem} {path.read_text()}'
+    for path in (REPOSITORY / 'tests').rglob('test_*.py')
+  )
+  for document in (REPOSITORY / 'docs').glob('*.md'):
+    for name in re.findall(r'\btest_\w+\b(?!\*)', document.read_text()):
+      assert re.search(rf'\b{name}\b', tests), (document.name, name)
+
+
 @pytest.mark.parametrize(
   'document',
   [
