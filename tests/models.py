@@ -12,6 +12,16 @@ from dsbs_jax.interop import t5x_read_checkpoint, t5x_storage
 # Most of such a test's time is compilation; unoptimised code is fine.
 COMPILER_OPTIONS = {'xla_backend_optimization_level': 0}
 jit = functools.partial(jax.jit, compiler_options=COMPILER_OPTIONS)
+# As users compile, whatever XLA_FLAGS say: for tests that compare bits of two
+# programs, which XLA fuses alike only so.
+exact_jit = functools.partial(
+  jax.jit,
+  compiler_options={
+    'xla_backend_optimization_level': 3,
+    'xla_llvm_disable_expensive_passes': False,
+    'xla_cpu_use_fusion_emitters': True,
+  },
+)
 
 
 def t5(**changes) -> network.T5Config:

@@ -3,6 +3,9 @@
 
 import functools
 import json
+import os
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -105,6 +108,27 @@ def test_counting_nonfinite_steps_changes_nothing(unbroken, settings, tmp_path):
   for line, other in zip(lines, map(json.loads, expected), strict=True):
     assert line.pop('split') == other.pop('split')
     assert line == pytest.approx(other, rel=1e-5)
+
+
+@pytest.mark.long
+def test_counting_is_bit_for_bit_as_users_compile(
+  settings, small_data, tmp_path
+):
+  for name, most in (('plain', 0), ('counted', 3)):
+    command = small_runs.command(
+      tmp_path / name, small_data, f'MAX_NONFINITE_STEPS = {most}'
+    )
+    subprocess.run(
+      [sys.executable, *command],
+      cwd=small_runs.REPOSITORY,
+      env=os.environ | {'XLA_FLAGS': ''},
+      check=True,
+    )
+  plain, counted = (settings(tmp_path / n) for n in ('plain', 'counted'))
+  _same(small_runs.params(counted, 12), small_runs.params(plain, 12))
+  lines = small_runs.lines(counted)
+  assert lines.count(', "nonfinite_steps": 0') == 4
+  assert lines.replace(', "nonfinite_steps": 0', '') == small_runs.lines(plain)
 
 
 def test_a_state_that_is_not_finite_is_never_saved(unbroken, tmp_path):
