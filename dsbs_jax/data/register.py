@@ -24,13 +24,13 @@ from collections.abc import Iterator
 
 from dsbs_jax import contract
 from dsbs_jax.data import benchmark as benchmark_lib
-from dsbs_jax.data import vocabularies
+from dsbs_jax.data import vocabularies, vocabulary_files
 from dsbs_jax.data.prepared import tokens
 
 # Setting -> the variable that may hold it, and what it is without.
 _DEFAULTS = {
   'data_dir': ('DSBS_DATA_DIR', '~/tensorflow_datasets'),
-  'vocabulary': ('DSBS_VOCABULARY', vocabularies.T5_PUBLIC),
+  'vocabulary': ('DSBS_VOCABULARY', vocabulary_files.T5_PUBLIC),
   'prefixes': ('DSBS_PREFIXES', 'paper'),
 }
 # What `configure` set, and which benchmarks wait for their seqio tasks.
@@ -165,7 +165,7 @@ def vocab_size(vocabulary: str | None = None) -> int:
       f'VOCABULARY is {vocabulary!r}, expected a text in quotes.'
     )
   spec = source(vocabulary=vocabulary).vocabulary
-  if spec == vocabularies.T5_PUBLIC:  # known without fetching it
+  if spec == vocabulary_files.T5_PUBLIC:  # known without fetching it
     return 32_128
   return vocabularies.padded_size(vocabularies.load(spec))
 

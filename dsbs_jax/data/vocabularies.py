@@ -1,135 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
 """Text to ids and back, without TensorFlow.
 
-A vocabulary is named by a *spec*, one string:
-
-  path/to/some.model        a SentencePiece file, with 100 extra ids
-  gs://bucket/some.model    the same, fetched once over https and kept
-  bytes                     UTF-8 bytes, ids 3..258, with 100 extra ids
-  path/to/some.model:0      ":N" at the end asks for N extra ids instead
-  path/to/tokenizer.json    as transformers saves it, extra ids included
-  path/to/folder            a tokenizer that transformers saved: one of these
-
-Ids equal those of seqio's vocabularies of the same file and number of extra
-ids; `</s>` inside a text is one id, as in Hugging Face's T5 tokenizer. Decoded
-texts are those of its `decode(ids, skip_special_tokens=True)`: padding,
-unknown and extra ids leave no trace.
+A vocabulary is named by a spec (`vocabulary_files`). Ids equal those of seqio's
+vocabularies of the same file and number of extra ids; `</s>` inside a text is
+one id, as in Hugging Face's T5 tokenizer. Decoded texts are those of its
+`decode(ids, skip_special_tokens=True)`: padding, unknown and extra ids leave no
+trace.
 """
 
-import dataclasses
 import functools
 import hashlib
 import itertools
-import json
-import os
 import pathlib
-import re
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import sentencepiece
 
 from dsbs_jax import contract
-from dsbs_jax.data import download
+from dsbs_jax.data import sentencepiece_model, vocabulary_files
 
-T5_PUBLIC = download.T5_VOCABULARY
-BYTES = 'bytes'
-EXTRA_IDS = 100
-EOS_TEXT = '</s>'
+EOS_TEXT = vocabulary_files.EOS_TEXT
 UNKNOWN_TEXT = ' ⁇ '  # how SentencePiece writes an unknown id
 
 UNK_ID = 2
-_UNK_NAME = '<unk>'
-_OWN_NAMES = {'<pad>', EOS_TEXT, _UNK_NAME}
+_UNK_NAME = vocabulary_files.UNKNOWN_NAME
 _NUM_SPECIAL_BYTES = 3  # pad, eos, unk stand before the 256 bytes
-# Where transformers keeps a tokenizer, the most telling first.
-_FILES = (
-  *('spiece.model', 'sentencepiece.model', 'tokenizer.model'),
-  'tokenizer.json',
-)
-_SPEC = re.compile(r'(?P<path>.+?)(?::(?P<extra_ids>\d+))?')
-
-
-@dataclasses.dataclass(frozen=True)
-class Spec:
-  """A parsed spec: `path` is a file, a folder, a gs:// name or 'bytes'."""
-
-  path: str
-  extra_ids: int | None = None
-
-
-def parse_spec(spec: str) -> Spec:
-  """Splits `path[:extra ids]`.
-
-  Args:
-    spec: see the module's docstring.
-
-  Raises:
-    UserError: the spec is empty.
-  """
-  match = _SPEC.fullmatch(spec.strip())
-  if match is None:
-    raise contract.UserError(
-      f"vocabulary is {spec!r}, expected a SentencePiece file, 'gs://...' or"
-      " 'bytes', each with ':N' for N extra ids."
-    )
-  extra_ids = match['extra_ids']
-  return Spec(match['path'], None if extra_ids is None else int(extra_ids))
-
-
-def resolve(spec: str) -> Spec:
-  """The file, or 'bytes', that a spec means, and its number of extra ids.
-
-  Raises:
-    UserError: there is no such file, or it cannot be reached.
-  """
-  parsed = parse_spec(spec)
-  path, extra_ids = parsed.path, EXTRA_IDS
-  if path != BYTES:
-    if pathlib.Path(path).expanduser().is_dir():
-      path, extra_ids = _in_folder(pathlib.Path(path).expanduser())
-  if path != BYTES:
-    path = str(local_file(path))
-  if parsed.extra_ids is None:
-    return Spec(path, extra_ids)
-  if path.endswith('.json'):
-    raise contract.UserError(
-      f'vocabulary {spec!r} asks for {parsed.extra_ids} extra ids, but a'
-      ' tokenizer.json has its own. Leave the number out.'
-    )
-  return Spec(path, parsed.extra_ids)
-
-
-def _in_folder(folder: pathlib.Path) -> tuple[str, int]:
-  """What a folder of transformers' means, and its number of extra ids."""
-  file = folder / 'tokenizer_config.json'
-  try:
-    config = json.loads(file.read_text('utf-8')) if file.is_file() else {}
-    keys = 'additional_special_tokens', 'extra_special_tokens'
-    tokens = [token for key in keys for token in config.get(key) or ()]
-    named = {str(token) for token in tokens if '<extra_id_' in str(token)}
-    extra_ids = int(len(named) or config.get('extra_ids', EXTRA_IDS))
-    added = dict(config.get('added_tokens_decoder') or {}).values()
-    names = {str(token['content']) for token in added}
-  except (ValueError, TypeError, AttributeError, KeyError) as error:
-    raise contract.UserError(
-      f'{file} cannot be read ({error}), expected a JSON object. Save the'
-      ' tokenizer again.'
-    ) from error
-  if config.get('tokenizer_class') == 'ByT5Tokenizer':
-    return BYTES, extra_ids
-  # Tokens that somebody added are in no SentencePiece file.
-  more = [n for n in names - _OWN_NAMES if not n.startswith('<extra_id_')]
-  files = _FILES[-1:] if more else _FILES
-  for name in files:
-    if (folder / name).is_file():
-      return str(folder / name), extra_ids
-  raise contract.UserError(
-    f'vocabulary {str(folder)!r} is a folder without {" or ".join(files)}.'
-    ' Give a tokenizer that transformers saved, or a SentencePiece file.'
-  )
 
 
 class Vocabulary:
@@ -195,8 +91,12 @@ class SentencePieceVocabulary(Vocabulary):
     model_with_extra_ids: the same with them.
   """
 
-  def __init__(self, model: bytes, *, extra_ids: int = EXTRA_IDS):
-    self.model_with_extra_ids = with_extra_ids(model, extra_ids)
+  def __init__(
+    self, model: bytes, *, extra_ids: int = vocabulary_files.EXTRA_IDS
+  ):
+    self.model_with_extra_ids = sentencepiece_model.with_extra_ids(
+      model, extra_ids
+    )
     self._processor = sentencepiece.SentencePieceProcessor(
       model_proto=self.model_with_extra_ids
     )
@@ -279,7 +179,7 @@ class JsonVocabulary(Vocabulary):
 class ByteVocabulary(Vocabulary):
   """UTF-8 bytes as ids, after pad, eos and unk; extra ids at the end."""
 
-  def __init__(self, *, extra_ids: int = EXTRA_IDS):
+  def __init__(self, *, extra_ids: int = vocabulary_files.EXTRA_IDS):
     self.num_text_ids = _NUM_SPECIAL_BYTES + 256
     self.size = self.num_text_ids + extra_ids
     self.unk = UNK_ID
@@ -326,14 +226,14 @@ def load(
   """The vocabulary of a spec; one object per spec, file and modification.
 
   Args:
-    spec: see the module's docstring.
+    spec: see `vocabulary_files`.
 
   Raises:
     UserError: the file is absent, unreachable or no usable SentencePiece
       model.
   """
-  parsed = resolve(spec)
-  if parsed.path == BYTES:
+  parsed = vocabulary_files.resolve(spec)
+  if parsed.path == vocabulary_files.BYTES:
     return ByteVocabulary(extra_ids=parsed.extra_ids)
   path = pathlib.Path(parsed.path)
   return _load_file(path, parsed.extra_ids, path.stat().st_mtime_ns)
@@ -355,82 +255,6 @@ def _load_file(
       " model of T5's kind. Give its .model file, 'bytes', or train one with"
       ' python -m dsbs_jax.prepare --train_vocab=4096.'
     ) from error
-
-
-def local_file(path: str) -> pathlib.Path:
-  """A file on this machine with the contents of `path`.
-
-  Args:
-    path: a local file, or gs://bucket/name, which is fetched once into the
-      user's cache folder.
-
-  Raises:
-    UserError: there is no such file, or it cannot be reached.
-  """
-  if not path.startswith('gs://'):
-    local = pathlib.Path(path).expanduser()
-    if local.is_file():
-      return local
-    raise contract.UserError(
-      f'vocabulary {path!r} is not a file. Give a SentencePiece model, '
-      "'bytes', or train one with python -m dsbs_jax.prepare"
-      ' --train_vocab=4096.'
-    )
-  root = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
-  return _fetch(path, pathlib.Path(root) / 'dsbs_jax' / 'vocabularies')
-
-
-@functools.cache
-def _fetch(path: str, folder: pathlib.Path) -> pathlib.Path:
-  name = path.removeprefix('gs://').replace('/', '_')
-  try:
-    return download.fetch(
-      path,
-      folder,
-      name=name,
-      num_tries=1,
-      check=lambda file: with_extra_ids(file.read_bytes(), 0),
-    )
-  except contract.UserError as error:
-    raise contract.UserError(
-      f'vocabulary {path} cannot be fetched ({error}) Give a local'
-      ' SentencePiece file, or train one with prepare --train_vocab.'
-    ) from error
-
-
-def write_file(path: pathlib.Path, contents: bytes) -> None:
-  """Writes a file whole or not at all."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-    file.write(contents)
-  os.chmod(file.name, 0o644)
-  os.replace(file.name, path)
-
-
-def parse_model(model: bytes) -> Any:
-  """A SentencePiece model's ModelProto."""
-  # Imported here: it brings protobuf, which byte vocabularies do without.
-  from google.protobuf import message
-  from sentencepiece import sentencepiece_model_pb2
-
-  try:
-    return sentencepiece_model_pb2.ModelProto.FromString(model)
-  except message.DecodeError as error:
-    raise contract.UserError(
-      f'it is no SentencePiece model ({error})'
-    ) from error
-
-
-def with_extra_ids(model: bytes, extra_ids: int) -> bytes:
-  """A SentencePiece model with extra ids at its end, as another such model."""
-  proto = parse_model(model)
-  for number in reversed(range(extra_ids)):
-    proto.pieces.add(
-      piece=f'▁<extra_id_{number}>',
-      score=0.0,
-      type=proto.SentencePiece.USER_DEFINED,
-    )
-  return proto.SerializeToString()
 
 
 def _digest(*parts: bytes) -> str:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from dsbs_jax import contract
-from dsbs_jax.data import vocabularies
+from dsbs_jax.data import sentencepiece_model, vocabularies
 
 _BLANK = '▁'
 # What <pad> and <unk> are looked for as: no text holds these noncharacters, so
@@ -52,7 +52,7 @@ def tokenizer_files(vocabulary: vocabularies.Vocabulary) -> dict[str, bytes]:
   elif isinstance(vocabulary, vocabularies.ByteVocabulary):
     files['tokenizer.json'] = _json(_bytes(vocabulary))
   else:
-    proto = vocabularies.parse_model(vocabulary.model)
+    proto = sentencepiece_model.parse_model(vocabulary.model)
     names = [proto.pieces[i].piece for i in (0, 1, vocabulary.unk)]
     files['spiece.model'] = vocabulary.model
     files['tokenizer.json'] = _json(_sentencepiece(proto, vocabulary))

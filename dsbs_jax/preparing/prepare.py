@@ -19,6 +19,7 @@ from dsbs_jax.data import (
   register,
   task_forms,
   vocabularies,
+  vocabulary_files,
 )
 from dsbs_jax.data.prepared import store
 from dsbs_jax.data.source import (
@@ -265,5 +266,5 @@ def _train_vocabulary(prepared: store.Prepared, size: int) -> str:
     watched = progress.track(texts(), description=name)
     model = vocabulary_training.train(watched, size=size)
   path = prepared.data_dir / 'vocabularies' / f'{prepared.name}.{size}.model'
-  vocabularies.write_file(path, model)
+  vocabulary_files.write_file(path, model)
   return str(path)

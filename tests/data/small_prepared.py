@@ -3,7 +3,7 @@
 
 import random
 
-from dsbs_jax.data import benchmark, vocabularies
+from dsbs_jax.data import benchmark, vocabulary_files
 from dsbs_jax.data.prepared import store
 from dsbs_jax.preparing import vocabulary_training
 
@@ -57,5 +57,5 @@ def vocabulary(folder):
     for text in (e.input, e.rationale, e.gt_label)
   ]
   path = folder / 'sums.model'
-  vocabularies.write_file(path, vocabulary_training.train(texts, size=120))
+  vocabulary_files.write_file(path, vocabulary_training.train(texts, size=120))
   return str(path)

@@ -11,7 +11,7 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from dsbs_jax.data import benchmark, register, vocabularies
+from dsbs_jax.data import benchmark, register, vocabularies, vocabulary_files
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 TASKS = (
@@ -88,7 +88,7 @@ def test_an_import_registers_and_reads_no_file(tmp_path):
 
 def test_arguments_win_over_configuration_over_environment(unset):
   found = register.source()
-  assert found.vocabulary == vocabularies.T5_PUBLIC
+  assert found.vocabulary == vocabulary_files.T5_PUBLIC
   assert found.prefixes == 'paper'
   unset.setenv('DSBS_DATA_DIR', '/from/environment')
   unset.setenv('DSBS_PREFIXES', 'code')

@@ -8,7 +8,7 @@ import pytest
 import sentencepiece
 import seqio
 
-from dsbs_jax.data import vocabularies
+from dsbs_jax.data import vocabularies, vocabulary_files
 from dsbs_jax.data.prepared import tokens
 from dsbs_jax.data.seqio_tasks import providers
 from dsbs_jax.interop import hf_tokenizer
@@ -176,7 +176,7 @@ def test_wrong_vocabularies_are_clear_errors(tmp_path):
   with pytest.raises(ValueError, match='text.model cannot be used'):
     vocabularies.load(str(tmp_path / 'text.model'))
   with pytest.raises(ValueError, match="vocabulary is ''"):
-    vocabularies.parse_spec('')
+    vocabulary_files.parse_spec('')
   model = io.BytesIO()
   sentencepiece.SentencePieceTrainer.train(
     sentence_iterator=iter(TEXTS[:4] * 9),

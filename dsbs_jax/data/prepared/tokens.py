@@ -22,7 +22,7 @@ import numpy as np
 from absl import logging
 
 from dsbs_jax import contract
-from dsbs_jax.data import task_forms, vocabularies
+from dsbs_jax.data import task_forms, vocabularies, vocabulary_files
 from dsbs_jax.data.prepared import ragged, store
 
 _FORMAT = 2
@@ -37,7 +37,7 @@ class Source:
 
   Attributes:
     data_dir: the folder that `prepare` wrote to.
-    vocabulary: a vocabulary spec (see `vocabularies`).
+    vocabulary: a vocabulary spec (see `vocabulary_files`).
     prefixes: 'paper' or 'code' (see `task_forms`).
     cache_dir: folder of the token cache; None is `data_dir/tokens`.
   """
@@ -49,7 +49,7 @@ class Source:
 
   def __post_init__(self):
     task_forms.prefixes(self.prefixes)
-    vocabularies.parse_spec(self.vocabulary)
+    vocabulary_files.parse_spec(self.vocabulary)
 
   @property
   def cache(self) -> pathlib.Path:

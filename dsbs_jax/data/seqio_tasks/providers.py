@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from dsbs_jax import contract
 from dsbs_jax.data import benchmark as benchmark_lib
-from dsbs_jax.data import task_forms, vocabularies
+from dsbs_jax.data import task_forms, vocabularies, vocabulary_files
 from dsbs_jax.data.prepared import fingerprints, store, tokens
 from dsbs_jax.data.seqio_tasks import features, preprocessors
 
@@ -251,8 +251,8 @@ class LazyVocabulary(seqio.Vocabulary):
 
 @functools.cache
 def _seqio_vocabulary(spec: str) -> seqio.Vocabulary:
-  parsed = vocabularies.resolve(spec)
-  if parsed.path == vocabularies.BYTES:
+  parsed = vocabulary_files.resolve(spec)
+  if parsed.path == vocabulary_files.BYTES:
     return seqio.ByteVocabulary(parsed.extra_ids)
   if parsed.path.endswith('.json'):
     raise contract.UserError(
