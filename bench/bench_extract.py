@@ -26,13 +26,13 @@ from absl import flags
 from bench import worker
 from dsbs_jax.runtime import command
 from rationales import (
-  backends,
   calls,
   completions_file,
   costs,
   extraction,
   prompt,
   secret,
+  server_config,
   worklist,
 )
 from tests.rationales import loopback, sums
@@ -141,7 +141,7 @@ def _extract(
     work=work,
     sampling=_sampling(),
     prompt_settings={},
-    server=backends.ServerConfig(
+    server=server_config.ServerConfig(
       'http', base_url, secret.Secret(''), concurrency=_CONCURRENCY.value
     ),
     prices=costs.Prices(1.0, 4.0, 1e6),

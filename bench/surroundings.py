@@ -25,7 +25,7 @@ import numpy as np
 from bench import batches, programs, table, worker, workload
 from dsbs_jax.core import decoding
 from dsbs_jax.data import register, vocabularies
-from dsbs_jax.data.batching import batch_order, loader
+from dsbs_jax.data.batching import batch_order, eval_loader, loader
 from dsbs_jax.data.prepared import tokens
 from dsbs_jax.preparing import prepare as prepare_lib
 
@@ -144,7 +144,7 @@ def _some(data, sort, num_examples):
   """The first batches: the longest inputs where they are sorted."""
   batches = [
     {'encoder_input_tokens': rows['encoder_input_tokens']}
-    for _, rows in loader.eval_batches(data, _EVAL_BATCH, sort=sort)
+    for _, rows in eval_loader.batches(data, _EVAL_BATCH, sort=sort)
   ]
   middle = (len(batches) - num_examples // _EVAL_BATCH) // 2
   return batches[max(0, middle) :][: num_examples // _EVAL_BATCH]

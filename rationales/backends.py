@@ -7,25 +7,25 @@ and trying again is done in `online`, so the client's own retries are off.
 """
 
 import asyncio
-import dataclasses
 import email.utils
 import json
-import math
 import pathlib
 import time
-import urllib.parse
 import weakref
-from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import httpx2
 import openai
 
 from dsbs_jax import contract
-from dsbs_jax.data.source import json_reader
-from rationales import calls, completions_file, limiter, secret
-
-BACKENDS = ('http', 'batch', 'replay')
+from rationales import (
+  bounded_response,
+  calls,
+  completions_file,
+  secret,
+  server_config,
+)
 
 # Worth another attempt; every other 4xx says that the request itself is bad.
 _RETRIED = {408, 409, 425, 429}
@@ -39,154 +39,8 @@ _NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
 # Errors of the client that `classify` sorts.
 API_ERRORS = (openai.APIStatusError, openai.APIConnectionError)
 
-_MAX_CONNECTIONS = 1000  # that the client opens
-# An answer becomes a line, in which a byte takes up to three.
-MAX_ANSWER_BYTES = json_reader.MAX_LINE_BYTES // 4
-MAX_FILE_BYTES = 1 << 30  # all answers of a batch
 _MESSAGE_LENGTH = 300
 _NOTES = ('reasoning', 'refusal')
-
-
-@dataclasses.dataclass(frozen=True)
-class ServerConfig:
-  """Who answers, and how fast it may be asked.
-
-  Attributes:
-    backend: one of BACKENDS.
-    base_url: the server's address up to and with `/v1`.
-    key: the API key.
-    timeout: seconds for a whole call, however slowly its bytes arrive.
-    concurrency: calls at once, at most.
-    rpm, tpm: requests and tokens per minute; 0 sets no limit.
-    backoff: waits between attempts.
-    poll_seconds: seconds between two polls of a batch.
-    batch_size: calls per batch, at most.
-    forget_batches: whether batches that the server no longer knows are given
-      up: their cost counts as lost, their rows are asked again.
-    replay: the completions file of the replay backend.
-
-  Raises:
-    contract.UserError: a value is out of range or missing.
-  """
-
-  backend: str
-  base_url: str
-  key: secret.Secret
-  timeout: float = 120.0
-  concurrency: int = 64
-  rpm: float = 0.0
-  tpm: float = 0.0
-  backoff: limiter.Backoff = limiter.Backoff()
-  poll_seconds: float = 30.0
-  batch_size: int = 20_000
-  forget_batches: bool = False
-  replay: str | None = None
-
-  def __post_init__(self):
-    try:
-      parts = urllib.parse.urlsplit(self.base_url)
-      valid = parts.scheme in ('http', 'https') and parts.hostname
-      valid, shown = valid and parts.port != 0, repr(self.public_url)
-    except ValueError as error:
-      valid, shown = False, f'no address ({error})'
-    if not valid:
-      raise contract.UserError(
-        f'--base_url is {shown}, expected an address such as'
-        ' http://localhost:8000/v1.'
-      )
-    if not 0 < self.timeout < math.inf:
-      raise contract.UserError(
-        f'--timeout is {self.timeout}, expected more than 0 seconds.'
-      )
-    if not (
-      1 <= self.concurrency <= _MAX_CONNECTIONS
-      and self.rpm >= 0
-      and self.tpm >= 0
-    ):
-      raise contract.UserError(
-        f'--concurrency is {self.concurrency}, --rpm {self.rpm}, --tpm'
-        f' {self.tpm}; expected at least 1 (and at most {_MAX_CONNECTIONS}), 0'
-        ' and 0 (0 sets no limit).'
-      )
-    if self.batch_size < 1 or self.poll_seconds < 0:
-      raise contract.UserError(
-        f'--batch_size is {self.batch_size} and --poll_seconds'
-        f' {self.poll_seconds}, expected at least 1 and 0.'
-      )
-    if self.backend == 'replay' and not self.replay:
-      raise contract.UserError('--backend=replay needs --replay=FILE.')
-
-  @property
-  def public_url(self) -> str:
-    """The address without user, password and query, which may hold a key."""
-    parts = urllib.parse.urlsplit(self.base_url)
-    host = parts.netloc.rpartition('@')[2]
-    return urllib.parse.urlunsplit((parts.scheme, host, parts.path, '', ''))
-
-  def client(self) -> openai.AsyncOpenAI:
-    """The official client, without retries of its own."""
-    return openai.AsyncOpenAI(
-      base_url=self.base_url,
-      api_key=self.key.reveal() or 'none',
-      max_retries=0,
-      timeout=self.timeout,
-      http_client=openai.DefaultAsyncHttpxClient(
-        timeout=self.timeout, event_hooks={'response': [_bound]}
-      ),
-    )
-
-
-class _TooLongError(httpx2.RequestError):
-  """An answer has more bytes than any that was asked for."""
-
-
-class _Bounded(httpx2.AsyncByteStream):
-  """The bytes of a response, up to a limit.
-
-  Args:
-    parts: the bytes.
-    source: what is closed at the end.
-    limit: how many there may be.
-  """
-
-  def __init__(
-    self,
-    parts: AsyncIterable[bytes],
-    source: httpx2.AsyncByteStream,
-    limit: int,
-  ):
-    self._parts, self._source, self._limit = parts, source, limit
-
-  async def __aiter__(self) -> AsyncIterator[bytes]:
-    size = 0
-    async for part in self._parts:
-      size += len(part)
-      if size > self._limit:
-        raise _TooLongError(
-          f'an answer of more than {self._limit:,} bytes; ask for less with'
-          ' --max_tokens or --samples_per_call'
-        )
-      yield part
-
-  async def aclose(self) -> None:
-    await self._source.aclose()
-
-
-async def _bound(response: httpx2.Response) -> None:
-  """Bounds the bytes of a response, before and after they are unpacked.
-
-  httpx2 unpacks a MiB at a time, but would keep all of them.
-  """
-  whole_file = response.url.path.endswith('/content')
-  limit = MAX_FILE_BYTES if whole_file else MAX_ANSWER_BYTES
-  source = response.stream
-  unpacked = httpx2.Response(
-    response.status_code,
-    headers=response.headers,
-    stream=_Bounded(source, source, limit),
-  )
-  response.headers.pop('content-encoding', None)
-  response.stream = _Bounded(unpacked.aiter_bytes(), source, limit)
 
 
 class Http:
@@ -203,7 +57,7 @@ class Http:
   def __init__(
     self,
     sampling: calls.Sampling,
-    server: ServerConfig,
+    server: server_config.ServerConfig,
     substitutes: calls.Substitutes | None = None,
   ):
     self.name = f'{sampling.endpoint} {server.public_url}'
@@ -351,7 +205,7 @@ def classify(
   """
   if not isinstance(error, openai.APIStatusError):
     cause = error.__cause__ or error
-    if isinstance(cause, _TooLongError):
+    if isinstance(cause, bounded_response.TooLongError):
       return calls.PermanentError(str(cause), maybe_paid=True)
     not_sent = isinstance(cause, _NOT_SENT)
     reason = key.redact(f'{type(cause).__name__}: {cause}')[:_MESSAGE_LENGTH]

@@ -34,6 +34,7 @@ from rationales import (
   ledger,
   online,
   recorder,
+  server_config,
 )
 
 _RUNNING = {'validating', 'in_progress', 'finalizing', 'cancelling'}
@@ -61,7 +62,7 @@ class BatchRunner:
   def __init__(
     self,
     sampling: calls.Sampling,
-    server: backends.ServerConfig,
+    server: server_config.ServerConfig,
     record: recorder.Recorder,
     contents: ledger.Contents,
     substitutes: calls.Substitutes,

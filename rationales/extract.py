@@ -15,12 +15,12 @@ from dsbs_jax import contract
 from dsbs_jax.data import register
 from dsbs_jax.runtime import command
 from rationales import (
-  backends,
   calls,
   costs,
   extraction,
   limiter,
   secret,
+  server_config,
   worklist,
 )
 from rationales import prompt as prompt_lib
@@ -32,7 +32,9 @@ flags.DEFINE_string('split', 'train', 'train, validation or test.')
 flags.DEFINE_string('out', None, 'Completions file (.jsonl).')
 flags.DEFINE_integer('limit', None, 'Only the first so many rows.')
 
-flags.DEFINE_enum('backend', 'http', backends.BACKENDS, 'Who answers, and how.')
+flags.DEFINE_enum(
+  'backend', 'http', server_config.BACKENDS, 'Who answers, and how.'
+)
 flags.DEFINE_string(
   'base_url', 'https://api.openai.com/v1', 'The server, up to /v1.'
 )
@@ -130,7 +132,7 @@ def main() -> int:
       'exemplars': len(prompt.exemplars),
       'seed': given.seed,
     },
-    server=backends.ServerConfig(
+    server=server_config.ServerConfig(
       key=key,
       backoff=limiter.Backoff(attempts=given.attempts),
       **_values('backend', 'base_url', 'replay', 'timeout', 'concurrency'),

@@ -20,6 +20,7 @@ from rationales import (
   monitor,
   online,
   recorder,
+  server_config,
   worklist,
 )
 from rationales import prompt as prompt_lib
@@ -54,7 +55,7 @@ class Extraction:
   work: worklist.Worklist
   sampling: calls.Sampling
   prompt_settings: Mapping[str, Any]
-  server: backends.ServerConfig
+  server: server_config.ServerConfig
   prices: costs.Prices
   rationalize: bool = False
 

@@ -11,7 +11,7 @@ import enum
 import signal
 from collections.abc import Iterator
 
-from rationales import backends, calls, limiter, recorder
+from rationales import backends, calls, limiter, recorder, server_config
 
 INTERRUPTED = 'interrupted; the same command continues'
 
@@ -44,7 +44,7 @@ class OnlineRunner:
   """
 
   backend: backends.Http | backends.Replay
-  server: backends.ServerConfig
+  server: server_config.ServerConfig
   record: recorder.Recorder
 
   def __post_init__(self):

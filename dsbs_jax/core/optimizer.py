@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Learning-rate schedules and the optimizers, as optax transformations.
+"""The optimizers, as optax transformations with a learning-rate schedule.
 
 Every optimizer's state has a `learning_rate` field, the rate of its latest
 update; `learning_rate_of` reads it for the step's metrics. Moments are float32.
@@ -14,10 +14,13 @@ import jax.numpy as jnp
 import optax
 
 from dsbs_jax import contract
-from dsbs_jax.core import factored_rms
+from dsbs_jax.core import factored_rms, schedules
 
-Schedule = Callable[[jax.Array], jax.Array]
-Rate = float | Schedule
+Rate = float | schedules.Schedule
+# Gin files name schedules beside the optimizers: @optimizer.linear_decay.
+linear_decay = schedules.linear_decay
+constant = schedules.constant
+rsqrt = schedules.rsqrt
 
 # Norm scales and relative biases, which weight decay leaves alone.
 UNDECAYED = ('scale', 'rel_embedding')
@@ -28,90 +31,6 @@ class ScheduleState(NamedTuple):
 
   count: jax.Array
   learning_rate: jax.Array
-
-
-def linear_decay(
-  learning_rate: float = 5e-5,
-  *,
-  total_steps: int = 10_000,
-  warmup_steps: int = 0,
-) -> Schedule:
-  """Rises linearly from 0 during the warm-up, then falls linearly to 0.
-
-  Args:
-    learning_rate: the peak, at step `warmup_steps`.
-    total_steps: the first step with a rate of 0. Without warm-up, step k, from
-      0, has learning_rate * (1 - k / total_steps).
-    warmup_steps: steps of the rise.
-
-  Returns:
-    step (int32) -> rate (float32).
-
-  Raises:
-    UserError: warm-up is negative or not shorter than the whole.
-  """
-  if not 0 <= warmup_steps < total_steps:
-    raise contract.UserError(
-      f'warmup_steps is {warmup_steps} and total_steps {total_steps},'
-      ' expected 0 <= warmup_steps < total_steps.'
-    )
-
-  def schedule(step):
-    step = jnp.asarray(step, jnp.float32)
-    rise = step / max(1, warmup_steps)
-    fall = (total_steps - step) / (total_steps - warmup_steps)
-    factor = jnp.where(step < warmup_steps, rise, jnp.maximum(fall, 0.0))
-    return learning_rate * factor
-
-  return schedule
-
-
-def constant(
-  learning_rate: float = 1e-3,
-  *,
-  total_steps: int | None = None,
-  warmup_steps: int = 0,
-) -> Schedule:
-  """One rate, after a linear rise from 0 during the warm-up.
-
-  Arguments and result as in `linear_decay`; total_steps is ignored.
-  """
-  del total_steps
-  _check_ranges(warmup_steps=warmup_steps)
-
-  def schedule(step):
-    step = jnp.asarray(step, jnp.float32)
-    rise = step / max(1, warmup_steps)
-    return learning_rate * jnp.where(step < warmup_steps, rise, 1.0)
-
-  return schedule
-
-
-def rsqrt(
-  learning_rate: float = 1.0,
-  *,
-  total_steps: int | None = None,
-  warmup_steps: int = 10_000,
-) -> Schedule:
-  """learning_rate / sqrt(max(step, warmup_steps)): T5's pretraining rate.
-
-  Arguments and result as in `linear_decay`; total_steps is ignored.
-
-  Raises:
-    UserError: warmup_steps is below 1.
-  """
-  del total_steps
-  if warmup_steps < 1:
-    raise contract.UserError(
-      f'warmup_steps is {warmup_steps}, expected >= 1: the rate of step 0'
-      ' would be infinite.'
-    )
-
-  def schedule(step):
-    step = jnp.asarray(step, jnp.float32)
-    return learning_rate * jax.lax.rsqrt(jnp.maximum(step, warmup_steps))
-
-  return schedule
 
 
 def adamw_hf(
@@ -140,7 +59,7 @@ def adamw_hf(
     weight_decay: factor of lr * parameter that is subtracted.
     clip_norm: largest global gradient norm; None: no clipping.
   """
-  _check_ranges(epsilon=epsilon)
+  schedules.check_ranges(epsilon=epsilon)
 
   def divide(mean, square, correction1, correction2):
     scale = jnp.sqrt(correction2) / correction1
@@ -166,7 +85,7 @@ def adamw(
 
   Arguments as in `adamw_hf`.
   """
-  _check_ranges(epsilon=epsilon)
+  schedules.check_ranges(epsilon=epsilon)
 
   def divide(mean, square, correction1, correction2):
     root = jnp.sqrt(square) / jnp.sqrt(correction2)
@@ -215,7 +134,7 @@ def adafactor(
 
   Source: Shazeer and Stern 2018, algorithm 4 without momentum.
   """
-  _check_ranges(
+  schedules.check_ranges(
     decay_exponent=decay_exponent,
     clipping_threshold=clipping_threshold,
     epsilon1=epsilon1,
@@ -265,15 +184,6 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
   return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
 
 
-def _check_ranges(*, below: float = math.inf, **values: float) -> None:
-  """Raises UserError unless these are numbers in [0, below)."""
-  for name, value in values.items():
-    if not isinstance(value, int | float) or not 0 <= value < below:
-      raise contract.UserError(
-        f'{name} is {value!r}, expected a number in [0, {below}).'
-      )
-
-
 def _chain(
   clip_norm: float | None, *transformations: optax.GradientTransformation
 ) -> optax.GradientTransformation:
@@ -293,7 +203,7 @@ def _scale_by_moments(
   `optax.ScaleByAdamState`, moments in float32.
   """
 
-  _check_ranges(below=1, beta1=beta1, beta2=beta2)
+  schedules.check_ranges(below=1, beta1=beta1, beta2=beta2)
 
   def init(params):
     def zeros():
@@ -336,7 +246,7 @@ def _scale_by_learning_rate(
   Parameters named in UNDECAYED never decay. `decay_after_step` decays the
   updated parameter, as transformers does, else the one before, as torch does.
   """
-  _check_ranges(weight_decay=weight_decay)
+  schedules.check_ranges(weight_decay=weight_decay)
   schedule = (
     learning_rate if callable(learning_rate) else constant(learning_rate)
   )

@@ -19,7 +19,7 @@ from dsbs_jax import contract
 from dsbs_jax.core import partitioning
 from dsbs_jax.core.t5 import network
 from dsbs_jax.data import register, task_forms, vocabularies
-from dsbs_jax.data.batching import loader
+from dsbs_jax.data.batching import eval_loader, loader
 from dsbs_jax.data.prepared import tokens, views
 from dsbs_jax.inference import decode_functions, option_scoring, output_split
 from dsbs_jax.runs import metrics_log
@@ -145,7 +145,7 @@ class Evaluator:
       jax.process_index(), jax.process_count(), row_multiple=self._data_shards
     )
     predictions = [''] * len(data)
-    for positions, rows in loader.eval_batches(
+    for positions, rows in eval_loader.batches(
       data, self._batch_size, shard_info=shard_info
     ):
       if jax.process_count() > 1:

@@ -16,7 +16,7 @@ from dsbs_jax import contract
 from dsbs_jax.core import partitioning
 from dsbs_jax.core.t5 import network
 from dsbs_jax.data import register, task_forms
-from dsbs_jax.data.batching import loader
+from dsbs_jax.data.batching import eval_loader, loader
 from dsbs_jax.data.prepared import store, tokens
 from dsbs_jax.inference import decode_functions, output_split
 
@@ -99,7 +99,7 @@ class RankClassifier:
     # Pairs of a row and an option; options go in parts if no row has room.
     fitting = self._max_logits // (length * self._model.vocab_size)
     chosen = [''] * len(data)
-    for positions, rows in loader.eval_batches(
+    for positions, rows in eval_loader.batches(
       data,
       max(1, min(self._batch_size, fitting // num_options)),
       shard_info=shard_info,

@@ -9,10 +9,8 @@ browser: no mathtext, no markup. Equal plots give equal bytes.
 import dataclasses
 import io
 import math
-import re
 import textwrap
 import warnings
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
 
 import matplotlib.axes
@@ -23,6 +21,8 @@ import matplotlib.style
 import matplotlib.ticker
 import matplotlib.transforms
 import numpy as np
+
+from dsbs_jax.reporting import svg_element
 
 WIDTH, AXES_HEIGHT, LEGEND_LINE_HEIGHT = 440, 250, 15  # points
 MAX_LEGEND_CHARACTERS = 56
@@ -154,7 +154,20 @@ def svg(plot: Plot, *, name: str) -> str:
     figure = _draw(plot)
     _hide_overlapping_labels(figure)
     figure.savefig(file, format='svg', transparent=True)
-  return _inline(file.getvalue(), plot, name=name)
+  tooltips = {
+    f'series-{index}': [
+      point.tooltip for point in series.points[_marked_points(series, index)]
+    ]
+    for index, series in enumerate(plot.series)
+  }
+  return svg_element.inline(
+    file.getvalue(),
+    name=name,
+    title=plot.title,
+    description=_description(plot),
+    tooltips=tooltips,
+    variables=_VARIABLES,
+  )
 
 
 def _draw(plot: Plot) -> matplotlib.figure.Figure:
@@ -174,7 +187,9 @@ def _draw(plot: Plot) -> matplotlib.figure.Figure:
     handles.append(_draw_reference(axes, reference, far=is_far and offset))
   _format_x(axes, plot)
   labels = [
-    textwrap.fill(_one_line(handle.get_label()), MAX_LEGEND_CHARACTERS)
+    textwrap.fill(
+      svg_element.one_line(handle.get_label()), MAX_LEGEND_CHARACTERS
+    )
     for handle in handles
   ]
   num_lines = sum(1 + label.count('\n') for label in labels)
@@ -246,7 +261,7 @@ def _format_x(axes: matplotlib.axes.Axes, plot: Plot) -> None:
     axes.set_xscale('log')
   if plot.x_ticks:
     places, texts = zip(*plot.x_ticks, strict=True)
-    axes.set_xticks(places, [_one_line(text) for text in texts])
+    axes.set_xticks(places, [svg_element.one_line(text) for text in texts])
     axes.minorticks_off()
   else:
     axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(6, integer=True))
@@ -264,62 +279,6 @@ def _hide_overlapping_labels(figure: matplotlib.figure.Figure) -> None:
       end = box.x1 + 4
   # The layout is done and takes longest: saving need not do it again.
   figure.set_layout_engine('none')
-
-
-def _one_line(text: str) -> str:
-  """The text on one line, characters that cannot be printed as escapes."""
-  return ''.join(
-    c if c.isprintable() else ascii(c)[1:-1] for c in ' '.join(text.split())
-  )
-
-
-def _inline(text: str, plot: Plot, *, name: str) -> str:
-  """Turns matplotlib's SVG file into an element of an HTML page."""
-  root = ElementTree.fromstring(text)
-  for element in root.iter():
-    element.tag = element.tag.rpartition('}')[2]
-    element.attrib = {
-      key.rpartition('}')[2]: _attribute(key, value, name=name)
-      for key, value in element.items()
-    }
-  # The style sheet and the metadata are for a page of its own.
-  for child in (*root.findall('metadata'), root.find('defs/style/..')):
-    root.remove(child)
-  for index, series in enumerate(plot.series):
-    markers = root.findall(f".//g[@id='{name}-series-{index}']//use")
-    points = series.points[_marked_points(series, index)]
-    for marker, point in zip(markers, points, strict=True):
-      _prepend(marker, 'title', point.tooltip)
-  ids = f'{name}-title', f'{name}-description'
-  root.attrib = {
-    'class': 'plot',
-    'viewBox': root.get('viewBox'),
-    'role': 'img',
-    'aria-labelledby': ' '.join(ids),
-  }
-  _prepend(root, 'desc', _description(plot)).set('id', ids[1])
-  _prepend(root, 'title', plot.title).set('id', ids[0])
-  return ElementTree.tostring(root, encoding='unicode')
-
-
-def _attribute(key: str, value: str, *, name: str) -> str:
-  """A value with ids of this plot's own, and colours and font of the page."""
-  if key == 'id':
-    return f'{name}-{value}'
-  if key == 'style':
-    for color, variable in _VARIABLES.items():
-      value = value.replace(color, f'var({variable}, {color})')
-    return re.sub('font-family: [^;]*; ', '', value)
-  return re.sub(r'^(url\()?#', rf'\1#{name}-', value)
-
-
-def _prepend(
-  parent: ElementTree.Element, tag: str, text: str
-) -> ElementTree.Element:
-  child = ElementTree.Element(tag)
-  child.text = _one_line(text)
-  parent.insert(0, child)
-  return child
 
 
 def _description(plot: Plot) -> str:

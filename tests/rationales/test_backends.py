@@ -9,7 +9,14 @@ import tracemalloc
 import pytest
 
 from dsbs_jax import contract
-from rationales import backends, calls, completions_file, secret
+from rationales import (
+  backends,
+  bounded_response,
+  calls,
+  completions_file,
+  secret,
+  server_config,
+)
 from tests.rationales import command, sums
 
 
@@ -38,7 +45,7 @@ def _sampling(endpoint=calls.CHAT, **changes):
 
 
 def _config(base_url, timeout=600):
-  return backends.ServerConfig(
+  return server_config.ServerConfig(
     'http', base_url, secret.Secret(command.KEY), timeout=timeout
   )
 
@@ -148,7 +155,7 @@ def test_an_answer_of_too_many_bytes_is_not_read(server, kind):
   tracemalloc.stop()
   assert isinstance(error, calls.PermanentError) and error.maybe_paid
   assert 'an answer of more than 4,194,304 bytes' in str(error)
-  assert peak < 5 * backends.MAX_ANSWER_BYTES
+  assert peak < 5 * bounded_response.MAX_ANSWER_BYTES
 
 
 def test_packed_answers_are_unpacked(server):

@@ -7,9 +7,7 @@
 and a fingerprint of their contents. Reading needs no TensorFlow.
 """
 
-import contextlib
 import dataclasses
-import io
 import json
 import os
 import pathlib
@@ -20,7 +18,7 @@ from typing import Any
 
 from dsbs_jax import contract
 from dsbs_jax.data import benchmark
-from dsbs_jax.data.prepared import fingerprints
+from dsbs_jax.data.prepared import fingerprints, tfds_builder
 
 VERSION = '1.0.0'
 Split = Iterable[benchmark.Example]
@@ -219,7 +217,14 @@ def write(
   root.mkdir(parents=True, exist_ok=True)
   scratch = pathlib.Path(tempfile.mkdtemp(prefix='.preparing-', dir=root))
   try:
-    _build(name, splits, scratch=scratch, about=about, counts=counts)
+    tfds_builder.build(
+      dataset_name(name),
+      splits,
+      data_dir=scratch,
+      version=VERSION,
+      metadata={**about, 'benchmark': name, 'format': VERSION},
+      counts=counts,
+    )
     _check(read(name, scratch))
     target.parent.mkdir(exist_ok=True)
     replaced = _replaced(target)
@@ -231,68 +236,6 @@ def write(
   finally:
     shutil.rmtree(scratch, ignore_errors=True)
   return read(name, data_dir)
-
-
-def _build(
-  name: str,
-  splits: Mapping[str, Split],
-  *,
-  scratch: pathlib.Path,
-  about: Mapping[str, Any],
-  counts: Callable[[str], Mapping[str, Any]],
-) -> None:
-  """Runs the TFDS builder in a folder of its own."""
-  # Imported here, with TensorFlow: only writing needs them.
-  import numpy as np
-  import tensorflow_datasets as tfds
-
-  class Builder(
-    tfds.core.GeneratorBasedBuilder, skip_registration=True
-  ):  # the name is an argument here, so the class cannot be a module's
-    VERSION = tfds.core.Version(VERSION)
-    url_infos = {}  # nothing is downloaded, so no checksum file is looked for
-
-    def _info(self):
-      features = {
-        field: tfds.features.Text() for field in fingerprints.TEXT_FIELDS
-      }
-      features['index'] = tfds.features.Scalar(np.int64)
-      features[fingerprints.OPTIONS] = tfds.features.Text()
-      return tfds.core.DatasetInfo(
-        builder=self,
-        description=f'{name}: inputs, labels and LLM rationales.',
-        features=tfds.features.FeaturesDict(features),
-        disable_shuffling=True,
-        metadata=tfds.core.MetadataDict(
-          {**about, 'benchmark': name, 'format': VERSION, 'splits': {}}
-        ),
-      )
-
-    def _split_generators(self, dl_manager):
-      del dl_manager
-      return {s: self._generate_examples(s, splits[s]) for s in splits}
-
-    def _generate_examples(self, split: str, examples: Split):
-      digest = fingerprints.Digest()
-      for position, example in enumerate(
-        fingerprints.checked(examples, f'{name} {split}')
-      ):
-        digest.add(example)
-        fields = {f: getattr(example, f) for f in fingerprints.FIELDS}
-        fields[fingerprints.OPTIONS] = json.dumps(example.options)
-        yield position, fields
-      self.info.metadata['splits'][split] = {
-        'rows': digest.rows,
-        'fingerprint': digest.hexdigest(),
-        **counts(split),
-      }
-
-  Builder.name = dataset_name(name)
-  builder = Builder(data_dir=scratch, file_format='array_record')
-  # TFDS speaks of downloads here; the caller reports its own progress.
-  tfds.disable_progress_bar()
-  with contextlib.redirect_stdout(io.StringIO()):
-    builder.download_and_prepare()
 
 
 def _check(prepared: Prepared) -> None:

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from dsbs_jax.data.batching import batch_order, layouts, loader
+from dsbs_jax.data.batching import batch_order, eval_loader, layouts, loader
 from dsbs_jax.data.prepared import ragged, tokens
 from tests.data import small_prepared
 
@@ -305,7 +305,7 @@ def test_inputs_alone_decide_how_wide_evaluation_computes():
   )
   widths = [
     rows['encoder_input_tokens'].shape[1]
-    for _, rows in loader.eval_batches(examples, 4, num_shapes=3)
+    for _, rows in eval_loader.batches(examples, 4, num_shapes=3)
   ]
   assert widths == sorted(widths, reverse=True)
   assert widths[0] == 40 and widths[-1] < 40
@@ -318,7 +318,7 @@ def test_inputs_alone_decide_how_wide_evaluation_computes():
 def test_evaluation_sees_each_example_once(source, sort, shard_info):
   data = tokens.load('cqa_gt_label', 'test', source)
   seen, shapes = [], set()
-  batches = loader.eval_batches(
+  batches = eval_loader.batches(
     data, 4, shard_info=shard_info, sort=sort, num_shapes=2
   )
   for positions, rows in batches:

@@ -140,7 +140,7 @@ def test_training_from_cached_tokens_imports_no_tensorflow(source, tmp_path):
   code = (
     'import sys\n'
     'from dsbs_jax.data import register\n'
-    'from dsbs_jax.data.batching import batch_order, loader\n'
+    'from dsbs_jax.data.batching import batch_order, eval_loader, loader\n'
     'from dsbs_jax.data.prepared import tokens\n'
     f'source = tokens.Source({str(tmp_path / "data")!r},'
     f' {source.vocabulary!r})\n'
@@ -148,7 +148,7 @@ def test_training_from_cached_tokens_imports_no_tensorflow(source, tmp_path):
     'opened = loader.open("cqa_gt_dsbs", source, order)\n'
     'next(iter(opened))\n'
     'test = tokens.load("cqa_gt_label", "test", source)\n'
-    'assert len(list(loader.eval_batches(test, 4))) == 3\n'
+    'assert len(list(eval_loader.batches(test, 4))) == 3\n'
     'metric = register.benchmark("cqa").metric\n'
     'assert metric([test.answer(0)], [test.answer(0)])["accuracy"] == 100\n'
     'names = ("tensorflow", "seqio", "tensorflow_text")\n'

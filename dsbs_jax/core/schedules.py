@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Learning-rate schedules: step (int32) -> rate (float32)."""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from dsbs_jax import contract
+
+Schedule = Callable[[jax.Array], jax.Array]
+
+
+def linear_decay(
+  learning_rate: float = 5e-5,
+  *,
+  total_steps: int = 10_000,
+  warmup_steps: int = 0,
+) -> Schedule:
+  """Rises linearly from 0 during the warm-up, then falls linearly to 0.
+
+  Args:
+    learning_rate: the peak, at step `warmup_steps`.
+    total_steps: the first step with a rate of 0. Without warm-up, step k, from
+      0, has learning_rate * (1 - k / total_steps).
+    warmup_steps: steps of the rise.
+
+  Returns:
+    step (int32) -> rate (float32).
+
+  Raises:
+    UserError: warm-up is negative or not shorter than the whole.
+  """
+  if not 0 <= warmup_steps < total_steps:
+    raise contract.UserError(
+      f'warmup_steps is {warmup_steps} and total_steps {total_steps},'
+      ' expected 0 <= warmup_steps < total_steps.'
+    )
+
+  def schedule(step):
+    step = jnp.asarray(step, jnp.float32)
+    rise = step / max(1, warmup_steps)
+    fall = (total_steps - step) / (total_steps - warmup_steps)
+    factor = jnp.where(step < warmup_steps, rise, jnp.maximum(fall, 0.0))
+    return learning_rate * factor
+
+  return schedule
+
+
+def constant(
+  learning_rate: float = 1e-3,
+  *,
+  total_steps: int | None = None,
+  warmup_steps: int = 0,
+) -> Schedule:
+  """One rate, after a linear rise from 0 during the warm-up.
+
+  Arguments and result as in `linear_decay`; total_steps is ignored.
+  """
+  del total_steps
+  check_ranges(warmup_steps=warmup_steps)
+
+  def schedule(step):
+    step = jnp.asarray(step, jnp.float32)
+    rise = step / max(1, warmup_steps)
+    return learning_rate * jnp.where(step < warmup_steps, rise, 1.0)
+
+  return schedule
+
+
+def rsqrt(
+  learning_rate: float = 1.0,
+  *,
+  total_steps: int | None = None,
+  warmup_steps: int = 10_000,
+) -> Schedule:
+  """learning_rate / sqrt(max(step, warmup_steps)): T5's pretraining rate.
+
+  Arguments and result as in `linear_decay`; total_steps is ignored.
+
+  Raises:
+    UserError: warmup_steps is below 1.
+  """
+  del total_steps
+  if warmup_steps < 1:
+    raise contract.UserError(
+      f'warmup_steps is {warmup_steps}, expected >= 1: the rate of step 0'
+      ' would be infinite.'
+    )
+
+  def schedule(step):
+    step = jnp.asarray(step, jnp.float32)
+    return learning_rate * jax.lax.rsqrt(jnp.maximum(step, warmup_steps))
+
+  return schedule
+
+
+def check_ranges(*, below: float = math.inf, **values: float) -> None:
+  """Raises UserError unless these are numbers in [0, below)."""
+  for name, value in values.items():
+    if not isinstance(value, int | float) or not 0 <= value < below:
+      raise contract.UserError(
+        f'{name} is {value!r}, expected a number in [0, {below}).'
+      )
