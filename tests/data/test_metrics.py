@@ -10,6 +10,7 @@ import hypothesis.strategies as st
 import pytest
 
 from dsbs_jax.data import metrics
+from tests import arithmetic
 
 HOSTILE = (
   "__import__('os').system('true')",
@@ -69,7 +70,7 @@ HOSTILE = (
   ],
 )
 def test_arithmetic_has_its_meaning_in_python(text, number):
-  assert metrics.value(text) == number == float(eval(text.strip()))
+  assert metrics.value(text) == number == arithmetic.python_value(text)
   assert metrics.has_value(text)
 
 
@@ -95,7 +96,7 @@ def test_no_text_raises(text):
 def test_no_arithmetic_text_raises_or_differs_from_python(text):
   number = metrics.value(text)
   if not math.isnan(number):
-    assert float(eval(text.strip())) == number
+    assert arithmetic.python_value(text) == number
 
 
 leaves = st.integers(0, 10**6).map(str) | st.floats(
@@ -114,7 +115,7 @@ equations = st.recursive(
 @hypothesis.settings(max_examples=300, deadline=None)
 def test_values_equal_those_of_python(text):
   try:
-    expected = float(eval(text))
+    expected = arithmetic.python_value(text)
   except ArithmeticError:
     expected = math.nan
   number = metrics.value(text)

@@ -21,6 +21,7 @@ from dsbs_jax.inference import input_lines
 from dsbs_jax.runtime import command, gin_config
 from rationales import costs
 from rationales import ledger as ledger_lib
+from tests import arithmetic
 from tests.fuzz import gin_settings
 
 with register.without_seqio():  # TensorFlow has no part in this
@@ -79,7 +80,7 @@ def equations(data: bytes) -> None:
     # It knows digits, + - * / and parentheses only, or it is a bug.
     assert not set(text.strip()) - set('0123456789eE.+-*/() \t\n'), text
     assert '**' not in text and '//' not in text, text
-    assert number == float(eval(text.strip())), text
+    assert number == arithmetic.python_value(text), text
 
 
 def parsers(data: bytes) -> None:
