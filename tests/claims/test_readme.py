@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The list of files is the repository's; links and commands of docs exist."""
 
+import ast
 import pathlib
 import re
 import subprocess
@@ -46,6 +47,54 @@ def test_doors_and_gin_files_in_commands_exist():
       assert (REPOSITORY / (module.replace('.', '/') + '.py')).exists(), module
     for file in re.findall(r'gin_file=(gin/[\w/.]+\.gin)', text):
       assert (REPOSITORY / file).exists(), (document.name, file)
+
+
+def _flags(module: str) -> set[str]:
+  """The flags that a command's source defines, those of gin included."""
+  texts = [(REPOSITORY / (module.replace('.', '/') + '.py')).read_text()]
+  for name in ('dsbs_jax/runtime/gin_flags', 'bench/workload'):
+    if name.rpartition('/')[2] in texts[0]:
+      texts.append((REPOSITORY / f'{name}.py').read_text())
+  found = {'flagfile', 'debug'}
+  for node in ast.walk(ast.parse('\n'.join(texts))):
+    if isinstance(node, ast.Call) and node.args:
+      name = ast.unparse(node.func).rpartition('.')[2]
+      # prepare, show and sweep call DEFINE_string and its kin S, B, L and M.
+      if name.startswith('DEFINE_') or name in ('S', 'B', 'L', 'M'):
+        found |= {node.args[0].value, f'no{node.args[0].value}'}
+      elif name == 'add_argument':
+        found.add(node.args[0].value.removeprefix('--'))
+  return found
+
+
+def _commands(text: str) -> list[tuple[str, str]]:
+  """(module, arguments) of each `python -m` of ours in blocks and in lines."""
+  text = re.sub(r'\\\n\s*', ' ', text)
+  return re.findall(
+    r'python -m ((?:dsbs_jax|rationales|bench)\.\w+)([^`\n]*)', text
+  )
+
+
+@pytest.mark.parametrize(
+  'document',
+  sorted(
+    path
+    for folder in ('', 'docs', 'tasks', 'rationales', 'examples/parcels')
+    for path in (REPOSITORY / folder).glob('*.md')
+  ),
+  ids=lambda path: str(path.relative_to(REPOSITORY)),
+)
+def test_flags_of_commands_in_docs_exist(document):
+  text = document.read_text()
+  gin = ''.join(p.read_text() for p in (REPOSITORY / 'gin').rglob('*.gin'))
+  macros = set(re.findall(r'^([A-Z_\d]+) =', gin, re.MULTILINE))
+  named = set(re.findall(r'--gin\.([A-Z_\d]+)=', text))
+  assert named <= macros | {'NAME', 'X'}  # which stand for any macro
+  for module, arguments in _commands(text):
+    arguments = arguments.partition(' #')[0].partition('|')[0]
+    given = re.findall(r'(?<!\S)--(?!gin\.)(\w+)', arguments)
+    wrong = set(given) - _flags(module)
+    assert not wrong, (module, wrong)
 
 
 def test_tests_named_in_docs_exist():
