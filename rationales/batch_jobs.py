@@ -59,7 +59,12 @@ class BatchJobs:
 
 
 def paths(path: pathlib.Path, number: int) -> tuple[pathlib.Path, pathlib.Path]:
-  """The files of a batch's requests and calls, beside the completions."""
+  """The files of a batch's requests and calls, beside the completions.
+
+  Args:
+    path: the completions file.
+    number: which of its batches, from 1.
+  """
   requests = path.with_name(f'{path.name}.batch-{number}.requests')
   return requests, path.with_name(f'{path.name}.batch-{number}.calls')
 
@@ -102,6 +107,10 @@ def write(
 def read_calls(path: pathlib.Path, number: int) -> list[calls.Call]:
   """Reads the calls of a batch, in the order of its requests.
 
+  Args:
+    path: the completions file.
+    number: which of its batches, from 1.
+
   Raises:
     contract.UserError: the file is missing.
   """
@@ -117,7 +126,12 @@ def read_calls(path: pathlib.Path, number: int) -> list[calls.Call]:
 
 
 def sent_fields(path: pathlib.Path, number: int) -> set[str]:
-  """Names of the fields of a batch's requests, as far as they are kept."""
+  """Names of the fields of a batch's requests, as far as they are kept.
+
+  Args:
+    path: the completions file.
+    number: which of its batches, from 1.
+  """
   requests = paths(path, number)[0]
   if not requests.is_file():
     return set()

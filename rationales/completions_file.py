@@ -160,7 +160,12 @@ class Index:
     self._retries: list[tuple[int, int, int, int]] = []
 
   def add(self, offset: int, record: dict[str, Any]) -> None:
-    """Adds a line if it is an answer; ignores all other kinds."""
+    """Adds a line if it is an answer; ignores all other kinds.
+
+    Args:
+      offset: number of bytes in the file before the line.
+      record: what the line says.
+    """
     if record['kind'] in ANSWERS:
       key = SampleKey(record['kind'], record['id'], record['sample'])
       prompt = int(record['prompt_hash'], 16)
@@ -207,7 +212,16 @@ class Index:
     return np.sort(self._offsets[~np.isin(self._ids, known)]).tolist()
 
   def read(self, key: SampleKey, file: BinaryIO) -> dict[str, Any] | None:
-    """The sample's record, read from the file that was indexed."""
+    """Reads a sample's record.
+
+    Args:
+      key: which sample.
+      file: the file that was indexed, opened in binary mode.
+
+    Returns:
+      The record; None where the file has no such sample. A `<think>` part of
+      its text is in 'reasoning' instead.
+    """
     if key not in self:
       return None
     file.seek(self.offset(key))

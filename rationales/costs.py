@@ -185,7 +185,13 @@ class CostTracker:
   def record_answer(
     self, call: calls.Call, usage: dict[str, Any] | None
   ) -> None:
-    """Counts an answer of this run; one without usage is free."""
+    """Counts an answer of this run; one without usage is free.
+
+    Args:
+      call: the call that was answered.
+      usage: as in OpenAI's answers; with 'estimated' in it, it is ours, and
+        teaches the estimate nothing.
+    """
     if usage is None:
       return
     counted = _tokens(usage)

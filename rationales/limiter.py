@@ -75,7 +75,12 @@ class RateLimit:
     self._next = -math.inf
 
   def take(self, amount: float, *, now: float) -> float:
-    """Takes an amount; returns the seconds until it may be used."""
+    """Takes an amount; returns the seconds until it may be used.
+
+    Args:
+      amount: of what is limited: requests or tokens.
+      now: seconds of a monotonic clock.
+    """
     if not self._seconds_each:
       return 0.0
     self._next = max(self._next, now - _BURST_SECONDS)

@@ -59,7 +59,12 @@ class Monitor:
       self._line.say(terminal_text.visible(text))
 
   def answered(self, call: calls.Call, answer: calls.Answer) -> None:
-    """Counts the completions of a call."""
+    """Counts the completions of a call.
+
+    Args:
+      call: its `gold` label, if any, is compared with the answers.
+      answer: one or more texts.
+    """
     self._cut += answer.finish_reasons.count(worklist.FINISHED_CUT)
     for text in answer.texts:
       self._done += 1
@@ -74,7 +79,12 @@ class Monitor:
         self._correct += correct
 
   def failed(self, call: calls.Call, reason: str) -> None:
-    """Counts a call that failed for good."""
+    """Counts a call that failed for good.
+
+    Args:
+      call: names the row.
+      reason: failures are counted by what stands before its first ':'.
+    """
     self._failures[reason.partition(':')[0]] += 1
     if len(self._failed_rows) < _LISTED_FAILURES:
       self._failed_rows.append(f'{call.example_id}: {reason}')

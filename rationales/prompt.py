@@ -181,7 +181,8 @@ def chat_messages(
   """The same as `completion_text`, as turns of a conversation.
 
   Each exemplar is a user's question and the assistant's answer. The cue is
-  left out: the roles of the turns say the same.
+  left out: the roles of the turns say the same. Arguments and errors are those
+  of `completion_text`.
   """
   content = _question(prompt, row, hint)
   opening = prompt._openings[hint is not None][1]

@@ -32,7 +32,14 @@ class Recorder:
   free: bool = False
 
   def answer(self, call: calls.Call, answer: calls.Answer) -> calls.Call | None:
-    """Records an answer to the call's first samples; a call for the others.
+    """Records an answer to the call's first samples.
+
+    Args:
+      call: what was asked.
+      answer: texts for its first samples; servers may give fewer than asked.
+
+    Returns:
+      A call for the samples without a text, None if there is none.
 
     Raises:
       calls.FatalError: another model has answered; nothing is recorded.
@@ -67,7 +74,13 @@ class Recorder:
     return dataclasses.replace(call, samples=missing) if missing else None
 
   def failure(self, call: calls.Call, reason: str, status: int | None) -> None:
-    """Records a call that failed for good, with its HTTP status if any."""
+    """Records a call that failed for good.
+
+    Args:
+      call: what was asked.
+      reason: for file and screen, free of keys.
+      status: of HTTP; None where no answer came.
+    """
     failed = {'of': call.kind, 'text': None, 'error': reason, 'status': status}
     self.file.append(
       *(
@@ -80,7 +93,14 @@ class Recorder:
   def lost(
     self, call: calls.Call, reason: str, answer: calls.Answer | None = None
   ) -> None:
-    """Records a call that may have been paid and gave no usable answer."""
+    """Records a call that may have been paid and gave no usable answer.
+
+    Args:
+      call: what was asked.
+      reason: for the file, free of keys.
+      answer: the unusable answer, if there is one: its usage is the cost; else
+        the upper bound is.
+    """
     usage = answer and answer.usage
     if usage:
       self.tracker.record_answer(call, usage)

@@ -230,7 +230,12 @@ class Estimate:
 def estimate(
   todo: Iterator[calls.Call], tracker: costs.CostTracker
 ) -> Estimate:
-  """Counts the calls, and by the tracker what they will cost."""
+  """Counts the calls, and by the tracker what they will cost.
+
+  Args:
+    todo: the calls that are left; the iterator is used up.
+    tracker: knows tokens per row and what was paid.
+  """
   result = Estimate()
   for call in todo:
     tokens = tracker.estimate(call)

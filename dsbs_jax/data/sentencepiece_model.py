@@ -21,7 +21,16 @@ def parse_model(model: bytes) -> Any:
 
 
 def with_extra_ids(model: bytes, extra_ids: int) -> bytes:
-  """A SentencePiece model with extra ids at its end, as another such model."""
+  """A SentencePiece model with extra ids at its end, as another such model.
+
+  Args:
+    model: content of a .model file.
+    extra_ids: number of pieces `<extra_id_n>` to add; the last id is
+      <extra_id_0>, as in T5.
+
+  Raises:
+    UserError: the content is no SentencePiece model.
+  """
   proto = parse_model(model)
   for number in reversed(range(extra_ids)):
     proto.pieces.add(

@@ -119,7 +119,13 @@ def answer(name: str, text: str, *, vocabulary: vocabularies.Vocabulary) -> str:
 def decode_answer(
   name: str, ids: Iterable[int], *, vocabulary: vocabularies.Vocabulary
 ) -> str:
-  """The part of generated ids that the metric scores, as text: see `answer`."""
+  """The part of generated ids that the metric scores, as text: see `answer`.
+
+  Args:
+    name: the task.
+    ids: generated ids; those behind the first end id are ignored.
+    vocabulary: of the model.
+  """
   if contract.parse_task_name(name).form not in MARKERS:
     return vocabulary.decode(ids)
   text = vocabulary.decode_with_unknown(ids)

@@ -210,7 +210,15 @@ def padded_size(vocabulary: Vocabulary) -> int:
 
 
 def check_size(vocabulary: Vocabulary, num_rows: int) -> None:
-  """Raises where a model's table has fewer rows than there are ids."""
+  """Checks that a model's table has a row for each id.
+
+  Args:
+    vocabulary: of the data.
+    num_rows: of the embedding table (VOCAB_SIZE).
+
+  Raises:
+    UserError: there are fewer rows.
+  """
   if vocabulary.size > num_rows:
     raise contract.UserError(
       f'the vocabulary has {vocabulary.size} ids, but the model only'

@@ -81,7 +81,15 @@ def in_process_launcher(
 
   A run handles signals and prints its progress by itself; the log gets what
   `prepare` prints, and tracebacks. Memory that a run does not free is missing
-  for the next one. Returns the exit status that a process would have had.
+  for the next one.
+
+  Args:
+    todo: what to run.
+    log: a file that is appended to.
+    **unused: what `subprocess_launcher` also takes.
+
+  Returns:
+    The exit status that a process would have had.
   """
   del unused
   try:

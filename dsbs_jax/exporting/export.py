@@ -145,8 +145,15 @@ def to_t5x(export: ExportConfig, *, legacy: bool = False) -> str:
   """Writes `out/checkpoint_<n>` for T5X, optimizer state included.
 
   A run that used Adafactor keeps its step and moments. Any other starts T5X's
-  optimizer afresh, hence at step 0. `legacy` is the format of T5X's public
-  checkpoints. Returns a sentence that says what was written.
+  optimizer afresh, hence at step 0.
+
+  Args:
+    export: what to export, and where to.
+    legacy: whether the checkpoint has the format of T5X's public ones instead
+      of Orbax's.
+
+  Returns:
+    A sentence that says what was written.
   """
   found, params = _open(export)
   step, moments = found.step, None

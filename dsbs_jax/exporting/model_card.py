@@ -155,7 +155,12 @@ def _facts(exported: Checkpoint, macros: Mapping[str, Any]) -> Iterator:
 def prepared_data(
   exported: Checkpoint, macros: Mapping[str, Any]
 ) -> store.Prepared | None:
-  """The prepared data that the run trained on, None where it is gone."""
+  """The prepared data that the run trained on, None where it is gone.
+
+  Args:
+    exported: the checkpoint.
+    macros: of the run's config.gin, for its DATA_DIR.
+  """
   if exported.task is None:
     return None
   data = run_folder.prepared(exported.task.benchmark, macros.get('DATA_DIR'))

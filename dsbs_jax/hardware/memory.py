@@ -84,7 +84,13 @@ def parts(
   mesh: jax.sharding.Mesh,
   views: batch_shapes.Views,
 ) -> Parts:
-  """The bytes per device that follow from shapes."""
+  """The bytes per device that follow from shapes.
+
+  Args:
+    run: the settings.
+    mesh: the devices, real or simulated.
+    views: view -> shape of its rows, of all devices together.
+  """
   state = step_functions.state(run, mesh).like
   batch = step_functions.batch_shapes(
     views, mesh, microbatches=run.microbatches
@@ -140,6 +146,16 @@ def compile_program(
   """Compiles a lowered program and returns the memory it needs.
 
   A program that is too large for a TPU is a result, not an error.
+
+  Args:
+    lowered: a train or decode step.
+    mesh: its devices; they decide the compiler.
+
+  Returns:
+    Bytes per device and seconds of compiling.
+
+  Raises:
+    JaxRuntimeError: the compiler fails for another reason than memory.
   """
   platform = mesh.devices.flat[0].platform
   options = QUICK if platform == 'cpu' else None

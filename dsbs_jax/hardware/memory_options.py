@@ -35,7 +35,13 @@ class Option:
   changes: tuple[str, ...] = ()
 
   def then(self, change: str, *, mesh: str | None = None, **fields) -> 'Option':
-    """This option with one more change."""
+    """This option with one more change.
+
+    Args:
+      change: what the user adds to the command.
+      mesh: such as '8x4'; None keeps it.
+      **fields: fields of `run` that change.
+    """
     run = dataclasses.replace(self.run, **fields)
     return Option(run, mesh or self.mesh, (*self.changes, change))
 
@@ -60,7 +66,12 @@ class FitResult:
 
 
 def options(asked: Option, device: accelerators.Device) -> Iterator[Option]:
-  """The options, each on top of the ones before it, cheapest first."""
+  """The options, each on top of the ones before it, cheapest first.
+
+  Args:
+    asked: what the user wants to run.
+    device: meshes that no slice of it has are left out.
+  """
   option = asked
   if option.run.model.remat != 'full':
     model = dataclasses.replace(option.run.model, remat='full')

@@ -44,7 +44,12 @@ class Forecast:
 def step_flops(
   run: train_config.TrainConfig, views: batch_shapes.Views
 ) -> float:
-  """FLOPs of one train step over all devices."""
+  """FLOPs of one train step over all devices.
+
+  Args:
+    run: the settings, for the network.
+    views: view -> shape of its rows, of all devices together.
+  """
   total = 0.0
   for shape in views.values():
     total += flops.train(

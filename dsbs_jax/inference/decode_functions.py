@@ -115,6 +115,14 @@ def jit_decode(
 ) -> Callable[..., np.ndarray]:
   """Greedy outputs, or the best beam's; see `DecodeFns`.
 
+  Args:
+    model: the network.
+    mesh: the devices; rows are split over its data axis.
+    max_decode_len: length of each output, end token included.
+    num_beams: 1 decodes greedily.
+    stop: ids that end an output where they stand one after another, for greedy
+      decoding; () decodes to the end token.
+
   Returns:
     (params, row group) -> [B, max_decode_len] int32; it raises UserError where
     logits are not finite.
@@ -180,7 +188,15 @@ def option_parts(options: np.ndarray, size: int) -> list[np.ndarray]:
 
 
 def to_global(batch: Any, sharding: jax.sharding.Sharding) -> Any:
-  """Puts this process's rows of a batch on its devices."""
+  """Puts this process's rows of a batch on its devices.
+
+  Args:
+    batch: arrays [rows of this process, ...].
+    sharding: of the arrays over all processes.
+
+  Returns:
+    The same tree of arrays [rows of all processes, ...].
+  """
   return jax.tree.map(
     lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch
   )

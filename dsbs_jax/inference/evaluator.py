@@ -120,6 +120,12 @@ class Evaluator:
   ) -> dict[str, float]:
     """Evaluates every split, logs the scores and writes the predictions.
 
+    Args:
+      params: as the network has them.
+      step: of the parameters, for log and file names.
+      model_dir: predictions go to its folder `predictions`, from process 0.
+      log: gets a line per split.
+
     Returns:
       '<split>/<metric>' -> value.
     """
@@ -135,7 +141,18 @@ class Evaluator:
     return scores
 
   def predict(self, params: Any, split: str) -> list[str]:
-    """Generates or chooses the answers of a split, in its order."""
+    """Generates or chooses the answers of a split, in its order.
+
+    Args:
+      params: as the network has them.
+      split: one of `splits`.
+
+    Returns:
+      One text per example.
+
+    Raises:
+      UserError: logits are not finite.
+    """
     data = self._splits[split]
     if self._rank_classifier is not None:
       return self._rank_classifier.rank_classify(
@@ -159,7 +176,15 @@ class Evaluator:
     return predictions
 
   def score(self, split: str, predictions: Sequence[str]) -> dict[str, float]:
-    """The benchmark's metrics of predictions in the split's order."""
+    """The benchmark's metrics of predictions in the split's order.
+
+    Args:
+      split: one of `splits`.
+      predictions: one text per example.
+
+    Returns:
+      Metric -> value, such as {'accuracy': percent}.
+    """
     data = self._splits[split]
     targets = [data.answer(i) for i in range(len(data))]
     return {
@@ -174,7 +199,20 @@ class Evaluator:
     split: str,
     predictions: Sequence[str],
   ) -> pathlib.Path:
-    """Writes one JSON line per example, in the split's order."""
+    """Writes one JSON line per example, in the split's order.
+
+    Args:
+      model_dir: the file goes to its folder `predictions`.
+      step: of the parameters, for the file name.
+      split: one of `splits`.
+      predictions: one text per example.
+
+    Returns:
+      The file.
+
+    Raises:
+      UserError: it cannot be written.
+    """
     data = self._splits[split]
     folder = pathlib.Path(model_dir) / PREDICTIONS
     how = '-chosen' if self._rank_classifier is not None else ''

@@ -26,6 +26,11 @@ def label_options(
 ) -> list[list[str]]:
   """The labels from which each example takes its answer, in the split's order.
 
+  Args:
+    task: a task whose answer is a label.
+    split: a prepared split.
+    source: where the benchmark is prepared.
+
   Raises:
     UserError: the task has no closed set, or writes a rationale first.
   """

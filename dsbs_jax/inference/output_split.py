@@ -122,7 +122,12 @@ def option_ids(
 def pad_options(
   options: Sequence[Sequence[Sequence[int]]], shape: tuple[int, int, int]
 ) -> np.ndarray:
-  """Ids of each row's options, [B, options, T] int32, 0 padded."""
+  """Ids of each row's options, [B, options, T] int32, 0 padded.
+
+  Args:
+    options: ids of each option of each row, end token included.
+    shape: (B, options, T): at least as many rows, options and ids.
+  """
   padded = np.zeros(shape, np.int32)
   for row, row_options in zip(padded, options, strict=False):
     for target, ids in zip(row, row_options, strict=False):

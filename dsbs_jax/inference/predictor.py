@@ -140,7 +140,15 @@ class Predictor:
   def predict(
     self, inputs: Sequence[input_lines.ModelInput], *, rationales: bool = True
   ) -> list[Prediction]:
-    """Predicts for all inputs, in their order."""
+    """Predicts for all inputs, in their order.
+
+    Args:
+      inputs: what to answer.
+      rationales: whether rationales are decoded, too.
+
+    Raises:
+      UserError: logits are not finite.
+    """
     found = {}
     for positions, predictions in self.predict_batches(
       inputs, rationales=rationales

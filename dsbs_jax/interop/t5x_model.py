@@ -90,7 +90,20 @@ class DistillationModel(models.EncoderDecoderModel):
   def loss_fn(
     self, params: Any, batch: Mapping[str, Any], dropout_rng: jax.Array | None
   ) -> tuple[jax.Array, dict[str, clu_metrics.Metric]]:
-    """The part of the objective that a batch or microbatch contributes."""
+    """The part of the objective that a batch or microbatch contributes.
+
+    Args:
+      params: as the network has them.
+      batch: one row group, or one per view (`t5x_batch_format.views`): [B, S]
+        inputs, [B, T] targets, weights and task ids.
+      dropout_rng: None switches dropout off.
+
+    Returns:
+      The float32 loss, and sums and counts as clu metrics.
+
+    Raises:
+      UserError: the batch is one that only our trainer unpacks.
+    """
     if t5x_batch_format.is_packed(batch):
       raise contract.UserError(
         'a batch of packed pairs reached a trainer that cannot read it,'

@@ -81,6 +81,11 @@ def by_size(
   """The same of one share of the data, against the number of parameters.
 
   A kind of labels needs models of two sizes for a figure.
+
+  Args:
+    rows: the settings of one benchmark and one share of the data.
+    styles: of all methods.
+    llm: the LLM's own accuracy in percent, None if unknown.
   """
   found = []
   for labels, members in _by_source(r for r in rows if r.num_params).items():

@@ -62,6 +62,13 @@ class CompletionFormat:
 
     What PROMPT has after the input may be missing: in a chat, the end of the
     turn ends the question.
+
+    Args:
+      message: the message's text.
+      param: where it stood in the request, for the error.
+
+    Raises:
+      errors.APIError: there is no question of the form of PROMPT.
     """
     before, _, after = self.prompt.partition(INPUT)
     if not message.startswith(before):
@@ -69,7 +76,15 @@ class CompletionFormat:
     return message[len(before) :].removesuffix(after)
 
   def plain_input(self, prompt: str, param: str = 'prompt') -> str:
-    """The input in the last example of a text to be continued."""
+    """The input in the last example of a text to be continued.
+
+    Args:
+      prompt: the text, which may begin with examples.
+      param: where it stood in the request, for the error.
+
+    Raises:
+      errors.APIError: there is no question of the form of PROMPT.
+    """
     before, _, after = self.prompt.partition(INPUT)
     start = 0
     if before and (found := prompt.rfind(_SEPARATOR + before)) >= 0:

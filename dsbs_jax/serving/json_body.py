@@ -37,7 +37,15 @@ def decode(body: bytes) -> dict[str, Any]:
 
 
 def check_fields(body: dict[str, Any], known: Collection[str]) -> None:
-  """Raises if the body has an unknown field, which would be ignored."""
+  """Checks that each field of a body is known.
+
+  Args:
+    body: the request.
+    known: fields that the route reads.
+
+  Raises:
+    errors.APIError: the body has another field, which would be ignored.
+  """
   unknown = sorted(set(body) - set(known))
   if unknown:
     raise errors.invalid_request(
@@ -50,6 +58,10 @@ def check_fields(body: dict[str, Any], known: Collection[str]) -> None:
 
 def text(value: Any, param: str) -> str:
   """The value, if it is a text that a student can read.
+
+  Args:
+    value: a JSON value.
+    param: its place in the request, such as 'inputs[0]', for the error.
 
   Raises:
     errors.APIError: it is not a string, blank, or not valid Unicode text.
@@ -77,13 +89,31 @@ def text(value: Any, param: str) -> str:
 
 
 def texts(value: Any, param: str, *, most: int) -> list[str]:
-  """The value, if it is a list of one to `most` texts."""
+  """The value, if it is a list of one to `most` texts.
+
+  Args:
+    value: a JSON value.
+    param: its place in the request, for the error.
+    most: how many texts there may be.
+
+  Raises:
+    errors.APIError: it is no list of so many, or one of them is no text.
+  """
   found = items(value, param, most=most)
   return [text(item, f'{param}[{i}]') for i, item in enumerate(found)]
 
 
 def items(value: Any, param: str, *, most: int) -> Sequence[Any]:
-  """The value, if it is a list of one to `most` items."""
+  """The value, if it is a list of one to `most` items.
+
+  Args:
+    value: a JSON value.
+    param: its place in the request, for the error.
+    most: how many items there may be.
+
+  Raises:
+    errors.APIError: it is no list of so many.
+  """
   _check_type(value, list, param, 'a list')
   if not 1 <= len(value) <= most:
     raise errors.invalid_request(

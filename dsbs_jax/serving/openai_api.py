@@ -171,7 +171,14 @@ def response(
   model: str,
   prompt_tokens: int,
 ) -> dict[str, Any]:
-  """The JSON of an answered request."""
+  """The JSON of an answered request.
+
+  Args:
+    request: what was asked.
+    completions: one per prompt, in order.
+    model: the id that the server goes by.
+    prompt_tokens: of all prompts, as the student reads them.
+  """
   written = sum(completion.num_tokens for completion in completions)
   return {
     'id': f'{"chatcmpl" if request.chat else "cmpl"}-{uuid.uuid4().hex}',
@@ -191,7 +198,16 @@ def response(
 
 
 def check_model(body: dict[str, Any], model: str, *, required: bool) -> None:
-  """Raises if the body asks for another model than the one served."""
+  """Checks that a body asks for the model that is served.
+
+  Args:
+    body: the request.
+    model: the id of the model that is served.
+    required: whether the field must be there, as in OpenAI's routes.
+
+  Raises:
+    errors.APIError: 400 without the field, 404 with another model.
+  """
   given = body.get('model')
   if given is None and not required:
     return

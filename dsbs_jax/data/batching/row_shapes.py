@@ -66,7 +66,15 @@ class Shape(NamedTuple):
 
 
 def example_work(inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
-  """Relative cost of one example of these lengths (numbers or arrays)."""
+  """Relative cost of training on one example of these lengths.
+
+  Args:
+    inputs: input length in tokens, end token included; an int or [N] ints.
+    targets: target length, of the same shape.
+
+  Returns:
+    float or [N] float; only ratios of such values mean something.
+  """
   attention = _attention_pairs(inputs, targets) / _ATTENTION
   return _token_work(inputs, targets) + attention
 

@@ -38,7 +38,12 @@ class Ragged:
 
 
 def pack(rows: Sequence[Sequence[int] | np.ndarray], dtype) -> Ragged:
-  """Puts rows into one flat array."""
+  """Puts rows into one flat array.
+
+  Args:
+    rows: ids of each row; rows may be empty.
+    dtype: of the flat array, such as np.int32.
+  """
   offsets = np.zeros(len(rows) + 1, np.int64)
   np.cumsum([len(row) for row in rows], out=offsets[1:])
   flat = np.zeros(offsets[-1], dtype)

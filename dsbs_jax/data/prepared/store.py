@@ -64,7 +64,15 @@ class Prepared:
   def examples(
     self, split: str, *, chunk: int = 4096
   ) -> Iterator[benchmark.Example]:
-    """A split's examples, in order."""
+    """A split's examples, in order.
+
+    Args:
+      split: one of `splits`.
+      chunk: how many examples are read at a time; the result is the same.
+
+    Raises:
+      UserError: the split was not prepared, or a record cannot be read.
+    """
     self._about(split)
     # Imported here: a training run from cached tokens reads no examples.
     import tensorflow_datasets as tfds

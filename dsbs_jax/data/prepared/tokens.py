@@ -146,7 +146,16 @@ def load(name: str, split: str, source: Source) -> Tokens:
 
 
 def splits(name: str, source: Source) -> tuple[str, ...]:
-  """The splits that are prepared for a task or mixture of this project."""
+  """The splits that are prepared for a task or mixture of this project.
+
+  Args:
+    name: a task or mixture.
+    source: only its `data_dir` is used.
+
+  Raises:
+    UserError: the name is not one of this project, or its benchmark is not
+      prepared.
+  """
   parsed = contract.parse_task_name(name)
   return store.read(parsed.benchmark, source.data_dir).splits
 

@@ -63,7 +63,16 @@ def texts(
 def tokenize(
   dataset: tf.data.Dataset, output_features: dict[str, seqio.Feature]
 ) -> tf.data.Dataset:
-  """Texts of inputs and targets -> ids; `</s>` inside a text is EOS_ID."""
+  """Texts of inputs and targets -> ids; `</s>` inside a text is EOS_ID.
+
+  Args:
+    dataset: examples with the texts 'inputs' and 'targets'.
+    output_features: the vocabulary of each of the two.
+
+  Returns:
+    The same examples with int32 ids, without an end id, and the texts as
+    'inputs_pretokenized' and 'targets_pretokenized'.
+  """
 
   def encode(text: tf.Tensor, vocabulary: seqio.Vocabulary) -> tf.Tensor:
     pieces = tf.strings.split(text, vocabularies.EOS_TEXT)

@@ -178,7 +178,16 @@ def find(archive: Archive, file: str, *, prefer: str) -> str | None:
 
 
 def beside(archive: Archive, file: str, pattern: str) -> list[str]:
-  """Files that match a pattern relative to another file's folder."""
+  """Files that match a pattern relative to another file's folder.
+
+  Args:
+    archive: the source.
+    file: path of a file in it.
+    pattern: a glob relative to the file's folder, which may begin with '../'.
+
+  Returns:
+    Paths inside the source; none where the pattern leads out of it.
+  """
   folder = glob.escape(posixpath.dirname(file))
   path = posixpath.normpath(posixpath.join(folder, pattern))
   return [] if path.startswith('..') else archive.glob(path)

@@ -86,7 +86,13 @@ class CountsBuilder:
     samples: Sequence[completions.Sample],
     example: benchmark_lib.Example,
   ) -> None:
-    """Counts an example as it was joined from samples, before any rule."""
+    """Counts an example as it was joined from samples, before any rule.
+
+    Args:
+      row: the row.
+      samples: all completions of the row, those to a hint included.
+      example: what they were joined to.
+    """
     self._statuses[example.status] += 1
     hints_count = example.status == joining.RATIONALIZED
     self._models.update(s.model for s in samples if hints_count or not s.hinted)

@@ -31,7 +31,13 @@ _NUMBER = re.compile(r'(\d+)\.json$')
 def find_parts(
   benchmark: benchmark_lib.Benchmark, source: archive.Archive, split: str
 ) -> tuple[benchmark_lib.Part, ...] | None:
-  """The files of a split, as paths inside the source, or None."""
+  """The files of a split, as paths inside the source, or None.
+
+  Args:
+    benchmark: names the files.
+    source: where they are looked for.
+    split: any name; one without files gives None.
+  """
   files = benchmark.splits.get(split, ())
   names = (files,) if isinstance(files, str) else tuple(files)
   find = functools.partial(archive.find, source, prefer=benchmark.name)

@@ -112,7 +112,17 @@ def apply(
   row: rows.Row,
   example: benchmark_lib.Example,
 ) -> benchmark_lib.Example | str:
-  """The example after all rules in order, or the first reason to drop it."""
+  """Applies rules in order, until one drops the example.
+
+  Args:
+    rules: such as `KEEP[name]` and `CLEAN[name]`.
+    benchmark: what the example is of.
+    row: what the example was joined from.
+    example: as joined, or as an earlier rule left it.
+
+  Returns:
+    The example, or a reason such as 'wrong_label'.
+  """
   for rule in rules:
     if isinstance(example, str):
       break
@@ -128,6 +138,11 @@ def repaired(
   Case, blanks and punctuation at the ends are forgiven first; then, in a
   closed set of labels, text after the label (`neutral` and the next
   exemplar's first letters) and a label cut short (`entail`).
+
+  Args:
+    benchmark: says which answers there are.
+    fields: the raw row, from which the benchmark reads its choices.
+    label: what the LLM gave.
   """
   answers = list(benchmark.labels)
   if benchmark.options is not None:

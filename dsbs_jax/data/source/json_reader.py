@@ -67,7 +67,16 @@ def read(file: BinaryIO, name: str) -> Iterator[Record]:
 
 
 def count(file: BinaryIO, name: str) -> int:
-  """Number of values that `read` yields, without decoding JSON lines."""
+  """Number of values that `read` yields, without decoding JSON lines.
+
+  Args:
+    file: opened in binary mode, at its start; closed at the end.
+    name: of the file, for errors.
+
+  Raises:
+    UserError: the file is cut, has a line that is too long, or is an array that
+      is no JSON.
+  """
   with file:
     numbered = lines(file, name)
     first = next(numbered, None)
@@ -77,7 +86,15 @@ def count(file: BinaryIO, name: str) -> int:
 
 
 def decode(line: bytes, place: str) -> Any:
-  """One JSON value; UserError with the place otherwise."""
+  """One JSON value.
+
+  Args:
+    line: one line, with or without its end.
+    place: 'file:line', for errors.
+
+  Raises:
+    UserError: it is not UTF-8 or not JSON.
+  """
   try:
     return json.loads(line.decode('utf-8'))
   except UnicodeDecodeError as error:
@@ -95,7 +112,15 @@ def decode(line: bytes, place: str) -> Any:
 
 
 def lines(file: BinaryIO, name: str) -> Iterator[tuple[int, int, bytes]]:
-  """(line number from 1, byte offset, line) of lines that are not blank."""
+  """(line number from 1, byte offset, line) of lines that are not blank.
+
+  Args:
+    file: opened in binary mode, at its start; it stays open.
+    name: of the file, for errors.
+
+  Raises:
+    UserError: the file is cut, or a line is longer than MAX_LINE_BYTES.
+  """
   number = offset = 0
   while line := read_some(file.readline, MAX_LINE_BYTES + 1, name):
     number += 1

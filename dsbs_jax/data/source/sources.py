@@ -32,6 +32,10 @@ def available(
 ) -> tuple[str, ...]:
   """The benchmark's splits that a source has rows for, derived ones too.
 
+  Args:
+    benchmark: names the files.
+    source: a folder or a zip file.
+
   Raises:
     UserError: it has none.
   """
@@ -87,7 +91,16 @@ def read_rows(
 def count_rows(
   benchmark: benchmark_lib.Benchmark, source: Path, split: str
 ) -> int:
-  """The number of rows that `read_rows` yields, found without decoding."""
+  """The number of rows that `read_rows` yields, found without decoding.
+
+  Args:
+    benchmark: names the files.
+    source: a folder or a zip file.
+    split: one that has a file of its own; a derived validation split has none.
+
+  Raises:
+    UserError: the source has no file of the split.
+  """
   opened = archive.open_archive(source)
   found = file_layout.parts(benchmark, opened, split)
   return sum(file_layout.size(opened, part) for part in found)
