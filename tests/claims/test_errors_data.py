@@ -157,18 +157,25 @@ CASES = {
 }
 
 
+def prepare(tmp_path, *flags, source=None):
+  """Calls prepare on parcels, whose rows are in `source`, else in tmp_path."""
+  return doors.call(
+    'dsbs_jax.prepare',
+    '--benchmark=parcels',
+    f'--source={source or tmp_path}',
+    f'--data_dir={tmp_path / "data"}',
+    '--vocabulary=bytes',
+    *flags,
+  )
+
+
 @pytest.mark.parametrize('name', CASES)
 def test_prepare_says_what_is_wrong(tmp_path, name):
   files, more, parts = CASES[name]
   source = tmp_path / ('nowhere' if files is None else 'source')
   write(source, files or {})
-  ended = doors.call(
-    'dsbs_jax.prepare',
-    '--benchmark=parcels',
-    f'--source={source}',
-    f'--data_dir={tmp_path / "data"}',
-    '--vocabulary=bytes',
-    *(flag.format(source=source) for flag in more),
+  ended = prepare(
+    tmp_path, *(flag.format(source=source) for flag in more), source=source
   )
   refused(ended, *parts)
   assert not list(tmp_path.glob('data/dsbs_*'))
@@ -176,31 +183,19 @@ def test_prepare_says_what_is_wrong(tmp_path, name):
 
 def test_a_byte_order_mark_is_read_over(tmp_path):
   write(tmp_path, {'train.jsonl': b'\xef\xbb\xbf' + ROW.encode()})
-  ended = doors.call(
-    'dsbs_jax.prepare',
-    '--benchmark=parcels',
-    f'--source={tmp_path}',
-    f'--data_dir={tmp_path / "data"}',
-    '--vocabulary=bytes',
-  )
+  ended = prepare(tmp_path)
   assert ended.status == 0, ended
 
 
 def test_rows_of_another_folder_are_not_taken_for_these(tmp_path):
   write(tmp_path, {'train.jsonl': ROW, 'other/test.jsonl': OTHER})
-  flags = (
-    '--benchmark=parcels',
-    f'--source={tmp_path}',
-    f'--data_dir={tmp_path / "data"}',
-    '--vocabulary=bytes',
-  )
   refused(
-    doors.call('dsbs_jax.prepare', *flags),
+    prepare(tmp_path),
     'train rows of',
     'in train.jsonl and its test rows in other/test.jsonl, expected one folder',
     '--splits=train',
   )
-  done = doors.call('dsbs_jax.prepare', *flags, '--splits=train')
+  done = prepare(tmp_path, '--splits=train')
   assert done.status == 0, done
   assert f'parcels train: {tmp_path}/train.jsonl' in done.stderr
 
@@ -218,14 +213,7 @@ def test_a_pipe_for_a_file_is_refused(tmp_path, pipe, flags):
   files = {'train.jsonl': ROW, 'test.jsonl': OTHER, 'said/test.jsonl': SAID}
   write(tmp_path, {n: text for n, text in files.items() if n != pipe})
   os.mkfifo(tmp_path / pipe)
-  ended = doors.call(
-    'dsbs_jax.prepare',
-    '--benchmark=parcels',
-    f'--source={tmp_path}',
-    f'--data_dir={tmp_path / "data"}',
-    '--vocabulary=bytes',
-    *(flag.format(place=tmp_path) for flag in flags),
-  )
+  ended = prepare(tmp_path, *(flag.format(place=tmp_path) for flag in flags))
   refused(ended, f'{tmp_path / pipe} is no regular file', 'Give a file')
 
 
@@ -234,14 +222,7 @@ def test_a_link_to_nothing_leaves_no_split_out(tmp_path, link):
   files = {'train.jsonl': ROW, 'test.jsonl': OTHER, 'said/test.jsonl': SAID}
   write(tmp_path, {n: text for n, text in files.items() if n != link})
   (tmp_path / link).symlink_to(tmp_path / 'gone')
-  ended = doors.call(
-    'dsbs_jax.prepare',
-    '--benchmark=parcels',
-    f'--source={tmp_path}',
-    f'--completions={tmp_path / "said"}',
-    f'--data_dir={tmp_path / "data"}',
-    '--vocabulary=bytes',
-  )
+  ended = prepare(tmp_path, f'--completions={tmp_path / "said"}')
   refused(ended, str(tmp_path / link))
   assert not list((tmp_path / 'data').rglob('*'))
 
@@ -269,13 +250,7 @@ def _whole_zip(path):
 def test_broken_archives_are_named(tmp_path, name, content, parts):
   path = tmp_path / name
   path.write_bytes(content(_whole_zip(tmp_path / 'whole.zip')))
-  ended = doors.call(
-    'dsbs_jax.prepare',
-    '--benchmark=parcels',
-    f'--source={path}',
-    f'--data_dir={tmp_path / "data"}',
-    '--vocabulary=bytes',
-  )
+  ended = prepare(tmp_path, source=path)
   refused(ended, name, *parts)
 
 

@@ -54,16 +54,24 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize('name', CASES)
-def test_extract_says_what_is_wrong(tmp_path, name):
-  flags, parts = CASES[name]
-  write(tmp_path, {'p.json': '{', 'l.json': b'\xff', 'e.json': '{}'})
-  ended = doors.call(
+def extract(tmp_path, *flags):
+  """Calls extract on the rows of the small archive."""
+  return doors.call(
     'rationales.extract',
     '--benchmark=cqa',
     f'--source={REPOSITORY / "tests/data/fixtures/archive"}',
     f'--out={tmp_path / "out.jsonl"}',
     '--model=m',
+    *flags,
+  )
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_extract_says_what_is_wrong(tmp_path, name):
+  flags, parts = CASES[name]
+  write(tmp_path, {'p.json': '{', 'l.json': b'\xff', 'e.json': '{}'})
+  ended = extract(
+    tmp_path,
     '--dry_run',
     *(flag.replace('{place}', str(tmp_path)) for flag in flags),
   )
@@ -75,15 +83,7 @@ def test_extract_says_what_is_wrong(tmp_path, name):
 def test_a_pipe_for_a_file_is_refused(tmp_path, flag):
   pipe = tmp_path / 'pipe'
   os.mkfifo(pipe)
-  ended = doors.call(
-    'rationales.extract',
-    '--benchmark=cqa',
-    f'--source={REPOSITORY / "tests/data/fixtures/archive"}',
-    f'--out={tmp_path / "out.jsonl"}',
-    '--model=m',
-    '--dry_run',
-    f'--{flag}={pipe}',
-  )
+  ended = extract(tmp_path, '--dry_run', f'--{flag}={pipe}')
   refused(ended, f'{pipe} is no regular file', 'Give a file')
 
 
@@ -103,13 +103,6 @@ def test_a_pipe_for_a_file_is_refused(tmp_path, flag):
 )
 def test_a_file_that_is_not_ours_is_left_alone(tmp_path, content, parts):
   write(tmp_path, {'out.jsonl': content})
-  ended = doors.call(
-    'rationales.extract',
-    '--benchmark=cqa',
-    f'--source={REPOSITORY / "tests/data/fixtures/archive"}',
-    f'--out={tmp_path / "out.jsonl"}',
-    '--model=m',
-    '--base_url=http://127.0.0.1:9/v1',
-  )
+  ended = extract(tmp_path, '--base_url=http://127.0.0.1:9/v1')
   refused(ended, *parts)
   assert (tmp_path / 'out.jsonl').read_text() == content
