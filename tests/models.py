@@ -4,7 +4,9 @@
 import functools
 
 import jax
+import numpy as np
 from etils import epath
+from flax import traverse_util
 
 from dsbs_jax.core.t5 import network
 from dsbs_jax.interop import t5x_read_checkpoint, t5x_storage
@@ -42,3 +44,19 @@ def t5x_step(path: str) -> int:
   """The step in a checkpoint that T5X or this project wrote."""
   folder = epath.Path(t5x_read_checkpoint.find(path))
   return int(t5x_storage.read_leaves(folder, 'state/step')[''].read().item())
+
+
+def flat(tree) -> dict[str, np.ndarray]:
+  """'path/to/leaf' -> its array."""
+  return {
+    name: np.asarray(leaf)
+    for name, leaf in traverse_util.flatten_dict(tree, sep='/').items()
+  }
+
+
+def assert_equal(left, right):
+  """Two trees have the same leaves, bit for bit; else the first is named."""
+  left, right = flat(left), flat(right)
+  assert left.keys() == right.keys()
+  for name, array in left.items():
+    np.testing.assert_array_equal(array, right[name], err_msg=name)

@@ -14,33 +14,11 @@ import safetensors.numpy
 from dsbs_jax.core.t5 import network
 from dsbs_jax.data import vocabularies
 from dsbs_jax.interop import hf_checkpoint, hf_tokenizer
-from tests import models
+from tests.interop import hf_models
 
-GATED = models.t5(
-  vocab_size=60,
-  emb_dim=8,
-  head_dim=6,
-  mlp_dim=16,
-  num_encoder_layers=2,
-  num_decoder_layers=3,
-  num_buckets=16,
-  max_distance=40,
-)
 TIED = dataclasses.replace(
-  GATED, mlp_activations=('relu',), logits_via_embedding=True
+  hf_models.GATED, mlp_activations=('relu',), logits_via_embedding=True
 )
-
-
-def _params(config, seed=0):
-  rng = np.random.default_rng(seed)
-  return jax.tree.map(
-    lambda leaf: rng.normal(scale=0.3, size=leaf.shape).astype(np.float32),
-    network.param_shapes(config),
-  )
-
-
-def _tensors(folder):
-  return safetensors.numpy.load_file(folder / 'model.safetensors')
 
 
 def _rewrite(folder, tensors):
@@ -48,19 +26,13 @@ def _rewrite(folder, tensors):
   safetensors.numpy.save_file(tensors, folder / 'model.safetensors')
 
 
-@pytest.fixture
-def saved(tmp_path):
-  folder = tmp_path / 'model'
-  params = _params(GATED)
-  hf_checkpoint.save_hf(folder, params, GATED)
-  return folder, params
-
-
-@pytest.mark.parametrize('config', [GATED, TIED], ids=['gated', 'tied'])
+@pytest.mark.parametrize(
+  'config', [hf_models.GATED, TIED], ids=['gated', 'tied']
+)
 @pytest.mark.parametrize('scan_layers', [False, True])
 def test_a_saved_model_is_read_back_bit_for_bit(tmp_path, config, scan_layers):
   config = dataclasses.replace(config, scan_layers=scan_layers)
-  params = _params(config)
+  params = hf_models.params(config)
   hf_checkpoint.save_hf(tmp_path / 'model', params, config)
   found = hf_checkpoint.config_from_hf(tmp_path / 'model')
   assert dataclasses.replace(found, scan_layers=scan_layers) == config
@@ -73,7 +45,10 @@ def test_folders_of_transformers_are_reproduced(recorded_model, tmp_path):
   config = hf_checkpoint.config_from_hf(recorded_model)
   params = hf_checkpoint.load_params(recorded_model, config)
   hf_checkpoint.save_hf(tmp_path / 'copy', params, config)
-  expected, found = _tensors(recorded_model), _tensors(tmp_path / 'copy')
+  expected, found = (
+    hf_models.tensors(recorded_model),
+    hf_models.tensors(tmp_path / 'copy'),
+  )
   assert found.keys() == expected.keys()
   for key, tensor in expected.items():
     np.testing.assert_array_equal(found[key], tensor)
@@ -87,7 +62,7 @@ def test_folders_of_transformers_are_reproduced(recorded_model, tmp_path):
 
 def test_shards_are_joined(saved):
   folder, params = saved
-  tensors = _tensors(folder)
+  tensors = hf_models.tensors(folder)
   names = sorted(tensors)
   shards = {'one.safetensors': names[::2], 'two.safetensors': names[1::2]}
   for shard, held in shards.items():
@@ -97,24 +72,26 @@ def test_shards_are_joined(saved):
     json.dumps({'metadata': {}, 'weight_map': weight_map})
   )
   (folder / 'model.safetensors').unlink()
-  read = hf_checkpoint.load_params(folder, GATED)
+  read = hf_checkpoint.load_params(folder, hf_models.GATED)
   jax.tree.map(np.testing.assert_array_equal, read, params)
 
 
 @pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float16])
 def test_half_precision_tensors_become_float32(saved, dtype):
   folder, params = saved
-  narrow = {n: jnp.asarray(t, dtype) for n, t in _tensors(folder).items()}
+  narrow = {
+    n: jnp.asarray(t, dtype) for n, t in hf_models.tensors(folder).items()
+  }
   safetensors.flax.save_file(narrow, folder / 'model.safetensors')
-  read = hf_checkpoint.load_params(folder, GATED)
+  read = hf_checkpoint.load_params(folder, hf_models.GATED)
   expected = jax.tree.map(lambda leaf: np.float32(leaf.astype(dtype)), params)
   jax.tree.map(np.testing.assert_array_equal, read, expected)
 
 
 def test_copies_of_the_embedding_and_the_unused_table_are_accepted(tmp_path):
-  params = _params(TIED)
+  params = hf_models.params(TIED)
   hf_checkpoint.save_hf(tmp_path / 'model', params, TIED)
-  tensors = _tensors(tmp_path / 'model')
+  tensors = hf_models.tensors(tmp_path / 'model')
   embedding = tensors.pop('shared.weight')
   unused = 'EncDecAttention.relative_attention_bias.weight'
   tensors |= {
@@ -133,21 +110,21 @@ def test_copies_of_the_embedding_and_the_unused_table_are_accepted(tmp_path):
 
 def test_missing_and_unexpected_tensors_are_named(saved):
   folder, _ = saved
-  tensors = _tensors(folder)
+  tensors = hf_models.tensors(folder)
   tensors['more.weight'] = tensors.pop('encoder.final_layer_norm.weight')
   _rewrite(folder, tensors)
   with pytest.raises(
     ValueError, match=r"1 missing \['encoder.final.*1 unexpected \['more"
   ):
-    hf_checkpoint.load_params(folder, GATED)
+    hf_checkpoint.load_params(folder, hf_models.GATED)
   with pytest.raises(ValueError, match='unexpected'):
-    fewer = dataclasses.replace(GATED, num_decoder_layers=2)
+    fewer = dataclasses.replace(hf_models.GATED, num_decoder_layers=2)
     hf_checkpoint.load_params(folder, fewer)
 
 
 def test_another_vocabulary_is_refused_on_both_ways(saved, tmp_path):
   folder, params = saved
-  larger = dataclasses.replace(GATED, vocab_size=64)
+  larger = dataclasses.replace(hf_models.GATED, vocab_size=64)
   with pytest.raises(ValueError, match='vocab_size is 60 there, 64 here'):
     hf_checkpoint.load_params(folder, larger)
   message = r'\(60, 8\), expected \(64, 8\)'
@@ -162,24 +139,24 @@ def test_folders_without_a_model_are_refused(tmp_path, saved):
   folder, params = saved
   (tmp_path / 'config.json').write_bytes((folder / 'config.json').read_bytes())
   with pytest.raises(ValueError, match='allow_pickle'):
-    hf_checkpoint.load_params(tmp_path, GATED)
+    hf_checkpoint.load_params(tmp_path, hf_models.GATED)
   with pytest.raises(ValueError, match='not empty'):
-    hf_checkpoint.save_hf(folder, params, GATED)
+    hf_checkpoint.save_hf(folder, params, hf_models.GATED)
   content = (folder / 'model.safetensors').read_bytes()
   (folder / 'model.safetensors').write_bytes(content[:-100])
   with pytest.raises(ValueError, match='incomplete'):
-    hf_checkpoint.load_params(folder, GATED)
+    hf_checkpoint.load_params(folder, hf_models.GATED)
 
 
 def test_pickled_weights_need_the_flag(saved):
   torch = pytest.importorskip('torch', reason='torch is not installed')
   folder, params = saved
-  tensors = {n: torch.tensor(t) for n, t in _tensors(folder).items()}
+  tensors = {n: torch.tensor(t) for n, t in hf_models.tensors(folder).items()}
   torch.save(tensors, folder / 'pytorch_model.bin')
   (folder / 'model.safetensors').unlink()
   with pytest.raises(ValueError, match='ALLOW_PICKLE=True'):
-    hf_checkpoint.load_params(folder, GATED)
-  read = hf_checkpoint.load_params(folder, GATED, allow_pickle=True)
+    hf_checkpoint.load_params(folder, hf_models.GATED)
+  read = hf_checkpoint.load_params(folder, hf_models.GATED, allow_pickle=True)
   jax.tree.map(np.testing.assert_array_equal, read, params)
 
 
@@ -205,13 +182,15 @@ def vocabulary(tmp_path_factory):
   return folder / 'pieces.model'
 
 
-@pytest.mark.parametrize('config', [GATED, TIED], ids=['gated', 'tied'])
+@pytest.mark.parametrize(
+  'config', [hf_models.GATED, TIED], ids=['gated', 'tied']
+)
 def test_transformers_computes_the_same(vocabulary, tmp_path, config):
   transformers = pytest.importorskip(
     'transformers', reason='transformers is not installed'
   )
   torch = pytest.importorskip('torch', reason='torch is not installed')
-  folder, params = tmp_path / 'model', _params(config)
+  folder, params = tmp_path / 'model', hf_models.params(config)
   files = hf_tokenizer.tokenizer_files(vocabularies.load(f'{vocabulary}:20'))
   hf_checkpoint.save_hf(
     folder, params, config, tokenizer=files, generation={'max_new_tokens': 7}

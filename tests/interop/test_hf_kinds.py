@@ -4,7 +4,6 @@
 import dataclasses
 import json
 
-import jax
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -13,6 +12,7 @@ from dsbs_jax.core.t5 import network
 from dsbs_jax.data import vocabularies
 from dsbs_jax.interop import hf_checkpoint, read_checkpoint
 from tests import models
+from tests.interop import hf_models
 from tests.recordings import hf_folders
 
 GATED = models.t5(vocab_size=60, num_encoder_layers=2)
@@ -25,14 +25,6 @@ ROWS = {
   'decoder_input_tokens': np.array([[0, 7, 8]], np.int32),
   'decoder_target_tokens': np.array([[7, 8, 1]], np.int32),
 }
-
-
-def _params(config):
-  rng = np.random.default_rng(0)
-  return jax.tree.map(
-    lambda leaf: rng.normal(scale=0.3, size=leaf.shape).astype(np.float32),
-    network.param_shapes(config),
-  )
 
 
 def _save(folder, params, config, *, values=None, tensors=None, drop=()):
@@ -66,7 +58,7 @@ FIVE = {'tie_word_embeddings': True, 'transformers_version': '5.24.0'}
 
 @pytest.mark.parametrize('kind', ['t5', 'mt5'])
 def test_an_untied_folder_that_transformers_5_saved_is_untied(tmp_path, kind):
-  params = _params(GATED)
+  params = hf_models.params(GATED)
   scaling = {'scale_decoder_outputs': False} if kind == 't5' else {}
   folder = _save(
     tmp_path / 'again',
@@ -79,7 +71,7 @@ def test_an_untied_folder_that_transformers_5_saved_is_untied(tmp_path, kind):
 
 
 def test_the_tied_head_of_a_t5_1_1_of_transformers_5_is_not_scaled(tmp_path):
-  params = _params(GATED)
+  params = hf_models.params(GATED)
   table = params['token_embedder']['embedding']
   params['decoder']['logits_dense']['kernel'] = table.T.copy()
   folder = _save(
@@ -101,7 +93,7 @@ def test_the_tied_head_of_a_t5_1_1_of_transformers_5_is_not_scaled(tmp_path):
 
 
 def test_tied_logits_are_scaled_where_transformers_scales_them(tmp_path):
-  params = _params(TIED)
+  params = hf_models.params(TIED)
   expected = _of(params, TIED)
   for name, values, scale in (
     ('four', {}, 1.0),
@@ -114,7 +106,9 @@ def test_tied_logits_are_scaled_where_transformers_scales_them(tmp_path):
 
 
 def test_a_scaled_head_of_its_own_takes_the_scale(tmp_path):
-  params = _params(dataclasses.replace(TIED, logits_via_embedding=False))
+  params = hf_models.params(
+    dataclasses.replace(TIED, logits_via_embedding=False)
+  )
   tied = {k: v for k, v in params.items()}
   tied['decoder'] = {
     k: v for k, v in params['decoder'].items() if k != 'logits_dense'
@@ -137,7 +131,7 @@ def test_a_table_per_stack_is_refused(tmp_path, stack):
   name = f'{stack}.embed_tokens.weight'
   folder = _save(
     tmp_path / 'model',
-    _params(TIED),
+    hf_models.params(TIED),
     TIED,
     tensors={name: lambda held: held[TABLE] + np.float32(1)},
   )
@@ -159,7 +153,7 @@ def test_a_table_per_stack_is_refused(tmp_path, stack):
   ],
 )
 def test_special_ids_of_others_are_refused(tmp_path, file, values, message):
-  folder = _save(tmp_path / 'model', _params(TIED), TIED)
+  folder = _save(tmp_path / 'model', hf_models.params(TIED), TIED)
   path = folder / file
   path.write_text(json.dumps(json.loads(path.read_text()) | values))
   with pytest.raises(ValueError, match=f'{file}.*{message}'):
@@ -181,7 +175,7 @@ def test_special_ids_of_others_are_refused(tmp_path, file, values, message):
 def test_every_difference_to_the_settings_is_refused(
   tmp_path, changes, message
 ):
-  folder = _save(tmp_path / 'model', _params(GATED), GATED)
+  folder = _save(tmp_path / 'model', hf_models.params(GATED), GATED)
   with pytest.raises(ValueError, match=message):
     read_checkpoint.load_params(
       str(folder), dataclasses.replace(GATED, **changes)
@@ -189,7 +183,7 @@ def test_every_difference_to_the_settings_is_refused(
 
 
 def test_a_folder_is_read_with_its_own_tokenizer_only(tmp_path):
-  folder = _save(tmp_path / 'model', _params(GATED), GATED)
+  folder = _save(tmp_path / 'model', hf_models.params(GATED), GATED)
   (folder / 'spiece.model').write_bytes(
     (hf_folders.BUNDLED / 'spiece.model').read_bytes()
   )
@@ -278,7 +272,7 @@ def test_an_untied_folder_of_ours_survives_transformers(tmp_path):
   transformers = pytest.importorskip(
     'transformers', reason='transformers is not installed'
   )
-  params = _params(GATED)
+  params = hf_models.params(GATED)
   hf_checkpoint.save_hf(tmp_path / 'ours', params, GATED)
   auto = transformers.AutoModelForSeq2SeqLM
   model = auto.from_pretrained(tmp_path / 'ours')

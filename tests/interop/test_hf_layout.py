@@ -7,47 +7,14 @@ import json
 import jax
 import numpy as np
 import pytest
-import safetensors.numpy
 
-from dsbs_jax.core.t5 import network
 from dsbs_jax.interop import hf_checkpoint
-from tests import models
-
-GATED = models.t5(
-  vocab_size=60,
-  emb_dim=8,
-  head_dim=6,
-  mlp_dim=16,
-  num_encoder_layers=2,
-  num_decoder_layers=3,
-  num_buckets=16,
-  max_distance=40,
-)
-
-
-def _params(config, seed=0):
-  rng = np.random.default_rng(seed)
-  return jax.tree.map(
-    lambda leaf: rng.normal(scale=0.3, size=leaf.shape).astype(np.float32),
-    network.param_shapes(config),
-  )
-
-
-def _tensors(folder):
-  return safetensors.numpy.load_file(folder / 'model.safetensors')
-
-
-@pytest.fixture
-def saved(tmp_path):
-  folder = tmp_path / 'model'
-  params = _params(GATED)
-  hf_checkpoint.save_hf(folder, params, GATED)
-  return folder, params
+from tests.interop import hf_models
 
 
 def test_tensors_have_the_names_and_orientation_of_hugging_face(saved):
   folder, params = saved
-  tensors = _tensors(folder)
+  tensors = hf_models.tensors(folder)
   layer = params['decoder']['layers_2']
   for name, expected in (
     ('shared.weight', params['token_embedder']['embedding']),
@@ -96,6 +63,8 @@ def test_models_that_are_no_t5_are_refused(saved, changes, message):
 
 
 def test_activations_unknown_to_hugging_face_are_refused(tmp_path):
-  config = dataclasses.replace(GATED, mlp_activations=('relu', 'relu'))
+  config = dataclasses.replace(
+    hf_models.GATED, mlp_activations=('relu', 'relu')
+  )
   with pytest.raises(ValueError, match='Hugging Face can express'):
-    hf_checkpoint.save_hf(tmp_path / 'model', _params(config), config)
+    hf_checkpoint.save_hf(tmp_path / 'model', hf_models.params(config), config)

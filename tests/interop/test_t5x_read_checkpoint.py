@@ -54,24 +54,10 @@ def draw(config):
   )
 
 
-def flat(tree):
-  return {
-    name: np.asarray(leaf)
-    for name, leaf in traverse_util.flatten_dict(tree, sep='/').items()
-  }
-
-
-def assert_equal(left, right):
-  left, right = flat(left), flat(right)
-  assert left.keys() == right.keys()
-  for name, array in left.items():
-    np.testing.assert_array_equal(array, right[name], err_msg=name)
-
-
 def scalable(params):
   """An independent hand-made copy in scalable_t5's layout."""
   tree = {}
-  for name, array in flat(params).items():
+  for name, array in models.flat(params).items():
     parts = name.split('/')
     if 'layers_' not in name and 'relpos_bias' not in name:
       tree[name] = array
@@ -80,7 +66,7 @@ def scalable(params):
       count = CONFIG.num_layers(stack)
       rest = '/'.join(parts[2:] if 'layers_' in name else parts[1:])
       layers = [
-        flat(params).get(f'{stack}/layers_{i}/{rest}', array)
+        models.flat(params).get(f'{stack}/layers_{i}/{rest}', array)
         for i in range(count)
       ]
       if 'attention/' in rest and rest.endswith('kernel'):
@@ -109,9 +95,11 @@ def test_what_is_written_is_read(tmp_path, params, saver, scanned):
   config = dataclasses.replace(CONFIG, scan_layers=scanned)
   given = network.stack_layers(params, CONFIG) if scanned else params
   SAVERS[saver](str(tmp_path), given, config, step=12)
-  assert_equal(t5x_read_checkpoint.load_params(str(tmp_path), CONFIG), params)
+  models.assert_equal(
+    t5x_read_checkpoint.load_params(str(tmp_path), CONFIG), params
+  )
   stacked = dataclasses.replace(CONFIG, scan_layers=True)
-  assert_equal(
+  models.assert_equal(
     t5x_read_checkpoint.load_params(str(tmp_path), stacked),
     network.stack_layers(params, CONFIG),
   )
@@ -122,13 +110,15 @@ def test_what_is_written_is_read(tmp_path, params, saver, scanned):
 def test_scanned_layers_of_scalable_t5(tmp_path, params):
   write_msgpack(tmp_path / 'checkpoint_7', scalable(params))
   path = str(tmp_path / 'checkpoint_7')
-  assert_equal(t5x_read_checkpoint.load_params(path, CONFIG), params)
+  models.assert_equal(t5x_read_checkpoint.load_params(path, CONFIG), params)
   with ocp.PyTreeCheckpointer() as checkpointer:
     checkpointer.save(
       tmp_path / 'checkpoint_8' / 'state',
       {'target': scalable(params), 'state': {'step': np.int32(8)}},
     )
-  assert_equal(t5x_read_checkpoint.load_params(str(tmp_path), CONFIG), params)
+  models.assert_equal(
+    t5x_read_checkpoint.load_params(str(tmp_path), CONFIG), params
+  )
 
 
 def test_layers_with_different_biases_are_refused(tmp_path, params):
@@ -152,7 +142,9 @@ def test_floats_of_16_bits_and_float_steps(tmp_path, params):
     )
   loaded = t5x_read_checkpoint.load_params(str(tmp_path), CONFIG)
   assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(loaded))
-  assert_equal(loaded, jax.tree.map(lambda x: x.astype(np.float32), small))
+  models.assert_equal(
+    loaded, jax.tree.map(lambda x: x.astype(np.float32), small)
+  )
   assert models.t5x_step(str(tmp_path)) == 30
 
 
@@ -208,7 +200,7 @@ def test_each_device_gets_its_own_part(tmp_path, params):
   loaded = read_checkpoint.load_params(
     str(tmp_path), CONFIG, shardings=shardings
   )
-  assert_equal(loaded, params)
+  models.assert_equal(loaded, params)
   leaf = loaded['token_embedder']['embedding']
   assert leaf.sharding.spec == rule
 
@@ -331,23 +323,23 @@ def test_moments_of_a_run_in_t5xs_layout(tmp_path, scanned):
   plain = dataclasses.replace(config, scan_layers=False)
   shapes = network.param_shapes(plain)
   fresh = t5x_write_checkpoint.fresh_moments(shapes)
-  assert {name: leaf.shape for name, leaf in flat(moments).items()} == {
-    name: leaf.shape for name, leaf in flat(fresh).items()
+  assert {name: leaf.shape for name, leaf in models.flat(moments).items()} == {
+    name: leaf.shape for name, leaf in models.flat(fresh).items()
   }
   # Step 0 keeps nothing: row moments are the means of the squared gradients.
   if scanned:
     gradients = network.unstack_layers(gradients, config)
-  squared = {name: np.square(g) for name, g in flat(gradients).items()}
+  squared = {name: np.square(g) for name, g in models.flat(gradients).items()}
   wo = 'encoder/layers_1/mlp/wo/kernel'  # [160, 128]: the second axis is rows
   np.testing.assert_allclose(
-    flat(moments)[f'{wo}/v_row'], squared[wo].mean(0), rtol=1e-5
+    models.flat(moments)[f'{wo}/v_row'], squared[wo].mean(0), rtol=1e-5
   )
   np.testing.assert_allclose(
-    flat(moments)[f'{wo}/v_col'], squared[wo].mean(1), rtol=1e-5
+    models.flat(moments)[f'{wo}/v_col'], squared[wo].mean(1), rtol=1e-5
   )
   norm = 'decoder/layers_0/pre_mlp_layer_norm/scale'
   np.testing.assert_allclose(
-    flat(moments)[f'{norm}/v'], squared[norm], rtol=1e-5
+    models.flat(moments)[f'{norm}/v'], squared[norm], rtol=1e-5
   )
 
 

@@ -11,20 +11,6 @@ from dsbs_jax.interop import t5x_read_checkpoint, t5x_write_checkpoint
 from tests import models
 
 
-def flat(tree):
-  return {
-    name: np.asarray(leaf)
-    for name, leaf in traverse_util.flatten_dict(tree, sep='/').items()
-  }
-
-
-def assert_equal(left, right):
-  left, right = flat(left), flat(right)
-  assert left.keys() == right.keys()
-  for name, array in left.items():
-    np.testing.assert_array_equal(array, right[name], err_msg=name)
-
-
 @pytest.fixture(scope='module')
 def run(parts):
   """T5X's Adafactor, its empty state and a state at step 7."""
@@ -68,7 +54,7 @@ def test_we_read_what_t5x_writes(run, parts, tmp_path):
   saver.close()
   for kind in ('legacy', 'orbax'):
     path = str(tmp_path / kind)
-    assert_equal(
+    models.assert_equal(
       t5x_read_checkpoint.load_params(path, config),
       parts.to_numpy(state.params),
     )
@@ -101,12 +87,14 @@ def test_t5x_restores_what_we_write(run, parts, tmp_path, legacy):
     str(tmp_path), params, config, step=3, moments=moments, legacy=legacy
   )
   restored = manager(run, tmp_path / 'unused').restore(path=written)
-  assert_equal(parts.to_numpy(restored.params), params)
+  models.assert_equal(parts.to_numpy(restored.params), params)
   assert int(restored.step) == 3
-  states = flat(traverse_util.unflatten_dict(_states(restored)))
+  states = models.flat(traverse_util.unflatten_dict(_states(restored)))
   assert {name: leaf.shape for name, leaf in states.items()} == {
     name: leaf.shape
-    for name, leaf in flat(traverse_util.unflatten_dict(_states(state))).items()
+    for name, leaf in models.flat(
+      traverse_util.unflatten_dict(_states(state))
+    ).items()
   }
   assert not any(leaf.any() for leaf in states.values())
   assert expected
