@@ -8,7 +8,6 @@ import tracemalloc
 
 import pytest
 
-from dsbs_jax import contract
 from rationales import (
   backends,
   bounded_response,
@@ -272,16 +271,3 @@ def test_replay_answers_by_id_and_sample(tmp_path):
   assert answer.texts == ('said 0', 'said 1') and answer.usage is None
   with pytest.raises(calls.PermanentError, match='no answer for this row'):
     asyncio.run(replay.complete(_call(2)))
-
-
-def test_the_recorded_address_hides_what_may_be_a_key():
-  server = _config('https://u:pw@h.org:8/v1?api-key=abc')
-  assert server.public_url == 'https://h.org:8/v1'
-
-
-@pytest.mark.parametrize(
-  'url', ['localhost:8000', 'ftp://x/v1', '', 'http://x:99999/v1', 'http://[x']
-)
-def test_a_bad_address_is_refused(url):
-  with pytest.raises(contract.UserError, match='--base_url is'):
-    _config(url)
