@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A student's jitted functions: labels, rationales, scores of given outputs.
 
-Each is compiled once per shape of its batch, when that shape first occurs.
+Each is compiled once per shape of its batch, when that shape first occurs, and
+shared by all students of a process that have the same network.
 """
 
 import functools
@@ -17,6 +18,8 @@ from dsbs_jax.core import decoding, partitioning
 from dsbs_jax.core.t5 import network
 from dsbs_jax.inference import cpu_threads
 
+# Of this many kinds of functions, programs are kept.
+_MAX_SHARED = 8
 # Logits in memory at once while options are scored: 1 GiB in float32.
 MAX_LOGITS = 1 << 28
 
@@ -128,18 +131,10 @@ def jit_decode(
     logits are not finite.
   """
 
-  def decode(params, rows):
-    if num_beams == 1:
-      return decoding.greedy(
-        params, model, rows, max_decode_len=max_decode_len, stop=stop
-      )
-    beams, scores = decoding.beam_search(
-      params, model, rows, num_beams=num_beams, max_decode_len=max_decode_len
-    )
-    finite = jnp.isfinite(scores[:, :1])
-    return jnp.where(finite, beams[:, 0], decoding.NOT_FINITE)
-
-  program = cpu_threads.per_core(_jit(decode, mesh), mesh)
+  decode = decode_program(
+    model, mesh, max_decode_len=max_decode_len, num_beams=num_beams, stop=stop
+  )
+  program = cpu_threads.per_core(decode, mesh)
 
   def run(params, rows):
     tokens = program(params, rows)
@@ -157,12 +152,7 @@ def jit_score(
   The function raises UserError where logits are not finite.
   """
 
-  def score(params, tokens, options):
-    return decoding.score_options(
-      params, model, {'encoder_input_tokens': tokens}, options_tokens=options
-    )
-
-  program = _jit(score, mesh, num_batches=2)
+  program = score_program(model, mesh)
 
   def run(params, tokens, options):
     scores = np.asarray(program(params, tokens, options))
@@ -170,6 +160,45 @@ def jit_score(
     return scores
 
   return run
+
+
+@functools.lru_cache(_MAX_SHARED)
+def decode_program(
+  model: network.T5Config,
+  mesh: jax.sharding.Mesh,
+  *,
+  max_decode_len: int,
+  num_beams: int,
+  stop: tuple[int, ...],
+) -> jax.stages.Wrapped:
+  """The jitted part of `jit_decode`; one for all that ask for the same."""
+
+  def decode(params, rows):
+    if num_beams == 1:
+      return decoding.greedy(
+        params, model, rows, max_decode_len=max_decode_len, stop=stop
+      )
+    beams, scores = decoding.beam_search(
+      params, model, rows, num_beams=num_beams, max_decode_len=max_decode_len
+    )
+    finite = jnp.isfinite(scores[:, :1])
+    return jnp.where(finite, beams[:, 0], decoding.NOT_FINITE)
+
+  return _jit(decode, mesh)
+
+
+@functools.lru_cache(_MAX_SHARED)
+def score_program(
+  model: network.T5Config, mesh: jax.sharding.Mesh
+) -> jax.stages.Wrapped:
+  """The jitted part of `jit_score`; one for all that ask for the same."""
+
+  def score(params, tokens, options):
+    return decoding.score_options(
+      params, model, {'encoder_input_tokens': tokens}, options_tokens=options
+    )
+
+  return _jit(score, mesh, num_batches=2)
 
 
 def _check_finite(broken: np.bool_) -> None:

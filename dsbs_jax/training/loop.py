@@ -75,7 +75,7 @@ def train(
       for hint in train_config.random_start_hints(run, vocabulary):
         progress.say(hint)
     position = {}
-    state = init_state(run, abstract_state, init_key, vocabulary=vocabulary)
+    state = init_state(run, mesh, init_key, vocabulary=vocabulary)
   else:
     saved_run = read_checkpoint.run_metadata(
       f'{run.model_dir}/{checkpoints.PREFIX}_{latest_step}'
@@ -87,7 +87,7 @@ def train(
   step = int(state.step)
 
   # What happens to it.
-  train_step = step_functions.train_step(run, abstract_state.shardings, mesh)
+  train_step = step_functions.train_step(run, mesh)
   key_data = np.asarray(jax.random.key_data(run_key))
   evaluator = evaluator_lib.Evaluator(
     evaluator_lib.evaluated_task(run.mixture_or_task_name),
@@ -155,7 +155,7 @@ def train(
 
 def init_state(
   run: train_config.TrainConfig,
-  abstract_state: step_functions.State,
+  mesh: jax.sharding.Mesh,
   key: jax.Array,
   *,
   vocabulary: vocabularies.Vocabulary,
@@ -164,23 +164,18 @@ def init_state(
 
   Args:
     run: all settings.
-    abstract_state: its shapes and shardings.
+    mesh: the devices.
     key: of the random parameters.
     vocabulary: another one in the checkpoint is a UserError.
   """
   num_params = results.num_params(run.model)
   progress.say(f'initialising {num_params:,} parameters')
-  optimizer = run.transformation()
-  init = jax.jit(
-    lambda key: steps.init_state(key, run.model, optimizer),
-    out_shardings=abstract_state.shardings,
-  )
-  state = init(key)
+  state = step_functions.init_state(run, mesh)(key)
   if run.initial_checkpoint_path:
     params = read_checkpoint.load_params(
       run.initial_checkpoint_path,
       run.model,
-      shardings=abstract_state.shardings.params,
+      shardings=step_functions.state(run, mesh).shardings.params,
       vocabulary=vocabulary,
       allow_pickle=run.allow_pickle,
     )

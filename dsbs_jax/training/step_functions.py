@@ -6,18 +6,23 @@ from shapes, for machines that are not there.
 """
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from dsbs_jax.core import partitioning, steps
+from dsbs_jax.core import objective, partitioning, steps
+from dsbs_jax.core.t5 import network
 from dsbs_jax.data.batching import row_shapes
 from dsbs_jax.runs import checkpoints
 from dsbs_jax.training import train_config
 
+# Of this many kinds of runs, programs are kept: a sweep's methods.
+_MAX_SHARED = 8
 _PACKED_ROWS = {
   'encoder_input_tokens': jnp.int32,
   'decoder_input_tokens': jnp.int32,
@@ -44,51 +49,160 @@ class State:
     return checkpoints.shapes_with_shardings(self.shapes, self.shardings)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Call:
+  """A function with the arguments that are bound to it, comparable by value."""
+
+  function: Callable[..., Any]
+  arguments: tuple[tuple[str, Any], ...] = ()
+
+  @classmethod
+  def of(cls, function: Callable[..., Any]) -> Self:
+    """Of a function, or of the partial that `gin_config` makes."""
+    if isinstance(function, functools.partial) and not function.args:
+      return cls(function.func, tuple(sorted(function.keywords.items())))
+    return cls(function)
+
+  def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    return self.function(*args, **dict(self.arguments) | kwargs)
+
+  @property
+  def is_ours(self) -> bool:
+    """Whether equal arguments always mean the same.
+
+    core/ is pure. A function of a user's may read what gin or a module binds.
+    """
+    plain = bool | int | float | str | None
+    package = getattr(self.function, '__module__', '').rpartition('.')[0]
+    ours = package == steps.__package__
+    return ours and all(isinstance(x, plain) for _, x in self.arguments)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Facts:
+  """All that a run's programs depend on, apart from their arguments.
+
+  The programs below are made of these alone, and shared by runs whose facts
+  are equal, so no run can get another run's program.
+  """
+
+  model: network.T5Config
+  objective: objective.Distillation
+  optimizer: _Call
+  schedule: _Call
+  learning_rate: float
+  total_steps: int
+  clip_norm: float | None
+  num_microbatches: int
+  chunk_tokens: int
+  num_pairs: int
+  skip_nonfinite: bool
+  rules: partitioning.Rules
+  mesh: Mesh
+
+  def transformation(self) -> optax.GradientTransformation:
+    """The optimizer with its schedule."""
+    rate = self.schedule(self.learning_rate, total_steps=self.total_steps)
+    return self.optimizer(rate, clip_norm=self.clip_norm)
+
+
 def state(run: train_config.TrainConfig, mesh: Mesh) -> State:
   """The run's abstract train state on a mesh; computes nothing."""
-  transformation = run.transformation()
-  shapes = jax.eval_shape(
-    lambda key: steps.init_state(key, run.model, transformation),
-    jax.random.key(0),
-  )
-  shardings = partitioning.state_shardings(shapes, mesh, run.sharding_rules())
-  return State(shapes, shardings)
+  return _state(_facts(run, mesh))
 
 
-def train_step(
-  run: train_config.TrainConfig, shardings: Any, mesh: Mesh
-) -> jax.stages.Wrapped:
+def init_state(
+  run: train_config.TrainConfig, mesh: Mesh
+) -> Callable[[jax.Array], steps.TrainState]:
+  """The jitted start of a run: typed key -> state of random parameters."""
+  return _shared(_init_state, _facts(run, mesh))
+
+
+def train_step(run: train_config.TrainConfig, mesh: Mesh) -> jax.stages.Wrapped:
   """The training step: (state, batch, key data) -> (state, metrics).
 
   The run's key is an argument, so that runs which differ in their seed alone
-  share one compiled program.
+  share one compiled program: the same function, in one process.
 
   Args:
     run: all settings.
-    shardings: of the train state.
     mesh: the devices.
   """
-  transformation = run.transformation()
+  return _shared(_train_step, _facts(run, mesh))
+
+
+def _facts(run: train_config.TrainConfig, mesh: Mesh) -> _Facts:
+  return _Facts(
+    model=run.model,
+    objective=train_config.objective_of(run),
+    optimizer=_Call.of(run.optimizer),
+    schedule=_Call.of(run.schedule),
+    learning_rate=run.learning_rate,
+    total_steps=run.train_steps,
+    clip_norm=run.clip_norm,
+    num_microbatches=run.microbatches,
+    chunk_tokens=run.chunk_tokens,
+    num_pairs=run.batch_size,
+    skip_nonfinite=bool(run.max_nonfinite_steps),
+    rules=run.sharding_rules(),
+    mesh=mesh,
+  )
+
+
+def _shared(make: Callable[[_Facts], Any], facts: _Facts) -> Any:
+  """The jitted function of these facts: the one that there is, or a new one."""
+  if facts.optimizer.is_ours and facts.schedule.is_ours:
+    return make(facts)
+  return make.__wrapped__(facts)
+
+
+def _state(facts: _Facts) -> State:
+  transformation = facts.transformation()
+  shapes = jax.eval_shape(
+    lambda key: steps.init_state(key, facts.model, transformation),
+    jax.random.key(0),
+  )
+  shardings = partitioning.state_shardings(shapes, facts.mesh, facts.rules)
+  return State(shapes, shardings)
+
+
+@functools.lru_cache(_MAX_SHARED)
+def _init_state(facts: _Facts) -> jax.stages.Wrapped:
+  transformation = facts.transformation()
+  return jax.jit(
+    lambda key: steps.init_state(key, facts.model, transformation),
+    out_shardings=_state(facts).shardings,
+  )
+
+
+@functools.lru_cache(_MAX_SHARED)
+def _train_step(facts: _Facts) -> jax.stages.Wrapped:
+  transformation = facts.transformation()
 
   def step_fn(state, batch, key_data):
     train_step = steps.make_train_step(
-      run.model,
-      train_config.objective_of(run),
+      facts.model,
+      facts.objective,
       transformation,
       run_key=jax.random.wrap_key_data(key_data),
-      num_microbatches=run.microbatches,
-      num_shards=partitioning.gradient_shards(mesh, run.sharding_rules()),
-      chunk_tokens=run.chunk_tokens,
-      num_pairs=run.batch_size,
+      num_microbatches=facts.num_microbatches,
+      num_shards=partitioning.gradient_shards(facts.mesh, facts.rules),
+      chunk_tokens=facts.chunk_tokens,
+      num_pairs=facts.num_pairs,
     )
-    if run.max_nonfinite_steps:
+    if facts.skip_nonfinite:
       train_step = steps.skip_updates(train_step)
     return train_step(state, batch)
 
-  replicated = NamedSharding(mesh, PartitionSpec())
+  shardings = _state(facts).shardings
+  replicated = NamedSharding(facts.mesh, PartitionSpec())
   return jax.jit(
     step_fn,
-    in_shardings=(shardings, partitioning.batch_sharding(mesh), replicated),
+    in_shardings=(
+      shardings,
+      partitioning.batch_sharding(facts.mesh),
+      replicated,
+    ),
     out_shardings=(shardings, replicated),
     donate_argnums=0,
   )
@@ -153,5 +267,4 @@ def lower_train_step(
   key_data = jax.eval_shape(
     lambda: jax.random.key_data(jax.random.key(run.seed))
   )
-  step = train_step(run, described.shardings, mesh)
-  return step.lower(described.like, batch, key_data)
+  return train_step(run, mesh).lower(described.like, batch, key_data)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Parameters that give no finite logits give an error, never an answer."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -32,3 +34,31 @@ def test_logits_that_are_not_finite_are_an_error(num_beams):
   ):
     with pytest.raises(ValueError, match='logits of a batch are not finite'):
       answer()
+
+
+def test_students_share_a_program_only_where_all_facts_are_equal():
+  facts = {
+    'model': small_student.MODEL,
+    'mesh': partitioning.make_mesh(None),
+    'max_decode_len': 2,
+    'num_beams': 1,
+    'stop': (),
+  }
+  others = {
+    'model': dataclasses.replace(small_student.MODEL, dtype='bfloat16'),
+    'mesh': jax.make_mesh((1,), ('data',)),
+    'max_decode_len': 3,
+    'num_beams': 2,
+    'stop': (7,),
+  }
+  program = decode_functions.decode_program(**facts)
+  assert decode_functions.decode_program(**facts) is program
+  for name, other in others.items():
+    changed = facts | {name: other}
+    assert decode_functions.decode_program(**changed) is not program
+    if name in ('model', 'mesh'):
+      scores = [
+        decode_functions.score_program(some['model'], some['mesh'])
+        for some in (facts, facts, changed)
+      ]
+      assert scores[0] is scores[1] is not scores[2]

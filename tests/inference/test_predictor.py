@@ -2,12 +2,11 @@
 """Labels and probabilities are those of the whole network, row by row."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from dsbs_jax import contract
-from dsbs_jax.core import decoding, partitioning
+from dsbs_jax.core import partitioning
 from dsbs_jax.core.t5 import network
 from dsbs_jax.data import task_forms
 from dsbs_jax.inference import (
@@ -113,9 +112,9 @@ def say(monkeypatch):
 
   def say(ids):
     monkeypatch.setattr(
-      decoding,
-      'greedy',
-      lambda *_, **__: jnp.tile(jnp.array([ids]), (4, 1)),
+      decode_functions,
+      'jit_decode',
+      lambda *_, **__: lambda *_: np.tile([ids], (4, 1)),
     )
 
   return say
@@ -215,19 +214,31 @@ def test_beams_give_labels_too(ask):
 
 
 def test_scores_that_do_not_fit_are_computed_in_parts(params, monkeypatch):
-  rows, scored = [], decoding.score_options
+  shapes, jit_score = {}, decode_functions.jit_score
 
-  def counted(*args, options_tokens):
-    rows.append(options_tokens.shape)
-    return scored(*args, options_tokens=options_tokens)
+  def counted(*args):
+    score = jit_score(*args)
 
-  monkeypatch.setattr(decoding, 'score_options', counted)
+    def run(params, tokens, options):
+      shapes[options.shape] = len(tokens)
+      return score(params, tokens, options)
+
+    return run
+
+  monkeypatch.setattr(decode_functions, 'jit_score', counted)
   random = np.random.default_rng(0)
   tokens = random.integers(3, 90, (5, 8)).astype(np.int32)
   options = random.integers(3, 90, (5, 3, 4)).astype(np.int32)
   pair = 4 * MODEL.vocab_size
   scores = {}
-  for fitting in (15, 7, 2, 0):
+  # Odd numbers of rows, and rows whose options do not fit: few shapes.
+  for fitting, expected in {
+    15: [(5, 3, 4)],
+    7: [(2, 3, 4), (1, 3, 4)],
+    2: [(1, 2, 4), (1, 1, 4)],
+    0: [(1, 1, 4)],
+  }.items():
+    shapes.clear()
     scores[fitting] = decode_functions.DecodeFns(
       MODEL,
       params,
@@ -237,13 +248,7 @@ def test_scores_that_do_not_fit_are_computed_in_parts(params, monkeypatch):
       max_logits=fitting * pair,
     ).score_options(tokens, options)
     np.testing.assert_allclose(scores[fitting], scores[15], rtol=1e-4)
-  # Odd numbers of rows, and rows whose options do not fit: one shape each.
-  assert rows == [
-    (5, 3, 4),
-    *((2, 3, 4), (1, 3, 4)),
-    *((1, 2, 4), (1, 1, 4)),
-    (1, 1, 4),
-  ]
+    assert shapes == {shape: shape[0] for shape in expected}
 
 
 def test_the_shapes_of_batches_decide_no_answer(ask):

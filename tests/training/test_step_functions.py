@@ -200,7 +200,7 @@ def cross_lower(mesh):
 
   run = build('tiny', 'standard')
   described = step_functions.state(run, mesh)
-  step = step_functions.train_step(run, described.shardings, mesh)
+  step = step_functions.train_step(run, mesh)
   batch = step_functions.batch_shapes(
     batch_shapes.typical(run, multiple=8), mesh
   )
