@@ -50,7 +50,16 @@ class BrevityPenalty:
   def best_attainable_score(
     self, log_probs: jax.Array, length: jax.Array, max_decode_len: int
   ) -> jax.Array:
-    """The best score that live outputs of a length may still reach."""
+    """The best score that live outputs of a length may still reach.
+
+    Args:
+      log_probs: float32 of any shape, sums of log p so far.
+      length: int32, tokens so far.
+      max_decode_len: tokens at most.
+
+    Returns:
+      float32, shaped as `log_probs`: no lower than what `score` will give.
+    """
     del length
     return self.score(log_probs, max_decode_len + 1)  # T5X counts the start.
 

@@ -28,7 +28,17 @@ def texts_or_none(settings: Any, *names: str) -> None:
 def counts(
   settings: Any, *names: str, least: int = 1, below: int = 1 << 62
 ) -> None:
-  """Raises unless these fields are whole numbers of this range."""
+  """Checks that fields are whole numbers of a range.
+
+  Args:
+    settings: a dataclass.
+    *names: of its fields.
+    least: the smallest value allowed.
+    below: the smallest value above it that is not.
+
+  Raises:
+    UserError: a field is out of range or no int; True is none.
+  """
   for name in names:
     value = getattr(settings, name)
     whole = isinstance(value, int) and not isinstance(value, bool)

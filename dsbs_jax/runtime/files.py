@@ -33,9 +33,13 @@ _REMEDIES = {
 def explain(path: str | os.PathLike, error: BaseException) -> str | None:
   """One line about a file error: what happened to which path, what to do.
 
-  The error is an OSError, or what a library raised because of one: TensorStore
-  tells the operating system's reason in its text only. None if there is no
-  reason that a user can remedy.
+  Args:
+    path: the file or folder that was read or written.
+    error: an OSError, or what a library raised because of one: TensorStore
+      tells the operating system's reason in its text only.
+
+  Returns:
+    The line; None if there is no reason that a user can remedy.
   """
   number = getattr(error, 'errno', None)
   if not isinstance(error, OSError):
