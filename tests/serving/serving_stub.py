@@ -7,6 +7,7 @@ import contextlib
 import http.client
 import json
 import threading
+import time
 
 from dsbs_jax.data import register, task_forms
 from dsbs_jax.inference import length_buckets, predictor
@@ -25,6 +26,10 @@ MODEL = 'a-student'
 SHAPES = length_buckets.CompiledShapes((1, 4), (32, 64), (8,), (2,))
 
 
+HALF_A_REQUEST = (
+  b'POST /v1/answers HTTP/1.1\r\nHost: x\r\nContent-Length: 20\r\n'
+  b'Content-Type: application/json\r\n\r\n{"input"'
+)
 _HANG_SECONDS = 300
 
 
@@ -34,6 +39,26 @@ def echo(inputs, rationales):
   return [
     predictor.Prediction('first', 0.75, f'{one.text} is why.') for one in inputs
   ]
+
+
+class Gate:
+  """A student that answers when the gate is opened."""
+
+  def __init__(self):
+    self.open, self.entered = threading.Event(), threading.Event()
+    self.seen = []
+
+  def __call__(self, inputs, rationales):
+    self.seen.append([one.text for one in inputs])
+    self.entered.set()
+    assert self.open.wait(_HANG_SECONDS)
+    return echo(inputs, rationales)
+
+
+def wait_until(condition):
+  """Waits for the server; if it never comes, pytest's timeout ends the test."""
+  while not condition():
+    time.sleep(0.005)
 
 
 class SkippingLoop(asyncio.SelectorEventLoop):

@@ -23,7 +23,7 @@ from dsbs_jax.runtime import gin_config
 from dsbs_jax.serving import server as server_lib
 from dsbs_jax.serving import sockets, warmup
 from tests.inference import small_student
-from tests.serving import serving_process, test_http
+from tests.serving import serving_process, serving_stub
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 # 49 to 64 tokens: one length of the server's, and the same one of infer's.
@@ -202,7 +202,7 @@ def test_the_second_signal_ends_the_process_at_once(start):
     server.wait()
     address = urllib.parse.urlsplit(server.address())
     with socket.create_connection((address.hostname, address.port)) as slow:
-      slow.sendall(test_http.HALF_A_REQUEST)
+      slow.sendall(serving_stub.HALF_A_REQUEST)
       in_flight = b'dsbs_requests_in_flight 1.0'
       server.wait_until(lambda: in_flight in server.get('/metrics')[1])
       server.process.send_signal(signal.SIGTERM)
@@ -242,7 +242,7 @@ def settings(folder, *files, **macros):
 def held(tmp_path, monkeypatch):
   """A server in this thread, whose student is held by a gate: how to start it,
   the gate, and where the server listens."""
-  gate, listeners = test_http.Gate(), queue.Queue()
+  gate, listeners = serving_stub.Gate(), queue.Queue()
 
   def load(config, *, shapes):
     loaded = predictor.Predictor(
@@ -282,7 +282,9 @@ def ask(address):
   """Asks a server as soon as it is ready: the status, 0 where it hung up."""
   data = b'{"input": "a"}'
   url = 'http://{}:{}'.format(*address)
-  test_http.wait_until(lambda: serving_process.send(f'{url}/healthz')[0] == 200)
+  serving_stub.wait_until(
+    lambda: serving_process.send(f'{url}/healthz')[0] == 200
+  )
   try:
     return serving_process.send(f'{url}/v1/answers', data)[0]
   except (ConnectionError, urllib.error.URLError):
@@ -308,7 +310,7 @@ def test_an_answer_that_takes_long_is_waited_for(held, capsys):
         assert b'ready' in health()
         os.kill(os.getpid(), signal.SIGTERM)
         try:
-          test_http.wait_until(lambda: b'stopping' in health())
+          serving_stub.wait_until(lambda: b'stopping' in health())
         finally:
           gate.open.set()
       return asked.result()
@@ -335,7 +337,7 @@ def test_a_drain_that_is_too_short_is_counted_and_ends_in_status_1(
       asked = pool.submit(ask, address)
       assert gate.entered.wait(300)
       os.kill(os.getpid(), signal.SIGTERM)
-      test_http.wait_until(lambda: refused(address))
+      serving_stub.wait_until(lambda: refused(address))
       return asked.result()
 
   with concurrent.futures.ThreadPoolExecutor(1) as pool:
