@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shapes for a plan are those that training will have."""
 
+import dataclasses
 import pathlib
+
+import pytest
 
 from dsbs_jax.core import partitioning
 from dsbs_jax.data import register
-from dsbs_jax.data.batching import batch_order, loader
+from dsbs_jax.data.batching import batch_order, loader, row_shapes
 from dsbs_jax.hardware import batch_shapes
 from dsbs_jax.preparing import prepare
 from dsbs_jax.runtime import gin_config
@@ -22,6 +25,28 @@ BINDINGS = (
   'BATCH_SIZE = 4',
   'MI_WEIGHT = 0.1',
 )
+
+
+def test_shapes_of_batches_are_read_and_checked():
+  found = batch_shapes.given(['label:32x128/16', 'rationale:24x256/176'])
+  assert found['label'] == row_shapes.Shape(32, 128, 16)
+  assert found['rationale'] == row_shapes.Shape(24, 256, 176)
+  assert batch_shapes.given(['8x64/8']) == {
+    'mixture': row_shapes.Shape(8, 64, 8)
+  }
+  for text in ('32x128', 'gold:32x128/16', '0x128/16', 'label:32x128/0'):
+    with pytest.raises(ValueError, match=r'expected \[view:\]ROWSxINPUTS'):
+      batch_shapes.given([text])
+
+
+def test_typical_shapes_follow_the_task(run):
+  both = batch_shapes.typical(run, multiple=24)
+  assert {view: shape.rows for view, shape in both.items()} == {
+    'label': 48,
+    'rationale': 48,
+  }
+  plain = dataclasses.replace(run, mixture_or_task_name='cqa_gt_finetune')
+  assert list(batch_shapes.typical(plain, multiple=1)) == ['label']
 
 
 def test_prepared_data_gives_its_own_shapes_and_tied_pairs_lower(tmp_path):

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command plans for hardware that is not there, and refuses what cannot be."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from dsbs_jax.hardware import accelerators, planner, tpu_compiler
+from dsbs_jax.runs import results
+from tests.hardware import small_run
+
+
+def test_a_mesh_must_be_a_slice():
+  assert accelerators.layout(accelerators.device('v4'), 16) == '2x2x4'
+  with pytest.raises(ValueError, match='24 chips, but slices of v5e have'):
+    accelerators.layout(accelerators.device('v5e'), 24)
+  with pytest.raises(ValueError, match="--device is 'tpu9'"):
+    accelerators.device('tpu9')
+
+
+def test_questions_are_checked():
+  for wrong, message in (
+    ({'mesh': ''}, '--mesh is not given'),
+    ({'mesh': '8'}, 'expected data x model shards'),
+    ({'utilisation': (0.5, 0.2)}, '--utilisation is'),
+    ({'price_per_device_hour': -1.0}, 'expected a number >= 0'),
+  ):
+    with pytest.raises(ValueError, match=message):
+      planner.PlanRequest(**{'mesh': '4x2', 'device': 'v5e', **wrong})
+
+
+def door(*arguments):
+  return subprocess.run(
+    [sys.executable, '-m', 'dsbs_jax.plan', *arguments],
+    cwd=small_run.REPOSITORY,
+    env=os.environ
+    | {'PYTHONPATH': os.pathsep.join(path for path in sys.path if path)},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+
+
+def test_the_command_plans_for_gpus_that_are_not_there():
+  smaller = (
+    *small_run.SMALL,
+    'SCAN_LAYERS = False',
+    'NUM_ENCODER_LAYERS = 1',
+    'NUM_DECODER_LAYERS = 1',
+  )
+  bindings = [f'--gin.{line.replace(" = ", "=")}' for line in smaller]
+  done = door(
+    '--gin_file=gin/models/nano.gin',
+    *bindings,
+    '--mesh=2x2',
+    '--device=h200',
+    '--batch=label:8x32/16',
+    '--json',
+  )
+  assert done.returncode == 0, done.stderr
+  plan = json.loads(done.stdout)
+  assert plan['fits'] and plan['compiled']['compiler'] == 'cpu'
+  parts = plan['parts']
+  assert plan['compiled']['peak'] > parts['params'] + parts['optimizer']
+  assert plan['views'] == {'label': [8, 32, 16, 0, 0]}
+  assert plan['num_params'] == results.num_params(
+    small_run.build(bindings=smaller).model
+  )
+
+
+def test_the_command_says_what_is_wrong_in_one_line():
+  done = door('--gin_file=gin/models/nano.gin', '--mesh=3x1', '--device=v5e')
+  assert done.returncode == 2
+  if tpu_compiler.is_installed():
+    assert 'slices of v5e have 1, 4, 8' in done.stderr
+  else:
+    assert "pip install -c constraints.txt -e '.[tpu]'" in done.stderr
+  assert len(done.stderr.strip().splitlines()) == 1

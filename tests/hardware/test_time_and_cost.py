@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""FLOPs are those that XLA counts; time and price follow from them."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from dsbs_jax.core import flops
+from dsbs_jax.core.t5 import network
+from dsbs_jax.hardware import accelerators, time_and_cost
+from tests import models
+from tests.hardware import small_run
+
+
+def test_flops_are_those_that_xla_counts():
+  """XLA also counts what is no product; here that is below a tenth."""
+  config_ = models.t5(
+    vocab_size=512,
+    emb_dim=256,
+    num_heads=4,
+    head_dim=64,
+    mlp_dim=512,
+    num_encoder_layers=2,
+  )
+  batch = {
+    name: jax.ShapeDtypeStruct((4, 48 if 'encoder' in name else 24), np.int32)
+    for name in (
+      'encoder_input_tokens',
+      'decoder_input_tokens',
+      'decoder_target_tokens',
+    )
+  }
+  forward = jax.jit(lambda p, rows: network.apply(p, config_, rows))
+  lowered = forward.lower(network.param_shapes(config_), batch)
+  counted = lowered.compile().cost_analysis()['flops']
+  assert flops.forward(config_, 48, 24, rows=4) == pytest.approx(
+    counted, rel=0.1
+  )
+
+
+def test_step_flops_add_up_views_and_both_passes(run):
+  total = time_and_cost.step_flops(run, small_run.VIEWS)
+  expected = sum(
+    3 * flops.forward(run.model, s.inputs, s.targets, rows=s.rows)
+    for s in small_run.VIEWS.values()
+  )
+  assert total == expected
+
+
+def test_a_forecast_follows_from_its_own_numbers(run):
+  given = time_and_cost.forecast(
+    run,
+    accelerators.device('v5e'),
+    num_devices=4,
+    views=small_run.VIEWS,
+    utilisation=(0.25, 0.5),
+    price_per_device_hour=2.0,
+  )
+  slow, fast = given.step_seconds
+  assert slow == pytest.approx(given.flops_per_step / (0.25 * 4 * 197e12))
+  assert slow == pytest.approx(2 * fast)
+  assert given.hours[0] == pytest.approx(slow * run.train_steps / 3600)
+  assert given.price[0] == pytest.approx(given.hours[0] * 4 * 2.0)
+  assert given.examples_per_second[1] == pytest.approx(run.batch_size / fast)
+  places = 8 * (32 + 16) + 8 * (32 + 32)
+  assert given.tokens_per_second[1] == pytest.approx(places / fast)
+
+
+def test_float32_halves_the_rate_of_gpus_alone(run):
+  model = dataclasses.replace(run.model, dtype='float32')
+  wide = dataclasses.replace(run, model=model)
+  for name, expected in (('h200', 989 / 2), ('v5p', 459)):
+    given = time_and_cost.forecast(
+      wide, accelerators.device(name), num_devices=1, views=small_run.VIEWS
+    )
+    assert given.peak_tflops == expected
