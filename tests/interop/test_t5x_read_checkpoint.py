@@ -15,7 +15,6 @@ import tensorstore
 from flax import serialization, traverse_util
 
 from dsbs_jax import contract
-from dsbs_jax.core import optimizer
 from dsbs_jax.core.t5 import network
 from dsbs_jax.data import vocabularies
 from dsbs_jax.interop import (
@@ -290,65 +289,3 @@ def test_a_run_knows_its_vocabulary(tmp_path, params):
   read_checkpoint.load_params(folder, CONFIG, vocabulary=ours)
   with pytest.raises(ValueError, match='was trained with vocabulary'):
     read_checkpoint.load_params(folder, CONFIG, vocabulary=other)
-
-
-@pytest.mark.parametrize('scanned', [False, True])
-def test_moments_of_a_run_in_t5xs_layout(tmp_path, scanned):
-  """Real moments after a real update, unrolled, against a hand count."""
-  config = dataclasses.replace(
-    CONFIG, emb_dim=128, mlp_dim=160, scan_layers=scanned
-  )
-  transformation = optimizer.adafactor(1e-3)
-
-  params = draw(config)
-  gradients = jax.tree.map(lambda x: 0.1 * x + 0.01, params)
-
-  @jax.jit
-  def one_step(params):
-    opt_state = transformation.init(params)
-    return transformation.update(gradients, opt_state, params)[1]
-
-  opt_state = one_step(params)
-  with ocp.PyTreeCheckpointer() as checkpointer:
-    checkpointer.save(
-      tmp_path / 'checkpoint_1' / 'state',
-      {
-        'target': params,
-        'state': {'step': 1, 'param_states': opt_state},
-      },
-    )
-  moments = t5x_write_checkpoint.read_moments(
-    str(tmp_path / 'checkpoint_1'), config
-  )
-  plain = dataclasses.replace(config, scan_layers=False)
-  shapes = network.param_shapes(plain)
-  fresh = t5x_write_checkpoint.fresh_moments(shapes)
-  assert {name: leaf.shape for name, leaf in models.flat(moments).items()} == {
-    name: leaf.shape for name, leaf in models.flat(fresh).items()
-  }
-  # Step 0 keeps nothing: row moments are the means of the squared gradients.
-  if scanned:
-    gradients = network.unstack_layers(gradients, config)
-  squared = {name: np.square(g) for name, g in models.flat(gradients).items()}
-  wo = 'encoder/layers_1/mlp/wo/kernel'  # [160, 128]: the second axis is rows
-  np.testing.assert_allclose(
-    models.flat(moments)[f'{wo}/v_row'], squared[wo].mean(0), rtol=1e-5
-  )
-  np.testing.assert_allclose(
-    models.flat(moments)[f'{wo}/v_col'], squared[wo].mean(1), rtol=1e-5
-  )
-  norm = 'decoder/layers_0/pre_mlp_layer_norm/scale'
-  np.testing.assert_allclose(
-    models.flat(moments)[f'{norm}/v'], squared[norm], rtol=1e-5
-  )
-
-
-def test_other_optimizers_have_no_moments(tmp_path, params):
-  opt_state = optimizer.adamw_hf(1e-3).init(params)
-  with ocp.PyTreeCheckpointer() as checkpointer:
-    checkpointer.save(
-      tmp_path / 'checkpoint_1' / 'state',
-      {'target': params, 'state': {'param_states': opt_state}},
-    )
-  folder = str(tmp_path / 'checkpoint_1')
-  assert t5x_write_checkpoint.read_moments(folder, CONFIG) is None
