@@ -87,6 +87,12 @@ def test_an_answer_that_is_no_choice_names_its_place(tmp_path):
     list(sources.read_rows(cqa.BENCHMARK, tmp_path, 'test'))
 
 
+def test_of_a_label_in_cqa_one_dot_goes_as_in_the_original():
+  said = 'It is there. So the answer is (b) washington d.c'
+  assert cqa.parse(f'{said}..').label == 'washington d.c.'
+  assert cqa.parse(f'{said}.').label == 'washington d.c'
+
+
 def test_svamp_json_is_permuted_as_in_the_original():
   train, test = (svamp.permuted(1000, train=side) for side in (True, False))
   assert (len(train), len(test)) == (800, 200)

@@ -31,3 +31,13 @@ def test_every_kind_of_mask_keeps_one_minus_the_rate():
   assert len(masks) == 15
   for mask in masks:
     assert np.mean(mask) == pytest.approx(0.9, abs=0.01)
+
+
+def test_masks_of_a_layer_are_drawn_apart():
+  config = models.t5(emb_dim=1000, num_heads=4, mlp_dim=1000, dropout_rate=0.5)
+  keys = dropout.row_keys(jax.random.key(0), 40)
+  heads, mlp, outputs = dropout.layer_masks(keys, config, 250, 250)
+  masks = [np.ravel(mask) for mask in (*heads, mlp, *outputs)]
+  for i, mask in enumerate(masks):
+    for other in masks[:i]:
+      assert np.mean(mask == other) == pytest.approx(0.5, abs=0.02)

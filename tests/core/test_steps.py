@@ -89,6 +89,17 @@ def assert_steps_agree(ours, expected):
   assert_trees_close(ours.params, expected.params, rtol=0, atol=2e-5)
 
 
+def test_a_gradient_beyond_float32_is_not_finite_though_the_loss_is():
+  state = fresh_state()
+  factors = {'decoder_norm': 1e22, 'logits_dense': 1e-8}
+  steep = jax.tree_util.tree_map_with_path(
+    lambda path, leaf: leaf * factors.get(path[1].key, 1.0), state.params
+  )
+  _, metrics = jitted_step()(state.replace(params=steep), make_batch())
+  assert np.isfinite(metrics['loss']) and not np.isfinite(metrics['grad_norm'])
+  assert metrics['finite'] == 0
+
+
 def test_metrics_equal_a_float64_reference_of_the_logits():
   batch, state = make_batch(), fresh_state()
   _, metrics = jitted_step()(state, batch)

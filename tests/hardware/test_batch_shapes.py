@@ -3,6 +3,7 @@
 
 import dataclasses
 import pathlib
+import types
 
 import pytest
 
@@ -84,3 +85,20 @@ def test_prepared_data_gives_its_own_shapes_and_tied_pairs_lower(tmp_path):
       key: array.shape for key, array in described[view].items()
     }
   assert step_functions.lower_train_step(run, mesh, views).as_text()
+
+
+def test_typical_rows_have_room_for_their_tokens_at_every_batch_size():
+  for batch_size in range(1, 130):
+    run = types.SimpleNamespace(
+      mixture_or_task_name='cqa_gt_dsbs',
+      skip_padding=True,
+      batch_size=batch_size,
+    )
+    for multiple in (1, 8):
+      for shape in batch_shapes.typical(run, multiple=multiple).values():
+        assert shape.rows > 0 and shape.rows % multiple == 0
+        assert shape.rows * shape.inputs >= shape.input_slots
+        assert shape.rows * shape.targets >= shape.target_slots
+    label, rationale = batch_shapes.typical(run, multiple=1).values()
+    assert label.input_slots * 64 >= 3408 * batch_size
+    assert rationale.input_slots * 64 >= 3472 * batch_size

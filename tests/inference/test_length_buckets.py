@@ -11,6 +11,7 @@ def test_lengths_are_few():
     length_buckets.next_bucket(length, 16) for length in range(1, 2049)
   }
   assert len(lengths) == 15 and max(lengths) == 2048
+  assert all(length_buckets.next_bucket(n, 16) == n for n in lengths)
   assert all(
     length <= length_buckets.next_bucket(length, 16) < max(17, 1.5 * length + 1)
     for length in range(1, 2049)

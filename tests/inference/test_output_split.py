@@ -20,6 +20,14 @@ def test_single_outputs_are_split_at_their_marker():
   assert BYTES.decode(bare.prefix_ids) == 'so [label]'
 
 
+def test_the_last_marker_ends_a_rationale_that_holds_it_too():
+  ids = BYTES.encode('After [label] is 3. [label] 3') + [1]
+  output = output_split.split(ids, 'single', vocabulary=BYTES)
+  assert output.rationale == 'After [label] is 3.'
+  assert BYTES.decode(output.label_ids) == ' 3'
+  assert output.prefix_ids + output.label_ids == ids
+
+
 def test_outputs_with_the_answer_first_are_cut_behind_their_marker():
   first = {'form': 'answer_first', 'vocabulary': BYTES}
   label, why = BYTES.encode('3 [rationale]'), BYTES.encode(' It is 3.')

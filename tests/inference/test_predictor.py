@@ -108,14 +108,14 @@ def ask(params):
 
 @pytest.fixture
 def say(monkeypatch):
-  """Makes the student generate given ids."""
+  """Makes the student generate given ids, others for rationales of 9."""
 
-  def say(ids):
-    monkeypatch.setattr(
-      decode_functions,
-      'jit_decode',
-      lambda *_, **__: lambda *_: np.tile([ids], (4, 1)),
-    )
+  def say(ids, rationale=()):
+    def jit_decode(*_, max_decode_len, **__):
+      chosen = rationale if max_decode_len == 9 else ids
+      return lambda *_: np.tile([chosen], (4, 1))
+
+    monkeypatch.setattr(decode_functions, 'jit_decode', jit_decode)
 
   return say
 
@@ -206,6 +206,23 @@ def test_an_answer_that_comes_first_is_scored_up_to_its_marker(ask, slow, say):
     say(said)
     (answer,) = ask(['2 and 1?'], task='svamp_gt_answer_first')
     assert (answer.cut, answer.rationale) == (cut, None)
+
+
+@pytest.mark.parametrize(
+  ('label_ends', 'rationale_ends'),
+  [(True, True), (True, False), (False, True), (False, False)],
+)
+def test_an_answer_is_cut_if_either_part_is(
+  ask, say, label_ends, rationale_ends
+):
+  end = {True: [contract.EOS_ID], False: []}
+  say(
+    BYTES.encode('3') + end[label_ends],
+    BYTES.encode('so') + end[rationale_ends],
+  )
+  (answer,) = ask(['2 and 1?'], rationales=True, max_rationale_len=9)
+  assert (answer.label, answer.rationale) == ('3', 'so')
+  assert answer.cut == (not (label_ends and rationale_ends))
 
 
 def test_beams_give_labels_too(ask):

@@ -62,6 +62,16 @@ def test_models_that_are_no_t5_are_refused(saved, changes, message):
     hf_checkpoint.config_from_hf(folder)
 
 
+def test_a_t5_that_says_nothing_of_its_head_has_it_tied(tmp_path):
+  config = dataclasses.replace(hf_models.GATED, logits_via_embedding=True)
+  folder = tmp_path / 'model'
+  hf_checkpoint.save_hf(folder, hf_models.params(config), config)
+  values = json.loads((folder / 'config.json').read_text())
+  del values['tie_word_embeddings']  # as transformers 4 leaves defaults out
+  (folder / 'config.json').write_text(json.dumps(values))
+  assert hf_checkpoint.config_from_hf(folder).logits_via_embedding
+
+
 def test_activations_unknown_to_hugging_face_are_refused(tmp_path):
   config = dataclasses.replace(
     hf_models.GATED, mlp_activations=('relu', 'relu')

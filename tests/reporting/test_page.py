@@ -5,6 +5,8 @@ import html.parser
 import json
 import re
 
+import pytest
+
 from dsbs_jax.data import benchmark
 from dsbs_jax.reporting import (
   comparison,
@@ -257,6 +259,20 @@ def test_one_seed_or_a_small_gain_is_not_sold_as_a_finding(make_run):
     'No difference beyond noise: +4.33 points, standard error 10.27,'
     ' 3 paired seeds.'
   ) in _findings(make_run)
+
+
+@pytest.mark.parametrize(
+  ('gains', 'verdict'),
+  [
+    ((0.0, 9.0, 6.0), 'No difference beyond noise: +5.00'),  # 1.9 errors
+    ((1.0, 9.0, 5.0), 'More than two standard errors: +5.00'),  # 2.2 errors
+  ],
+)
+def test_two_standard_errors_are_the_border_of_noise(make_run, gains, verdict):
+  for seed, gain in enumerate(gains):
+    make_run(method='gt_finetune', seed=seed, test=(0.0, 20.0))
+    make_run(method='gt_dsbs', seed=seed, test=(0.0, 20.0 + gain))
+  assert verdict in _findings(make_run)
 
 
 def test_nothing_is_saved_where_nothing_was_learned(make_run):

@@ -43,6 +43,14 @@ def test_a_name_is_what_the_documentation_says():
   assert point.task == 'cqa_gt_dsbs'
 
 
+@pytest.mark.parametrize(
+  ('number', 'text'),
+  [(50.0, '50'), (100, '100'), (1.0, '1'), (12.5, '12.5'), (1e-5, '0.00001')],
+)
+def test_numbers_are_written_without_exponent_and_without_loss(number, text):
+  assert run_names.decimal_text(number) == text
+
+
 def test_values_with_quotes_and_slashes_stay_in_one_folder():
   name = _point(setting=("VOCABULARY='/data/x y.model'",)).name
   assert name.endswith('-VOCABULARY=data_x_y.model')

@@ -134,6 +134,24 @@ def test_inputs_wait_for_others_where_there_are_others():
   assert run(scenario) == [list(t) for t in ('a', 'bc', 'defg', 'hi', 'j', 'k')]
 
 
+def test_no_input_waits_longer_because_others_come():
+  async def scenario(queue, student):
+    loop = asyncio.get_running_loop()
+    held = await hold(queue, student)
+    old = submit(queue, 'old')
+    await arrive()
+    loop.skip(0.9 * MAX_WAIT)
+    new = submit(queue, 'new')
+    await arrive()
+    student.release.set()
+    await held
+    loop.skip(0.2 * MAX_WAIT)
+    async with asyncio.timeout(300):
+      await asyncio.gather(old, new)
+
+  assert run(scenario) == [['hold'], ['old', 'new']]
+
+
 def test_rationales_go_to_those_who_asked():
   async def scenario(queue, student):
     tasks = [await hold(queue, student)]

@@ -20,8 +20,8 @@ import pytest
 
 from dsbs_jax.inference import infer_file, predictor, student
 from dsbs_jax.runtime import gin_config
+from dsbs_jax.serving import batcher, sockets, warmup
 from dsbs_jax.serving import server as server_lib
-from dsbs_jax.serving import sockets, warmup
 from tests.inference import small_student
 from tests.serving import serving_process, serving_stub
 
@@ -320,6 +320,29 @@ def test_an_answer_that_takes_long_is_waited_for(held, capsys):
     assert serve(600.0) == 0
     assert status.result() == 200
   assert '1 requests answered, 0 not' in capsys.readouterr().err
+
+
+def test_milliseconds_of_waiting_become_seconds(held, monkeypatch):
+  serve, gate, listening = held
+  gate.open.set()
+  waits = []
+
+  class Batcher(batcher.Batcher):
+    def __init__(self, *given, max_wait, **options):
+      waits.append(max_wait)
+      super().__init__(*given, max_wait=max_wait, **options)
+
+  def client():
+    status = ask(listening())
+    os.kill(os.getpid(), signal.SIGTERM)
+    return status
+
+  monkeypatch.setattr(batcher, 'Batcher', Batcher)
+  with concurrent.futures.ThreadPoolExecutor(1) as pool:
+    status = pool.submit(client)
+    assert serve(600.0) == 0
+    assert status.result() == 200
+  assert waits == [0.002]  # MAX_WAIT_MS of gin/serve.gin
 
 
 def test_a_drain_that_is_too_short_is_counted_and_ends_in_status_1(

@@ -55,6 +55,7 @@ def test_what_changes_no_parameter_may_change(settings, one_step, bindings):
     ("VOCABULARY = 'bytes:90'", 'vocabulary: .* -> '),
     ('BATCH_SIZE = 3', 'batch_size: 4 -> 3'),
     ("MIXTURE_OR_TASK_NAME = 'svamp_llm_dsbs'", 'task: .*gt_dsbs.*llm_dsbs'),
+    ('CLIP_NORM = 0.5', 'clip_norm: 1.0 -> 0.5. Restore'),
     ('LEARNING_RATE = 1e-3', 'learning_rate: 0.01 -> 0.001'),
     (
       'OPTIMIZER = @optimizer.adamw',

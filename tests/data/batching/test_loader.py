@@ -232,7 +232,8 @@ def test_unpaired_mixtures_follow_their_rates(source):
   order = batch_order.BatchOrder(
     batch_size=8,
     paired=False,
-    rates={'cqa_gt_label': 3.0, 'cqa_rationale': 1.0},
+    # By name: the mixture has its tasks the other way round.
+    rates={'cqa_rationale': 1.0, 'cqa_gt_label': 3.0},
   )
   opened = open_(source, order=order)
   labels, seen = 0, []
@@ -251,6 +252,9 @@ def test_unpaired_mixtures_follow_their_rates(source):
   assert (
     len(set(seen)) == 2 * SIZE
   )  # all labels six times, all rationales twice
+  seen = np.array(seen)
+  of_labels, of_rationales = seen[seen < SIZE], seen[seen >= SIZE] - SIZE
+  assert of_labels[:SIZE].tolist() != of_rationales[:SIZE].tolist()
   with pytest.raises(ValueError, match='rates is'):
     open_(source, order=batch_order.BatchOrder(paired=False, rates={'x': 1.0}))
   with pytest.raises(ValueError, match='expected numbers above 0'):

@@ -38,6 +38,14 @@ def test_first_fit_places_all_and_never_overlaps(lengths, inputs, targets):
   assert placed.num_rows >= np.ceil(need - 1e-9)
 
 
+def test_rows_are_filled_to_their_last_place():
+  for inputs, targets in (([6, 4], [1, 1]), ([1, 1], [6, 4])):
+    placed = row_placement.first_fit(
+      np.array(inputs), np.array(targets), inputs=10, targets=10
+    )
+    assert placed.num_rows == 1
+
+
 def test_rows_that_were_neighbours_end_up_far_apart():
   assert row_placement.bit_reversal_order(8).tolist() == [
     0,

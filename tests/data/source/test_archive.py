@@ -56,6 +56,16 @@ def test_zip_members_must_stay_inside_and_be_of_sane_size(tmp_path):
       archive.open_archive(path)
 
 
+def test_large_members_and_small_blank_ones_are_read(tmp_path):
+  large = np.random.default_rng(0).bytes(2 << 20)
+  blank = b' ' * (1 << 20)
+  members = [('large.json', large), ('blank.json', blank)]
+  opened = archive.open_archive(packed(tmp_path / 'a.zip', members))
+  for name, content in members:
+    with opened.open(name) as file:
+      assert file.read() == content
+
+
 def test_an_encrypted_member_is_refused(tmp_path):
   path = packed(tmp_path / 'rows.zip', [('train.jsonl', toy.ROW)])
   data = bytearray(path.read_bytes())

@@ -32,6 +32,20 @@ def test_majority_of_samples_labels_and_its_first_explains(tmp_path):
   }
 
 
+def test_samples_that_do_not_parse_have_no_vote(tmp_path):
+  source = toy.source(tmp_path)
+  lines = [
+    {'id': 'r0', 'sample': 0, 'text': 'nothing'},
+    toy.said(0, 'no', sample=1),
+    toy.said(0, 'yes', sample=2),
+    toy.said(0, 'yes', sample=3),
+  ]
+  toy.write_lines(source / 'llm/train.jsonl', lines)
+  found = next(iter(sources.Examples(toy.BENCHMARK, source, split='train')))
+  assert found.rationale == 'It is 0 for sample 2.'
+  assert (found.llm_label, found.votes, found.samples) == ('yes', 2, 4)
+
+
 def test_equal_values_vote_together(tmp_path):
   rows = [{'input': 'pears?', 'label': '5'}] * 2
   toy.write_lines(tmp_path / 'svamp/svamp_train.json', rows)
