@@ -6,7 +6,7 @@ VENV ?= .venv
 RUN := $(CURDIR)/$(VENV)/bin/python
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: help env demo test test-long bench bench-gpu bench-extract bench-serve fuzz t5x test-t5x lint clean
+.PHONY: help env demo test test-long bench bench-gpu bench-extract bench-serve fuzz mutants t5x test-t5x lint clean
 
 help:
 	@echo 'make demo       set up, then train and evaluate on the bundled benchmark'
@@ -17,6 +17,7 @@ help:
 	@echo 'make bench-extract  throughput of stage 1 beside a bare client'
 	@echo 'make bench-serve  requests per second and latency of a server'
 	@echo 'make fuzz       hostile input for readers, parsers and gin, 10 minutes each'
+	@echo 'make mutants    sixty mistakes in the code, one at a time: which do the tests see?'
 	@echo 'make t5x        what T5X needs, at proven versions (docs/t5x.md)'
 	@echo 'make lint       format and import checks'
 	@echo 'make env        only set up $(VENV)'
@@ -57,6 +58,10 @@ bench-serve: env
 fuzz: env
 	$(RUN) -m pip install --disable-pip-version-check -c constraints.txt atheris
 	$(RUN) -m pytest -s -m long tests/fuzz
+
+# One room, or all tests of the room: make mutants MUTANTS="--whole data"
+mutants: env
+	$(RUN) -m tests.mutants $(MUTANTS)
 
 t5x: env
 	$(RUN) -m pip install --disable-pip-version-check -c constraints.txt -c constraints-t5x.txt \
