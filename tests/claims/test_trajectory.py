@@ -297,7 +297,15 @@ def check_weights(params, recorded, what):
   assert np.sqrt(np.mean(off**2)) <= 1e-6
 
 
-@pytest.mark.parametrize('layout', ['padded', 'packed', 'unpadded'])
+@pytest.mark.parametrize(
+  'layout',
+  [
+    'padded',
+    # The same rows as unpadded ones, whose padding is computed.
+    pytest.param('packed', marks=pytest.mark.long),
+    'unpadded',
+  ],
+)
 def test_torch_adamw_is_retraced(recording, layout):
   retrace = runner(recording.jit, recording.config, optimizer.adamw, 0)
   params = recording.params(recording.start)

@@ -90,7 +90,16 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize('case', CASES)
+@pytest.mark.parametrize(
+  'case',
+  [
+    'plain',
+    'two shards of two microbatches',
+    'logits in chunks',
+    # Shards of microbatches are microbatches, too.
+    pytest.param('two microbatches', marks=pytest.mark.long),
+  ],
+)
 def test_a_step_without_padding_is_a_step_with_it(case):
   """Dropout on: the masks are those of the rows."""
   options = CASES[case]

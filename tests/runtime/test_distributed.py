@@ -227,7 +227,11 @@ def test_one_signal_stops_both_at_the_same_step(small_data, tmp_path):
   processes = _start_two(
     _start_command,
     small_runs.command(
-      tmp_path, small_data, 'TRAIN_STEPS = 100000', 'EVAL_PERIOD = 100000'
+      tmp_path,
+      small_data,
+      "MIXTURE_OR_TASK_NAME = 'svamp_gt_finetune'",  # one view to compile
+      'TRAIN_STEPS = 100000',
+      'EVAL_PERIOD = 100000',
     ),
   )
   _wait_for_first_step(processes[0])

@@ -16,36 +16,35 @@ from tests import small_runs
 
 
 @pytest.fixture(scope='module')
-def one_step(settings, tmp_path_factory):
-  """The folder of a run that took one step."""
-  folder = tmp_path_factory.mktemp('runs') / 'one'
-  run = settings(folder, 'TRAIN_STEPS = 1')
-  assert loop.train(run, config_text='# every setting\n') == 0
+def finished(settings, tmp_path_factory):
+  """The folder of a run of 12 steps."""
+  folder = tmp_path_factory.mktemp('runs') / 'finished'
+  assert loop.train(settings(folder), config_text='# every setting\n') == 0
   return folder
 
 
-def test_a_checkpoint_says_what_it_was_made_of(one_step):
-  facts = read_checkpoint.run_metadata(str(one_step / 'checkpoint_1'))
+def test_a_checkpoint_says_what_it_was_made_of(finished):
+  facts = read_checkpoint.run_metadata(str(finished / 'checkpoint_12'))
   assert facts['config'] == '# every setting\n'
   assert facts['vocabulary'] == vocabularies.load('bytes').fingerprint
   assert set(facts['versions']) >= {'jax', 'flax', 'orbax-checkpoint'}
   assert facts['data'] and facts['seed'] == 0
-  text = (one_step / 'checkpoint_1/position/metadata').read_text()
+  text = (finished / 'checkpoint_12/position/metadata').read_text()
   position = json.loads(text)
-  assert position['loader']['next_step'] == 1
+  assert position['loader']['next_step'] == 12
 
 
 @pytest.mark.parametrize(
   'bindings',
   [
-    ('TRAIN_STEPS = 1', 'EVAL_BATCH_SIZE = 1', 'MAX_DECODE_LEN = 4'),
-    ('TRAIN_STEPS = 1', 'LOG_PERIOD = 1', 'EVAL_PERIOD = 1'),
-    ('TRAIN_STEPS = 1', 'KEEP_CHECKPOINTS = 5', 'MAX_NONFINITE_STEPS = 2'),
-    ('TRAIN_STEPS = 1', 'LAYOUT = @layouts.Padded', 'MICROBATCHES = 2'),
+    ('EVAL_BATCH_SIZE = 1', 'MAX_DECODE_LEN = 4'),
+    ('LOG_PERIOD = 1', 'EVAL_PERIOD = 1'),
+    ('KEEP_CHECKPOINTS = 5', 'MAX_NONFINITE_STEPS = 2'),
+    ('LAYOUT = @layouts.Padded', 'MICROBATCHES = 2'),
   ],
 )
-def test_what_changes_no_parameter_may_change(settings, one_step, bindings):
-  assert loop.train(settings(one_step, *bindings)) == 0
+def test_what_changes_no_parameter_may_change(settings, finished, bindings):
+  assert loop.train(settings(finished, *bindings)) == 0
 
 
 @pytest.mark.parametrize(
@@ -65,13 +64,13 @@ def test_what_changes_no_parameter_may_change(settings, one_step, bindings):
       'optimizer.adamw_hf.weight_decay = 0.1',
       'optimizer.weight_decay: 0.0 -> 0.1. Restore',
     ),
-    ('TRAIN_STEPS = 2', 'train_steps: 1 -> 2. Restore'),
+    ('TRAIN_STEPS = 13', 'train_steps: 12 -> 13. Restore'),
     ("INITIAL_CHECKPOINT_PATH = 'x'", "initial_checkpoint_path: None -> 'x'"),
     ("PREFIXES = 'code'", 'prefixes: '),
   ],
 )
-def test_what_makes_another_run_is_refused(settings, one_step, binding, named):
-  changed = settings(one_step, 'TRAIN_STEPS = 1', binding)
+def test_what_makes_another_run_is_refused(settings, finished, binding, named):
+  changed = settings(finished, binding)
   with pytest.raises(ValueError, match=f'other settings: {named}'):
     loop.train(changed)
 
@@ -96,7 +95,7 @@ def test_facts_of_older_runs_are_understood():
     resume_check.check(older, now, run, step=1)
 
 
-def test_other_data_is_refused(one_step, tmp_path):
+def test_other_data_is_refused(finished, tmp_path):
   fewer = prepare.PrepareConfig(
     benchmark='svamp',
     source=str(small_runs.REPOSITORY / 'tests/data/fixtures/archive'),
@@ -105,17 +104,15 @@ def test_other_data_is_refused(one_step, tmp_path):
   )
   prepare.prepare(fewer)
   with pytest.raises(ValueError, match='other settings: data: .* -> '):
-    loop.train(small_runs.settings(one_step, tmp_path, 'TRAIN_STEPS = 1'))
+    loop.train(small_runs.settings(finished, tmp_path))
 
 
 def test_the_newest_and_the_best_stay(settings, tmp_path):
-  run = settings(
-    tmp_path, 'TRAIN_STEPS = 4', 'EVAL_PERIOD = 1', 'KEEP_CHECKPOINTS = 2'
-  )
+  run = settings(tmp_path, 'EVAL_PERIOD = 3', 'KEEP_CHECKPOINTS = 2')
   assert loop.train(run) == 0
   kept = {int(path.name[11:]) for path in tmp_path.glob('checkpoint_*')}
   _, best = checkpoints.find_checkpoint(str(tmp_path), 'best')
-  assert kept == {3, 4, best}
+  assert kept == {9, 12, best}
   # Nothing is left of the others.
   folders = {p.name for p in pathlib.Path(tmp_path).iterdir() if p.is_dir()}
   assert folders == {f'checkpoint_{step}' for step in kept} | {'predictions'}
