@@ -8,7 +8,7 @@ import numpy as np
 
 from dsbs_jax.interop import read_checkpoint
 from dsbs_jax.preparing import prepare as prepare_lib
-from dsbs_jax.runs import metrics_log
+from dsbs_jax.runs import metrics_log, tensorboard
 from dsbs_jax.runtime import gin_config
 from dsbs_jax.training import train_config
 
@@ -78,9 +78,16 @@ def lines(run) -> str:
   return (pathlib.Path(run.model_dir) / metrics_log.METRICS_FILE).read_text()
 
 
+def points(model_dir) -> list[tuple[int, str]]:
+  """Step and tag of all in TensorBoard's files that is not a rate."""
+  found = tensorboard.read(pathlib.Path(model_dir))
+  return sorted(point for point in found if tensorboard.RATES not in point[1])
+
+
 def assert_same_run(run, other):
   """Asserts that two runs of 12 steps ended alike, bit for bit."""
   jax.tree.map(
     np.testing.assert_array_equal, params(run, 12), params(other, 12)
   )
   assert lines(run) == lines(other)
+  assert points(run.model_dir) == points(other.model_dir)

@@ -73,7 +73,7 @@ def predict_lines(
         if prediction.rationale is not None:
           entry['rationale'] = prediction.rationale
       meter.note_answered(len(positions))
-      if stop.requested(written):
+      if stop.requested():
         return written
     num_written = max(0, written - chunk[0].number + 1)
     answers.append(entries[num_written:])

@@ -10,7 +10,7 @@ the benchmark's metric, the function that seqio's evaluator calls too.
 import dataclasses
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,7 +23,7 @@ from dsbs_jax.data.batching import eval_loader, loader
 from dsbs_jax.data.prepared import tokens, views
 from dsbs_jax.inference import decode_functions, option_scoring, output_split
 from dsbs_jax.runs import metrics_log
-from dsbs_jax.runtime import files, progress
+from dsbs_jax.runtime import files, progress, signals
 
 PREDICTIONS = 'predictions'
 
@@ -117,38 +117,58 @@ class Evaluator:
     step: int,
     model_dir: str | pathlib.Path,
     log: metrics_log.MetricsLog,
-  ) -> dict[str, float]:
-    """Evaluates every split, logs the scores and writes the predictions.
+    *,
+    done: Mapping[str, Mapping[str, float]] | None = None,
+    stop: signals.StopRequest | None = None,
+  ) -> dict[str, float] | None:
+    """Evaluates every split, writes the predictions and logs the scores.
 
     Args:
       params: as the network has them.
       step: of the parameters, for log and file names.
       model_dir: predictions go to its folder `predictions`, from process 0.
       log: gets a line per split.
+      done: splits that are logged already -> their metrics.
+      stop: asked before every batch.
 
     Returns:
-      '<split>/<metric>' -> value.
+      '<split>/<metric>' -> value; None where it was stopped. What was logged
+      until then stays.
     """
-    scores = {}
+    found = dict(done or {})
     for split in self._splits:
-      log.say(f'evaluating {self.task} {split} ({len(self._splits[split]):,})')
-      predictions = self.predict(params, split)
-      metrics = self.score(split, predictions)
-      log.evaluation(step, split, metrics)
-      if jax.process_index() == 0:
-        self.write(model_dir, step, split, predictions)
-      scores |= {f'{split}/{name}': value for name, value in metrics.items()}
-    return scores
+      if split not in found:
+        size = len(self._splits[split])
+        log.say(f'evaluating {self.task} {split} ({size:,})')
+        predictions = self.predict(params, split, stop=stop)
+        if predictions is None:
+          return None
+        found[split] = self.score(split, predictions)
+        if jax.process_index() == 0:
+          self.write(model_dir, step, split, predictions)
+        log.evaluation(step, split, found[split])
+    return {
+      f'{split}/{name}': value
+      for split in self._splits
+      for name, value in found[split].items()
+    }
 
-  def predict(self, params: Any, split: str) -> list[str]:
+  def predict(
+    self,
+    params: Any,
+    split: str,
+    *,
+    stop: signals.StopRequest | None = None,
+  ) -> list[str] | None:
     """Generates or chooses the answers of a split, in its order.
 
     Args:
       params: as the network has them.
       split: one of `splits`.
+      stop: asked before every batch that is generated.
 
     Returns:
-      One text per example.
+      One text per example; None where it was stopped.
 
     Raises:
       UserError: logits are not finite.
@@ -165,6 +185,8 @@ class Evaluator:
     for positions, rows in eval_loader.batches(
       data, self._batch_size, shard_info=shard_info
     ):
+      if stop is not None and stop.requested():
+        return None
       if jax.process_count() > 1:
         rows = decode_functions.to_global(rows, self._batch_sharding)
       decoded = self._decode(params, rows)
@@ -228,7 +250,7 @@ class Evaluator:
       for i, prediction in enumerate(predictions)
     )
     with files.writing(path):
-      folder.mkdir(parents=True, exist_ok=True)
+      folder.mkdir(exist_ok=True)
     files.replace_text(path, ''.join(json.dumps(x) + '\n' for x in lines))
     return path
 

@@ -126,7 +126,7 @@ def infer(config: InferConfig) -> int:
         f'{total:,} lines ({answers.num_errors:,} errors),'
         f' {total - before:,} now at {rate:,.1f} lines/s  -> {config.output}'
       )
-      if stop.requested(total):
+      if stop.requested():
         progress.say(f'stopped by {stop.name}; the same command goes on')
         return signals.INTERRUPTED_STATUS
       return ERRORS_STATUS if answers.num_errors else 0

@@ -42,8 +42,29 @@ def write(folder: pathlib.Path) -> None:
       }
       for path, sha256 in zip(paths, pool.map(_sha256, paths), strict=True)
     }
-  contents = {'format': _FORMAT, 'files': files, 'sha256': _digest(files)}
-  (folder / FILE).write_text(json.dumps(contents))
+  (folder / FILE).write_text(_contents(files))
+
+
+def add(folder: pathlib.Path, name: str) -> None:
+  """Lists one more file of a checkpoint that is in place.
+
+  Args:
+    folder: the checkpoint.
+    name: path of the file below it.
+  """
+  files = json.loads((folder / FILE).read_text())['files']
+  path = folder / name
+  files[name] = {'bytes': path.stat().st_size, 'sha256': _sha256(path)}
+  partial = folder / f'{FILE}.tmp'
+  partial.write_text(_contents(files))
+  partial.replace(folder / FILE)
+
+
+def lists(folder: pathlib.Path, name: str) -> bool:
+  """Whether a checkpoint's list has a file."""
+  if not is_listed(folder):
+    return False
+  return name in json.loads((folder / FILE).read_text())['files']
 
 
 def is_listed(folder: str | epath.Path) -> bool:
@@ -118,6 +139,12 @@ def meet(name: str) -> None:
     name: of this place in the program.
   """
   ocp.multihost.get_barrier_sync_fn()(key=name, timeout_ms=_DAY)
+
+
+def _contents(files: Mapping[str, Any]) -> str:
+  return json.dumps(
+    {'format': _FORMAT, 'files': files, 'sha256': _digest(files)}
+  )
 
 
 def _digest(files: Mapping[str, Any]) -> str:

@@ -8,13 +8,15 @@
   position/  where the loader stands, and metrics not yet written (JSON)
   run/       what the run was made of: settings, vocabulary, versions (JSON)
 
-Saves run in the background and appear atomically. The last few checkpoints
-and the best on validation are kept; the others are renamed before they are
-deleted, so that no kill leaves half of one. Nothing is ordered by a clock.
+Saves run in the background and appear atomically. A state is saved before it is
+evaluated; its scores are added as a fourth item, `metrics/`. The last few
+checkpoints and the best on validation are kept; the others are renamed before
+they are deleted, so that no kill leaves half of one. Nothing is ordered by a
+clock.
 """
 
+import contextlib
 import importlib.metadata
-import json
 import pathlib
 import re
 import shutil
@@ -23,18 +25,17 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers
 
 from dsbs_jax import contract
 from dsbs_jax.core import steps
 from dsbs_jax.interop import checksums
+from dsbs_jax.runs import checkpoint_scores
 from dsbs_jax.runtime import files
 
 PREFIX = 'checkpoint'
 _STEP = re.compile(rf'{PREFIX}_(\d+)')
 _TRASH = 'deleted_checkpoints'
 _all_finite = jax.jit(steps.all_finite)
-_NOT_EVALUATED = float('-inf')
 _ITEMS = ('state', 'position', 'run')
 _VERSIONED = ('dsbs_jax', 'jax', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
@@ -51,12 +52,13 @@ class Checkpoints:
     self.model_dir = pathlib.Path(model_dir).absolute()
     self._saving = self.model_dir  # the checkpoint that is being saved
     self._empty_trash()
-    policies = [
-      checkpoint_managers.LatestN(keep),
-      checkpoint_managers.BestN(
-        get_metric_fn=_accuracy, n=1, keep_checkpoints_without_metrics=False
-      ),
-    ]
+    self._accuracies = {
+      step: accuracy
+      for step, folder in folders(self.model_dir).items()
+      if (accuracy := checkpoint_scores.read_accuracy(folder)) is not None
+    }
+    self._scores = {}  # of checkpoints that may not be on disk yet
+    self._policy = checkpoint_scores.NewestAndBest(keep, self._accuracies)
     options = ocp.CheckpointManagerOptions(
       step_prefix=PREFIX,
       cleanup_tmp_directories=True,
@@ -64,8 +66,7 @@ class Checkpoints:
       async_options=ocp.AsyncOptions(
         post_finalization_callback=self._write_checksums
       ),
-      best_fn=_accuracy,
-      preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+      preservation_policy=self._policy,
     )
     self._manager = ocp.CheckpointManager(
       self.model_dir, item_names=_ITEMS, options=options
@@ -81,7 +82,7 @@ class Checkpoints:
       shutil.rmtree(self.model_dir / _TRASH)
 
   def latest_step(self) -> int | None:
-    """The step of the newest checkpoint, None where there is none."""
+    """The step of the newest checkpoint, which may not be on disk yet."""
     return self._manager.latest_step()
 
   def save(
@@ -90,7 +91,6 @@ class Checkpoints:
     *,
     position: Mapping[str, Any],
     run: Mapping[str, Any],
-    metrics: Mapping[str, float] | None = None,
   ) -> None:
     """Starts to save; returns once the arrays are copied from the devices.
 
@@ -98,8 +98,6 @@ class Checkpoints:
       state: the state after `state.step` steps.
       position: where the loader stands after as many batches (JSON).
       run: JSON facts that a resume compares.
-      metrics: '<split>/<metric>' -> value; the accuracy on the first split
-        chooses the best.
 
     Raises:
       UserError: the state is not finite, or this or the previous save could
@@ -123,9 +121,41 @@ class Checkpoints:
           position=ocp.args.JsonSave(dict(position)),
           run=ocp.args.JsonSave({**run, 'versions': versions()}),
         ),
-        metrics=dict(metrics) if metrics else None,
         force=True,
       )
+
+  def add_scores(self, step: int, scores: Mapping[str, float]) -> None:
+    """Adds an evaluation to its checkpoint as soon as that is on disk.
+
+    A checkpoint that was the best until then and is not among the newest goes.
+
+    Args:
+      step: which checkpoint.
+      scores: '<split>/<metric>' -> value; the accuracy on the first split
+        chooses the best. {} adds nothing.
+    """
+    if scores:
+      self._accuracies[step] = checkpoint_scores.accuracy(scores)
+      self._scores[step] = dict(scores)
+      self.check_for_errors()
+
+  def _write_scores(self) -> None:
+    """Writes what was added; all processes come here at the same time."""
+    while self._scores:
+      step, scores = self._scores.popitem()
+      folder = self.model_dir / f'{PREFIX}_{step}'
+      steps = sorted(self._manager.all_steps())
+      if step not in steps or not folder.is_dir():
+        continue  # its save has failed, or it was removed: told elsewhere
+      if jax.process_index() == 0:
+        checkpoint_scores.write(folder, scores)
+      for old, stays in zip(steps, self._policy.stay(steps), strict=True):
+        if not stays:
+          self._manager.delete(old)
+
+  def has_scores(self, step: int) -> bool:
+    """Whether the evaluation of a checkpoint was added."""
+    return checkpoint_scores.is_written(self.model_dir / f'{PREFIX}_{step}')
 
   def restore(
     self, step: int, like: steps.TrainState
@@ -167,25 +197,32 @@ class Checkpoints:
     return state, restored['position']
 
   def describe_newest(self) -> str:
-    """Says which checkpoint is the newest."""
-    step = self.latest_step()
+    """Says which checkpoint on disk is the newest."""
+    with contextlib.suppress(Exception):  # told by whoever asks
+      self._manager.wait_until_finished()
+    step = max(folders(self.model_dir), default=None)
     if step is None:
-      return f'There is no checkpoint in {self.model_dir} yet.'
+      return f'There is no checkpoint in {self.model_dir}.'
     return f'The newest checkpoint is {self.model_dir}/{PREFIX}_{step}.'
 
   def check_for_errors(self) -> None:
-    """Raises if a save in the background has failed; does not wait for one."""
+    """Raises if a save has failed; does not wait for one under way.
+
+    One that has ended gets its scores.
+    """
     alone = jax.process_count() == 1
     if alone and not self._manager.is_saving_in_progress():
       self.wait()
 
   def wait(self) -> None:
-    """Returns when the save under way is on disk; raises if it fails."""
+    """Returns when all is on disk; raises if a save fails."""
     with files.writing(self._saving):
       self._manager.wait_until_finished()
+    self._write_scores()
 
   def close(self) -> None:
     """Finishes the save under way and lets go of the folder."""
+    self.wait()
     with files.writing(self._saving):
       self._manager.close()
     self._empty_trash()
@@ -250,7 +287,7 @@ def find_checkpoint(
   if step == 'latest':
     choice = max(saved, default=None)
   elif step == 'best':
-    choice = _best_step(saved)
+    choice = checkpoint_scores.best_step(saved)
   folder = path / f'{PREFIX}_{choice}'
   if not folder.is_dir():
     names = sorted(p.name for p in path.glob(f'{PREFIX}_*'))
@@ -259,27 +296,3 @@ def find_checkpoint(
       f' {names}.'
     )
   return folder, int(choice)
-
-
-def _best_step(saved: Mapping[int, pathlib.Path]) -> int:
-  """The step of the highest accuracy, the newest of equals."""
-  accuracies = {}
-  for step, folder in saved.items():
-    checksums.check(folder, below='metrics/')
-    file = folder / 'metrics' / 'metrics'
-    if file.is_file():
-      accuracies[step] = _accuracy(json.loads(file.read_text()))
-  best = max(((a, step) for step, a in accuracies.items()), default=None)
-  if best is None or best[0] == _NOT_EVALUATED:
-    names = sorted(folder.name for folder in saved.values())
-    raise contract.UserError(
-      f"step is 'best', but none of {names} was evaluated when it was saved"
-      " (EVAL_SPLITS). Give 'latest' or a step."
-    )
-  return best[1]
-
-
-def _accuracy(metrics: Mapping[str, float] | None) -> float:
-  """Accuracy on the first split that was evaluated."""
-  found = (v for k, v in (metrics or {}).items() if k.endswith('/accuracy'))
-  return next(found, _NOT_EVALUATED)

@@ -7,53 +7,18 @@ and the progress line.
 """
 
 import json
-import os
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import jax
 import numpy as np
-from tensorboardX import event_file_writer, summary
-from tensorboardX.proto import event_pb2
 
+from dsbs_jax.runs import tensorboard
 from dsbs_jax.runtime import files, progress
 
 METRICS_FILE = 'metrics.jsonl'
-_FLUSH_SECONDS = 30
-
-
-class EventFile:
-  """TensorBoard's event file of a run, written in the caller's thread.
-
-  tensorboardX's SummaryWriter writes in a thread of its own. If that thread
-  dies because the disk is full, the queue fills up and the run hangs.
-
-  Args:
-    folder: the run's folder.
-  """
-
-  def __init__(self, folder: pathlib.Path):
-    # The process id keeps two starts within one second apart.
-    self._writer = event_file_writer.EventsWriter(
-      str(folder / 'events'), filename_suffix=f'.{os.getpid()}'
-    )
-    self._flushed = time.monotonic()
-
-  def scalars(self, step: int, values: Mapping[str, float]) -> None:
-    """Writes the values of a step by their tags."""
-    for tag, value in values.items():
-      event = event_pb2.Event(
-        summary=summary.scalar(tag, value), step=step, wall_time=time.time()
-      )
-      self._writer.write_event(event)
-    if time.monotonic() - self._flushed > _FLUSH_SECONDS:
-      self._writer.flush()
-      self._flushed = time.monotonic()
-
-  def close(self) -> None:
-    """Flushes and closes the file."""
-    self._writer.close()
 
 
 class MetricsLog:
@@ -62,8 +27,8 @@ class MetricsLog:
   Args:
     model_dir: the run's folder.
     train_steps: the step at which the run ends, for the ETA.
-    start_step: the step at which this process starts; later lines of
-      metrics.jsonl, written by a process that died, are dropped.
+    start_step: the step at which this process starts; later lines and points,
+      written by a process that died, are dropped.
     writes: whether this process writes: the first one alone.
   """
 
@@ -81,9 +46,11 @@ class MetricsLog:
     self._mark = (time.monotonic(), start_step)
     if writes:
       self._folder.mkdir(parents=True, exist_ok=True)
-      drop_lines_after(self._folder / METRICS_FILE, start_step)
+      lines = drop_lines_after(self._folder / METRICS_FILE, start_step)
       with files.writing(self._folder):
-        self._events = EventFile(self._folder)
+        self._events = tensorboard.EventFile(
+          self._folder, start_step=start_step, points=_points(lines)
+        )
 
   def config(self, text: str | None) -> None:
     """Writes the gin config of the run to config.gin, as T5X does."""
@@ -103,7 +70,7 @@ class MetricsLog:
     rates, speed = {}, ''
     if step > since and now > then:  # else nothing was timed: it compiled
       rate = (step - since) / (now - then)
-      rates = {'timing/steps_per_second': rate}
+      rates = {f'{tensorboard.RATES}steps_per_second': rate}
       eta = progress.duration((self._train_steps - step) / rate)
       speed = f'  {rate:.2f} steps/s  ETA {eta}'
     self._write(step, 'train', scalars, rates)
@@ -196,16 +163,34 @@ def summarise(metrics: list[Mapping[str, jax.Array]]) -> dict[str, float]:
   return means
 
 
-def drop_lines_after(path: pathlib.Path, step: int) -> None:
-  """Removes lines of later steps, and a half-written last line."""
+def drop_lines_after(path: pathlib.Path, step: int) -> list[dict[str, Any]]:
+  """Removes lines of later steps, and a half-written last line.
+
+  Returns:
+    The lines that stay, read.
+  """
   if not path.exists():
-    return
-  kept = []
-  for line in path.read_text().splitlines(keepends=True):
+    return []
+  kept, entries = [], []
+  content = path.read_text()
+  for line in content.splitlines(keepends=True):
     try:
       entry = json.loads(line)
     except json.JSONDecodeError:
       continue
     if entry['step'] <= step:
       kept.append(line if line.endswith('\n') else line + '\n')
-  files.replace_text(path, ''.join(kept))
+      entries.append(entry)
+  if ''.join(kept) != content:
+    files.replace_text(path, ''.join(kept))
+  return entries
+
+
+def _points(lines: Iterable[Mapping[str, Any]]) -> tensorboard.Points:
+  """The values of lines by step and tag."""
+  return {
+    (line['step'], f'{line["split"]}/{key}'): value
+    for line in lines
+    for key, value in line.items()
+    if key not in ('step', 'split')
+  }

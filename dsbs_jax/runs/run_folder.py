@@ -15,6 +15,8 @@ from dsbs_jax.runs import checkpoints, metrics_log
 
 CONFIG_FILE = 'config.gin'
 METRICS_FILE = metrics_log.METRICS_FILE
+# Says who trains here; a run that was killed leaves it.
+LOCK_FILE = 'train.lock'
 # What a sweep writes beside a run, or a subset, that failed.
 FAILURE_FILE = 'failed.json'
 TRAIN, VALIDATION, TEST = 'train', 'validation', 'test'
@@ -101,6 +103,15 @@ def read_metrics(
   return trained, dict(evaluated)
 
 
+def evaluations(model_dir: str, step: int) -> dict[str, Metrics]:
+  """The splits of a run that were evaluated at a step -> their metrics."""
+  path = pathlib.Path(model_dir) / METRICS_FILE
+  if not path.is_file():
+    return {}
+  _, evaluated = read_metrics(path)
+  return {s: steps[step] for s, steps in evaluated.items() if step in steps}
+
+
 def last_step(
   trained: Mapping[int, Metrics], evaluated: Mapping[str, Mapping[int, Metrics]]
 ) -> int:
@@ -137,7 +148,7 @@ def expected_splits(
 def is_finished(
   path: pathlib.Path, *, train_steps: float, splits: Sequence[str]
 ) -> bool:
-  """Whether a run has done all its steps, evaluated them and saved them.
+  """Whether a run has done all its steps, evaluated them, saved them and ended.
 
   The last step needs its train line and a line of every split. Its checkpoint
   is needed too, unless no checkpoint of any step is left: they were removed
@@ -149,7 +160,7 @@ def is_finished(
     splits: splits that are evaluated at the last step.
   """
   metrics = path / METRICS_FILE
-  if not metrics.is_file():
+  if not metrics.is_file() or (path / LOCK_FILE).exists():
     return False
   trained, evaluated = read_metrics(metrics)
   last = last_step(trained, evaluated)

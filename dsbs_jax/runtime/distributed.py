@@ -2,13 +2,18 @@
 """Runs of several processes: connecting them, and noticing a lost one."""
 
 import contextlib
+import json
 import os
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from dsbs_jax import contract
+from dsbs_jax.runtime import folder_lock
 
 _NUMBERS = ('JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
 _ADDRESS = 'JAX_COORDINATOR_ADDRESS'
@@ -81,3 +86,39 @@ def together() -> Iterator[None]:
       f' {HEARTBEAT_SECONDS} s. Start all of them again: they go on from the'
       ' newest checkpoint.'
     ) from error
+
+
+def broadcast(value: Any) -> Any:
+  """The JSON value of process 0, on every process."""
+  if jax.process_count() == 1:
+    return value
+  text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+  size = int(multihost_utils.broadcast_one_to_all(np.int32(text.size)))
+  if jax.process_index():
+    text = np.zeros(size, np.uint8)
+  return json.loads(bytes(multihost_utils.broadcast_one_to_all(text)))
+
+
+@contextlib.contextmanager
+def hold(lock: folder_lock.FolderLock) -> Iterator[None]:
+  """Process 0 holds a lock for all of a run.
+
+  Raises:
+    UserError: it was refused; on every process.
+  """
+  if jax.process_count() == 1:
+    with folder_lock.hold(lock):
+      yield
+    return
+  refusal = None  # JAX handles SIGTERM
+  if jax.process_index() == 0:
+    try:
+      lock.acquire()
+    except contract.UserError as error:
+      refusal = str(error)
+  try:
+    if refusal := broadcast(refusal):
+      raise contract.UserError(refusal)
+    yield
+  finally:
+    lock.release()

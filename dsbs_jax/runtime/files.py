@@ -29,6 +29,13 @@ _REMEDIES = {
   errno.ESTALE: 'Check the network file system.',
 }
 
+# After these what was saved before may be gone or damaged.
+_UNSURE = (errno.ENOENT, errno.ENOTDIR, errno.EIO, errno.ESTALE)
+
+
+class NotWritten(contract.UserError):
+  """A file of a run could not be written, for a reason the user can remedy."""
+
 
 def explain(path: str | os.PathLike, error: BaseException) -> str | None:
   """One line about a file error: what happened to which path, what to do.
@@ -41,14 +48,19 @@ def explain(path: str | os.PathLike, error: BaseException) -> str | None:
   Returns:
     The line; None if there is no reason that a user can remedy.
   """
+  number = _reason(error)
+  if number is None:
+    return None
+  return f'{os.fspath(path)!r}: {os.strerror(number)}. {_REMEDIES[number]}'
+
+
+def _reason(error: BaseException) -> int | None:
   number = getattr(error, 'errno', None)
   if not isinstance(error, OSError):
     text = str(error).lower()
     reasons = (n for n in _REMEDIES if os.strerror(n).lower() in text)
     number = next(reasons, None)
-  if number not in _REMEDIES:
-    return None
-  return f'{os.fspath(path)!r}: {os.strerror(number)}. {_REMEDIES[number]}'
+  return number if number in _REMEDIES else None
 
 
 @contextlib.contextmanager
@@ -56,17 +68,29 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
   """Names the file of a run that could not be written.
 
   Raises:
-    UserError: for a reason that the user can remedy. Any other exception is
+    NotWritten: for a reason that the user can remedy. Any other exception is
       raised as it is, with a note that names the file.
   """
   try:
     yield
-  except Exception as error:
-    whole = 'What was saved before is whole.'
-    if reason := explain(path, error):
-      raise contract.UserError(f'not written: {reason} {whole}') from error
-    error.add_note(f'while writing {os.fspath(path)!r}. {whole}')
+  except contract.UserError:
     raise
+  except Exception as error:
+    if reason := explain(path, error):
+      state = _saved_before(pathlib.Path(path), _reason(error))
+      raise NotWritten(f'not written: {reason}{state}') from error
+    error.add_note(f'while writing {os.fspath(path)!r}.')
+    raise
+
+
+def _saved_before(path: pathlib.Path, reason: int | None) -> str:
+  """What has become of what was written before a file could not be."""
+  if reason not in _UNSURE:
+    return ' What was saved before is whole.'
+  missing = [place for place in (path, *path.parents) if not place.exists()]
+  if not missing or missing == [path]:
+    return ''
+  return f' {missing[-1]} is gone, and with it what was saved there.'
 
 
 def check_writable(folder: str | os.PathLike) -> None:
@@ -85,7 +109,14 @@ def check_writable(folder: str | os.PathLike) -> None:
 
 def replace_text(path: pathlib.Path, text: str) -> None:
   """Writes a file so that a kill leaves the old one or the new one."""
-  partial = path.with_name(f'{path.name}.tmp')
+  replace_bytes(path, text.encode())
+
+
+def replace_bytes(
+  path: pathlib.Path, content: bytes, *, partial: pathlib.Path | None = None
+) -> None:
+  """The same of bytes; `partial` is the new file until it is whole."""
+  partial = partial or path.with_name(f'{path.name}.tmp')
   with writing(path):
-    partial.write_text(text)
+    partial.write_bytes(content)
     partial.replace(path)

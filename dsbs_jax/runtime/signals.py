@@ -20,6 +20,7 @@ class StopRequest:
 
   def __init__(self):
     self._signal = None
+    self._num_asked = 0
     if jax.process_count() == 1:
       for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, self._receive)
@@ -29,17 +30,15 @@ class StopRequest:
     self._signal = number
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-  def requested(self, step: int = 0) -> bool:
-    """Whether to stop now; every process calls this once per step.
+  def requested(self) -> bool:
+    """Whether to stop now.
 
-    Args:
-      step: steps done, the same on all processes; one process needs none.
-
-    Returns:
-      True from the step on after which the run stops.
+    Every process of a run asks at the same places, equally often: all of them
+    get the same answers.
     """
+    self._num_asked += 1
     if self._signal is None and jax.process_count() > 1:
-      if multihost_utils.reached_preemption_sync_point(step):
+      if multihost_utils.reached_preemption_sync_point(self._num_asked):
         self._signal = signal.SIGTERM
     return self._signal is not None
 

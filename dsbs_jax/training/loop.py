@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The training run, from top to bottom.
 
-Data, train state, then step after step, with evaluations and checkpoints
-between them. No hooks and no callbacks: what happens, happens in `train`.
+Data, train state, then step after step, with checkpoints and evaluations
+between them. No hooks and no callbacks: what happens, happens in `train_locked`.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ import time
 import jax
 import numpy as np
 
+from dsbs_jax import contract
 from dsbs_jax.core import partitioning, steps
 from dsbs_jax.data import register, vocabularies
 from dsbs_jax.data.batching import loader
@@ -18,8 +19,22 @@ from dsbs_jax.data.prepared import tokens
 from dsbs_jax.inference import decode_functions
 from dsbs_jax.inference import evaluator as evaluator_lib
 from dsbs_jax.interop import read_checkpoint
-from dsbs_jax.runs import checkpoint_repair, checkpoints, metrics_log, results
-from dsbs_jax.runtime import compilation_cache, files, malloc, progress, signals
+from dsbs_jax.runs import (
+  checkpoint_repair,
+  checkpoints,
+  metrics_log,
+  results,
+  run_folder,
+)
+from dsbs_jax.runtime import (
+  compilation_cache,
+  distributed,
+  files,
+  folder_lock,
+  malloc,
+  progress,
+  signals,
+)
 from dsbs_jax.training import (
   metrics_buffer,
   resume_check,
@@ -43,13 +58,34 @@ def train(
     0, or signals.INTERRUPTED_STATUS if a signal ended the run early.
 
   Raises:
-    UserError: the settings do not fit each other, the data or a checkpoint, or
-      too many steps were not finite.
+    UserError: another process trains in the folder, the settings do not fit each
+      other, the data or a checkpoint, a file could not be written, or too many
+      steps were not finite.
   """
   started = time.monotonic()
+  files.check_writable(run.model_dir)
+  lock = folder_lock.FolderLock(
+    f'{run.model_dir}/{run_folder.LOCK_FILE}',
+    doing='trained',
+    remedy='train in another MODEL_DIR',
+  )
+  with distributed.hold(lock):
+    return train_locked(run, lock, config_text=config_text, started=started)
+
+
+def train_locked(
+  run: train_config.TrainConfig,
+  lock: folder_lock.FolderLock,
+  *,
+  config_text: str | None,
+  started: float,
+) -> int:
+  """As `train`, which see, with the lock of the folder held.
+
+  `started` is a time of time.monotonic(), from which start-up counts.
+  """
   malloc.keep_freed_memory()
   compilation_cache.use_cache()
-  files.check_writable(run.model_dir)
   mesh = partitioning.make_mesh(run.mesh)
 
   # What to train on: this process's rows of every batch.
@@ -70,11 +106,8 @@ def train(
   saved = checkpoints.Checkpoints(run.model_dir, keep=run.keep_checkpoints)
   fingerprint = resume_check.run_fingerprint(run, source, vocabulary)
   init_key, run_key = jax.random.split(jax.random.key(run.seed))
+  position = {}
   if latest_step is None:
-    if not run.initial_checkpoint_path:
-      for hint in train_config.random_start_hints(run, vocabulary):
-        progress.say(hint)
-    position = {}
     state = init_state(run, mesh, init_key, vocabulary=vocabulary)
   else:
     saved_run = read_checkpoint.run_metadata(
@@ -113,37 +146,60 @@ def train(
     saved=position,
   )
 
-  def save(scores=None):
-    position = {'loader': batches.get_state(), **buffer.to_json()}
+  def save(*, eval_due=False):
+    position = {'loader': batches.get_state(), 'eval_due': eval_due}
+    position |= buffer.to_json()
     facts = {**fingerprint, 'config': config_text}
-    saved.save(state, position=position, run=facts, metrics=scores)
+    lock.check()
+    saved.save(state, position=position, run=facts)
+
+  def evaluate(done=None):
+    scores = evaluator.evaluate_all(
+      state.params, step, run.model_dir, log, done=done, stop=stop
+    )
+    if scores is not None:
+      lock.check()
+      saved.add_scores(step, scores)
+    log.pause(step)
+    return scores is not None
 
   stop = signals.StopRequest()
+  evaluated = not position.get('eval_due') or saved.has_scores(step)
   first_step = step + 1
   if step < run.train_steps:
     log.say('compiling the train step')
-  with contextlib.closing(log), contextlib.closing(saved):
-    while step < run.train_steps and not stop.requested(step):
-      batch = decode_functions.to_global(next(batches), batch_sharding)
-      state, metrics = train_step(state, batch, key_data)
-      step += 1
-      buffer.add(step, metrics)
-      if step == first_step:
-        buffer.fetch()
-        log.say(f'first step after {time.monotonic() - started:.1f} s')
-        log.pause(step)
-      eval_due = step % run.eval_period == 0 or step == run.train_steps
-      if step % run.log_period == 0 or eval_due:
-        log.train(step, buffer.pop_means())
-        saved.check_for_errors()
-      if eval_due:
-        save(evaluator.evaluate_all(state.params, step, run.model_dir, log))
-        log.pause(step)
-    if stop.name and step != saved.latest_step():
-      # The buffer goes along: the next log line is that of an unbroken run.
-      save()
+  try:
+    with contextlib.closing(log), contextlib.closing(saved):
+      if not evaluated:  # the run ended between the save and the last score
+        done = run_folder.evaluations(run.model_dir, step)
+        evaluated = evaluate(distributed.broadcast(done))
+      while step < run.train_steps and not stop.requested():
+        batch = decode_functions.to_global(next(batches), batch_sharding)
+        state, metrics = train_step(state, batch, key_data)
+        step += 1
+        buffer.add(step, metrics)
+        if step == first_step:
+          buffer.fetch()
+          log.say(f'first step after {time.monotonic() - started:.1f} s')
+          log.pause(step)
+        eval_due = step % run.eval_period == 0 or step == run.train_steps
+        if step % run.log_period == 0 or eval_due:
+          means = buffer.pop_means()
+          lock.check()
+          log.train(step, means)
+          saved.check_for_errors()
+        if eval_due:
+          save(eval_due=True)
+          evaluated = evaluate()
+      if stop.name and step != saved.latest_step():
+        # The buffer goes along: the next log line is that of an unbroken run.
+        save()
+  except files.NotWritten as error:
+    raise contract.UserError(
+      f'{error} The run had done {step:,} steps. {saved.describe_newest()}'
+    ) from error
 
-  if step < run.train_steps:
+  if step < run.train_steps or not evaluated:
     log.say(
       f'stopped by {stop.name} at step {step:,}; the same command goes on from'
       ' there'
@@ -168,6 +224,9 @@ def init_state(
     key: of the random parameters.
     vocabulary: another one in the checkpoint is a UserError.
   """
+  if not run.initial_checkpoint_path:
+    for hint in train_config.random_start_hints(run, vocabulary):
+      progress.say(hint)
   num_params = results.num_params(run.model)
   progress.say(f'initialising {num_params:,} parameters')
   state = step_functions.init_state(run, mesh)(key)

@@ -59,8 +59,8 @@ def two_checkpoints(tmp_path_factory):
       _state(step),
       position={'step': step},
       run={'seed': 1},
-      metrics={'validation/accuracy': float(step)},
     )
+    saved.add_scores(step, {'validation/accuracy': float(step)})
   saved.close()
   return folder
 

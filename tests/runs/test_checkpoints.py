@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dsbs_jax.core import optimizer, steps
-from dsbs_jax.interop import read_checkpoint
+from dsbs_jax.interop import checksums, read_checkpoint
 from dsbs_jax.runs import checkpoints
 from tests import models
 
@@ -32,8 +32,9 @@ def _save(saved, state, step, accuracy=None):
     state.replace(step=np.int32(step)),
     position={'step': step},
     run={'seed': 1},
-    metrics=None if accuracy is None else {'validation/accuracy': accuracy},
   )
+  scores = {} if accuracy is None else {'validation/accuracy': accuracy}
+  saved.add_scores(step, scores)
   saved.wait()
 
 
@@ -76,6 +77,40 @@ def test_of_equal_bests_the_newest_is_best_and_kept(state, tmp_path):
   assert kept == ['checkpoint_2', 'checkpoint_3', 'checkpoint_4']
 
 
+def test_the_best_goes_when_another_one_turns_out_better(state, tmp_path):
+  saved = checkpoints.Checkpoints(tmp_path, keep=1)
+  _save(saved, state, 1, 50.0)
+  _save(saved, state, 2, 40.0)
+  saved.save(state.replace(step=np.int32(3)), position={}, run={})
+  saved.close()
+
+  def kept():
+    return sorted(path.name for path in tmp_path.glob('checkpoint_*'))
+
+  # The newest is not evaluated yet, in this process or in the next one.
+  assert kept() == ['checkpoint_1', 'checkpoint_3']
+  saved = checkpoints.Checkpoints(tmp_path, keep=1)
+  assert (saved.has_scores(1), saved.has_scores(3)) == (True, False)
+  saved.add_scores(3, {'validation/accuracy': 60.0})
+  assert kept() == ['checkpoint_3']
+  assert saved.has_scores(3)
+  assert checksums.damage(tmp_path / 'checkpoint_3') is None
+  _save(saved, state, 4, 10.0)
+  assert kept() == ['checkpoint_3', 'checkpoint_4']
+
+
+def test_scores_count_once_they_are_in_the_list(state, tmp_path, monkeypatch):
+  """A kill in between leaves a file that the list does not have."""
+  saved = checkpoints.Checkpoints(tmp_path)
+  with monkeypatch.context() as patched:
+    patched.setattr(checkpoints.checksums, 'add', lambda folder, name: None)
+    _save(saved, state, 3, 50.0)
+  assert (tmp_path / 'checkpoint_3/metrics/metrics').exists()
+  assert not saved.has_scores(3)
+  saved.add_scores(3, {'validation/accuracy': 50.0})
+  assert saved.has_scores(3)
+
+
 def test_only_a_checkpoints_name_tells_a_step(tmp_path):
   for name, step in (('flan_1_1', 0), ('checkpoint_12', 12)):
     (tmp_path / name).mkdir()
@@ -98,7 +133,9 @@ def test_the_best_is_that_of_the_first_evaluated_split(state, tmp_path):
       state.replace(step=np.int32(step)),
       position={},
       run={},
-      metrics={'test/loss': 7.0, 'test/accuracy': test, 'a/accuracy': train},
+    )
+    saved.add_scores(
+      step, {'test/loss': 7.0, 'test/accuracy': test, 'a/accuracy': train}
     )
   saved.close()
   kept = sorted(path.name for path in tmp_path.glob('checkpoint_*'))

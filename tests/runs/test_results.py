@@ -16,6 +16,13 @@ def _finished(path, splits=('validation', 'test'), train_steps=20):
   return run_folder.is_finished(path, train_steps=train_steps, splits=splits)
 
 
+def test_a_run_that_still_holds_its_folder_is_not_finished(make_run):
+  """Nor is one that was killed at the very end: its scores are not saved."""
+  path = make_run()
+  (path / run_folder.LOCK_FILE).touch()
+  assert not _finished(path)
+
+
 def test_a_whole_run_is_finished(make_run):
   assert _finished(make_run())
 

@@ -13,8 +13,8 @@ import pytest
 
 from dsbs_jax import contract
 from dsbs_jax.preparing import prepare
-from dsbs_jax.runs import metrics_log
-from dsbs_jax.runtime import distributed, signals
+from dsbs_jax.runs import metrics_log, run_folder
+from dsbs_jax.runtime import distributed, folder_lock, signals
 from tests import small_runs
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
@@ -173,14 +173,49 @@ def test_fifty_losses_are_those_of_one_device(
   _same([dict(line) for line in fifty_alone], _lines(tmp_path))
 
 
-def _wait_for_first_step(process):
-  """Reads what process 0 says until it has taken a step."""
+def _wait_for(process, beginning):
+  """Reads what process 0 says until a line begins so."""
   said = []
   for line in process.stderr:
     said.append(line)
-    if line.startswith('first step after'):
+    if line.startswith(beginning):
       return
-  pytest.fail(f'it ended before its first step: {"".join(said)}')
+  pytest.fail(f'it ended before {beginning!r}: {"".join(said)}')
+
+
+def _wait_for_first_step(process):
+  _wait_for(process, 'first step after')
+
+
+@pytest.mark.long
+def test_one_signal_ends_an_evaluation_of_both(data_dir, tmp_path):
+  steps = ('TRAIN_STEPS=2', 'EVAL_PERIOD=1', 'EVAL_BATCH_SIZE=2')
+  whole, broken = tmp_path / 'whole', tmp_path / 'broken'
+  _finish(*_start_two(_start, whole, data_dir, *steps))
+  processes = _start_two(_start, broken, data_dir, *steps)
+  _wait_for(processes[0], 'evaluating')
+  processes[1].send_signal(signal.SIGTERM)
+  for process in processes:
+    _, errors = process.communicate()
+    assert process.returncode == signals.INTERRUPTED_STATUS, errors
+  assert [line['split'] for line in _lines(broken)] == ['train']
+  assert (broken / 'checkpoint_1').is_dir()
+  _finish(*_start_two(_start, broken, data_dir, *steps))
+  assert _lines(broken) == _lines(whole)
+  assert (broken / 'checkpoint_1/metrics/metrics').exists()
+
+
+@pytest.mark.long
+def test_a_lock_refuses_both(data_dir, tmp_path):
+  lock = folder_lock.FolderLock(
+    tmp_path / run_folder.LOCK_FILE, doing='trained', remedy=''
+  )
+  with folder_lock.hold(lock):
+    processes = _start_two(_start, tmp_path, data_dir)
+    for process in processes:
+      _, errors = process.communicate()
+      assert process.returncode == 2, errors
+      assert f'is being trained by process {os.getpid()} on' in errors
 
 
 @pytest.mark.long

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Full and read-only disks and wrong clocks: a clear error, nothing lost."""
 
+import errno
 import gc
 import os
 import pathlib
@@ -13,7 +14,7 @@ import pytest
 
 from dsbs_jax import contract
 from dsbs_jax.interop import checksums
-from dsbs_jax.runs import checkpoints, metrics_log
+from dsbs_jax.runs import checkpoints, tensorboard
 from dsbs_jax.runtime import files, signals
 from dsbs_jax.training import loop
 from tests import small_runs
@@ -54,6 +55,8 @@ def test_a_full_disk_is_a_clear_error_and_harms_nothing(
   with pytest.raises(contract.UserError, match='not written: .*No space') as e:
     loop.train(run)
   assert 'the same command goes on' in str(e.value)
+  assert 'What was saved before is whole. The run had done' in str(e.value)
+  assert f'newest checkpoint is {run.model_dir}/checkpoint_6.' in str(e.value)
   assert '\n' not in str(e.value)
   assert checksums.damage(volume / 'run/checkpoint_6') is None
   assert checkpoints.Checkpoints(run.model_dir).latest_step() == 6
@@ -96,7 +99,7 @@ def test_a_file_in_place_of_the_folder_is_told(tmp_path):
 def test_another_failure_of_a_save_keeps_its_type_and_names_the_file():
   with pytest.raises(TypeError, match='a bug') as raised, files.writing('/run'):
     raise TypeError('a bug')
-  assert "while writing '/run'" in raised.value.__notes__[0]
+  assert raised.value.__notes__ == ["while writing '/run'."]
   # TensorStore says in its text what the operating system said.
   with pytest.raises(
     contract.UserError, match="'/run': No space .* Free space"
@@ -107,8 +110,23 @@ def test_another_failure_of_a_save_keeps_its_type_and_names_the_file():
       )
 
 
+def test_what_was_saved_is_called_whole_only_where_it_is(tmp_path):
+  """A full disk takes nothing away; a folder that is gone takes all."""
+  path = tmp_path / 'run' / 'metrics.jsonl'
+  with pytest.raises(files.NotWritten) as raised, files.writing(path):
+    path.open('a')
+  gone = f'{path.parent} is gone, and with it what was saved there.'
+  assert str(raised.value).endswith(gone)
+  with pytest.raises(files.NotWritten) as raised, files.writing(path):
+    raise OSError(errno.EIO, 'Input/output error')
+  assert 'whole' not in str(raised.value)
+  with pytest.raises(files.NotWritten, match='saved before is whole'):
+    with files.writing(path):
+      raise OSError(errno.ENOSPC, 'No space left on device')
+
+
 def test_events_on_a_full_disk_raise_and_do_not_hang(volume):
-  file = metrics_log.EventFile(volume)
+  file = tensorboard.EventFile(volume)
   _fill(volume, 0)
   with pytest.raises(OSError, match='No space left'):
     for step in range(10_000):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """25 times SIGKILL, at random moments of one run: nothing is lost.
 
-Half of the moments are drawn from the whole life of a process, the others from
+Nor is it by two processes in one folder, or a kill after a polite signal. Half of the moments are drawn from the whole life of a process, the others from
 evaluations and saves, which are too short to be met by chance. Where each kill
 fell is read off what it left. `pytest -m long -s` prints the figures.
 """
@@ -22,9 +22,10 @@ import pytest
 from dsbs_jax.core import steps
 from dsbs_jax.inference import evaluator
 from dsbs_jax.preparing import prepare
-from dsbs_jax.runs import checkpoints, metrics_log
+from dsbs_jax.runs import checkpoints, metrics_log, run_folder
 from dsbs_jax.runtime import gin_config
 from dsbs_jax.training import train_config
+from tests import small_runs
 from tests.recordings import hf_folders
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
@@ -45,6 +46,20 @@ FIRST_STEP = 'first step after'
 PHASES = ('start-up', 'step', 'evaluation', 'save')
 
 
+# The same command with an evaluation that never ends.
+SLOW_EVALUATION = """
+import time
+from dsbs_jax import train
+from dsbs_jax.inference import evaluator
+from dsbs_jax.runtime import command
+def predict(self, *unused, **options):
+  while True:
+    time.sleep(1)
+evaluator.Evaluator.predict = predict
+command.run(train.main)
+"""
+
+
 class Run:
   """A run on the bundled benchmark, in processes that can be killed.
 
@@ -53,7 +68,7 @@ class Run:
 
   def __init__(self, folder, data_dir):
     self.folder = folder
-    self._errors = folder.with_suffix('.log')
+    self.errors = folder.with_suffix('.log')
     self.bindings = [
       f"MODEL_DIR = '{folder}'",
       f"DATA_DIR = '{data_dir}'",
@@ -61,24 +76,27 @@ class Run:
       *BINDINGS,
     ]
 
-  def start(self):
+  def start(self, *program):
     """Starts the command, or starts it again."""
-    command = [sys.executable, '-m', 'dsbs_jax.train']
+    command = [sys.executable, *(program or ('-m', 'dsbs_jax.train'))]
     command += [f'--gin_file={file}' for file in FILES]
     command += [f'--gin.{text}' for text in self.bindings]
-    with self._errors.open('w') as errors:
+    with self.errors.open('w') as errors:
       return subprocess.Popen(command, cwd=REPOSITORY, stderr=errors)
 
   def said(self) -> str:
     """What the latest process has printed."""
-    return self._errors.read_text()
+    return self.errors.read_text()
 
   def saving(self) -> bool:
     """Whether a checkpoint is half written."""
     return any(self.folder.glob('checkpoint_*tmp*'))
 
   def phase(self) -> str:
-    """What the process was at when it was killed."""
+    """What the process was at when it was killed.
+
+    A save goes on beside evaluations and steps: it is what counts.
+    """
     if FIRST_STEP not in self.said():
       return 'start-up'
     if self.saving():
@@ -146,9 +164,7 @@ def _kill(process, run, aim, draw, start_up):
       _wait(process, run.saving)
       time.sleep(draw.uniform(0, 0.05))
     else:
-      past = run.said().count('evaluating')
-      _wait(process, lambda: run.said().count('evaluating') > past)
-      time.sleep(draw.uniform(0, 0.05))
+      _wait(process, lambda: run.phase() == 'evaluation')
   alive = process.poll() is None
   process.send_signal(signal.SIGKILL)
   process.wait()
@@ -160,9 +176,7 @@ def _finish(run):
   assert process.wait(timeout=1800) == 0, run.said()
 
 
-@pytest.mark.long
-def test_25_kills_change_nothing(tmp_path):
-  data_dir = tmp_path / 'data'
+def _prepare(data_dir):
   prepare.prepare(
     prepare.PrepareConfig(
       benchmark='parcels',
@@ -171,6 +185,12 @@ def test_25_kills_change_nothing(tmp_path):
       vocabulary=VOCABULARY,
     )
   )
+
+
+@pytest.mark.long
+def test_25_kills_change_nothing(tmp_path):
+  data_dir = tmp_path / 'data'
+  _prepare(data_dir)
   seed = int(os.environ.get('DSBS_KILL_SEED', '7'))
   draw = random.Random(seed)
   unbroken = Run(tmp_path / 'unbroken', data_dir)
@@ -204,8 +224,68 @@ def test_25_kills_change_nothing(tmp_path):
     f' killed {taken:.0f} s: {(taken - whole) / len(fell):.1f} s per kill'
   )
   assert len(fell) == NUM_KILLS and all(counts.values())
+  assert max(redone) <= EVAL_PERIOD
+  _assert_same(run, unbroken)
+  assert not list(run.folder.glob('*.damaged*'))
+
+
+def _assert_same(run, unbroken):
   assert run.files() == unbroken.files()
+  points = small_runs.points(run.folder)
+  assert points == small_runs.points(unbroken.folder)
+  assert len(points) == len(set(points))
   (left, here), (right, there) = run.state(), unbroken.state()
   jax.tree.map(np.testing.assert_array_equal, left, right)
   assert here == there
-  assert not list(run.folder.glob('*.damaged*'))
+
+
+@pytest.mark.long
+def test_a_kill_after_a_signal_in_an_evaluation_loses_one_period_at_most(
+  tmp_path,
+):
+  """As where machines are taken away: SIGTERM, and SIGKILL 3 s later."""
+  _prepare(tmp_path / 'data')
+  unbroken = Run(tmp_path / 'unbroken', tmp_path / 'data')
+  _finish(unbroken)
+  run = Run(tmp_path / 'killed', tmp_path / 'data')
+  process = run.start('-c', SLOW_EVALUATION)
+  _wait(process, lambda: 'evaluating' in run.said())
+  process.send_signal(signal.SIGTERM)
+  time.sleep(3)
+  process.kill()
+  process.wait()
+  assert run.done() - run.saved() <= EVAL_PERIOD
+  print(f'\n{run.done()} steps done, {run.saved()} saved')
+  assert run.saved() == run.done() == EVAL_PERIOD
+  _finish(run)
+  assert f'resuming {run.folder} from step {EVAL_PERIOD}' in run.said()
+  _assert_same(run, unbroken)
+
+
+@pytest.mark.long
+def test_a_second_process_harms_a_run_neither_alive_nor_killed(tmp_path):
+  _prepare(tmp_path / 'data')
+  unbroken = Run(tmp_path / 'unbroken', tmp_path / 'data')
+  _finish(unbroken)
+  run = Run(tmp_path / 'run', tmp_path / 'data')
+  first = run.start()
+  for begun in (
+    (run.folder / run_folder.LOCK_FILE).exists,  # and no more: it compiles
+    lambda: run.saved() > 0,
+  ):
+    _wait(first, begun)
+    first.send_signal(signal.SIGSTOP)  # else it may end before the second
+    second = Run(run.folder, tmp_path / 'data')
+    second.errors = tmp_path / 'second.log'
+    process = second.start()
+    assert process.wait(timeout=900) == 2, second.said()
+    said = second.said().splitlines()[-1]
+    assert f'is being trained by process {first.pid} on' in said
+    if not run.saved():
+      first.send_signal(signal.SIGCONT)
+  assert first.poll() is None
+  first.kill()
+  first.wait()
+  _finish(run)
+  assert f'was left by process {first.pid} on' in run.said()
+  _assert_same(run, unbroken)

@@ -11,8 +11,8 @@ import pytest
 from dsbs_jax.core import partitioning
 from dsbs_jax.data.batching import row_shapes
 from dsbs_jax.inference import evaluate_checkpoint
-from dsbs_jax.runs import checkpoints
-from dsbs_jax.runtime import signals
+from dsbs_jax.runs import checkpoints, run_folder
+from dsbs_jax.runtime import folder_lock, signals
 from dsbs_jax.training import loop, step_functions, train_config
 from tests import small_runs
 
@@ -151,7 +151,11 @@ def test_the_checkpoint_scores_as_in_training(unbroken, tmp_path):
     mesh=None,
     sharding_rules=unbroken.sharding_rules,
   )
-  evaluate_checkpoint.evaluate(run)
+  lock = folder_lock.FolderLock(
+    f'{unbroken.model_dir}/{run_folder.LOCK_FILE}', doing='trained', remedy=''
+  )
+  with folder_lock.hold(lock):  # as while it is trained: to read is allowed
+    evaluate_checkpoint.evaluate(run)
   name = 'predictions/svamp_gt_label-test-000012.jsonl'
   trained = pathlib.Path(unbroken.model_dir, name).read_text()
   assert (tmp_path / name).read_text() == trained

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scores of a checkpoint, which come after it, and which checkpoints stay.
+
+A state is saved before it is evaluated. Its scores are added to the checkpoint
+as one more file, `metrics/metrics`, and to the list of its checksums. They
+count once the list has them.
+"""
+
+import json
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from dsbs_jax import contract
+from dsbs_jax.interop import checksums
+from dsbs_jax.runtime import files
+
+ITEM = 'metrics'
+
+_FILE = f'{ITEM}/metrics'
+_NOT_EVALUATED = float('-inf')
+
+
+class NewestAndBest:
+  """Orbax asks it which checkpoints stay.
+
+  Args:
+    keep: how many of the newest.
+    accuracies: step -> accuracy, of the evaluated ones; its owner adds to it.
+  """
+
+  def __init__(self, keep: int, accuracies: Mapping[int, float]):
+    self._keep, self._accuracies = keep, accuracies
+
+  def should_preserve(
+    self, checkpoints: Sequence[Any], *, context: Any
+  ) -> list[bool]:
+    """Whether each of the checkpoints, in the order of their steps, stays."""
+    del context
+    return self.stay([checkpoint.step for checkpoint in checkpoints])
+
+  def stay(self, steps: Sequence[int]) -> list[bool]:
+    """The same, of steps in their order."""
+    kept = {*steps[-self._keep :], best(self._accuracies, steps)}
+    return [step in kept for step in steps]
+
+
+def write(folder: pathlib.Path, scores: Mapping[str, float]) -> None:
+  """Adds scores, '<split>/<metric>' -> value, to a checkpoint on disk."""
+  path = folder / _FILE
+  with files.writing(path):
+    path.parent.mkdir(exist_ok=True)
+    files.replace_text(path, json.dumps(dict(scores)))
+    checksums.add(folder, _FILE)
+
+
+def is_written(folder: pathlib.Path) -> bool:
+  """Whether a checkpoint has its scores."""
+  return checksums.lists(folder, _FILE)
+
+
+def read_accuracy(folder: pathlib.Path) -> float | None:
+  """The accuracy of a checkpoint, None where it was not evaluated."""
+  try:
+    return accuracy(json.loads((folder / _FILE).read_text()))
+  except (FileNotFoundError, NotADirectoryError):
+    return None
+
+
+def accuracy(scores: Mapping[str, float]) -> float:
+  """Accuracy on the first split that was evaluated; -inf if none has one."""
+  found = (v for k, v in scores.items() if k.endswith('/accuracy'))
+  return next(found, _NOT_EVALUATED)
+
+
+def best(accuracies: Mapping[int, float], steps: Iterable[int]) -> int | None:
+  """The step of the highest accuracy, the newest of equals, if there is one."""
+  found = [
+    (accuracies[step], step)
+    for step in steps
+    if accuracies.get(step, _NOT_EVALUATED) != _NOT_EVALUATED
+  ]
+  return max(found)[1] if found else None
+
+
+def best_step(saved: Mapping[int, pathlib.Path]) -> int:
+  """The step of the highest accuracy, the newest of equals.
+
+  Args:
+    saved: step -> folder.
+
+  Raises:
+    UserError: none was evaluated, or scores are damaged.
+  """
+  accuracies = {}
+  for step, folder in saved.items():
+    checksums.check(folder, below=f'{ITEM}/')
+    found = read_accuracy(folder)
+    if found is not None:
+      accuracies[step] = found
+  chosen = best(accuracies, accuracies)
+  if chosen is None:
+    names = sorted(folder.name for folder in saved.values())
+    raise contract.UserError(
+      f"step is 'best', but none of {names} was evaluated (EVAL_SPLITS). Give"
+      " 'latest' or a step."
+    )
+  return chosen

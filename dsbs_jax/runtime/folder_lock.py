@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One writer per folder: a lock file that says who writes.
+
+The file holds JSON: host, process, since when, and a token of its own. It is
+made by exclusive create and removed at the end, whatever the end is. A process
+that is killed leaves it; the next one takes it over
+
+- at once, where that process would be seen from here (the same boot of the
+  machine, the same pid namespace) and is gone, a zombie, or another process
+  with its number, which started at another time;
+- elsewhere once nobody has touched the file for STALE_SECONDS. Whoever holds
+  it touches it every BEAT_SECONDS.
+
+A bucket (gs:// by epath) has neither exclusive create nor touch: the file is
+written and read back after SETTLE_SECONDS, so that of two the one whose text
+has stayed holds the lock, and a beat writes it again. Whoever holds a lock
+checks it before each write: after STALE_SECONDS of sleep it may be another's.
+"""
+
+import contextlib
+import datetime
+import fcntl
+import json
+import os
+import pathlib
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from etils import epath
+
+from dsbs_jax import contract
+from dsbs_jax.runtime import files, progress
+
+BEAT_SECONDS = 15
+STALE_SECONDS = 120
+SETTLE_SECONDS = 2
+
+_HALF_WRITTEN_SECONDS = 1.0  # between the creation of a file and its text
+_HELD = set()  # tokens of the locks of this process
+
+
+class FolderLock:
+  """A lock that is held from `acquire` to `release`.
+
+  Args:
+    path: the lock file; its folder is made.
+    doing: what happens to the folder, for messages: 'trained'.
+    remedy: what the one that is refused can do instead of waiting.
+  """
+
+  def __init__(self, path: str | os.PathLike, *, doing: str, remedy: str):
+    self._path = epath.Path(path)
+    self._doing, self._remedy = doing, remedy
+    self._token = uuid.uuid4().hex
+    self._text = json.dumps(
+      {
+        'host': socket.gethostname(),
+        'pid': os.getpid(),
+        'place': _place(),
+        'started': _started(os.getpid()),
+        'since': f'{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M:%S} UTC',
+        'token': self._token,
+      }
+    )
+    self._released = threading.Event()
+    self._beats = threading.Thread(target=self._beat, daemon=True)
+
+  def acquire(self) -> None:
+    """Takes the lock, from a dead process too.
+
+    Raises:
+      UserError: another process holds it, or it cannot be written.
+    """
+    _HELD.add(self._token)  # before other threads can read it
+    try:
+      while not self._create():
+        text = _read(self._path)
+        if text is None:
+          continue  # released since
+        facts = _facts(text)
+        if _is_alive(self._path, facts):
+          raise contract.UserError(self._refusal(facts))
+        progress.say(f'{self._path} was left by {_name(facts)}: taken over')
+        self._remove(text)
+    except BaseException:
+      _HELD.remove(self._token)
+      raise
+    self._beats.start()
+
+  def check(self) -> None:
+    """Raises files.NotWritten if this process has lost what it acquired."""
+    if self._token not in _HELD:
+      return
+    text = _read(self._path)
+    if text is None:
+      raise files.NotWritten(
+        f'{self._path} is gone: its folder was removed or emptied while it was'
+        f' {self._doing}. Nothing more is written there.'
+      )
+    if text != self._text:
+      raise files.NotWritten(
+        f'{self._path.parent} is being {self._doing} by {_name(_facts(text))}:'
+        f' it has taken over, since {self._path.name} was removed or this'
+        f' process was stopped for over {STALE_SECONDS} s. This one writes'
+        ' nothing more there.'
+      )
+
+  def release(self) -> None:
+    """Removes the file if it is still of this process."""
+    if self._token not in _HELD:
+      return
+    _HELD.remove(self._token)
+    self._released.set()
+    self._beats.join()
+    with contextlib.suppress(OSError):
+      if _read(self._path) == self._text:
+        self._path.unlink(missing_ok=True)
+
+  def _refusal(self, other: Mapping[str, Any]) -> str:
+    wait = 'Wait until it has ended, stop it'
+    if other.get('place') != _place():
+      wait += (
+        f', or, if it is gone, wait {STALE_SECONDS} s for its lock to run out or'
+        f' remove {self._path}'
+      )
+    return (
+      f'{self._path.parent} is being {self._doing} by {_name(other)}, expected'
+      f' no other process there. {wait}, or {self._remedy}.'
+    )
+
+  def _create(self) -> bool:
+    """Whether the file was not there and is of this process now."""
+    if _is_bucket(self._path):
+      if self._path.exists():
+        return False
+      self._path.write_text(self._text)
+      time.sleep(SETTLE_SECONDS)
+      return _read(self._path) == self._text
+    with files.writing(self._path.parent):
+      self._path.parent.mkdir(parents=True, exist_ok=True)
+    with files.writing(self._path):
+      try:
+        file = open(self._path, 'x', encoding='utf-8')
+      except FileExistsError:
+        return False
+      try:
+        with file:
+          file.write(self._text)
+      except BaseException:
+        self._path.unlink(missing_ok=True)
+        raise
+    return True
+
+  def _remove(self, text: str) -> None:
+    """Removes the file of a dead process, and no other one."""
+    if _is_bucket(self._path):
+      self._path.unlink(missing_ok=True)
+      return
+    with contextlib.suppress(FileNotFoundError), open(self._path, 'r+') as file:
+      with contextlib.suppress(OSError):  # file systems without flock
+        fcntl.flock(file, fcntl.LOCK_EX)  # those that take over take turns
+      is_there = os.path.samestat(os.fstat(file.fileno()), os.stat(self._path))
+      if is_there and file.read() == text:
+        os.unlink(self._path)
+
+  def _beat(self) -> None:
+    while not self._released.wait(BEAT_SECONDS):
+      with contextlib.suppress(Exception):  # a beat may be missed
+        if _read(self._path) == self._text:
+          if _is_bucket(self._path):
+            self._path.write_text(self._text)
+          else:
+            os.utime(self._path)
+
+
+@contextlib.contextmanager
+def hold(lock: FolderLock) -> Iterator[FolderLock]:
+  """Holds a lock; raises UserError if another process does."""
+  with exit_on_sigterm():
+    lock.acquire()
+    try:
+      yield lock
+    finally:
+      lock.release()
+
+
+@contextlib.contextmanager
+def exit_on_sigterm() -> Iterator[None]:
+  """SIGTERM raises SystemExit, as Ctrl-C raises, so that locks are released.
+
+  Where it is handled already, or will be, that handler is the one.
+  """
+
+  def leave(number, frame):
+    sys.exit(os.EX_TEMPFAIL)
+
+  is_main = threading.current_thread() is threading.main_thread()
+  if not is_main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+    yield
+    return
+  signal.signal(signal.SIGTERM, leave)
+  try:
+    yield
+  finally:
+    if signal.getsignal(signal.SIGTERM) is leave:
+      signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def holder(path: str | os.PathLike) -> str | None:
+  """Who holds a lock, in words; None where no living process does."""
+  path = epath.Path(path)
+  text = _read(path)
+  if text is None or not _is_alive(path, _facts(text)):
+    return None
+  return _name(_facts(text))
+
+
+def _is_bucket(path: epath.Path) -> bool:
+  return '://' in os.fspath(path)
+
+
+def _read(path: epath.Path) -> str | None:
+  """The text of a lock file; None where there is none."""
+  deadline = time.monotonic() + _HALF_WRITTEN_SECONDS
+  while True:
+    try:
+      text = path.read_text()
+    except (FileNotFoundError, NotADirectoryError):
+      return None
+    if _facts(text) or time.monotonic() > deadline:
+      return text
+    time.sleep(0.02)
+
+
+def _facts(text: str) -> dict[str, Any]:
+  """What a lock file says; {} where it is torn."""
+  try:
+    facts = json.loads(text)
+    return facts if isinstance(facts['pid'], int) else {}
+  except (ValueError, KeyError, TypeError):
+    return {}
+
+
+def _name(facts: Mapping[str, Any]) -> str:
+  if not facts:
+    return 'a process that has not said its name'
+  return f'process {facts["pid"]} on {facts["host"]} since {facts["since"]}'
+
+
+def _is_alive(path: epath.Path, facts: Mapping[str, Any]) -> bool:
+  """Whether the process that wrote a lock file is still there."""
+  if facts.get('place') == _place():
+    if facts['pid'] == os.getpid():
+      return facts['token'] in _HELD
+    return _started(facts['pid']) == facts['started']
+  try:
+    return abs(_age(path)) < STALE_SECONDS
+  except FileNotFoundError:
+    return False
+
+
+def _age(path: epath.Path) -> float:
+  """Seconds since a file was touched, by the clock of its file system."""
+  if _is_bucket(path):
+    return time.time() - path.stat().mtime
+  with tempfile.TemporaryFile(dir=path.parent) as now:
+    now.write(b'now')
+    now.flush()
+    return os.fstat(now.fileno()).st_mtime - os.stat(path).st_mtime
+
+
+def _place() -> str:
+  """Where a number names one process: a boot of a machine, a namespace."""
+  try:
+    boot = pathlib.Path('/proc/sys/kernel/random/boot_id').read_text().strip()
+    return f'{boot} {os.readlink("/proc/self/ns/pid")}'
+  except OSError:
+    return socket.gethostname()
+
+
+def _started(pid: int) -> str | None:
+  """When a process started, in ticks since the boot; None if it has ended."""
+  with contextlib.suppress(PermissionError):  # it is another user's
+    try:
+      os.kill(pid, 0)
+    except ProcessLookupError:
+      return None
+  try:
+    stat = pathlib.Path(f'/proc/{pid}/stat').read_text()
+  except OSError:
+    return ''  # a system that does not tell
+  state, *rest = stat.rpartition(')')[2].split()
+  return None if state in 'ZX' else rest[18]

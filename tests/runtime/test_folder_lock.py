@@ -1,0 +1,312 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One writer per folder, and nobody who is dead keeps others out."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from etils import epath
+
+from dsbs_jax import contract
+from dsbs_jax.runtime import files, folder_lock
+
+# Holds a lock until it is told to end; SIGTERM ends it as it ends a run.
+PROGRAM = """
+import sys
+from dsbs_jax.runtime import folder_lock
+lock = folder_lock.FolderLock(sys.argv[1], doing='trained', remedy='go away')
+with folder_lock.hold(lock):
+  print('held', flush=True)
+  if sys.stdin.readline() == 'fail\\n':
+    raise RuntimeError('a bug')
+"""
+
+
+def _lock(path):
+  return folder_lock.FolderLock(path, doing='trained', remedy='go away')
+
+
+@pytest.fixture
+def path(tmp_path):
+  return tmp_path / 'run' / 'train.lock'
+
+
+@pytest.fixture
+def other(path):
+  """A process that holds the lock."""
+  process = subprocess.Popen(
+    [sys.executable, '-c', PROGRAM, str(path)],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    text=True,
+  )
+  assert process.stdout.readline() == 'held\n'
+  yield process
+  process.kill()
+  process.communicate()
+
+
+def _rewritten(path, **facts):
+  """Lets a lock file say something else."""
+  text = {**json.loads(path.read_text()), **facts}
+  path.write_text(json.dumps(text))
+
+
+def test_the_second_is_refused_with_the_name_of_the_first(path, other):
+  with pytest.raises(contract.UserError) as refused:
+    _lock(path).acquire()
+  message = str(refused.value)
+  since = json.loads(path.read_text())['since']
+  who = f'process {other.pid} on {socket.gethostname()} since {since}'
+  assert f'{path.parent} is being trained by {who}' in message
+  assert 'Wait until it has ended, stop it, or go away.' in message
+  assert folder_lock.holder(path) == who
+  other.communicate('end\n')
+  assert folder_lock.holder(path) is None
+  with folder_lock.hold(_lock(path)):
+    assert f'process {os.getpid()} on' in folder_lock.holder(path)
+    with pytest.raises(contract.UserError, match=f'process {os.getpid()} on'):
+      _lock(path).acquire()
+  assert not list(path.parent.iterdir())
+
+
+@pytest.mark.parametrize('reaped', [True, False])
+def test_a_killed_process_keeps_nobody_out(path, other, reaped, capsys):
+  other.kill()
+  if reaped:
+    other.wait()
+  else:  # its parent has not asked for its status: a zombie
+    os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)
+  assert path.exists()
+  assert folder_lock.holder(path) is None
+  with folder_lock.hold(_lock(path)):
+    said = capsys.readouterr().err
+    assert f'was left by process {other.pid} on' in said
+
+
+def test_another_process_with_the_number_of_the_dead_keeps_nobody_out(
+  path, other
+):
+  _rewritten(path, started='1')
+  with folder_lock.hold(_lock(path)) as lock:
+    lock.check()
+
+
+@pytest.mark.parametrize(
+  ('send', 'status'),
+  [
+    (lambda process: process.communicate('end\n'), 0),
+    (lambda process: process.communicate('fail\n'), 1),
+    (lambda p: p.send_signal(signal.SIGTERM), os.EX_TEMPFAIL),
+    (lambda p: p.send_signal(signal.SIGINT), -signal.SIGINT),
+  ],
+)
+def test_every_end_but_a_kill_releases(path, other, send, status):
+  send(other)
+  assert other.wait() == status
+  assert not path.exists()
+
+
+def _touched(path, seconds_ago):
+  now = time.time()
+  os.utime(path, (now - seconds_ago, now - seconds_ago))
+
+
+def test_another_host_is_believed_while_its_lock_is_touched(path, other):
+  """As seen from a container or a machine that shares the folder."""
+  _rewritten(path, place='another boot', host='far')
+  other.kill()
+  _touched(path, folder_lock.STALE_SECONDS / 2)
+  with pytest.raises(
+    contract.UserError, match='on far since .* wait 120 s for'
+  ):
+    _lock(path).acquire()
+  for seconds in (1, -1):  # by a clock that is late, or early
+    _touched(path, seconds * 2 * folder_lock.STALE_SECONDS)
+    assert folder_lock.holder(path) is None
+  with folder_lock.hold(_lock(path)) as lock:
+    lock.check()
+
+
+def test_whoever_holds_a_lock_touches_it(path, monkeypatch):
+  monkeypatch.setattr(folder_lock, 'BEAT_SECONDS', 0.01)
+  with folder_lock.hold(_lock(path)):
+    _touched(path, 1000)
+    before, deadline = path.stat().st_mtime, time.monotonic() + 60
+    while path.stat().st_mtime == before:
+      assert time.monotonic() < deadline
+      time.sleep(0.01)
+    text = path.read_text().replace(' ', '')
+    path.write_text(text)  # of another process: left alone from now on
+    _touched(path, 1000)
+    time.sleep(0.1)
+    assert path.stat().st_mtime < before + 1000
+  assert path.read_text() == text
+
+
+def test_a_torn_file_is_believed_for_as_long(path, monkeypatch):
+  monkeypatch.setattr(folder_lock, '_HALF_WRITTEN_SECONDS', 0.0)
+  path.parent.mkdir()
+  path.write_text('{"host": "he')
+  with pytest.raises(contract.UserError, match='has not said its name'):
+    _lock(path).acquire()
+  _touched(path, 2 * folder_lock.STALE_SECONDS)
+  with folder_lock.hold(_lock(path)) as lock:
+    lock.check()
+
+
+def test_of_many_that_take_over_one_does(path, other):
+  other.kill()
+  other.wait()
+  locks = [_lock(path) for _ in range(16)]
+  start, refused = threading.Barrier(len(locks)), []
+
+  def acquire(lock):
+    start.wait()
+    try:
+      lock.acquire()
+    except contract.UserError:
+      refused.append(lock)
+
+  threads = [threading.Thread(target=acquire, args=(x,)) for x in locks]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join()
+  (winner,) = set(locks) - set(refused)
+  winner.check()
+  winner.release()
+  assert not list(path.parent.iterdir())
+
+
+def test_a_lock_that_was_just_taken_over_is_left_alone(path, other):
+  """One process reads a dead lock; before it removes it, another is faster."""
+  late = _lock(path)
+  dead = path.read_text()
+  _rewritten(path, token='of the one that was faster')
+  fresh = path.read_text()
+  late._remove(dead)
+  assert path.read_text() == fresh
+
+
+def test_a_lock_that_was_lost_is_noticed(path):
+  with folder_lock.hold(_lock(path)) as lock:
+    lock.check()
+    text = path.read_text()
+    path.unlink()
+    with pytest.raises(
+      files.NotWritten, match='train.lock is gone: its folder'
+    ):
+      lock.check()
+    path.write_text(text)
+    lock.check()
+    _rewritten(path, token='other', pid=7, host='far')
+    with pytest.raises(
+      files.NotWritten, match='process 7 on far .* taken over'
+    ):
+      lock.check()
+  assert json.loads(path.read_text())['host'] == 'far'
+
+
+class Bucket:
+  """A path of object storage: no exclusive create, no rename, no touch."""
+
+  objects = {}  # name -> text, time
+
+  def __init__(self, name):
+    self.name = name
+
+  def __fspath__(self):
+    return self.name
+
+  __str__ = __fspath__
+  __repr__ = __fspath__
+
+  @property
+  def parent(self):
+    return Bucket(self.name.rpartition('/')[0])
+
+  def exists(self):
+    return self.name in self.objects
+
+  def read_text(self):
+    if not self.exists():
+      raise FileNotFoundError(self.name)
+    return self.objects[self.name][0]
+
+  def write_text(self, text):
+    self.objects[self.name] = text, time.time()
+
+  def unlink(self, missing_ok):
+    del missing_ok
+    self.objects.pop(self.name, None)
+
+  def stat(self):
+    if not self.exists():
+      raise FileNotFoundError(self.name)
+    return epath.stat_utils.StatResult(
+      False, 1, int(self.objects[self.name][1])
+    )
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+  monkeypatch.setattr(
+    folder_lock.epath,
+    'Path',
+    lambda x: x if isinstance(x, Bucket) else Bucket(x),
+  )
+  monkeypatch.setattr(folder_lock.time, 'sleep', lambda seconds: None)
+  Bucket.objects.clear()
+  return Bucket('gs://ours/run/train.lock')
+
+
+def test_a_bucket_is_locked_too(bucket, monkeypatch):
+  with folder_lock.hold(_lock(bucket)) as lock:
+    lock.check()
+    with pytest.raises(
+      contract.UserError, match='run is being trained by proc'
+    ):
+      _lock(bucket).acquire()
+  assert not bucket.exists()
+  bucket.write_text('{"pid": 1, "host": "far", "since": "May", "place": "x"}')
+  with pytest.raises(contract.UserError, match='process 1 on far since May'):
+    _lock(bucket).acquire()
+  text, _ = bucket.objects[bucket.name]
+  bucket.objects[bucket.name] = text, time.time() - 1000
+  with folder_lock.hold(_lock(bucket)) as lock:
+    lock.check()
+
+
+def test_of_two_that_write_into_a_bucket_at_once_one_goes_on(
+  bucket, monkeypatch
+):
+  first, second = _lock(bucket), _lock(bucket)
+
+  def meanwhile(seconds):
+    assert seconds == folder_lock.SETTLE_SECONDS
+    monkeypatch.setattr(folder_lock.time, 'sleep', lambda seconds: None)
+    # The second had looked before the first wrote.
+    monkeypatch.setattr(Bucket, 'exists', lambda self: False)
+    second._create()
+    monkeypatch.undo()
+
+  exists = Bucket.exists
+  monkeypatch.setattr(folder_lock.time, 'sleep', meanwhile)
+  assert not first._create()
+  assert Bucket.exists is exists
+
+
+def test_without_room_or_rights_the_file_is_named(path):
+  path.parent.mkdir()
+  path.parent.joinpath('a').write_text('')
+  lock = _lock(pathlib.Path(f'{path.parent}/a/train.lock'))
+  with pytest.raises(files.NotWritten, match="run/a': .*xpected a fold"):
+    lock.acquire()
