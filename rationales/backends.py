@@ -230,6 +230,9 @@ def classify(
 def retry_after(headers: Mapping[str, str]) -> float | None:
   """Seconds for which the server wants no calls, if it says so.
 
+  A date counts from the date of the answer, so that a clock of this machine that
+  is wrong, or jumps, does not matter.
+
   Source: RFC 9110, section 10.2.3 (seconds or a date), and the
   `retry-after-ms` of OpenAI and Azure.
   """
@@ -240,7 +243,14 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
   try:
     return max(0.0, float(value))
   except ValueError:
-    parsed = email.utils.parsedate_tz(value)
-  if parsed is None:
+    until = _seconds(value)
+  if until is None:
     return None
-  return max(0.0, email.utils.mktime_tz(parsed) - time.time())
+  now = _seconds(headers.get('date', ''))
+  return max(0.0, until - (time.time() if now is None else now))
+
+
+def _seconds(date: str) -> float | None:
+  """Seconds since 1970 of a date in a header, None where it is none."""
+  parsed = email.utils.parsedate_tz(date)
+  return None if parsed is None else email.utils.mktime_tz(parsed)

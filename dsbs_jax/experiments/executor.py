@@ -4,11 +4,13 @@
 Each run is a process of its own, so its memory is freed and a crash does not
 end the sweep. That process holds a lock on the run's folder: two sweeps over
 the same folder share the work, and neither touches a run that is still
-training.
+training. Where the file system has no such locks, or has them within one host
+only, the lock files of `train` and `prepare` do (`runtime/folder_lock.py`).
 """
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import functools
 import json
@@ -19,11 +21,13 @@ from collections.abc import Iterator
 
 from dsbs_jax.experiments import eta, jobs, launchers
 from dsbs_jax.runs import run_folder
-from dsbs_jax.runtime import progress, signals
+from dsbs_jax.runtime import folder_lock, progress, signals
 
 LOG_FILE = 'train.log'
 
 _LOCK_FILE = '.lock'
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
+_POLL_SECONDS = 0.5
 _TAIL_LINES = 12
 
 
@@ -93,14 +97,26 @@ class _Execution:
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / f'prepare-{subset.benchmark}.log'
     with _locked(folder, wait=True) as lock:
-      if subset.done:
+      self._wait_for_others(subset)
+      if subset.done or self._stopping():
         return
       self._line.say(f'preparing {name}')
       status = self._launch(subset, log=log, lock=lock, watch=lambda: None)
-    if status:
+    if status and folder_lock.holder(subset.lock_file):
+      self._prepare(subset)  # refused: another host began at the same time
+    elif status:
       self._failed(name, status, log, folder)
     else:
       (folder / run_folder.FAILURE_FILE).unlink(missing_ok=True)
+
+  def _wait_for_others(self, subset: jobs.Subset) -> None:
+    """Returns when nobody prepares a subset, such as by hand or elsewhere."""
+    told = False
+    while not self._stopping() and folder_lock.holder(subset.lock_file):
+      if not told:
+        self._line.say(f'{subset.lock_file}: another process prepares it')
+      told = True
+      time.sleep(_POLL_SECONDS)
 
   def _train(self, number: int, job: jobs.Job) -> None:
     if not job.subset.done:
@@ -113,13 +129,17 @@ class _Execution:
       return
     job.path.mkdir(parents=True, exist_ok=True)
     with _locked(job.path, wait=False) as lock:
-      if lock is None or job.is_finished():
+      if lock is None or folder_lock.holder(job.lock_file):
+        self._elsewhere(job)
+      elif job.is_finished():
         self._sweep.record(job, seconds=0.0, steps=0)
-        if lock is None:
-          self._num_elsewhere += 1
-          self._line.say(f'skipped: {job.name}, another process is training it')
-        return
-      self._train_locked(number, job, lock)
+      else:
+        self._train_locked(number, job, lock)
+
+  def _elsewhere(self, job: jobs.Job) -> None:
+    self._sweep.record(job, seconds=0.0, steps=0)
+    self._num_elsewhere += 1
+    self._line.say(f'skipped: {job.name}, another process is training it')
 
   def _train_locked(self, number: int, job: jobs.Job, lock: int) -> None:
     (job.path / run_folder.FAILURE_FILE).unlink(missing_ok=True)
@@ -139,6 +159,9 @@ class _Execution:
       )
 
     status = self._launch(job, log=log, lock=lock, watch=watch)
+    if status and folder_lock.holder(job.lock_file):
+      self._elsewhere(job)  # refused: another host began at the same time
+      return
     seconds = time.monotonic() - started
     steps = max(0, _logged_step(job.path) - job.step)
     self._sweep.record(job, seconds=seconds, steps=steps)
@@ -198,6 +221,10 @@ def _locked(folder: pathlib.Path, *, wait: bool) -> Iterator[int | None]:
       fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
       yield None
+    except OSError as error:
+      if error.errno not in _NO_LOCKS:
+        raise
+      yield descriptor
     else:
       yield descriptor
   finally:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from dsbs_jax.data.prepared import store
+from dsbs_jax.preparing import prepare
 from dsbs_jax.runs import run_folder, run_names
 from dsbs_jax.runtime import gin_config
 from dsbs_jax.training import train_config
@@ -41,6 +42,11 @@ class Subset:
   def done(self) -> bool:
     """Whether the data is there."""
     return store.exists(self.benchmark, self.data_dir)
+
+  @property
+  def lock_file(self) -> pathlib.Path:
+    """The file that says who prepares it."""
+    return prepare.lock_file(self.benchmark, self.data_dir)
 
   @property
   def command(self) -> list[str]:
@@ -90,6 +96,11 @@ class Job:
   def name(self) -> str:
     """The name of the run."""
     return self.point.name
+
+  @property
+  def lock_file(self) -> pathlib.Path:
+    """The file that says who trains it."""
+    return self.path / run_folder.LOCK_FILE
 
   @property
   def command(self) -> list[str]:

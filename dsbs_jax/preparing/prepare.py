@@ -30,6 +30,7 @@ from dsbs_jax.data.source import (
   sources,
 )
 from dsbs_jax.preparing import count_tables, vocabulary_training
+from dsbs_jax.runtime import folder_lock
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +137,13 @@ def prepare(config: PrepareConfig) -> None:
     )
     prepared = store.read(config.benchmark, config.data_dir)
   else:
-    prepared = _write(config, known)
+    lock = folder_lock.FolderLock(
+      lock_file(known.name, config.data_dir),
+      doing=f'given {known.name}',
+      remedy='give another --data_dir',
+    )
+    with folder_lock.hold(lock):
+      prepared = _write(config, known)
   console.print(count_tables.counts(prepared))
   spec = config.vocabulary
   if config.train_vocab is not None:
@@ -146,6 +153,12 @@ def prepare(config: PrepareConfig) -> None:
     table = count_tables.lengths(prepared, spec, progress=progress)
   console.print(table)
   console.print(f'prepared: {store.folder(known.name, config.data_dir)}')
+
+
+def lock_file(name: str, data_dir: str) -> pathlib.Path:
+  """The file that says who prepares a benchmark in a folder."""
+  folder = pathlib.Path(data_dir).expanduser()
+  return folder / f'{store.dataset_name(name)}.lock'
 
 
 def _is_prepared(config: PrepareConfig, known: benchmark.Benchmark) -> bool:

@@ -2,10 +2,12 @@
 """A sweep outlives its runs' failures, and its runs outlive nothing."""
 
 import contextlib
+import errno
 import fcntl
 import io
 import json
 import os
+import pathlib
 import signal
 import sys
 import threading
@@ -15,7 +17,7 @@ import pytest
 
 from dsbs_jax.experiments import eta, executor, jobs
 from dsbs_jax.runs import run_folder, run_names
-from dsbs_jax.runtime import progress, signals
+from dsbs_jax.runtime import folder_lock, progress, signals
 
 # Stands for a training run: it writes what one leaves behind.
 SCRIPT = """
@@ -169,6 +171,73 @@ def test_a_run_that_another_process_has_is_left_to_it(tmp_path):
   assert [_starts(job) for job in plan.jobs] == [0, 1]
   assert executor.execute(plan) == 0
   assert [_starts(job) for job in plan.jobs] == [1, 1]
+
+
+def _lock(todo):
+  return folder_lock.FolderLock(todo.lock_file, doing='trained', remedy='')
+
+
+def test_a_run_that_another_host_trains_is_left_to_it(tmp_path, capsys):
+  """Its flock is not seen from here; the lock of `train` is."""
+  plan = _plan(tmp_path, 'finish', 'finish')
+  with folder_lock.hold(_lock(plan.jobs[0])):
+    assert executor.execute(plan) == 0
+  assert [_starts(job) for job in plan.jobs] == [0, 1]
+  assert '0 failed, 1 trained by another' in capsys.readouterr().err
+
+
+def test_a_refused_run_is_no_failure(tmp_path, capsys):
+  """Both sweeps looked before one of them began."""
+  plan = _plan(tmp_path, 'finish')
+  with contextlib.ExitStack() as other:
+
+    def launch(todo, **unused):
+      if isinstance(todo, jobs.Subset):
+        pathlib.Path(todo.data_dir, 'ready').touch()
+        return 0
+      other.enter_context(folder_lock.hold(_lock(todo)))
+      return 2
+
+    assert executor.execute(plan, launcher=launch) == 0
+  assert '0 failed, 1 trained by another' in capsys.readouterr().err
+  assert not (plan.jobs[0].path / run_folder.FAILURE_FILE).exists()
+
+
+def test_data_that_another_host_prepares_is_waited_for(tmp_path, capsys):
+  plan = _plan(tmp_path, 'finish')
+  (subset,) = plan.subsets
+  lock = _lock(subset)
+  lock.acquire()
+
+  def finish():
+    pathlib.Path(subset.data_dir, 'ready').touch()
+    lock.release()
+
+  said = []
+  say = progress.ProgressLine.say
+
+  def saying(self, text):
+    said.append(text)
+    say(self, text)
+
+  with pytest.MonkeyPatch.context() as patched:
+    patched.setattr(progress.ProgressLine, 'say', saying)
+    thread = _once(
+      lambda: any('another process prepares' in x for x in said), finish
+    )
+    assert executor.execute(plan) == 0
+    thread.join()
+  assert 'preparing' not in said[0] and _starts(plan.jobs[0]) == 1
+
+
+def test_a_file_system_without_locks_is_no_error(tmp_path, monkeypatch):
+  def flock(descriptor, operation):
+    raise OSError(errno.ENOLCK, 'No locks available')
+
+  monkeypatch.setattr(fcntl, 'flock', flock)
+  plan = _plan(tmp_path, 'finish')
+  assert executor.execute(plan) == 0
+  assert _starts(plan.jobs[0]) == 1
 
 
 def _once(condition, call):

@@ -15,6 +15,7 @@ from dsbs_jax.data import register, vocabularies
 from dsbs_jax.data.prepared import store, tokens, views
 from dsbs_jax.preparing import prepare as prepare_lib
 from dsbs_jax.preparing import show
+from dsbs_jax.runtime import folder_lock
 from tests.data import toy
 from tests.recordings import hf_folders
 
@@ -142,6 +143,63 @@ def test_the_same_request_is_served_once(prepare, tmp_path):
     prepare(keep='parsed')
   printed = prepare(keep='parsed', overwrite=True)
   assert row_of(printed, 'examples written') == ['8', '1']
+
+
+def test_a_second_prepare_into_a_folder_is_refused(
+  prepare, benchmark_name, tmp_path
+):
+  path = prepare_lib.lock_file(benchmark_name, str(tmp_path / 'data'))
+
+  def lock():
+    return folder_lock.FolderLock(path, doing='held', remedy='')
+
+  with folder_lock.hold(lock()):
+    with pytest.raises(
+      contract.UserError, match='data is being given evens by'
+    ):
+      prepare()
+    assert list(path.parent.iterdir()) == [path]
+  prepare()
+  with folder_lock.hold(lock()):
+    assert 'is prepared' in prepare()  # it only reads
+    with pytest.raises(contract.UserError, match='or give another --data_dir'):
+      prepare(overwrite=True)
+  assert not path.exists()
+
+
+@pytest.mark.long
+def test_prepares_at_once_leave_the_data_of_one_that_succeeded(tmp_path):
+  fractions = ('1.0', '0.5', '0.25', '0.1')
+  command = [
+    *(sys.executable, '-m', 'dsbs_jax.prepare', '--benchmark=parcels'),
+    *('--source=examples/parcels', f'--data_dir={tmp_path}', '--overwrite'),
+  ]
+  for _ in range(3):
+    processes = {
+      fraction: subprocess.Popen(
+        [*command, f'--fraction={fraction}'],
+        cwd=REPOSITORY,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+      )
+      for fraction in fractions
+    }
+    said = {f: process.communicate()[1] for f, process in processes.items()}
+    status = {f: process.returncode for f, process in processes.items()}
+    print(f'\n{status}')
+    numbers = [str(process.pid) for process in processes.values()]
+    for fraction in fractions:
+      assert status[fraction] in (0, 2), said[fraction]
+      if status[fraction]:
+        who = said[fraction].partition('is being given parcels by process ')[2]
+        assert who.split()[0] in numbers
+    found = store.read('parcels', tmp_path)
+    assert status[str(found.metadata['fraction'])] == 0
+    for split in found.splits:
+      assert len(list(found.examples(split))) == found.num_examples(split)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names <= {'dsbs_parcels', 'vocabularies', 'tokens'}
 
 
 @pytest.mark.parametrize('name', ['train.jsonl', 'llm/test.jsonl'])

@@ -216,6 +216,14 @@ def test_retry_after_may_be_a_date(monkeypatch):
   assert backends.retry_after({'retry-after': date}) == 30
 
 
+@pytest.mark.parametrize('jump', [-86_400, 86_400])
+def test_a_clock_that_is_wrong_changes_no_wait(monkeypatch, jump):
+  """The date of the answer tells what the server's clock says."""
+  monkeypatch.setattr(backends.time, 'time', lambda: 1e9 + jump)
+  now, until = (email.utils.formatdate(1e9 + x, usegmt=True) for x in (0, 30))
+  assert backends.retry_after({'retry-after': until, 'date': now}) == 30
+
+
 @pytest.mark.parametrize(
   'body',
   [

@@ -4,10 +4,13 @@
 `data_dir/dsbs_<benchmark>/1.0.0/` holds array_record files that
 `tfds.builder('dsbs_cqa', data_dir=...).as_data_source('train')` reads, and
 `metadata.json`: where the examples come from, with which options, how many,
-and a fingerprint of their contents. Reading needs no TensorFlow.
+a fingerprint of their contents, and a digest of all that. Whoever reads a whole
+split compares it with its fingerprint. Reading needs no TensorFlow.
 """
 
+import contextlib
 import dataclasses
+import errno
 import json
 import os
 import pathlib
@@ -18,7 +21,7 @@ from typing import Any
 
 from dsbs_jax import contract
 from dsbs_jax.data import benchmark
-from dsbs_jax.data.prepared import fingerprints, tfds_builder
+from dsbs_jax.data.prepared import fingerprints, metadata_file, tfds_builder
 
 VERSION = '1.0.0'
 Split = Iterable[benchmark.Example]
@@ -71,7 +74,8 @@ class Prepared:
       chunk: how many examples are read at a time; the result is the same.
 
     Raises:
-      UserError: the split was not prepared, or a record cannot be read.
+      UserError: the split was not prepared, or does not read as it was
+        written; where a record is another one, once the last one was given.
     """
     self._about(split)
     # Imported here: a training run from cached tokens reads no examples.
@@ -81,16 +85,24 @@ class Prepared:
       builder = tfds.builder(dataset_name(self.name), data_dir=self.data_dir)
       records = builder.as_data_source(split=split)
       total = len(records)
-    except (RuntimeError, OSError, ValueError) as error:
+    except Exception as error:  # of many types, by what a file has lost
       raise self._damaged(split, error) from error
+    digest = fingerprints.Digest()
     for start in range(0, total, chunk):
       places = range(start, min(start + chunk, total))
       try:
         read = records.__getitems__(places)
         examples = [_example(record) for record in read]
-      except (RuntimeError, OSError, ValueError) as error:
+      except Exception as error:
         raise self._damaged(split, error) from error
-      yield from examples
+      for example in examples:
+        digest.add(example)
+        yield example
+    found = digest.rows, digest.hexdigest()
+    wanted = self.num_examples(split), self.fingerprint(split)
+    if found != wanted:
+      reason = f'rows and fingerprint are {found}, expected {wanted}'
+      raise self._damaged(split, reason)
 
   def check_targets(self, name: contract.TaskName) -> None:
     """Raises UserError where most targets of a task in train lack a text."""
@@ -110,10 +122,10 @@ class Prepared:
           ' none, --keep=parsed.'
         )
 
-  def _damaged(self, split: str, error: Exception) -> contract.UserError:
+  def _damaged(self, split: str, reason: Exception | str) -> contract.UserError:
     path = folder(self.name, self.data_dir)
     return contract.UserError(
-      f'{split} in {path} is damaged ({" ".join(str(error).split())[:200]}),'
+      f'{split} in {path} is damaged ({" ".join(str(reason).split())[:300]}),'
       ' expected what prepare wrote. Prepare the benchmark again with'
       ' --overwrite.'
     )
@@ -137,7 +149,8 @@ def _find(name: str, data_dir: str | os.PathLike[str]) -> pathlib.Path:
   """As `folder`; puts back what a kill left between two renames."""
   target = folder(name, data_dir)
   if not target.exists() and _replaced(target).exists():
-    os.replace(_replaced(target), target)
+    with contextlib.suppress(OSError):  # a writer, or a reader, was faster
+      os.replace(_replaced(target), target)
   return target
 
 
@@ -165,7 +178,7 @@ def read(name: str, data_dir: str | os.PathLike[str]) -> Prepared:
       ' DSBS_DATA_DIR.'
     )
   try:
-    metadata = json.loads(path.read_text(encoding='utf-8'))
+    metadata = metadata_file.load(path)
     known = metadata.get('format'), dict(metadata['splits'])
   except (ValueError, AttributeError, KeyError, TypeError) as error:
     raise contract.UserError(
@@ -233,33 +246,35 @@ def write(
       metadata={**about, 'benchmark': name, 'format': VERSION},
       counts=counts,
     )
+    metadata_file.seal(folder(name, scratch) / 'metadata.json')
     _check(read(name, scratch))
     target.parent.mkdir(exist_ok=True)
-    replaced = _replaced(target)
-    if target.exists():
-      shutil.rmtree(replaced, ignore_errors=True)
-      os.replace(target, replaced)
-    os.replace(folder(name, scratch), target)
-    shutil.rmtree(replaced, ignore_errors=True)
+    _replace(target, folder(name, scratch))
   finally:
     shutil.rmtree(scratch, ignore_errors=True)
   return read(name, data_dir)
 
 
+def _replace(target: pathlib.Path, new: pathlib.Path) -> None:
+  """Puts a dataset in the place of another one, if there is one."""
+  replaced = _replaced(target)
+  while new.exists():
+    if target.exists():
+      shutil.rmtree(replaced, ignore_errors=True)
+      os.replace(target, replaced)
+    try:
+      os.replace(new, target)
+    except OSError as error:
+      if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+        raise  # else a reader has just put the old one back: see `_find`
+  shutil.rmtree(replaced, ignore_errors=True)
+
+
 def _check(prepared: Prepared) -> None:
-  """Reads everything back and compares fingerprints."""
+  """Reads everything back, which compares fingerprints."""
   for split in prepared.splits:
-    digest = fingerprints.Digest()
-    for example in prepared.examples(split):
-      digest.add(example)
-    found = (digest.rows, digest.hexdigest())
-    wanted = (prepared.num_examples(split), prepared.fingerprint(split))
-    if found != wanted:
-      raise contract.UserError(
-        f'{prepared.name} {split} was written as {wanted} (rows,'
-        f' fingerprint) but reads as {found}. The disk may be full or'
-        ' failing; prepare again.'
-      )
+    for _ in prepared.examples(split):
+      pass
 
 
 def _example(record: Mapping[str, Any]) -> benchmark.Example:

@@ -3,7 +3,8 @@
 
 `load('cqa_gt_label', 'train', source)` looks in the token cache for arrays
 made from the same examples, vocabulary, prefix and form; where there are
-none, it reads the prepared examples and writes them, whole or not at all.
+none, it reads the prepared examples and writes them, whole or not at all, with
+their digests, which are compared each time they are opened.
 """
 
 import dataclasses
@@ -12,9 +13,7 @@ import itertools
 import json
 import os
 import pathlib
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 
@@ -23,7 +22,7 @@ from absl import logging
 
 from dsbs_jax import contract
 from dsbs_jax.data import task_forms, vocabularies, vocabulary_files
-from dsbs_jax.data.prepared import ragged, store
+from dsbs_jax.data.prepared import array_folder, ragged, store
 
 _FORMAT = 2
 _SECONDS_BETWEEN_LINES = 5.0
@@ -134,7 +133,7 @@ def load(name: str, split: str, source: Source) -> Tokens:
   folder = source.cache / _key(parsed, split, source, examples=fingerprint)
   if not folder.is_dir():
     logging.info('Tokenising %s %s into %s', name, split, folder)
-    _write(folder, *_tokenise(parsed, split, source))
+    array_folder.write(folder, *_tokenise(parsed, split, source))
   vocabulary = vocabularies.load(source.vocabulary)
   tokens = _open(folder, name, split, vocabulary=vocabulary)
   if len(tokens) != prepared.num_examples(split):
@@ -231,30 +230,6 @@ def pack_texts(texts: Sequence[str]) -> ragged.Ragged:
   return ragged.pack(rows, np.uint8)
 
 
-def _write(
-  folder: pathlib.Path,
-  index: list[int],
-  columns: dict[str, list[ragged.Ragged]],
-) -> None:
-  """Writes the arrays into a folder that appears only when it is whole."""
-  folder.parent.mkdir(parents=True, exist_ok=True)
-  scratch = pathlib.Path(tempfile.mkdtemp(prefix='.tokens-', dir=folder.parent))
-  try:
-    np.save(scratch / 'index.npy', np.array(index, np.int64))
-    for field, pieces in columns.items():
-      column = ragged.join(pieces)
-      np.save(scratch / f'{field}.npy', column.flat)
-      np.save(scratch / f'{field}.offsets.npy', column.offsets)
-    os.chmod(scratch, 0o755)
-    try:
-      os.rename(scratch, folder)
-    except OSError:
-      if not folder.is_dir():  # else another process was first: same contents
-        raise
-  finally:
-    shutil.rmtree(scratch, ignore_errors=True)
-
-
 def _open(
   folder: pathlib.Path,
   name: str,
@@ -263,9 +238,10 @@ def _open(
   vocabulary: vocabularies.Vocabulary,
 ) -> Tokens:
   try:
-    columns = {field: _column(folder, field) for field in _RAGGED}
+    array_folder.check(folder)
+    columns = {field: array_folder.read(folder, field) for field in _RAGGED}
     index = np.load(folder / 'index.npy', allow_pickle=False)
-  except (OSError, ValueError, EOFError) as error:
+  except (OSError, ValueError, EOFError, KeyError, TypeError) as error:
     raise contract.UserError(
       f'the token cache {folder} is damaged ({error}). Delete that folder: it'
       ' is written again.'
@@ -281,16 +257,3 @@ def _open(
     texts={field: columns[field] for field in _TEXTS},
     vocabulary=vocabulary,
   )
-
-
-def _column(folder: pathlib.Path, field: str) -> ragged.Ragged:
-  flat = folder / f'{field}.npy'
-  # An empty array cannot be memory-mapped.
-  mode = 'r' if flat.stat().st_size > 128 else None
-  offsets = np.load(folder / f'{field}.offsets.npy', allow_pickle=False)
-  values = np.asarray(np.load(flat, mmap_mode=mode, allow_pickle=False))
-  if len(offsets) == 0 or offsets[0] != 0 or offsets[-1] != len(values):
-    raise contract.UserError(
-      f'{flat} holds {len(values)} values, not what it should'
-    )
-  return ragged.Ragged(values, offsets)

@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is written is what is read, whole or not at all."""
 
+import collections
 import dataclasses
 import json
 import os
 import pathlib
+import random
+import shutil
 
 import pytest
 import tensorflow_datasets as tfds
 
+from dsbs_jax import contract
 from dsbs_jax.data.prepared import store
 from tests.data import small_prepared
 
@@ -127,3 +131,69 @@ def test_what_is_not_there_says_how_to_get_it(source, tmp_path):
   metadata.write_text(json.dumps({**opened.metadata, 'format': '0.9.0'}))
   with pytest.raises(ValueError, match="format '0.9.0', expected '1.0.0'"):
     store.read('cqa', tmp_path)
+
+
+def _flipped(content, bit):
+  content = bytearray(content)
+  content[bit // 8] ^= 1 << bit % 8
+  return bytes(content)
+
+
+def test_no_flipped_bit_is_read_as_something_else(tmp_path):
+  """The file format checks records; JSON files check nothing by themselves."""
+  rows = small_prepared.examples('train', number=5)
+  store.write('sums', {'train': rows}, data_dir=tmp_path, about={'from': 'us'})
+  metadata = store.read('sums', tmp_path).metadata
+  draw, told = random.Random(1), collections.Counter()
+  for path in sorted(store.folder('sums', tmp_path).iterdir()):
+    content = path.read_bytes()
+    used = 8 * len(content.rstrip(b'\0'))
+    for bit in draw.sample(range(used), 60):
+      path.write_bytes(_flipped(content, bit))
+      try:
+        opened = store.read('sums', tmp_path)
+        assert list(opened.examples('train')) == rows
+        assert metadata.items() <= opened.metadata.items()
+      except contract.UserError as error:
+        assert 'damaged' in str(error) or 'expected' in str(error)
+        told[path.name] += 1
+    path.write_bytes(content)
+  assert told['metadata.json'] > 30 and len(told) == 4
+
+
+def test_records_of_another_dataset_are_missed(tmp_path):
+  """Whole files, which a copy has mixed up."""
+  rows = small_prepared.examples('train', number=5)
+  for name, written in (('a', rows), ('b', rows[::-1])):
+    store.write('sums', {'train': written}, data_dir=tmp_path / name, about={})
+  (record,) = store.folder('sums', tmp_path / 'a').glob('*record*')
+  shutil.copy(record, store.folder('sums', tmp_path / 'b'))
+  opened = store.read('sums', tmp_path / 'b')
+  with pytest.raises(
+    contract.UserError, match='train in .* is damaged .rows and'
+  ):
+    list(opened.examples('train'))
+
+
+@pytest.mark.parametrize('number', [1, 2])
+def test_a_reader_between_two_renames_stops_no_writer(
+  tmp_path, monkeypatch, number
+):
+  """It finds no dataset and puts back the one that was there."""
+  rows = small_prepared.examples('train', number=5)
+  store.write('sums', {'train': rows}, data_dir=tmp_path, about={})
+  rename, moves = os.replace, []
+
+  def read_between(source, target):
+    rename(source, target)
+    if pathlib.Path(target).name.endswith('replaced'):
+      moves.append(target)
+      if len(moves) <= number:
+        assert list(store.read('sums', tmp_path).examples('train')) == rows
+
+  monkeypatch.setattr(os, 'replace', read_between)
+  store.write(
+    'sums', {'train': rows[:1]}, data_dir=tmp_path, about={}, overwrite=True
+  )
+  assert len(moves) == number + 1
+  assert list(store.read('sums', tmp_path).examples('train')) == rows[:1]

@@ -130,6 +130,26 @@ def test_a_damaged_cache_is_an_error(source, tmp_path):
     tokens.load('cqa_gt_label', 'train', source)
 
 
+def test_a_flipped_bit_of_the_cache_is_an_error(source, tmp_path):
+  """Nothing else would tell: it would be another token, or none at all."""
+  source = dataclasses.replace(source, cache_dir=str(tmp_path))
+  tokens.load('cqa_gt_label', 'train', source)
+  (folder,) = tmp_path.iterdir()
+  arrays = sorted(folder.glob('*.npy'))
+  assert len(arrays) == 13
+  for path in [*arrays, folder / 'sha256.json']:
+    content = path.read_bytes()
+    for place in (len(content) // 2, len(content) - 2):
+      flipped = bytes([content[place] ^ 1])
+      path.write_bytes(content[:place] + flipped + content[place + 1 :])
+      with pytest.raises(ValueError, match='is damaged .*Delete that folder'):
+        tokens.load('cqa_gt_label', 'train', source)
+    path.write_bytes(content)
+  tokens.load('cqa_gt_label', 'train', source)
+  (folder / 'sha256.json').unlink()  # as earlier versions wrote it
+  tokens.load('cqa_gt_label', 'train', source)
+
+
 def test_training_from_cached_tokens_imports_no_tensorflow(source, tmp_path):
   # A copy, so that the second process has to find what the first one wrote.
   shutil.copytree(
