@@ -8,10 +8,11 @@ one run and the next.
 
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, BinaryIO
 
 from dsbs_jax import contract
@@ -80,9 +81,44 @@ class AnswerFile:
         f'the input has {self._num_read:,} lines, expected at least the'
         f' {self.num_lines:,} that {self._path} answers. {self._remedy()}'
       )
+    self.check_in_place()
+
+  def check_in_place(self) -> None:
+    """Raises if the file was removed, moved or replaced since it was opened."""
+    try:
+      found = os.stat(self._path)
+    except FileNotFoundError:
+      found = None
+    if found is None or not os.path.samestat(
+      found, os.fstat(self._file.fileno())
+    ):
+      raise contract.UserError(
+        f'{self._path} was removed or replaced while it was written, expected'
+        f' it to stay: its {self.num_lines:,} lines are gone from there. The'
+        ' same command begins anew where there is no file, or goes on from one'
+        ' that is put back.'
+      )
+
+  def check_input(self, contents: Iterable[bytes]) -> None:
+    """Raises if the input does not begin with the lines that were read.
+
+    Args:
+      contents: its lines, read once more.
+    """
+    digest, num_read = hashlib.sha256(), 0
+    for content in itertools.islice(contents, self._num_read):
+      digest.update(content)
+      num_read += 1
+    if digest.digest() != self._digest.digest():
+      raise contract.UserError(
+        'the input has changed while it was read: its first'
+        f' {self._num_read:,} lines are no longer those that {self._path}'
+        f' answers. {self._remedy()}'
+      )
 
   def append(self, lines: Sequence[Mapping[str, Any]]) -> None:
     """Writes entries for all lines that were read since the last call."""
+    self.check_in_place()
     self._file.write(_to_json_lines(lines))
     self._file.flush()
     self.num_lines += len(lines)
@@ -162,6 +198,12 @@ class AnswerStream:
 
   def check_end(self) -> None:
     """A stream starts anew: there is nothing to compare with."""
+
+  def check_in_place(self) -> None:
+    """A stream stays where it is."""
+
+  def check_input(self, contents: Iterable[bytes]) -> None:
+    """Nothing is kept of a stream that could be wrong later."""
 
   def append(self, lines: Sequence[Mapping[str, Any]]) -> None:
     """Writes entries."""

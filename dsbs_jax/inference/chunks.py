@@ -50,6 +50,7 @@ def predict_lines(
     meter.note_read(chunk)
     if chunk[-1].number <= written:
       continue
+    answers.check_in_place()
     entries = [{'line': line.number, **line.input.ids} for line in chunk]
     valid = []
     lengths = _num_tokens(chunk, student)

@@ -6,6 +6,7 @@ Settings and checkpoint are here; `chunks` goes through the lines.
 
 import contextlib
 import dataclasses
+import os
 import sys
 import time
 
@@ -121,12 +122,26 @@ def infer(config: InferConfig) -> int:
         max_input_len=config.max_input_len,
         stop=stop,
       )
+      if not stop.name:
+        _check_input(config, answers)
       rate = (total - before) / max(time.monotonic() - started, 1e-9)
       progress.say(
         f'{total:,} lines ({answers.num_errors:,} errors),'
         f' {total - before:,} now at {rate:,.1f} lines/s  -> {config.output}'
       )
-      if stop.requested():
+      if stop.name:
         progress.say(f'stopped by {stop.name}; the same command goes on')
         return signals.INTERRUPTED_STATUS
       return ERRORS_STATUS if answers.num_errors else 0
+
+
+def _check_input(
+  config: InferConfig,
+  answers: answer_file.AnswerFile | answer_file.AnswerStream,
+) -> None:
+  """Raises UserError if the lines that were answered stand there no more."""
+  # A pipe gives its lines once, and one that is gone cannot be compared.
+  if config.input != STREAM and os.path.isfile(config.input):
+    with open(config.input, 'rb') as file:
+      lines = input_lines.read_lines(file, config.input)
+      answers.check_input(line.content for line in lines)

@@ -10,7 +10,7 @@ import signal
 
 import pytest
 
-from dsbs_jax.inference import infer_file, predictor
+from dsbs_jax.inference import answer_file, infer_file, predictor
 from dsbs_jax.runtime import gin_config, signals
 from tests.inference import small_student
 
@@ -144,6 +144,104 @@ def test_a_killed_run_ends_byte_for_byte_as_an_unbroken_one(make, monkeypatch):
   before = output.stat().st_mtime_ns
   assert infer_file.infer(broken) == 0
   assert output.stat().st_mtime_ns == before
+
+
+@pytest.fixture
+def at_second_chunk(monkeypatch):
+  """Does something while the second chunk of 16 lines is predicted."""
+
+  def at_second_chunk(do):
+    predict_batches = predictor.Predictor.predict_batches
+
+    def doing(self, inputs):
+      if inputs[0].text == TEXTS[16]:
+        do()
+      return predict_batches(self, inputs)
+
+    monkeypatch.setattr(predictor.Predictor, 'predict_batches', doing)
+
+  return at_second_chunk
+
+
+def _replace(path):
+  path.with_name('other').write_text('{"line": 1}')
+  path.with_name('other').replace(path)
+
+
+@pytest.mark.parametrize('take', [pathlib.Path.unlink, _replace])
+def test_an_output_that_is_taken_away_ends_the_work(
+  make, at_second_chunk, monkeypatch, take
+):
+  run = make(TEXTS)
+  assert infer_file.infer(run) == 0
+  output = pathlib.Path(run.output)
+  whole = output.read_bytes()
+  output.unlink()
+  with monkeypatch.context():
+    at_second_chunk(lambda: take(output))
+    with pytest.raises(ValueError, match='removed or replaced .* 16 lines are'):
+      infer_file.infer(run)
+  monkeypatch.undo()
+  if take is _replace:
+    assert output.read_text() == '{"line": 1}'
+  output.unlink(missing_ok=True)
+  assert infer_file.infer(run) == 0
+  assert output.read_bytes() == whole
+
+
+def test_an_output_that_is_taken_away_at_the_end_is_missed(make, monkeypatch):
+  run = make(TEXTS[:20])
+  append = answer_file.AnswerFile.append
+
+  def append_and_take(self, lines):
+    append(self, lines)
+    if self.num_lines == 20:
+      os.unlink(run.output)
+
+  monkeypatch.setattr(answer_file.AnswerFile, 'append', append_and_take)
+  with pytest.raises(ValueError, match='its 20 lines are gone'):
+    infer_file.infer(run)
+
+
+@pytest.mark.parametrize('edit', ['in place', 'by rename', 'cut'])
+def test_an_input_that_changes_under_the_work_is_no_success(
+  make, at_second_chunk, edit
+):
+  run = make(TEXTS)
+  path = pathlib.Path(run.input)
+  text = path.read_text()
+
+  def change():
+    if edit == 'in place':
+      path.write_text(text.replace('odd 3?', 'odd !?'))
+    elif edit == 'by rename':
+      path.with_name('other').write_text(text.replace('odd 3?', 'odd !?'))
+      path.with_name('other').replace(path)
+    else:
+      path.write_text(text[:50])
+
+  at_second_chunk(change)
+  with pytest.raises(
+    ValueError, match='the input has changed while it was read'
+  ):
+    infer_file.infer(run)
+
+
+def test_lines_that_come_while_others_are_answered_are_welcome(
+  make, at_second_chunk
+):
+  run = make(TEXTS)
+  path = pathlib.Path(run.input)
+
+  def add():
+    with path.open('a') as file:
+      file.write('one more?\n')
+
+  at_second_chunk(add)
+  assert infer_file.infer(run) == 0
+  # At the latest the same command answers them.
+  assert infer_file.infer(run) == 0
+  assert len(answers(run)) in (41, 42)
 
 
 def test_other_settings_are_refused(make):
