@@ -247,6 +247,7 @@ def beam_search(
   if num_beams < 1:
     raise contract.UserError(f'num_beams is {num_beams}, expected at least 1.')
   rules = BrevityPenalty() if rules is None else rules
+  params = cache.decoding_params(params, config)
   prefilled = cache.prefill(params, config, rows, max_decode_len=max_decode_len)
   batch = prefilled.empty_mask.shape[0]
 

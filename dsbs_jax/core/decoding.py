@@ -45,6 +45,7 @@ def greedy(
     [B, L] int32, 0 after the end token or the last of `stop`; a row ends with
     NOT_FINITE where the best of its logits is not finite.
   """
+  params = cache.decoding_params(params, config)
   prefilled = cache.prefill(params, config, rows, max_decode_len=max_decode_len)
 
   def step(state: cache.DecodeState):

@@ -37,11 +37,27 @@ def choose(*args: Any, cpu: Callable, others: Callable) -> Any:
   return jax.lax.platform_dependent(*args, cpu=cpu, default=others)
 
 
+def joins_views(platform: str) -> bool:
+  """Whether a train step joins the views of a batch, see `joined_views`.
+
+  Accelerators gain from larger products and from fewer programs to launch. A
+  CPU gains nothing, and loses memory.
+
+  Args:
+    platform: of the devices, such as 'gpu'.
+  """
+  return platform != 'cpu'
+
+
 def precision(dtype: jnp.dtype) -> jax.lax.Precision | None:
   """The precision of a product whose factors have this dtype.
 
   float32 means float32, as in PyTorch. By default JAX rounds float32 factors to
   TF32 on GPUs and to bfloat16 on TPUs; who wants their speed chooses bfloat16
-  activations. CPUs compute the same either way.
+  activations, or sets `jax_default_matmul_precision` (MATMUL_PRECISION), which
+  is then followed. CPUs compute the same either way.
   """
-  return jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None
+  chosen = jax.config.jax_default_matmul_precision
+  if dtype == jnp.float32 and chosen is None:
+    return jax.lax.Precision.HIGHEST
+  return None

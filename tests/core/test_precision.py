@@ -91,16 +91,28 @@ def test_products_of_float32_are_float32_in_precision_too(name):
   assert not [line for line in found if '[HIGHEST, HIGHEST]' not in line]
 
 
+def test_who_chooses_a_precision_gets_it():
+  with jax.default_matmul_precision('tensorfloat32'):
+    found = products('options', 'float32', 'cuda')
+  assert found and not [line for line in found if 'HIGHEST' in line]
+
+
+# Logits are computed once per pass, and twice in a gradient.
 @pytest.mark.parametrize(
-  ('name', 'num_attentions'), [('all terms', 9), ('greedy', 3), ('options', 3)]
+  ('name', 'num_attentions', 'num_logits'),
+  [('all terms', 9, 3 + 2 * 2), ('greedy', 3, 1), ('options', 3, 1)],
 )
 def test_of_bfloat16_activations_scores_and_logits_are_float32(
-  name, num_attentions
+  name, num_attentions, num_logits
 ):
   found = products(name, 'bfloat16', 'tpu')
-  logits = [line for line in found if 'bf16' not in line]
-  assert logits and all('[HIGHEST, HIGHEST]' in line for line in logits)
-  # The scores, which go into the softmax as they are, and nothing else.
+  # Of float32 factors, such as sums by a product with ones.
+  wide = [line for line in found if 'bf16' not in line]
+  assert all('[HIGHEST, HIGHEST]' in line for line in wide)
+  # Added up in float32 are the scores, which go into the softmax as they are,
+  # the logits and their gradients, and nothing else.
   pattern = r'bf16>, \S+bf16>\) -> \S+xf32>'
-  scores = [line for line in found if re.search(pattern, line)]
-  assert len(scores) == num_attentions
+  summed = [line for line in found if re.search(pattern, line)]
+  assert len(summed) == num_attentions + num_logits
+  of_logits = [line for line in summed if re.search(r'\b50x|x50x', line)]
+  assert len(of_logits) == num_logits

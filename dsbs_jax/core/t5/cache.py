@@ -55,6 +55,24 @@ class DecodeState:
     return (self.index < self.tokens.shape[1]) & ~jnp.all(self.done_mask)
 
 
+def decoding_params(params: dict, config: T5Config) -> dict:
+  """Parameters in the dtype in which every decoding step reads them.
+
+  Rounded once, not once per token; the results are the same bits. The tables
+  of relative positions stay float32.
+
+  Args:
+    params: the whole parameter tree, float32.
+    config: has the activation dtype.
+  """
+
+  def convert(path, array):
+    table = any(entry.key == 'relpos_bias' for entry in path)
+    return array if table else array.astype(config.dtype)
+
+  return jax.tree_util.tree_map_with_path(convert, params)
+
+
 def cross_attention_kv(
   params: dict, config: T5Config, encoded: jax.Array
 ) -> dict[str, attention.KeyValue]:

@@ -7,7 +7,6 @@ Row groups and dimension letters: see contract.py.
 """
 
 import jax
-import jax.numpy as jnp
 
 from dsbs_jax.core import dropout, unpadding
 from dsbs_jax.core.t5 import attention, parameters, stacks
@@ -149,14 +148,14 @@ def logits(params: dict, config: T5Config, hidden: jax.Array) -> jax.Array:
   Args:
     params: the whole parameter tree, or its `logits_params`.
     config: its size.
-    hidden: [..., D] from `decode` or `hidden`.
+    hidden: [..., D] from `decode` or `hidden`, in the activation dtype.
   """
-  wide = hidden.astype(jnp.float32)
   if config.logits_via_embedding:
-    embedding = params['token_embedder']['embedding']
-    return attention.dense(wide * config.emb_dim**-0.5, embedding.T)
-  kernel = params['decoder']['logits_dense']['kernel']
-  return attention.logits_dense(wide, kernel)
+    kernel = params['token_embedder']['embedding'].T
+    hidden = hidden * config.emb_dim**-0.5
+  else:
+    kernel = params['decoder']['logits_dense']['kernel']
+  return attention.logits_dense(hidden, kernel)
 
 
 def logits_params(params: dict, config: T5Config) -> dict:
