@@ -6,7 +6,7 @@ VENV ?= .venv
 RUN := $(CURDIR)/$(VENV)/bin/python
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: help env demo test test-long bench bench-gpu bench-extract bench-serve fuzz mutants t5x test-t5x lint clean
+.PHONY: help env demo test test-long bench bench-gpu accelerator-check bench-extract bench-serve fuzz mutants t5x test-t5x lint clean
 
 help:
 	@echo 'make demo       set up, then train and evaluate on the bundled benchmark'
@@ -14,6 +14,7 @@ help:
 	@echo 'make test-long  the tests that take longer than ten minutes'
 	@echo 'make bench      speed of training, loading and evaluation, as a table'
 	@echo 'make bench-gpu WORKLOAD=batches.npz  training or decoding on one accelerator'
+	@echo 'make accelerator-check INPUTS=a.npz  all figures of one accelerator, in nine minutes'
 	@echo 'make bench-extract  throughput of stage 1 beside a bare client'
 	@echo 'make bench-serve  requests per second and latency of a server'
 	@echo 'make fuzz       hostile input for readers, parsers and gin, 10 minutes each'
@@ -47,7 +48,11 @@ bench: env
 	$(RUN) -m bench.suite $(BENCH)
 
 bench-gpu:
-	$(PYTHON) -m bench.accelerator --workload=$(WORKLOAD) $(BENCH)
+	JAX_PLATFORMS= $(PYTHON) -m bench.accelerator --workload=$(WORKLOAD) $(BENCH)
+
+# MORE=b.npz: batches of more pairs. Needs no environment of ours.
+accelerator-check:
+	JAX_PLATFORMS= $(PYTHON) -m bench.accelerator_check --inputs=$(INPUTS) $(if $(MORE),--more=$(MORE)) $(BENCH)
 
 bench-extract: env
 	$(RUN) -m bench.bench_extract

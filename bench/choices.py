@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bench import table, worker
+from bench import attentions, table, worker
 from dsbs_jax.core import (
   cross_entropy,
   decoding,
@@ -181,7 +181,7 @@ def _of_attention() -> list[Choice]:
     Choice(
       'attention written out, not jax.nn.dot_product_attention',
       ours,
-      lambda q, k, v, b: _library(q, k, v, mask, b),
+      lambda q, k, v, b: attentions.of_library(q, k, v, b, mask),
       (*heads, bias),
     ),
     Choice(
@@ -201,14 +201,6 @@ def _of_attention() -> list[Choice]:
       (weights, heads[2]),
     ),
   ]
-
-
-def _library(query, key, value, mask, bias):
-  query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
-  out = jax.nn.dot_product_attention(
-    query, key, value, bias=bias, mask=mask, scale=1.0
-  )
-  return jnp.swapaxes(out, 1, 2)
 
 
 def _dropped(inputs, key, shape):

@@ -23,27 +23,36 @@ ALPHA = 0.5
 def main() -> None:
   parser = workload.parser(__doc__)
   parser.add_argument('--threads', type=int, default=2)
+  parser.add_argument('--device', default='cpu', help='Such as cuda.')
+  parser.add_argument(
+    '--decode_rows', type=int, default=0, help='0: those of a batch.'
+  )
   arguments = parser.parse_args()
   torch.set_num_threads(arguments.threads)
   torch.manual_seed(0)
   data = workload.load(arguments.workload)
   model = transformers.T5ForConditionalGeneration(
-    config_of(arguments.vocab_size, arguments.dropout)
+    config_of(arguments.model, arguments.vocab_size, arguments.dropout)
   )
+  model = model.to(arguments.device)
   ready = {
     'torch': torch.__version__,
     'transformers': transformers.__version__,
     'num_steps': data.num_steps,
   }
   if arguments.decode_len:
-    worker.serve(decoder(data, model, arguments.decode_len), ready)
+    # As training keeps float32 weights, only decoding follows the dtype.
+    model = model.to(getattr(torch, arguments.dtype))
+    worker.serve(decoder(data, model, arguments), ready)
   else:
     worker.serve(trainer(data, model), ready)
 
 
-def config_of(vocab_size: int, dropout: float) -> transformers.T5Config:
+def config_of(
+  name: str, vocab_size: int, dropout: float
+) -> transformers.T5Config:
   """The same model in transformers' words."""
-  ours = workload.model('mini', vocab_size=vocab_size)
+  ours = workload.model(name, vocab_size=vocab_size)
   return transformers.T5Config(
     vocab_size=vocab_size,
     d_model=ours.emb_dim,
@@ -68,7 +77,9 @@ def trainer(data: workload.Workload, model):
   def step(request):
     losses = []
     for view in workload.VIEWS:
-      losses.append(model(**padded(data, int(request), view)).loss)
+      rows = padded(data, int(request), view).items()
+      rows = {name: ids.to(model.device) for name, ids in rows}
+      losses.append(model(**rows).loss)
     loss = ALPHA * losses[0] + (1 - ALPHA) * losses[1]
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -80,20 +91,23 @@ def trainer(data: workload.Workload, model):
   return step
 
 
-def decoder(data: workload.Workload, model, max_decode_len: int):
+def decoder(data: workload.Workload, model, arguments):
   """(batch number) -> greedy outputs for the inputs of the label task."""
   model.eval()
 
   def generate(request):
     rows = padded(data, int(request), 'label')
+    count = arguments.decode_rows or len(rows['input_ids'])
+    chosen = torch.arange(count) % len(rows['input_ids'])
+    rows = {name: ids[chosen].to(model.device) for name, ids in rows.items()}
     with torch.no_grad():
       tokens = model.generate(
         input_ids=rows['input_ids'],
         attention_mask=rows['attention_mask'],
         do_sample=False,
         num_beams=1,
-        min_new_tokens=max_decode_len,
-        max_new_tokens=max_decode_len,
+        min_new_tokens=arguments.decode_len,
+        max_new_tokens=arguments.decode_len,
       )
     return {'tokens': int((tokens[:, 1:] > 0).sum())}
 

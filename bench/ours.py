@@ -55,6 +55,7 @@ def parse() -> argparse.Namespace:
     '--part', default='step', choices=('step', 'gradients', 'forward')
   )
   parser.add_argument('--adafactor', action='store_true')
+  parser.add_argument('--join_views', type=int, default=0)
   parser.add_argument('--no_scores', action='store_true')
   parser.add_argument('--keep_memory', type=int, default=1)
   parser.add_argument('--mesh', help='Of simulated devices, such as 2x4.')
@@ -71,6 +72,7 @@ def trainer(data, config, arguments) -> tuple[Callable, dict]:
     ),
     chunk_tokens=arguments.chunk_tokens,
     mesh=arguments.mesh or '1x1',
+    join_views=bool(arguments.join_views),
   )
 
   def batch(number):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The model's programs that are measured: a training step, random parameters."""
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -14,32 +15,44 @@ NUM_STEPS = 10_000  # of the paper's runs
 
 
 def train_step(
+  config: network.T5Config, **options
+) -> tuple[steps.TrainState, Callable]:
+  """The first state, and (state, batch) -> (state, metrics), jitted.
+
+  Arguments as in `train_programs`.
+  """
+  init, step = train_programs(config, **options)
+  return init(), step
+
+
+def train_programs(
   config: network.T5Config,
   *,
   make_optimizer: Callable = optimizer.adamw_hf,
   chunk_tokens: int = 0,
   mesh: str = '1x1',
-) -> tuple[steps.TrainState, Callable]:
-  """The first state, and (state, batch) -> (state, metrics), compiled.
+  join_views: bool = False,
+) -> tuple[Callable, Callable]:
+  """() -> the first state, and (state, batch) -> (state, metrics), jitted.
 
   Args:
     config: of the model.
     make_optimizer: learning rates -> optimizer.
     chunk_tokens: tokens whose logits are computed at once; 0 for all.
     mesh: data x model devices.
+    join_views: whether labels and rationales pass through it together.
   """
   transformation = make_optimizer(
     optimizer.linear_decay(total_steps=NUM_STEPS), clip_norm=1.0
   )
 
-  def init(key):
-    return steps.init_state(key, config, transformation)
+  def init():
+    return steps.init_state(jax.random.key(0), config, transformation)
 
-  key = jax.random.key(0)
   number = math.prod(partitioning.mesh_sizes(mesh))
   devices = partitioning.make_mesh(mesh, devices=jax.devices()[:number])
   state = partitioning.state_shardings(
-    jax.eval_shape(init, key), devices, partitioning.standard_rules()
+    jax.eval_shape(init), devices, partitioning.standard_rules()
   )
   step = steps.make_train_step(
     config,
@@ -47,8 +60,9 @@ def train_step(
     transformation,
     run_key=jax.random.key(1),
     chunk_tokens=chunk_tokens,
+    join_views=join_views,
   )
-  return jax.jit(init, out_shardings=state)(key), jax.jit(
+  return jax.jit(init, out_shardings=state), jax.jit(
     step,
     in_shardings=(state, partitioning.batch_sharding(devices)),
     out_shardings=(state, None),
@@ -61,12 +75,12 @@ def endless_params(config: network.T5Config) -> dict:
 
   The logits of padding and end are 0, which some other token always exceeds.
   """
+  return jax.jit(functools.partial(_endless, config))()
 
-  def init(key):
-    params = network.init(key, config)
-    logits = params['decoder']['logits_dense']
-    kernel = logits['kernel'].at[:, : contract.EOS_ID + 1].set(0.0)
-    params['decoder']['logits_dense'] = logits | {'kernel': kernel}
-    return params
 
-  return jax.jit(init)(jax.random.key(0))
+def _endless(config: network.T5Config) -> dict:
+  params = network.init(jax.random.key(0), config)
+  logits = params['decoder']['logits_dense']
+  kernel = logits['kernel'].at[:, : contract.EOS_ID + 1].set(0.0)
+  params['decoder']['logits_dense'] = logits | {'kernel': kernel}
+  return params

@@ -35,6 +35,7 @@ COMPARISONS = {
       'without dropout': ('--dropout=0',),
       'memory given back (DSBS_KEEP_MEMORY=0)': ('--keep_memory=0',),
       'logits in chunks of 512 tokens': ('--chunk_tokens=512',),
+      'both views in one pass': ('--join_views=1',),
       'remat full': ('--remat=full',),
       'bfloat16 activations': ('--dtype=bfloat16',),
       'Adafactor': ('--adafactor',),

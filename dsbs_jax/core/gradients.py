@@ -25,8 +25,9 @@ microbatches and devices. How it is computed:
 
    where a shard's rows are neighbours in the batch, and so lie on one device.
 
-3. Accumulate. Views, and the microbatches of each view (`jax.lax.scan`), pass
-   through the network one after the other, all shards at once (`jax.vmap`):
+3. Accumulate. Views, or both as one (`joined_views`), and the microbatches of
+   each (`jax.lax.scan`), pass through the network one after the other, all
+   shards at once (`jax.vmap`):
 
      rows [b, S], [b, T] -> hidden [b, T, D] -> logits [b, T, V] -> loss []
      gradient: a float32 tree like the parameters, per shard
@@ -53,7 +54,13 @@ import jax
 import jax.numpy as jnp
 
 from dsbs_jax import contract
-from dsbs_jax.core import dropout, mutual_information, objective, unpadding
+from dsbs_jax.core import (
+  dropout,
+  joined_views,
+  mutual_information,
+  objective,
+  unpadding,
+)
 from dsbs_jax.core.t5 import network
 
 Array = jax.Array
@@ -83,6 +90,7 @@ def batch_value_and_grad(
   num_shards: int = 1,
   chunk_tokens: int = 0,
   num_pairs: int = 0,
+  join_views: bool = False,
 ) -> tuple[tuple[Array, Sums], Params]:
   """The loss of a whole batch, its metric sums, and its gradient.
 
@@ -103,6 +111,9 @@ def batch_value_and_grad(
       sums over devices to the compiler.
     chunk_tokens: target tokens of a part whose logits exist at once; 0: all.
     num_pairs: pairs in a batch at most, for the mutual-information term.
+    join_views: whether both views of a packed batch pass through the network
+      together, see `joined_views`. Not where one of the terms has no weight,
+      nor with the mutual-information term.
 
   Returns:
     (loss, sums): float32 scalar; `{label,rationale}/{loss_sum,tokens,correct}`
@@ -121,6 +132,10 @@ def batch_value_and_grad(
     parts[view] = _cut(
       (rows, keys), view, num_parts=num_microbatches, num_shards=num_shards
     )
+  if (
+    join_views and 0.0 < distillation.alpha < 1.0 and not distillation.mi_weight
+  ):
+    parts = _join(parts)
   add_over_parts = functools.partial(_add_over_parts, num_shards=num_shards)
 
   logits_losses = {}
@@ -160,6 +175,20 @@ def batch_value_and_grad(
       total=total,
     )
   return _sum_shards(total, num_shards)
+
+
+def _join(parts: dict[str, tuple[Rows, Array]]) -> dict[str, Any]:
+  """The parts of both views as those of one, where `joined_views` can."""
+  if not joined_views.can_join(
+    {view: rows for view, (rows, _) in parts.items()}
+  ):
+    return parts
+  join = joined_views.join
+  # Over the parts and, where there are several, over their shards.
+  for _ in range(parts[contract.LABEL_VIEW][1].ndim - 1):
+    join = jax.vmap(join)
+  label, rationale = parts[contract.LABEL_VIEW], parts[contract.RATIONALE_VIEW]
+  return {contract.MIXTURE_VIEW: join(label, rationale)}
 
 
 def _batch_views(batch: Batch) -> list[tuple[str, Rows]]:

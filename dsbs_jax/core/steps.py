@@ -79,6 +79,7 @@ def make_train_step(
   num_shards: int = 1,
   chunk_tokens: int = 0,
   num_pairs: int = 0,
+  join_views: bool = False,
 ) -> TrainStep:
   """Makes the function that takes one optimizer step.
 
@@ -92,6 +93,7 @@ def make_train_step(
     num_shards: likewise; see `partitioning.gradient_shards`.
     chunk_tokens: likewise; see `objective.rows_loss`.
     num_pairs: likewise, for the mutual-information term.
+    join_views: likewise; see `joined_views`.
 
   Returns:
     (state, batch) -> (new state, metrics). Metrics are float32 scalars:
@@ -129,6 +131,7 @@ def make_train_step(
       num_shards=num_shards,
       chunk_tokens=chunk_tokens,
       num_pairs=num_pairs,
+      join_views=join_views,
     )
     updates, opt_state = transformation.update(
       gradient, state.opt_state, state.params

@@ -33,8 +33,8 @@ class Device:
     name: as on the command line.
     memory_gib: what a program may use of its memory.
     peak_tflops: dense bfloat16 operations per second, in 1e12.
-    float32_share: rate of matrix products with float32 inputs, at JAX's
-      default precision, as a share of the peak.
+    float32_share: rate of matrix products of float32 in full precision, see
+      `core/platform.py`, as a share of the peak.
     layouts: number of chips -> physical layout; empty where any number goes.
     megacore: whether the two cores of a chip are one device.
   """
@@ -42,7 +42,7 @@ class Device:
   name: str
   memory_gib: float
   peak_tflops: float
-  float32_share: float = 1.0
+  float32_share: float = 1 / 6
   layouts: dict[int, str] = dataclasses.field(default_factory=dict)
   megacore: bool = False
 
@@ -57,8 +57,8 @@ class Device:
     return int(self.memory_gib * GIB)
 
 
-# JAX multiplies float32 by bfloat16 passes on TPUs and by TF32, half as fast as
-# bfloat16, on GPUs.
+# TPUs multiply float32 by six passes of bfloat16, GPUs outside of their matrix
+# units: 19.5 and 67 TFLOP/s by the vendor's data sheets.
 DEVICES = {
   device.name: device
   for device in (
@@ -66,9 +66,9 @@ DEVICES = {
     Device('v5e', 15.75, 197, layouts=_FLAT),
     Device('v5p', 95.74, 459, layouts=_DEEP, megacore=True),
     Device('v6e', 31.25, 918, layouts=_FLAT),
-    Device('a100', 79.2, 312, 0.5),
-    Device('h100', 79.2, 989, 0.5),
-    Device('h200', 139.7, 989, 0.5),
+    Device('a100', 79.2, 312, 19.5 / 312),
+    Device('h100', 79.2, 989, 67 / 989),
+    Device('h200', 139.7, 989, 67 / 989),
   )
 }
 

@@ -126,5 +126,8 @@ def compile_option(
   parts = memory.parts(option.run, mesh, views)
   if parts.held > device.memory:
     return FitResult(option, parts, None)
-  lowered = step_functions.lower_train_step(option.run, mesh, views)
+  # Simulated devices stand for GPUs, and all accelerators join views.
+  lowered = step_functions.lower_train_step(
+    option.run, mesh, views, join_views=True
+  )
   return FitResult(option, parts, memory.compile_program(lowered, mesh))

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 from flax import traverse_util
 
 from dsbs_jax import contract
@@ -48,6 +49,7 @@ def run_fingerprint(
     'data': prepared.fingerprint('train') if prepared else None,
     'seed': run.seed,
     'vocabulary': vocabulary.fingerprint,
+    'matmul_precision': jax.config.jax_default_matmul_precision,
   }
 
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from dsbs_jax.core import objective, partitioning, steps
+from dsbs_jax.core import objective, partitioning, platform, steps
 from dsbs_jax.core.t5 import network
 from dsbs_jax.data.batching import row_shapes
 from dsbs_jax.runs import checkpoints
@@ -97,6 +97,7 @@ class _Facts:
   chunk_tokens: int
   num_pairs: int
   skip_nonfinite: bool
+  join_views: bool
   rules: partitioning.Rules
   mesh: Mesh
 
@@ -118,7 +119,9 @@ def init_state(
   return _shared(_init_state, _facts(run, mesh))
 
 
-def train_step(run: train_config.TrainConfig, mesh: Mesh) -> jax.stages.Wrapped:
+def train_step(
+  run: train_config.TrainConfig, mesh: Mesh, *, join_views: bool | None = None
+) -> jax.stages.Wrapped:
   """The training step: (state, batch, key data) -> (state, metrics).
 
   The run's key is an argument, so that runs which differ in their seed alone
@@ -127,11 +130,17 @@ def train_step(run: train_config.TrainConfig, mesh: Mesh) -> jax.stages.Wrapped:
   Args:
     run: all settings.
     mesh: the devices.
+    join_views: as in `gradients.batch_value_and_grad`; None: as the mesh's
+      platform does.
   """
-  return _shared(_train_step, _facts(run, mesh))
+  return _shared(_train_step, _facts(run, mesh, join_views))
 
 
-def _facts(run: train_config.TrainConfig, mesh: Mesh) -> _Facts:
+def _facts(
+  run: train_config.TrainConfig, mesh: Mesh, join_views: bool | None = None
+) -> _Facts:
+  if join_views is None:
+    join_views = platform.joins_views(mesh.devices.flat[0].platform)
   return _Facts(
     model=run.model,
     objective=train_config.objective_of(run),
@@ -144,6 +153,7 @@ def _facts(run: train_config.TrainConfig, mesh: Mesh) -> _Facts:
     chunk_tokens=run.chunk_tokens,
     num_pairs=run.batch_size,
     skip_nonfinite=bool(run.max_nonfinite_steps),
+    join_views=join_views,
     rules=run.sharding_rules(),
     mesh=mesh,
   )
@@ -189,6 +199,7 @@ def _train_step(facts: _Facts) -> jax.stages.Wrapped:
       num_shards=partitioning.gradient_shards(facts.mesh, facts.rules),
       chunk_tokens=facts.chunk_tokens,
       num_pairs=facts.num_pairs,
+      join_views=facts.join_views,
     )
     if facts.skip_nonfinite:
       train_step = steps.skip_updates(train_step)
@@ -244,6 +255,8 @@ def lower_train_step(
   run: train_config.TrainConfig,
   mesh: Mesh,
   views: Mapping[str, row_shapes.Shape],
+  *,
+  join_views: bool | None = None,
 ) -> jax.stages.Lowered:
   """The train step for a mesh whose devices need not be there.
 
@@ -251,6 +264,7 @@ def lower_train_step(
     run: all settings.
     mesh: of real, simulated or compile-only devices.
     views: the shape of each view's row group, packed.
+    join_views: as in `train_step`.
 
   Returns:
     What `.compile()` turns into a program for the mesh's devices.
@@ -267,4 +281,5 @@ def lower_train_step(
   key_data = jax.eval_shape(
     lambda: jax.random.key_data(jax.random.key(run.seed))
   )
-  return train_step(run, mesh).lower(described.like, batch, key_data)
+  step = train_step(run, mesh, join_views=join_views)
+  return step.lower(described.like, batch, key_data)

@@ -203,8 +203,8 @@ def test_a_program_finds_the_memory_of_its_last_run(keep):
   assert usual < 100 if keep else usual > 10_000
 
 
-def accelerate(folder, *flags):
-  """What bench.accelerator prints of one batch of four pairs."""
+def save_workload(folder):
+  """One batch of four pairs."""
   arrays = {}
   for view in workload.VIEWS:
     rows = rows_of(16, 8, rows=4) | {
@@ -218,6 +218,12 @@ def accelerate(folder, *flags):
       arrays |= {f'{layout}/0/{view}/{key}': rows[key] for key in rows}
   path = folder / 'workload.npz'
   workload.Workload({'num_steps': 1, 'batch_size': 4}, arrays).save(path)
+  return path
+
+
+def accelerate(folder, *flags):
+  """What bench.accelerator prints."""
+  path = save_workload(folder)
   code = (
     'import sys; from bench import accelerator; accelerator.main();'
     "assert not {'tensorflow', 'seqio', 'grain'} & set(sys.modules)"
@@ -244,7 +250,10 @@ def test_the_accelerator_benchmark_runs_without_tensorflow(tmp_path):
   useful = 2 * flops.train(config, 16, 8, rows=4)
   rate = found['utilisation_useful'] * found['product_tflops'] * 1e12
   assert rate * found['seconds_per_step'] == pytest.approx(useful)
-  assert len(found['top_ten_milliseconds_per_step']) == 10
+  assert len(found['top_ten_milliseconds']) == 10
+  assert sum(found['kinds_milliseconds'].values()) == pytest.approx(
+    found['operations_milliseconds']
+  )
   assert 4 < found['loss'] < 6  # ln 128 = 4.9
 
 
@@ -254,3 +263,31 @@ def test_the_accelerator_benchmark_decodes_to_the_limit(tmp_path):
   assert found['tokens_per_run'] == 18
   seconds = found['tokens_per_run'] / found['tokens_per_second']
   assert seconds == pytest.approx(found['seconds_per_step'])
+
+
+@pytest.mark.long
+def test_the_accelerator_check_keeps_what_it_has(tmp_path):
+  """On a CPU, with small models; a configuration that cannot run is told."""
+  done = subprocess.run(
+    [
+      *(sys.executable, '-m', 'bench.accelerator_check'),
+      f'--inputs={save_workload(tmp_path)}',
+      f'--out={tmp_path}',
+      *('--model=tiny', '--steps=1', '--product_size=128'),
+      *('--parts=parity,train,decode,choices,peers', '--peer_device=nowhere'),
+      *('--only', 'base', 'base, 32 rows', 'base, attention of cuDNN'),
+    ],
+    cwd=REPOSITORY,
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stderr
+  found = json.loads((tmp_path / 'accelerator.json').read_text())
+  assert found['base']['pairs_per_second'] > 0
+  assert found['base']['compiled_bytes'] > 1 << 20
+  assert found['base, 32 rows']['tokens_per_run'] == 32 * 64
+  assert 'failed' in found['base, attention of cuDNN']  # no such device
+  assert 'failed' in found['transformers, base, 32 rows']
+  assert found['parity']['float32, views joined']['loss'] < 2e-5
+  table = (tmp_path / 'accelerator.md').read_text()
+  assert table.count('\n| base') == 2

@@ -5,6 +5,7 @@ import json
 import pathlib
 import types
 
+import jax
 import pytest
 
 from dsbs_jax.data import vocabularies
@@ -73,6 +74,12 @@ def test_what_makes_another_run_is_refused(settings, finished, binding, named):
   changed = settings(finished, binding)
   with pytest.raises(ValueError, match=f'other settings: {named}'):
     loop.train(changed)
+
+
+def test_another_precision_makes_another_run(settings, one_step):
+  with jax.default_matmul_precision('tensorfloat32'):
+    with pytest.raises(ValueError, match="matmul_precision: None -> 'tensorf"):
+      loop.train(settings(one_step, 'TRAIN_STEPS = 1'))
 
 
 def test_facts_of_older_runs_are_understood():

@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: Apache-2.0
+"""python -m bench.accelerator_check: what an accelerator does, in nine minutes.
+
+Runs on one GPU or TPU with jax, flax, optax and numpy: no network, no
+TensorFlow, no vocabulary. Inputs are batches of `python -m bench.batches`, of
+fewer and of more pairs. Each configuration is a process of its own
+(`bench.accelerator`), so that its peak memory is its own; all compile at the
+same time, then each measures alone.
+
+What was measured is written after every configuration, as JSON and as a table,
+so that a check that is stopped keeps what it has.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+
+from bench import worker
+
+# Part -> name of a configuration -> flags of `bench.accelerator`. MORE stands
+# for the batches of more pairs.
+_MORE = '--workload=MORE'
+_PEER_RUNS = 4  # the first of which warms up
+_COMPILING = 0.6  # share of the time that is left
+PARTS = {
+  'train': {
+    'base': ('--model=base',),
+    'base, more pairs': ('--model=base', _MORE),
+    'small': ('--model=small',),
+    'large': ('--model=large',),
+    'large, scanned, remat': (
+      '--model=large',
+      '--scan_layers',
+      '--remat=full',
+    ),
+  },
+  'decode': {
+    f'{model}, {rows} rows': (f'--model={model}', f'--decode_rows={rows}')
+    for model in ('base', 'small', 'large')
+    for rows in (1, 32, 256)
+  },
+  'float32': {
+    'base, float32': ('--model=base', '--dtype=float32'),
+    'base, float32 as TF32': (
+      '--model=base',
+      '--dtype=float32',
+      '--precision=default',
+    ),
+  },
+  'choices': {
+    'base, views apart': ('--model=base', '--join_views=0'),
+    'base, attention of cuDNN': ('--model=base', '--attention=cudnn'),
+    'base, attention written out': ('--model=base', '--attention=written_out'),
+    'base, more pairs, attention of cuDNN': (
+      '--model=base',
+      '--attention=cudnn',
+      _MORE,
+    ),
+    'base, both views in the same rows': ('--model=base', '--layout=mixed'),
+    'base, products of cuBLAS only': (
+      '--model=base',
+      '--xla_flags=--xla_gpu_enable_triton_gemm=false',
+    ),
+  },
+}
+# Greedy decoding by transformers on the same device, where it is installed.
+PEERS = {f'transformers, base, {rows} rows': rows for rows in (1, 32, 256)}
+_COLUMNS = (
+  ('ms per run', 'seconds_per_step', 1e3, '.2f'),
+  ('pairs/s', 'pairs_per_second', 1, ',.0f'),
+  ('tokens/s', 'tokens_per_second', 1, ',.0f'),
+  ('useful share', 'utilisation_useful', 100, '.1f'),
+  ('with padding', 'utilisation_with_padding', 100, '.1f'),
+  ('10,000 steps, min', 'minutes_for_10000_steps', 1, '.1f'),
+  ('peak GiB', 'peak_bytes', 2**-30, '.2f'),
+  ('planned GiB', 'compiled_bytes', 2**-30, '.2f'),
+  ('compiling, s', 'compile_seconds', 1, '.0f'),
+)
+
+
+def main() -> None:
+  arguments = parse()
+  names = arguments.parts.split(',')
+  deadline = time.monotonic() + arguments.minutes * 60
+  check = Check(arguments, deadline)
+  parity = check.start_parity() if 'parity' in names else None
+  wanted = {
+    name: flags
+    for part in names
+    if part in PARTS
+    for name, flags in PARTS[part].items()
+  }
+  if arguments.only:
+    wanted = {n: f for n, f in wanted.items() if n in arguments.only}
+  check.measure(wanted)
+  if parity:
+    check.collect('parity', parity)
+  if 'peers' in names:
+    for name, rows in PEERS.items():
+      check.peer(name, rows)
+  print(check.table())
+
+
+def parse() -> argparse.Namespace:
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument(
+    '--inputs', type=pathlib.Path, required=True, help='Batches of 64 pairs.'
+  )
+  parser.add_argument('--more', type=pathlib.Path, help='Batches of 256.')
+  parser.add_argument('--out', type=pathlib.Path, default='runs/accelerator')
+  parser.add_argument(
+    '--parts',
+    default=','.join(('parity', *PARTS, 'peers')),
+    help='Those to run.',
+  )
+  parser.add_argument('--only', nargs='*', help='Configurations, by name.')
+  parser.add_argument(
+    '--minutes', type=float, default=9, help='What is not done then is left.'
+  )
+  parser.add_argument(
+    '--model', help='In place of every model, such as tiny on a CPU.'
+  )
+  parser.add_argument('--steps', type=int, default=200)
+  parser.add_argument('--product_size', type=int, default=8192)
+  parser.add_argument('--peer_device', default='cuda', help="transformers'.")
+  parser.add_argument(
+    '--at_once', type=int, default=8, help='Processes that compile together.'
+  )
+  return parser.parse_args()
+
+
+@dataclasses.dataclass
+class Check:
+  """One check: its flags, its end, and what was measured."""
+
+  arguments: argparse.Namespace
+  deadline: float
+  found: dict[str, dict] = dataclasses.field(default_factory=dict)
+
+  def start_parity(self) -> subprocess.Popen:
+    """How near the device comes to recordings of torch, meanwhile."""
+    return subprocess.Popen(
+      [sys.executable, '-m', 'bench.parity'],
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      text=True,
+      env=_environment(),
+    )
+
+  def measure(self, wanted: Mapping[str, Sequence[str]]) -> None:
+    """Compiles some configurations at once, then measures each alone."""
+    names = list(wanted)
+    for start in range(0, len(names), self.arguments.at_once):
+      group = names[start : start + self.arguments.at_once]
+      with tempfile.TemporaryDirectory() as folder:
+        marks = {
+          name: pathlib.Path(folder) / str(i) for i, name in enumerate(group)
+        }
+        running = {
+          name: self._start(wanted[name], marks[name]) for name in group
+        }
+        # The rest of the time is for measuring; what compiles still is left.
+        compile_until = time.monotonic() + _COMPILING * self._left()
+        while time.monotonic() < compile_until and not all(
+          marks[name].exists() or process.poll() is not None
+          for name, process in running.items()
+        ):
+          time.sleep(0.2)
+        for name, process in running.items():
+          if not marks[name].exists():
+            process.kill()
+          self.collect(name, process)
+
+  def collect(self, name: str, process: subprocess.Popen) -> None:
+    """Lets a process measure, and takes in its figures."""
+    try:
+      output, _ = process.communicate('\n', timeout=self._left())
+    except subprocess.TimeoutExpired:
+      process.kill()
+      output, _ = process.communicate()
+    self._keep(name, process.returncode, output)
+
+  def peer(self, name: str, rows: int) -> None:
+    """Times what transformers does on this device."""
+    arguments = self.arguments
+    flags = [
+      f'--workload={arguments.inputs}',
+      f'--model={arguments.model or "base"}',
+      f'--device={arguments.peer_device}',
+      '--dtype=bfloat16',
+      '--decode_len=64',
+      f'--decode_rows={rows}',
+    ]
+    try:
+      with contextlib.closing(worker.Worker('bench.original', *flags)) as peer:
+        runs = [peer.ask(str(number)) for number in range(_PEER_RUNS)][1:]
+    except worker.Failed as error:
+      self._keep(name, str(error), '')
+      return
+    seconds = statistics.median(run['seconds'] for run in runs)
+    figures = {
+      'seconds_per_step': seconds,
+      'tokens_per_second': runs[-1]['tokens'] / seconds,
+    }
+    self._keep(name, 0, json.dumps(figures))
+
+  def table(self) -> str:
+    """What was measured, as Markdown."""
+    lines = [
+      '| configuration | ' + ' | '.join(c[0] for c in _COLUMNS) + ' |',
+      '|---' * (len(_COLUMNS) + 1) + '|',
+    ]
+    lines += [
+      f'| {name} | ' + ' | '.join(_cells(figures)) + ' |'
+      for name, figures in self.found.items()
+      if 'seconds_per_step' in figures
+    ]
+    return '\n'.join(lines)
+
+  def _start(
+    self, flags: Sequence[str], mark: pathlib.Path
+  ) -> subprocess.Popen:
+    given = dict(
+      flag.lstrip('-').split('=', 1) for flag in flags if '=' in flag
+    )
+    given.setdefault('workload', str(self.arguments.inputs))
+    if given['workload'] == 'MORE':
+      given['workload'] = str(self.arguments.more or self.arguments.inputs)
+    xla_flags = given.pop('xla_flags', '')
+    if self.arguments.model:
+      given['model'] = self.arguments.model
+    if 'decode_rows' in given:
+      given['steps'] = '10'
+    given.setdefault('steps', str(self.arguments.steps))
+    given['product_size'] = str(self.arguments.product_size)
+    switches = [flag for flag in flags if '=' not in flag]
+    return subprocess.Popen(
+      [
+        *(
+          sys.executable,
+          '-m',
+          'bench.accelerator',
+          f'--wait={mark}',
+          *switches,
+        ),
+        *(f'--{name}={value}' for name, value in given.items()),
+      ],
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      text=True,
+      env=_environment(xla_flags),
+    )
+
+  def _left(self) -> float:
+    """Seconds until the deadline."""
+    return max(self.deadline - time.monotonic(), 1)
+
+  def _keep(self, name: str, status: object, output: str) -> None:
+    """Takes in a process's JSON, and writes all that is there so far."""
+    try:
+      self.found[name] = json.loads(output)
+    except ValueError:
+      self.found[name] = {'failed': f'status {status}'}
+    folder = self.arguments.out
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / 'accelerator.json').write_text(json.dumps(self.found, indent=1))
+    (folder / 'accelerator.md').write_text(self.table() + '\n')
+    print(f'{name}: {"".join(_cells(self.found[name])).strip()}', flush=True)
+
+
+def _environment(xla_flags: str = '') -> dict[str, str]:
+  """Of a process that shares the device with others."""
+  flags = f'{os.environ.get("XLA_FLAGS", "")} {xla_flags}'.strip()
+  return os.environ | {
+    'XLA_FLAGS': flags,
+    'XLA_PYTHON_CLIENT_PREALLOCATE': 'false',
+  }
+
+
+def _cells(figures: Mapping[str, float]) -> Iterator[str]:
+  for _, name, factor, how in _COLUMNS:
+    value = figures.get(name)
+    yield '' if value is None else format(value * factor, how)
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Labels and rationales of a batch as one row group: one pass, not two.
+
+The views of a packed batch differ in their lengths only, and outside of
+attention nothing has a length where padding is left out (`unpadding`). So both
+may pass through the network together: half of the products, each with twice the
+rows, half of the program to compile. The loss needs to know nothing of it,
+since each target has its own weight (`gradients`).
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from dsbs_jax import contract
+from dsbs_jax.core import unpadding
+
+Rows = dict[str, jax.Array]
+
+_INDICES = {
+  unpadding.ENCODER_TOKEN_INDEX: 'encoder_input_tokens',
+  unpadding.DECODER_TOKEN_INDEX: 'decoder_target_tokens',
+}
+
+
+def can_join(batch: dict[str, Rows]) -> bool:
+  """Whether a batch has both views, packed and with indices of its tokens."""
+  pair = contract.LABEL_VIEW, contract.RATIONALE_VIEW
+  return set(batch) == set(pair) and all(
+    name in rows for rows in batch.values() for name in _INDICES
+  )
+
+
+def join(
+  first: tuple[Rows, jax.Array], second: tuple[Rows, jax.Array]
+) -> tuple[Rows, jax.Array]:
+  """Two packed row groups, and the dropout keys of their rows, as one.
+
+  Args:
+    first: b1 rows of S1 source and T1 target tokens in C cells; keys [b1].
+    second: b2 rows of S2 and T2 tokens in as many cells, with the same names
+      of arrays; keys [b2].
+
+  Returns:
+    b1 + b2 rows of max(S1, S2) and max(T1, T2) tokens: in each cell first those
+    of the first group, then those of the second, and its slots likewise. The
+    keys in that order.
+  """
+  rows, keys = zip(first, second, strict=True)
+  num_cells = len(rows[0][unpadding.ENCODER_TOKEN_INDEX])
+  joined = {
+    name: _join_indices(
+      [(group[name], group[_INDICES[name]]) for group in rows]
+    )
+    if name in _INDICES
+    else _join_rows([group[name] for group in rows], num_cells)
+    for name in rows[0]
+  }
+  return joined, _join_rows(keys, num_cells)
+
+
+def _join_rows(groups: Sequence[jax.Array], num_cells: int) -> jax.Array:
+  """[b1, L1] and [b2, L2] -> [b1 + b2, max(L1, L2)]; keys [b] likewise.
+
+  The rows of a cell stay neighbours, and so stay on their device.
+  """
+  if groups[0].ndim == 2:
+    length = max(group.shape[1] for group in groups)
+    groups = [
+      jnp.pad(group, ((0, 0), (0, length - group.shape[1]))) for group in groups
+    ]
+  cells = [group.reshape(num_cells, -1, *group.shape[1:]) for group in groups]
+  joined = jnp.concatenate(cells, axis=1)
+  return joined.reshape(-1, *joined.shape[2:])
+
+
+def _join_indices(groups: Sequence[tuple[jax.Array, jax.Array]]) -> jax.Array:
+  """Token indices [C, n1] and [C, n2] of rows -> [C, n1 + n2] of joined rows.
+
+  Each comes with an array of its rows, [b, L]. See `unpadding.Unpadding`.
+  """
+  num_cells = len(groups[0][0])
+  length = max(rows.shape[1] for _, rows in groups)
+  end = sum(len(rows) for _, rows in groups) // num_cells * length
+  joined, offset = [], 0
+  for index, rows in groups:
+    row, position = jnp.divmod(index, rows.shape[1])
+    num_rows = len(rows) // num_cells
+    moved = (offset + row) * length + position
+    joined.append(jnp.where(row < num_rows, moved, end))
+    offset += num_rows
+  return jnp.concatenate(joined, axis=1)

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Views that pass through the network together give the step of views apart."""
+
+import dataclasses
+
+import pytest
+
+from dsbs_jax.contract import LABEL_ID, RATIONALE_ID
+from dsbs_jax.core import joined_views
+from tests.core import test_steps, test_unpadding
+
+DROPPING = dataclasses.replace(test_steps.CONFIG, dropout_rate=0.2)
+
+
+def make_batch(shards=1, parts=1, *, label_length=9):
+  """Twice as many rows of labels, with other lengths than rationales have."""
+  label = test_steps.make_rows(0, longest=4, term=LABEL_ID, length=label_length)
+  rationale = test_steps.make_rows(
+    1, longest=11, term=RATIONALE_ID, num_rows=4, length=11
+  )
+  return test_unpadding.with_token_index(
+    {'label': label, 'rationale': rationale}, shards, parts
+  )
+
+
+def steps_of(batch, config=test_steps.CONFIG, **options):
+  """(state, metrics) of a step with views apart, and with joined ones."""
+  return [
+    test_steps.jitted_step(config, join_views=join_views, **options)(
+      test_steps.fresh_state(), batch
+    )
+    for join_views in (False, True)
+  ]
+
+
+def check(apart, joined):
+  test_steps.assert_trees_close(joined[1], apart[1])
+  test_steps.assert_steps_agree(joined[0], apart[0])
+
+
+@pytest.mark.parametrize(
+  ('cells', 'options'),
+  [
+    ((1, 1), {}),
+    ((2, 1), {}),  # parameters are sharded, so gradients are not added up
+    ((2, 2), {'num_microbatches': 2, 'num_shards': 2}),
+  ],
+)
+def test_joined_views_give_the_step_of_views_apart(cells, options):
+  check(*steps_of(make_batch(*cells), **options))
+
+
+def test_rows_keep_their_dropout_masks():
+  """Of the same lengths; the masks of keys depend on the number of keys."""
+  check(*steps_of(make_batch(label_length=11), DROPPING))
+
+
+def test_where_one_term_has_no_weight_nothing_is_joined():
+  """alpha = 1 has the masks of standard finetuning, whatever the lengths."""
+  apart, joined = steps_of(make_batch(), DROPPING, alpha=1.0)
+  test_steps.assert_trees_close(joined, apart, rtol=0)
+  other = steps_of(make_batch(), DROPPING, alpha=0.3)
+  assert abs(other[0][1]['loss'] - other[1][1]['loss']) > 1e-4  # other masks
+
+
+def test_only_pairs_without_their_padding_are_joined():
+  pair = make_batch()
+  assert joined_views.can_join(pair)
+  assert not joined_views.can_join({'label': pair['label']})
+  assert not joined_views.can_join(test_steps.make_batch())
