@@ -76,10 +76,10 @@ def test_what_makes_another_run_is_refused(settings, finished, binding, named):
     loop.train(changed)
 
 
-def test_another_precision_makes_another_run(settings, one_step):
+def test_another_precision_makes_another_run(settings, finished):
   with jax.default_matmul_precision('tensorfloat32'):
     with pytest.raises(ValueError, match="matmul_precision: None -> 'tensorf"):
-      loop.train(settings(one_step, 'TRAIN_STEPS = 1'))
+      loop.train(settings(finished))
 
 
 def test_facts_of_older_runs_are_understood():
