@@ -121,7 +121,7 @@ def outputs(folder: pathlib.Path, dtype: str) -> dict[str, float]:
   config = hf_checkpoint.config_from_hf(folder)
   config = dataclasses.replace(config, dtype=dtype)
   params = hf_checkpoint.load_params(folder, config)
-  recorded = np.load(folder / 'forward.npz')
+  recorded = np.load(folder / 'forward.npz', allow_pickle=False)
   labels = recorded['small_labels']
   rows = {
     'encoder_input_tokens': recorded['small_input_ids']
