@@ -55,6 +55,7 @@ import jax.numpy as jnp
 
 from dsbs_jax import contract
 from dsbs_jax.core import (
+  batch_parts,
   dropout,
   joined_views,
   mutual_information,
@@ -129,29 +130,26 @@ def batch_value_and_grad(
   for view, rows in _batch_views(batch):
     view_key = jax.random.fold_in(dropout_key, _VIEW_KEYS[view])
     keys = dropout.row_keys(view_key, len(rows['decoder_target_tokens']))
-    parts[view] = _cut(
+    parts[view] = batch_parts.cut(
       (rows, keys), view, num_parts=num_microbatches, num_shards=num_shards
     )
   if (
     join_views and 0.0 < distillation.alpha < 1.0 and not distillation.mi_weight
   ):
-    parts = _join(parts)
-  add_over_parts = functools.partial(_add_over_parts, num_shards=num_shards)
+    parts = joined_views.join_parts(parts)
 
   logits_losses = {}
   if distillation.mi_weight:
-    count = mutual_information.count_pairs(batch)
-
-    # A pair's label lies in exactly one part, and the others hold zeros for it.
-    # The keys, and so the masks, are those of the label's loss.
-    def label_probabilities(rows, keys):
-      logits = network.apply(params, config, rows, dropout_key=keys)
-      pair_ids = rows[mutual_information.PAIR_IDS]
-      return mutual_information.pool(logits, pair_ids, num_pairs=num_pairs)
-
-    labels = add_over_parts(label_probabilities, parts[contract.LABEL_VIEW])
+    count = mutual_information.count_pairs(batch)  # refuses what is no pair
+    labels = _label_probabilities(
+      params,
+      config,
+      parts[contract.LABEL_VIEW],
+      num_shards=num_shards,
+      num_pairs=num_pairs,
+    )
     logits_losses = _mutual_information_losses(
-      _sum_shards(labels, num_shards),
+      labels,
       weight=distillation.mi_weight,
       count=count,
     )
@@ -169,26 +167,13 @@ def batch_value_and_grad(
       ),
       has_aux=True,
     )
-    total = add_over_parts(
+    total = batch_parts.add_up(
       lambda rows, keys, of=value_and_grad: of(params, rows, dropout_key=keys),
       parts[view],
+      num_shards=num_shards,
       total=total,
     )
-  return _sum_shards(total, num_shards)
-
-
-def _join(parts: dict[str, tuple[Rows, Array]]) -> dict[str, Any]:
-  """The parts of both views as those of one, where `joined_views` can."""
-  if not joined_views.can_join(
-    {view: rows for view, (rows, _) in parts.items()}
-  ):
-    return parts
-  join = joined_views.join
-  # Over the parts and, where there are several, over their shards.
-  for _ in range(parts[contract.LABEL_VIEW][1].ndim - 1):
-    join = jax.vmap(join)
-  label, rationale = parts[contract.LABEL_VIEW], parts[contract.RATIONALE_VIEW]
-  return {contract.MIXTURE_VIEW: join(label, rationale)}
+  return batch_parts.sum_shards(total, num_shards)
 
 
 def _batch_views(batch: Batch) -> list[tuple[str, Rows]]:
@@ -237,6 +222,29 @@ def _view_loss(
   )
 
 
+def _label_probabilities(
+  params: Params,
+  config: network.T5Config,
+  parts: tuple[Rows, Array],
+  *,
+  num_shards: int,
+  num_pairs: int,
+) -> Array:
+  """The probabilities of all labels of the batch, [pairs, V].
+
+  A pair's label lies in exactly one part, and the others hold zeros for it. The
+  keys, and so the masks, are those of the label's loss.
+  """
+
+  def pooled(rows, keys):
+    logits = network.apply(params, config, rows, dropout_key=keys)
+    pair_ids = rows[mutual_information.PAIR_IDS]
+    return mutual_information.pool(logits, pair_ids, num_pairs=num_pairs)
+
+  total = batch_parts.add_up(pooled, parts, num_shards=num_shards)
+  return batch_parts.sum_shards(total, num_shards)
+
+
 def _mutual_information_losses(
   labels: Array, *, weight: float, count: Array
 ) -> dict[str, LogitsLoss]:
@@ -260,65 +268,3 @@ def _mutual_information_losses(
     contract.LABEL_VIEW: label_loss,
     contract.RATIONALE_VIEW: rationale_loss,
   }
-
-
-def _cut(tree: Any, view: str, *, num_parts: int, num_shards: int) -> Any:
-  """Cuts arrays [B, ...] into [num_parts, num_shards, B / both, ...].
-
-  Part i has every num_parts-th row of each shard's block. So do token indices,
-  [C, n], whose cells are ordered by shard, then by part. With one shard there
-  is no shard axis.
-  """
-  for array in jax.tree.leaves(tree):
-    if len(array) % (num_shards * num_parts):
-      raise ValueError(
-        f'view {view!r} has {len(array)} rows or cells, which {num_parts}'
-        f' microbatches of {num_shards} data shards do not divide. Change one'
-        ' of the two.'
-      )
-
-  def cut(array):
-    # [num_shards, B / both, num_parts, ...] -> [num_parts, num_shards, ...]
-    dealt = array.reshape(num_shards, -1, num_parts, *array.shape[1:])
-    dealt = jnp.moveaxis(dealt, 2, 0)
-    return dealt if num_shards > 1 else dealt[:, 0]
-
-  return jax.tree.map(cut, tree)
-
-
-def _add_over_parts(
-  function: Callable[[Rows, Array], Any],
-  parts: tuple[Rows, Array],
-  *,
-  num_shards: int,
-  total: Any = None,
-) -> Any:
-  """Adds function(rows, keys) of each part to the total; None starts from 0.
-
-  Parts are [num_parts, (num_shards,) b, ...], and the total has the shard axis.
-  """
-  if num_shards > 1:
-    function = jax.vmap(function)
-  first = jax.tree.map(lambda array: array[0], parts)
-  if len(jax.tree.leaves(parts)[0]) == 1:
-    only = function(*first)
-    return only if total is None else _add(total, only)
-  if total is None:
-    shapes = jax.eval_shape(function, *first)
-    total = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-
-  def visit(total, part):
-    return _add(total, function(*part)), None
-
-  return jax.lax.scan(visit, total, parts)[0]
-
-
-def _sum_shards(total: Any, num_shards: int) -> Any:
-  """[num_shards, ...] -> [...]; one shard has no shard axis."""
-  if num_shards == 1:
-    return total
-  return jax.tree.map(lambda array: jnp.sum(array, axis=0), total)
-
-
-def _add(left: Any, right: Any) -> Any:
-  return jax.tree.map(jnp.add, left, right)

@@ -32,6 +32,24 @@ def can_join(batch: dict[str, Rows]) -> bool:
   )
 
 
+def join_parts(
+  parts: dict[str, tuple[Rows, jax.Array]],
+) -> dict[str, tuple[Rows, jax.Array]]:
+  """The parts of both views as those of one; unchanged where they cannot be.
+
+  Args:
+    parts: view -> (rows, dropout keys of the rows), each array with leading
+      axes for microbatches and, where there are several, data shards.
+  """
+  if not can_join({view: rows for view, (rows, _) in parts.items()}):
+    return parts
+  label, rationale = parts[contract.LABEL_VIEW], parts[contract.RATIONALE_VIEW]
+  both = join
+  for _ in label[1].shape[:-1]:
+    both = jax.vmap(both)
+  return {contract.MIXTURE_VIEW: both(label, rationale)}
+
+
 def join(
   first: tuple[Rows, jax.Array], second: tuple[Rows, jax.Array]
 ) -> tuple[Rows, jax.Array]:

@@ -8,7 +8,7 @@ there (docs/performance.md; `python -m bench.suite --sections choices`):
 
   dot_product_attention   gradient written out, fewer passes over pairs: 0.58
   norm.rms_norm           gradient written out, sums as products: 0.82
-  attention.logits_dense  gradient that copies the hidden states, 1 MB, and not
+  logits_dense            gradient that copies the hidden states, 1 MB, and not
                           the logits' gradient, 100 MB: 0.95 of a whole step
   decoding.argmax         in two stages: 0.06
 

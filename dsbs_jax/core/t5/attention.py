@@ -5,7 +5,6 @@ T5's attention has no bias vectors and does not divide the scores by sqrt(K):
 the query's initial values carry that factor. Letters: see contract.py.
 """
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -161,81 +160,6 @@ def dense(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
     precision=platform.precision(inputs.dtype),
   )
   return flat.reshape(*inputs.shape[:-1], kernel.shape[-1])
-
-
-def logits_dense(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
-  """[..., D] x [D, V] -> [..., V] float32, in two forms: see `platform`.
-
-  Factors have the dtype of the inputs, in the gradient too; products are added
-  up in float32.
-
-  Args:
-    inputs: [..., D] in the activation dtype.
-    kernel: [D, V] float32.
-  """
-  return platform.choose(
-    inputs, kernel, cpu=logits_dense_for_cpu, others=plain_logits_dense
-  )
-
-
-def _product(left: jax.Array, right: jax.Array) -> jax.Array:
-  """A product of matrices of one dtype, float32."""
-  return jnp.matmul(
-    left,
-    right,
-    precision=platform.precision(left.dtype),
-    preferred_element_type=jnp.float32,
-  )
-
-
-def _logits_dense_forward(inputs, kernel):
-  flat = inputs.reshape(-1, inputs.shape[-1])
-  logits = _product(flat, kernel.astype(inputs.dtype))
-  return logits.reshape(*inputs.shape[:-1], -1), (inputs, kernel)
-
-
-def _logits_dense_backward(residuals, gradient, *, copy):
-  inputs, kernel = residuals
-  flat = inputs.reshape(-1, inputs.shape[-1])
-  gradient = gradient.reshape(-1, gradient.shape[-1]).astype(inputs.dtype)
-  transposed = flat.T
-  if copy:  # without the barrier XLA would merge it into the product
-    transposed = jax.lax.optimization_barrier(transposed)
-  inputs_gradient = _product(gradient, kernel.astype(inputs.dtype).T)
-  return (
-    inputs_gradient.reshape(inputs.shape).astype(inputs.dtype),
-    _product(transposed, gradient),
-  )
-
-
-@jax.custom_vjp
-def plain_logits_dense(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
-  """`logits_dense` as its formula says.
-
-  JAX would multiply a float32 gradient by bfloat16 factors, which accelerators
-  do at the speed of float32.
-  """
-  return _logits_dense_forward(inputs, kernel)[0]
-
-
-@jax.custom_vjp
-def logits_dense_for_cpu(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
-  """`logits_dense` whose kernel's gradient takes a copy of the inputs.
-
-  Transposed. Without it, XLA's CPU backend copies the other factor, the
-  gradient of all logits, of 100 MB.
-  """
-  return _logits_dense_forward(inputs, kernel)[0]
-
-
-plain_logits_dense.defvjp(
-  _logits_dense_forward,
-  functools.partial(_logits_dense_backward, copy=False),
-)
-logits_dense_for_cpu.defvjp(
-  _logits_dense_forward,
-  functools.partial(_logits_dense_backward, copy=True),
-)
 
 
 def split_heads(joined: jax.Array, num_heads: int) -> jax.Array:

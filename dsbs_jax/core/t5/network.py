@@ -8,7 +8,7 @@ Row groups and dimension letters: see contract.py.
 
 import jax
 
-from dsbs_jax.core import dropout, unpadding
+from dsbs_jax.core import dropout, logits_dense, unpadding
 from dsbs_jax.core.t5 import attention, parameters, stacks
 from dsbs_jax.core.t5 import config as config_lib
 
@@ -155,7 +155,7 @@ def logits(params: dict, config: T5Config, hidden: jax.Array) -> jax.Array:
     hidden = hidden * config.emb_dim**-0.5
   else:
     kernel = params['decoder']['logits_dense']['kernel']
-  return attention.logits_dense(hidden, kernel)
+  return logits_dense.logits_dense(hidden, kernel)
 
 
 def logits_params(params: dict, config: T5Config) -> dict:

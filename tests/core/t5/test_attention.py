@@ -259,33 +259,3 @@ def test_dropped_probabilities_are_left_out_of_the_sum():
   context = np.einsum('BHTS,BSHK->BTHK', probabilities, value)
   expected = context.reshape(2, 5, 9) @ np.asarray(params['out']['kernel'])
   np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-  ('dtype', 'tolerance'), [('float32', 1e-5), ('bfloat16', 2e-2)]
-)
-@pytest.mark.parametrize(
-  'project', [attention.plain_logits_dense, attention.logits_dense_for_cpu]
-)
-def test_the_projection_to_the_vocabulary_has_the_gradient_of_a_product(
-  project, dtype, tolerance
-):
-  rng = np.random.default_rng(0)
-  inputs = jnp.asarray(rng.normal(size=(3, 5, 8)), dtype)
-  kernel = jnp.asarray(rng.normal(size=(8, 40)), jnp.float32)
-  weights = jnp.asarray(rng.normal(size=(3, 5, 40)), jnp.float32)
-
-  def total(project):
-    return lambda *factors: jnp.sum(weights * project(*factors))
-
-  logits = project(inputs, kernel)
-  assert logits.dtype == jnp.float32
-  found = jax.grad(total(project), (0, 1))(inputs, kernel)
-  assert [array.dtype for array in found] == [inputs.dtype, jnp.float32]
-  exact = inputs.astype(jnp.float32), kernel
-  wanted = jax.grad(total(attention.dense), (0, 1))(*exact)
-  for ours, best in zip(
-    (logits, *found), (attention.dense(*exact), *wanted), strict=True
-  ):
-    off = np.linalg.norm(ours.astype(jnp.float32) - best)
-    assert off <= tolerance * np.linalg.norm(best)
