@@ -9,6 +9,7 @@ EXTRACT = ['httpx2', 'openai>=3']
 SERVE = ['aiohttp', 'prometheus_client']
 TEST = [
   'hypothesis',
+  'psutil',
   'pytest',
   'pytest-timeout',
   'pytest-xdist',

@@ -119,6 +119,8 @@ class Stub:
     return self
 
   def __exit__(self, *_):
+    if isinstance(self.predict, Gate):
+      self.predict.open.set()  # where a test failed before it did
     self.loop.call_soon_threadsafe(self._stop.set)
     self.thread.join(_HANG_SECONDS)
     assert not self.thread.is_alive()

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """25 times SIGKILL, at random moments of one run: nothing is lost.
 
-Nor is it by two processes in one folder, or a kill after a polite signal. Half of the moments are drawn from the whole life of a process, the others from
-evaluations and saves, which are too short to be met by chance. Where each kill
-fell is read off what it left. `pytest -m long -s` prints the figures.
+Nor is it by two processes in one folder, or a kill after a polite signal. Half
+of the moments are drawn from the CPU time of a process, which a busy machine
+does not change much, the others from evaluations and saves, which are too short
+to be met by chance. Where each kill fell is read off what it left.
+`pytest -m long -s` prints the figures.
 """
 
 import json
@@ -17,6 +19,7 @@ import time
 
 import jax
 import numpy as np
+import psutil
 import pytest
 
 from dsbs_jax.core import steps
@@ -32,7 +35,8 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 FILES = ('gin/train.gin', 'gin/models/nano.gin', 'gin/benchmarks/parcels.gin')
 VOCABULARY = str(hf_folders.BUNDLED / 'spiece.model')
 NUM_KILLS = 25
-TRAIN_STEPS, EVAL_PERIOD = 250, 10
+# No kill lets more than two periods pass, so that 25 fit in.
+TRAIN_STEPS, EVAL_PERIOD = 600, 10
 BINDINGS = (
   f'TRAIN_STEPS = {TRAIN_STEPS}',
   f'EVAL_PERIOD = {EVAL_PERIOD}',
@@ -151,14 +155,31 @@ def _wait(process, condition):
     time.sleep(0.003)
 
 
+def _cpu_seconds(process) -> float:
+  """What a process has used so far, 0 once it has ended."""
+  try:
+    times = psutil.Process(process.pid).cpu_times()
+  except psutil.NoSuchProcess:
+    return 0.0
+  return times.user + times.system
+
+
 def _kill(process, run, aim, draw, start_up):
-  """Kills a process at a moment drawn for the aim; returns whether it lived."""
+  """Kills a process at a moment drawn for the aim; returns whether it lived.
+
+  Args:
+    process: it, just started.
+    run: the run that it trains.
+    aim: 'any', 'save' or 'evaluation'.
+    draw: the random numbers.
+    start_up: CPU seconds until the first step.
+  """
+  before = run.saved()
   if aim == 'any':
-    deadline = time.monotonic() + draw.uniform(0, 1.5 * start_up)
-    _wait(process, lambda: time.monotonic() >= deadline)
+    used, most = draw.uniform(0, 1.5 * start_up), before + 2 * EVAL_PERIOD
+    _wait(process, lambda: _cpu_seconds(process) >= used or run.saved() >= most)
   else:
     # After one more save, so that the run gets on.
-    before = run.saved()
     _wait(process, lambda: run.saved() > before and not run.saving())
     if aim == 'save':
       _wait(process, run.saving)
@@ -199,7 +220,7 @@ def test_25_kills_change_nothing(tmp_path):
   began = time.monotonic()
   process = unbroken.start()
   _wait(process, lambda: FIRST_STEP in unbroken.said())
-  start_up = time.monotonic() - began
+  start_up = _cpu_seconds(process)
   assert process.wait(timeout=1800) == 0, unbroken.said()
   whole = time.monotonic() - began
 
@@ -220,7 +241,7 @@ def test_25_kills_change_nothing(tmp_path):
   print(
     f'\nseed {seed}: {len(fell)} kills: {counts}; steps redone: {sum(redone)} of'
     f' {TRAIN_STEPS}, at most {max(redone)} per kill (a checkpoint every'
-    f' {EVAL_PERIOD}); unbroken {whole:.0f} s, of which start-up {start_up:.1f};'
+    f' {EVAL_PERIOD}); unbroken {whole:.0f} s, start-up {start_up:.1f} CPU s;'
     f' killed {taken:.0f} s: {(taken - whole) / len(fell):.1f} s per kill'
   )
   assert len(fell) == NUM_KILLS and all(counts.values())
