@@ -3,8 +3,8 @@
 
 from absl import flags
 
-from dsbs_jax.hardware import accelerators, planner
-from dsbs_jax.runtime import command, gin_flags
+from dsbs_jax.hardware import planner
+from dsbs_jax.runtime import accelerators, command, gin_flags
 from dsbs_jax.training import train_config
 
 ENGINE = ('gin/train.gin', 'gin/plan.gin')

@@ -16,7 +16,8 @@ import jax
 
 from dsbs_jax import contract
 from dsbs_jax.core import partitioning
-from dsbs_jax.hardware import accelerators, batch_shapes, tpu_compiler
+from dsbs_jax.hardware import batch_shapes, tpu_compiler
+from dsbs_jax.runtime import accelerators
 from dsbs_jax.training import step_functions, train_config
 
 _NEEDED = re.compile(r'(?:Used |temporaries \()(\d+(?:\.\d+)?)([KMGT])')

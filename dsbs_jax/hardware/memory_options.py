@@ -9,7 +9,8 @@ import dataclasses
 from collections.abc import Callable, Iterator
 
 from dsbs_jax.core import optimizer, partitioning
-from dsbs_jax.hardware import accelerators, batch_shapes, memory
+from dsbs_jax.hardware import batch_shapes, memory
+from dsbs_jax.runtime import accelerators
 from dsbs_jax.training import step_functions, train_config
 
 _MICROBATCHES = (2, 4, 8)

@@ -14,14 +14,13 @@ from dsbs_jax import contract
 from dsbs_jax.core import partitioning
 from dsbs_jax.data.batching import row_shapes
 from dsbs_jax.hardware import (
-  accelerators,
   batch_shapes,
   memory_options,
   plan_table,
   time_and_cost,
 )
 from dsbs_jax.hardware import memory as memory_lib
-from dsbs_jax.runtime import progress
+from dsbs_jax.runtime import accelerators, progress
 from dsbs_jax.training import step_functions, train_config
 
 DOES_NOT_FIT_STATUS = 1

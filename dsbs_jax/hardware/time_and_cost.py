@@ -4,7 +4,8 @@
 import dataclasses
 
 from dsbs_jax.core import flops
-from dsbs_jax.hardware import accelerators, batch_shapes
+from dsbs_jax.hardware import batch_shapes
+from dsbs_jax.runtime import accelerators
 from dsbs_jax.training import train_config
 
 # Published T5 training, as a share of the bfloat16 peak: T5X on 512 GPUs and

@@ -12,7 +12,7 @@ import jax
 from jax.experimental import topologies
 
 from dsbs_jax import contract
-from dsbs_jax.hardware import accelerators
+from dsbs_jax.runtime import accelerators
 
 # Without these the library looks for the metadata server of a TPU machine.
 _ENVIRONMENT = {

@@ -2,13 +2,12 @@
 """Metrics of a run: metrics.jsonl, TensorBoard and the progress line.
 
 `metrics.jsonl` holds what was computed and no rates, so that a resumed run
-writes the same file as one that was never interrupted. Rates go to TensorBoard
-and the progress line.
+writes the same file as one that was never interrupted. Rates and seconds go to
+`timing.jsonl`, TensorBoard and the progress line.
 """
 
 import json
 import pathlib
-import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -19,6 +18,7 @@ from dsbs_jax.runs import tensorboard
 from dsbs_jax.runtime import files, progress
 
 METRICS_FILE = 'metrics.jsonl'
+TIMING_FILE = 'timing.jsonl'
 
 
 class MetricsLog:
@@ -43,10 +43,10 @@ class MetricsLog:
     self._folder = pathlib.Path(model_dir)
     self._train_steps = train_steps
     self._events = None
-    self._mark = (time.monotonic(), start_step)
     if writes:
       self._folder.mkdir(parents=True, exist_ok=True)
       lines = drop_lines_after(self._folder / METRICS_FILE, start_step)
+      drop_lines_after(self._folder / TIMING_FILE, start_step)
       with files.writing(self._folder):
         self._events = tensorboard.EventFile(
           self._folder, start_step=start_step, points=_points(lines)
@@ -57,23 +57,32 @@ class MetricsLog:
     if self._events is not None and text is not None:
       files.replace_text(self._folder / 'config.gin', text)
 
-  def train(self, step: int, scalars: Mapping[str, float]) -> None:
+  def train(
+    self,
+    step: int,
+    scalars: Mapping[str, float],
+    rates: Mapping[str, float] | None = None,
+  ) -> None:
     """Writes the means of the steps since the last call.
 
     Args:
       step: steps done.
       scalars: means as `summarise` makes them.
+      rates: as `phase_clock.PhaseClock.pop` counts them; none
+        where it compiled.
     """
-    now = time.monotonic()
-    then, since = self._mark
-    self._mark = (now, step)
-    rates, speed = {}, ''
-    if step > since and now > then:  # else nothing was timed: it compiled
-      rate = (step - since) / (now - then)
-      rates = {f'{tensorboard.RATES}steps_per_second': rate}
+    self._write(step, 'train', scalars)
+    self.timings(step, rates)
+    speed = ''
+    if rates:
+      rate = rates['steps_per_second']
       eta = progress.duration((self._train_steps - step) / rate)
-      speed = f'  {rate:.2f} steps/s  ETA {eta}'
-    self._write(step, 'train', scalars, rates)
+      speed = (
+        f'  {rate:.2f} steps/s  {rates["tokens_per_second"]:,.0f} tokens/s'
+      )
+      if 'mfu' in rates:
+        speed += f'  MFU {rates["mfu"]:.1f} %'
+      speed += f'  ETA {eta}'
     shown = '  '.join(
       f'{name} {scalars[key]:.4f}'
       for name, key in (
@@ -93,9 +102,14 @@ class MetricsLog:
     shown = '  '.join(f'{key} {value:.2f}' for key, value in scalars.items())
     self.say(f'step {step:,}  {split}: {shown}')
 
-  def pause(self, step: int) -> None:
-    """Restarts the clock of the step rate, after an evaluation or a save."""
-    self._mark = (time.monotonic(), step)
+  def timings(self, step: int, seconds: Mapping[str, float] | None) -> None:
+    """Writes rates and seconds, which no two runs have in common."""
+    if self._events is None or not seconds:
+      return
+    self._append(TIMING_FILE, {'step': step, **seconds})
+    prefix = f'train/{tensorboard.RATES}'
+    with files.writing(self._folder):
+      self._events.scalars(step, {prefix + k: v for k, v in seconds.items()})
 
   def say(self, text: str) -> None:
     """Prints a line on the first process."""
@@ -108,24 +122,19 @@ class MetricsLog:
       with files.writing(self._folder):
         self._events.close()
 
-  def _write(
-    self,
-    step: int,
-    split: str,
-    scalars: Mapping[str, float],
-    rates: Mapping[str, float] | None = None,
-  ) -> None:
-    """To metrics.jsonl what was computed, to TensorBoard rates as well."""
+  def _write(self, step: int, split: str, scalars: Mapping[str, float]) -> None:
+    """To metrics.jsonl and TensorBoard what was computed."""
     if self._events is None:
       return
-    line = json.dumps({'step': step, 'split': split, **scalars})
-    path = self._folder / METRICS_FILE
-    with files.writing(path), path.open('a') as file:
-      file.write(line + '\n')
-    values = {**scalars, **(rates or {})}
-    tagged = {f'{split}/{key}': value for key, value in values.items()}
+    self._append(METRICS_FILE, {'step': step, 'split': split, **scalars})
+    tagged = {f'{split}/{key}': value for key, value in scalars.items()}
     with files.writing(self._folder):
       self._events.scalars(step, tagged)
+
+  def _append(self, name: str, entry: Mapping[str, Any]) -> None:
+    path = self._folder / name
+    with files.writing(path), path.open('a') as file:
+      file.write(json.dumps(entry) + '\n')
 
 
 def summarise(metrics: list[Mapping[str, jax.Array]]) -> dict[str, float]:

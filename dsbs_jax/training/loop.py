@@ -1,46 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training run, from top to bottom.
+"""The training run: step after step, with checkpoints and evaluations between.
 
-Data, train state, then step after step, with checkpoints and evaluations
-between them. No hooks and no callbacks: what happens, happens in `train_locked`.
+What a run starts from, and how it resumes, is in `session`. No hooks and no
+callbacks: what happens, happens in `train_locked`.
 """
 
 import contextlib
 import time
 
 import jax
-import numpy as np
 
 from dsbs_jax import contract
-from dsbs_jax.core import partitioning, steps
-from dsbs_jax.data import register, vocabularies
-from dsbs_jax.data.batching import loader
-from dsbs_jax.data.prepared import tokens
+from dsbs_jax.core import partitioning
 from dsbs_jax.inference import decode_functions
-from dsbs_jax.inference import evaluator as evaluator_lib
-from dsbs_jax.interop import read_checkpoint
-from dsbs_jax.runs import (
-  checkpoint_repair,
-  checkpoints,
-  metrics_log,
-  results,
-  run_folder,
-)
+from dsbs_jax.runs import run_folder
 from dsbs_jax.runtime import (
   compilation_cache,
   distributed,
   files,
   folder_lock,
   malloc,
-  progress,
   signals,
 )
-from dsbs_jax.training import (
-  metrics_buffer,
-  resume_check,
-  step_functions,
-  train_config,
-)
+from dsbs_jax.training import profiling, session, train_config
 
 
 def train(
@@ -87,106 +69,59 @@ def train_locked(
   malloc.keep_freed_memory()
   compilation_cache.use_cache()
   mesh = partitioning.make_mesh(run.mesh)
-
-  # What to train on: this process's rows of every batch.
-  source = register.source(
-    data_dir=run.data_dir, vocabulary=run.vocabulary, prefixes=run.prefixes
-  )
-  progress.say(f'reading {run.mixture_or_task_name} ({source.vocabulary})')
-  vocabulary = vocabularies.load(source.vocabulary)
-  vocabularies.check_size(vocabulary, run.model.vocab_size)
-  data = open_data(run, source, mesh)
-  progress.say(data.describe())
-  batches = data.iterate()
+  now = session.open_session(run, mesh, config_text=config_text)
   batch_sharding = partitioning.batch_sharding(mesh)
-
-  # The train state: from the newest checkpoint, or at its start.
-  abstract_state = step_functions.state(run, mesh)
-  latest_step = checkpoint_repair.latest_valid_step(run.model_dir)
-  saved = checkpoints.Checkpoints(run.model_dir, keep=run.keep_checkpoints)
-  fingerprint = resume_check.run_fingerprint(run, source, vocabulary)
-  init_key, run_key = jax.random.split(jax.random.key(run.seed))
-  position = {}
-  if latest_step is None:
-    state = init_state(run, mesh, init_key, vocabulary=vocabulary)
-  else:
-    saved_run = read_checkpoint.run_metadata(
-      f'{run.model_dir}/{checkpoints.PREFIX}_{latest_step}'
-    )
-    resume_check.check(saved_run, fingerprint, run, step=latest_step)
-    state, position = saved.restore(latest_step, abstract_state.like)
-    batches.set_state(position['loader'])
-    progress.say(f'resuming {run.model_dir} from step {latest_step:,}')
-  step = int(state.step)
-
-  # What happens to it.
-  train_step = step_functions.train_step(run, mesh)
-  key_data = np.asarray(jax.random.key_data(run_key))
-  evaluator = evaluator_lib.Evaluator(
-    evaluator_lib.evaluated_task(run.mixture_or_task_name),
-    run.model,
-    splits=run.eval_splits,
-    batch_size=run.eval_batch_size,
-    max_decode_len=run.max_decode_len,
-    source=source,
-    mesh=mesh,
-  )
-  log = metrics_log.MetricsLog(
-    run.model_dir,
-    train_steps=run.train_steps,
-    start_step=step,
-    writes=jax.process_index() == 0,
-  )
-  if step < run.train_steps:  # a finished run keeps what it was trained with
-    log.config(config_text)
-  buffer = metrics_buffer.MetricsBuffer(
-    data.example_ids,
-    saved.describe_newest,
-    max_nonfinite_steps=run.max_nonfinite_steps,
-    saved=position,
-  )
+  log, saved, buffer, clock = now.log, now.saved, now.buffer, now.clock
+  profile = profiling.Profile(run.model_dir, run.profile_steps)
 
   def save(*, eval_due=False):
-    position = {'loader': batches.get_state(), 'eval_due': eval_due}
+    position = {'loader': now.batches.get_state(), 'eval_due': eval_due}
     position |= buffer.to_json()
-    facts = {**fingerprint, 'config': config_text}
+    facts = {**now.fingerprint, 'config': config_text}
     lock.check()
-    saved.save(state, position=position, run=facts)
+    with clock.phase('save'):
+      saved.save(now.state, position=position, run=facts)
 
   def evaluate(done=None):
-    scores = evaluator.evaluate_all(
-      state.params, step, run.model_dir, log, done=done, stop=stop
-    )
+    with clock.phase('evaluation'):
+      scores = now.evaluator.evaluate_all(
+        now.state.params, step, run.model_dir, log, done=done, stop=stop
+      )
     if scores is not None:
       lock.check()
       saved.add_scores(step, scores)
-    log.pause(step)
+    log.timings(step, clock.pauses())
     return scores is not None
 
   stop = signals.StopRequest()
-  evaluated = not position.get('eval_due') or saved.has_scores(step)
-  first_step = step + 1
+  step = now.first_step
+  evaluated = not now.eval_due
   if step < run.train_steps:
     log.say('compiling the train step')
   try:
-    with contextlib.closing(log), contextlib.closing(saved):
+    with contextlib.closing(log), contextlib.closing(saved), profile:
       if not evaluated:  # the run ended between the save and the last score
         done = run_folder.evaluations(run.model_dir, step)
         evaluated = evaluate(distributed.broadcast(done))
       while step < run.train_steps and not stop.requested():
-        batch = decode_functions.to_global(next(batches), batch_sharding)
-        state, metrics = train_step(state, batch, key_data)
+        profile.before(step + 1)
+        with clock.phase('data'):
+          batch = decode_functions.to_global(next(now.batches), batch_sharding)
+        with jax.profiler.StepTraceAnnotation('train', step_num=step + 1):
+          now.state, metrics = now.train_step(now.state, batch, now.key_data)
         step += 1
         buffer.add(step, metrics)
-        if step == first_step:
+        clock.count(step - 1)
+        profile.after(step, now.state)
+        if step == now.first_step + 1:
           buffer.fetch()
           log.say(f'first step after {time.monotonic() - started:.1f} s')
-          log.pause(step)
+          clock.restart()
         eval_due = step % run.eval_period == 0 or step == run.train_steps
         if step % run.log_period == 0 or eval_due:
           means = buffer.pop_means()
           lock.check()
-          log.train(step, means)
+          log.train(step, means, clock.pop())
           saved.check_for_errors()
         if eval_due:
           save(eval_due=True)
@@ -207,56 +142,3 @@ def train_locked(
     return signals.INTERRUPTED_STATUS
   log.say(f'done: {step:,} steps, checkpoints in {run.model_dir}')
   return 0
-
-
-def init_state(
-  run: train_config.TrainConfig,
-  mesh: jax.sharding.Mesh,
-  key: jax.Array,
-  *,
-  vocabulary: vocabularies.Vocabulary,
-) -> steps.TrainState:
-  """The state of a new run: random, or with a checkpoint's parameters.
-
-  Args:
-    run: all settings.
-    mesh: the devices.
-    key: of the random parameters.
-    vocabulary: another one in the checkpoint is a UserError.
-  """
-  if not run.initial_checkpoint_path:
-    for hint in train_config.random_start_hints(run, vocabulary):
-      progress.say(hint)
-  num_params = results.num_params(run.model)
-  progress.say(f'initialising {num_params:,} parameters')
-  state = step_functions.init_state(run, mesh)(key)
-  if run.initial_checkpoint_path:
-    params = read_checkpoint.load_params(
-      run.initial_checkpoint_path,
-      run.model,
-      shardings=step_functions.state(run, mesh).shardings.params,
-      vocabulary=vocabulary,
-      allow_pickle=run.allow_pickle,
-    )
-    state = state.replace(params=params)
-  return state
-
-
-def open_data(
-  run: train_config.TrainConfig, source: tokens.Source, mesh: jax.sharding.Mesh
-) -> loader.Loader:
-  """Opens this process's part of the batches."""
-  return loader.open(
-    run.mixture_or_task_name,
-    source,
-    run.order(),
-    layout=run.layout(lengths=run.lengths),
-    shard_info=loader.ShardInfo(
-      jax.process_index(),
-      jax.process_count(),
-      row_multiple=mesh.shape[partitioning.DATA_AXIS] * run.microbatches,
-      microbatches=run.microbatches,
-    ),
-    skip_padding=run.skip_padding,
-    pair_ids=bool(train_config.objective_of(run).mi_weight),
-  )

@@ -76,6 +76,8 @@ class TrainConfig:
     keep_checkpoints: how many of the newest to keep, besides the best.
     max_nonfinite_steps: how many steps whose loss or gradient is not finite
       are skipped; the next one ends the run. 0 skips none.
+    profile_steps: first and last step, from 1, that are traced for
+      TensorBoard's profile plugin; None traces none.
   """
 
   DERIVED_MACROS: ClassVar = register.DERIVED_MACROS
@@ -112,6 +114,7 @@ class TrainConfig:
   log_period: int
   keep_checkpoints: int
   max_nonfinite_steps: int
+  profile_steps: tuple[int, int] | None = None
 
   def __post_init__(self):
     field_checks.texts(self, 'model_dir', 'mixture_or_task_name')
@@ -124,6 +127,7 @@ class TrainConfig:
     field_checks.counts(self, 'seed', least=0, below=1 << 32)
     field_checks.numbers_or_none(self, 'learning_rate', 'clip_norm')
     field_checks.flags(self, 'paired', 'allow_pickle', 'skip_padding')
+    _check_profile_steps(self.profile_steps)
     field_checks.functions(
       self, 'schedule', 'optimizer', 'layout', 'sharding_rules'
     )
@@ -213,3 +217,15 @@ def random_start_hints(
 def _is_pair(run: TrainConfig) -> bool:
   name = views.own_name(run.mixture_or_task_name)
   return name is not None and name.form == 'dsbs'
+
+
+def _check_profile_steps(steps: tuple[int, int] | None) -> None:
+  if steps is None:
+    return
+  match steps:
+    case (int(first), int(last)) if 1 <= first <= last:
+      return
+  raise contract.UserError(
+    f'profile_steps is {steps!r}, expected the first and the last step of a'
+    ' profile such as (100, 110), or None.'
+  )

@@ -7,7 +7,8 @@ import jax
 
 from dsbs_jax.core import partitioning
 from dsbs_jax.data.batching import row_shapes
-from dsbs_jax.hardware import accelerators, memory, memory_options
+from dsbs_jax.hardware import memory, memory_options
+from dsbs_jax.runtime import accelerators
 from tests.hardware import small_run
 
 ONE_VIEW = {'label': row_shapes.Shape(32, 64, 32)}

@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
-from dsbs_jax.hardware import accelerators, planner, tpu_compiler
+from dsbs_jax.hardware import planner, tpu_compiler
 from dsbs_jax.runs import results
+from dsbs_jax.runtime import accelerators
 from tests.hardware import small_run
 
 

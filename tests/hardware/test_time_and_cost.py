@@ -9,7 +9,8 @@ import pytest
 
 from dsbs_jax.core import flops
 from dsbs_jax.core.t5 import network
-from dsbs_jax.hardware import accelerators, time_and_cost
+from dsbs_jax.hardware import time_and_cost
+from dsbs_jax.runtime import accelerators
 from tests import models
 from tests.hardware import small_run
 

@@ -12,8 +12,8 @@ import pathlib
 import pytest
 
 from dsbs_jax.core import decoding, partitioning
-from dsbs_jax.hardware import accelerators, batch_shapes, memory, tpu_compiler
-from dsbs_jax.runtime import gin_config
+from dsbs_jax.hardware import batch_shapes, memory, tpu_compiler
+from dsbs_jax.runtime import accelerators, gin_config
 from dsbs_jax.training import step_functions, train_config
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]

@@ -6,7 +6,7 @@ import json
 import jax.numpy as jnp
 import pytest
 
-from dsbs_jax.runs import metrics_log
+from dsbs_jax.runs import metrics_log, tensorboard
 
 
 def _step(label_sum, label_tokens, rationale_sum, rationale_tokens):
@@ -51,21 +51,33 @@ def test_a_restart_drops_later_and_torn_lines(tmp_path):
   assert [json.loads(line)['step'] for line in lines] == [10, 20, 30]
 
 
-def test_no_rate_is_shown_before_a_step_was_timed(
-  tmp_path, monkeypatch, capsys
+def test_rates_are_shown_and_kept_apart_from_what_was_computed(
+  tmp_path, capsys
 ):
-  now = [0.0]
-  monkeypatch.setattr(metrics_log.time, 'monotonic', lambda: now[0])
   log = metrics_log.MetricsLog(tmp_path, train_steps=9)
-  now[0] = 3600.0  # compiling
-  log.pause(1)
-  log.train(1, {'loss': 1.0})
-  now[0] += 4.0
-  log.train(3, {'loss': 1.0})
+  log.train(1, {'loss': 1.0}, {})  # it compiled
+  rates = {'steps_per_second': 0.5, 'tokens_per_second': 1234.0, 'mfu': 41.25}
+  log.train(3, {'loss': 1.0}, rates)
+  log.timings(3, {'save_seconds': 2.0})
   log.close()
   first, second = capsys.readouterr().err.splitlines()
   assert first == 'step 1/9  loss 1.0000'
-  assert second == 'step 3/9  loss 1.0000  0.50 steps/s  ETA 0:00:12'
+  assert second == (
+    'step 3/9  loss 1.0000  0.50 steps/s  1,234 tokens/s  MFU 41.2 %'
+    '  ETA 0:00:12'
+  )
+  computed = (tmp_path / metrics_log.METRICS_FILE).read_text().splitlines()
+  assert [json.loads(line) for line in computed] == [
+    {'step': step, 'split': 'train', 'loss': 1.0} for step in (1, 3)
+  ]
+  timed = (tmp_path / metrics_log.TIMING_FILE).read_text().splitlines()
+  assert [json.loads(line) for line in timed] == [
+    {'step': 3, **rates},
+    {'step': 3, 'save_seconds': 2.0},
+  ]
+  tags = tensorboard.read(tmp_path)
+  assert (3, 'train/timing/mfu') in tags
+  assert (3, 'train/timing/save_seconds') in tags
 
 
 def test_only_the_writing_process_writes(tmp_path):

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """25 times SIGKILL, at random moments of one run: nothing is lost.
 
-Nor is it by two processes in one folder, or a kill after a polite signal. Half
+Nor is it by two processes in one folder, or a kill after a polite signal. Some
 of the moments are drawn from the CPU time of a process, which a busy machine
-does not change much, the others from evaluations and saves, which are too short
-to be met by chance. Where each kill fell is read off what it left.
+does not change much, the others from steps, evaluations and saves, which are
+too short to be met by chance. Where each kill fell is read off what it left.
 `pytest -m long -s` prints the figures.
 """
 
@@ -170,7 +170,7 @@ def _kill(process, run, aim, draw, start_up):
   Args:
     process: it, just started.
     run: the run that it trains.
-    aim: 'any', 'save' or 'evaluation'.
+    aim: 'any', or 'step', 'save' or 'evaluation'.
     draw: the random numbers.
     start_up: CPU seconds until the first step.
   """
@@ -185,7 +185,7 @@ def _kill(process, run, aim, draw, start_up):
       _wait(process, run.saving)
       time.sleep(draw.uniform(0, 0.05))
     else:
-      _wait(process, lambda: run.phase() == 'evaluation')
+      _wait(process, lambda: run.phase() == aim)
   alive = process.poll() is None
   process.send_signal(signal.SIGKILL)
   process.wait()
@@ -225,7 +225,7 @@ def test_25_kills_change_nothing(tmp_path):
   whole = time.monotonic() - began
 
   run = Run(tmp_path / 'killed', data_dir)
-  aims = ['any'] * 13 + ['save', 'evaluation'] * 6
+  aims = ['any'] * 10 + ['step', 'save', 'evaluation'] * 5
   draw.shuffle(aims)
   fell, redone = [], []
   began = time.monotonic()

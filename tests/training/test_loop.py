@@ -37,6 +37,38 @@ def test_both_terms_fall_and_everything_is_written(unbroken):
   assert list(folder.glob('events.out.tfevents*'))
 
 
+def test_times_of_a_run_are_kept_apart(unbroken):
+  text = pathlib.Path(unbroken.model_dir, 'timing.jsonl').read_text()
+  entries = [json.loads(line) for line in text.splitlines()]
+  rates = [e for e in entries if 'tokens_per_second' in e]
+  assert [entry['step'] for entry in rates] == [4, 6, 8, 12]
+  assert all(entry['data_seconds_per_step'] > 0 for entry in rates)
+  pauses = [e for e in entries if 'evaluation_seconds' in e]
+  assert [entry['step'] for entry in pauses] == [6, 12]
+  assert all(entry['save_seconds'] > 0 for entry in pauses)
+
+
+def test_chosen_steps_are_profiled(settings, tmp_path):
+  run = settings(tmp_path, 'PROFILE_STEPS = (2, 3)', 'TRAIN_STEPS = 4')
+  assert loop.train(run) == 0
+  (trace,) = tmp_path.glob('plugins/profile/*/*.xplane.pb')
+  events = [
+    event
+    for plane in jax.profiler.ProfileData.from_file(str(trace)).planes
+    for line in plane.lines
+    for event in line.events
+    if event.name == 'train'
+  ]
+  steps = [dict(event.stats)['step_num'] for event in events]
+  assert steps == [2, 3]
+
+
+@pytest.mark.parametrize('steps', ['(3, 2)', '(0, 1)', '7', '(1, 2, 3)'])
+def test_steps_of_a_profile_are_checked(settings, tmp_path, steps):
+  with pytest.raises(ValueError, match='first and the last step'):
+    settings(tmp_path, f'PROFILE_STEPS = {steps}')
+
+
 @pytest.mark.parametrize(
   'stop_at',
   [

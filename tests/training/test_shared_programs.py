@@ -48,6 +48,7 @@ NOT_PROGRAM = {
   'max_decode_len': 3,
   'log_period': 1,
   'keep_checkpoints': 5,
+  'profile_steps': (1, 2),
 }
 MODEL = {
   'mlp_activations': ('relu',),

@@ -180,6 +180,14 @@ class Loader:
     """[n] int64, which examples the batch of a step holds, all processes'."""
     return self._sampler.positions(step)
 
+  def lengths(self, step: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """View -> input and target lengths of a step's examples, each [n] int64."""
+    positions = self.positions(step)
+    return {
+      view: packer.table.lengths(positions)
+      for view, packer in self.packers.items()
+    }
+
   def example_ids(self, step: int) -> list[str]:
     """Which examples the whole batch of a step holds, by their rows' ids."""
     firsts = np.cumsum([0, *(len(part) for part in self._parts)])

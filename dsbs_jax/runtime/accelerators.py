@@ -37,6 +37,7 @@ class Device:
       `core/platform.py`, as a share of the peak.
     layouts: number of chips -> physical layout; empty where any number goes.
     megacore: whether the two cores of a chip are one device.
+    kinds: what JAX's `device_kind` is, or begins with, for it.
   """
 
   name: str
@@ -45,6 +46,7 @@ class Device:
   float32_share: float = 1 / 6
   layouts: dict[int, str] = dataclasses.field(default_factory=dict)
   megacore: bool = False
+  kinds: tuple[str, ...] = ()
 
   @property
   def is_tpu(self) -> bool:
@@ -62,13 +64,41 @@ class Device:
 DEVICES = {
   device.name: device
   for device in (
-    Device('v4', 30.75, 275, layouts=_DEEP, megacore=True),
-    Device('v5e', 15.75, 197, layouts=_FLAT),
-    Device('v5p', 95.74, 459, layouts=_DEEP, megacore=True),
-    Device('v6e', 31.25, 918, layouts=_FLAT),
-    Device('a100', 79.2, 312, 19.5 / 312),
-    Device('h100', 79.2, 989, 67 / 989),
-    Device('h200', 139.7, 989, 67 / 989),
+    Device('v4', 30.75, 275, layouts=_DEEP, megacore=True, kinds=('TPU v4',)),
+    Device(
+      'v5e',
+      15.75,
+      197,
+      layouts=_FLAT,
+      kinds=(
+        'TPU v5 lite',
+        'TPU v5e',
+      ),
+    ),
+    Device(
+      'v5p',
+      95.74,
+      459,
+      layouts=_DEEP,
+      megacore=True,
+      kinds=(
+        'TPU v5',
+        'TPU v5p',
+      ),
+    ),
+    Device(
+      'v6e',
+      31.25,
+      918,
+      layouts=_FLAT,
+      kinds=(
+        'TPU v6 lite',
+        'TPU v6e',
+      ),
+    ),
+    Device('a100', 79.2, 312, 19.5 / 312, kinds=('NVIDIA A100',)),
+    Device('h100', 79.2, 989, 67 / 989, kinds=('NVIDIA H100',)),
+    Device('h200', 139.7, 989, 67 / 989, kinds=('NVIDIA H200',)),
   )
 }
 
@@ -100,3 +130,26 @@ def layout(device: Device, num_chips: int) -> str:
       f' {", ".join(map(str, known))}. Choose a mesh with {nearest} devices.'
     )
   return device.layouts[num_chips]
+
+
+def peak_flops(kind: str, dtype: str) -> float | None:
+  """Matrix products' peak rate of one device, in operations per second.
+
+  Args:
+    kind: JAX's `device_kind`.
+    dtype: of activations, 'bfloat16' or 'float32' in full precision.
+
+  Returns:
+    None where the device is not in the table: a CPU, for example.
+  """
+  matching = [
+    (len(prefix), device)
+    for device in DEVICES.values()
+    for prefix in device.kinds
+    if kind.startswith(prefix)
+  ]
+  if not matching:
+    return None
+  _, found = max(matching, key=lambda pair: pair[0])
+  share = found.float32_share if dtype == 'float32' else 1.0
+  return found.peak_tflops * 1e12 * share

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a training run works on: opened afresh, or as a checkpoint left it."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from dsbs_jax.core import partitioning, steps
+from dsbs_jax.data import register, vocabularies
+from dsbs_jax.data.batching import loader
+from dsbs_jax.data.prepared import tokens
+from dsbs_jax.inference import evaluator as evaluator_lib
+from dsbs_jax.interop import read_checkpoint
+from dsbs_jax.runs import (
+  checkpoint_repair,
+  checkpoints,
+  metrics_log,
+  results,
+)
+from dsbs_jax.runtime import progress
+from dsbs_jax.training import (
+  metrics_buffer,
+  phase_clock,
+  resume_check,
+  step_functions,
+  train_config,
+)
+
+
+@dataclasses.dataclass
+class Session:
+  """A run that is about to go on.
+
+  Attributes:
+    state: the train state; the loop replaces it.
+    first_step: steps that are done.
+    eval_due: whether the checkpoint of these was not evaluated to the end.
+    batches: this process's rows of the following batches.
+    train_step: the jitted step, see `step_functions.train_step`.
+    key_data: its key: uint32, of the run's random key.
+    evaluator: what scores a checkpoint.
+    saved: the run's checkpoints.
+    fingerprint: what a resumed run must have in common with this one.
+    log: metrics of the run.
+    buffer: metrics of steps that were not logged yet.
+    clock: how fast it goes.
+  """
+
+  state: steps.TrainState
+  first_step: int
+  eval_due: bool
+  batches: loader.BatchIterator
+  train_step: jax.stages.Wrapped
+  key_data: np.ndarray
+  evaluator: evaluator_lib.Evaluator
+  saved: checkpoints.Checkpoints
+  fingerprint: Mapping[str, Any]
+  log: metrics_log.MetricsLog
+  buffer: metrics_buffer.MetricsBuffer
+  clock: phase_clock.PhaseClock
+
+
+def open_session(
+  run: train_config.TrainConfig,
+  mesh: jax.sharding.Mesh,
+  *,
+  config_text: str | None,
+) -> Session:
+  """Opens data, train state and log of a run.
+
+  Args:
+    run: all settings.
+    mesh: the devices.
+    config_text: the gin config behind them, kept beside the checkpoints.
+
+  Raises:
+    UserError: the settings do not fit each other, the data or the newest
+      checkpoint.
+  """
+  source = register.source(
+    data_dir=run.data_dir, vocabulary=run.vocabulary, prefixes=run.prefixes
+  )
+  progress.say(f'reading {run.mixture_or_task_name} ({source.vocabulary})')
+  vocabulary = vocabularies.load(source.vocabulary)
+  vocabularies.check_size(vocabulary, run.model.vocab_size)
+  data = open_data(run, source, mesh)
+  progress.say(data.describe())
+  batches = data.iterate()
+
+  # The train state: from the newest checkpoint, or at its start.
+  latest_step = checkpoint_repair.latest_valid_step(run.model_dir)
+  saved = checkpoints.Checkpoints(run.model_dir, keep=run.keep_checkpoints)
+  fingerprint = resume_check.run_fingerprint(run, source, vocabulary)
+  init_key, run_key = jax.random.split(jax.random.key(run.seed))
+  position = {}
+  if latest_step is None:
+    state = init_state(run, mesh, init_key, vocabulary=vocabulary)
+  else:
+    saved_run = read_checkpoint.run_metadata(
+      f'{run.model_dir}/{checkpoints.PREFIX}_{latest_step}'
+    )
+    resume_check.check(saved_run, fingerprint, run, step=latest_step)
+    like = step_functions.state(run, mesh).like
+    state, position = saved.restore(latest_step, like)
+    batches.set_state(position['loader'])
+    progress.say(f'resuming {run.model_dir} from step {latest_step:,}')
+  step = int(state.step)
+
+  evaluator = evaluator_lib.Evaluator(
+    evaluator_lib.evaluated_task(run.mixture_or_task_name),
+    run.model,
+    splits=run.eval_splits,
+    batch_size=run.eval_batch_size,
+    max_decode_len=run.max_decode_len,
+    source=source,
+    mesh=mesh,
+  )
+  log = metrics_log.MetricsLog(
+    run.model_dir,
+    train_steps=run.train_steps,
+    start_step=step,
+    writes=jax.process_index() == 0,
+  )
+  if step < run.train_steps:  # a finished run keeps what it was trained with
+    log.config(config_text)
+  return Session(
+    state=state,
+    first_step=step,
+    eval_due=bool(position.get('eval_due')) and not saved.has_scores(step),
+    batches=batches,
+    train_step=step_functions.train_step(run, mesh),
+    key_data=np.asarray(jax.random.key_data(run_key)),
+    evaluator=evaluator,
+    saved=saved,
+    fingerprint=fingerprint,
+    log=log,
+    buffer=metrics_buffer.MetricsBuffer(
+      data.example_ids,
+      saved.describe_newest,
+      max_nonfinite_steps=run.max_nonfinite_steps,
+      saved=position,
+    ),
+    clock=phase_clock.PhaseClock(data.lengths, run.model, mesh.devices.flat),
+  )
+
+
+def init_state(
+  run: train_config.TrainConfig,
+  mesh: jax.sharding.Mesh,
+  key: jax.Array,
+  *,
+  vocabulary: vocabularies.Vocabulary,
+) -> steps.TrainState:
+  """The state of a new run: random, or with a checkpoint's parameters.
+
+  Args:
+    run: all settings.
+    mesh: the devices.
+    key: of the random parameters.
+    vocabulary: another one in the checkpoint is a UserError.
+  """
+  if not run.initial_checkpoint_path:
+    for hint in train_config.random_start_hints(run, vocabulary):
+      progress.say(hint)
+  num_params = results.num_params(run.model)
+  progress.say(f'initialising {num_params:,} parameters')
+  state = step_functions.init_state(run, mesh)(key)
+  if run.initial_checkpoint_path:
+    params = read_checkpoint.load_params(
+      run.initial_checkpoint_path,
+      run.model,
+      shardings=step_functions.state(run, mesh).shardings.params,
+      vocabulary=vocabulary,
+      allow_pickle=run.allow_pickle,
+    )
+    state = state.replace(params=params)
+  return state
+
+
+def open_data(
+  run: train_config.TrainConfig, source: tokens.Source, mesh: jax.sharding.Mesh
+) -> loader.Loader:
+  """Opens this process's part of the batches."""
+  return loader.open(
+    run.mixture_or_task_name,
+    source,
+    run.order(),
+    layout=run.layout(lengths=run.lengths),
+    shard_info=loader.ShardInfo(
+      jax.process_index(),
+      jax.process_count(),
+      row_multiple=mesh.shape[partitioning.DATA_AXIS] * run.microbatches,
+      microbatches=run.microbatches,
+    ),
+    skip_padding=run.skip_padding,
+    pair_ids=bool(train_config.objective_of(run).mi_weight),
+  )
