@@ -1,8 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""python -m dsbs_jax.export --format=hf|t5x|stablehlo --model_dir=... --out=..."""
+"""dsbs export FOLDER: a student becomes a folder that others load.
+
+  dsbs export runs/cqa --format=hf --out=cqa-student
+  dsbs export runs/cqa --format=stablehlo --step=best
+  dsbs export flan-t5-base --format=t5x --out=flan-t5x
+
+FOLDER is a run, one of its checkpoints, an exported folder, or a T5 of Hugging
+Face or T5X. Without --out, the folder is FOLDER's name and the format, here:
+cqa-hf. Each has a model card, README.md.
+"""
 
 from absl import flags
 
+from dsbs_jax import contract
 from dsbs_jax.exporting import export as export_lib
 from dsbs_jax.runtime import command
 
@@ -11,9 +21,7 @@ FORMAT = flags.DEFINE_enum(
 )
 LEGACY = flags.DEFINE_bool('legacy', False, 'The older of T5X formats.')
 FLAGS = {
-  'model_dir': flags.DEFINE_string(
-    'model_dir', '', 'A run, or any checkpoint (T5X, Hugging Face).'
-  ),
+  'model_dir': flags.DEFINE_string('model_dir', '', 'The same as FOLDER.'),
   'out': flags.DEFINE_string('out', '', 'The folder to write.'),
   'step': flags.DEFINE_string('step', 'latest', 'latest, best or a number.'),
   'vocabulary': flags.DEFINE_string(
@@ -34,10 +42,19 @@ FLAGS = {
 }
 
 
-def main() -> None:
-  export = export_lib.ExportConfig(
-    **{name: flag.value for name, flag in FLAGS.items()}
-  )
+def main(folder: str | None = None) -> None:
+  values = {name: flag.value for name, flag in FLAGS.items()}
+  if folder is not None:
+    if values['model_dir'] not in ('', folder):
+      raise contract.UserError(
+        f'the student is given twice, as {folder!r} and --model_dir. Leave one'
+        ' of the two out.'
+      )
+    values['model_dir'] = folder
+    values['out'] = values['out'] or export_lib.default_out(
+      folder, FORMAT.value
+    )
+  export = export_lib.ExportConfig(**values)
   if FORMAT.value == 'hf':
     print(export_lib.to_hugging_face(export))
   elif FORMAT.value == 'stablehlo':
@@ -47,4 +64,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  command.run(main)
+  command.run(main, most_arguments=1)

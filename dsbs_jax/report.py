@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""python -m dsbs_jax.report RUNS_DIR... [--out=FOLDER]"""
+"""dsbs report RUNS_DIR... [--out=FOLDER]: tables, figures and one page.
 
-import sys
+dsbs report runs/fig4
+"""
 
 from absl import flags
 
@@ -14,10 +15,9 @@ EXAMPLES = flags.DEFINE_integer(
 )
 
 
-def main() -> None:
-  folders = flags.FLAGS(sys.argv)[1:]
+def main(*folders: str) -> None:
   report.report(folders, out=OUT.value, examples=EXAMPLES.value)
 
 
 if __name__ == '__main__':
-  command.run(main, takes_arguments=True)
+  command.run(main, most_arguments=None)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dsbs_jax.data.prepared import store
 from dsbs_jax.preparing import prepare
 from dsbs_jax.runs import run_folder, run_names
-from dsbs_jax.runtime import gin_config
+from dsbs_jax.runtime import gin_config, gin_texts
 from dsbs_jax.training import train_config
 
 NEW, RESUME, FINISHED = 'new', 'resume', 'finished'
@@ -110,7 +110,7 @@ class Job:
       '-m',
       'dsbs_jax.train',
       *(f'--gin_file={file}' for file in self.gin_files),
-      *map(gin_config.flag, self.gin_bindings),
+      *map(gin_texts.flag, self.gin_bindings),
       *(
         [f'--gin_search_paths={",".join(self.search_paths)}']
         if tuple(self.search_paths) != ('.',)

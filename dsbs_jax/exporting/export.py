@@ -3,6 +3,7 @@
 
 import dataclasses
 import itertools
+import json
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -18,8 +19,8 @@ from dsbs_jax.interop import (
   t5x_read_checkpoint,
   t5x_write_checkpoint,
 )
-from dsbs_jax.runs import checkpoints, run_folder
-from dsbs_jax.runtime import field_checks
+from dsbs_jax.runs import checkpoints, run_folder, self_description
+from dsbs_jax.runtime import field_checks, progress
 
 _HUGGING_FACE_USE = """\
 ```python
@@ -93,13 +94,28 @@ class ExportConfig:
     field_checks.counts(self, 'input_length', 'output_length')
 
 
+def default_out(folder: str, form: str) -> str:
+  """The folder in the working directory that an export is written to.
+
+  Args:
+    folder: what is exported: 'runs/cqa' or 'runs/cqa/checkpoint_500'.
+    form: its format: 'hf' gives 'cqa-hf' or 'cqa-500-hf'.
+  """
+  path = pathlib.Path(folder).absolute()
+  name, step = path.name, path.name.removeprefix(f'{checkpoints.PREFIX}_')
+  if step != name:
+    name = f'{path.parent.name}-{step}'
+  return f'{name}-{form}'
+
+
 def to_hugging_face(export: ExportConfig) -> str:
   """Writes a folder for transformers; returns a sentence that says so."""
   # Imported here: no other format needs safetensors.
   from dsbs_jax.interop import hf_checkpoint, hf_layout, hf_tokenizer
 
   found, params = _open(export)
-  vocabulary, macros = _vocabulary(export, found), _run_macros(export.model_dir)
+  vocabulary = _vocabulary(export, found)
+  macros = self_description.macros(found.path)
   generation, theirs = {}, found.path / 'generation_config.json'
   if theirs.is_file():
     generation = hf_layout.read_json(theirs)
@@ -125,6 +141,10 @@ def to_hugging_face(export: ExportConfig) -> str:
   hf_checkpoint.save_hf(
     export.out, params, found.config, tokenizer=files, generation=generation
   )
+  if found.metadata:
+    text = json.dumps(found.metadata, indent=2) + '\n'
+    file = pathlib.Path(export.out) / self_description.METADATA_FILE
+    file.write_text(text, encoding='utf-8')
   model_card.write(export.out, found, library='transformers', usage=usage)
   return f'{export.out}: {found.path} for Hugging Face, {said}'
 
@@ -192,14 +212,13 @@ def to_stablehlo(export: ExportConfig) -> str:
   # Imported here: no other format needs safetensors.
   from dsbs_jax.exporting import stablehlo
 
-  known = export.vocabulary or _run_macros(export.model_dir).get('VOCABULARY')
-  if known is None:
+  found, params = _open(export)
+  vocabulary, options = _vocabulary(export, found), {}
+  if vocabulary is None:
     raise contract.UserError(
       f'{export.model_dir} names no vocabulary, without which a program reads'
       ' no text. Give --vocabulary.'
     )
-  found, params = _open(export)
-  vocabulary, options = _vocabulary(export, found), {}
   if isinstance(vocabulary, vocabularies.SentencePieceVocabulary):
     options = {
       'sentencepiece_model': vocabulary.model_with_extra_ids,
@@ -207,7 +226,7 @@ def to_stablehlo(export: ExportConfig) -> str:
     }
   elif not isinstance(vocabulary, vocabularies.ByteVocabulary):
     raise contract.UserError(
-      f'{known} is a tokenizer.json, expected a SentencePiece file or bytes,'
+      f'{export.vocabulary or export.model_dir} has a tokenizer.json, expected a SentencePiece file or bytes,'
       ' which a program can read alone. Give --vocabulary, or --format=hf.'
     )
   stablehlo.save(
@@ -234,21 +253,21 @@ def _prefix(metadata: dict[str, Any]) -> str:
 
 def _open(export: ExportConfig) -> tuple[model_card.Checkpoint, Any]:
   """The checkpoint, and its parameters as NumPy arrays."""
-  step = int(export.step) if export.step.isdigit() else export.step
-  path, step = checkpoints.find_checkpoint(export.model_dir, step)
-  metadata = {}
+  asked = int(export.step) if export.step.isdigit() else export.step
+  path, step = checkpoints.find_checkpoint(export.model_dir, asked)
+  choice = checkpoints.describe_choice(export.model_dir, asked)
+  progress.say(f'reading {path}{choice}')
+  metadata = self_description.metadata(path)
   if read_checkpoint.is_hugging_face(str(path)):
     from dsbs_jax.interop import hf_checkpoint
 
     config = hf_checkpoint.config_from_hf(
       path, allow_pickle=export.allow_pickle
     )
+  elif 'model' in metadata:
+    config = network.T5Config(**metadata['model'])
   else:
-    metadata = read_checkpoint.run_metadata(str(path))
-    if 'model' in metadata:
-      config = network.T5Config(**metadata['model'])
-    else:
-      config, metadata = _infer_config(str(path), export.activations), {}
+    config, metadata = _infer_config(str(path), export.activations), {}
   params = read_checkpoint.load_params(
     path, config, allow_pickle=export.allow_pickle
   )
@@ -274,12 +293,16 @@ def _vocabulary(
   export: ExportConfig, found: model_card.Checkpoint
 ) -> vocabularies.Vocabulary | None:
   """The vocabulary to export, None if unknown."""
-  given = export.vocabulary or _run_macros(export.model_dir).get('VOCABULARY')
+  trained = self_description.training(str(found.path))
+  given = export.vocabulary or trained.fields.get('vocabulary')
   if given is None:
     return None
+  trained.settle({'vocabulary': export.vocabulary})
   vocabulary = vocabularies.load(given)
   trained_with = found.metadata.get('vocabulary')
-  if trained_with not in (None, vocabulary.fingerprint):
+  # An exported folder keeps bytes as a tokenizer.json of the same ids.
+  is_its_own = given == str(found.path)
+  if not is_its_own and trained_with not in (None, vocabulary.fingerprint):
     raise contract.UserError(
       f'{export.model_dir} was trained with vocabulary {trained_with}, but'
       f' {given} is {vocabulary.fingerprint}. Give the right file with'
@@ -287,12 +310,3 @@ def _vocabulary(
     )
   vocabularies.check_size(vocabulary, found.config.vocab_size)
   return vocabulary
-
-
-def _run_macros(model_dir: str) -> dict[str, Any]:
-  """The macros in the config beside a run's checkpoints, {} without one."""
-  for folder in (model_dir, pathlib.Path(model_dir).parent):
-    file = pathlib.Path(folder) / run_folder.CONFIG_FILE
-    if file.is_file():
-      return run_folder.read_macros(file)
-  return {}

@@ -20,19 +20,17 @@ class EvalConfig(student.CheckpointConfig):
 
   Attributes:
     output_dir: where scores and predictions go; None for the checkpoint's run.
-    data_dir: as in training.
     eval_splits: splits to evaluate.
     eval_batch_size: rows per decoding batch.
   """
 
   output_dir: str | None
-  data_dir: str | None
   eval_splits: tuple[str, ...]
   eval_batch_size: int
 
   def __post_init__(self):
     super().__post_init__()
-    field_checks.texts_or_none(self, 'output_dir', 'data_dir')
+    field_checks.texts_or_none(self, 'output_dir')
     field_checks.counts(self, 'eval_batch_size')
     field_checks.splits(self, 'eval_splits')
 

@@ -5,7 +5,7 @@ import dataclasses
 import hashlib
 import pathlib
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import jax
 import numpy as np
@@ -60,15 +60,18 @@ class CheckpointConfig:
       leaves the choice.
     allow_pickle: whether weights may be a pickled pytorch_model.bin, read by
       torch's weights-only loader.
-    vocabulary: as in training.
-    prefixes: as in training.
+    data_dir: the folder that `prepare` wrote to; None for the default one.
+    vocabulary: SentencePiece path or 'bytes', with ':N' for N extra ids, or
+      None for the public T5 vocabulary.
+    prefixes: 'paper' ([label]), 'code' (predict: ), None for the default.
+    module: your own module that registers the benchmark.
     model: the network.
     max_decode_len: tokens of a label at most.
     num_beams: 1 for greedy decoding.
     score_labels: whether to take the likeliest label of the closed set, or of
       an example's choices, rather than generate one.
-    mesh: as in training.
-    sharding_rules: as in training.
+    mesh: (data, model) devices such as '4x2'; None for all devices as data.
+    sharding_rules: makes the table of core/partitioning.py to shard by.
   """
 
   DERIVED_MACROS: ClassVar = register.DERIVED_MACROS
@@ -77,8 +80,10 @@ class CheckpointConfig:
   mixture_or_task_name: str
   step: str | int
   allow_pickle: bool = False
+  data_dir: str | None = None
   vocabulary: str | None
   prefixes: str | None
+  module: str | None = None
   model: network.T5Config
   max_decode_len: int
   num_beams: int
@@ -88,7 +93,9 @@ class CheckpointConfig:
 
   def __post_init__(self):
     field_checks.texts(self, 'checkpoint_path', 'mixture_or_task_name')
-    field_checks.texts_or_none(self, 'vocabulary', 'prefixes')
+    field_checks.texts_or_none(
+      self, 'data_dir', 'vocabulary', 'prefixes', 'module'
+    )
     field_checks.counts(self, 'max_decode_len', 'num_beams')
     field_checks.flags(self, 'score_labels', 'allow_pickle')
     field_checks.functions(self, 'sharding_rules')
@@ -98,6 +105,8 @@ class CheckpointConfig:
         ' or mixture with labels, such as cqa_gt_dsbs. Set'
         ' MIXTURE_OR_TASK_NAME.'
       )
+    if self.module is not None:
+      register.load_module(self.module)
 
   def load_vocabulary(self) -> vocabularies.Vocabulary:
     """The vocabulary of its texts."""
@@ -116,7 +125,8 @@ class CheckpointConfig:
     path, step = checkpoints.find_checkpoint(self.checkpoint_path, self.step)
     vocabulary = self.load_vocabulary()
     vocabularies.check_size(vocabulary, self.model.vocab_size)
-    progress.say(f'reading {path}')
+    choice = checkpoints.describe_choice(self.checkpoint_path, self.step)
+    progress.say(f'reading {path}{choice}')
     params = read_checkpoint.load_params(
       path,
       self.model,
@@ -171,6 +181,10 @@ class StudentConfig(CheckpointConfig):
   def row_benchmark(self) -> benchmark_lib.Benchmark | None:
     """The benchmark whose raw rows are its inputs."""
     return register.benchmark(self.benchmark) if self.benchmark else None
+
+  def reading_rows(self) -> Self:
+    """The same student, whose inputs are raw rows of its own benchmark."""
+    return dataclasses.replace(self, benchmark=self.trained_benchmark.name)
 
   def predictor_config(self) -> predictor.PredictorConfig:
     """How it predicts."""

@@ -17,7 +17,7 @@ from dsbs_jax.core.t5 import network
 
 # Fields that decide which parameters there are or what they compute, and what
 # sets them.
-_FLAGS = {
+FIELDS = {
   name: name.upper()
   for name in (
     'vocab_size',
@@ -55,7 +55,7 @@ def check(
   there = {
     name: tuple(value) if isinstance(value, list) else value
     for name, value in stated.items()
-    if name in _FLAGS
+    if name in FIELDS
   }
   wrong = {
     name: value
@@ -69,7 +69,7 @@ def check(
     for name, value in wrong.items()
   )
   flags = ' '.join(
-    f'--gin.{_FLAGS[name]}="{value!r}"' for name, value in wrong.items()
+    f'--gin.{FIELDS[name]}="{value!r}"' for name, value in wrong.items()
   )
   raise contract.UserError(
     f'{place} holds another network than the settings: {found}. Give the model'
@@ -94,7 +94,7 @@ def read_gin(folder: str) -> dict[str, Any]:
         name: _literal(macros.get(value.strip().removeprefix('%'), value))
         for name, value in _FIELD.findall(text)
       }
-      return {k: v for k, v in found.items() if k in _FLAGS and v is not None}
+      return {k: v for k, v in found.items() if k in FIELDS and v is not None}
   return {}
 
 

@@ -296,3 +296,26 @@ def find_checkpoint(
       f' {names}.'
     )
   return folder, int(choice)
+
+
+def describe_choice(checkpoint_path: str, step: str | int) -> str:
+  """What a run's folder leaves to choose: ' (latest; ...)', else ''.
+
+  Args:
+    checkpoint_path: as for `find_checkpoint`.
+    step: the same.
+  """
+  saved = folders(pathlib.Path(checkpoint_path).absolute())
+  if step != 'latest' or not saved:
+    return '' if step != 'best' else ' (best on validation)'
+  accuracies = {
+    number: accuracy
+    for number, folder in saved.items()
+    if (accuracy := checkpoint_scores.read_accuracy(folder)) is not None
+  }
+  best = checkpoint_scores.best(accuracies, accuracies)
+  if best is None:
+    return ' (latest; none was evaluated)'
+  if best == max(saved):
+    return ' (latest, and best on validation)'
+  return f' (latest; best on validation: --step={best})'

@@ -2,11 +2,12 @@
 """How every command starts: flags, one call, one clear error.
 
 A command is a module with absl flags and a `main()`. `command.run(main)` adds
-T5X's `--gin.NAME=VALUE` and turns a user's mistake into one line and exit
-status 2; `--debug` shows its traceback instead. Any other exception is a bug:
-its traceback is shown, and the status is 1.
+T5X's `--gin.NAME=VALUE` and a help page, and turns a user's mistake into one
+line and exit status 2; `--debug` shows its traceback instead. Any other
+exception is a bug: its traceback is shown, and the status is 1.
 """
 
+import difflib
 import os
 import runpy
 import sys
@@ -15,21 +16,13 @@ from collections.abc import Callable, Sequence
 from absl import app, flags, logging
 
 from dsbs_jax import contract
-from dsbs_jax.runtime import files, terminal_text
+from dsbs_jax.runtime import files, help_page, terminal_text
 
 USER_ERROR_STATUS = 2
-VERBS = (
-  'prepare',
-  'show',
-  'train',
-  'eval',
-  'infer',
-  'serve',
-  'export',
-  'plan',
-  'sweep',
-  'report',
-)
+# Verb -> the module that is run for it.
+VERBS = {verb: f'dsbs_jax.{verb}' for verb in help_page.VERBS} | {
+  'extract': 'rationales.extract'
+}
 
 _GIN_FLAG = '--gin.'
 flags.DEFINE_bool('debug', False, 'Show the traceback of a user error.')
@@ -49,24 +42,32 @@ def rewrite_gin_flags(arguments: Sequence[str]) -> list[str]:
     name, equals, value = argument.removeprefix(_GIN_FLAG).partition('=')
     if not equals:
       raise contract.UserError(
-        f'{argument} sets nothing, expected --gin.NAME=VALUE (strings need'
-        ' quotes of their own: --gin.MODEL_DIR="\'/runs/1\'").'
+        f'{argument} sets nothing, expected --gin.NAME=VALUE, such as'
+        ' --gin.MODEL_DIR=runs/1.'
       )
     rewritten.append(f'--gin_bindings={name} = {value}')
   return rewritten
 
 
 def run(
-  main: Callable[[], int | None], *, takes_arguments: bool = False
+  main: Callable[..., int | None],
+  *,
+  most_arguments: int | None = 0,
+  more_help: Callable[[], str] | None = None,
 ) -> None:
   """Parses the flags, calls `main`, exits with its status.
 
   Args:
-    main: the command; returns an exit status or None for success.
-    takes_arguments: whether the command line may hold more than flags.
+    main: the command; gets what the command line holds besides flags, returns
+      an exit status or None for success.
+    most_arguments: how much the command line may hold besides flags; None for
+      any number.
+    more_help: writes the rest of the help page.
   """
   # TensorFlow, where a command needs it, only reads files: keep it quiet.
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+  if help_page.is_asked_for(sys.argv[1:]):
+    sys.exit(_show_help(main, more_help))
   try:
     arguments = rewrite_gin_flags(sys.argv)
   except contract.UserError as error:
@@ -76,12 +77,8 @@ def run(
 
   def start(rest: Sequence[str]) -> int:
     try:
-      if rest[1:] and not takes_arguments:
-        raise contract.UserError(
-          f'{rest[1]!r} is no flag, expected --NAME=VALUE only (put a value'
-          ' with spaces in quotes). --help lists the flags.'
-        )
-      return main() or 0
+      _check_arguments(rest[1:], most_arguments)
+      return main(*rest[1:]) or 0
     except (contract.UserError, OSError) as error:
       text = message(error)
       if text is None or flags.FLAGS.debug:
@@ -89,6 +86,41 @@ def run(
       return _report(text)
 
   app.run(start, argv=arguments, flags_parser=_parse)
+
+
+def _check_arguments(given: Sequence[str], most: int | None) -> None:
+  """Raises where the command line holds more than flags and its arguments."""
+  if most is None or len(given) <= most:
+    return
+  if not most:
+    raise contract.UserError(
+      f'{given[0]!r} is no flag, expected --NAME=VALUE only (put a value'
+      ' with spaces in quotes). --help lists the flags.'
+    )
+  raise contract.UserError(
+    f'{given[most]!r} is one argument too many, expected {most} at most and'
+    ' --NAME=VALUE (put a value with spaces in quotes). --help shows examples.'
+  )
+
+
+def _show_help(
+  main: Callable[..., int | None], more_help: Callable[[], str] | None
+) -> int:
+  """Prints the help page of a command; the exit status."""
+  try:
+    more = more_help() if more_help else ''
+  except contract.UserError as error:
+    return _report(str(error))
+  _print(help_page.of_command(main.__globals__['__doc__'], more))
+  return 0
+
+
+def _print(page: str) -> None:
+  """Prints a page, of which the reader may want only the head."""
+  try:
+    print(page, flush=True)
+  except BrokenPipeError:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parse(arguments: Sequence[str]) -> list[str]:
@@ -124,12 +156,24 @@ def _report(text: str) -> int:
 
 def front() -> None:
   """The console script: `dsbs train ...` is `python -m dsbs_jax.train ...`."""
-  verb = sys.argv[1] if len(sys.argv) > 1 else ''
+  verb = sys.argv[1] if len(sys.argv) > 1 else '--help'
+  if verb in ('-h', '--help', 'help'):
+    _print(help_page.FRONT)
+    sys.exit(0)
+  if verb == '--version':
+    print(help_page.version())
+    sys.exit(0)
   if verb not in VERBS:
-    print(f'usage: dsbs {{{",".join(VERBS)}}} [flags]', file=sys.stderr)
-    sys.exit(0 if verb in ('-h', '--help') else USER_ERROR_STATUS)
+    near = difflib.get_close_matches(verb, VERBS, n=1, cutoff=0.5)
+    guess = f' Did you mean {near[0]}?' if near else ''
+    sys.exit(
+      _report(
+        f'{verb!r} is no verb, expected one of {", ".join(VERBS)}.{guess}'
+        ' usage: dsbs VERB ...; dsbs --help shows examples.'
+      )
+    )
   sys.argv = [f'dsbs {verb}', *sys.argv[2:]]
   # As `python -m` does: --module may name a file of this folder.
   if not sys.flags.safe_path:
     sys.path.insert(0, os.getcwd())
-  runpy.run_module(f'dsbs_jax.{verb}', run_name='__main__', alter_sys=True)
+  runpy.run_module(VERBS[verb], run_name='__main__', alter_sys=True)

@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import inspect
 import logging
-import pathlib
 import re
 import tokenize
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,13 +18,11 @@ from typing import TypeVar
 
 import gin
 from dsbs_jax import contract
-from dsbs_jax.runtime import gin_errors
+from dsbs_jax.runtime import gin_errors, gin_macros, gin_texts
 
 Settings = TypeVar('Settings')
 
 _DOTTED = re.compile(r'^([A-Za-z_][\w./]*\.\w+) =', re.MULTILINE)
-_IMPORT = re.compile(r'^(?:from \S+ )?import \S+.*$', re.MULTILINE)
-_INCLUDE = re.compile(r'^\s*include\b', re.MULTILINE)
 _MACRO = re.compile(r'^([A-Za-z_]\w*) =', re.MULTILINE)
 _REFERENCE = re.compile(r'@([\w.]+)')
 # How the settings' own errors begin: 'alpha is 2, ...', 'T5Config.dtype is'.
@@ -51,14 +48,17 @@ def build(
   gin_files: Sequence[str],
   gin_bindings: Sequence[str],
   search_paths: Sequence[str] = ('.',),
+  defaults: gin_macros.Defaults | None = None,
 ) -> Settings:
   """Parses gin files and bindings and builds the settings that they bind.
 
   Args:
     settings: a dataclass that the engine file binds, such as `TrainConfig`.
     gin_files: engine first, then model and benchmark files.
-    gin_bindings: `NAME = VALUE` lines that override the files.
+    gin_bindings: `NAME = VALUE` lines that override the files. Text needs no
+      quotes where the field takes text.
     search_paths: folders in which relative gin files are looked up.
+    defaults: what overrides the engine file, and is overridden by the rest.
 
   Returns:
     The settings.
@@ -75,79 +75,70 @@ def build(
       'no gin file is given, expected at least an engine file:'
       ' --gin_file=gin/train.gin.'
     )
-  texts = {file: _text(file, search_paths) for file in gin_files}
-  _check_order(settings, texts)
-  given = _Given(texts, gin_bindings)
+  texts = {file: gin_texts.read(file, search_paths) for file in gin_files}
+  gin_texts.check_order(settings, texts)
+  engine, *others = gin_files
+  imports = gin_texts.imports(texts)
   with _silent():
-    for file in gin_files:
-      with _explained(lambda error, file=file: file + gin_errors.line(error)):
-        gin.parse_config_file(file)
-    imports = _imports(texts)
+    _parse_file(engine)
+    texts = (
+      {engine: texts[engine]} | _apply(defaults, settings, imports) | texts
+    )
+    given = gin_texts.Given(texts, gin_bindings)
+    for file in others:
+      _parse_file(file)
+    fields = gin_macros.Bindings(settings, gin.config_str())
     for binding in gin_bindings:
-      with _explained(lambda _, binding=binding: flag(binding)):
-        gin.parse_config([*imports, binding])
+      with _explained(lambda _, binding=binding: gin_texts.flag(binding)):
+        field = fields.field(binding.partition('=')[0].strip())
+        gin.parse_config([*imports, gin_macros.quote(binding, field)])
+    if defaults is not None:
+      _check_missing(fields.missing(defaults), engine=engine, given=given)
     with _explained(lambda _: ''):
       _derive_macros(getattr(settings, 'DERIVED_MACROS', {}))
       gin.finalize()
-  with _explained(given.origin):
+  with _explained(lambda error: _origin(error, given)):
     built = gin.get_configurable(settings)()
   _check_all_read(given)
   return _with_functions_bound(built)
 
 
+def _parse_file(file: str) -> None:
+  with _explained(lambda error: file + gin_errors.line(error)):
+    gin.parse_config_file(file)
+
+
+def _apply(
+  defaults: gin_macros.Defaults | None, settings: type, imports: Sequence[str]
+) -> dict[str, str]:
+  """Sets the defaults that the engine has a field for; place -> their text."""
+  if defaults is None:
+    return {}
+  lines = gin_macros.Bindings(settings, gin.config_str()).lines(defaults)
+  gin.parse_config([*imports, *lines])
+  return {defaults.place: '\n'.join(lines)}
+
+
+def _check_missing(
+  missing: Mapping[str, str], *, engine: str, given: gin_texts.Given
+) -> None:
+  """Raises where nobody but the engine sets what a folder does not say."""
+  for name, message in missing.items():
+    if given.of(name) in ('', engine):
+      raise contract.UserError(message)
+
+
+def engine_text(file: str) -> str:
+  """The config of an engine file alone, as gin writes it."""
+  gin.clear_config()
+  with _silent():
+    _parse_file(file)
+  return gin.config_str()
+
+
 def operative_text() -> str:
   """The operative config: a gin file that rebuilds the settings."""
   return gin.operative_config_str()
-
-
-def _text(file: str, search_paths: Sequence[str]) -> str:
-  """What a gin file says."""
-  places = (pathlib.Path(path) / file for path in ('', *search_paths))
-  found = next((place for place in places if place.is_file()), None)
-  if found is None:
-    raise contract.UserError(
-      f'gin file {file!r} is not in {sorted(set(map(str, search_paths)))}.'
-      ' Give its path, or its folder with --gin_search_paths.'
-    )
-  try:
-    text = found.read_text(encoding='utf-8')
-  except UnicodeDecodeError as error:
-    raise contract.UserError(
-      f'gin file {file!r} has the byte 0x{error.object[error.start]:02x} at'
-      f' position {error.start:,}, expected UTF-8 text. Convert it to UTF-8.'
-    ) from error
-  if text.startswith('\ufeff'):
-    raise contract.UserError(
-      f'gin file {file!r} begins with a byte-order mark, expected plain'
-      ' UTF-8. Save it without one.'
-    )
-  return text
-
-
-def _check_order(settings: type, texts: Mapping[str, str]) -> None:
-  """Raises where no file is the engine, or where it follows another."""
-  binds = re.compile(rf'^[\w.]*{settings.__name__}(\.\w+ =|:)', re.MULTILINE)
-  engines = [file for file, text in texts.items() if binds.search(text)]
-  first = next(iter(texts))
-  if engines and engines[0] != first:
-    position = list(texts).index(engines[0]) + 1
-    raise contract.UserError(
-      f'the engine file {engines[0]!r} is gin file number {position}, expected'
-      f' it first: its defaults would override {first!r}. Give engine, model,'
-      ' benchmark in this order.'
-    )
-  if not engines and not any(map(_INCLUDE.search, texts.values())):
-    raise contract.UserError(
-      f'none of the gin files {", ".join(texts)} binds {settings.__name__},'
-      ' expected the engine file of this command first, such as'
-      ' --gin_file=gin/train.gin for training.'
-    )
-
-
-def _imports(texts: Mapping[str, str]) -> list[str]:
-  """The files' import lines, so that flags may name what files import."""
-  found = [line for text in texts.values() for line in _IMPORT.findall(text)]
-  return list(dict.fromkeys(found))
 
 
 def _derive_macros(derived: Mapping[str, tuple[Callable, str]]) -> None:
@@ -189,37 +180,17 @@ def _bound(function: Callable) -> Callable:
   return bound
 
 
-def flag(binding: str) -> str:
-  """A binding as it is typed: 'ALPHA = 0.5' -> '--gin.ALPHA=0.5'."""
-  name, _, value = binding.partition('=')
-  return f'--gin.{name.strip()}={value.strip()}'
-
-
-@dataclasses.dataclass(frozen=True)
-class _Given:
-  """What files and flags say, to find out who said something."""
-
-  texts: Mapping[str, str]
-  bindings: Sequence[str]
-
-  def of(self, name: str) -> str:
-    """The flag, or else the last file, that sets a macro or parameter."""
-    sets = re.compile(rf'^\s*{re.escape(name)}\s*=', re.MULTILINE)
-    flags = [flag(b) for b in reversed(self.bindings) if sets.match(b)]
-    files = [file for file, t in reversed(self.texts.items()) if sets.search(t)]
-    return next(iter((*flags, *files)), '')
-
-  def origin(self, error: Exception) -> str:
-    """Who set the field that an error's message begins with, if it does."""
-    field = _FIELD.match(str(error))
-    if field is None:
-      return ''
-    bound = re.search(
-      rf'^([\w./]+\.{field[1].lower()}) = (?:%(\w+))?',
-      gin.config_str(),
-      re.MULTILINE,
-    )
-    return self.of(bound[2] or bound[1]) if bound else ''
+def _origin(error: Exception, given: gin_texts.Given) -> str:
+  """Who set the field that an error's message begins with, if it does."""
+  field = _FIELD.match(str(error))
+  if field is None:
+    return ''
+  bound = re.search(
+    rf'^([\w./]+\.{field[1].lower()}) = (?:%(\w+))?',
+    gin.config_str(),
+    re.MULTILINE,
+  )
+  return given.of(bound[2] or bound[1]) if bound else ''
 
 
 @contextlib.contextmanager
@@ -259,7 +230,7 @@ def _known() -> set[str]:
   )
 
 
-def _check_all_read(given: _Given) -> None:
+def _check_all_read(given: gin_texts.Given) -> None:
   """Raises where a binding or macro was given and read by nothing."""
   bound, read = gin.config_str(), gin.operative_config_str()
   for kind, pattern in (('binding', _DOTTED), ('macro', _MACRO)):

@@ -21,7 +21,7 @@ _NO_VALUE = re.compile(
 _LINE = re.compile(r'\bline (\d+)')
 _MOST_CHARS = 500
 
-QUOTES = 'strings need quotes of their own: --gin.MODEL_DIR="\'/runs/1\'"'
+QUOTES = "in a gin file, strings need quotes: MODEL_DIR = '/runs/1'"
 
 
 def explain(error: Exception, known: Iterable[str]) -> str:
@@ -35,7 +35,7 @@ def explain(error: Exception, known: Iterable[str]) -> str:
   known = sorted(known)
   if match := _REQUIRED.match(text):
     name = match[1]
-    return f'{name} is not given. Add --gin.{name}=VALUE ({QUOTES}).'
+    return f'{name} is not given. Add --gin.{name}=VALUE.'
   if match := _NO_MACRO.match(text):
     return (
       f'%{match[1]} has no value, expected a macro that a file or a flag'

@@ -1,28 +1,49 @@
 # SPDX-License-Identifier: Apache-2.0
 """The flags of the doors that gin configures, as T5X names them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from absl import flags
 
-from dsbs_jax.runtime import gin_config
+from dsbs_jax.runtime import (
+  gin_config,
+  gin_files,
+  gin_macros,
+  gin_texts,
+  help_page,
+)
 
 Settings = TypeVar('Settings')
 
 _FILES = flags.DEFINE_multi_string(
   'gin_file', [], 'Engine, then model, then benchmark.'
 )
-_BINDINGS = flags.DEFINE_multi_string('gin_bindings', [], 'NAME = VALUE.')
+_BINDINGS = flags.DEFINE_multi_string(
+  'gin_bindings', [], 'NAME = VALUE; --gin.NAME=VALUE is the same.'
+)
 _PATHS = flags.DEFINE_list(
   'gin_search_paths', ['.'], 'Folders of relative gin files.'
 )
 
 
-def build(settings: type[Settings], *, engine: Sequence[str] = ()) -> Settings:
+def build(
+  settings: type[Settings],
+  *,
+  engine: Sequence[str] = (),
+  bindings: Sequence[str] = (),
+  defaults: gin_macros.Defaults | None = None,
+) -> Settings:
   """Builds a door's settings from its flags; see `gin_config.build`.
 
-  Files of `engine` go first, unless the first of them is given anyway.
+  Args:
+    settings: the dataclass.
+    engine: gin files that go first, unless the first of them is given anyway.
+    bindings: of the door's own flags; those of --gin.NAME override them.
+    defaults: what a folder says of itself.
+
+  Raises:
+    UserError: as `gin_config.build`.
   """
   files = list(_FILES.value)
   if engine and engine[0] not in files:
@@ -30,6 +51,59 @@ def build(settings: type[Settings], *, engine: Sequence[str] = ()) -> Settings:
   return gin_config.build(
     settings,
     gin_files=files,
-    gin_bindings=_BINDINGS.value,
+    gin_bindings=[*bindings, *_BINDINGS.value],
     search_paths=_PATHS.value,
+    defaults=defaults,
   )
+
+
+def implied_engine(settings: type, name: str) -> list[str]:
+  """[engine file] where no --gin_file gives one.
+
+  Args:
+    settings: the dataclass that it binds.
+    name: of our file, such as 'eval.gin'.
+  """
+  if gin_texts.has_engine(settings, _FILES.value, _PATHS.value):
+    return []
+  return [gin_files.find(name)]
+
+
+def has_files() -> bool:
+  """Whether any --gin_file is given."""
+  return bool(_FILES.value)
+
+
+def given(macro: str) -> str | None:
+  """The value of the last --gin.MACRO=VALUE, as it is typed; None without."""
+  found = None
+  for binding in _BINDINGS.value:
+    name, _, value = binding.partition('=')
+    found = value.strip() if name.strip() == macro else found
+  return found
+
+
+def help_text(
+  settings: type, engine: str, short: Mapping[str, str] | None = None
+) -> str:
+  """What `--help` tells of an engine's macros.
+
+  Args:
+    settings: the dataclass that the engine file binds.
+    engine: our gin file, such as 'eval.gin'.
+    short: macro -> the flag that is its short name.
+  """
+  text = gin_config.engine_text(gin_files.find(engine))
+  defaults = gin_macros.defaults(text)
+  entries = []
+  for macro, field in gin_macros.Bindings(settings, text).macros().items():
+    value = defaults.get(macro)
+    name = macro if value in (None, 'required') else f'{macro}={value}'
+    said = f'{field.type_text}: {field.doc}'
+    if value == 'required':
+      said += ' [required]'
+    if macro in (short or {}):
+      said += f' [{short[macro]}]'
+    entries.append(help_page.entry(name, said))
+  head = f'Settings of gin/{engine}, set by --gin.NAME=VALUE:'
+  return '\n\n'.join([head, '\n'.join(entries)])

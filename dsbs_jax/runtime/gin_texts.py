@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What gin files and flags say, read as text: order, imports, who said what."""
+
+import dataclasses
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+
+from dsbs_jax import contract
+
+_IMPORT = re.compile(r'^(?:from \S+ )?import \S+.*$', re.MULTILINE)
+_INCLUDE = re.compile(r'^\s*include\b', re.MULTILINE)
+
+
+def read(file: str, search_paths: Sequence[str]) -> str:
+  """What a gin file says."""
+  places = (pathlib.Path(path) / file for path in ('', *search_paths))
+  found = next((place for place in places if place.is_file()), None)
+  if found is None:
+    raise contract.UserError(
+      f'gin file {file!r} is not in {sorted(set(map(str, search_paths)))}.'
+      ' Give its path, or its folder with --gin_search_paths.'
+    )
+  try:
+    text = found.read_text(encoding='utf-8')
+  except UnicodeDecodeError as error:
+    raise contract.UserError(
+      f'gin file {file!r} has the byte 0x{error.object[error.start]:02x} at'
+      f' position {error.start:,}, expected UTF-8 text. Convert it to UTF-8.'
+    ) from error
+  if text.startswith('\ufeff'):
+    raise contract.UserError(
+      f'gin file {file!r} begins with a byte-order mark, expected plain'
+      ' UTF-8. Save it without one.'
+    )
+  return text
+
+
+def check_order(settings: type, texts: Mapping[str, str]) -> None:
+  """Raises where no file is the engine, or where it follows another."""
+  binds = _binds(settings)
+  engines = [file for file, text in texts.items() if binds.search(text)]
+  first = next(iter(texts))
+  if engines and engines[0] != first:
+    position = list(texts).index(engines[0]) + 1
+    raise contract.UserError(
+      f'the engine file {engines[0]!r} is gin file number {position}, expected'
+      f' it first: its defaults would override {first!r}. Give engine, model,'
+      ' benchmark in this order.'
+    )
+  if not engines and not any(map(_INCLUDE.search, texts.values())):
+    raise contract.UserError(
+      f'none of the gin files {", ".join(texts)} binds {settings.__name__},'
+      ' expected the engine file of this command first, such as'
+      ' --gin_file=gin/train.gin for training.'
+    )
+
+
+def has_engine(
+  settings: type, files: Sequence[str], search_paths: Sequence[str]
+) -> bool:
+  """Whether one of the gin files binds the settings, or includes others."""
+  texts = [read(file, search_paths) for file in files]
+  return any(
+    _binds(settings).search(text) or _INCLUDE.search(text) for text in texts
+  )
+
+
+def _binds(settings: type) -> re.Pattern:
+  """What a line that binds the settings begins with."""
+  return re.compile(rf'^[\w.]*{settings.__name__}(\.\w+ =|:)', re.MULTILINE)
+
+
+def imports(texts: Mapping[str, str]) -> list[str]:
+  """The files' import lines, so that flags may name what files import."""
+  found = [line for text in texts.values() for line in _IMPORT.findall(text)]
+  return list(dict.fromkeys(found))
+
+
+def flag(binding: str) -> str:
+  """A binding as it is typed: 'ALPHA = 0.5' -> '--gin.ALPHA=0.5'."""
+  name, _, value = binding.partition('=')
+  return f'--gin.{name.strip()}={value.strip()}'
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+  """What files and flags say, to find out who said something."""
+
+  texts: Mapping[str, str]
+  bindings: Sequence[str]
+
+  def of(self, name: str) -> str:
+    """The flag, or else the last file, that sets a macro or parameter."""
+    sets = re.compile(rf'^\s*{re.escape(name)}\s*=', re.MULTILINE)
+    flags = [flag(b) for b in reversed(self.bindings) if sets.match(b)]
+    files = [file for file, t in reversed(self.texts.items()) if sets.search(t)]
+    return next(iter((*flags, *files)), '')
