@@ -226,7 +226,7 @@ def to_stablehlo(export: ExportConfig) -> str:
     }
   elif not isinstance(vocabulary, vocabularies.ByteVocabulary):
     raise contract.UserError(
-      f'{export.vocabulary or export.model_dir} has a tokenizer.json, expected a SentencePiece file or bytes,'
+      f'{export.vocabulary or export.model_dir} is a tokenizer.json, expected a SentencePiece file or bytes,'
       ' which a program can read alone. Give --vocabulary, or --format=hf.'
     )
   stablehlo.save(
@@ -300,9 +300,9 @@ def _vocabulary(
   trained.settle({'vocabulary': export.vocabulary})
   vocabulary = vocabularies.load(given)
   trained_with = found.metadata.get('vocabulary')
-  # An exported folder keeps bytes as a tokenizer.json of the same ids.
-  is_its_own = given == str(found.path)
-  if not is_its_own and trained_with not in (None, vocabulary.fingerprint):
+  # Hugging Face keeps the same ids in files of other kinds.
+  is_hf = read_checkpoint.is_hugging_face(str(found.path))
+  if not is_hf and trained_with not in (None, vocabulary.fingerprint):
     raise contract.UserError(
       f'{export.model_dir} was trained with vocabulary {trained_with}, but'
       f' {given} is {vocabulary.fingerprint}. Give the right file with'

@@ -15,7 +15,7 @@ from typing import Any
 from dsbs_jax import contract
 from dsbs_jax.core.t5 import network
 from dsbs_jax.data.prepared import store, views
-from dsbs_jax.runs import results, run_folder
+from dsbs_jax.runs import results, run_folder, self_description
 
 CARD_FILE = 'README.md'
 UNKNOWN = 'unknown'
@@ -92,10 +92,12 @@ def write(
   """
   out = pathlib.Path(out)
   run = exported.path.parent
-  source = run / run_folder.CONFIG_FILE
-  macros = run_folder.read_macros(source) if source.is_file() else {}
+  source = self_description.config_file(exported.path)
+  macros = run_folder.read_macros(source) if source else {}
   if macros:
-    (out / 'training.gin').write_text(source.read_text(encoding='utf-8'))
+    (out / self_description.EXPORTED_CONFIG).write_text(
+      source.read_text(encoding='utf-8')
+    )
   size = f'T5 of {results.size_text(results.num_params(exported.config))}'
   task = exported.metadata.get('task')
   sections = [

@@ -160,19 +160,27 @@ def metadata(checkpoint: pathlib.Path) -> dict[str, Any]:
     ) from error
 
 
-def macros(path: pathlib.Path) -> dict[str, Any]:
-  """The macros of the config in a folder or beside it; no references."""
-  is_whole = read_checkpoint.is_hugging_face(str(path))
-  for folder in (path,) if is_whole else (path, path.parent):
-    for name in (run_folder.CONFIG_FILE, EXPORTED_CONFIG):
-      if (folder / name).is_file():
-        found = run_folder.read_macros(folder / name)
-        return {
-          macro: value
-          for macro, value in found.items()
-          if not (isinstance(value, str) and value.startswith(('%', '@')))
-        }
-  return {}
+def config_file(checkpoint: pathlib.Path) -> pathlib.Path | None:
+  """The config of the run that a checkpoint is of, None without one."""
+  is_whole = read_checkpoint.is_hugging_face(str(checkpoint))
+  folders = (checkpoint,) if is_whole else (checkpoint, checkpoint.parent)
+  files = (
+    folder / name
+    for folder in folders
+    for name in (run_folder.CONFIG_FILE, EXPORTED_CONFIG)
+  )
+  return next(filter(pathlib.Path.is_file, files), None)
+
+
+def macros(checkpoint: pathlib.Path) -> dict[str, Any]:
+  """The macros of that config that are values, not references."""
+  file = config_file(checkpoint)
+  found = run_folder.read_macros(file) if file else {}
+  return {
+    macro: value
+    for macro, value in found.items()
+    if not (isinstance(value, str) and value.startswith(('%', '@')))
+  }
 
 
 def _checkpoint(folder: str, step: str | int) -> pathlib.Path:

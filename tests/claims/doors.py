@@ -6,6 +6,7 @@ import dataclasses
 import io
 import runpy
 import sys
+import types
 import unittest.mock
 
 from absl import flags
@@ -13,6 +14,8 @@ from absl import flags
 from dsbs_jax.runtime import command
 
 _FLAGS_OF = 'dsbs_jax.runtime.gin_flags'
+# What holds on to that module is loaded anew with it.
+_LOADED_ANEW = (_FLAGS_OF, 'dsbs_jax.inference.student_flags')
 # How absl names the module of a door: by its file, or as it was imported.
 _DOORS = tuple(
   form.format(name)
@@ -68,14 +71,13 @@ def call(module: str, *arguments: str, stdin: bytes = b'') -> Ended:
 def _own_flags():
   """Inside, no flag of a door is defined; outside, all are as before."""
   before = _take_flags()
-  module = _take_module()
+  modules = _take_modules()
   try:
     yield
   finally:
     _take_flags()
-    _take_module()
-    if module is not None:
-      sys.modules[_FLAGS_OF] = module
+    _take_modules()
+    sys.modules.update(modules)
     for name, flag in before.items():
       flags.FLAGS[name] = flag
       _RESTORED.add(name)  # absl no longer knows whose it is
@@ -83,11 +85,16 @@ def _own_flags():
     flags.FLAGS.unparse_flags()
 
 
-def _take_module():
-  """Unloads the module that defines gin's flags; the doors load it anew."""
-  package, _, name = _FLAGS_OF.rpartition('.')
-  vars(sys.modules[package]).pop(name, None)
-  return sys.modules.pop(_FLAGS_OF, None)
+def _take_modules() -> dict[str, types.ModuleType]:
+  """Unloads the modules that define gin's flags; the doors load them anew."""
+  taken = {}
+  for path in _LOADED_ANEW:
+    package, _, name = path.rpartition('.')
+    if package in sys.modules:
+      vars(sys.modules[package]).pop(name, None)
+    if path in sys.modules:
+      taken[path] = sys.modules.pop(path)
+  return taken
 
 
 def _take_flags() -> dict[str, flags.Flag]:

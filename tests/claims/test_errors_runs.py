@@ -26,9 +26,13 @@ TRAIN = {
     'layouts.Padded.truncate=True',
     ('--gin.layouts.Padded.truncate=True', 'read by nothing', 'remove it'),
   ),
-  'no_quotes': (
-    'PREFIXES=code',
-    ('--gin.PREFIXES=code', 'strings need quotes'),
+  'text_for_a_number': (
+    'ALPHA=half',
+    ('--gin.ALPHA=half: the value cannot be read', 'expected number'),
+  ),
+  'wrong_text_without_quotes': (
+    'PREFIXES=cod',
+    ("prefixes is 'cod', expected",),
   ),
   'open_quote': ("PREFIXES='code", ("PREFIXES='code", 'quotes and brackets')),
   'open_bracket': ('LAYOUT=(1', ('--gin.LAYOUT=(1', 'quotes and brackets')),

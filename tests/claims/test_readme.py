@@ -52,7 +52,11 @@ def test_doors_and_gin_files_in_commands_exist():
 def _flags(module: str) -> set[str]:
   """The flags that a command's source defines, those of gin included."""
   texts = [(REPOSITORY / (module.replace('.', '/') + '.py')).read_text()]
-  for name in ('dsbs_jax/runtime/gin_flags', 'bench/workload'):
+  for name in (
+    'dsbs_jax/runtime/gin_flags',
+    'dsbs_jax/inference/student_flags',
+    'bench/workload',
+  ):
     if name.rpartition('/')[2] in texts[0]:
       texts.append((REPOSITORY / f'{name}.py').read_text())
   found = {'flagfile', 'debug'}

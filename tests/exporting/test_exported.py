@@ -319,6 +319,10 @@ def test_a_foreign_checkpoint_has_a_card_that_knows_little(run, tmp_path):
   export = export_lib.ExportConfig(model_dir=str(run), out=str(tmp_path / 'hf'))
   assert 'data is not here to check' in export_lib.to_hugging_face(export)
   assert 'max_new_tokens=9' in (tmp_path / 'hf' / 'README.md').read_text()
+  # Of others: neither our files nor a tokenizer.
+  for name in ('run.json', 'training.gin', 'spiece.model', 'tokenizer.json'):
+    (tmp_path / 'hf' / name).unlink()
+  (tmp_path / 'hf' / 'tokenizer_config.json').unlink()
   again = export_lib.ExportConfig(
     model_dir=str(tmp_path / 'hf'), out=str(tmp_path / 't5x')
   )
