@@ -19,4 +19,9 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-  command.run(main)
+  command.run(
+    main,
+    more_help=lambda: gin_flags.help_text(
+      train_config.TrainConfig, 'train.gin'
+    ),
+  )

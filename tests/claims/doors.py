@@ -27,6 +27,7 @@ _DOORS = tuple(
 ) + ('rationales.extract',)
 
 _RESTORED = set()
+_DROPPED = []
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +50,8 @@ def call(module: str, *arguments: str, stdin: bytes = b'') -> Ended:
   Returns:
     How it ended; an exception that leaves the command is raised here.
   """
-  out, err = io.StringIO(), io.StringIO()
+  out = io.TextIOWrapper(io.BytesIO(), 'utf-8', write_through=True)
+  err = io.StringIO()
   status = 0
   with (
     _own_flags(),
@@ -64,7 +66,7 @@ def call(module: str, *arguments: str, stdin: bytes = b'') -> Ended:
       runpy.run_module(module, run_name='__main__', alter_sys=True)
     except SystemExit as error:
       status = error.code or 0
-  return Ended(status, out.getvalue(), err.getvalue())
+  return Ended(status, out.buffer.getvalue().decode(), err.getvalue())
 
 
 @contextlib.contextmanager
@@ -76,7 +78,8 @@ def _own_flags():
     yield
   finally:
     _take_flags()
-    _take_modules()
+    # absl knows modules by their id, which no other may get.
+    _DROPPED.append(_take_modules())
     sys.modules.update(modules)
     for name, flag in before.items():
       flags.FLAGS[name] = flag

@@ -2,6 +2,8 @@
 """Commands answer bad input with one line and status 2."""
 
 import os
+import pathlib
+import re
 import subprocess
 import sys
 import textwrap
@@ -9,7 +11,7 @@ import textwrap
 import pytest
 
 from dsbs_jax.runs import results
-from dsbs_jax.runtime import command
+from dsbs_jax.runtime import command, gin_files
 from tests.claims import doors
 
 
@@ -24,7 +26,7 @@ def _run(code, *arguments):
 
 FAILING = """
     from dsbs_jax import contract
-    from dsbs_jax.runtime import command
+    from dsbs_jax.runtime import command, gin_files
     def main():
       raise contract.UserError('alpha is 2, expected a number in [0, 1].')
     command.run(main)
@@ -89,10 +91,61 @@ def test_a_bug_inside_a_command_keeps_its_traceback(monkeypatch):
     doors.call('dsbs_jax.report', '/nowhere')
 
 
+FRONT = 'from dsbs_jax.runtime import command; command.front()'
+
+
 def test_front_refuses_unknown_verbs():
-  done = _run('from dsbs_jax.runtime import command; command.front()', 'trian')
+  done = _run(FRONT, 'trian')
   assert done.returncode == command.USER_ERROR_STATUS
   assert 'usage: dsbs' in done.stderr
+  assert "'trian' is no verb" in done.stderr
+  assert 'Did you mean train?' in done.stderr
+
+
+def test_front_shows_the_whole_way_and_its_version():
+  done = _run(FRONT, '--help')
+  assert done.returncode == 0
+  for verb in command.VERBS:
+    assert f'\n  {verb} ' in done.stdout
+  for example in ('eval runs/cqa', 'infer runs/cqa', 'serve runs/cqa'):
+    assert f'\n  dsbs {example}' in done.stdout
+  assert _run(FRONT).stdout == done.stdout
+  done = _run(FRONT, '--version')
+  assert done.stdout.startswith('dsbs_jax 0.') and 'jax 0.' in done.stdout
+
+
+@pytest.mark.parametrize('verb', command.VERBS)
+def test_every_verb_is_a_module_with_a_help_page_of_its_own(verb):
+  module = command.VERBS[verb]
+  ended = doors.call(module, '--help')
+  assert ended.status == 0 and not ended.stderr
+  assert verb in ended.stdout.split('\n')[0]
+  assert '\nFlags:\n' in ended.stdout
+  # absl's own flags, and those of libraries, are on no page of ours.
+  for foreign in ('alsologtostderr', 'tfds_', 'xml_output_file', 'jax_'):
+    assert foreign not in ended.stdout
+
+
+@pytest.mark.parametrize('verb', ['train', 'plan', 'eval', 'infer', 'serve'])
+def test_help_lists_every_macro_with_type_default_and_meaning(verb):
+  page = doors.call(command.VERBS[verb], '--help').stdout
+  engine = 'train' if verb == 'plan' else verb
+  text = pathlib.Path(gin_files.find(f'{engine}.gin')).read_text()
+  for macro, value in re.findall(r'^([A-Z_]+) = (.*)$', text, re.MULTILINE):
+    value = '5e-05' if value == '5e-5' else value  # as Python writes it
+    shown = macro if value == '%gin.REQUIRED' else f'{macro}={value}'
+    (entry,) = re.findall(
+      rf'^  {re.escape(shown)}(?=\s)((?:.*\n {{20,}}.*)*.*)', page, re.MULTILINE
+    )
+    kind, colon, meaning = ' '.join(entry.split()).partition(': ')
+    assert colon and kind and meaning, macro
+    assert ('[required]' in entry) == (value == '%gin.REQUIRED'), macro
+
+
+def test_more_arguments_than_a_command_takes_are_named():
+  ended = doors.call('dsbs_jax.eval', 'runs/a', 'runs/b')
+  assert ended.status == command.USER_ERROR_STATUS
+  assert "error: 'runs/b' is one argument too many" in ended.stderr
 
 
 @pytest.mark.parametrize(
