@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""python -m dsbs_jax.plan --gin_file=gin/models/xxl.gin --mesh=8x4 --device=v5e"""
+"""dsbs plan: memory, time and price of a run, without its hardware.
+
+  dsbs plan --gin_file=gin/models/xxl.gin --mesh=8x4 --device=v5e
+
+With the gin files and settings of a training command, it plans that command.
+"""
 
 from absl import flags
 

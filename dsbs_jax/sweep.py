@@ -1,5 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""python -m dsbs_jax.sweep --benchmarks=cqa --methods=... --runs_dir=..."""
+"""dsbs sweep: many runs, over methods, models, shares of the data and seeds.
+
+  dsbs sweep --benchmarks=cqa --models=gin/models/tiny.gin --seeds=0,1,2 \\
+    --source=datasets.zip --vocabulary=spiece.model --runs_dir=runs/cqa
+  dsbs sweep --flagfile=gin/sweeps/figure4.flags --source=datasets.zip \\
+    --vocabulary=spiece.model --runs_dir=runs/fig4
+
+A run that is finished is not run again. docs/experiments.md tells more.
+"""
 
 from absl import flags
 

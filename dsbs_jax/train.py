@@ -19,9 +19,4 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-  command.run(
-    main,
-    more_help=lambda: gin_flags.help_text(
-      train_config.TrainConfig, 'train.gin'
-    ),
-  )
+  command.run(main)

@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 
+from dsbs_jax.runtime import command
 from tests.claims import file_list
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
@@ -59,12 +60,12 @@ def _flags(module: str) -> set[str]:
   ):
     if name.rpartition('/')[2] in texts[0]:
       texts.append((REPOSITORY / f'{name}.py').read_text())
-  found = {'flagfile', 'debug'}
+  found = {'flagfile', 'debug', 'help'}
   for node in ast.walk(ast.parse('\n'.join(texts))):
     if isinstance(node, ast.Call) and node.args:
       name = ast.unparse(node.func).rpartition('.')[2]
       # prepare, show and sweep call DEFINE_string and its kin S, B, L and M.
-      if name.startswith('DEFINE_') or name in ('S', 'B', 'L', 'M'):
+      if name.startswith('DEFINE_') or name in ('S', 'B', 'L', 'M', 'N'):
         found |= {node.args[0].value, f'no{node.args[0].value}'}
       elif name == 'add_argument':
         found.add(node.args[0].value.removeprefix('--'))
@@ -72,11 +73,18 @@ def _flags(module: str) -> set[str]:
 
 
 def _commands(text: str) -> list[tuple[str, str]]:
-  """(module, arguments) of each `python -m` of ours in blocks and in lines."""
+  """(module, arguments) of each command of ours in blocks and in lines."""
   text = re.sub(r'\\\n\s*', ' ', text)
-  return re.findall(
+  found = re.findall(
     r'python -m ((?:dsbs_jax|rationales|bench)\.\w+)([^`\n]*)', text
   )
+  verbs = '|'.join(command.VERBS)
+  return found + [
+    (command.VERBS[verb], arguments)
+    for verb, arguments in re.findall(
+      rf'(?<![\w/])dsbs ({verbs})\b([^`\n]*)', text
+    )
+  ]
 
 
 @pytest.mark.parametrize(

@@ -23,10 +23,10 @@ class T5Config:
 
   Attributes:
     vocab_size: V, rows of the embedding (32128 for the public vocabulary).
-    emb_dim: D.
-    num_heads: H.
-    head_dim: K; H * K need not be D.
-    mlp_dim: F.
+    emb_dim: D, the width of the model.
+    num_heads: H, attention heads.
+    head_dim: K, the width of one head; H * K need not be D.
+    mlp_dim: F, the hidden width of the MLP.
     num_encoder_layers: N of the encoder.
     num_decoder_layers: N of the decoder.
     mlp_activations: ('gelu', 'linear') for T5 1.1, ('relu',) for T5 1.0.
