@@ -54,11 +54,11 @@ def _flags(module: str) -> set[str]:
   """The flags that a command's source defines, those of gin included."""
   texts = [(REPOSITORY / (module.replace('.', '/') + '.py')).read_text()]
   for name in (
-    'dsbs_jax/runtime/gin_flags',
     'dsbs_jax/inference/student_flags',
+    'dsbs_jax/runtime/gin_flags',
     'bench/workload',
   ):
-    if name.rpartition('/')[2] in texts[0]:
+    if any(name.rpartition('/')[2] in text for text in texts):
       texts.append((REPOSITORY / f'{name}.py').read_text())
   found = {'flagfile', 'debug', 'help'}
   for node in ast.walk(ast.parse('\n'.join(texts))):
