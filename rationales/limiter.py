@@ -6,8 +6,15 @@ first sign of overload, falls by 30 % at each sign and then grows by one call
 per round. A Retry-After stops all calls, not just the one that got it. `--rpm`
 and `--tpm` are spread evenly over the minute.
 
+Many servers give no sign: llama.cpp works on as many calls as it has slots and
+lets the others wait in silence, until they time out. So the answers' rate is
+measured. With N calls in flight and X answers per second a call takes N / X
+seconds (Little's law); the limit grows while that is at most a quarter of the
+timeout, or, slowly, while it makes calls no slower, so that none waits.
+
 Source: slow start and congestion avoidance of RFC 5681, with the decrease
-factor of RFC 9438 (0.7); full jitter as in
+factor of RFC 9438 (0.7); the comparison with the fastest answer as in TCP
+Vegas (https://doi.org/10.1145/190314.190317); full jitter as in
 https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/.
 """
 
@@ -22,6 +29,13 @@ from dsbs_jax import contract
 _INITIAL_CALLS = 8
 _DECREASE = 0.7
 _BURST_SECONDS = 1.0
+_MEASURED_ANSWERS = 16
+# Of the timeout: what a call may take by the measured rate for the limit to
+# grow, and the most before it falls. The rest is for rates that change.
+_GROW_SHARE, _SHRINK_SHARE = 0.25, 0.5
+# Calls wait for each other where a round of them takes so many times as long,
+# in the mean, as the fastest round did; else more may be tried.
+_WAITING, _GROWTH, _SHORTEST_ROUND = 1.5, 1.25, 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +107,65 @@ class RateLimit:
     self._next -= amount * self._seconds_each
 
 
+class _Pace:
+  """The server's measured rate, and how many calls at once suit it.
+
+  Args:
+    timeout: seconds after which a call is given up.
+  """
+
+  def __init__(self, timeout: float):
+    self._timeout = timeout
+    self._times: collections.deque[float] = collections.deque(
+      maxlen=_MEASURED_ANSWERS
+    )
+    self._first = True
+    # Of calls sent since the limit last changed: how long they took.
+    self._round: list[float] = []
+    self._round_start = -math.inf
+    self._fastest_mean = math.inf
+
+  def pause(self) -> None:
+    """Forgets when answers came: none came for a while, for another reason."""
+    self._times.clear()
+
+  def next_limit(self, limit: float, *, now: float, seconds: float) -> float:
+    """The highest limit after an answer.
+
+    Args:
+      limit: the present one.
+      now: when the answer came, in seconds of a monotonic clock.
+      seconds: how long its call took.
+    """
+    quarter = _GROW_SHARE * self._timeout
+    self._times.append(now)
+    if now - seconds >= self._round_start:
+      self._round.append(seconds)
+    if self._first:  # perhaps of a server that takes one call at a time
+      self._first = False
+      return quarter / max(seconds, 1e-9)
+    if len(self._times) < 2:
+      return limit
+    span = self._times[-1] - self._times[0]
+    suits = quarter * (len(self._times) - 1) / max(span, 1e-9)
+    if suits > limit:
+      return suits
+    return self._after_round(limit, suits, now)
+
+  def _after_round(self, limit: float, suits: float, now: float) -> float:
+    """Compares a round of calls with the fastest: did they wait?"""
+    if len(self._round) < max(limit, _SHORTEST_ROUND):
+      return limit
+    mean = sum(self._round) / len(self._round)
+    self._round, self._round_start = [], now
+    self._fastest_mean = min(mean, self._fastest_mean)
+    waited = mean > _WAITING * self._fastest_mean
+    half = _SHRINK_SHARE * self._timeout
+    if not waited and mean <= half:
+      return max(limit + 1, _GROWTH * limit)
+    return suits if waited and mean > half else limit
+
+
 class Limiter:
   """Decides when an attempt may be made; all attempts pass it.
 
@@ -100,9 +173,18 @@ class Limiter:
     max_concurrency: upper limit of calls at once, at least 1.
     rpm: requests per minute, 0 for no limit.
     tpm: tokens per minute, prompt and completion, 0 for no limit.
+    timeout: seconds after which a call is given up.
   """
 
-  def __init__(self, max_concurrency: int, *, rpm: float = 0, tpm: float = 0):
+  def __init__(
+    self,
+    max_concurrency: int,
+    *,
+    rpm: float = 0,
+    tpm: float = 0,
+    timeout: float = math.inf,
+  ):
+    self._pace = _Pace(timeout)
     self._max = float(max_concurrency)
     self._limit = min(self._max, float(_INITIAL_CALLS))
     self._threshold = self._max  # below it the limit doubles per round
@@ -147,10 +229,18 @@ class Limiter:
     self._tokens.give_back(unused_tokens)
     self._free_place()
 
-  def on_success(self) -> None:
-    """Raises the limit: an answer came."""
+  def on_success(self, seconds: float | None = None) -> None:
+    """Raises the limit, unless calls would wait for each other: an answer came.
+
+    Args:
+      seconds: how long the call took; None where that is not known.
+    """
+    highest = self._max
+    if seconds is not None:
+      now = asyncio.get_running_loop().time()
+      highest = self._pace.next_limit(self._limit, now=now, seconds=seconds)
     step = 1.0 if self._limit < self._threshold else 1.0 / self._limit
-    self._limit = min(self._max, self._limit + step)
+    self._limit = max(1.0, min(self._max, self._limit + step, highest))
 
   def on_overload(self, epoch: int, retry_after: float | None) -> None:
     """Lowers the limit, once for all calls that were in flight together.
@@ -162,6 +252,7 @@ class Limiter:
     if retry_after:
       resume = asyncio.get_running_loop().time() + retry_after
       self._paused_until = max(self._paused_until, resume)
+    self._pace.pause()
     if epoch == self._epoch:
       self._epoch += 1
       self._limit = max(1.0, self._limit * _DECREASE)

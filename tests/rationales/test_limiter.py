@@ -143,3 +143,78 @@ def test_a_cancelled_call_leaves_its_place_to_others():
 def test_no_attempt_at_all_is_refused():
   with pytest.raises(ValueError, match='--attempts is 0'):
     limiter.Backoff(attempts=0)
+
+
+class Slots:
+  """A server that works on some calls at once; the others wait in silence."""
+
+  def __init__(self, slots, seconds):
+    self.slots, self.seconds = asyncio.Semaphore(slots), seconds
+    self.in_flight = self.most = self.timeouts = 0
+
+  async def answer(self, number):
+    self.in_flight += 1
+    self.most = max(self.most, self.in_flight)
+    try:
+      async with self.slots:
+        # Completions differ in length.
+        await asyncio.sleep(self.seconds * (0.7, 1.0, 1.3)[number % 3])
+    finally:
+      self.in_flight -= 1
+
+
+def _ask_all(server, num_calls, *, timeout=120.0, concurrency=64):
+  """Makes calls, the first one alone; when the last one was answered."""
+
+  async def run():
+    gate = limiter.Limiter(concurrency, timeout=timeout)
+    loop = asyncio.get_running_loop()
+
+    async def call(number):
+      epoch = await gate.acquire(1)
+      begun = loop.time()
+      try:
+        async with asyncio.timeout(timeout):
+          await server.answer(number)
+        gate.on_success(loop.time() - begun)
+      except TimeoutError:
+        server.timeouts += 1
+        gate.on_overload(epoch, None)
+      gate.release()
+
+    await call(0)
+    await asyncio.gather(*map(call, range(1, num_calls)))
+    return loop.time()
+
+  return virtual_time.run(run())
+
+
+@pytest.mark.parametrize(
+  'slots, seconds', [(2, 5.0), (1, 20.0), (1, 40.0), (2, 40.0), (8, 50.0)]
+)
+def test_no_call_waits_at_the_server_until_it_times_out(slots, seconds):
+  server = Slots(slots, seconds)
+  took = _ask_all(server, 200)
+  assert not server.timeouts
+  assert slots <= server.most < 40
+  # And the slots are seldom short of work.
+  assert took < 1.5 * 200 * seconds / slots
+
+
+@pytest.mark.parametrize('seconds', [0.1, 5.0, 25.0, 40.0])
+def test_a_server_that_answers_all_at_once_gets_as_many_as_allowed(seconds):
+  server = Slots(10_000, seconds)
+  _ask_all(server, 2000)
+  assert server.most == 64 and not server.timeouts
+
+
+def test_a_server_that_slows_down_gets_fewer_calls():
+  server = Slots(2, 1.0)
+
+  async def slow(number, answer=server.answer):
+    server.seconds = 1.0 if number < 200 else 3.0
+    await answer(number)
+
+  server.answer = slow
+  _ask_all(server, 400)
+  assert not server.timeouts and server.most > 20
