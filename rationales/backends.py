@@ -23,6 +23,7 @@ from rationales import (
   bounded_response,
   calls,
   completions_file,
+  probe,
   secret,
   server_config,
 )
@@ -31,10 +32,13 @@ from rationales import (
 _RETRIED = {408, 409, 425, 429}
 _OVERLOAD = {429, 503, 504, 529}
 _FATAL = {401, 403}
+# Without a Retry-After: a server that is loading, or gone behind its proxy.
+_DOWN = {502, 503, 504}
 # 429 means "slow down", except if it means "no money left".
 _NO_MONEY = 'insufficient_quota'
 # The request never reached the server.
-_NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
+_UNREACHABLE = (httpx2.ConnectError, httpx2.ConnectTimeout)
+_NOT_SENT = (*_UNREACHABLE, httpx2.PoolTimeout)
 
 # Errors of the client that `classify` sorts.
 API_ERRORS = (openai.APIStatusError, openai.APIConnectionError)
@@ -84,14 +88,28 @@ class Http:
         f'no answer within {timeout:g} s',
         overload=True,
         maybe_paid=not isinstance(error.__cause__, _NOT_SENT),
+        server=calls.UNREACHABLE
+        if isinstance(error.__cause__, _UNREACHABLE)
+        else None,
       ) from None
     except API_ERRORS as error:
-      raise classify(error, key) from None
+      found = classify(error, key)
+      if isinstance(found, calls.FatalError) and not key.reveal():
+        found = calls.FatalError(f'{found}{self._server.key_hint}')
+      raise found from None
     try:
       return calls.read_answer(json.loads(response.content), call)
     except ValueError as error:
       reason = key.redact(f'malformed answer: {error}')[:_MESSAGE_LENGTH]
       raise calls.TransientError(reason, maybe_paid=True) from None
+
+  async def explain(
+    self, call: calls.Call, error: calls.PermanentError
+  ) -> str | None:
+    """What to change after the first call was refused; None if unknown."""
+    return await probe.explain(
+      self._client, self._server, self._sampling, call=call, error=error
+    )
 
   async def close(self) -> None:
     await self._client.close()
@@ -208,9 +226,11 @@ def classify(
     if isinstance(cause, bounded_response.TooLongError):
       return calls.PermanentError(str(cause), maybe_paid=True)
     not_sent = isinstance(cause, _NOT_SENT)
+    unreachable = isinstance(cause, _UNREACHABLE)
+    server = calls.UNREACHABLE if unreachable else None
     reason = key.redact(f'{type(cause).__name__}: {cause}')[:_MESSAGE_LENGTH]
     return calls.TransientError(
-      reason, overload=not_sent, maybe_paid=not not_sent
+      reason, overload=not_sent, maybe_paid=not not_sent, server=server
     )
   status = error.status_code
   body = error.body if isinstance(error.body, dict) else {}
@@ -219,10 +239,14 @@ def classify(
   if status in _FATAL or error.code == _NO_MONEY:
     return calls.FatalError(reason)
   if status in _RETRIED or status >= 500:
+    wait = retry_after(error.response.headers)
     return calls.TransientError(
       reason,
-      retry_after=retry_after(error.response.headers),
+      retry_after=wait,
       overload=status in _OVERLOAD,
+      server=calls.LOADING
+      if status in _DOWN and wait is None
+      else calls.ANSWERED,
     )
   return calls.PermanentError(reason, status)
 

@@ -230,6 +230,10 @@ def _said(choice: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
   return answer, {k: v for k, v in notes.items() if v and isinstance(v, str)}
 
 
+# What a failed attempt tells about the server.
+UNREACHABLE, LOADING, ANSWERED = 'unreachable', 'loading', 'answered'
+
+
 class TransientError(Exception):
   """A failure that may not happen at the next attempt.
 
@@ -238,6 +242,7 @@ class TransientError(Exception):
     retry_after: seconds the server asked to wait, if it did.
     overload: whether the server says that it gets too many calls.
     maybe_paid: whether the server may have charged for the call.
+    server: UNREACHABLE, LOADING or ANSWERED, None where that is not known.
   """
 
   def __init__(
@@ -247,11 +252,18 @@ class TransientError(Exception):
     retry_after: float | None = None,
     overload: bool = False,
     maybe_paid: bool = False,
+    server: str | None = None,
   ):
     super().__init__(reason)
     self.retry_after = retry_after
     self.overload = overload
     self.maybe_paid = maybe_paid
+    self.server = server
+
+  @property
+  def down(self) -> bool:
+    """Whether every call would have met this, until the server is up."""
+    return self.server in (UNREACHABLE, LOADING)
 
 
 class PermanentError(Exception):

@@ -12,13 +12,17 @@ from typing import Any
 from absl import flags
 
 from dsbs_jax import contract
+from dsbs_jax.data import benchmark as benchmark_lib
 from dsbs_jax.data import register
-from dsbs_jax.runtime import command
+from dsbs_jax.data.source import sources
+from dsbs_jax.runtime import command, terminal_text
 from rationales import (
   calls,
   costs,
   extraction,
   limiter,
+  prompt_checks,
+  prompt_template,
   secret,
   server_config,
   worklist,
@@ -31,6 +35,18 @@ flags.DEFINE_string('source', None, 'Folder or zip with the rows.')
 flags.DEFINE_string('split', 'train', 'train, validation or test.')
 flags.DEFINE_string('out', None, 'Completions file (.jsonl).')
 flags.DEFINE_integer('limit', None, 'Only the first so many rows.')
+flags.DEFINE_string(
+  'data_dir', None, 'Folder of a benchmark that `prepare` has described.'
+)
+
+flags.DEFINE_integer(
+  'preview', 0, 'Print so many prompts and stop; needs no server.'
+)
+flags.DEFINE_string(
+  'write_prompt',
+  None,
+  'Write a prompt file to start from, made of three labelled rows, and stop.',
+)
 
 flags.DEFINE_enum(
   'backend', 'http', server_config.BACKENDS, 'Who answers, and how.'
@@ -95,6 +111,17 @@ flags.DEFINE_float('rpm', 0, 'Requests per minute; 0 sets no limit.')
 flags.DEFINE_float('tpm', 0, 'Tokens per minute; 0 sets no limit.')
 flags.DEFINE_float('timeout', 120.0, 'Seconds for one call.')
 flags.DEFINE_integer('attempts', 8, 'Attempts per call.')
+flags.DEFINE_float(
+  'outage_timeout',
+  3600.0,
+  'Seconds for which all calls wait while the server is down or loading.',
+)
+flags.DEFINE_bool(
+  'stop_early',
+  True,
+  'Stop if none of the first 20 answers has a label that can be read, or 20'
+  ' calls in a row fail.',
+)
 flags.DEFINE_float('poll_seconds', 30.0, 'Between two polls of a batch.')
 flags.DEFINE_bool(
   'forget_batches',
@@ -115,17 +142,33 @@ flags.DEFINE_bool(
 def main() -> int:
   """Runs the command; returns its exit status."""
   given = flags.FLAGS
-  for name in ('benchmark', 'source', 'out'):
+  needed = ['benchmark', 'source']
+  if not (given.preview or given.write_prompt):
+    needed.append('out')
+  for name in needed:
     if not given[name].value:
       raise contract.UserError(f'--{name} is missing. --help lists all flags.')
+  if given.preview < 0:
+    raise contract.UserError(
+      f'--preview is {given.preview}, expected 1 row or more.'
+    )
+  benchmark = _benchmark()
+  if given.write_prompt:
+    rows = sources.read_rows(benchmark, given.source, given.split)
+    path = pathlib.Path(given.write_prompt)
+    print(prompt_template.write(path, benchmark, rows))
+    return 0
+  prompt = _prompt(benchmark)
+  if given.preview:
+    work = _worklist(benchmark, prompt)
+    text = work.preview(given.preview, hinted=given.rationalize)
+    print(terminal_text.visible(text))
+    return 0
   key = secret.from_environment(given.key_variable)
   key.guard_logs()
-  path = given.prompt or prompt_lib.FOLDER / f'{given.benchmark}.json'
-  prompt = prompt_lib.load(pathlib.Path(path))
-  prompt = prompt_lib.select(prompt, given.exemplars, given.seed)
   job = extraction.Extraction(
     path=pathlib.Path(given.out),
-    work=_worklist(prompt),
+    work=_worklist(benchmark, prompt),
     sampling=_sampling(prompt),
     prompt_settings={
       'prompt': prompt.fingerprint,
@@ -137,9 +180,10 @@ def main() -> int:
       backoff=limiter.Backoff(attempts=given.attempts),
       **_values('backend', 'base_url', 'replay', 'timeout', 'concurrency'),
       **_values('rpm', 'tpm', 'poll_seconds', 'batch_size', 'forget_batches'),
+      **_values('outage_timeout', 'key_variable'),
     ),
     prices=costs.Prices(given.price_in, given.price_out, given.budget),
-    rationalize=given.rationalize,
+    **_values('rationalize', 'stop_early'),
   )
   return job.show_costs() if given.dry_run else job.run()
 
@@ -173,11 +217,28 @@ def _sampling(prompt: prompt_lib.Prompt) -> calls.Sampling:
   )
 
 
-def _worklist(prompt: prompt_lib.Prompt) -> worklist.Worklist:
+def _benchmark() -> benchmark_lib.Benchmark:
+  given = flags.FLAGS
+  return register.benchmark(given.benchmark, module=given.module)
+
+
+def _prompt(benchmark: benchmark_lib.Benchmark) -> prompt_lib.Prompt:
+  """The prompt, checked, with the exemplars that are shown."""
+  given = flags.FLAGS
+  default = prompt_lib.FOLDER / f'{benchmark.name}.json'
+  path = pathlib.Path(given.prompt or default)
+  prompt = prompt_lib.load(path, benchmark=benchmark.name)
+  prompt_checks.check(prompt, benchmark, path)
+  return prompt_lib.select(prompt, given.exemplars, given.seed)
+
+
+def _worklist(
+  benchmark: benchmark_lib.Benchmark, prompt: prompt_lib.Prompt
+) -> worklist.Worklist:
   given = flags.FLAGS
   per_call = given.samples_per_call
   return worklist.Worklist(
-    register.benchmark(given.benchmark, module=given.module),
+    benchmark,
     prompt=prompt,
     samples_per_call=given.samples if per_call is None else per_call,
     **_values('source', 'split', 'endpoint', 'samples', 'limit'),

@@ -16,6 +16,7 @@ from rationales import (
   batch,
   calls,
   costs,
+  first_answers,
   ledger,
   monitor,
   online,
@@ -49,6 +50,7 @@ class Extraction:
     server: who answers.
     prices: what it costs.
     rationalize: whether this is the second pass.
+    stop_early: whether a run whose first calls are of no use ends.
   """
 
   path: pathlib.Path
@@ -58,6 +60,7 @@ class Extraction:
   server: server_config.ServerConfig
   prices: costs.Prices
   rationalize: bool = False
+  stop_early: bool = True
 
   def show_costs(self) -> int:
     """Prints what the run would cost; changes no file and asks no server."""
@@ -220,11 +223,19 @@ class Extraction:
       else:
         backend = backends.Http(self.sampling, server, substitutes)
       runner = online.OnlineRunner(
-        backend, server, record(backend.name, free=backend.free)
+        backend,
+        server,
+        record(backend.name, free=backend.free),
+        None if backend.free else self._first_answers(),
       )
     asyncio.run(runner.run(todo))
     counts.finish()
     return runner, counts
+
+  def _first_answers(self) -> first_answers.FirstAnswers:
+    return first_answers.FirstAnswers(
+      self.work.benchmark, self.sampling.model, stop=self.stop_early
+    )
 
   def _status(self, runner: _Runner, counts: monitor.Monitor) -> int:
     """Says how the run ended; returns the exit status."""

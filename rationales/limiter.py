@@ -124,6 +124,7 @@ class _Pace:
     self._round: list[float] = []
     self._round_start = -math.inf
     self._fastest_mean = math.inf
+    self._ceiling = 0.0  # what the last round allows
 
   def pause(self) -> None:
     """Forgets when answers came: none came for a while, for another reason."""
@@ -150,14 +151,16 @@ class _Pace:
     suits = quarter * (len(self._times) - 1) / max(span, 1e-9)
     if suits > limit:
       return suits
-    return self._after_round(limit, suits, now)
+    if len(self._round) >= max(limit, _SHORTEST_ROUND):
+      self._ceiling = self._after_round(limit, suits)
+      self._round, self._round_start = [], now
+      if self._ceiling < limit:
+        return self._ceiling
+    return max(limit, self._ceiling)
 
-  def _after_round(self, limit: float, suits: float, now: float) -> float:
+  def _after_round(self, limit: float, suits: float) -> float:
     """Compares a round of calls with the fastest: did they wait?"""
-    if len(self._round) < max(limit, _SHORTEST_ROUND):
-      return limit
     mean = sum(self._round) / len(self._round)
-    self._round, self._round_start = [], now
     self._fastest_mean = min(mean, self._fastest_mean)
     waited = mean > _WAITING * self._fastest_mean
     half = _SHRINK_SHARE * self._timeout

@@ -11,7 +11,16 @@ import enum
 import signal
 from collections.abc import Iterator
 
-from rationales import backends, calls, limiter, recorder, server_config
+from dsbs_jax.runtime import progress
+from rationales import (
+  backends,
+  calls,
+  first_answers,
+  limiter,
+  outage,
+  recorder,
+  server_config,
+)
 
 INTERRUPTED = 'interrupted; the same command continues'
 
@@ -39,6 +48,8 @@ class OnlineRunner:
     backend: who answers (see `backends`).
     server: its limits and waiting times.
     record: where the outcomes go.
+    first: looks at the first answers; the first call is then made alone, so
+      that what is wrong with all calls is paid for once. None for no look.
     exit_reason, message: why the run ended, for programs and for people.
     again: whether calls are to be made again after the run: never.
   """
@@ -46,13 +57,19 @@ class OnlineRunner:
   backend: backends.Http | backends.Replay
   server: server_config.ServerConfig
   record: recorder.Recorder
+  first: first_answers.FirstAnswers | None = None
 
   def __post_init__(self):
     self.exit_reason, self.message, self.again = ExitReason.DONE, '', False
     server = self.server
     self._limiter = limiter.Limiter(
-      server.concurrency, rpm=server.rpm, tpm=server.tpm
+      server.concurrency,
+      rpm=server.rpm,
+      tpm=server.tpm,
+      timeout=server.timeout,
     )
+    self._outage = outage.Outage(self.backend.name, server.outage_timeout)
+    self._probing = self.first is not None
     self._tasks: set[asyncio.Task] = set()
     self._in_flight: set[asyncio.Task] = set()
     self._max_tasks = asyncio.Semaphore(
@@ -89,6 +106,9 @@ class OnlineRunner:
         task = asyncio.create_task(self._run_call(call))
         self._tasks.add(task)
         task.add_done_callback(self._on_task_done)
+        if self._probing:
+          await asyncio.wait([task])
+          self._probing = False
     except Exception as error:  # raised again when the paid calls are answered
       self._crash = error
       self._stop(ExitReason.INTERRUPTED, 'an error')
@@ -113,14 +133,14 @@ class OnlineRunner:
       try:
         answer = await self._with_retries(missing)
       except calls.PermanentError as error:
-        self._record_failure(missing, error)
+        await self._fail(missing, error)
         answer = None
       finally:
         tracker.release(missing)
       if answer is None:
         return
       try:
-        missing = self.record.answer(missing, answer)
+        missing = self._record_answer(missing, answer)
       except calls.FatalError as error:
         self.record.lost(missing, str(error), answer)
         self._stop(ExitReason.REFUSED, str(error))
@@ -130,13 +150,28 @@ class OnlineRunner:
         self._stop_for_budget()
         return
 
+  def _record_answer(
+    self, call: calls.Call, answer: calls.Answer
+  ) -> calls.Call | None:
+    """Records an answer; returns what is still missing."""
+    missing = self.record.answer(call, answer)
+    useless = self.first and self.first.add(call, answer)
+    if useless:
+      self._stop(ExitReason.REFUSED, useless)
+    return missing
+
   async def _with_retries(self, call: calls.Call) -> calls.Answer | None:
     """Tries until there is an answer; None if the run stops first."""
-    backoff = self.server.backoff
-    for attempt in range(1, backoff.attempts + 1):
+    backoff, attempt = self.server.backoff, 0
+    while attempt < backoff.attempts:
       result = await self._attempt(call)
       if not isinstance(result, calls.TransientError):
         return result
+      if result.down and not self._stopped:
+        loading = result.server == calls.LOADING
+        if not self._outage.begin(str(result), loading=loading):
+          continue  # waits with the others: no row fails for it
+      attempt += 1
       if result.maybe_paid:
         self.record.lost(call, str(result))
         if self.record.tracker.over_budget():
@@ -160,24 +195,42 @@ class OnlineRunner:
     """One attempt within the limits; None if the run has to stop."""
     tokens = self.record.tracker.estimate(call).total
     epoch = await self._limiter.acquire(tokens)
-    used = 0.0
-    self.record.file.check()
-    self._in_flight.add(asyncio.current_task())
+    used, clock = 0.0, asyncio.get_running_loop().time
     try:
+      if not await self._outage.wait():
+        self._stop_for_outage()
+        return None
+      self.record.file.check()
+      self._in_flight.add(asyncio.current_task())
+      sent = clock()
       answer = await self.backend.complete(call)
       used = sum(answer.usage.values()) if answer.usage else tokens
-      self._limiter.on_success()
+      self._outage.end()
+      self._limiter.on_success(clock() - sent)
       return answer
     except calls.TransientError as error:
-      if error.overload:
+      if error.server == calls.ANSWERED:
+        self._outage.end()
+      if error.overload and self._outage.seconds is None:
         self._limiter.on_overload(epoch, error.retry_after)
       return error
+    except calls.PermanentError:
+      self._outage.end()
+      raise
     except calls.FatalError as error:
       self._stop(ExitReason.REFUSED, str(error))
       return None
     finally:
       self._in_flight.discard(asyncio.current_task())
       self._limiter.release(unused_tokens=tokens - used)
+
+  async def _fail(self, call: calls.Call, error: calls.PermanentError) -> None:
+    """Records a failure, unless it is known what all calls would meet."""
+    explain = getattr(self.backend, 'explain', None)
+    if self._probing and explain and (why := await explain(call, error)):
+      self._stop(ExitReason.REFUSED, f'{error}; {why}')
+    else:
+      self._record_failure(call, error)
 
   def _record_failure(
     self, call: calls.Call, error: calls.PermanentError
@@ -186,11 +239,12 @@ class OnlineRunner:
       self.record.lost(call, str(error))
     self.record.failure(call, str(error), error.status)
     self._failures_in_a_row += 1
-    if self._failures_in_a_row >= _MAX_FAILURES_IN_A_ROW:
+    persist = self.first is not None and not self.first.stop
+    if self._failures_in_a_row >= _MAX_FAILURES_IN_A_ROW and not persist:
       self._stop(
         ExitReason.REFUSED,
         f'{_MAX_FAILURES_IN_A_ROW} rows in a row failed for good, the last'
-        f' with: {error}',
+        f' with: {error} (--nostop_early goes on all the same)',
       )
 
   def _stop(self, reason: ExitReason, message: str) -> None:
@@ -209,6 +263,13 @@ class OnlineRunner:
       ExitReason.BUDGET,
       f'{tracker.spent():,.4f} are spent, and the next call might exceed the'
       f' budget of {tracker.prices.budget:,.4f}',
+    )
+
+  def _stop_for_outage(self) -> None:
+    self._stop(
+      ExitReason.REFUSED,
+      f'{self.backend.name} has been down for'
+      f' {progress.duration(self._outage.seconds)} ({self._outage.reason})',
     )
 
   async def _wait_for_change(self) -> None:
@@ -233,7 +294,23 @@ class OnlineRunner:
     if self._stopped:
       for task in self._tasks:
         task.cancel()
-    self._stop(ExitReason.INTERRUPTED, INTERRUPTED)
+      return
+    flying = len(self._in_flight)
+    down = self._outage.seconds
+    if down is not None:
+      words = (
+        f'{INTERRUPTED}; the run was waiting for {self.backend.name}, down for'
+        f' {progress.duration(down)} ({self._outage.reason})'
+      )
+    else:
+      words = INTERRUPTED
+      progress.say(
+        f'interrupted: waiting for {flying:,} calls in flight, at most'
+        f' {self.server.timeout:g} s, because they are paid; a second Ctrl-C'
+        ' does not wait. Every answer until now is in'
+        f' {self.record.file.path}; the same command continues'
+      )
+    self._stop(ExitReason.INTERRUPTED, words)
 
   async def _sync_regularly(self) -> None:
     """Syncs the file and prints the progress while calls are made."""

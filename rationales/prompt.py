@@ -1,33 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Few-shot prompts: an instruction and exemplars from JSON, made into text.
 
-A prompt is a JSON file. For a benchmark whose rows are {'q': '2 + 2?'}:
-
-  {"benchmark": "mine", "provenance": "who wrote the exemplars, licence",
-   "instruction": "Explain, then answer.",
-   "question": "Q: {q}", "hint": "\\nHint: it is {label}.", "cue": "\\nA:",
-   "answer": "{rationale} The answer is {answer}.", "stop": ["\\n\\nQ:"],
-   "exemplars": [{"group": "sum", "input": {"q": "1 + 1?"},
-                  "rationale": "One and one is two.", "label": "2"}]}
-
-`question` may name any field of a row, and `{rendered}`, what the benchmark's
-own `render(row)` gives; an exemplar's input is a row, or the rendered text.
-`answer` may name any field of an exemplar; an exemplar without "answer" uses
-its label there. The layout is what the benchmark's parser reads back from a
-completion.
+docs/prompts.md describes the file.
 
 Source: the triplets (input, rationale, label) of section 3.1 of
 arXiv 2305.02301, and the layouts that the published completions show.
 """
 
 import dataclasses
+import difflib
 import functools
 import hashlib
 import itertools
 import json
 import pathlib
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dsbs_jax import contract
@@ -38,7 +26,13 @@ FOLDER = pathlib.Path(__file__).resolve().parent / 'prompts'
 _PARTS = {
   **dict.fromkeys(('instruction', 'question', 'cue', 'answer'), str),
   **{'provenance': str, 'exemplars': list, 'hint': str, 'stop': list},
+  **dict.fromkeys(('benchmark', 'license'), str),
 }
+_OPTIONAL = {
+  **dict.fromkeys(('benchmark', 'provenance', 'license', 'hint'), ''),
+  'stop': [],
+}
+_EXEMPLAR_PARTS = ('group', 'input', 'rationale', 'answer', 'label')
 
 Row = Mapping[str, Any]
 
@@ -90,26 +84,33 @@ def text_hash(text: str) -> str:
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def load(path: pathlib.Path) -> Prompt:
+def load(path: pathlib.Path, *, benchmark: str | None = None) -> Prompt:
   """Reads a prompt file, with all its exemplars in the file's order.
 
+  Args:
+    path: the file.
+    benchmark: the name of the benchmark that it must be for, if it names one.
+
   Raises:
-    contract.UserError: the file is missing, is not JSON or lacks a part.
+    contract.UserError: the file is missing, is not JSON, lacks a part, has an
+      unknown one, or is another benchmark's.
   """
   archive.check_regular(path)
   try:
     data = json.loads(path.read_text(encoding='utf-8-sig'))
   except FileNotFoundError:
     raise contract.UserError(
-      f'There is no prompt file {path}. Write one (rationales/prompts has'
-      ' five to start from) or name yours with --prompt=FILE.'
+      f'There is no prompt file {path}. Make one from your rows with'
+      ' --write_prompt=FILE (docs/prompts.md), or name yours with'
+      ' --prompt=FILE.'
     ) from None
   except ValueError as error:
     raise contract.UserError(
       f'{path} is not JSON ({error}), expected a prompt file. Correct it, or'
       ' give another with --prompt.'
     ) from None
-  data = {'hint': '', 'stop': []} | (data if isinstance(data, dict) else {})
+  data = _OPTIONAL | (data if isinstance(data, dict) else {})
+  _check_names(data, _PARTS, path)
   for name, kind in _PARTS.items():
     if not isinstance(data.get(name), kind):
       raise contract.UserError(
@@ -117,6 +118,12 @@ def load(path: pathlib.Path) -> Prompt:
         f' in which it is a {kind.__name__}. Correct the file, or give another'
         ' with --prompt.'
       )
+  if benchmark and data['benchmark'] not in ('', benchmark):
+    raise contract.UserError(
+      f'{path} is a prompt for the benchmark {data["benchmark"]!r}, expected'
+      f' one for {benchmark!r}. Give that one with --prompt, or correct'
+      ' "benchmark" in the file.'
+    )
   data['stop'] = tuple(data['stop'])
   data['exemplars'] = tuple(
     _exemplar(record, f'{path}, exemplar {number}')
@@ -228,6 +235,20 @@ def _fill(template: str, fields: Row) -> str:
     ) from None
 
 
+def _check_names(
+  record: Mapping[str, Any], known: Iterable[str], place: object
+) -> None:
+  """Refuses a part that no prompt has, which is a slip of the pen."""
+  for name in record:
+    if name not in known:
+      near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+      hint = f' Did you mean "{near[0]}"?' if near else ''
+      raise contract.UserError(
+        f'{place} has a part {name!r:.60}, expected some of'
+        f' {", ".join(known)}.{hint} Rename or remove it.'
+      )
+
+
 def _exemplar(record: Any, place: str) -> Exemplar:
   needed = {'input': (dict, str), 'rationale': str, 'label': (str, int, float)}
   for name, kind in needed.items():
@@ -236,6 +257,7 @@ def _exemplar(record: Any, place: str) -> Exemplar:
         f'{place} has no {name} of the right type, expected input, rationale'
         ' and label. Correct the prompt file.'
       )
+  _check_names(record, _EXEMPLAR_PARTS, place)
   return Exemplar(
     group=str(record.get('group', record['label'])),
     input=record['input'],

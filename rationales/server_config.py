@@ -31,6 +31,8 @@ class ServerConfig:
     forget_batches: whether batches that the server no longer knows are given
       up: their cost counts as lost, their rows are asked again.
     replay: the completions file of the replay backend.
+    outage_timeout: seconds for which calls wait while the server is down.
+    key_variable: the environment variable that has the key.
 
   Raises:
     contract.UserError: a value is out of range or missing.
@@ -48,6 +50,8 @@ class ServerConfig:
   batch_size: int = 20_000
   forget_batches: bool = False
   replay: str | None = None
+  outage_timeout: float = 3600.0
+  key_variable: str = 'OPENAI_API_KEY'
 
   def __post_init__(self):
     try:
@@ -80,15 +84,26 @@ class ServerConfig:
         f'--batch_size is {self.batch_size} and --poll_seconds'
         f' {self.poll_seconds}, expected at least 1 and 0.'
       )
+    if not self.outage_timeout >= 0:
+      raise contract.UserError(
+        f'--outage_timeout is {self.outage_timeout}, expected 0 seconds or'
+        ' more.'
+      )
     if self.backend == 'replay' and not self.replay:
       raise contract.UserError('--backend=replay needs --replay=FILE.')
 
   @property
   def public_url(self) -> str:
     """The address without user, password and query, which may hold a key."""
-    parts = urllib.parse.urlsplit(self.base_url)
-    host = parts.netloc.rpartition('@')[2]
-    return urllib.parse.urlunsplit((parts.scheme, host, parts.path, '', ''))
+    return public(self.base_url)
+
+  @property
+  def key_hint(self) -> str:
+    """What to add to a refusal where no key was sent."""
+    return (
+      f'; the environment variable {self.key_variable} is not set: export the'
+      " server's key in it, or name another one with --key_variable"
+    )
 
   def client(self) -> openai.AsyncOpenAI:
     """The official client, without retries of its own."""
@@ -101,3 +116,10 @@ class ServerConfig:
         timeout=self.timeout, event_hooks={'response': [bounded_response.bound]}
       ),
     )
+
+
+def public(url: str) -> str:
+  """An address without user, password and query, which may hold a key."""
+  parts = urllib.parse.urlsplit(url)
+  host = parts.netloc.rpartition('@')[2]
+  return urllib.parse.urlunsplit((parts.scheme, host, parts.path, '', ''))

@@ -65,6 +65,31 @@ class Worklist:
         f'--limit is {self.limit}, expected 1 row or more.'
       )
 
+  def preview(self, count: int, *, hinted: bool) -> str:
+    """The prompts of the first rows as they would be sent, for people.
+
+    Args:
+      count: how many rows.
+      hinted: whether they are those of the second pass.
+
+    Raises:
+      contract.UserError: a row is wrong, or its prompt is too long.
+    """
+    parts = []
+    for row in itertools.islice(self._rows(), count):
+      call = self._call(row, (0,), hinted=hinted)
+      tokens = costs.prompt_tokens(call)
+      parts.append(
+        f'=== {row.example_id} ({row.place}): about {tokens:,.0f} tokens, human'
+        f' label {row.gt_label!r}'
+      )
+      if isinstance(call.content, str):
+        parts.append(call.content)
+      else:
+        for message in call.content:
+          parts += [f'--- {message["role"]}', message['content']]
+    return '\n'.join(parts)
+
   def first_pass(
     self, index: completions_file.Index, path: pathlib.Path
   ) -> Iterator[calls.Call]:

@@ -27,7 +27,7 @@ class Backend:
   """Answers at once, and remembers when."""
 
   def __init__(self, usage):
-    self.usage, self.times = usage, []
+    self.name, self.usage, self.times = 'fake', usage, []
 
   async def complete(self, call):
     self.times.append(asyncio.get_running_loop().time())
@@ -64,7 +64,12 @@ def test_a_call_takes_the_tokens_it_used_or_else_was_estimated(usage, seconds):
   backend, record = Backend(usage), Record()
   assert record.tracker.estimate(CALL).total == TOKENS
   server = types.SimpleNamespace(
-    concurrency=1, rpm=0, tpm=60 * TOKENS, backoff=limiter.Backoff()
+    concurrency=1,
+    rpm=0,
+    tpm=60 * TOKENS,
+    backoff=limiter.Backoff(),
+    timeout=120.0,
+    outage_timeout=60.0,
   )
 
   async def run():

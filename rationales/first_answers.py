@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Looks at a run's first answers: shows one, and stops a run without use."""
+
+import collections
+import dataclasses
+
+from dsbs_jax.data import benchmark as benchmark_lib
+from dsbs_jax.data import parsing
+from dsbs_jax.data.source import rows
+from dsbs_jax.runtime import progress, terminal_text
+from rationales import calls, worklist
+
+# So many calls decide whether the others are made.
+JUDGED_CALLS = 20
+_SHOWN_CHARS = 300
+
+
+def problem(benchmark: benchmark_lib.Benchmark, text: str) -> str | None:
+  """Why a completion gives no label of the benchmark; None if it gives one.
+
+  Args:
+    benchmark: whose parser reads it. Choices of single rows are not checked.
+    text: the completion.
+  """
+  outcome = benchmark.parse(text)
+  if isinstance(outcome, parsing.Unparsed):
+    return outcome.reason
+  fixed = dataclasses.replace(benchmark, options=None)
+  return rows.label_problem(fixed, {}, outcome.label)
+
+
+class FirstAnswers:
+  """Shows the first answer as parsed, and judges the first twenty.
+
+  Args:
+    benchmark: reads the answers.
+    model: the model that was asked for.
+    stop: whether a run without use ends.
+  """
+
+  def __init__(
+    self, benchmark: benchmark_lib.Benchmark, model: str, *, stop: bool = True
+  ):
+    self.stop = stop
+    self._benchmark, self._model = benchmark, model
+    self._calls, self._useful, self._cut = 0, False, 0
+    self._reasons: collections.Counter[str] = collections.Counter()
+    self._example = ''
+
+  def add(self, call: calls.Call, answer: calls.Answer) -> str | None:
+    """Looks at an answer; why the run should end, or None.
+
+    Args:
+      call: what was asked.
+      answer: the answer to it.
+    """
+    if not self._calls:
+      self._show(call, answer)
+    self._calls += 1
+    if self._useful or self._calls > JUDGED_CALLS:
+      return None
+    for text, reason in zip(answer.texts, answer.finish_reasons, strict=True):
+      wrong = problem(self._benchmark, text)
+      if wrong is None:
+        self._useful = True
+        return None
+      self._reasons[wrong] += 1
+      self._cut += reason == worklist.FINISHED_CUT
+      self._example = self._example or f'{call.example_id}: {_short(text)}'
+    if self._calls < JUDGED_CALLS or not self.stop:
+      return None
+    reasons = ', '.join(f'{n} {r}' for r, n in self._reasons.most_common())
+    cut = f', {self._cut} of them cut at --max_tokens' if self._cut else ''
+    return (
+      f'none of the first {JUDGED_CALLS} answers has a label that the benchmark'
+      f' {self._benchmark.name!r} reads ({reasons}{cut}), such as'
+      f' {self._example} --preview shows the prompt. Correct it and give'
+      ' another --out, or go on with --nostop_early'
+    )
+
+  def _show(self, call: calls.Call, answer: calls.Answer) -> None:
+    text, asked = answer.texts[0], len(call.samples)
+    model = repr(answer.model) if answer.model else 'an unnamed model'
+    if answer.model not in ('', self._model):
+      model += f', where {self._model!r} was asked for'
+    lines = [f'first answer, to {call.example_id}, by {model}:']
+    wrong = problem(self._benchmark, text)
+    if wrong is None:
+      said = self._benchmark.parse(text)
+      human = f' (the human label: {_short(call.gold)})' if call.gold else ''
+      lines += [
+        f'  rationale  {_short(said.rationale)}',
+        f'  label      {_short(said.label)}{human}',
+      ]
+    else:
+      lines += [f'  answer     {_short(text)}', f'  no label   {wrong}']
+    if answer.finish_reasons[0] == worklist.FINISHED_CUT:
+      lines.append('  note       it was cut at --max_tokens')
+    thought = answer.notes[0].get('reasoning')
+    if thought:
+      lines.append(
+        f'  note       {len(thought):,} characters of reasoning came before'
+        ' it; --max_tokens counts them, too'
+      )
+    if len(answer.texts) < asked:
+      lines.append(
+        f'  note       {asked} samples were asked for and {len(answer.texts)}'
+        ' came: the others are asked for again, as with --samples_per_call=1'
+      )
+    for line in lines:
+      progress.say(terminal_text.visible(line))
+
+
+def _short(text: str) -> str:
+  """A text in one line, with its middle left out if it is long."""
+  if len(text) > _SHOWN_CHARS:
+    text = f'{text[: _SHOWN_CHARS // 2]} [...] {text[-_SHOWN_CHARS // 2 :]}'
+  return repr(text)
