@@ -3,6 +3,7 @@
 
 import json
 import re
+import urllib.parse
 
 import httpx2
 import openai
@@ -57,14 +58,14 @@ async def _other_address(
 ) -> str | None:
   """The same server with or without /v1, if that one answers."""
   url = server.base_url.rstrip('/')
-  other = url.removesuffix('/v1') if url.endswith('/v1') else f'{url}/v1'
-  if await _models(client.with_options(base_url=other)) is None:
-    return None
-  return (
-    f'nothing is at {server.public_url}, but the server answers'
-    f' {"without" if url.endswith("/v1") else "with"} /v1: give'
-    f' --base_url={server_config.public(other)}'
-  )
+  toggled = url.removesuffix('/v1') if url.endswith('/v1') else f'{url}/v1'
+  for other in (toggled, urllib.parse.urljoin(url, '/v1')):
+    if await _models(client.with_options(base_url=other)) is not None:
+      return (
+        f'nothing is at {server.public_url}, but the server answers at another'
+        f' address: give --base_url={server_config.public(other)}'
+      )
+  return None
 
 
 async def _models(client: openai.AsyncOpenAI) -> list[str] | None:

@@ -6,6 +6,7 @@ standard input closes. It is a process of its own, so that it outlives the
 clients that the tests kill and does not share their CPU time.
 
   POST /v1/chat/completions  /v1/completions
+  GET /v1/models
   POST /v1/files  GET /v1/files/ID/content
   POST /v1/batches  GET /v1/batches  GET /v1/batches/ID
   POST /configure   replaces `teaching.Behaviour`, forgets what was counted
@@ -72,7 +73,9 @@ class Connection(asyncio.Protocol):
   def handle(self, method, path, headers, body):
     teacher = self.teacher
     if path.endswith('/completions'):
-      self.complete(json.loads(body), headers)
+      self.complete(path, json.loads(body), headers)
+    elif path.endswith('/models'):
+      self.send(*teacher.listed(path))
     elif path == '/stats':
       self.send(200, teacher.stats())
     elif path == '/wait':
@@ -92,13 +95,18 @@ class Connection(asyncio.Protocol):
       self.send(*teacher.batches.handle(method, path, headers, body))
     teacher.notify()
 
-  def complete(self, body, headers):
+  def complete(self, path, body, headers):
     teacher, behaviour = self.teacher, self.teacher.behaviour
     self.busy = True
     teacher.calls += 1
     teacher.flying.add(self)
     self.transport.write(self.late_copy)
     self.late_copy = b''
+    refused = teacher.refusal(path, body, headers)
+    if refused:
+      self.finished()
+      self.send(*refused)
+      return
     question = teacher.question(body)
     if behaviour.status != 200 or any(w in question for w in behaviour.failing):
       status = behaviour.status if behaviour.status != 200 else 400

@@ -48,6 +48,13 @@ class Behaviour:
     cut: answers to questions with one of these words meet the token limit.
     withheld: answers to questions with one of these words are refusals.
     thinking: 'tags', 'field' or '', where reasoning stands.
+    prefix: what stands before /models and the other paths; requests elsewhere
+      are answered by 404. None allows all.
+    models: what GET /models lists; empty answers 404.
+    key: without it all is answered by 401; '' wants none.
+    most_n: a request for more choices is answered by 400; 0 allows all.
+    loading: so many calls are answered by 503 first.
+    extras: whether answers have llama.cpp's fields of its own, too.
   """
 
   faults: float = 0.0
@@ -71,6 +78,12 @@ class Behaviour:
   cut: tuple[str, ...] = ()
   withheld: tuple[str, ...] = ()
   thinking: str = ''
+  prefix: str | None = None
+  models: tuple[str, ...] = ()
+  key: str = ''
+  most_n: int = 0
+  loading: int = 0
+  extras: bool = False
 
 
 class Teacher:
@@ -174,7 +187,48 @@ class Teacher:
         'completion_tokens': said,
         'total_tokens': prompt + said,
       }
+    if self.behaviour.extras:
+      answer |= {'timings': {'cache_n': 3}, 'system_fingerprint': 'b0-unknown'}
+      answer['usage']['prompt_tokens_details'] = {'cached_tokens': 3}
     return answer
+
+  def refusal(self, path: str, body: dict, headers: dict) -> tuple | None:
+    """Status and error of what llama.cpp refuses, None where it answers.
+
+    Source: llama.cpp's server, as xllamacpp 2026.10.11549 has it.
+    """
+    behaviour, n = self.behaviour, body.get('n', 1)
+    given = headers.get('authorization', '').removeprefix('Bearer ')
+    if not self.is_known(path):
+      status, words, kind = 404, 'File Not Found', 'not_found_error'
+    elif behaviour.key and given != behaviour.key:
+      status, words, kind = 401, 'Invalid API Key', 'authentication_error'
+    elif self.calls <= behaviour.loading:
+      status, words, kind = 503, 'Loading model', 'unavailable_error'
+    elif behaviour.most_n and n > behaviour.most_n:
+      status, kind = 400, 'invalid_request_error'
+      words = (
+        f"Field 'n': Value must be between 1 <= value <= {behaviour.most_n},"
+        f' but got {n}'
+      )
+    else:
+      return None
+    return status, {'error': {'code': status, 'message': words, 'type': kind}}
+
+  def is_known(self, path: str) -> bool:
+    """Whether something is at this path."""
+    prefix = self.behaviour.prefix
+    return prefix is None or path in {
+      f'{prefix}/{name}'
+      for name in ('models', 'chat/completions', 'completions')
+    }
+
+  def listed(self, path: str) -> tuple:
+    """Status and body of GET /models."""
+    if not (self.behaviour.models and self.is_known(path)):
+      return 404, {'error': {'code': 404, 'message': 'File Not Found'}}
+    found = [{'id': name, 'object': 'model'} for name in self.behaviour.models]
+    return 200, {'object': 'list', 'data': found}
 
   def question(self, body: dict) -> str:
     """Names a request, for counting."""
