@@ -198,7 +198,8 @@ class OnlineRunner:
     used, clock = 0.0, asyncio.get_running_loop().time
     try:
       if not await self._outage.wait():
-        self._stop_for_outage()
+        message = f'gave up waiting for {self._outage.describe()}'
+        self._stop(ExitReason.REFUSED, message)
         return None
       self.record.file.check()
       self._in_flight.add(asyncio.current_task())
@@ -265,13 +266,6 @@ class OnlineRunner:
       f' budget of {tracker.prices.budget:,.4f}',
     )
 
-  def _stop_for_outage(self) -> None:
-    self._stop(
-      ExitReason.REFUSED,
-      f'{self.backend.name} has been down for'
-      f' {progress.duration(self._outage.seconds)} ({self._outage.reason})',
-    )
-
   async def _wait_for_change(self) -> None:
     """Waits until a task is done or the run was stopped."""
     self._changed.clear()
@@ -295,20 +289,14 @@ class OnlineRunner:
       for task in self._tasks:
         task.cancel()
       return
-    flying = len(self._in_flight)
-    down = self._outage.seconds
-    if down is not None:
-      words = (
-        f'{INTERRUPTED}; the run was waiting for {self.backend.name}, down for'
-        f' {progress.duration(down)} ({self._outage.reason})'
-      )
+    words = INTERRUPTED
+    if self._outage.seconds is not None:
+      words += f'; the run was waiting for {self._outage.describe()}'
     else:
-      words = INTERRUPTED
       progress.say(
-        f'interrupted: waiting for {flying:,} calls in flight, at most'
+        f'interrupted: waiting for {len(self._in_flight):,} calls, at most'
         f' {self.server.timeout:g} s, because they are paid; a second Ctrl-C'
-        ' does not wait. Every answer until now is in'
-        f' {self.record.file.path}; the same command continues'
+        f' does not wait. All answers are in {self.record.file.path}'
       )
     self._stop(ExitReason.INTERRUPTED, words)
 

@@ -38,6 +38,10 @@ class Outage:
       return None
     return asyncio.get_running_loop().time() - self._since
 
+  def describe(self) -> str:
+    """The server, for how long it has been down, and what was met."""
+    return f'{self._name}, down for {progress.duration(self.seconds)} ({self.reason})'
+
   def begin(self, reason: str, *, loading: bool) -> bool:
     """Notes that an attempt found the server down.
 

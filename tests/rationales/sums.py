@@ -6,6 +6,7 @@ server of `loopback` gets some sums wrong and some unreadable, by the last
 digit of the first number, so that every count can be computed.
 """
 
+import dataclasses
 import json
 import pathlib
 import re
@@ -52,6 +53,11 @@ def row(index: int) -> dict[str, str]:
   """The row of this index."""
   a, b = index, 7 * index % 1000
   return {'q': f'What is {a} + {b}?', 'a': str(a + b)}
+
+
+def closed(*labels: str) -> benchmark.Benchmark:
+  """The benchmark with a closed set of labels."""
+  return dataclasses.replace(BENCHMARK, labels=labels)
 
 
 def write(folder: pathlib.Path, num_rows: int) -> pathlib.Path:
