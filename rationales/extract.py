@@ -219,7 +219,8 @@ def _sampling(prompt: prompt_lib.Prompt) -> calls.Sampling:
 
 def _benchmark() -> benchmark_lib.Benchmark:
   given = flags.FLAGS
-  return register.benchmark(given.benchmark, module=given.module)
+  described = {'data_dir': given.data_dir} if given.data_dir else {}
+  return register.benchmark(given.benchmark, module=given.module, **described)
 
 
 def _prompt(benchmark: benchmark_lib.Benchmark) -> prompt_lib.Prompt:
