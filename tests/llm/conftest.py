@@ -7,7 +7,6 @@ import pathlib
 import socket
 import subprocess
 import time
-import urllib.error
 import urllib.request
 
 import pytest
@@ -15,6 +14,28 @@ import pytest
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 # Nothing takes this long; a test that waits longer hangs.
 _HANG_SECONDS = 300
+
+
+def wait_until_healthy(
+  address: str, process: subprocess.Popen, log: pathlib.Path
+) -> None:
+  """Waits until a server answers, and fails if it ends.
+
+  Args:
+    address: what to GET.
+    process: the server.
+    log: what it says.
+  """
+  started = time.monotonic()
+  while True:
+    try:
+      with urllib.request.urlopen(address, timeout=60):
+        return
+    except OSError:  # nobody listens yet, or it is not ready
+      words = log.read_text()[-2000:]
+      assert process.poll() is None, words
+      assert time.monotonic() - started < _HANG_SECONDS, words
+      time.sleep(0.1)
 
 
 def _free_port() -> int:
@@ -54,23 +75,10 @@ class Llm:
 
   def wait(self) -> 'Llm':
     """Waits until it has loaded its model."""
-    started = time.monotonic()
-    while self.status('/health') != 200:
-      log = (self.folder / 'llm.log').read_text()[-2000:]
-      assert self.process.poll() is None, log
-      assert time.monotonic() - started < _HANG_SECONDS, log
-      time.sleep(0.1)
+    wait_until_healthy(
+      f'{self.host}/health', self.process, self.folder / 'llm.log'
+    )
     return self
-
-  def status(self, path: str) -> int | None:
-    """Of a GET; None where nobody listens."""
-    try:
-      with urllib.request.urlopen(f'{self.host}{path}', timeout=60) as found:
-        return found.status
-    except urllib.error.HTTPError as error:
-      return error.code
-    except OSError:
-      return None
 
   def kill(self) -> None:
     if self.process is not None:

@@ -4,6 +4,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import urllib.request
 import pytest
 
 from rationales import completions_file
+from tests.llm import conftest
 from tests.rationales import command
 
 pytestmark = [pytest.mark.llm, pytest.mark.long]
@@ -156,29 +158,27 @@ def student_answers(folder: pathlib.Path) -> None:
   own = ('--benchmark=tickets', '--module=tickets_task', '--source=.')
   done = run('dsbs_jax.prepare', *own, '--completions=c', '--data_dir=data')
   assert done.returncode == 0, done.stderr
-  macros = {
-    'MIXTURE_OR_TASK_NAME': 'tickets_gt_dsbs',
-    'DATA_DIR': str(folder / 'data'),
-    'VOCABULARY': 'bytes',
-  }
+  macros = {'MIXTURE_OR_TASK_NAME': 'tickets_gt_dsbs', 'VOCABULARY': 'bytes'}
   common = [
     f'--gin_search_paths={REPOSITORY}',
     '--gin_file=gin/models/nano.gin',
     '--gin_bindings=import tickets_task',
     *(f'--gin.{name}={value!r}' for name, value in macros.items()),
   ]
+  data = f'--gin.DATA_DIR={str(folder / "data")!r}'
   place = str(folder / 'run')
   done = run(
     'dsbs_jax.train',
     '--gin_file=gin/train.gin',
-    *common,
-    f'--gin.MODEL_DIR={place!r}',
+    *(*common, data, f'--gin.MODEL_DIR={place!r}'),
     *('--gin.TRAIN_STEPS=5', '--gin.EVAL_PERIOD=5', '--gin.BATCH_SIZE=8'),
     '--gin.LEARNING_RATE=1e-3',
   )
   assert done.returncode == 0, done.stderr
   checkpoint = f'--gin.CHECKPOINT_PATH={place!r}'
-  done = run('dsbs_jax.eval', '--gin_file=gin/eval.gin', *common, checkpoint)
+  done = run(
+    'dsbs_jax.eval', '--gin_file=gin/eval.gin', *common, data, checkpoint
+  )
   assert done.returncode == 0, done.stderr
   assert 'accuracy' in done.stdout + done.stderr
   ask_student(folder, [*common, checkpoint])
@@ -191,18 +191,19 @@ def ask_student(folder: pathlib.Path, flags: list[str]) -> None:
       [
         *(sys.executable, '-m', 'dsbs_jax.serve', '--gin_file=gin/serve.gin'),
         *(*flags, '--gin.PORT=0'),
+        *('--gin.INPUT_LENGTHS=(64,)', '--gin.BATCH_SIZES=(1,)'),
       ],
       env=os.environ | {'PYTHONPATH': f'{REPOSITORY}{os.pathsep}.'},
       stderr=file,
     )
   try:
-    while 'http://' not in log.read_text():
+    while not (address := re.search(r'http://[\d.]+:\d+', log.read_text())):
       assert process.poll() is None, log.read_text()
       time.sleep(0.1)
-    address = 'http://' + log.read_text().partition('http://')[2].split()[0]
+    conftest.wait_until_healthy(f'{address[0]}/healthz', process, log)
     body = json.dumps({'input': rows()[0]['text']}).encode()
     request = urllib.request.Request(
-      f'{address.rstrip("/.,")}/v1/answers',
+      f'{address[0]}/v1/answers',
       body,
       {'Content-Type': 'application/json'},
     )
