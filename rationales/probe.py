@@ -39,8 +39,9 @@ async def explain(
         f'one call asked for {len(call.samples)} samples (n): give'
         ' --samples_per_call=1, or what the server allows'
       )
-  if error.status not in (400, 404, 405):
-    return None
+  about_model = error.status == 400 and sampling.model in str(error)
+  if error.status not in (404, 405) and not about_model:
+    return None  # perhaps this row's own fault, such as its length
   found = await _models(client)
   if found is None and error.status != 400:
     return await _other_address(client, server)

@@ -240,7 +240,8 @@ def test_what_llama_cpp_refuses_is_told_before_it_is_asked_for_all(
   assert 'exceeds the available context size (512 tokens)' in failure['error']
   assert len(command.answers(folder / 'c' / 'train.jsonl')) == 3
 
-  # Two samples in one call are within its slots; any name of a model will do.
+  # Two samples in one call are within its slots; any name of a model will do,
+  # and the long row is no reason to doubt it.
   done = run(
     EXTRACT,
     *asking(llm, '--samples=2', '--temperature=0.7', '--out=c/two.jsonl'),
@@ -257,3 +258,19 @@ def test_a_key_that_is_not_set_is_named(folder, make_llm):
   assert '401: Invalid API Key; the environment variable LLM_KEY' in done.stderr
   done = run(EXTRACT, *flags, LLM_KEY='sk-of-the-tests')
   assert done.returncode == 0, done.stderr
+
+
+def test_a_base_model_runs_on_and_is_told(folder, make_llm):
+  """Gemma without instructions: no chat template, no end of an answer."""
+  llm = make_llm('gemma', '--slots=1', '--context=1024').start().wait()
+  done = run(EXTRACT, *asking(llm, '--limit=2'))
+  assert done.returncode == 0, done.stderr
+  found = command.answers(folder / 'c' / 'train.jsonl')
+  assert [line['finish_reason'] for line in found] == ['length'] * 2
+  assert '2 completions were cut at --max_tokens' in done.stderr
+  # As plain text it continues the examples, and stops where the next begins.
+  flags = ['--endpoint=completions', '--out=c/text.jsonl', '--max_tokens=40']
+  done = run(EXTRACT, *asking(llm, '--limit=2', *flags))
+  assert done.returncode == 0, done.stderr
+  found = command.answers(folder / 'c' / 'text.jsonl')
+  assert all('Q:' not in line['text'] for line in found), found

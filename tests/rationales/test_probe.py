@@ -41,14 +41,16 @@ def test_a_wrong_address_is_told_with_the_right_one(
   assert not command.lines(out, completions_file.FAILURE)
 
 
-def test_an_unknown_model_is_told_with_those_that_are_there(server, extract):
+@pytest.mark.parametrize('status', [400, 404])
+def test_an_unknown_model_is_told_with_those_that_are_there(
+  server, extract, status
+):
   models = ['small', 'large', *(f'm{i}' for i in range(12))]
-  server.configure(status=404, message='no such model', models=models)
+  server.configure(status=status, message="no model 'teacher'", models=models)
   done = extract(5)
   assert done.status == 2, done.output
-  assert "404: no such model; --model is 'teacher', and the server has" in (
-    done.output
-  )
+  words = f"{status}: no model 'teacher'; --model is 'teacher', and the server"
+  assert words in done.output
   assert 'small, large, m0' in done.output and 'and 4 more' in done.output
   assert server.stats()['calls'] == 1
 
@@ -108,7 +110,7 @@ def test_an_answer_that_cannot_be_read_is_shown(server, extract):
 
 def test_a_first_row_that_is_refused_does_not_end_the_run(server, extract, out):
   server.configure(
-    failing=['is 0 +'], message='exceeds the context', models=['teacher']
+    failing=['is 0 +'], message='exceeds the context', models=['its-own']
   )
   done = extract(5)
   assert done.status == 1, done.output
