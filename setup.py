@@ -46,6 +46,7 @@ setuptools.setup(
     'numpy',
     'optax',
     'orbax-checkpoint',
+    'pyarrow',
     'rich',
     'safetensors',
     'sentencepiece',

@@ -1,21 +1,59 @@
 # SPDX-License-Identifier: Apache-2.0
-"""python -m dsbs_jax.prepare --benchmark=cqa --source=... --data_dir=..."""
+"""python -m dsbs_jax.prepare --benchmark=cqa --source=... --data_dir=...
+
+Rows of your own, without Python:
+
+  dsbs prepare --rows=rows.csv --input='{question}' --label=answer \\
+    --labels=yes,no --data_dir=data
+"""
 
 from absl import flags
 
-from dsbs_jax.data import download
+from dsbs_jax.data import declared, download
 from dsbs_jax.data.source import filters
 from dsbs_jax.preparing import prepare
 from dsbs_jax.runtime import command
 
-S, B = flags.DEFINE_string, flags.DEFINE_bool
+S, B, L = flags.DEFINE_string, flags.DEFINE_bool, flags.DEFINE_list
 FLAGS = {
-  'benchmark': S('benchmark', '', 'Name of the benchmark, such as cqa.'),
+  'benchmark': S(
+    'benchmark',
+    '',
+    "Name of the benchmark; with --rows, the file's by default.",
+  ),
+  'rows': S(
+    'rows',
+    None,
+    'Your rows: CSV, TSV, JSON, JSON lines or Parquet, or a folder of such'
+    ' files or of a saved Hugging Face dataset.',
+  ),
+  'validation': S('validation', None, 'File of rows; default: from train.'),
+  'test': S('test', None, 'File of rows; default: a tenth of train.'),
+  'input': S(
+    'input', None, "What the student reads: a column, or '{premise} {claim}'."
+  ),
+  'label': S('label', None, 'What it answers: a column, or a template.'),
+  'labels': L('labels', [], 'All labels that there are, such as yes,no.'),
+  'id': S('id', None, "Column of rows' ids; default: their positions."),
+  'options': L(
+    'options', [], 'Column with the choices of a row, or one per choice.'
+  ),
+  'answer': S(
+    'answer',
+    None,
+    f'How an LLM ends its answer; default: {declared.ANSWER}',
+  ),
+  'metric': flags.DEFINE_enum(
+    'metric',
+    None,
+    list(declared.METRICS),
+    'exact_match by default; equation_accuracy compares values of numbers.',
+  ),
   'source': S(
     'source', '', f'Folder, zip file or URL; published: {download.PUBLISHED}'
   ),
   'data_dir': S('data_dir', '', 'Where the prepared dataset is written.'),
-  'splits': flags.DEFINE_list('splits', [], 'Default: all that there are.'),
+  'splits': L('splits', [], 'Default: all that there are.'),
   'teacher': S('teacher', 'palm', 'Whose completions, and which parser.'),
   'completions': S('completions', None, 'JSONL by id, or a folder of them.'),
   'fraction': flags.DEFINE_float('fraction', 1.0, 'Share of train to keep.'),

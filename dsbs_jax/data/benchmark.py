@@ -68,6 +68,7 @@ class Benchmark:
     fallbacks: where a split's file is absent, the part of another file that
       holds its rows.
     derive_validation: whether validation is a tenth of train, as in the paper.
+    derive_test: whether test is a tenth of train, drawn before all else.
     completion: what `parse` reads, with `{rationale}` and `{label}`; with it a
       student is served as a teacher. None where that is not said.
   """
@@ -87,6 +88,7 @@ class Benchmark:
   parsers: Mapping[str, Parser] = dataclasses.field(default_factory=dict)
   fallbacks: Mapping[str, Part] = dataclasses.field(default_factory=dict)
   derive_validation: bool = False
+  derive_test: bool = False
   completion: str | None = None
 
   def __post_init__(self):
@@ -101,20 +103,25 @@ class Benchmark:
         f'Benchmark {self.name!r} has splits {list(self.splits)}, expected'
         f' one or more of {", ".join(SPLITS)}. Rename or add a split.'
       )
-    if self.derive_validation and 'validation' in self.splits:
+    for split in self.derived & set(self.splits):
       raise contract.UserError(
-        f'Benchmark {self.name!r} has a validation file and'
-        ' derive_validation=True. Drop one of the two.'
+        f'Benchmark {self.name!r} has a {split} file and derive_{split}=True.'
+        ' Drop one of the two.'
       )
+
+  @property
+  def derived(self) -> set[str]:
+    """The splits that are cut from train."""
+    wanted = {'validation': self.derive_validation, 'test': self.derive_test}
+    return {split for split, derived in wanted.items() if derived}
 
   def parser(self, teacher: str) -> Parser:
     """The parser for completions of this teacher."""
     return self.parsers.get(teacher, self.parse)
 
   def split_names(self) -> tuple[str, ...]:
-    """Splits in their fixed order, a derived validation split included."""
-    derived = {'validation'} if self.derive_validation else set()
-    return tuple(s for s in SPLITS if s in self.splits or s in derived)
+    """Splits in their fixed order, derived ones included."""
+    return tuple(s for s in SPLITS if s in self.splits or s in self.derived)
 
   def row_id(self, row: Row, *, split: str, index: int) -> str:
     """The id that joins a row with its completions.
@@ -172,13 +179,19 @@ class Example:
   options: tuple[str, ...] = ()
 
 
-def add(benchmark: Benchmark) -> None:
+def add(benchmark: Benchmark, *, replaces: Benchmark | None = None) -> None:
   """Makes a benchmark known by its name.
+
+  Args:
+    benchmark: the benchmark.
+    replaces: one that may have had the name until now.
 
   Raises:
     UserError: another benchmark has the name.
   """
-  known = _REGISTRY.setdefault(benchmark.name, benchmark)
+  known = _REGISTRY.get(benchmark.name, replaces)
+  if known is replaces:
+    known = _REGISTRY[benchmark.name] = benchmark
   if known is not benchmark:
     raise contract.UserError(
       f'A benchmark named {benchmark.name!r} exists already, expected one'
@@ -189,6 +202,13 @@ def add(benchmark: Benchmark) -> None:
 def names() -> tuple[str, ...]:
   """The names known so far, sorted."""
   return tuple(sorted(_REGISTRY))
+
+
+def get(name: str) -> Benchmark | None:
+  """The same as `find`, but None where nothing registers the name."""
+  if name not in _REGISTRY and _NAME.fullmatch(name):
+    import_tasks(name)
+  return _REGISTRY.get(name)
 
 
 def find(name: str) -> Benchmark:
@@ -203,9 +223,7 @@ def find(name: str) -> Benchmark:
   Raises:
     UserError: nothing registers this name; the nearest ones are named.
   """
-  if name not in _REGISTRY and _NAME.fullmatch(name):
-    import_tasks(name)
-  if name not in _REGISTRY:
+  if get(name) is None:
     near = difflib.get_close_matches(name, names(), n=3, cutoff=0.4)
     hint = f' Did you mean {" or ".join(near)}?' if near else ''
     raise contract.UserError(

@@ -12,6 +12,8 @@ import dataclasses
 import re
 from collections.abc import Callable, Sequence
 
+from dsbs_jax import contract
+
 # Reasons that a parser gives. Others are set where the row is known.
 NO_MARKER = 'no_marker'
 TWO_MARKERS = 'two_markers'
@@ -105,5 +107,62 @@ def after_marker(
       return Unparsed(NO_LABEL, rationale)
     found = match[1] if pattern.groups else match[0]
     return outcome(rationale, (found or '').strip())
+
+  return parse
+
+
+def after_answer(
+  answer: str, *, labels: Sequence[str] = ()
+) -> Callable[[str], Parsed | Unparsed]:
+  """Makes a parser for completions that end as a template says.
+
+  What stands before `{label}` in the template is the marker: it must occur
+  once, in any case. Stars around the label, as in **yes**, are dropped.
+
+  Args:
+    answer: such as 'The answer is {label}.'.
+    labels: the closed set; the label is the one that follows the marker, in
+      any case, whatever comes behind it. Where none does, and where there is
+      no set, it ends at what follows `{label}` in the template, if a blank or
+      the line's end follows that in turn, or else at the line's end; the
+      letter of a choice, as in '(b) fridge', is dropped.
+
+  Returns:
+    The parser. Both texts are stripped; missing ones are ''.
+
+  Raises:
+    UserError: the template has not one `{label}`, or nothing before it.
+  """
+  before, *after = answer.split('{label}')
+  if len(after) != 1 or not before.strip():
+    raise contract.UserError(
+      f'--answer is {answer!r}, expected {{label}} in it once, with text before'
+      " it, such as 'The answer is {label}.'."
+    )
+  marker = re.compile(re.escape(before.strip()), re.IGNORECASE)
+  known = {label.casefold(): label for label in labels}
+  longest_first = sorted(labels, key=len, reverse=True)
+  # What may stand before a label, and what behind it would make it another.
+  letter = r'(?:\(\w\)\s+(?=\w))?'
+  closed = re.compile(
+    rf'[\s*_:"\'`(]*?{letter}({"|".join(map(re.escape, longest_first))})'
+    r'(?!\w|[.,:/]\d)',
+    re.IGNORECASE,
+  )
+  end = re.escape(after[0].strip())
+  stop = rf'{end}\**(?=\s|$)|\n|$' if end else r'\n|$'
+  free = re.compile(rf'[\s*]*{letter}([^\n]*?)[ \t*]*(?:{stop})')
+
+  def parse(text: str) -> Parsed | Unparsed:
+    parts = marker.split(text)
+    if len(parts) != 2:
+      return Unparsed(NO_MARKER if len(parts) == 1 else TWO_MARKERS)
+    rationale, said = parts[0].strip(), parts[1][:MAX_SEARCHED_CHARS]
+    match = closed.match(said) if labels else None
+    if match is not None:
+      exact = match[1] in labels
+      label = match[1] if exact else known[match[1].casefold()]
+      return outcome(rationale, label)
+    return outcome(rationale, free.match(said)[1].strip())
 
   return parse

@@ -24,8 +24,8 @@ from collections.abc import Iterator
 
 from dsbs_jax import contract
 from dsbs_jax.data import benchmark as benchmark_lib
-from dsbs_jax.data import vocabularies, vocabulary_files
-from dsbs_jax.data.prepared import tokens
+from dsbs_jax.data import declared, vocabularies, vocabulary_files
+from dsbs_jax.data.prepared import store, tokens
 
 # Setting -> the variable that may hold it, and what it is without.
 _DEFAULTS = {
@@ -78,18 +78,55 @@ def without_seqio() -> Iterator[None]:
 
 
 def benchmark(
-  name: str, *, module: str | None = None
+  name: str, *, module: str | None = None, data_dir: str | None = None
 ) -> benchmark_lib.Benchmark:
   """The benchmark of this name, found without importing seqio.
 
   Args:
     name: the benchmark's name.
-    module: dotted name of a module of your own that registers it.
+    module: a module of your own that registers it, see `load_module`.
+    data_dir: the folder that `prepare` wrote to, where a benchmark without
+      Python has its description; None as in `source`.
+
+  Raises:
+    UserError: nothing registers this name, or its description is damaged.
   """
   if module is not None:
     load_module(module)
   with without_seqio():
+    known = benchmark_lib.get(name)
+    if known is None or (data_dir and declared.is_made(known)):
+      said = declared.read(name, source(data_dir=data_dir).data_dir)
+      if said is not None:
+        return declare(said)
     return benchmark_lib.find(name)
+
+
+def declare(said: declared.Description) -> benchmark_lib.Benchmark:
+  """Makes and registers the benchmark of a description.
+
+  One that was described otherwise before, such as in another folder, is
+  replaced; its seqio tasks stay.
+
+  Raises:
+    UserError: a benchmark in Python has the name.
+  """
+  known = benchmark_lib.get(said.name)
+  replaced = known is not None and declared.is_made(known)
+  made = declared.make(said)
+  if replaced:
+    benchmark_lib.add(made, replaces=known)
+  register(made)
+  return made
+
+
+def declare_all() -> None:
+  """Registers what is described in the folder that `source` names."""
+  root = source().data_dir
+  for name in store.prepared_names(root):
+    # One that is damaged, or has got a module, is an error where it is used.
+    with contextlib.suppress(contract.UserError):
+      benchmark(name, data_dir=root)
 
 
 def load_module(module: str) -> None:

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import os
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -13,8 +14,9 @@ import rich.console
 import rich.progress
 
 from dsbs_jax import contract
+from dsbs_jax.data import benchmark as benchmark_lib
 from dsbs_jax.data import (
-  benchmark,
+  declared,
   download,
   register,
   task_forms,
@@ -29,16 +31,22 @@ from dsbs_jax.data.source import (
   json_reader,
   sources,
 )
-from dsbs_jax.preparing import count_tables, vocabulary_training
+from dsbs_jax.preparing import count_tables, declaration, vocabulary_training
 from dsbs_jax.runtime import folder_lock
 
+# Fields that decide the prepared examples, of a benchmark in Python.
+_DECISIVE = (
+  *('source', 'teacher', 'completions', 'fraction', 'subset_seed'),
+  *('keep', 'clean', 'rationalized'),
+)
 
-@dataclasses.dataclass(frozen=True)
-class PrepareConfig:
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PrepareConfig(declaration.RowsConfig):
   """What `python -m dsbs_jax.prepare` is asked to do; see its flags."""
 
-  benchmark: str
-  source: str
+  benchmark: str = ''
+  source: str = ''
   data_dir: str
   splits: Sequence[str] = ()
   teacher: str = 'palm'
@@ -54,9 +62,15 @@ class PrepareConfig:
   overwrite: bool = False
 
   def __post_init__(self):
-    for name in ('benchmark', 'source', 'data_dir'):
+    needed = ('data_dir',) if self.rows else ('benchmark', 'data_dir')
+    for name in needed:
       if not getattr(self, name):
         raise contract.UserError(f'--{name} is missing. See --help.')
+    if self.rows and (self.source or self.module):
+      raise contract.UserError(
+        f'--rows is given with --{"source" if self.source else "module"},'
+        ' expected --rows alone, or a benchmark in Python and its --source.'
+      )
     pieces = self.train_vocab
     for flag, right, expected in (
       ('fraction', 0 < self.fraction <= 1, 'a number in (0, 1]'),
@@ -70,18 +84,16 @@ class PrepareConfig:
           f'--{flag} is {getattr(self, flag)!r}, expected {expected}.'
         )
 
-  def about(self, known: benchmark.Benchmark) -> dict[str, Any]:
+  def about(self, known: benchmark_lib.Benchmark) -> dict[str, Any]:
     """What decides the prepared examples, for the metadata."""
-    decisive = dataclasses.asdict(self)
-    for name in ('data_dir', 'splits', 'module', 'overwrite', 'benchmark'):
-      del decisive[name]
-    del decisive['vocabulary'], decisive['train_vocab']
+    decisive = {name: getattr(self, name) for name in _DECISIVE}
     # Files that have changed since make other examples.
     decisive['completions_bytes'] = sum(
       file.stat().st_size for file in _files(self.completions)
     )
     decisive['files'] = _digest(known, self)
-    return decisive
+    said = declared.description(known)
+    return decisive | ({declared.KEY: said.to_json()} if said else {})
 
 
 def _one_of(names: Iterable[str]) -> str:
@@ -98,7 +110,9 @@ def _files(path: str | None) -> list[pathlib.Path]:
   return [file for file in place.rglob('*') if file.is_file()]
 
 
-def _digest(known: benchmark.Benchmark, config: PrepareConfig) -> str | None:
+def _digest(
+  known: benchmark_lib.Benchmark, config: PrepareConfig
+) -> str | None:
   """Of all rows and completions; None where the source is not at hand."""
   if not pathlib.Path(config.source).expanduser().exists():
     return None
@@ -127,7 +141,7 @@ def prepare(config: PrepareConfig) -> None:
     UserError: the config or the data is wrong.
   """
   console = rich.console.Console(markup=False, emoji=False)
-  known = register.benchmark(config.benchmark, module=config.module)
+  config, known = _resolved(config)
   if config.vocabulary is not None:
     vocabularies.load(config.vocabulary)  # a wrong one is an error at once
   if _is_prepared(config, known):
@@ -155,13 +169,38 @@ def prepare(config: PrepareConfig) -> None:
   console.print(f'prepared: {store.folder(known.name, config.data_dir)}')
 
 
+def _resolved(
+  config: PrepareConfig,
+) -> tuple[PrepareConfig, benchmark_lib.Benchmark]:
+  """The benchmark, and the config with all that its description says."""
+  found = declaration.describe(config, config.benchmark)
+  if found is None and config.module is None:
+    found = declaration.recorded(
+      config.benchmark, config.source or config.data_dir
+    )
+  if found is None:
+    known = register.benchmark(config.benchmark, module=config.module)
+    if not config.source:
+      raise contract.UserError('--source is missing. See --help.')
+    return config, known
+  completions = config.completions or found.completions
+  return dataclasses.replace(
+    config,
+    **{f.name: f.default for f in dataclasses.fields(declaration.RowsConfig)},
+    benchmark=found.description.name,
+    source=found.description.source,
+    completions=completions
+    and os.path.abspath(pathlib.Path(completions).expanduser()),
+  ), register.declare(found.description)
+
+
 def lock_file(name: str, data_dir: str) -> pathlib.Path:
   """The file that says who prepares a benchmark in a folder."""
   folder = pathlib.Path(data_dir).expanduser()
   return folder / f'{store.dataset_name(name)}.lock'
 
 
-def _is_prepared(config: PrepareConfig, known: benchmark.Benchmark) -> bool:
+def _is_prepared(config: PrepareConfig, known: benchmark_lib.Benchmark) -> bool:
   """Whether the same config was served before; an error if another was."""
   if config.overwrite or not store.exists(config.benchmark, config.data_dir):
     return False
@@ -171,7 +210,8 @@ def _is_prepared(config: PrepareConfig, known: benchmark.Benchmark) -> bool:
   found = {'subset_seed': prepared.metadata.get('run'), **prepared.metadata}
   if None in (found.get('files'), now['files']):
     found['files'] = now['files']  # an earlier version, or no source any more
-  before = {key: found.get(key) for key in now}
+  before = {key: found.get(key) for key in {**now, declared.KEY: None}}
+  now.setdefault(declared.KEY)  # a benchmark that has got a module since
   missing = set(config.splits) - set(prepared.splits)
   if before != now or missing:
     changed = sorted({k for k in now if now[k] != before[k]})
@@ -184,7 +224,9 @@ def _is_prepared(config: PrepareConfig, known: benchmark.Benchmark) -> bool:
   return True
 
 
-def _write(config: PrepareConfig, known: benchmark.Benchmark) -> store.Prepared:
+def _write(
+  config: PrepareConfig, known: benchmark_lib.Benchmark
+) -> store.Prepared:
   """Joins, parses and writes all splits."""
   with _progress() as progress:
     local = pathlib.Path(config.source).expanduser()
@@ -204,6 +246,8 @@ def _write(config: PrepareConfig, known: benchmark.Benchmark) -> store.Prepared:
       )
     for split, files in file_layout.files(known, local, names).items():
       progress.console.print(f'{known.name} {split}: {", ".join(files)}')
+    if declared.is_made(known) and (cut := declaration.derived_text(known)):
+      progress.console.print(cut)
     rules = (*filters.CLEAN[config.clean], *filters.KEEP[config.keep])
     examples = {
       split: sources.Examples(

@@ -193,13 +193,18 @@ def read(name: str, data_dir: str | os.PathLike[str]) -> Prepared:
   return Prepared(name, pathlib.Path(data_dir), metadata)
 
 
-def _prepared_there(data_dir: str | os.PathLike[str]) -> str:
-  """What else is prepared in a folder, for the error."""
+def prepared_names(data_dir: str | os.PathLike[str]) -> list[str]:
+  """The benchmarks that are prepared in a folder, sorted."""
   root, prefix = pathlib.Path(data_dir).expanduser(), dataset_name('')
-  found = sorted(
+  return sorted(
     path.parent.parent.name.removeprefix(prefix)
     for path in root.glob(f'{prefix}*/{VERSION}/metadata.json')
   )
+
+
+def _prepared_there(data_dir: str | os.PathLike[str]) -> str:
+  """What else is prepared in a folder, for the error."""
+  found = prepared_names(data_dir)
   return f'; prepared there: {", ".join(found)}' if found else ''
 
 

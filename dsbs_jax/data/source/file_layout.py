@@ -17,7 +17,12 @@ from collections.abc import Mapping, Sequence
 
 from dsbs_jax import contract
 from dsbs_jax.data import benchmark as benchmark_lib
-from dsbs_jax.data.source import archive, completions, json_reader
+from dsbs_jax.data.source import (
+  archive,
+  completions,
+  json_reader,
+  record_reader,
+)
 
 PALM = 'palm'
 
@@ -102,8 +107,7 @@ def files(
 
 def home_of(benchmark: benchmark_lib.Benchmark, split: str) -> str:
   """The split whose file holds the rows of a split."""
-  derived = benchmark.derive_validation and split == 'validation'
-  return 'train' if derived else split
+  return 'train' if split in benchmark.derived else split
 
 
 def file_names(benchmark: benchmark_lib.Benchmark, split: str) -> str:
@@ -117,7 +121,7 @@ def file_names(benchmark: benchmark_lib.Benchmark, split: str) -> str:
 
 def size(source: archive.Archive, part: benchmark_lib.Part) -> int:
   """Number of rows of a part."""
-  total = json_reader.count(source.open(part.file), part.file)
+  total = record_reader.count(source.open(part.file), part.file)
   return total if part.select is None else len(part.select(total))
 
 

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 from dsbs_jax import contract
 
 # What reading a broken zip member raises.
-_DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError)
+DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError)
 
 MAX_LINE_BYTES = 16 << 20
 MAX_ARRAY_BYTES = 2 << 30
@@ -96,18 +96,34 @@ def decode(line: bytes, place: str) -> Any:
     UserError: it is not UTF-8 or not JSON.
   """
   try:
-    return json.loads(line.decode('utf-8'))
-  except UnicodeDecodeError as error:
-    byte = line[error.start]
-    raise contract.UserError(
-      f'{place} has the byte 0x{byte:02x} at position {error.start:,},'
-      ' expected UTF-8 text. Convert the file to UTF-8.'
-    ) from error
+    return json.loads(decode_text(line, place))
+  except contract.UserError:
+    raise
   except (ValueError, RecursionError) as error:
     reason = 'nests too deep' if isinstance(error, RecursionError) else error
     raise contract.UserError(
       f'{place} reads {_shorten(line)}, expected JSON ({reason}). Fix or'
       ' drop the line.'
+    ) from error
+
+
+def decode_text(line: bytes, place: str) -> str:
+  """A line's text.
+
+  Args:
+    line: its bytes.
+    place: 'file:line', for errors.
+
+  Raises:
+    UserError: it is not UTF-8.
+  """
+  try:
+    return line.decode('utf-8')
+  except UnicodeDecodeError as error:
+    byte = line[error.start]
+    raise contract.UserError(
+      f'{place} has the byte 0x{byte:02x} at position {error.start:,},'
+      ' expected UTF-8 text. Convert the file to UTF-8.'
     ) from error
 
 
@@ -152,7 +168,7 @@ def read_some(
   """
   try:
     return read_bytes(limit)
-  except _DAMAGED as error:
+  except DAMAGED as error:
     raise contract.UserError(
       f'{name} is damaged ({error}), expected a whole zip member. Get the'
       ' archive again.'

@@ -18,6 +18,7 @@ from dsbs_jax.data.source import (
   filters,
   joining,
   json_reader,
+  record_reader,
   rows,
   splits,
 )
@@ -45,8 +46,8 @@ def available(
     for split in benchmark.splits
     if file_layout.find_parts(benchmark, opened, split) is not None
   }
-  if benchmark.derive_validation and 'train' in found:
-    found.add('validation')
+  if 'train' in found:
+    found |= benchmark.derived
   if not found:
     names = [
       file_layout.file_names(benchmark, split) for split in benchmark.splits
@@ -190,13 +191,14 @@ class Examples:
 
   def _rank(self) -> dict[int, int] | None:
     """Index of a row in its file -> place in the split; None: all, in order."""
-    derive = self.benchmark.derive_validation
-    if self._home != 'train' or (self.fraction == 1.0 and not derive):
+    whole = self.fraction == 1.0 and not self.benchmark.derived
+    if self._home != 'train' or whole:
       return None
     chosen = splits.select(
       self.split,
       count_rows(self.benchmark, self.source, self._home),
-      derive_validation=derive,
+      derive_validation=self.benchmark.derive_validation,
+      derive_test=self.benchmark.derive_test,
       fraction=self.fraction,
       subset_seed=self.subset_seed,
     )
@@ -247,7 +249,7 @@ def _records(
   source: archive.Archive, part: benchmark_lib.Part
 ) -> Iterator[json_reader.Record]:
   place = f'{source.root}/{part.file}'
-  found = json_reader.read(source.open(part.file), place)
+  found = record_reader.read(source.open(part.file), place)
   if part.select is None:
     return found
   every = list(found)

@@ -12,8 +12,11 @@ import numpy as np
 
 from dsbs_jax import contract
 
-VALIDATION_FRACTION = 0.1
+VALIDATION_FRACTION = TEST_FRACTION = 0.1
 VALIDATION_SEED = 0
+# Another permutation than validation's, and not the paper's: its benchmarks
+# have test files.
+TEST_SEED = 1
 
 
 def cut(
@@ -69,28 +72,37 @@ def select(
   num_rows: int,
   *,
   derive_validation: bool,
+  derive_test: bool = False,
   fraction: float = 1.0,
   subset_seed: int = 0,
 ) -> np.ndarray:
   """Indices into a split's rows file, in the original's order.
 
   Train is subsampled first; validation is then cut from what is left where
-  the benchmark has no file for it. Files of validation and test stay whole.
+  the benchmark has no file for it. Files of validation and test stay whole. A
+  derived test split is cut before, so that every subset has the same one.
 
   Args:
     split: 'train', 'validation' or 'test'.
     num_rows: rows of the split's file (train's for a derived validation).
     derive_validation: whether validation is cut from train.
+    derive_test: whether test is cut from train.
     fraction: share of train to keep, as in `subsample`.
     subset_seed: likewise.
   """
-  derived = derive_validation and split == 'validation'
-  if split != 'train' and not derived:
+  derived = {'validation': derive_validation, 'test': derive_test}
+  if split != 'train' and not derived[split]:
     return np.arange(num_rows)
-  kept = subsample(num_rows, fraction=fraction, subset_seed=subset_seed)
-  if not derive_validation:
-    return kept
-  rest, share = cut(
-    len(kept), fraction=VALIDATION_FRACTION, seed=VALIDATION_SEED
-  )
-  return kept[share if derived else rest]
+  pool = np.arange(num_rows)
+  if derive_test:
+    pool, share = cut(num_rows, fraction=TEST_FRACTION, seed=TEST_SEED)
+    if split == 'test':
+      return share
+    pool.sort()  # file order, as without a derived test split
+  kept = subsample(len(pool), fraction=fraction, subset_seed=subset_seed)
+  if derive_validation:
+    rest, share = cut(
+      len(kept), fraction=VALIDATION_FRACTION, seed=VALIDATION_SEED
+    )
+    kept = kept[share if split == 'validation' else rest]
+  return pool[kept]

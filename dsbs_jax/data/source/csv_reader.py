@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CSV and TSV, streamed, with the line of every row.
+
+The first line names the columns; every cell is text. Cells may be quoted and
+then hold separators and line ends. Columns without a name, such as the index
+that pandas writes, are left out.
+"""
+
+import codecs
+import csv
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO
+
+from dsbs_jax import contract
+from dsbs_jax.data.source import json_reader
+
+# What a file may be separated by although its suffix says otherwise.
+_OTHER_SEPARATORS = ';\t|,'
+
+
+def read(file: BinaryIO, name: str) -> Iterator[json_reader.Record]:
+  """Rows as dicts from column to text.
+
+  Args:
+    file: opened in binary mode, at its start; closed at the end.
+    name: of the file, for errors; .tsv means tabs, any other name commas.
+
+  Raises:
+    UserError: not UTF-8, a quote that is not closed, a column name twice, or
+      a row with another number of cells than the header.
+  """
+  with file:
+    rows = _rows(file, name)
+    number, header = next(rows, (1, []))
+    columns = [column.strip() for column in header]
+    _check_header(columns, f'{name}:{number}', _separator(name))
+    named = [i for i, column in enumerate(columns) if column]
+    for number, cells in rows:
+      if len(cells) != len(columns):
+        raise contract.UserError(
+          f'{name}:{number} has {len(cells)} cells, expected the'
+          f' {len(columns)} of the header ({_list(columns)}). Put cells that'
+          f' hold {_separator(name)!r} or a line end in double quotes.'
+        )
+      value = {columns[i]: cells[i] for i in named}
+      yield json_reader.Record(value, f'{name}:{number}')
+
+
+def count(file: BinaryIO, name: str) -> int:
+  """Number of rows that `read` yields; arguments and errors as there."""
+  return sum(1 for _ in read(file, name))
+
+
+def _rows(file: BinaryIO, name: str) -> Iterator[tuple[int, list[str]]]:
+  """(line number from 1, cells) of rows that are not blank."""
+  # The limit belongs to the process. The default of 128 KiB is less than a
+  # JSON line may have.
+  csv.field_size_limit(json_reader.MAX_LINE_BYTES)
+  lines = csv.reader(
+    _lines(file, name), delimiter=_separator(name), strict=True
+  )
+  while True:
+    number = lines.line_num + 1
+    try:
+      cells = next(lines, None)
+    except csv.Error as error:
+      raise contract.UserError(
+        f'{name}:{number} cannot be read as {_separator(name)!r}-separated'
+        f' cells ({error}), expected quotes that are closed, and quotes inside'
+        ' a quoted cell doubled. Fix the row.'
+      ) from error
+    if cells is None:
+      return
+    if cells:
+      yield number, cells
+
+
+def _lines(file: BinaryIO, name: str) -> Iterator[str]:
+  """Lines as text, line ends kept, a byte-order mark left out."""
+  number, limit = 0, json_reader.MAX_LINE_BYTES
+  while line := json_reader.read_some(file.readline, limit + 1, name):
+    number += 1
+    if len(line) > limit:
+      raise contract.UserError(
+        f'{name}:{number} is longer than {limit:,} bytes, expected a row per'
+        ' line. Check the file.'
+      )
+    if number == 1:
+      line = line.removeprefix(codecs.BOM_UTF8)
+    yield json_reader.decode_text(line, f'{name}:{number}')
+
+
+def _separator(name: str) -> str:
+  return '\t' if name.lower().endswith('.tsv') else ','
+
+
+def _check_header(columns: Sequence[str], place: str, separator: str) -> None:
+  named = [column for column in columns if column]
+  twice = sorted({column for column in named if named.count(column) > 1})
+  if twice:
+    raise contract.UserError(
+      f'{place} names the column {twice[0]!r} twice, expected each name once.'
+      ' Rename one of them.'
+    )
+  others = (
+    [s for s in _OTHER_SEPARATORS if s != separator and s in columns[0]]
+    if len(columns) == 1
+    else []
+  )
+  if others:
+    raise contract.UserError(
+      f'{place} reads {columns[0]!r:.60}: one column, whose name holds'
+      f' {others[0]!r}, expected column names separated by {separator!r}. Save'
+      ' the file as comma-separated .csv or tab-separated .tsv.'
+    )
+
+
+def _list(columns: Sequence[str]) -> str:
+  return ', '.join(column or '(no name)' for column in columns)
