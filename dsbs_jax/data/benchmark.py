@@ -229,7 +229,8 @@ def find(name: str) -> Benchmark:
     raise contract.UserError(
       f'No benchmark is named {name!r}, expected one of'
       f' {", ".join(names())}.{hint} A benchmark of your own is found'
-      ' when its module is imported first (see tasks/README.md).'
+      ' when its module is imported first, or in the data_dir where it was'
+      ' prepared from --rows (see tasks/README.md).'
     )
   return _REGISTRY[name]
 

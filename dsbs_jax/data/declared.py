@@ -146,6 +146,21 @@ def read(name: str, data_dir: str) -> Description | None:
   return None if found is None else from_json(found, str(place))
 
 
+def source(name: str, data_dir: str | None = None) -> str | None:
+  """The folder or zip file of a declared benchmark's rows.
+
+  Args:
+    name: of the benchmark.
+    data_dir: the folder that `prepare` wrote to; None takes the benchmark as
+      `register.benchmark` has found it.
+
+  Returns:
+    What a `source` is everywhere; None for a benchmark in Python.
+  """
+  said = read(name, data_dir) if data_dir else _MADE.get(name, (None,))[0]
+  return said and said.source
+
+
 def description(benchmark: benchmark_lib.Benchmark) -> Description | None:
   """What a benchmark was made of; None for one in Python."""
   said, made = _MADE.get(benchmark.name, (None, None))

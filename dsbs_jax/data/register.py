@@ -127,6 +127,8 @@ def declare_all() -> None:
     # One that is damaged, or has got a module, is an error where it is used.
     with contextlib.suppress(contract.UserError):
       benchmark(name, data_dir=root)
+  if not _STATE.keep_waiting:
+    build()
 
 
 def load_module(module: str) -> None:

@@ -243,7 +243,8 @@ def _check_settings(
 def _check_data(sweep: Sweep, found: jobs.SweepPlan) -> None:
   missing = [] if sweep.source else found.open_subsets
   if missing:
-    register.benchmark(missing[0].benchmark)  # a misspelt name says so
+    name = missing[0].benchmark
+    register.benchmark(name, data_dir=sweep.data_dir)  # or it is misspelt
     raise contract.UserError(
       f'{missing[0].benchmark} is not prepared in {missing[0].data_dir}'
       f' ({len(missing)} missing in all). Give --source, so that the sweep can'

@@ -99,7 +99,9 @@ class Evaluator:
       self._rank_classifier = option_scoring.RankClassifier(
         task, model, mesh=mesh, batch_size=batch_size
       )
-    self._metric = register.benchmark(parts.benchmark).metric
+    self._metric = register.benchmark(
+      parts.benchmark, data_dir=source.data_dir
+    ).metric
     self._data_shards = mesh.shape[partitioning.DATA_AXIS]
     self._batch_sharding = partitioning.batch_sharding(mesh)
     self._decode = decode_functions.jit_decode(

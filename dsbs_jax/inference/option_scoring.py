@@ -35,7 +35,7 @@ def label_options(
     UserError: the task has no closed set, or writes a rationale first.
   """
   name = contract.parse_task_name(task)
-  benchmark = register.benchmark(name.benchmark)
+  benchmark = register.benchmark(name.benchmark, data_dir=source.data_dir)
   if name.form == 'single':
     raise contract.UserError(
       f'SCORE_LABELS is True, but {task} writes a rationale before its label,'

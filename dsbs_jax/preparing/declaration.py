@@ -11,7 +11,7 @@ from typing import Any
 
 from dsbs_jax import contract
 from dsbs_jax.data import benchmark as benchmark_lib
-from dsbs_jax.data import columns, declared
+from dsbs_jax.data import columns, declared, register
 from dsbs_jax.data.prepared import store
 from dsbs_jax.data.source import archive, record_reader, row_files
 
@@ -40,15 +40,7 @@ class RowsConfig:
   metric: str | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class Declared:
-  """A description, and where the LLM's answers were when it was prepared."""
-
-  description: declared.Description
-  completions: str | None = None
-
-
-def describe(config: RowsConfig, name: str) -> Declared | None:
+def describe(config: RowsConfig, name: str) -> declared.Description | None:
   """What the flags describe; None where there is no --rows.
 
   Args:
@@ -93,21 +85,46 @@ def describe(config: RowsConfig, name: str) -> Declared | None:
   )
   for split, files in splits.items():
     _check_columns(description, split, _first_row(source, files[0]))
-  return Declared(description)
+  return description
 
 
-def recorded(name: str, *data_dirs: str) -> Declared | None:
-  """What was described when a benchmark was prepared, if it was.
+def resolve(config: Any) -> tuple[Any, benchmark_lib.Benchmark]:
+  """The benchmark that is to be prepared, and where its rows are.
+
+  It is described by --rows and its flags; or it was described when it was
+  prepared before, in the folder --source or else in --data_dir; or it is one
+  in Python.
 
   Args:
-    name: of the benchmark.
-    *data_dirs: folders that `prepare` wrote to, the first that has it counts.
+    config: a `prepare.PrepareConfig`.
+
+  Returns:
+    The config with name, source and completions filled in, and the benchmark.
+
+  Raises:
+    UserError: flags are missing or wrong, or nothing has this name.
   """
-  for data_dir in data_dirs:
-    if data_dir and name and (said := declared.read(name, data_dir)):
-      about = store.read(name, data_dir).metadata
-      return Declared(said, about.get('completions'))
-  return None
+  said, completions = describe(config, config.benchmark), config.completions
+  before = config.source or config.data_dir
+  if said is None and config.module is None:
+    said = declared.read(config.benchmark, before)
+    if said is not None and completions is None:
+      completions = store.read(said.name, before).metadata.get('completions')
+  if said is None:
+    known = register.benchmark(config.benchmark, module=config.module)
+    if not config.source:
+      raise contract.UserError('--source is missing. See --help.')
+    return config, known
+  if completions is not None:
+    completions = os.path.abspath(pathlib.Path(completions).expanduser())
+  filled = {
+    'benchmark': said.name,
+    'source': said.source,
+    'completions': completions,
+  }
+  return dataclasses.replace(config, rows=None, **filled), register.declare(
+    said
+  )
 
 
 def derived_text(benchmark: benchmark_lib.Benchmark) -> str:

@@ -5,20 +5,17 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import rich.console
-import rich.progress
 
 from dsbs_jax import contract
 from dsbs_jax.data import benchmark as benchmark_lib
 from dsbs_jax.data import (
   declared,
   download,
-  register,
   task_forms,
   vocabularies,
   vocabulary_files,
@@ -31,7 +28,12 @@ from dsbs_jax.data.source import (
   json_reader,
   sources,
 )
-from dsbs_jax.preparing import count_tables, declaration, vocabulary_training
+from dsbs_jax.preparing import (
+  count_tables,
+  declaration,
+  progress_bars,
+  vocabulary_training,
+)
 from dsbs_jax.runtime import folder_lock
 
 # Fields that decide the prepared examples, of a benchmark in Python.
@@ -141,7 +143,7 @@ def prepare(config: PrepareConfig) -> None:
     UserError: the config or the data is wrong.
   """
   console = rich.console.Console(markup=False, emoji=False)
-  config, known = _resolved(config)
+  config, known = declaration.resolve(config)
   if config.vocabulary is not None:
     vocabularies.load(config.vocabulary)  # a wrong one is an error at once
   if _is_prepared(config, known):
@@ -163,35 +165,10 @@ def prepare(config: PrepareConfig) -> None:
   if config.train_vocab is not None:
     spec = _train_vocabulary(prepared, config.train_vocab)
     console.print(f'vocabulary written: --vocabulary={spec}')
-  with _progress() as progress:
+  with progress_bars.progress() as progress:
     table = count_tables.lengths(prepared, spec, progress=progress)
   console.print(table)
   console.print(f'prepared: {store.folder(known.name, config.data_dir)}')
-
-
-def _resolved(
-  config: PrepareConfig,
-) -> tuple[PrepareConfig, benchmark_lib.Benchmark]:
-  """The benchmark, and the config with all that its description says."""
-  found = declaration.describe(config, config.benchmark)
-  if found is None and config.module is None:
-    found = declaration.recorded(
-      config.benchmark, config.source or config.data_dir
-    )
-  if found is None:
-    known = register.benchmark(config.benchmark, module=config.module)
-    if not config.source:
-      raise contract.UserError('--source is missing. See --help.')
-    return config, known
-  completions = config.completions or found.completions
-  return dataclasses.replace(
-    config,
-    **{f.name: f.default for f in dataclasses.fields(declaration.RowsConfig)},
-    benchmark=found.description.name,
-    source=found.description.source,
-    completions=completions
-    and os.path.abspath(pathlib.Path(completions).expanduser()),
-  ), register.declare(found.description)
 
 
 def lock_file(name: str, data_dir: str) -> pathlib.Path:
@@ -211,31 +188,39 @@ def _is_prepared(config: PrepareConfig, known: benchmark_lib.Benchmark) -> bool:
   if None in (found.get('files'), now['files']):
     found['files'] = now['files']  # an earlier version, or no source any more
   before = {key: found.get(key) for key in {**now, declared.KEY: None}}
-  now.setdefault(declared.KEY)  # a benchmark that has got a module since
+  before, now = _flat(before), _flat(now)
   missing = set(config.splits) - set(prepared.splits)
   if before != now or missing:
-    changed = sorted({k for k in now if now[k] != before[k]})
+    changed = sorted(
+      k for k in {**now, **before} if now.get(k) != before.get(k)
+    )
     raise contract.UserError(
       f'{store.folder(config.benchmark, config.data_dir)} was prepared with'
       f' other {", ".join(changed) or "splits"}'
-      f' ({ {k: before[k] for k in changed} or list(prepared.splits) }). Give'
+      f' ({ {k: before.get(k) for k in changed} or list(prepared.splits) }). Give'
       ' another --data_dir, or --overwrite to replace it.'
     )
   return True
+
+
+def _flat(about: Mapping[str, Any]) -> dict[str, Any]:
+  """The fields of a description beside the others."""
+  rest = {key: value for key, value in about.items() if key != declared.KEY}
+  return rest | (about.get(declared.KEY) or {})
 
 
 def _write(
   config: PrepareConfig, known: benchmark_lib.Benchmark
 ) -> store.Prepared:
   """Joins, parses and writes all splits."""
-  with _progress() as progress:
+  with progress_bars.progress() as progress:
     local = pathlib.Path(config.source).expanduser()
     if '://' in config.source:
       local = download.fetch(
         config.source,
         pathlib.Path(config.data_dir) / 'downloads',
         check=archive.open_archive,
-        progress=_download_bar(progress),
+        progress=progress_bars.download_bar(progress),
       )
     names = config.splits or sources.available(known, local)
     unknown = set(names) - set(known.split_names())
@@ -284,27 +269,6 @@ def _write(
     )
 
 
-def _progress() -> rich.progress.Progress:
-  return rich.progress.Progress(
-    rich.progress.TextColumn('{task.description}'),
-    rich.progress.BarColumn(),
-    rich.progress.TextColumn('{task.completed:,.0f}'),
-    rich.progress.TimeElapsedColumn(),
-    console=rich.console.Console(stderr=True, markup=False, soft_wrap=True),
-  )
-
-
-def _download_bar(progress: rich.progress.Progress) -> download.Progress:
-  bars = []
-
-  def update(done: int, total: int | None) -> None:
-    if not bars:
-      bars.append(progress.add_task('download, bytes', total=total))
-    progress.update(bars[0], completed=done, total=total)
-
-  return update
-
-
 def _train_vocabulary(prepared: store.Prepared, size: int) -> str:
   """Trains a vocabulary on everything that the tasks read and write."""
   split = 'train' if 'train' in prepared.splits else prepared.splits[0]
@@ -318,7 +282,7 @@ def _train_vocabulary(prepared: store.Prepared, size: int) -> str:
       for form in ('label', 'rationale'):
         yield prefixes.of(form) + example.input
 
-  with _progress() as progress:
+  with progress_bars.progress() as progress:
     name = f'vocabulary of {size} pieces'
     watched = progress.track(texts(), description=name)
     model = vocabulary_training.train(watched, size=size)

@@ -15,6 +15,7 @@ from typing import Any
 
 from dsbs_jax import contract
 from dsbs_jax.data import benchmark as benchmark_lib
+from dsbs_jax.data import register
 from dsbs_jax.inference import evaluator
 from dsbs_jax.reporting import comparison, tables
 from dsbs_jax.runs import results, run_folder
@@ -57,7 +58,7 @@ def _browser(
   runs = [row.runs[0] for row in shown]
   predictions = [read_predictions(_label_file(run)) for run in runs]
   rationales = [_rationales(run) for run in runs]
-  is_right, note = _label_metric(name)
+  is_right, note = _label_metric(name, runs)
   indices = list(predictions[0])[:limit]
   prepared = _prepared_examples(runs, set(indices))
   examples = []
@@ -190,10 +191,14 @@ def _prepared_examples(
   return {}
 
 
-def _label_metric(name: str) -> tuple[_IsRight, str]:
+def _label_metric(
+  name: str, runs: Sequence[results.Run]
+) -> tuple[_IsRight, str]:
   """The benchmark's metric for single labels, and a note for the reader."""
   try:
-    metric = benchmark_lib.find(name).metric
+    data_dirs = [str(run.data.data_dir) for run in runs if run.data]
+    data_dir = data_dirs[0] if data_dirs else None
+    metric = register.benchmark(name, data_dir=data_dir).metric
   except contract.UserError:
     return (lambda gold, label: gold == label), (
       f'The benchmark {name} is not registered here, so a label counts as right'
