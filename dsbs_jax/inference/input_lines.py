@@ -2,18 +2,20 @@
 """Lines of a file, or rows of a request -> inputs of a student.
 
 A line that cannot be read becomes an `InvalidInput`, so that line n of the
-input stays line n of the output.
+input stays line n of the output. Row n of a table (CSV, TSV, Parquet, Arrow, a
+JSON array) counts as line n.
 """
 
 import dataclasses
 import functools
 import itertools
+import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO
 
 from dsbs_jax import contract
 from dsbs_jax.data import benchmark as benchmark_lib
-from dsbs_jax.data.source import json_reader
+from dsbs_jax.data.source import json_reader, record_reader
 
 _BOM = b'\xef\xbb\xbf'
 # What a benchmark's functions raise on a row that is not as they expect.
@@ -49,7 +51,8 @@ class Line:
 
   Attributes:
     number: counted from 1.
-    content: its bytes, the newline included; overlong ones are cut.
+    content: its bytes, the newline included; overlong ones are cut. Of a
+      table's row, the row as JSON.
     input: what it holds, or why it cannot be read.
   """
 
@@ -65,10 +68,11 @@ def read_lines(
   benchmark: benchmark_lib.Benchmark | None = None,
   id_fields: Sequence[str] = (),
 ) -> Iterator[Line]:
-  """Reads lines one at a time: plain text, or JSON objects.
+  """Reads lines one at a time: plain text, JSON objects, or a table's rows.
 
-  The first line decides: if it opens with a brace, or a benchmark is given,
-  all lines are JSON.
+  The name's suffix says what is a table. Of other files the first line
+  decides: if it opens with a brace, or a benchmark is given, all lines are
+  JSON.
 
   Args:
     file: an open binary file.
@@ -78,7 +82,15 @@ def read_lines(
 
   Yields:
     One `Line` per line, the last one without a newline too.
+
+  Raises:
+    UserError: a table is broken; nothing behind that place can be read.
   """
+  if _is_table(file, name):
+    yield from _table_lines(
+      file, name, benchmark=benchmark, id_fields=id_fields
+    )
+    return
   parse = None
   for number in itertools.count(1):
     content = file.readline(json_reader.MAX_LINE_BYTES + 1)
@@ -103,6 +115,23 @@ def read_lines(
     else:
       found = _checked(parse, body, f'{name}:{number}')
     yield Line(number, content, found)
+
+
+def _is_table(file: BinaryIO, name: str) -> bool:
+  """Whether rows are no lines: a table, or one JSON array in a .json file."""
+  if not name.lower().endswith('.json') or not file.seekable():
+    return record_reader.is_table(name)
+  begin = file.read(64).removeprefix(_BOM)
+  file.seek(0)
+  return begin.lstrip().startswith(b'[')
+
+
+def _table_lines(file: BinaryIO, name: str, **options: Any) -> Iterator[Line]:
+  for number, record in enumerate(record_reader.read(file, name), 1):
+    # What no JSON can hold, such as a date, is text: ids are repeated so.
+    content = json.dumps(record.value, default=str).encode() + b'\n'
+    parse = functools.partial(_parse_row, **options)
+    yield Line(number, content, _checked(parse, content, record.place))
 
 
 def _checked(
