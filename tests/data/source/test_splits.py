@@ -105,3 +105,24 @@ def test_train_and_validation_never_share_a_row(
 def test_a_fraction_out_of_range_is_refused(fraction):
   with pytest.raises(ValueError, match=r'expected a number in \(0, 1\]'):
     splits.subsample(10, fraction=fraction, subset_seed=0)
+
+
+@pytest.mark.parametrize('validation', [False, True])
+def test_a_derived_test_split_is_the_same_for_every_subset(validation):
+  def select(split, **options):
+    chosen = splits.select(
+      split, 100, derive_validation=validation, derive_test=True, **options
+    )
+    return chosen.tolist()
+
+  held, train = select('test'), select('train')
+  others = select('validation') if validation else []
+  assert len(held) == 10 and len(others) == (9 if validation else 0)
+  assert sorted(held + train + others) == list(range(100))
+  if not validation:
+    assert train == sorted(train)  # file order, as without a test split
+  for fraction, seed in ((0.5, 0), (0.5, 1), (0.25, 2)):
+    options = {'fraction': fraction, 'subset_seed': seed}
+    assert select('test', **options) == held
+    part = select('train', **options)
+    assert not set(part) & set(held) and len(part) < len(train)
