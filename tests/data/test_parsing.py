@@ -17,6 +17,10 @@ PARSERS = {
   for name, module in MODULES.items()
   for teacher in ('palm', 'gpt-neox')
 }
+PARSERS['declared'] = parsing.after_answer('The answer is {label}.')
+PARSERS['declared.labels'] = parsing.after_answer(
+  'So the answer is {label}.', labels=('neutral', '5', '-1')
+)
 PIECES = (
   'So the answer is',
   'The answer is',
@@ -186,3 +190,60 @@ def test_after_marker_reads_what_a_prompt_asks_for():
 def test_after_marker_never_raises(text):
   parse = parsing.after_marker('The answer is', label=r'(x)?', until=('Q:',))
   assert isinstance(parse(text), parsing.Parsed | parsing.Unparsed)
+
+
+@pytest.mark.parametrize(
+  'said, label',
+  [
+    ('The answer is yes.', 'yes'),
+    ('So the answer is **Yes**.', 'yes'),
+    ('The answer is: no, because it rains.', 'no'),
+    ('The answer is (a) yes', 'yes'),
+    ('The answer is "yes but".', 'yes but'),
+    ('The answer is -1.', '-1'),
+    ('The answer is 1.', '1'),
+    ('The answer is 1.5.', '1.5'),  # none of the set: counted as such
+    ('The answer is yesterday.', 'yesterday'),
+    ('The answer is US.', 'US'),
+    ('The answer is us.', 'us'),
+    ('The answer is (B).', '(B)'),
+  ],
+)
+def test_a_closed_label_is_read_in_any_case_with_anything_behind(said, label):
+  labels = ('yes', 'no', 'yes but', '1', '-1', 'US', 'us', '(B)')
+  parse = parsing.after_answer('The answer is {label}.', labels=labels)
+  found = parse(f'It is so. {said}')
+  assert isinstance(found, parsing.Parsed) and found.label == label
+  assert found.rationale.startswith('It is so.')
+
+
+@pytest.mark.parametrize(
+  'answer, said, label',
+  [
+    ('The answer is {label}.', 'The answer is 3.5.', '3.5'),
+    ('The answer is {label}.', 'The answer is 3.5. Ask me more!', '3.5'),
+    ('The answer is {label}.', 'The answer is\n**a red apple**.\nBye.', 'a red apple'),
+    ('The answer is {label}.', 'The answer is (b) fridge.', 'fridge'),
+    ('The answer is {label}.', 'The answer is (B).', '(B)'),
+    ('#### {label}', '#### 1,200', '1,200'),
+    ('#### {label}', '#### 5. Yes', '5. Yes'),
+    ('Label: [{label}]', 'label: [x y]', 'x y'),
+  ],
+)  # fmt: skip
+def test_a_free_label_ends_where_the_template_ends(answer, said, label):
+  found = parsing.after_answer(answer)(f'It is so. {said}')
+  assert found == parsing.Parsed('It is so.', label)
+
+
+@pytest.mark.parametrize(
+  'text, reason',
+  [
+    ('It is so.', parsing.NO_MARKER),
+    ('The answer is a. The answer is b.', parsing.TWO_MARKERS),
+    ('It is so. The answer is', parsing.BLANK_LABEL),
+    ('It is so. The answer is .', parsing.BLANK_LABEL),
+    ('The answer is a.', parsing.BLANK_RATIONALE),
+  ],
+)
+def test_what_lacks_a_part_says_which(text, reason):
+  assert parsing.after_answer('The answer is {label}.')(text).reason == reason

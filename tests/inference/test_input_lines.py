@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of tables are inputs like lines of JSON."""
+
+import dataclasses
+import datetime
+import io
+import json
+
+import pytest
+
+from dsbs_jax import contract
+from dsbs_jax.data import declared
+from dsbs_jax.inference import input_lines
+from tests.data import row_tables
+from tests.data.test_declared import SAID
+
+BENCHMARK = declared.make(
+  dataclasses.replace(SAID, name='lines', input='{question}', label='{answer}')
+)
+
+
+def read(path, **options):
+  with path.open('rb') as file:
+    return list(input_lines.read_lines(file, str(path), **options))
+
+
+@pytest.mark.parametrize('suffix', row_tables.SUFFIXES)
+def test_every_kind_of_file_gives_the_same_inputs(tmp_path, suffix):
+  path = row_tables.write(tmp_path / f'rows{suffix}')
+  found = read(path, benchmark=BENCHMARK, id_fields=('answer',))
+  assert [line.number for line in found] == list(range(1, 31))
+  assert [(line.input.text, line.input.ids) for line in found] == [
+    (row['question'], {'answer': row['answer']}) for row in row_tables.ROWS
+  ]
+  # Without a benchmark the same bytes, by which a resumed run is checked.
+  again = [line.content for line in read(path)]
+  assert again == [line.content for line in found]
+  contents = {json.dumps(json.loads(line.content)) for line in found}
+  assert contents == {json.dumps(row) for row in row_tables.ROWS}
+
+
+def test_labels_are_not_needed_and_bad_rows_keep_their_number(tmp_path):
+  path = tmp_path / 'rows.csv'
+  path.write_text('question\nx\n" "\ny\n')
+  first, blank, last = read(path, benchmark=BENCHMARK)
+  assert (first.input.text, last.input.text, last.number) == ('x', 'y', 3)
+  assert 'rows.csv:3 has no text' in blank.input.reason
+  (line, *_) = read(path)
+  assert "no field 'input'" in line.input.reason
+  path.write_text('question\nx\ny,z\n')
+  with pytest.raises(contract.UserError, match='rows.csv:3 has 2 cells'):
+    read(path, benchmark=BENCHMARK)
+
+
+def test_ids_that_json_cannot_hold_are_text(tmp_path):
+  day = datetime.date(2026, 1, 2)
+  path = tmp_path / 'rows.parquet'
+  row_tables.write(path, [{'question': 'x', 'day': day}])
+  (line,) = read(path, benchmark=BENCHMARK, id_fields=('day',))
+  assert line.input.ids == {'day': '2026-01-02'}
+
+
+def test_text_is_read_as_before():
+  for name in ('-', 'rows.txt', 'rows.jsonl'):
+    file = io.BytesIO(b'[not] a, table\n')
+    (line,) = input_lines.read_lines(file, name)
+    assert line.input.text == '[not] a, table'

@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a file of rows to a trained student, without Python and gin files."""
+
+import dataclasses
+import json
+
+import pytest
+
+from dsbs_jax import contract
+from dsbs_jax.data import declared, register
+from dsbs_jax.data.prepared import store
+from dsbs_jax.data.source import sources
+from dsbs_jax.experiments import launchers
+from dsbs_jax.inference import infer_file
+from dsbs_jax.preparing import prepare as prepare_lib
+from dsbs_jax.runs import run_folder
+from dsbs_jax.runtime import gin_config
+from dsbs_jax.training import loop
+from tests import small_runs
+from tests.data import row_tables, toy
+
+
+@pytest.fixture
+def prepare(tmp_path, capsys, monkeypatch):
+  """Prepares by flags; returns what was printed."""
+  monkeypatch.setattr(register._STATE, 'settings', {})
+  monkeypatch.chdir(tmp_path)
+
+  def run(rows='rows.csv', **options):
+    given = {'input': 'question', 'label': 'answer'} if rows else {}
+    config = prepare_lib.PrepareConfig(
+      **{
+        'rows': rows,
+        'data_dir': 'data',
+        'vocabulary': 'bytes',
+        **given,
+        **options,
+      }
+    )
+    prepare_lib.prepare(config)
+    return ' '.join(''.join(capsys.readouterr()).split())
+
+  return run
+
+
+def fingerprints(name, data_dir='data'):
+  opened = store.read(name, data_dir)
+  return {split: opened.fingerprint(split) for split in opened.splits}
+
+
+def test_every_kind_of_file_gives_the_same_bytes(prepare, tmp_path):
+  for suffix in row_tables.SUFFIXES:
+    row_tables.write(tmp_path / f'rows{suffix}')
+    prepare(f'rows{suffix}', data_dir=suffix[1:])
+  row_tables.save_dataset(tmp_path / 'rows')
+  prepare('rows', data_dir='saved')
+  wanted = fingerprints('rows', 'csv')
+  assert set(wanted) == {'train', 'validation', 'test'}
+  for data_dir in ('saved', *(suffix[1:] for suffix in row_tables.SUFFIXES)):
+    assert fingerprints('rows', data_dir) == wanted, data_dir
+
+
+def test_saved_datasets_bring_their_splits_and_class_names(prepare, tmp_path):
+  names = ['yes', 'no']
+  rows = [
+    {**row, 'answer': names.index(row['answer'])} for row in row_tables.ROWS
+  ]
+  features = {'answer': {'names': names, '_type': 'ClassLabel'}}
+  for split, part in (('train', rows[:20]), ('test', rows[20:])):
+    folder = tmp_path / 'saved' / split
+    row_tables.save_dataset(folder, part, features=features)
+  said = json.dumps({'splits': ['train', 'test']})
+  (tmp_path / 'saved' / 'dataset_dict.json').write_text(said)
+  printed = prepare('saved', labels=names)
+  assert 'a tenth of train is validation' in printed
+  opened = store.read('saved', 'data')
+  sizes = [opened.num_examples(split) for split in opened.splits]
+  assert sizes == [18, 2, 10]
+  (first, *_) = opened.examples('test')
+  assert (first.gt_label, first.index) == ('yes', 0)
+
+
+def test_only_train_is_cut_and_that_is_said(prepare, tmp_path):
+  row_tables.write(tmp_path / 'rows.csv')
+  printed = prepare()
+  assert (
+    'rows: a tenth of train is validation and a tenth of train is test, always'
+    ' the same rows'
+  ) in printed
+  opened = store.read('rows', 'data')
+  held = {e.index for e in opened.examples('test')}
+  every = [e.index for split in opened.splits for e in opened.examples(split)]
+  assert sorted(every) == list(range(30)) and len(held) == 3
+  prepare(fraction=0.5, data_dir='half')
+  half = store.read('rows', 'half')
+  assert {e.index for e in half.examples('test')} == held
+  row_tables.write(tmp_path / 'dev.tsv', row_tables.ROWS[:4])
+  row_tables.write(tmp_path / 'test.jsonl', row_tables.ROWS[:5])
+  printed = prepare(
+    validation='dev.tsv', test='test.jsonl', benchmark='mine', data_dir='all'
+  )
+  assert 'tenth' not in printed
+  opened = store.read('mine', 'all')
+  sizes = [opened.num_examples(split) for split in opened.splits]
+  assert sizes == [30, 4, 5]
+
+
+def test_the_llm_s_answers_come_later(prepare, tmp_path):
+  row_tables.write(tmp_path / 'rows.csv')
+  prepare(labels=['yes', 'no'])
+  # Stage 1 asks about these rows, by what was recorded.
+  known = register.benchmark('rows', data_dir='data')
+  source = declared.source('rows', 'data')
+  asked = list(sources.read_rows(known, source, 'train'))
+  assert len(asked) == 30
+  lines = [
+    {
+      'id': row.example_id,
+      'text': f'So it is. THE ANSWER IS **{row.gt_label.title()}**.',
+      'fingerprint': row.fingerprint,
+    }
+    for row in asked
+  ]
+  toy.write_lines(tmp_path / 'llm.jsonl', lines)
+  with pytest.raises(contract.UserError, match='with other completions'):
+    prepare(None, benchmark='rows', completions='llm.jsonl')
+  again = {'benchmark': 'rows', 'completions': 'llm.jsonl', 'overwrite': True}
+  printed = prepare(None, **again)
+  assert '│ parsed │ 30 │ 24 │ 3 │ 3 │' in printed
+  assert 'LLM label accuracy % │ 100.00' in printed
+  # They are remembered: by the same folder, and by a subset of it.
+  assert 'is prepared' in prepare(None, benchmark='rows')
+  prepare(None, benchmark='rows', source='data', data_dir='h', fraction=0.5)
+  examples = list(store.read('rows', 'h').examples('train'))
+  assert 0 < len(examples) < 24
+  assert {e.rationale for e in examples} == {'So it is.'}
+
+
+def test_another_description_is_not_served(prepare, tmp_path):
+  row_tables.write(tmp_path / 'rows.csv')
+  prepare()
+  assert 'is prepared' in prepare()
+  with pytest.raises(contract.UserError, match='with other labels .*labels.: '):
+    prepare(labels=['yes', 'no'])
+  prepare(labels=['yes', 'no'], overwrite=True)
+  assert register.benchmark('rows', data_dir='data').labels == ('yes', 'no')
+  row_tables.write(tmp_path / 'rows.csv', row_tables.ROWS[:20])
+  with pytest.raises(contract.UserError, match='with other files'):
+    prepare(None, benchmark='rows')
+
+
+@pytest.mark.parametrize(
+  'options, message',
+  [
+    ({'input': None}, '--input is missing. The columns are question, answer:'),
+    ({'label': ''}, "--label is missing. .*--label='{question}'"),
+    ({'input': '{quesion}'}, "--input names the column 'quesion', .*Did you"),
+    ({'label': 'anser'}, "--label is 'anser', expected a column in braces"),
+    ({'id': 'uid'}, "--id names the column 'uid'.*are question, answer"),
+    ({'options': ['a']}, "--options names the column 'a'"),
+    ({'labels': ['yes', 'never']}, "rows.csv:4 has the label 'no', expected"),
+    ({'rows': 'no.csv'}, '--rows=.*no.csv does not exist'),
+    ({'rows': 'empty.csv'}, 'empty.csv has no rows'),
+    ({'rows': '12.csv'}, 'gives no name for the benchmark. Give --benchmark'),
+    ({'benchmark': 'cqa'}, '--benchmark=cqa is a benchmark in Python already'),
+    ({'source': 'x'}, '--rows is given with --source'),
+    ({'module': 'x'}, '--rows is given with --module'),
+    ({'rows': None}, '--benchmark is missing'),
+    (
+      {'rows': None, 'benchmark': 'x', 'input': 'q'},
+      '--input is given without --rows',
+    ),
+    ({'test': 'other.csv'}, "--input names .*'question'.*of other.csv are q"),
+    ({'splits': ['dev']}, '--splits names dev'),
+  ],
+)
+def test_wrong_requests_are_clear_errors(prepare, tmp_path, options, message):
+  for name in ('rows.csv', '12.csv'):
+    row_tables.write(tmp_path / name)
+  (tmp_path / 'empty.csv').write_text('question,answer\n')
+  (tmp_path / 'other.csv').write_text('q,answer\nx,yes\n')
+  with pytest.raises(contract.UserError, match=message):
+    prepare(**{'rows': 'rows.csv', **options})
+
+
+def test_a_benchmark_in_python_may_name_a_table(tmp_path):
+  lines = [{'id': f'r{i}', 'q': f'{i}?', 'a': 'yes'} for i in range(3)]
+  row_tables.write(tmp_path / 'train.csv', lines)
+  made = dataclasses.replace(toy.BENCHMARK, splits={'train': 'train.csv'})
+  rows = list(sources.read_rows(made, tmp_path, 'train'))
+  assert [row.input for row in rows] == ['0?', '1?', '2?']
+  assert sources.count_rows(made, tmp_path, 'train') == 3
+
+
+def test_a_sweep_prepares_subsets_of_a_described_folder(prepare, tmp_path):
+  row_tables.write(tmp_path / 'rows.csv')
+  prepare()
+  subset = launchers.jobs.Subset(
+    benchmark='rows',
+    source='data',
+    data_dir='half',
+    fraction=0.5,
+    subset_seed=0,
+    vocabulary='bytes',
+  )
+  assert launchers.in_process_launcher(subset, log=tmp_path / 'log') == 0
+  assert subset.done
+  held = [store.read('rows', d).fingerprint('test') for d in ('data', 'half')]
+  assert held[0] == held[1]
+
+
+def test_a_student_learns_from_a_table_and_answers_one(
+  prepare, tmp_path, monkeypatch
+):
+  row_tables.write(tmp_path / 'rows.csv')
+  prepare(labels=['yes', 'no'])
+  run = small_runs.settings(
+    tmp_path / 'run',
+    tmp_path / 'data',
+    "MIXTURE_OR_TASK_NAME = 'rows_gt_label'",
+    'TRAIN_STEPS = 2',
+    'EVAL_PERIOD = 2',
+  )
+  loop.train(run)
+  scores = run_folder.evaluations(str(tmp_path / 'run'), 2)
+  assert set(scores) == {'validation', 'test'}
+  monkeypatch.setenv('DSBS_DATA_DIR', str(tmp_path / 'data'))
+  model = ('EMB_DIM', 'HEAD_DIM', 'MLP_DIM', 'NUM_ENC', 'NUM_DEC', 'VOCAB')
+  infer_file.infer(
+    gin_config.build(
+      infer_file.InferConfig,
+      gin_files=['gin/infer.gin', 'gin/models/tiny.gin'],
+      gin_bindings=[
+        f"CHECKPOINT_PATH = '{tmp_path / 'run'}'",
+        "MIXTURE_OR_TASK_NAME = 'rows_gt_label'",
+        "BENCHMARK = 'rows'",
+        "INPUT = 'rows.csv'",
+        "OUTPUT = 'answers.jsonl'",
+        'SCORE_LABELS = True',
+        *(text for text in small_runs.BINDINGS if text.startswith(model)),
+      ],
+      search_paths=[str(small_runs.REPOSITORY)],
+    )
+  )
+  lines = (tmp_path / 'answers.jsonl').read_text().splitlines()
+  answers = [json.loads(line) for line in lines]
+  answers = [line for line in answers if 'label' in line]
+  assert [line['line'] for line in answers] == list(range(1, 31))
+  assert {line['label'] for line in answers} <= {'yes', 'no'}
