@@ -40,7 +40,10 @@ def test_the_walk_of_the_readme(tmp_path):
   printed = []
   for command in commands:
     program, *arguments = shlex.split(command)
-    assert program == 'python', command
+    if program == 'dsbs':
+      arguments = ['-m', f'dsbs_jax.{arguments[0]}', *arguments[1:]]
+    else:
+      assert program == 'python', command
     done = subprocess.run(
       [sys.executable, *arguments],
       capture_output=True,
@@ -50,7 +53,11 @@ def test_the_walk_of_the_readme(tmp_path):
     )
     assert done.returncode == 0, f'{command}\n{done.stderr}'
     printed.append(done.stdout)
-  prepared, shown, names = printed
+  described, first, answered, prepared, shown, names = printed
+  assert re.search(r'rows +│ +6 │ +4 │ +1 │ +1 │', described)
+  assert '[label] Is a bat a bird?' in first
+  assert re.search(r'parsed +│ +5 │', answered)
+  assert re.search(r'LLM label accuracy % +│ +83.33 │', answered)
   assert re.search(r'no_marker +│ +1 │', prepared)
   assert re.search(r'LLM label accuracy % +│ +75.00 │', prepared)
   assert '[label] Ann has 2 pens and buys 3.' in shown

@@ -49,8 +49,9 @@ class Benchmark:
 
   Attributes:
     name: lower-case identifier, the first part of every task name.
-    splits: rows file of each split, `train`, `validation` or `test`: JSON
-      lines or one JSON array. Several names are read one after another.
+    splits: rows file of each split, `train`, `validation` or `test`; its
+      suffix says its kind, see `source/record_reader`. Several names are read
+      one after another.
     render: row -> the input text. Premise and hypothesis are joined by the
       literal `</s>`, which becomes the EOS id.
     label: row -> the human label as text.

@@ -126,6 +126,8 @@ def _digest(
   for split in known.splits:
     for part in file_layout.find_parts(known, source, split) or ():
       beside = archive.beside(source, part.file, 'llm/*')
+      if declared.is_made(known):  # see _write
+        beside = []
       for name in (part.file, *beside):
         openers[f'{source.root}/{name}'] = functools.partial(source.open, name)
   digest = hashlib.sha256()
@@ -233,6 +235,9 @@ def _write(
       progress.console.print(f'{known.name} {split}: {", ".join(files)}')
     if declared.is_made(known) and (cut := declaration.derived_text(known)):
       progress.console.print(cut)
+    # A folder of tables may hold anything: only the user says what an LLM
+    # wrote about them. None looks beside the rows.
+    nothing = {} if declared.is_made(known) else None
     rules = (*filters.CLEAN[config.clean], *filters.KEEP[config.keep])
     examples = {
       split: sources.Examples(
@@ -240,7 +245,7 @@ def _write(
         local,
         split=split,
         teacher=config.teacher,
-        completions=config.completions,
+        completions=config.completions or nothing,
         fraction=config.fraction,
         subset_seed=config.subset_seed,
         rules=rules,

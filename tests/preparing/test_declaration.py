@@ -107,7 +107,10 @@ def test_only_train_is_cut_and_that_is_said(prepare, tmp_path):
 
 def test_the_llm_s_answers_come_later(prepare, tmp_path):
   row_tables.write(tmp_path / 'rows.csv')
-  prepare(labels=['yes', 'no'])
+  others = [{'id': f'train-{i}', 'text': 'So. The answer is no.'} for i in [0]]
+  toy.write_lines(tmp_path / 'llm' / 'train.jsonl', others)  # not of these rows
+  printed = prepare(labels=['yes', 'no'])
+  assert '│ completions │ 0 │ 0 │ 0 │ 0 │' in printed
   # Stage 1 asks about these rows, by what was recorded.
   known = register.benchmark('rows', data_dir='data')
   source = declared.source('rows', 'data')

@@ -5,6 +5,8 @@ import io
 import json
 import zipfile
 
+import hypothesis
+import hypothesis.strategies as st
 import pyarrow
 import pytest
 from pyarrow import parquet
@@ -140,3 +142,21 @@ def test_class_labels_of_datasets_are_read_by_name(tmp_path, suffix):
   assert found == ['no', 'yes', None, None]
   with pytest.raises(contract.UserError, match=r'\[1\] has the class 2 in'):
     read(write([0, 2]))
+
+
+@pytest.mark.parametrize('suffix', record_reader.SUFFIXES)
+@hypothesis.given(data=st.data())
+@hypothesis.settings(max_examples=100, deadline=None)
+def test_any_bytes_are_rows_or_one_error(tmp_path_factory, suffix, data):
+  whole = row_tables.write(tmp_path_factory.mktemp('x') / f'x{suffix}')
+  content = bytearray(whole.read_bytes())
+  for _ in range(data.draw(st.integers(1, 4))):
+    place = data.draw(st.integers(0, len(content) - 1))
+    content[place] = data.draw(st.integers(0, 255))
+  end = data.draw(st.integers(0, len(content)))
+  for some in (content, content[:end]):
+    try:
+      for record in record_reader.read(io.BytesIO(some), f'x{suffix}'):
+        assert record.place.startswith(f'x{suffix}')
+    except contract.UserError as error:
+      assert f'x{suffix}' in str(error)
