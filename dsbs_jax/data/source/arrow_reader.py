@@ -6,6 +6,7 @@ stand for class names: such columns are read as the names.
 """
 
 import contextlib
+import io
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
@@ -15,6 +16,8 @@ from dsbs_jax.data.source import json_reader
 
 _BATCH_ROWS = 256
 _SCHEMA_KEY = b'huggingface'
+# Ends an Arrow stream; pyarrow takes the end of the file for one, too.
+_END = b'\xff\xff\xff\xff\0\0\0\0'
 
 
 def read(file: BinaryIO, name: str) -> Iterator[json_reader.Record]:
@@ -35,8 +38,8 @@ def read(file: BinaryIO, name: str) -> Iterator[json_reader.Record]:
   with file:
     schema, batches = _open(file, name)
     with _damage(name):
-      classes = _class_names(schema.metadata or {})
-    twice = [c for c in schema.names if schema.names.count(c) > 1]
+      classes, names = _class_names(schema.metadata or {}), schema.names
+    twice = [column for column in names if names.count(column) > 1]
     if twice:
       raise contract.UserError(
         f'{name} names the column {twice[0]!r} twice, expected each name once.'
@@ -45,9 +48,11 @@ def read(file: BinaryIO, name: str) -> Iterator[json_reader.Record]:
     while True:
       with _damage(name):
         batch = next(batches, None)
-        rows = [] if batch is None else batch.to_pylist()
-      if batch is None:
-        return
+        if batch is None:
+          return
+        # Arrow trusts the offsets in a file: wrong ones read any memory.
+        batch.validate(full=True)
+        rows = batch.to_pylist()
       for row in rows:
         place = f'{name}[{index}]'
         for column, names in classes.items():
@@ -76,12 +81,22 @@ def _open(file: BinaryIO, name: str, **options: Any):
       return found.schema_arrow, batches
     try:  # as `save_to_disk` writes it
       found = pyarrow.ipc.open_stream(opened)
+      _check_end(file)
       return found.schema, iter(found)
     except pyarrow.ArrowInvalid:
       opened.seek(0)
       found = pyarrow.ipc.open_file(opened)
       batches = map(found.get_batch, range(found.num_record_batches))
       return found.schema, batches
+
+
+def _check_end(file: BinaryIO) -> None:
+  """Raises ValueError where an Arrow stream is cut, be it between batches."""
+  place = file.tell()
+  file.seek(-min(len(_END), file.seek(0, io.SEEK_END)), io.SEEK_END)
+  if file.read() != _END:
+    raise ValueError('it has no end mark: it was cut')
+  file.seek(place)
 
 
 @contextlib.contextmanager

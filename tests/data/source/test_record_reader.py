@@ -3,6 +3,7 @@
 
 import io
 import json
+import struct
 import zipfile
 
 import hypothesis
@@ -144,10 +145,10 @@ def test_class_labels_of_datasets_are_read_by_name(tmp_path, suffix):
     read(write([0, 2]))
 
 
-@pytest.mark.parametrize('suffix', record_reader.SUFFIXES)
+@pytest.mark.parametrize('suffix', ['.jsonl', '.json', '.csv', '.tsv'])
 @hypothesis.given(data=st.data())
 @hypothesis.settings(max_examples=100, deadline=None)
-def test_any_bytes_are_rows_or_one_error(tmp_path_factory, suffix, data):
+def test_any_text_is_rows_or_one_error(tmp_path_factory, suffix, data):
   whole = row_tables.write(tmp_path_factory.mktemp('x') / f'x{suffix}')
   content = bytearray(whole.read_bytes())
   for _ in range(data.draw(st.integers(1, 4))):
@@ -160,3 +161,28 @@ def test_any_bytes_are_rows_or_one_error(tmp_path_factory, suffix, data):
         assert record.place.startswith(f'x{suffix}')
     except contract.UserError as error:
       assert f'x{suffix}' in str(error)
+
+
+@pytest.mark.parametrize('suffix', ['.parquet', '.arrow'])
+def test_cut_columns_are_their_first_rows_or_one_error(tmp_path, suffix):
+  content = row_tables.write(tmp_path / f'x{suffix}').read_bytes()
+  for end in range(0, len(content), 4):  # batches begin at multiples of 8
+    found = []
+    try:
+      for record in record_reader.read(io.BytesIO(content[:end]), f'x{suffix}'):
+        found.append(record.value)
+    except contract.UserError as error:
+      assert f'x{suffix} cannot be read' in str(error)
+    else:
+      pytest.fail(f'{end} of {len(content)} bytes are read as a whole file')
+    assert found == row_tables.ROWS[: len(found)]
+
+
+@pytest.mark.parametrize('offsets', [(0, -5), (0, 1 << 30), (4, 1)])
+def test_offsets_that_lead_out_of_the_file_are_errors(tmp_path, offsets):
+  path = row_tables.write(tmp_path / 'rows.arrow', [{'q': 'text'}])
+  before, place, after = path.read_bytes().rpartition(struct.pack('<2i', 0, 4))
+  assert place
+  path.write_bytes(before + struct.pack('<2i', *offsets) + after)
+  with pytest.raises(contract.UserError, match='rows.arrow cannot be read'):
+    read(path)
