@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Package metadata; versions that ran together are in constraints.txt."""
 
+import pathlib
+import shutil
+
 import setuptools
+from setuptools.command import build_py
 
 FUZZ = ['atheris']
 HF = ['transformers', 'torch']
@@ -18,6 +22,22 @@ TEST = [
   *SERVE,
 ]
 
+
+class BuildWithGin(build_py.build_py):
+  """Puts gin/ into the package: there is no other place in a wheel.
+
+  At the top it would lie over gin-config. An editable install reads the
+  checkout's.
+  """
+
+  def run(self):
+    super().run()
+    if not self.editable_mode:
+      folder = pathlib.Path(self.build_lib, 'dsbs_jax', 'gin')
+      shutil.rmtree(folder, ignore_errors=True)
+      shutil.copytree('gin', folder)
+
+
 setuptools.setup(
   name='dsbs_jax',
   version='0.1.0',
@@ -30,6 +50,7 @@ setuptools.setup(
   packages=setuptools.find_packages(
     include=['dsbs_jax*', 'tasks*', 'rationales*']
   ),
+  cmdclass={'build_py': BuildWithGin},
   package_data={
     'dsbs_jax.reporting': ['page.html', 'page.css', 'page.js'],
     'rationales': ['prompts/*.json'],

@@ -8,7 +8,8 @@ Label:  'contradiction' (0 entailment, 1 neutral, 2 contradiction)
 """
 
 from dsbs_jax.data import benchmark, metrics, parsing, register
-from tasks import esnli
+
+from . import esnli
 
 
 def _read(text: str, marker: str) -> parsing.Parsed | parsing.Unparsed:

@@ -14,7 +14,8 @@ validates (3,105 problems are cut into 2,794 and 311).
 import dataclasses
 
 from dsbs_jax.data import benchmark, register
-from tasks import svamp
+
+from . import svamp
 
 
 def render(row: benchmark.Row) -> str:

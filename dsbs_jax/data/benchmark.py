@@ -9,15 +9,12 @@ completion, how to score); the rest has defaults that suit most data.
 
 import dataclasses
 import difflib
-import importlib
-import importlib.util
-import pkgutil
 import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 from dsbs_jax import contract
-from dsbs_jax.data import parsing
+from dsbs_jax.data import parsing, task_modules
 
 Row = Mapping[str, Any]
 Parser = Callable[[str], 'parsing.Parsed | parsing.Unparsed']
@@ -208,15 +205,15 @@ def names() -> tuple[str, ...]:
 def get(name: str) -> Benchmark | None:
   """The same as `find`, but None where nothing registers the name."""
   if name not in _REGISTRY and _NAME.fullmatch(name):
-    import_tasks(name)
+    task_modules.import_ours(name)
   return _REGISTRY.get(name)
 
 
 def find(name: str) -> Benchmark:
   """The benchmark of this name.
 
-  A name that is not known yet is looked for in `tasks.<name>`, then in all
-  modules of `tasks`.
+  A name that is not known yet is looked for in our tasks/<name>.py, then in all
+  modules of that folder.
 
   Args:
     name: the benchmark's name.
@@ -234,13 +231,3 @@ def find(name: str) -> Benchmark:
       ' prepared from --rows (see tasks/README.md).'
     )
   return _REGISTRY[name]
-
-
-def import_tasks(name: str = '') -> None:
-  """Imports the module of this name in `tasks`, or all of them."""
-  if importlib.util.find_spec('tasks') is None:
-    return
-  package = importlib.import_module('tasks')
-  modules = [m.name for m in pkgutil.iter_modules(package.__path__)]
-  for module in [name] if name in modules else modules:
-    importlib.import_module(f'tasks.{module}')

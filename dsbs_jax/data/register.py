@@ -17,14 +17,18 @@ data without seqio; `without_seqio` spares it that import.
 
 import contextlib
 import functools
-import importlib
 import os
 import types
 from collections.abc import Iterator
 
 from dsbs_jax import contract
 from dsbs_jax.data import benchmark as benchmark_lib
-from dsbs_jax.data import declared, vocabularies, vocabulary_files
+from dsbs_jax.data import (
+  declared,
+  task_modules,
+  vocabularies,
+  vocabulary_files,
+)
 from dsbs_jax.data.prepared import store, tokens
 
 # Setting -> the variable that may hold it, and what it is without.
@@ -84,7 +88,7 @@ def benchmark(
 
   Args:
     name: the benchmark's name.
-    module: a module of your own that registers it, see `load_module`.
+    module: path or dotted name of a module of your own that registers it.
     data_dir: the folder that `prepare` wrote to, where a benchmark without
       Python has its description; None as in `source`.
 
@@ -135,21 +139,13 @@ def load_module(module: str) -> None:
   """Imports a user's own task module, without importing seqio.
 
   Args:
-    module: its dotted name.
+    module: its path or its dotted name (see `task_modules`).
 
   Raises:
-    UserError: there is no such module.
+    UserError: there is no such module, or it cannot be imported.
   """
-  try:
-    with without_seqio():
-      importlib.import_module(module)
-  except ModuleNotFoundError as error:
-    if error.name is None or not f'{module}.'.startswith(f'{error.name}.'):
-      raise
-    raise contract.UserError(
-      f'--module={module} cannot be imported ({error}). Run in the folder that'
-      ' holds it, or add that folder to PYTHONPATH.'
-    ) from error
+  with without_seqio():
+    task_modules.load(module)
 
 
 def configure(**given: str | None) -> None:

@@ -8,6 +8,7 @@ exception is a bug: its traceback is shown, and the status is 1.
 """
 
 import difflib
+import importlib
 import os
 import runpy
 import sys
@@ -16,7 +17,7 @@ from collections.abc import Callable, Sequence
 from absl import app, flags, logging
 
 from dsbs_jax import contract
-from dsbs_jax.runtime import files, help_page, terminal_text
+from dsbs_jax.runtime import files, gin_files, help_page, terminal_text
 
 USER_ERROR_STATUS = 2
 # Verb -> the module that is run for it.
@@ -69,7 +70,7 @@ def run(
   if help_page.is_asked_for(sys.argv[1:]):
     sys.exit(_show_help(main, more_help))
   try:
-    arguments = rewrite_gin_flags(sys.argv)
+    arguments = rewrite_gin_flags(gin_files.expand_flag_files(sys.argv))
   except contract.UserError as error:
     sys.exit(_report(str(error)))
   # Libraries announce every save at INFO; --verbosity=0 brings that back.
@@ -173,6 +174,8 @@ def front() -> None:
       )
     )
   sys.argv = [f'dsbs {verb}', *sys.argv[2:]]
+  # Ours, before a folder of that name in the current one.
+  importlib.import_module(VERBS[verb].partition('.')[0])
   # As `python -m` does: --module may name a file of this folder.
   if not sys.flags.safe_path:
     sys.path.insert(0, os.getcwd())

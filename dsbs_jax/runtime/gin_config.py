@@ -68,7 +68,8 @@ def build(
       required value is not given, or a binding or macro is read by nothing.
   """
   gin.clear_config()
-  for path in search_paths:
+  # For the files that files include.
+  for path in gin_texts.with_ours(search_paths):
     gin.add_config_file_search_path(path)
   if not gin_files:
     raise contract.UserError(
@@ -80,13 +81,13 @@ def build(
   engine, *others = gin_files
   imports = gin_texts.imports(texts)
   with _silent():
-    _parse_file(engine)
+    _parse_file(engine, search_paths)
     texts = (
       {engine: texts[engine]} | _apply(defaults, settings, imports) | texts
     )
     given = gin_texts.Given(texts, gin_bindings)
     for file in others:
-      _parse_file(file)
+      _parse_file(file, search_paths)
     fields = gin_macros.Bindings(settings, gin.config_str())
     for binding in gin_bindings:
       with _explained(lambda _, binding=binding: gin_texts.flag(binding)):
@@ -103,9 +104,9 @@ def build(
   return _with_functions_bound(built)
 
 
-def _parse_file(file: str) -> None:
+def _parse_file(file: str, search_paths: Sequence[str] = ()) -> None:
   with _explained(lambda error: file + gin_errors.line(error)):
-    gin.parse_config_file(file)
+    gin.parse_config_file(str(gin_texts.locate(file, search_paths)))
 
 
 def _apply(

@@ -7,20 +7,41 @@ import re
 from collections.abc import Mapping, Sequence
 
 from dsbs_jax import contract
+from dsbs_jax.runtime import gin_files
 
 _IMPORT = re.compile(r'^(?:from \S+ )?import \S+.*$', re.MULTILINE)
 _INCLUDE = re.compile(r'^\s*include\b', re.MULTILINE)
 
 
-def read(file: str, search_paths: Sequence[str]) -> str:
-  """What a gin file says."""
-  places = (pathlib.Path(path) / file for path in ('', *search_paths))
+def with_ours(search_paths: Sequence[str]) -> list[str]:
+  """Folders of relative gin files, and last the one above our own."""
+  return [*search_paths, gin_files.root()]
+
+
+def locate(file: str, search_paths: Sequence[str]) -> pathlib.Path:
+  """Where a gin file lies: here, in a search path, or among our own.
+
+  Args:
+    file: its path; 'gin/train.gin' without such a file is ours.
+    search_paths: folders of relative files.
+
+  Raises:
+    UserError: it is in none of them.
+  """
+  folders = ('', *with_ours(search_paths))
+  places = (pathlib.Path(folder) / file for folder in folders)
   found = next((place for place in places if place.is_file()), None)
   if found is None:
     raise contract.UserError(
       f'gin file {file!r} is not in {sorted(set(map(str, search_paths)))}.'
       ' Give its path, or its folder with --gin_search_paths.'
     )
+  return found
+
+
+def read(file: str, search_paths: Sequence[str]) -> str:
+  """What a gin file says, found as `locate` does."""
+  found = locate(file, search_paths)
   try:
     text = found.read_text(encoding='utf-8')
   except UnicodeDecodeError as error:

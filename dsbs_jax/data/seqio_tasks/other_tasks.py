@@ -13,8 +13,7 @@ import tensorflow as tf
 from absl import logging
 
 from dsbs_jax import contract
-from dsbs_jax.data import benchmark as benchmark_lib
-from dsbs_jax.data import register
+from dsbs_jax.data import register, task_modules
 from dsbs_jax.data.prepared import ragged, tokens
 from dsbs_jax.data.seqio_tasks import providers
 
@@ -41,7 +40,7 @@ def load(
   try:
     provider = seqio.get_mixture_or_task(name)
   except ValueError as error:
-    benchmark_lib.import_tasks()  # so that their names can be guessed
+    task_modules.import_ours()  # so that their names can be guessed
     register.build()
     known = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
     near = difflib.get_close_matches(str(name), sorted(known), n=3)
