@@ -2,7 +2,7 @@
 """The flags of the doors that gin configures, as T5X names them."""
 
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from absl import flags
 
@@ -81,6 +81,12 @@ def given(macro: str) -> str | None:
     name, _, value = binding.partition('=')
     found = value.strip() if name.strip() == macro else found
   return found
+
+
+def macros() -> dict[str, Any]:
+  """What gin files and --gin flags set; references and None are left out."""
+  texts = [gin_texts.read(file, _PATHS.value) for file in _FILES.value]
+  return gin_macros.values('\n'.join([*texts, *_BINDINGS.value]))
 
 
 def help_text(

@@ -158,6 +158,20 @@ def defaults(config: str) -> dict[str, str]:
   }
 
 
+def values(config: str) -> dict[str, Any]:
+  """Macro -> its value; references and those that are None are left out."""
+  found = {}
+  for name, text in _MACRO.findall(_CONTINUED.sub('', config)):
+    found.pop(name, None)
+    try:
+      value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+      value = None if text.startswith(_GIN_VALUE) else text
+    if value is not None:
+      found[name] = value
+  return found
+
+
 def quote(binding: str, field: Field | None) -> str:
   """A binding whose text has the quotes that gin asks for.
 

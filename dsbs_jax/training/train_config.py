@@ -45,6 +45,7 @@ class TrainConfig:
     vocabulary: SentencePiece path or 'bytes', with ':N' for N extra ids, or
       None for the public T5 vocabulary.
     prefixes: 'paper' ([label]), 'code' (predict: ), None for the default.
+    module: path or name of your own module that registers the benchmark.
     lengths: {'inputs': S, 'targets': T} or None to take them from the data.
     initial_checkpoint_path: where a new run takes its parameters from.
     allow_pickle: whether these may be a pickled pytorch_model.bin.
@@ -87,6 +88,7 @@ class TrainConfig:
   data_dir: str | None
   vocabulary: str | None
   prefixes: str | None
+  module: str | None = None
   lengths: Mapping[str, int] | None
   initial_checkpoint_path: str | None
   allow_pickle: bool
@@ -122,6 +124,7 @@ class TrainConfig:
     field_checks.texts_or_none(
       self, 'data_dir', 'vocabulary', 'prefixes', 'initial_checkpoint_path'
     )
+    field_checks.texts_or_none(self, 'module')
     field_checks.counts(self, *_COUNTS)
     field_checks.counts(self, 'chunk_tokens', 'max_nonfinite_steps', least=0)
     field_checks.counts(self, 'seed', least=0, below=1 << 32)
@@ -152,6 +155,8 @@ class TrainConfig:
         ' the term ties each label to all of its rationale. Set'
         ' MI_WEIGHT=0.0 or change the others.'
       )
+    if self.module is not None:
+      register.load_module(self.module)
     # Checks their settings, and makes gin write them into the run's config.
     self.transformation()
 
