@@ -13,6 +13,7 @@ Paths may be local or gs://.
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -205,7 +206,8 @@ def kvstore(folder: epath.Path) -> dict[str, str]:
   if path.startswith('gs://'):
     bucket, _, rest = path.removeprefix('gs://').partition('/')
     return {'driver': 'gcs', 'bucket': bucket, 'path': f'{rest}/'}
-  return {'driver': 'file', 'path': f'{path}/'}
+  # TensorStore refuses '..' in a path.
+  return {'driver': 'file', 'path': f'{os.path.realpath(path)}/'}
 
 
 def _open_all(
