@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A benchmark and a student are enough for a run; what is chosen is said."""
+
+import dataclasses
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from dsbs_jax.data import vocabularies
+from dsbs_jax.data.prepared import store
+from dsbs_jax.interop import hf_checkpoint, t5x_write_checkpoint
+from dsbs_jax.runs import run_folder
+from dsbs_jax.runtime import gin_files
+from dsbs_jax.training import loop, start
+from tests.claims import doors
+from tests.inference import small_student
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+MODEL = dataclasses.replace(small_student.MODEL, num_buckets=16)
+
+
+def _params():
+  return jax.tree.map(np.asarray, small_student.params(MODEL))
+
+
+@pytest.fixture
+def train(monkeypatch, small_data, tmp_path):
+  """Calls `dsbs train`, up to the start: settings, config, what is said."""
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.delenv('DSBS_VOCABULARY', raising=False)
+  started = {}
+
+  def note(run, *, config_text):
+    started['run'], started['config'] = run, config_text
+
+  monkeypatch.setattr(loop, 'train', note)
+
+  def call(*flags):
+    given = [f'--data_dir={small_data}', '--out=runs/a', *flags]
+    done = doors.call('dsbs_jax.train', *given)
+    return started.get('run'), started.get('config'), done
+
+  return call
+
+
+@pytest.fixture
+def student(tmp_path):
+  """A folder of Hugging Face's, with a tokenizer."""
+  folder = tmp_path / 'pretrained'
+  hf_checkpoint.save_hf(folder, _params(), MODEL)
+  (folder / 'tokenizer_config.json').write_text(
+    json.dumps({'tokenizer_class': 'ByT5Tokenizer', 'extra_ids': 100})
+  )
+  return folder
+
+
+def test_without_a_student_a_size_and_its_rate_are_chosen_and_said(train):
+  run, _, done = train('--benchmark=svamp', '--vocabulary=bytes')
+  assert run.mixture_or_task_name == 'svamp_gt_dsbs'
+  assert (run.model.emb_dim, run.model.num_encoder_layers) == (256, 4)
+  assert (run.learning_rate, run.initial_checkpoint_path) == (1e-3, None)
+  # All else is the recipe.
+  assert (run.train_steps, run.batch_size) == (10_000, 64)
+  assert 'mini, 7.4' in done.stderr and 'random' in done.stderr
+  assert '0.001 (for random parameters; --lr sets another)' in done.stderr
+  assert "human labels and an LLM's rationales" in done.stderr
+
+
+def test_a_folder_gives_network_vocabulary_and_parameters(train, student):
+  run, config, done = train('--benchmark=svamp', '--student=pretrained')
+  assert run.model == MODEL and run.learning_rate == 5e-5
+  macros = run_folder.parse_macros(config)
+  assert macros['INITIAL_CHECKPOINT_PATH'] == str(student)
+  assert macros['VOCABULARY'] == str(student)
+  assert 'for random parameters' not in done.stderr
+  # A flag overrides what the folder says.
+  run, _, _ = train(
+    *('--benchmark=svamp', '--student=pretrained', '--vocabulary=bytes:5'),
+    '--lr=1e-4',
+  )
+  assert (run.vocabulary, run.learning_rate) == ('bytes:5', 1e-4)
+
+
+def test_a_folder_without_a_tokenizer_needs_a_vocabulary(train, student):
+  (student / 'tokenizer_config.json').unlink()
+  _, _, done = train('--benchmark=svamp', '--student=pretrained')
+  assert done.status == 2 and 'Add --vocabulary=FILE' in done.stderr
+  run, _, _ = train(
+    '--benchmark=svamp', '--student=pretrained', '--vocabulary=bytes'
+  )
+  assert run.vocabulary == 'bytes'
+
+
+def test_a_checkpoint_of_t5x_says_its_network_in_its_config(train, tmp_path):
+  place = tmp_path / 't5x' / 'checkpoint_9'
+  t5x_write_checkpoint.save(str(place.parent), _params(), MODEL, step=9)
+  fields = '\n'.join(
+    f'network.T5Config.{name} = {getattr(MODEL, name)!r}'
+    for name in start.same_network.FIELDS
+  )
+  (tmp_path / 't5x' / 'config.gin').write_text(fields)
+  run, config, _ = train(
+    '--benchmark=svamp', '--student=t5x/checkpoint_9', '--vocabulary=bytes'
+  )
+  assert run.model == MODEL
+  assert run.initial_checkpoint_path == str(place)
+  assert run.learning_rate == 5e-5
+
+
+@pytest.mark.parametrize('name', gin_files.models())
+def test_each_model_file_is_a_size_for_random_parameters(name):
+  network = start._named_network(name)
+  assert {'emb_dim', 'mlp_activations', 'logits_via_embedding'} <= set(network)
+
+
+def test_an_unknown_student_lists_the_sizes(train):
+  _, _, done = train('--benchmark=svamp', '--student=smal')
+  assert done.status == 2
+  assert "--student is 'smal', expected a folder" in done.stderr
+  assert 'mini, nano, small' in done.stderr
+
+
+def test_flags_are_stored_so_that_later_verbs_find_all(train, tmp_path):
+  (tmp_path / 'mine.py').write_text('')
+  _, config, _ = train(
+    *('--benchmark=svamp', '--student=nano', '--module=mine.py', '--alpha=0.3'),
+    *('--vocabulary=bytes', '--steps=7', '--batch=4', '--seed=3', '--lr=2e-3'),
+  )
+  macros = run_folder.parse_macros(config)
+  expected = {
+    'MODULE': str(tmp_path / 'mine.py'),
+    'MODEL_DIR': 'runs/a',
+    'ALPHA': 0.3,
+    'TRAIN_STEPS': 7,
+    'BATCH_SIZE': 4,
+    'SEED': 3,
+    'LEARNING_RATE': 2e-3,
+  }
+  assert {name: macros[name] for name in expected} == expected
+  assert pathlib.Path(macros['DATA_DIR']).is_absolute()
+
+
+def test_gin_stands_beside_the_flags(train, tmp_path):
+  flags = '--benchmark=svamp', '--vocabulary=bytes', '--steps=7'
+  run, _, done = train(
+    *flags,
+    f'--gin_file={REPOSITORY}/gin/models/tiny.gin',
+    f'--gin_file={REPOSITORY}/gin/optimizers/adafactor.gin',
+    '--gin.TRAIN_STEPS=9',
+  )
+  assert (run.model.emb_dim, run.train_steps) == (128, 9)
+  assert run.optimizer.__name__ == 'adafactor'
+  assert 'as gin sets it' in done.stderr
+  # A checkpoint that gin names is not a random start.
+  run, _, _ = train(*flags, '--gin.INITIAL_CHECKPOINT_PATH=/pretrained')
+  assert run.learning_rate == 5e-5
+
+
+def test_gin_files_alone_say_no_more_than_before(train, monkeypatch):
+  monkeypatch.setattr(start, 'defaults', None)
+  done = doors.call(
+    'dsbs_jax.train',
+    '--gin_file=gin/train.gin',  # ours: the current folder has none
+    '--gin_file=gin/models/tiny.gin',
+    '--gin_file=gin/benchmarks/svamp.gin',
+    '--gin.MODEL_DIR=a',
+    '--gin.VOCABULARY=bytes',
+  )
+  assert (done.status, done.stderr) == (0, '')
+
+
+def test_without_completions_it_is_finetuning(train, small_data, monkeypatch):
+  read = store.read
+  monkeypatch.setattr(
+    store,
+    'read',
+    lambda *a: dataclasses.replace(
+      read(*a), metadata={'splits': {'train': {'counts': {'answered': 0}}}}
+    ),
+  )
+  run, _, done = train('--benchmark=svamp', '--vocabulary=bytes')
+  assert run.mixture_or_task_name == 'svamp_gt_finetune'
+  assert 'svamp_gt_finetune: human labels\n' in done.stderr
+
+
+def test_the_labels_may_be_those_of_the_llm(train):
+  run, _, done = train(
+    '--benchmark=svamp', '--vocabulary=bytes', '--labels_of=llm'
+  )
+  assert run.mixture_or_task_name == 'svamp_llm_dsbs'
+  assert "an LLM's labels and an LLM's rationales" in done.stderr
+
+
+def test_the_vocabulary_that_prepare_trained_is_taken(
+  train, small_data, tmp_path, monkeypatch
+):
+  folder = tmp_path / 'vocabularies'
+  folder.mkdir()
+  request = start.Request(benchmark='svamp', data_dir=str(small_data))
+  assert start._data_vocabulary(request, str(tmp_path)) is None
+  model = folder / 'svamp.64.model'
+  model.touch()
+  (folder / 'cqa.64.model').touch()
+  assert start._data_vocabulary(request, str(tmp_path)) == str(model)
+  monkeypatch.setenv('DSBS_VOCABULARY', 'bytes')
+  assert start._data_vocabulary(request, str(tmp_path)) is None
+  monkeypatch.delenv('DSBS_VOCABULARY')
+  (folder / 'svamp.128.model').touch()
+  with pytest.raises(ValueError, match='2 vocabularies of svamp, expected one'):
+    start._data_vocabulary(request, str(tmp_path))
+
+
+def test_a_spec_keeps_its_number_and_its_names(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'a.model').touch()
+  assert start.absolute_spec('a.model:0') == f'{tmp_path}/a.model:0'
+  assert start.absolute_spec('bytes:7') == 'bytes:7'
+  assert start.absolute_spec('gs://bucket/a.model') == 'gs://bucket/a.model'
+  assert vocabularies.load('bytes:7')
+
+
+def test_nothing_to_train_on_is_an_error(train):
+  _, _, done = train('--vocabulary=bytes')
+  assert done.status == 2
+  assert 'expected --benchmark=NAME' in done.stderr
