@@ -26,7 +26,7 @@ from dsbs_jax.runtime import (
 )
 from dsbs_jax.training import loop, start, train_config
 
-S, INT, N = flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_float
+S, N = flags.DEFINE_string, flags.DEFINE_integer
 BENCHMARK = S('benchmark', None, 'Its name; its task is NAME_gt_dsbs.')
 LABELS_OF = flags.DEFINE_enum(
   'labels_of', 'gt', ['gt', 'llm'], 'Whose labels: human ones, or the LLM.'
@@ -49,11 +49,11 @@ FLAGS = {
     ' prepare trained.',
   ),
   'MODULE': S('module', None, 'Your own module: its path or name.'),
-  'TRAIN_STEPS': INT('steps', None, 'Of the whole run.'),
-  'LEARNING_RATE': N('lr', None, 'Peak learning rate.'),
-  'BATCH_SIZE': INT('batch', None, 'Pairs per step, over all devices.'),
-  'ALPHA': N('alpha', None, 'Weight of the label task.'),
-  'SEED': INT('seed', None, 'Of parameters, dropout and data order.'),
+  'TRAIN_STEPS': N('steps', None, 'Of the whole run.'),
+  'LEARNING_RATE': flags.DEFINE_float('lr', None, 'Peak learning rate.'),
+  'BATCH_SIZE': N('batch', None, 'Pairs per step, over all devices.'),
+  'ALPHA': flags.DEFINE_float('alpha', None, 'Weight of the label task.'),
+  'SEED': N('seed', None, 'Of parameters, dropout and data order.'),
   'ALLOW_PICKLE': flags.DEFINE_bool(
     'allow_pickle', None, 'Read pytorch_model.bin.'
   ),

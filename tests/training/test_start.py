@@ -64,7 +64,7 @@ def test_without_a_student_a_size_and_its_rate_are_chosen_and_said(train):
   assert (run.learning_rate, run.initial_checkpoint_path) == (1e-3, None)
   # All else is the recipe.
   assert (run.train_steps, run.batch_size) == (10_000, 64)
-  assert 'mini, 7.4' in done.stderr and 'random' in done.stderr
+  assert 'student     mini, ' in done.stderr and 'random' in done.stderr
   assert '0.001 (for random parameters; --lr sets another)' in done.stderr
   assert "human labels and an LLM's rationales" in done.stderr
 
