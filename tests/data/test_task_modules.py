@@ -62,11 +62,11 @@ def test_a_path_and_a_name_are_the_same_module(tmp_path, monkeypatch):
 def test_two_files_of_one_name_are_two_modules(tmp_path, monkeypatch):
   monkeypatch.setattr(sys, 'path', [*sys.path])
   # json.py lies where a module of Python's has the name.
-  for folder, stem in (('one', 'mine'), ('two', 'mine'), ('three', 'json')):
+  for folder, stem in (('one', 'twin'), ('two', 'twin'), ('three', 'json')):
     _write(tmp_path / folder / f'{stem}.py', f'of_{folder}')
     register.load_module(str(tmp_path / folder / f'{stem}.py'))
     assert register.benchmark(f'of_{folder}')
-  assert sys.modules.pop('mine').__file__ == str(tmp_path / 'one' / 'mine.py')
+  assert sys.modules.pop('twin').__file__ == str(tmp_path / 'one' / 'twin.py')
 
 
 def test_what_lies_beside_a_module_can_be_imported(tmp_path, monkeypatch):

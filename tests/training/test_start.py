@@ -124,14 +124,14 @@ def test_an_unknown_student_lists_the_sizes(train):
 
 
 def test_flags_are_stored_so_that_later_verbs_find_all(train, tmp_path):
-  (tmp_path / 'mine.py').write_text('')
+  (tmp_path / 'of_start.py').write_text('')
   _, config, _ = train(
-    *('--benchmark=svamp', '--student=nano', '--module=mine.py', '--alpha=0.3'),
+    *('--benchmark=svamp', '--student=nano', '--module=of_start.py', '--alpha=0.3'),
     *('--vocabulary=bytes', '--steps=7', '--batch=4', '--seed=3', '--lr=2e-3'),
   )
   macros = run_folder.parse_macros(config)
   expected = {
-    'MODULE': str(tmp_path / 'mine.py'),
+    'MODULE': str(tmp_path / 'of_start.py'),
     'MODEL_DIR': 'runs/a',
     'ALPHA': 0.3,
     'TRAIN_STEPS': 7,
