@@ -16,6 +16,7 @@ import os
 
 from absl import flags
 
+from dsbs_jax import contract
 from dsbs_jax.data import task_modules
 from dsbs_jax.runtime import (
   command,
@@ -78,8 +79,9 @@ def settings() -> train_config.TrainConfig:
     for macro, flag in FLAGS.items()
     if flag.value is not None
   }
-  if not (given or BENCHMARK.value or STUDENT.value):
+  if gin_flags.has_files() and not (given or BENCHMARK.value or STUDENT.value):
     return gin_flags.build(CONFIG)
+  macros = gin_flags.macros()
   request = start.Request(
     benchmark=BENCHMARK.value,
     task=given.get('MIXTURE_OR_TASK_NAME'),
@@ -89,8 +91,10 @@ def settings() -> train_config.TrainConfig:
     vocabulary=given.get('VOCABULARY'),
     module=given.get('MODULE'),
     allow_pickle=bool(given.get('ALLOW_PICKLE')),
-    macros=gin_flags.macros(),
+    macros=macros,
   )
+  if 'MODEL_DIR' not in given | macros:
+    raise contract.UserError('--out is missing. Name the folder of the run.')
   run = gin_flags.build(
     CONFIG,
     engine=gin_flags.implied_engine(CONFIG, ENGINE),

@@ -37,9 +37,8 @@ From rows to a served student:
     --base_url=http://localhost:8000/v1 --out=completions/train.jsonl
   dsbs prepare --benchmark=cqa --source=rows --completions=completions \\
     --data_dir=data
-  dsbs train --gin_file=gin/train.gin --gin_file=gin/models/base.gin \\
-    --gin_file=gin/benchmarks/cqa.gin --gin.MODEL_DIR=runs/cqa \\
-    --gin.DATA_DIR=data
+  dsbs train --benchmark=cqa --student=flan-t5-base --data_dir=data \\
+    --out=runs/cqa
   dsbs eval runs/cqa
   dsbs infer runs/cqa questions.jsonl --out=answers.jsonl
   dsbs serve runs/cqa

@@ -126,7 +126,12 @@ def test_an_unknown_student_lists_the_sizes(train):
 def test_flags_are_stored_so_that_later_verbs_find_all(train, tmp_path):
   (tmp_path / 'of_start.py').write_text('')
   _, config, _ = train(
-    *('--benchmark=svamp', '--student=nano', '--module=of_start.py', '--alpha=0.3'),
+    *(
+      '--benchmark=svamp',
+      '--student=nano',
+      '--module=of_start.py',
+      '--alpha=0.3',
+    ),
     *('--vocabulary=bytes', '--steps=7', '--batch=4', '--seed=3', '--lr=2e-3'),
   )
   macros = run_folder.parse_macros(config)
@@ -222,7 +227,14 @@ def test_a_spec_keeps_its_number_and_its_names(tmp_path, monkeypatch):
   assert vocabularies.load('bytes:7')
 
 
+def test_a_run_needs_a_folder(train):
+  done = doors.call('dsbs_jax.train', '--benchmark=svamp')
+  assert done.status == 2 and '--out is missing' in done.stderr
+
+
 def test_nothing_to_train_on_is_an_error(train):
+  done = doors.call('dsbs_jax.train')
+  assert done.status == 2 and 'expected --benchmark=NAME' in done.stderr
   _, _, done = train('--vocabulary=bytes')
   assert done.status == 2
   assert 'expected --benchmark=NAME' in done.stderr
