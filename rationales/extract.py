@@ -13,7 +13,7 @@ from absl import flags
 
 from dsbs_jax import contract
 from dsbs_jax.data import benchmark as benchmark_lib
-from dsbs_jax.data import register
+from dsbs_jax.data import declared, register
 from dsbs_jax.data.source import sources
 from dsbs_jax.runtime import command, terminal_text
 from rationales import (
@@ -31,7 +31,11 @@ from rationales import prompt as prompt_lib
 
 flags.DEFINE_string('benchmark', None, 'Name of the benchmark.')
 flags.DEFINE_string('module', None, 'Module that registers your benchmark.')
-flags.DEFINE_string('source', None, 'Folder or zip with the rows.')
+flags.DEFINE_string(
+  'source',
+  None,
+  'Folder or zip with the rows; default: where `prepare --rows` found them.',
+)
 flags.DEFINE_string('split', 'train', 'train, validation or test.')
 flags.DEFINE_string('out', None, 'Completions file (.jsonl).')
 flags.DEFINE_integer('limit', None, 'Only the first so many rows.')
@@ -142,7 +146,7 @@ flags.DEFINE_bool(
 def main() -> int:
   """Runs the command; returns its exit status."""
   given = flags.FLAGS
-  needed = ['benchmark', 'source']
+  needed = ['benchmark']
   if not (given.preview or given.write_prompt):
     needed.append('out')
   for name in needed:
@@ -154,7 +158,7 @@ def main() -> int:
     )
   benchmark = _benchmark()
   if given.write_prompt:
-    rows = sources.read_rows(benchmark, given.source, given.split)
+    rows = sources.read_rows(benchmark, _source(), given.split)
     path = pathlib.Path(given.write_prompt)
     print(prompt_template.write(path, benchmark, rows))
     return 0
@@ -219,8 +223,21 @@ def _sampling(prompt: prompt_lib.Prompt) -> calls.Sampling:
 
 def _benchmark() -> benchmark_lib.Benchmark:
   given = flags.FLAGS
-  described = {'data_dir': given.data_dir} if given.data_dir else {}
-  return register.benchmark(given.benchmark, module=given.module, **described)
+  return register.benchmark(
+    given.benchmark, module=given.module, data_dir=given.data_dir
+  )
+
+
+def _source() -> str:
+  """Where the rows are, as the user or else the description says."""
+  given = flags.FLAGS
+  found = given.source or declared.source(given.benchmark)
+  if not found:
+    raise contract.UserError(
+      '--source is missing, expected the folder or zip with the rows of'
+      f' {given.benchmark}. --help lists all flags.'
+    )
+  return found
 
 
 def _prompt(benchmark: benchmark_lib.Benchmark) -> prompt_lib.Prompt:
@@ -242,7 +259,8 @@ def _worklist(
     benchmark,
     prompt=prompt,
     samples_per_call=given.samples if per_call is None else per_call,
-    **_values('source', 'split', 'endpoint', 'samples', 'limit'),
+    source=_source(),
+    **_values('split', 'endpoint', 'samples', 'limit'),
     **_values('max_prompt_tokens', 'force', 'retry'),
   )
 
