@@ -217,11 +217,10 @@ def settings(small_data):
 @pytest.fixture(scope='session')
 def unbroken(settings, tmp_path_factory):
   """A run of 12 steps that nothing happened to, saved at 6 and 12."""
-  from dsbs_jax.runtime import gin_config
   from dsbs_jax.training import loop
 
   run = settings(tmp_path_factory.mktemp('runs') / 'unbroken')
-  assert loop.train(run, config_text=gin_config.operative_text()) == 0
+  assert loop.train(run) == 0
   return run
 
 

@@ -3,11 +3,13 @@
 
 import json
 import pathlib
+import shutil
 import types
 
 import pytest
 
 from dsbs_jax.inference import infer_file
+from dsbs_jax.runtime import gin_config
 from dsbs_jax.serving import server
 from tests import small_runs
 from tests.claims import doors
@@ -40,6 +42,16 @@ _KEPT = {
   *('VOCABULARY', 'VOCAB_SIZE', 'EMB_DIM', 'HEAD_DIM', 'MLP_DIM'),
   *('NUM_ENCODER_LAYERS', 'NUM_DECODER_LAYERS', 'MAX_DECODE_LEN'),
 }
+
+
+@pytest.fixture(scope='module')
+def unbroken(unbroken, settings, tmp_path_factory):
+  """A copy of the run, with the config that `dsbs train` leaves."""
+  folder = tmp_path_factory.mktemp('runs') / 'told'
+  shutil.copytree(unbroken.model_dir, folder)
+  run = settings(folder)
+  (folder / 'config.gin').write_text(gin_config.operative_text())
+  return run
 
 
 @pytest.fixture
