@@ -60,7 +60,8 @@ class Request:
     if not self.benchmark and not self.task and _TASK not in self.macros:
       raise contract.UserError(
         'nothing says what to train on, expected --benchmark=NAME, such as'
-        ' --benchmark=cqa, or --task=cqa_gt_dsbs.'
+        ' --benchmark=cqa, or --task=cqa_gt_dsbs; or gin files:'
+        ' --gin_file=gin/train.gin and so on.'
       )
 
   @property
