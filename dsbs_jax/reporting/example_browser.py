@@ -196,8 +196,8 @@ def _label_metric(
 ) -> tuple[_IsRight, str]:
   """The benchmark's metric for single labels, and a note for the reader."""
   try:
-    data_dirs = [str(run.data.data_dir) for run in runs if run.data]
-    data_dir = data_dirs[0] if data_dirs else None
+    data_dirs = [run.macros.get('DATA_DIR') for run in runs]
+    data_dir = next(filter(None, data_dirs), None)
     metric = register.benchmark(name, data_dir=data_dir).metric
   except contract.UserError:
     return (lambda gold, label: gold == label), (
