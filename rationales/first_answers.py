@@ -47,6 +47,14 @@ class FirstAnswers:
     self._reasons: collections.Counter[str] = collections.Counter()
     self._example = ''
 
+  def allows(self, in_flight: int) -> bool:
+    """Whether one more call than those in flight may be made.
+
+    Until an answer is of use no more calls are made than decide it.
+    """
+    decided = self._useful or not self.stop
+    return decided or self._calls + in_flight < JUDGED_CALLS
+
   def add(self, call: calls.Call, answer: calls.Answer) -> str | None:
     """Looks at an answer; why the run should end, or None.
 
@@ -74,7 +82,7 @@ class FirstAnswers:
     return (
       f'none of the first {JUDGED_CALLS} answers has a label that the benchmark'
       f' {self._benchmark.name!r} reads ({reasons}{cut}), such as'
-      f' {self._example} --preview shows the prompt. Correct it and give'
+      f' {self._example}. --preview shows the prompt. Correct it and give'
       ' another --out, or go on with --nostop_early'
     )
 

@@ -109,9 +109,17 @@ class OnlineRunner:
         if self._probing:
           await asyncio.wait([task])
           self._probing = False
+        await self._wait_for_use()
     except Exception as error:  # raised again when the paid calls are answered
       self._crash = error
       self._stop(ExitReason.INTERRUPTED, 'an error')
+
+  async def _wait_for_use(self) -> None:
+    """Waits while no answer has been of use and enough calls are made."""
+    while self._tasks and not self._stopped:
+      if self.first is None or self.first.allows(len(self._tasks)):
+        return
+      await self._wait_for_change()
 
   async def _wait_for_turn(self, call: calls.Call) -> bool:
     """Waits until a call can be started and paid; False to stop."""
