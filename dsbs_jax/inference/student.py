@@ -175,12 +175,14 @@ class StudentConfig(CheckpointConfig):
   def trained_benchmark(self) -> benchmark_lib.Benchmark:
     """The benchmark that it was trained on."""
     name = contract.parse_task_name(self.mixture_or_task_name).benchmark
-    return register.benchmark(name)
+    return register.benchmark(name, data_dir=self.data_dir)
 
   @property
   def row_benchmark(self) -> benchmark_lib.Benchmark | None:
     """The benchmark whose raw rows are its inputs."""
-    return register.benchmark(self.benchmark) if self.benchmark else None
+    if not self.benchmark:
+      return None
+    return register.benchmark(self.benchmark, data_dir=self.data_dir)
 
   def reading_rows(self) -> Self:
     """The same student, whose inputs are raw rows of its own benchmark."""

@@ -171,7 +171,9 @@ def absolute_spec(spec: str) -> str:
 
 def _task(request: Request, data_dir: str) -> str:
   """Step-by-step, or finetuning where nobody wrote rationales."""
-  known = register.benchmark(request.benchmark, module=request.module)
+  known = register.benchmark(
+    request.benchmark, module=request.module, data_dir=data_dir
+  )
   train = store.read(known.name, data_dir).metadata['splits'].get('train', {})
   is_answered = train.get('counts', {}).get('answered', 0)
   form = 'dsbs' if is_answered else 'finetune'
