@@ -3,7 +3,7 @@
 
 Every `sh` block is run in one folder, as a user would type it, and must print
 what the `text` block after it shows: line by line, where a line `...` stands
-for any lines and a number for any number. A block with a file's name is that
+for any lines, `...` in a line for any text, and a number for any number. A block with a file's name is that
 file; one with `background` goes on while later ones run.
 """
 
@@ -53,13 +53,16 @@ def pattern(shown: str) -> re.Pattern[str]:
     if line.strip() == '...':
       parts.append(r'(?:[^\n]*\n)*?')
       continue
-    pieces = [re.escape(piece) for piece in _NUMBER.split(line.rstrip())]
-    parts.append(_NUMBER.pattern.join(pieces).replace(r'\ ', ' ') + r'[ ]*\n')
+    words = [
+      _NUMBER.pattern.join(map(re.escape, _NUMBER.split(part)))
+      for part in line.rstrip().split('...')
+    ]
+    parts.append(r'[^\n]*'.join(words) + r' *\n?')
   return re.compile(''.join(parts) + r'\Z')
 
 
 def test_a_number_stands_for_any_and_dots_for_lines():
-  like = pattern('step 1/400  loss 6.1\n...\ndone: 400 steps\n')
+  like = pattern('step 1/400  loss...\n...\ndone: 400 steps\n')
   assert like.match('step 50/400  loss 5\na\nb\ndone: 1,000 steps\n')
   assert not like.match('step 50/400  loss 5\na\nfailed: 400 steps\n')
   assert not like.match('step 50/400  gain 5\ndone: 400 steps\n')
