@@ -55,30 +55,30 @@ def first_fit(
     many tokens as others: devices and microbatches get equal shares.
   """
   size = np.maximum(input_lengths / inputs, target_lengths / targets)
-  order = np.argsort(-size, kind='stable').tolist()
   lengths = list(
     zip(input_lengths.tolist(), target_lengths.tolist(), strict=True)
   )
-  used_inputs: list[int] = []
-  used_targets: list[int] = []
-  count: list[int] = []
+  # What is left in each row, in those that were not begun too.
+  left_inputs = np.full(len(lengths), inputs)
+  left_targets = np.full(len(lengths), targets)
+  used: list[tuple[int, int, int]] = []  # inputs, targets and segments
   placed = [(0, 0, 0, 0)] * len(lengths)
-  for example in order:
+  for example in np.argsort(-size, kind='stable').tolist():
     source, target = lengths[example]
-    for row, used in enumerate(used_inputs):
-      if used + source <= inputs and used_targets[row] + target <= targets:
-        break
-    else:
-      row = len(count)
-      used_inputs.append(0)
-      used_targets.append(0)
-      count.append(0)
-    count[row] += 1
-    placed[example] = (row, used_inputs[row], used_targets[row], count[row])
-    used_inputs[row] += source
-    used_targets[row] += target
+    # One row more than were begun, which has room for any example.
+    end = len(used) + 1
+    has_room = left_inputs[:end] >= source
+    has_room &= left_targets[:end] >= target
+    row = int(has_room.argmax())
+    if row == len(used):
+      used.append((0, 0, 0))
+    input_start, target_start, count = used[row]
+    placed[example] = row, input_start, target_start, count + 1
+    used[row] = input_start + source, target_start + target, count + 1
+    left_inputs[row] -= source
+    left_targets[row] -= target
   columns = np.array(placed, np.int64).reshape(-1, 4).T
-  return Placement(bit_reversal_order(len(count))[columns[0]], *columns[1:])
+  return Placement(bit_reversal_order(len(used))[columns[0]], *columns[1:])
 
 
 @functools.cache

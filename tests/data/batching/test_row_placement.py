@@ -38,6 +38,34 @@ def test_first_fit_places_all_and_never_overlaps(lengths, inputs, targets):
   assert placed.num_rows >= np.ceil(need - 1e-9)
 
 
+def _first_rows(sources, goals, *, inputs, targets):
+  """First-fit decreasing, one comparison after another."""
+  size = np.maximum(sources / inputs, goals / targets)
+  rows, chosen = [], np.zeros(len(sources), int)
+  for example in np.argsort(-size, kind='stable'):
+    need = np.array([sources[example], goals[example]])
+    fits = [
+      n for n, used in enumerate(rows) if all(used + need <= (inputs, targets))
+    ]
+    if not fits:
+      rows.append(np.zeros(2, int))
+      fits = [len(rows) - 1]
+    chosen[example] = fits[0]
+    rows[fits[0]] += need
+  return chosen
+
+
+def test_each_example_is_in_the_first_row_that_has_room():
+  draw = np.random.default_rng(0)
+  for num in (1, 2, 17, 200):
+    sources, goals = draw.integers(1, 40, num), draw.integers(1, 30, num)
+    limits = {'inputs': 64, 'targets': 48}
+    placed = row_placement.first_fit(sources, goals, **limits)
+    renumbered = row_placement.bit_reversal_order(placed.num_rows)
+    rows = _first_rows(sources, goals, **limits)
+    assert placed.row.tolist() == renumbered[rows].tolist()
+
+
 def test_rows_are_filled_to_their_last_place():
   for inputs, targets in (([6, 4], [1, 1]), ([1, 1], [6, 4])):
     placed = row_placement.first_fit(
