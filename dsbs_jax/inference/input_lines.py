@@ -219,6 +219,6 @@ def from_row(
       f' ({f"no field {error}" if missing else error}), expected'
       f' {f"a row of {wanted!r}" if benchmark else "text under input"};'
       f' there are {", ".join(map(repr, row)) or "no fields"}. Fix the row,'
-      ' or set BENCHMARK to what it is a row of.',
+      ' or set BENCHMARK to what it is a row of (dsbs infer: --rows).',
       ids,
     )

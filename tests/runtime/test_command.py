@@ -126,7 +126,7 @@ def test_every_verb_is_a_module_with_a_help_page_of_its_own(verb):
     assert foreign not in ended.stdout
 
 
-@pytest.mark.parametrize('verb', ['plan', 'eval', 'infer', 'serve'])
+@pytest.mark.parametrize('verb', ['plan', 'train', 'eval', 'infer', 'serve'])
 def test_help_lists_every_macro_with_type_default_and_meaning(verb):
   page = doors.call(command.VERBS[verb], '--help').stdout
   engine = 'train' if verb == 'plan' else verb
