@@ -15,7 +15,8 @@ from typing import Any
 from etils import epath
 
 from dsbs_jax import contract
-from dsbs_jax.data import vocabulary_files
+from dsbs_jax.data import benchmark as benchmark_lib
+from dsbs_jax.data import declared, register, vocabulary_files
 from dsbs_jax.interop import (
   read_checkpoint,
   same_network,
@@ -85,6 +86,8 @@ def training(folder: str, *, step: str | int = 'latest') -> Training:
     folder: see the module.
     step: 'latest', 'best' or a number, of a run's folder.
 
+  A benchmark that was described without Python is known from then on.
+
   Raises:
     UserError: the folder is none of these, or a file in it is damaged.
   """
@@ -97,7 +100,10 @@ def training(folder: str, *, step: str | int = 'latest') -> Training:
   ):
     return _training(folder, macros(path), {})
   checkpoint = _checkpoint(folder, step)
-  return _training(folder, macros(checkpoint), metadata(checkpoint))
+  run = metadata(checkpoint)
+  if run.get(declared.KEY):
+    _declare(declared.from_json(run[declared.KEY], str(checkpoint)))
+  return _training(folder, macros(checkpoint), run)
 
 
 def network(
@@ -181,6 +187,14 @@ def macros(checkpoint: pathlib.Path) -> dict[str, Any]:
     for macro, value in found.items()
     if not (isinstance(value, str) and value.startswith(('%', '@')))
   }
+
+
+def _declare(said: declared.Description) -> None:
+  """Makes a benchmark known whose data is perhaps on another machine."""
+  with register.without_seqio():
+    known = benchmark_lib.get(said.name)
+    if known is None or declared.is_made(known):
+      register.declare(said)
 
 
 def _checkpoint(folder: str, step: str | int) -> pathlib.Path:

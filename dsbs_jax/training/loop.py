@@ -12,6 +12,7 @@ import jax
 
 from dsbs_jax import contract
 from dsbs_jax.core import partitioning
+from dsbs_jax.data import declared
 from dsbs_jax.inference import decode_functions
 from dsbs_jax.runs import run_folder
 from dsbs_jax.runtime import (
@@ -78,6 +79,8 @@ def train_locked(
     position = {'loader': now.batches.get_state(), 'eval_due': eval_due}
     position |= buffer.to_json()
     facts = {**now.fingerprint, 'config': config_text}
+    if now.description:
+      facts[declared.KEY] = now.description
     lock.check()
     with clock.phase('save'):
       saved.save(now.state, position=position, run=facts)

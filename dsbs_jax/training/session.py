@@ -9,9 +9,9 @@ import jax
 import numpy as np
 
 from dsbs_jax.core import partitioning, steps
-from dsbs_jax.data import register, vocabularies
+from dsbs_jax.data import declared, register, vocabularies
 from dsbs_jax.data.batching import loader
-from dsbs_jax.data.prepared import tokens
+from dsbs_jax.data.prepared import tokens, views
 from dsbs_jax.inference import evaluator as evaluator_lib
 from dsbs_jax.interop import read_checkpoint
 from dsbs_jax.runs import (
@@ -44,6 +44,7 @@ class Session:
     evaluator: what scores a checkpoint.
     saved: the run's checkpoints.
     fingerprint: what a resumed run must have in common with this one.
+    description: of a benchmark without Python, as JSON; None for another.
     log: metrics of the run.
     buffer: metrics of steps that were not logged yet.
     clock: how fast it goes.
@@ -58,6 +59,7 @@ class Session:
   evaluator: evaluator_lib.Evaluator
   saved: checkpoints.Checkpoints
   fingerprint: Mapping[str, Any]
+  description: Mapping[str, Any] | None
   log: metrics_log.MetricsLog
   buffer: metrics_buffer.MetricsBuffer
   clock: phase_clock.PhaseClock
@@ -136,6 +138,7 @@ def open_session(
     evaluator=evaluator,
     saved=saved,
     fingerprint=fingerprint,
+    description=_description(run.mixture_or_task_name, source),
     log=log,
     buffer=metrics_buffer.MetricsBuffer(
       data.example_ids,
@@ -145,6 +148,13 @@ def open_session(
     ),
     clock=phase_clock.PhaseClock(data.lengths, run.model, mesh.devices.flat),
   )
+
+
+def _description(task: str, source: tokens.Source) -> dict[str, Any] | None:
+  """What says what the run's benchmark is where its data is not."""
+  name = views.own_name(task)
+  said = name and declared.read(name.benchmark, source.data_dir)
+  return said.to_json() if said else None
 
 
 def init_state(

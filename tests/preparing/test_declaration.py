@@ -7,13 +7,14 @@ import json
 import pytest
 
 from dsbs_jax import contract
+from dsbs_jax.data import benchmark as benchmark_lib
 from dsbs_jax.data import declared, register
 from dsbs_jax.data.prepared import store
 from dsbs_jax.data.source import sources
 from dsbs_jax.experiments import launchers
 from dsbs_jax.inference import infer_file
 from dsbs_jax.preparing import prepare as prepare_lib
-from dsbs_jax.runs import run_folder
+from dsbs_jax.runs import run_folder, self_description
 from dsbs_jax.runtime import gin_config
 from dsbs_jax.training import loop
 from tests import small_runs
@@ -250,3 +251,12 @@ def test_a_student_learns_from_a_table_and_answers_one(
   answers = [line for line in answers if 'label' in line]
   assert [line['line'] for line in answers] == list(range(1, 31))
   assert {line['label'] for line in answers} <= {'yes', 'no'}
+
+  # On another machine, a checkpoint tells the benchmark without the data.
+  monkeypatch.delenv('DSBS_DATA_DIR')
+  (tmp_path / 'data').rename(tmp_path / 'elsewhere')
+  monkeypatch.delitem(benchmark_lib._REGISTRY, 'rows')
+  with pytest.raises(ValueError, match="No benchmark is named 'rows'"):
+    register.benchmark('rows')
+  self_description.training(str(tmp_path / 'run'))
+  assert register.benchmark('rows').labels == ('yes', 'no')
