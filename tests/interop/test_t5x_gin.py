@@ -8,9 +8,9 @@ import pytest
 
 GIN = pathlib.Path(__file__).resolve().parents[2] / 'gin'
 _MACRO = re.compile(r'^([A-Z][A-Z_]*) = (.*)$', re.MULTILINE)
-# What T5X says in its own words, such as its mesh, splits and remat, and the
-# term that ties the two views of a pair, which T5X trains one after another.
-# T5X computes whole rows, and its networks know no vocabulary.
+# What T5X says in its own words, such as its mesh, splits, remat, module and
+# profile, and the term that ties the two views of a pair, which T5X trains one
+# after another. T5X computes whole rows, and its networks know no vocabulary.
 BUILT_IN_ONLY = {
   'train.gin': {
     'ALLOW_PICKLE',
@@ -20,6 +20,8 @@ BUILT_IN_ONLY = {
     'MESH',
     'MIXTURE_RATES',
     'MI_WEIGHT',
+    'MODULE',
+    'PROFILE_STEPS',
     'REMAT',
     'SCAN_LAYERS',
     'SHARDING_RULES',
@@ -29,6 +31,7 @@ BUILT_IN_ONLY = {
     'ALLOW_PICKLE',
     'EVAL_SPLITS',
     'MESH',
+    'MODULE',
     'SCAN_LAYERS',
     'SCORE_LABELS',
     'SHARDING_RULES',

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from dsbs_jax import contract
+from dsbs_jax.core import steps
 from dsbs_jax.interop import checksums
 from dsbs_jax.runs import checkpoints, tensorboard
 from dsbs_jax.runtime import files, signals
@@ -69,7 +70,7 @@ def test_a_full_disk_is_a_clear_error_and_harms_nothing(
 def test_a_failed_save_is_told_at_the_next_one(unbroken, volume):
   like = small_runs.params(unbroken, 12)
   saved = checkpoints.Checkpoints(volume / 'run')
-  state = loop.steps.state_from_params(like, unbroken.transformation())
+  state = steps.state_from_params(like, unbroken.transformation())
   saved.save(state.replace(step=np.int32(1)), position={}, run={})
   saved.wait()
   _fill(volume, 8 << 10)

@@ -243,9 +243,9 @@ def test_25_kills_change_nothing(tmp_path):
     f' killed {taken:.0f} s: {(taken - whole) / len(fell):.1f} s per kill'
   )
   assert len(fell) == NUM_KILLS and all(counts.values())
-  for phases, steps in zip(fell, redone, strict=True):
+  for phases, lost in zip(fell, redone, strict=True):
     # Steps go on while a save is written, so a kill then takes them, too.
-    assert steps <= EVAL_PERIOD * (2 if 'save' in phases else 1)
+    assert lost <= EVAL_PERIOD * (2 if 'save' in phases else 1)
   _assert_same(run, unbroken)
   assert not list(run.folder.glob('*.damaged*'))
 

@@ -33,6 +33,7 @@ NOT_PROGRAM = {
   'data_dir': 'elsewhere',
   'vocabulary': None,
   'prefixes': 'code',
+  'module': 'json',
   'lengths': {'inputs': 8, 'targets': 8},
   'initial_checkpoint_path': 'elsewhere',
   'allow_pickle': True,
