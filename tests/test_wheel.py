@@ -134,6 +134,13 @@ def test_the_wheel_works_from_an_empty_folder(installed):
   (installed.folder / 'below').mkdir()
   assert installed('--version').stdout.startswith('dsbs_jax ')
   installed('extract --help')
+  (installed.folder / 'rows.csv').write_text(
+    'q,a\n' + ''.join(f'is {n} odd?,{n % 2}\n' for n in range(40))
+  )
+  installed(
+    'prepare --rows=rows.csv --input=q --label=a --data_dir=own'
+    ' --vocabulary=bytes'
+  )
   installed(
     f'prepare --benchmark=mine --module=mine.py --source={rows} --data_dir=data'
     ' --train_vocab=256'

@@ -226,8 +226,9 @@ def to_stablehlo(export: ExportConfig) -> str:
     }
   elif not isinstance(vocabulary, vocabularies.ByteVocabulary):
     raise contract.UserError(
-      f'{export.vocabulary or export.model_dir} is a tokenizer.json, expected a SentencePiece file or bytes,'
-      ' which a program can read alone. Give --vocabulary, or --format=hf.'
+      f'{export.vocabulary or export.model_dir} is a tokenizer.json, expected a'
+      ' SentencePiece file or bytes, which a program can read alone. Give'
+      ' --vocabulary, or --format=hf.'
     )
   stablehlo.save(
     export.out,

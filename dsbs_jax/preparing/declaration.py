@@ -88,6 +88,7 @@ def describe(config: RowsConfig, name: str) -> declared.Description | None:
   return description
 
 
+@register.without_seqio()  # nothing of it is needed to prepare
 def resolve(config: Any) -> tuple[Any, benchmark_lib.Benchmark]:
   """The benchmark that is to be prepared, and where its rows are.
 
