@@ -3,12 +3,15 @@
 
 The first line names the columns; every cell is text. Cells may be quoted and
 then hold separators and line ends. Columns without a name, such as the index
-that pandas writes, are left out.
+that pandas writes, are left out. Where commas make one column of the first
+line, another separator may make more: spreadsheets write semicolons in
+countries whose numbers have a decimal comma.
 """
 
 import codecs
 import csv
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO
 
 from dsbs_jax import contract
@@ -23,24 +26,28 @@ def read(file: BinaryIO, name: str) -> Iterator[json_reader.Record]:
 
   Args:
     file: opened in binary mode, at its start; closed at the end.
-    name: of the file, for errors; .tsv means tabs, any other name commas.
+    name: of the file, for errors; .tsv means tabs, any other name commas,
+      where the first line is not separated otherwise.
 
   Raises:
     UserError: not UTF-8, a quote that is not closed, a column name twice, or
       a row with another number of cells than the header.
   """
   with file:
-    rows = _rows(file, name)
+    lines = _lines(file, name)
+    first = next(lines, '')
+    separator = _separator(name, first)
+    rows = _rows(itertools.chain([first], lines), name, separator)
     number, header = next(rows, (1, []))
     columns = [column.strip() for column in header]
-    _check_header(columns, f'{name}:{number}', _separator(name))
+    _check_header(columns, f'{name}:{number}', separator)
     named = [i for i, column in enumerate(columns) if column]
     for number, cells in rows:
       if len(cells) != len(columns):
         raise contract.UserError(
           f'{name}:{number} has {len(cells)} cells, expected the'
           f' {len(columns)} of the header ({_list(columns)}). Put cells that'
-          f' hold {_separator(name)!r} or a line end in double quotes.'
+          f' hold {separator!r} or a line end in double quotes.'
         )
       value = {columns[i]: cells[i] for i in named}
       yield json_reader.Record(value, f'{name}:{number}')
@@ -51,21 +58,21 @@ def count(file: BinaryIO, name: str) -> int:
   return sum(1 for _ in read(file, name))
 
 
-def _rows(file: BinaryIO, name: str) -> Iterator[tuple[int, list[str]]]:
+def _rows(
+  lines: Iterable[str], name: str, separator: str
+) -> Iterator[tuple[int, list[str]]]:
   """(line number from 1, cells) of rows that are not blank."""
   # The limit belongs to the process. The default of 128 KiB is less than a
   # JSON line may have.
   csv.field_size_limit(json_reader.MAX_LINE_BYTES)
-  lines = csv.reader(
-    _lines(file, name), delimiter=_separator(name), strict=True
-  )
+  reader = csv.reader(lines, delimiter=separator, strict=True)
   while True:
-    number = lines.line_num + 1
+    number = reader.line_num + 1
     try:
-      cells = next(lines, None)
+      cells = next(reader, None)
     except csv.Error as error:
       raise contract.UserError(
-        f'{name}:{number} cannot be read as {_separator(name)!r}-separated'
+        f'{name}:{number} cannot be read as {separator!r}-separated'
         f' cells ({error}), expected quotes that are closed, and quotes inside'
         ' a quoted cell doubled. Fix the row.'
       ) from error
@@ -90,8 +97,18 @@ def _lines(file: BinaryIO, name: str) -> Iterator[str]:
     yield json_reader.decode_text(line, f'{name}:{number}')
 
 
-def _separator(name: str) -> str:
-  return '\t' if name.lower().endswith('.tsv') else ','
+def _separator(name: str, first: str) -> str:
+  """The suffix's; or the only other one that makes columns of a first line."""
+  usual = '\t' if name.lower().endswith('.tsv') else ','
+
+  def columns(separator: str) -> int:
+    try:
+      return len(next(csv.reader([first], delimiter=separator), []))
+    except csv.Error:  # told by _rows, with its line
+      return 0
+
+  others = [s for s in _OTHER_SEPARATORS if s != usual and columns(s) > 1]
+  return others[0] if columns(usual) == 1 and len(others) == 1 else usual
 
 
 def _check_header(columns: Sequence[str], place: str, separator: str) -> None:
