@@ -189,7 +189,7 @@ def _make(said: Description) -> benchmark_lib.Benchmark:
     if not found:
       raise ValueError('the label is blank')
     if said.options:
-      found = _choice(found, choices(said, row))
+      found = _choice(found, _cells(said, row))
     if scores_values and not metrics.has_value(found):
       raise ValueError(f'the label {found!r:.60} is no number or equation')
     return found
@@ -228,10 +228,16 @@ def choices(said: Description, row: benchmark_lib.Row) -> list[str]:
     KeyError: a column is missing.
     ValueError: a cell is no list, or a choice is no text.
   """
+  found = _cells(said, row)
+  # Of columns, a row with fewer choices leaves some blank.
+  return [c for c in found if c] if len(said.options) > 1 else found
+
+
+def _cells(said: Description, row: benchmark_lib.Row) -> list[str]:
+  """All choices of a row at their places, blank ones included."""
   cells = [columns.cell(row, column) for column in said.options]
   if len(cells) > 1:
-    found = map(columns.text, cells, said.options)
-    return [choice.strip() for choice in found if choice.strip()]
+    return [c.strip() for c in map(columns.text, cells, said.options)]
   (column,), (cell,) = said.options, cells
   if not isinstance(cell, list | tuple):
     raise ValueError(
@@ -242,9 +248,13 @@ def choices(said: Description, row: benchmark_lib.Row) -> list[str]:
 
 
 def _choice(label: str, found: Sequence[str]) -> str:
-  """The choice that a label is, or whose letter it is."""
+  """The choice that a label is, or whose letter it is.
+
+  A letter counts the columns, also those that are blank in this row; that of a
+  blank one stays a letter, which is no choice.
+  """
   letter = label.lower()
   if label in found or len(letter) != 1:
     return label
   place = string.ascii_lowercase.find(letter)
-  return found[place] if 0 <= place < len(found) else label
+  return (found[place] if 0 <= place < len(found) else '') or label

@@ -175,6 +175,15 @@ def test_choices_are_a_list_or_one_column_each(tmp_path):
   assert made.options({**line, 'o3': ''}) == ['oven', 'fridge']
 
 
+def test_a_letter_names_a_column_though_one_before_it_is_blank(tmp_path):
+  several = {'labels': (), 'options': ('o1', 'o2', 'o3')}
+  line = {'q': 'x', 'a': 'c', 'o1': '', 'o2': 'fridge', 'o3': 'box'}
+  (row,) = rows_of(tmp_path, [line], **several)
+  assert row.gt_label == 'box'
+  with pytest.raises(contract.UserError, match="label 'A', expected.*'fridge'"):
+    rows_of(tmp_path, [{**line, 'a': 'A'}], **several)
+
+
 def test_commonsense_qa_needs_no_python(tmp_path):
   archive = toy.ARCHIVE
   said = declared.Description(
