@@ -10,7 +10,13 @@ completion, how to score); the rest has defaults that suit most data.
 import dataclasses
 import difflib
 import re
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import (
+  Callable,
+  Hashable,
+  Iterable,
+  Mapping,
+  Sequence,
+)
 from typing import Any
 
 from dsbs_jax import contract
@@ -209,7 +215,7 @@ def get(name: str) -> Benchmark | None:
   return _REGISTRY.get(name)
 
 
-def find(name: str) -> Benchmark:
+def find(name: str, *, prepared: Iterable[str] = ()) -> Benchmark:
   """The benchmark of this name.
 
   A name that is not known yet is looked for in our tasks/<name>.py, then in all
@@ -217,16 +223,18 @@ def find(name: str) -> Benchmark:
 
   Args:
     name: the benchmark's name.
+    prepared: names of others, which lie in the data folder, for the error.
 
   Raises:
     UserError: nothing registers this name; the nearest ones are named.
   """
   if get(name) is None:
-    near = difflib.get_close_matches(name, names(), n=3, cutoff=0.4)
+    known = sorted({*names(), *prepared})
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
     hint = f' Did you mean {" or ".join(near)}?' if near else ''
     raise contract.UserError(
       f'No benchmark is named {name!r}, expected one of'
-      f' {", ".join(names())}.{hint} A benchmark of your own is found'
+      f' {", ".join(known)}.{hint} A benchmark of your own is found'
       ' when its module is imported first, or in the data_dir where it was'
       ' prepared from --rows (see tasks/README.md).'
     )

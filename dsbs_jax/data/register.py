@@ -100,9 +100,13 @@ def benchmark(
   with without_seqio():
     known = benchmark_lib.get(name)
     if known is None or (data_dir and declared.is_made(known)):
-      said = declared.read(name, source(data_dir=data_dir).data_dir)
+      folder = source(data_dir=data_dir).data_dir
+      said = declared.read(name, folder)
       if said is not None:
         return declare(said)
+      if known is None:
+        prepared = store.prepared_names(folder)
+        return benchmark_lib.find(name, prepared=prepared)
     return benchmark_lib.find(name)
 
 

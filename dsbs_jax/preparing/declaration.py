@@ -62,7 +62,7 @@ def describe(config: RowsConfig, name: str) -> declared.Description | None:
   )
   found = _columns(source, splits['train'][0])
   templates = {
-    flag: _template(flag, getattr(config, flag), found)
+    flag: _template(flag, getattr(config, flag), found, splits['train'])
     for flag in ('input', 'label')
   }
   name = name or _name(config.rows)
@@ -112,7 +112,11 @@ def resolve(config: Any) -> tuple[Any, benchmark_lib.Benchmark]:
     if said is not None and completions is None:
       completions = store.read(said.name, before).metadata.get('completions')
   if said is None:
-    known = register.benchmark(config.benchmark, module=config.module)
+    known = register.benchmark(
+      config.benchmark,
+      module=config.module,
+      data_dir=None if config.module else before,
+    )
     if not config.source:
       raise contract.UserError('--source is missing. See --help.')
     return config, known
@@ -141,14 +145,26 @@ def derived_text(benchmark: benchmark_lib.Benchmark) -> str:
   )
 
 
-def _template(flag: str, given: str | None, found: Sequence[str]) -> str:
-  """The template that a flag gives: a column's bare name is one, too."""
+def _template(
+  flag: str, given: str | None, found: Sequence[str], files: Sequence[str]
+) -> str:
+  """The template that a flag gives: a column's bare name is one, too.
+
+  Raises:
+    UserError: there is none, or it names no column at all.
+  """
   if not given:
     raise contract.UserError(
       f'--{flag} is missing. The columns are {", ".join(found)}: give one, or a'
       f" text with columns in braces, such as --{flag}='{{{found[0]}}}'."
     )
-  return f'{{{given}}}' if given in found and '{' not in given else given
+  if '{' in given or '}' in given:
+    return given
+  if given not in found:
+    # 'choices.text' is a field of an object, whose columns are checked later.
+    if given.partition('.')[0] not in found:
+      raise _no_column(flag, given, files, found)
+  return f'{{{given}}}'
 
 
 def _check_columns(
@@ -165,13 +181,19 @@ def _check_columns(
       try:
         columns.cell(row, name)
       except KeyError as error:
-        near = difflib.get_close_matches(name, row, n=1)
-        hint = f' Did you mean {near[0]}?' if near else ''
-        raise contract.UserError(
-          f'--{flag} names the column {name!r}, but the columns of'
-          f' {" + ".join(said.splits[split])} are'
-          f' {", ".join(row)}.{hint}'
-        ) from error
+        raise _no_column(flag, name, said.splits[split], list(row)) from error
+
+
+def _no_column(
+  flag: str, name: str, files: Sequence[str], found: Sequence[str]
+) -> contract.UserError:
+  folded = {column.casefold(): column for column in found}
+  near = difflib.get_close_matches(name.casefold(), folded, n=1)
+  hint = f' Did you mean {folded[near[0]]}?' if near else ''
+  return contract.UserError(
+    f'--{flag} names the column {name!r}, but the columns of'
+    f' {" + ".join(files)} are {", ".join(found)}.{hint}'
+  )
 
 
 def _columns(source: str, file: str) -> list[str]:
