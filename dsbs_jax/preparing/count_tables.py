@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import rich.progress
 import rich.table
-from absl import logging
 
 from dsbs_jax import contract
 from dsbs_jax.data import benchmark, register, task_forms, vocabularies
@@ -98,7 +97,7 @@ def lengths(
   except contract.UserError as error:
     if spec is not None:
       raise
-    logging.warning('%s Lengths are counted in words.', error)
+    progress.console.print(f'{error} Lengths are counted in words.')
     vocabulary = None
   unit = 'words' if vocabulary is None else f'tokens of {source.vocabulary}'
   table = rich.table.Table(title=f'{prepared.name}: lengths in {unit}')

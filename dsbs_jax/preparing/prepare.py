@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import os
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -18,9 +19,8 @@ from dsbs_jax.data import (
   download,
   task_forms,
   vocabularies,
-  vocabulary_files,
 )
-from dsbs_jax.data.prepared import store
+from dsbs_jax.data.prepared import own_vocabularies, store
 from dsbs_jax.data.source import (
   archive,
   file_layout,
@@ -165,8 +165,16 @@ def prepare(config: PrepareConfig) -> None:
   console.print(count_tables.counts(prepared))
   spec = config.vocabulary
   if config.train_vocab is not None:
-    spec = _train_vocabulary(prepared, config.train_vocab)
+    spec, kept = _train_vocabulary(prepared, config.train_vocab)
     console.print(f'vocabulary written: --vocabulary={spec}')
+    if kept:
+      console.print(
+        f'it replaces another: runs that were trained with that one need'
+        f' --vocabulary={kept}'
+      )
+  elif spec is None and not os.environ.get('DSBS_VOCABULARY'):
+    own = own_vocabularies.find(known.name, config.data_dir)
+    spec = own[0] if len(own) == 1 else None
   with progress_bars.progress() as progress:
     table = count_tables.lengths(prepared, spec, progress=progress)
   console.print(table)
@@ -274,8 +282,14 @@ def _write(
     )
 
 
-def _train_vocabulary(prepared: store.Prepared, size: int) -> str:
-  """Trains a vocabulary on everything that the tasks read and write."""
+def _train_vocabulary(
+  prepared: store.Prepared, size: int
+) -> tuple[str, str | None]:
+  """Trains a vocabulary on everything that the tasks read and write.
+
+  Returns:
+    The file, and where its predecessor is now, as `own_vocabularies.write`.
+  """
   split = 'train' if 'train' in prepared.splits else prepared.splits[0]
   prefixes = task_forms.prefixes('paper')
 
@@ -291,6 +305,6 @@ def _train_vocabulary(prepared: store.Prepared, size: int) -> str:
     name = f'vocabulary of {size} pieces'
     watched = progress.track(texts(), description=name)
     model = vocabulary_training.train(watched, size=size)
-  path = prepared.data_dir / 'vocabularies' / f'{prepared.name}.{size}.model'
-  vocabulary_files.write_file(path, model)
-  return str(path)
+  return own_vocabularies.write(
+    prepared.name, prepared.data_dir, size=size, model=model
+  )

@@ -2,6 +2,7 @@
 """Showing examples as training sees them: text, tokens, trained terms."""
 
 import dataclasses
+import os
 
 import numpy as np
 import rich.console
@@ -11,7 +12,7 @@ import rich.text
 from dsbs_jax import contract
 from dsbs_jax.data import register
 from dsbs_jax.data.batching import batch_order, layouts, loader
-from dsbs_jax.data.prepared import views
+from dsbs_jax.data.prepared import own_vocabularies, views
 from dsbs_jax.runtime import terminal_text
 
 _TERMS = {contract.LABEL_ID: 'label', contract.RATIONALE_ID: 'rationale'}
@@ -46,7 +47,7 @@ def show(config: ShowConfig) -> None:
     register.load_module(config.module)
   source = register.source(
     data_dir=config.data_dir,
-    vocabulary=config.vocabulary,
+    vocabulary=config.vocabulary or _trained_vocabulary(config),
     prefixes=config.prefixes,
   )
   order = batch_order.BatchOrder(batch_size=config.num, shuffle=False)
@@ -66,6 +67,15 @@ def show(config: ShowConfig) -> None:
         parts = parts[1:]
       example = {key: value[row] for key, value in rows.items()}
       _show_example(console, parts[0], place, row=example)
+
+
+def _trained_vocabulary(config: ShowConfig) -> str | None:
+  """What `train` takes, too: the vocabulary that lies beside the data."""
+  parsed = views.own_name(config.task)
+  if parsed is None or os.environ.get('DSBS_VOCABULARY'):
+    return None
+  data_dir = register.source(data_dir=config.data_dir).data_dir
+  return own_vocabularies.only(parsed.benchmark, data_dir)
 
 
 def _show_example(console, tokens, position: int, *, row) -> None:

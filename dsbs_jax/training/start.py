@@ -13,7 +13,7 @@ from typing import Any
 
 from dsbs_jax import contract
 from dsbs_jax.data import register, vocabulary_files
-from dsbs_jax.data.prepared import store, views
+from dsbs_jax.data.prepared import own_vocabularies, store, views
 from dsbs_jax.interop import same_network
 from dsbs_jax.runs import results, run_folder, self_description
 from dsbs_jax.runtime import gin_files, gin_macros
@@ -201,11 +201,4 @@ def _data_vocabulary(request: Request, data_dir: str) -> str | None:
     return None
   task = request.task or request.macros.get(_TASK)
   name = request.benchmark or getattr(views.own_name(task), 'benchmark', None)
-  folder = pathlib.Path(data_dir).expanduser() / 'vocabularies'
-  found = sorted(map(str, folder.glob(f'{name}.*.model')))
-  if len(found) > 1:
-    raise contract.UserError(
-      f'{folder} has {len(found)} vocabularies of {name}, expected one. Choose:'
-      f' {" or ".join(f"--vocabulary={file}" for file in found)}.'
-    )
-  return found[0] if found else None
+  return own_vocabularies.only(name, data_dir)

@@ -241,6 +241,35 @@ def test_a_trained_vocabulary_writes_the_data(prepare, tmp_path):
   assert 2 not in vocabulary.encode('[label] is 3 even?')
 
 
+def test_the_trained_vocabulary_is_found_beside_the_data(
+  prepare, tmp_path, monkeypatch, capsys
+):
+  monkeypatch.delenv('DSBS_VOCABULARY', raising=False)
+  prepare(train_vocab=40)
+  printed = ''.join(prepare(vocabulary=None, overwrite=True).split())
+  assert 'lengthsintokensof' in printed and 'evens.40.model' in printed
+  data_dir = str(tmp_path / 'data')
+  show.show(show.ShowConfig(task='evens_gt_dsbs', data_dir=data_dir, num=1))
+  assert 'is 0 even?' in capsys.readouterr().out
+
+
+def test_a_vocabulary_that_is_replaced_is_kept_for_its_runs(prepare, tmp_path):
+  folder = tmp_path / 'data' / 'vocabularies'
+  prepare(train_vocab=40)
+  before = (folder / 'evens.40.model').read_bytes()
+  fingerprint = vocabularies.load(str(folder / 'evens.40.model')).fingerprint
+  assert 'it replaces another' not in prepare(train_vocab=40, overwrite=True)
+  assert not (folder / 'replaced').exists()
+  printed = prepare(train_vocab=40, fraction=0.5, overwrite=True)
+  (kept,) = (folder / 'replaced').iterdir()
+  assert kept.name == f'evens.40.{fingerprint[:8]}.model'
+  assert kept.read_bytes() == before != (folder / 'evens.40.model').read_bytes()
+  assert f'need --vocabulary={kept}' in printed.replace('\n', '')
+  (folder / 'evens.40.model').write_bytes(b'damaged')
+  prepare(train_vocab=40, fraction=0.5, overwrite=True)
+  assert list((folder / 'replaced').iterdir()) == [kept]
+
+
 def test_show_tells_what_each_token_is_trained_on(prepare, tmp_path, capsys):
   prepare()
   show.show(
