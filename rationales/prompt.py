@@ -78,6 +78,11 @@ class Prompt:
     """What comes before the row, without and with hints."""
     return {hinted: _opening(self, hinted) for hinted in (False, True)}
 
+  @functools.cached_property
+  def _questions(self) -> tuple[str, ...]:
+    """What each exemplar asks, without a hint."""
+    return tuple(_question(self, e.input, None) for e in self.exemplars)
+
 
 def text_hash(text: str) -> str:
   """The first 16 hexadecimal digits of the text's SHA-256."""
@@ -160,6 +165,30 @@ def select(prompt: Prompt, count: int | None, seed: int) -> Prompt:
   turns = itertools.zip_longest(*groups.values())
   kept = [e for turn in turns for e in turn if e is not None][:count]
   return dataclasses.replace(prompt, exemplars=tuple(kept))
+
+
+def without_answer(prompt: Prompt, row: Row) -> Prompt:
+  """The prompt without exemplars that are the row itself.
+
+  `--write_prompt` takes exemplars from the rows. Shown its own worked example,
+  the LLM would copy the answer, and count as right.
+
+  Args:
+    prompt: the prompt.
+    row: the fields of the row to be answered, with `rendered`.
+
+  Returns:
+    The very same prompt where no exemplar asks what the row asks.
+
+  Raises:
+    contract.UserError: the template names a field that the row lacks.
+  """
+  asked = _question(prompt, row, None)
+  if asked not in prompt._questions:
+    return prompt
+  pairs = zip(prompt.exemplars, prompt._questions, strict=True)
+  others = tuple(one for one, question in pairs if question != asked)
+  return dataclasses.replace(prompt, exemplars=others)
 
 
 def completion_text(

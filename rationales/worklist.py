@@ -207,16 +207,19 @@ class Worklist:
   ) -> calls.Call:
     fields = {**row.fields, 'rendered': row.input}
     hint = row.gt_label if hinted else None
-    content = text = prompt_lib.completion_text(self.prompt, fields, hint=hint)
+    # Of all exemplars, so that files of before are continued.
+    named = prompt_lib.completion_text(self.prompt, fields, hint=hint)
+    shown = prompt_lib.without_answer(self.prompt, fields)
+    content = text = prompt_lib.completion_text(shown, fields, hint=hint)
     if self.endpoint == calls.CHAT:
-      content = prompt_lib.chat_messages(self.prompt, fields, hint=hint)
+      content = prompt_lib.chat_messages(shown, fields, hint=hint)
     kinds = completions_file.COMPLETION, completions_file.RATIONALIZATION
     call = calls.Call(
       kind=kinds[hinted],
       example_id=row.example_id,
       samples=tuple(samples),
       content=content,
-      prompt_hash=prompt_lib.text_hash(f'{self.endpoint}\0{text}'),
+      prompt_hash=prompt_lib.text_hash(f'{self.endpoint}\0{named}'),
       prompt_bytes=len(text.encode('utf-8', 'surrogatepass')),
       gold=row.gt_label,
       hinted=hinted,

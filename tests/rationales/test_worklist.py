@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is asked again says which answer it replaces: the newest."""
 
+import dataclasses
 import json
 
 from rationales import calls, completions_file, prompt, worklist
@@ -36,3 +37,28 @@ def test_a_call_replaces_the_newest_of_its_samples_answers(tmp_path):
     offsets.append(offset)
   (again,) = todo.first_pass(index.freeze(), path)
   assert (again.samples, again.replaces) == ((0, 1, 2), offsets[-1])
+
+
+def test_a_row_is_not_shown_its_own_answer(tmp_path):
+  folder = sums.write(tmp_path, 4)
+  row, other = sums.row(0), sums.row(1)
+  shown = prompt.load(tmp_path / 'sums_prompt.json')
+  exemplar = dataclasses.replace(shown.exemplars[0], input={'q': row['q']})
+  shown = dataclasses.replace(shown, exemplars=(exemplar, *shown.exemplars[1:]))
+  todo = worklist.Worklist(
+    benchmark=sums.BENCHMARK,
+    source=str(folder),
+    split='train',
+    prompt=shown,
+    endpoint=calls.COMPLETIONS,
+  )
+  nothing = completions_file.Index().freeze()
+  first, second, *_ = todo.first_pass(nothing, tmp_path / 'out.jsonl')
+  assert first.content.count(row['q']) == 1
+  assert first.content.count('\nA:') == len(shown.exemplars)
+  assert second.content.count('\nA:') == 1 + len(shown.exemplars)
+  # Files of before are continued: the hash is that of all exemplars.
+  whole = prompt.completion_text(shown, {**row, 'rendered': row['q']})
+  assert first.prompt_hash == prompt.text_hash(f'completions\0{whole}')
+  assert first.prompt_bytes == len(first.content.encode())
+  assert prompt.without_answer(shown, other | {'rendered': ''}) is shown
