@@ -7,7 +7,9 @@ import shutil
 import setuptools
 from setuptools.command import build_py
 
+CT2 = ['ctranslate2']
 FUZZ = ['atheris']
+GGUF = ['gguf']
 HF = ['transformers', 'torch']
 EXTRACT = ['httpx2', 'openai>=3']
 SERVE = ['aiohttp', 'prometheus_client']
@@ -18,7 +20,9 @@ TEST = [
   'pytest-timeout',
   'pytest-xdist',
   'ruff',
+  *CT2,
   *EXTRACT,
+  *GGUF,
   *SERVE,
 ]
 
@@ -79,8 +83,10 @@ setuptools.setup(
   ],
   extras_require={
     'test': TEST,
+    'ct2': CT2,
     'extract': EXTRACT,
     'fuzz': FUZZ,
+    'gguf': GGUF,
     'hf': HF,
     'serve': SERVE,
     'tpu': ['jax[tpu]'],

@@ -24,6 +24,8 @@ os.environ.setdefault(
   'JAX_COMPILATION_CACHE_DIR', str(REPOSITORY / '.cache' / 'compiled')
 )
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')
+# Models that are converted for CTranslate2 stay in the checkout.
+os.environ.setdefault('XDG_CACHE_HOME', str(REPOSITORY / '.cache' / 'user'))
 
 
 def pytest_collection_modifyitems(items):

@@ -37,11 +37,12 @@ def per_core(
     The same function, with a NumPy result.
   """
   if mesh.size == 1 and mesh.devices.flat[0].platform == 'cpu':
-    return _threaded(program, num_cores=num_cores or _usable_cores())
+    return _threaded(program, num_cores=num_cores or usable_cores())
   return lambda params, *batches: np.asarray(program(params, *batches))
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
+  """Cores that this process may use."""
   if hasattr(os, 'sched_getaffinity'):  # not on macOS
     return len(os.sched_getaffinity(0))
   return os.cpu_count() or 1

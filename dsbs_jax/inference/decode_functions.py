@@ -39,6 +39,8 @@ class DecodeFns:
     max_logits: logits in memory at once while options are scored.
   """
 
+  is_compiled = True
+
   def __init__(
     self,
     model: network.T5Config,
@@ -138,7 +140,7 @@ def jit_decode(
 
   def run(params, rows):
     tokens = program(params, rows)
-    _check_finite(np.any(tokens == decoding.NOT_FINITE))
+    check_finite(np.any(tokens == decoding.NOT_FINITE))
     return tokens
 
   return run
@@ -156,7 +158,7 @@ def jit_score(
 
   def run(params, tokens, options):
     scores = np.asarray(program(params, tokens, options))
-    _check_finite(np.any(np.isnan(scores)))
+    check_finite(np.any(np.isnan(scores)))
     return scores
 
   return run
@@ -201,7 +203,8 @@ def score_program(
   return _jit(score, mesh, num_batches=2)
 
 
-def _check_finite(broken: np.bool_) -> None:
+def check_finite(broken: np.bool_) -> None:
+  """Raises UserError where the logits of a batch were not finite."""
   if broken:
     raise contract.UserError(
       'the logits of a batch are not finite, so that there are no answers: the'

@@ -6,9 +6,10 @@ import json
 import pathlib
 
 from dsbs_jax import contract
+from dsbs_jax.core import partitioning
 from dsbs_jax.data import register
+from dsbs_jax.inference import backend, student
 from dsbs_jax.inference import evaluator as evaluator_lib
-from dsbs_jax.inference import student
 from dsbs_jax.runtime import field_checks, files, progress
 
 SCORES_FILE = 'eval.jsonl'
@@ -49,7 +50,23 @@ def evaluate(config: EvalConfig) -> None:
     vocabulary=config.vocabulary,
     prefixes=config.prefixes,
   )
-  loaded = config.load_params()
+  chosen = backend.choose(
+    config.backend,
+    backend.Work(
+      model=config.model,
+      num_beams=config.num_beams,
+      mesh=config.mesh,
+      generates=not config.score_labels,
+      num_options=0,
+    ),
+  )
+  if chosen == backend.JAX:
+    loaded = config.load_params()
+    params, mesh, engine = loaded.params, loaded.mesh, None
+  else:
+    loaded = config.load_ct2(chosen)
+    params, engine = None, loaded.engine
+    mesh = partitioning.make_mesh(config.mesh)
   evaluator = evaluator_lib.Evaluator(
     evaluator_lib.evaluated_task(config.mixture_or_task_name),
     config.model,
@@ -59,7 +76,8 @@ def evaluate(config: EvalConfig) -> None:
     num_beams=config.num_beams,
     score_labels=config.score_labels,
     source=source,
-    mesh=loaded.mesh,
+    mesh=mesh,
+    engine=engine,
   )
   if not evaluator.splits:
     raise contract.UserError(
@@ -71,7 +89,7 @@ def evaluate(config: EvalConfig) -> None:
   if config.score_labels:
     progress.say('choosing the likeliest of the given labels, not generating')
   for split in evaluator.splits:
-    predictions = evaluator.predict(loaded.params, split)
+    predictions = evaluator.predict(params, split)
     metrics = evaluator.score(split, predictions)
     written = evaluator.write(folder, loaded.step, split, predictions)
     line = {
@@ -80,6 +98,7 @@ def evaluate(config: EvalConfig) -> None:
       'task': evaluator.task,
       'split': split,
       'answers': 'chosen' if config.score_labels else 'generated',
+      **({} if engine is None else {'backend': chosen}),
       **metrics,
     }
     with (folder / SCORES_FILE).open('a') as file:

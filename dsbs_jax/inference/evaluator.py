@@ -21,7 +21,12 @@ from dsbs_jax.core.t5 import network
 from dsbs_jax.data import register, task_forms, vocabularies
 from dsbs_jax.data.batching import eval_loader, loader
 from dsbs_jax.data.prepared import tokens, views
-from dsbs_jax.inference import decode_functions, option_scoring, output_split
+from dsbs_jax.inference import (
+  ct2_engine,
+  decode_functions,
+  option_scoring,
+  output_split,
+)
 from dsbs_jax.runs import metrics_log
 from dsbs_jax.runtime import files, progress, signals
 
@@ -55,6 +60,7 @@ class Evaluator:
     score_labels: whether labels are chosen among given ones, not generated.
     source: where the tokens come from.
     mesh: the devices.
+    engine: computes in place of jitted functions; parameters are then not read.
   """
 
   def __init__(
@@ -69,6 +75,7 @@ class Evaluator:
     score_labels: bool = False,
     source: tokens.Source,
     mesh: jax.sharding.Mesh,
+    engine: ct2_engine.Engine | None = None,
   ):
     self.task, self._batch_size = task, batch_size
     self._splits, self._labels, self._rank_classifier = {}, {}, None
@@ -97,13 +104,16 @@ class Evaluator:
         for split in self._splits
       }
       self._rank_classifier = option_scoring.RankClassifier(
-        task, model, mesh=mesh, batch_size=batch_size
+        task, model, mesh=mesh, batch_size=batch_size, engine=engine
       )
     self._metric = register.benchmark(
       parts.benchmark, data_dir=source.data_dir
     ).metric
     self._data_shards = mesh.shape[partitioning.DATA_AXIS]
     self._batch_sharding = partitioning.batch_sharding(mesh)
+    if engine is not None:
+      self._decode = engine.decode_fn(max_decode_len=max_decode_len, stop=stop)
+      return
     self._decode = decode_functions.jit_decode(
       model, mesh, max_decode_len=max_decode_len, num_beams=num_beams, stop=stop
     )

@@ -18,7 +18,7 @@ from dsbs_jax.core.t5 import network
 from dsbs_jax.data import register, task_forms
 from dsbs_jax.data.batching import eval_loader, loader
 from dsbs_jax.data.prepared import store, tokens
-from dsbs_jax.inference import decode_functions, output_split
+from dsbs_jax.inference import ct2_engine, decode_functions, output_split
 
 
 def label_options(
@@ -69,6 +69,7 @@ class RankClassifier:
     batch_size: rows per batch over all devices, fewer where their logits
       would not fit.
     max_logits: logits in memory at once.
+    engine: computes in place of jitted functions; parameters are then not read.
   """
 
   def __init__(
@@ -79,12 +80,15 @@ class RankClassifier:
     mesh: jax.sharding.Mesh,
     batch_size: int,
     max_logits: int = decode_functions.MAX_LOGITS,
+    engine: ct2_engine.Engine | None = None,
   ):
     self._max_logits = max_logits
     self._task, self._model, self._batch_size = task, model, batch_size
     self._shards = mesh.shape[partitioning.DATA_AXIS]
     self._sharding = partitioning.batch_sharding(mesh)
-    self._score = decode_functions.jit_score(model, mesh)
+    self._score = (
+      engine.score_fn if engine else decode_functions.jit_score(model, mesh)
+    )
 
   def rank_classify(
     self, params: Any, data: tokens.Tokens, labels: Sequence[Sequence[str]]

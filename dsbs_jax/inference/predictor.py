@@ -18,6 +18,7 @@ from dsbs_jax import contract
 from dsbs_jax.core.t5 import network
 from dsbs_jax.data import task_forms, vocabularies
 from dsbs_jax.inference import (
+  ct2_engine,
   decode_functions,
   input_lines,
   length_buckets,
@@ -93,7 +94,7 @@ class Predictor:
   def __init__(
     self,
     config: PredictorConfig,
-    decode_fns: decode_functions.DecodeFns,
+    decode_fns: decode_functions.DecodeFns | ct2_engine.DecodeFns,
     *,
     vocabulary: vocabularies.Vocabulary,
     shapes: length_buckets.BatchShapes,

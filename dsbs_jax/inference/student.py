@@ -16,6 +16,9 @@ from dsbs_jax.core.t5 import network
 from dsbs_jax.data import benchmark as benchmark_lib
 from dsbs_jax.data import register, task_forms, vocabularies
 from dsbs_jax.inference import (
+  backend,
+  ct2_cache,
+  ct2_engine,
   decode_functions,
   evaluator,
   length_buckets,
@@ -47,6 +50,23 @@ class LoadedParams:
   step: int
 
 
+@dataclasses.dataclass(frozen=True)
+class LoadedEngine:
+  """A checkpoint in CTranslate2.
+
+  Attributes:
+    engine: computes.
+    path: the checkpoint's folder.
+    step: as in `LoadedParams`.
+    parameters: digest of its parameters.
+  """
+
+  engine: ct2_engine.Engine
+  path: pathlib.Path
+  step: int
+  parameters: str
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
   """Which checkpoint answers, and how it decodes.
@@ -72,6 +92,9 @@ class CheckpointConfig:
       an example's choices, rather than generate one.
     mesh: (data, model) devices such as '4x2'; None for all devices as data.
     sharding_rules: makes the table of core/partitioning.py to shard by.
+    backend: who computes: 'jax', the built-in engine; 'ct2' or 'ct2_int8',
+      CTranslate2 on CPUs, in float32 or int8; 'auto' takes ct2 where it is
+      installed and faster.
   """
 
   DERIVED_MACROS: ClassVar = register.DERIVED_MACROS
@@ -90,9 +113,11 @@ class CheckpointConfig:
   score_labels: bool
   mesh: str | None
   sharding_rules: Callable[[], partitioning.Rules]
+  backend: str = backend.AUTO
 
   def __post_init__(self):
     field_checks.texts(self, 'checkpoint_path', 'mixture_or_task_name')
+    field_checks.one_of(self, 'backend', backend.BACKENDS)
     field_checks.texts_or_none(
       self, 'data_dir', 'vocabulary', 'prefixes', 'module'
     )
@@ -122,21 +147,59 @@ class CheckpointConfig:
     """
     compilation_cache.use_cache()
     mesh = partitioning.make_mesh(self.mesh)
-    path, step = checkpoints.find_checkpoint(self.checkpoint_path, self.step)
-    vocabulary = self.load_vocabulary()
-    vocabularies.check_size(vocabulary, self.model.vocab_size)
-    choice = checkpoints.describe_choice(self.checkpoint_path, self.step)
-    progress.say(f'reading {path}{choice}')
-    params = read_checkpoint.load_params(
+    path, step = self._find()
+    params = self._read(
       path,
-      self.model,
-      shardings=partitioning.shardings(
+      partitioning.shardings(
         network.param_shapes(self.model), mesh, self.sharding_rules()
       ),
-      vocabulary=vocabulary,
-      allow_pickle=self.allow_pickle,
     )
     return LoadedParams(params, mesh, path, step)
+
+  def load_ct2(self, chosen: str) -> LoadedEngine:
+    """Opens the checkpoint in CTranslate2; converts it the first time.
+
+    Args:
+      chosen: 'ct2' or 'ct2_int8'.
+
+    Raises:
+      UserError: there is no such checkpoint, it does not fit, or its parameters
+        are not finite.
+    """
+    path, step = self._find()
+
+    def read():
+      params = self._read(path)
+      decode_functions.check_finite(
+        not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+      )
+      return params, {'parameters': _hash_params(params)}
+
+    loaded = ct2_cache.load(
+      path,
+      read,
+      self.model,
+      quantization=backend.QUANTIZATIONS[chosen],
+      vocabulary=self.load_vocabulary().fingerprint,
+    )
+    return LoadedEngine(loaded.engine, path, step, loaded.facts['parameters'])
+
+  def _find(self) -> tuple[pathlib.Path, int]:
+    """The checkpoint's folder and its step."""
+    path, step = checkpoints.find_checkpoint(self.checkpoint_path, self.step)
+    vocabularies.check_size(self.load_vocabulary(), self.model.vocab_size)
+    choice = checkpoints.describe_choice(self.checkpoint_path, self.step)
+    progress.say(f'reading {path}{choice}')
+    return path, step
+
+  def _read(self, path: pathlib.Path, shardings: Any = None) -> Any:
+    return read_checkpoint.load_params(
+      path,
+      self.model,
+      shardings=shardings,
+      vocabulary=self.load_vocabulary(),
+      allow_pickle=self.allow_pickle,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -188,6 +251,22 @@ class StudentConfig(CheckpointConfig):
     """The same student, whose inputs are raw rows of its own benchmark."""
     return dataclasses.replace(self, benchmark=self.trained_benchmark.name)
 
+  @property
+  def max_given_choices(self) -> int:
+    """Choices that an input brings along, at most as far as is known."""
+    rows = self.row_benchmark
+    return backend.MANY if rows and rows.options else 0
+
+  def work(self, predicting: predictor.PredictorConfig) -> backend.Work:
+    """What a backend computes for it."""
+    return backend.Work(
+      model=self.model,
+      num_beams=self.num_beams,
+      mesh=self.mesh,
+      generates=predicting.generates_labels,
+      num_options=max(1, len(predicting.labels), self.max_given_choices),
+    )
+
   def predictor_config(self) -> predictor.PredictorConfig:
     """How it predicts."""
     trained, rows = self.trained_benchmark, self.row_benchmark
@@ -221,7 +300,7 @@ class LoadedStudent:
   """
 
   predictor: predictor.Predictor
-  decode_fns: decode_functions.DecodeFns
+  decode_fns: decode_functions.DecodeFns | ct2_engine.DecodeFns
   fingerprint: dict[str, Any]
 
 
@@ -235,24 +314,34 @@ def load_student(
   """
   vocabulary = config.load_vocabulary()
   predictor_config = config.predictor_config()
-  loaded = config.load_params()
-  fingerprint = dataclasses.asdict(predictor_config) | {
-    'step': loaded.step,
-    'parameters': _hash_params(loaded.params),
-    'vocabulary': vocabulary.fingerprint,
-    'benchmark': config.benchmark,
-  }
-  decode_fns = decode_functions.DecodeFns(
-    config.model,
-    loaded.params,
-    mesh=loaded.mesh,
-    max_decode_len=config.max_decode_len,
-    max_rationale_len=config.max_rationale_len,
-    num_beams=config.num_beams,
-    stop=()
+  chosen = backend.choose(config.backend, config.work(predictor_config))
+  lengths = {
+    'max_decode_len': config.max_decode_len,
+    'max_rationale_len': config.max_rationale_len,
+    'stop': ()
     if config.rationales
     else output_split.stop_ids(predictor_config.form, vocabulary=vocabulary),
-  )
+  }
+  if chosen == backend.JAX:
+    loaded = config.load_params()
+    facts = {'parameters': _hash_params(loaded.params)}
+    decode_fns = decode_functions.DecodeFns(
+      config.model,
+      loaded.params,
+      mesh=loaded.mesh,
+      num_beams=config.num_beams,
+      **lengths,
+    )
+  else:
+    loaded = config.load_ct2(chosen)
+    facts = {'parameters': loaded.parameters, 'backend': chosen}
+    decode_fns = ct2_engine.DecodeFns(loaded.engine, **lengths)
+  fingerprint = dataclasses.asdict(predictor_config) | {
+    'step': loaded.step,
+    'vocabulary': vocabulary.fingerprint,
+    'benchmark': config.benchmark,
+    **facts,
+  }
   return LoadedStudent(
     predictor.Predictor(
       predictor_config, decode_fns, vocabulary=vocabulary, shapes=shapes

@@ -150,6 +150,7 @@ def define(
     'MAX_DECODE_LEN': N('max_decode_len', None, 'Tokens of a label at most.'),
     'SCORE_LABELS': B('score_labels', None, 'Rank labels, generate none.'),
     'ALLOW_PICKLE': B('allow_pickle', None, 'Read pytorch_model.bin.'),
+    'BACKEND': S('backend', None, 'auto, jax, ct2 or ct2_int8.'),
   }
   benchmark = S('benchmark', None, 'NAME stands for --task=NAME_gt_dsbs.')
   return Door(verb, shared | own, benchmark, reads_data)

@@ -72,6 +72,14 @@ def is_listed(folder: str | epath.Path) -> bool:
   return (epath.Path(folder) / FILE).exists()
 
 
+def digests(folder: str | epath.Path) -> dict[str, str] | None:
+  """Path of each file of a checkpoint -> SHA-256; None where there is no list."""
+  if not is_listed(folder):
+    return None
+  files = json.loads((epath.Path(folder) / FILE).read_text())['files']
+  return {name: entry['sha256'] for name, entry in files.items()}
+
+
 def damage(
   folder: str | epath.Path,
   *,

@@ -6,6 +6,7 @@ file or flag that set it.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from dsbs_jax import contract
@@ -68,6 +69,18 @@ def rising(settings: Any, *names: str) -> None:
     whole = isinstance(value, tuple) and all(type(v) is int for v in value)
     if not whole or not value or (0, *value) != (*sorted({0, *value}),):
       _refuse(name, value, 'a tuple of rising whole numbers from 1')
+
+
+def one_of(settings: Any, name: str, known: Sequence[str]) -> None:
+  """Checks that a field is one of some texts.
+
+  Args:
+    settings: a settings dataclass.
+    name: of the field.
+    known: the texts.
+  """
+  if getattr(settings, name) not in known:
+    _refuse(name, getattr(settings, name), f'one of {tuple(known)}')
 
 
 def flags(settings: Any, *names: str) -> None:

@@ -105,6 +105,11 @@ class ServeConfig(student.StudentConfig):
       )
 
   @property
+  def max_given_choices(self) -> int:
+    """As its requests may bring."""
+    return self.max_choices
+
+  @property
   def name(self) -> str:
     """The id of the model."""
     return self.model_name or self.mixture_or_task_name
@@ -253,7 +258,8 @@ class _Server:
         shown = time.monotonic()
       call()
     seconds = time.monotonic() - start
-    progress.say(f'ready after {seconds:.1f} s, {len(calls)} programs')
+    programs = f', {len(calls)} programs' * loaded.decode_fns.is_compiled
+    progress.say(f'ready after {seconds:.1f} s{programs}')
     return loaded
 
   def _watch_signals(self) -> None:

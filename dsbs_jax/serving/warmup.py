@@ -9,6 +9,7 @@ import numpy as np
 from dsbs_jax import contract
 from dsbs_jax.data import task_forms, vocabularies
 from dsbs_jax.inference import (
+  ct2_engine,
   decode_functions,
   length_buckets,
   output_split,
@@ -65,7 +66,7 @@ def compiled_shapes(
 
 
 def calls(
-  fns: decode_functions.DecodeFns,
+  fns: decode_functions.DecodeFns | ct2_engine.DecodeFns,
   config: predictor.PredictorConfig,
   shapes: length_buckets.CompiledShapes,
 ) -> Iterator[Callable[[], object]]:
@@ -80,11 +81,13 @@ def calls(
     shapes: that batches can have.
 
   Yields:
-    Calls without arguments, largest batches last.
+    Calls without arguments, largest batches last; those of the smallest batch
+    alone where nothing is compiled.
   """
-  for size in shapes.batch_sizes:
+  kept = slice(None) if fns.is_compiled else slice(1)
+  for size in shapes.batch_sizes[kept]:
     rows = fns.round_up_rows(size)
-    for length in shapes.input_lengths:
+    for length in shapes.input_lengths[kept]:
       tokens = np.zeros((rows, length), np.int32)
       if (size, length) == (shapes.batch_sizes[0], shapes.input_lengths[0]):
         tokens[0, 0] = contract.EOS_ID
