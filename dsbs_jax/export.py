@@ -3,6 +3,7 @@
 
   dsbs export runs/cqa --format=hf --out=cqa-student
   dsbs export runs/cqa --format=stablehlo --step=best
+  dsbs export runs/cqa --format=ct2 --quantization=int8
   dsbs export flan-t5-base --format=t5x --out=flan-t5x
 
 FOLDER is a run, one of its checkpoints, an exported folder, or a T5 of Hugging
@@ -13,11 +14,24 @@ cqa-hf. Each has a model card, README.md.
 from absl import flags
 
 from dsbs_jax import contract
+from dsbs_jax.exporting import answer_check, engine_folders
 from dsbs_jax.exporting import export as export_lib
 from dsbs_jax.runtime import command
 
 FORMAT = flags.DEFINE_enum(
-  'format', 'hf', ['hf', 't5x', 'stablehlo'], 'Who will load it.'
+  'format',
+  'hf',
+  ['hf', 't5x', 'stablehlo', *engine_folders.FORMATS],
+  'Who will load it.',
+)
+QUANTIZATION = flags.DEFINE_string(
+  'quantization', None, 'ct2: float32, float16, int8 or int8_bfloat16.'
+)
+CHECK = flags.DEFINE_string(
+  'check', None, 'ct2, gguf: split or file that it answers afterwards; none.'
+)
+MAX_DROP = flags.DEFINE_float(
+  'max_drop', 1.0, 'ct2, gguf: points of accuracy that may be lost.'
 )
 LEGACY = flags.DEFINE_bool('legacy', False, 'The older of T5X formats.')
 FLAGS = {
@@ -31,7 +45,7 @@ FLAGS = {
     'input_length', 256, 'StableHLO: tokens of an input at most.'
   ),
   'output_length': flags.DEFINE_integer(
-    'output_length', 64, 'StableHLO: tokens of an output at most.'
+    'output_length', None, 'Tokens of an output at most.'
   ),
   'activations': flags.DEFINE_string(
     'activations', None, 'Of a T5X checkpoint that does not say: gelu,linear.'
@@ -42,7 +56,7 @@ FLAGS = {
 }
 
 
-def main(folder: str | None = None) -> None:
+def main(folder: str | None = None) -> int:
   values = {name: flag.value for name, flag in FLAGS.items()}
   if folder is not None:
     if values['model_dir'] not in ('', folder):
@@ -55,12 +69,22 @@ def main(folder: str | None = None) -> None:
       folder, FORMAT.value
     )
   export = export_lib.ExportConfig(**values)
+  if FORMAT.value in engine_folders.FORMATS:
+    return engine_folders.export(
+      export,
+      FORMAT.value,
+      quantization=QUANTIZATION.value,
+      check=answer_check.CheckConfig(
+        source=CHECK.value, max_drop=MAX_DROP.value
+      ),
+    )
   if FORMAT.value == 'hf':
     print(export_lib.to_hugging_face(export))
   elif FORMAT.value == 'stablehlo':
     print(export_lib.to_stablehlo(export))
   else:
     print(export_lib.to_t5x(export, legacy=LEGACY.value))
+  return 0
 
 
 if __name__ == '__main__':

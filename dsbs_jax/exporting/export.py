@@ -46,6 +46,7 @@ There is no tokenizer in this folder: which vocabulary the model was trained
 with is not known.
 """
 _NUM_CHECKED_ROWS = 200
+_OUTPUT_LENGTH = 64
 _STABLEHLO_USE = """\
 ```sh
 pip install jax numpy safetensors sentencepiece
@@ -72,7 +73,8 @@ class ExportConfig:
     vocabulary: SentencePiece file to export with it; None takes the run's
       own.
     input_length: of a StableHLO program, tokens of an input at most.
-    output_length: of a StableHLO program, tokens of an output at most.
+    output_length: tokens of an output at most; None takes 64 for StableHLO,
+      the run's MAX_DECODE_LEN for ct2 and gguf.
     activations: of a T5X checkpoint that does not say, such as 'gelu,linear'.
     allow_pickle: whether to read a pickled pytorch_model.bin, by torch's
       weights-only loader.
@@ -83,7 +85,7 @@ class ExportConfig:
   step: str = 'latest'
   vocabulary: str | None = None
   input_length: int = 256
-  output_length: int = 64
+  output_length: int | None = None
   activations: str | None = None
   allow_pickle: bool = False
 
@@ -91,7 +93,9 @@ class ExportConfig:
     for name in ('model_dir', 'out'):
       if not getattr(self, name):
         raise contract.UserError(f'--{name} is not given, expected a folder.')
-    field_checks.counts(self, 'input_length', 'output_length')
+    field_checks.counts(self, 'input_length')
+    if self.output_length is not None:
+      field_checks.counts(self, 'output_length')
 
 
 def default_out(folder: str, form: str) -> str:
@@ -113,8 +117,8 @@ def to_hugging_face(export: ExportConfig) -> str:
   # Imported here: no other format needs safetensors.
   from dsbs_jax.interop import hf_checkpoint, hf_layout, hf_tokenizer
 
-  found, params = _open(export)
-  vocabulary = _vocabulary(export, found)
+  found, params = open_checkpoint(export)
+  vocabulary = find_vocabulary(export, found)
   macros = self_description.macros(found.path)
   generation, theirs = {}, found.path / 'generation_config.json'
   if theirs.is_file():
@@ -133,7 +137,7 @@ def to_hugging_face(export: ExportConfig) -> str:
       else 'Its training data is not here to check this tokenizer on.'
     )
     usage = _HUGGING_FACE_USE.format(
-      prefix=_prefix(found.metadata),
+      prefix=prefix_of(found.metadata),
       length=generation.get('max_new_tokens', 64),
       checked=checked,
     )
@@ -157,7 +161,7 @@ def _texts(
   if data is not None:
     rows = data.examples(run_folder.TRAIN, chunk=_NUM_CHECKED_ROWS)
     for row in itertools.islice(rows, _NUM_CHECKED_ROWS):
-      yield _prefix(found.metadata) + row.input
+      yield prefix_of(found.metadata) + row.input
       yield from (row.gt_label, row.rationale)
 
 
@@ -175,7 +179,7 @@ def to_t5x(export: ExportConfig, *, legacy: bool = False) -> str:
   Returns:
     A sentence that says what was written.
   """
-  found, params = _open(export)
+  found, params = open_checkpoint(export)
   step, moments = found.step, None
   if not read_checkpoint.is_hugging_face(str(found.path)):
     moments = t5x_write_checkpoint.read_moments(str(found.path), found.config)
@@ -212,8 +216,8 @@ def to_stablehlo(export: ExportConfig) -> str:
   # Imported here: no other format needs safetensors.
   from dsbs_jax.exporting import stablehlo
 
-  found, params = _open(export)
-  vocabulary, options = _vocabulary(export, found), {}
+  found, params = open_checkpoint(export)
+  vocabulary, options = find_vocabulary(export, found), {}
   if vocabulary is None:
     raise contract.UserError(
       f'{export.model_dir} names no vocabulary, without which a program reads'
@@ -234,25 +238,34 @@ def to_stablehlo(export: ExportConfig) -> str:
     export.out,
     params,
     found.config,
-    prefix=_prefix(found.metadata),
+    prefix=prefix_of(found.metadata),
     input_length=export.input_length,
-    output_length=export.output_length,
+    output_length=export.output_length or _OUTPUT_LENGTH,
     **options,
   )
   model_card.write(export.out, found, library='jax', usage=_STABLEHLO_USE)
   return f'{export.out}: {found.path} for jax.export; try {export.out}/run.py'
 
 
-def _prefix(metadata: dict[str, Any]) -> str:
-  """What stands before the inputs of a run's labels; '' if unknown."""
+def answered_task(metadata: dict[str, Any]) -> str | None:
+  """The task whose labels a run's student answers with; None if unknown."""
   name = views.own_name(metadata.get('task', ''))
   if name is None:
-    return ''
+    return None
   form = 'label' if name.form == 'dsbs' else name.form
+  return str(dataclasses.replace(name, form=form))
+
+
+def prefix_of(metadata: dict[str, Any]) -> str:
+  """What stands before the inputs of a run's labels; '' if unknown."""
+  task = answered_task(metadata)
+  if task is None:
+    return ''
+  form = contract.parse_task_name(task).form
   return task_forms.prefixes(metadata.get('prefixes') or 'paper').of(form)
 
 
-def _open(export: ExportConfig) -> tuple[model_card.Checkpoint, Any]:
+def open_checkpoint(export: ExportConfig) -> tuple[model_card.Checkpoint, Any]:
   """The checkpoint, and its parameters as NumPy arrays."""
   asked = int(export.step) if export.step.isdigit() else export.step
   path, step = checkpoints.find_checkpoint(export.model_dir, asked)
@@ -290,7 +303,7 @@ def _infer_config(path: str, given: str | None) -> network.T5Config:
   )
 
 
-def _vocabulary(
+def find_vocabulary(
   export: ExportConfig, found: model_card.Checkpoint
 ) -> vocabularies.Vocabulary | None:
   """The vocabulary to export, None if unknown."""

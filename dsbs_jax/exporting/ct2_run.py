@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Answers lines of text with the student in this folder: python run.py < lines
+
+Needs ctranslate2 and what reads the vocabulary, sentencepiece or tokenizers,
+and nothing of the project that trained the student. `--tokens` prints ids
+instead of text, `--threads=4` sets the threads (default: ctranslate2's).
+"""
+
+import json
+import math
+import pathlib
+import sys
+
+import ctranslate2
+
+
+class Student:
+  """A greedy decoder of text.
+
+  Args:
+    folder: with model.bin and the files beside it.
+    threads: of one batch; 0 leaves the choice to ctranslate2.
+  """
+
+  def __init__(self, folder, threads=0):
+    folder = pathlib.Path(folder)
+    self.settings = json.loads((folder / 'settings.json').read_text())
+    names = json.loads((folder / 'shared_vocabulary.json').read_text())
+    self._names, self._ids = names, {name: i for i, name in enumerate(names)}
+    self._model = ctranslate2.Translator(str(folder), intra_threads=threads)
+    self._pieces = self._tokenizer = None
+    vocabulary = self.settings['vocabulary']
+    if vocabulary.endswith('.model'):
+      import sentencepiece
+
+      self._pieces = sentencepiece.SentencePieceProcessor(
+        model_file=str(folder / vocabulary)
+      )
+    elif vocabulary.endswith('.json'):
+      import tokenizers
+
+      self._tokenizer = tokenizers.Tokenizer.from_file(str(folder / vocabulary))
+
+  def encode(self, text):
+    """Ids of one input, prefix and end included."""
+    eos, ids = self.settings['eos_id'], []
+    for part in (self.settings['prefix'] + text).split('</s>'):
+      ids += [*self._encode_part(part), eos]
+    return ids
+
+  def _encode_part(self, text):
+    if self._pieces is not None:
+      return self._pieces.encode(text)
+    if self._tokenizer is not None:
+      return self._tokenizer.encode(text, add_special_tokens=False).ids
+    return [byte + 3 for byte in text.encode()]
+
+  def decode(self, ids):
+    """Text of output ids up to the end."""
+    eos, unknown = self.settings['eos_id'], self.settings['unk_id']
+    ids = ids[: ids.index(eos)] if eos in ids else ids
+    if self._tokenizer is not None:
+      return self._tokenizer.decode([i for i in ids if i != unknown])
+    ids = [i for i in ids if i < self.settings['num_text_ids']]
+    if self._pieces is not None:
+      return self._pieces.decode([i for i in ids if i != unknown])
+    kept = bytes(i - 3 for i in ids if 3 <= i < 259)
+    return kept.decode('utf-8', errors='ignore')
+
+  def generate(self, texts):
+    """Output ids of inputs, one list each; one batch."""
+    results = self._model.translate_batch(
+      [[self._names[i] for i in self.encode(text)] for text in texts],
+      beam_size=1,
+      max_input_length=0,
+      max_decoding_length=self.settings['output_length'],
+      return_end_token=True,
+      return_scores=True,
+    )
+    if not all(math.isfinite(result.scores[0]) for result in results):
+      raise ValueError('the logits are not finite: the parameters are damaged.')
+    return [[self._ids[x] for x in row.hypotheses[0]] for row in results]
+
+  def answer(self, texts):
+    """Answers as text."""
+    return [self.decode(ids) for ids in self.generate(texts)]
+
+
+def main():
+  """Answers the lines of standard input in batches."""
+  threads = [a[10:] for a in sys.argv[1:] if a.startswith('--threads=')]
+  student = Student(
+    pathlib.Path(__file__).resolve().parent, int(threads[0]) if threads else 0
+  )
+  lines = [line.rstrip('\n') for line in sys.stdin]
+  for first in range(0, len(lines), 64):
+    batch = lines[first : first + 64]
+    if '--tokens' in sys.argv[1:]:
+      for ids in student.generate(batch):
+        print(json.dumps(ids))
+    else:
+      for text in student.answer(batch):
+        print(text)
+
+
+if __name__ == '__main__':
+  main()

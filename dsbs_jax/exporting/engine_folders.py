@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Folders for inference engines of others: CTranslate2, llama.cpp.
+
+Beside the engine's own files lie the vocabulary, `settings.json` (what stands
+before inputs, lengths, ids), `run.py`, which needs nothing of this project, and
+the model card. After writing, `answer_check` compares the folder's answers with
+the student's own. Folders of another family (Gemma) get a writer of their own
+here, and a row in `FORMATS`.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any
+
+from dsbs_jax import contract
+from dsbs_jax.data import vocabularies
+from dsbs_jax.exporting import answer_check, ct2_run, model_card
+from dsbs_jax.exporting import export as export_lib
+from dsbs_jax.interop import ct2_model, hf_tokenizer
+from dsbs_jax.runs import self_description
+
+DROPPED_STATUS = 1
+
+_OUTPUT_LENGTH = 64
+_USE = """\
+```sh
+pip install {packages}
+echo 'your input' | python run.py
+```
+
+`run.py` shows all of it in a page. {prefix} stands before every input,
+decoding is greedy, and outputs have at most {length} tokens (`settings.json`).
+{more}
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+  """One engine's folders.
+
+  Attributes:
+    library: its name in the model card.
+    package: what `run.py` needs beside a reader of the vocabulary.
+    run: the module that becomes `run.py`.
+    quantizations: how weights can be stored; the first is the default.
+    write: writes the engine's files: (folder, params, checkpoint, vocabulary,
+      quantization).
+    more: Markdown for the model card.
+  """
+
+  library: str
+  package: str
+  run: ModuleType
+  quantizations: tuple[str, ...]
+  write: Callable[..., None]
+  more: str
+
+
+def _write_ct2(
+  folder: pathlib.Path,
+  params: Any,
+  found: model_card.Checkpoint,
+  *,
+  vocabulary: vocabularies.Vocabulary,
+  quantization: str,
+) -> None:
+  """A T5 for CTranslate2, whose tokens are the vocabulary's pieces."""
+  size = found.config.vocab_size
+  tokens = [vocabulary.piece(i) for i in range(vocabulary.size)]
+  tokens += [f'<unused_{i}>' for i in range(len(tokens), size)]
+  ct2_model.save(
+    folder, params, found.config, tokens=tokens, quantization=quantization
+  )
+
+
+FORMATS: Mapping[str, Format] = {
+  'ct2': Format(
+    library='ctranslate2',
+    package='ctranslate2',
+    run=ct2_run,
+    quantizations=ct2_model.QUANTIZATIONS,
+    write=_write_ct2,
+    more='CTranslate2 takes tokens as texts: those of the ids that the'
+    ' vocabulary gives, by their place in `shared_vocabulary.json`, with `</s>`'
+    ' at the end.',
+  ),
+}
+
+
+def export(
+  asked: export_lib.ExportConfig,
+  form: str,
+  *,
+  quantization: str | None = None,
+  check: answer_check.CheckConfig,
+) -> int:
+  """Writes the folder, answers with it, prints what came out.
+
+  Args:
+    asked: what to export, and where to.
+    form: one of FORMATS.
+    quantization: one of the format's; None takes its first.
+    check: what the folder is asked afterwards.
+
+  Returns:
+    The exit status: 1 where accuracy drops by more than `check.max_drop`. The
+    folder stays, to be looked into; its model card says so, too.
+
+  Raises:
+    UserError: no vocabulary is known, the folder is in use, or the engine
+      cannot compute the network.
+  """
+  target = FORMATS[form]
+  quantization = quantization or target.quantizations[0]
+  if quantization not in target.quantizations:
+    raise contract.UserError(
+      f'--quantization is {quantization!r}, expected one of'
+      f' {target.quantizations} for --format={form}.'
+    )
+  folder = pathlib.Path(asked.out)
+  _check_empty(folder)
+  found, params = export_lib.open_checkpoint(asked)
+  vocabulary = export_lib.find_vocabulary(asked, found)
+  if vocabulary is None:
+    raise contract.UserError(
+      f'{asked.model_dir} names no vocabulary, without which run.py reads no'
+      ' text. Give --vocabulary.'
+    )
+  folder.mkdir(parents=True, exist_ok=True)
+  target.write(
+    folder, params, found, vocabulary=vocabulary, quantization=quantization
+  )
+  settings = _write_settings(folder, asked, found, vocabulary)
+  run = pathlib.Path(target.run.__file__)
+  (folder / 'run.py').write_text(run.read_text())
+  result = answer_check.check(folder, found, params, vocabulary, check)
+  reader = settings['vocabulary'].partition('.')[2]
+  readers = {'model': ' sentencepiece', 'json': ' tokenizers'}
+  usage = _USE.format(
+    packages=target.package + readers.get(reader, ''),
+    prefix=repr(settings['prefix']),
+    length=settings['output_length'],
+    more=f'Weights: {quantization}. {target.more} {result.text}',
+  )
+  model_card.write(folder, found, library=target.library, usage=usage)
+  print(f'{folder}: {found.path} for {target.library}, {quantization}')
+  print(result.text)
+  return DROPPED_STATUS if result.dropped else 0
+
+
+def _write_settings(
+  folder: pathlib.Path,
+  asked: export_lib.ExportConfig,
+  found: model_card.Checkpoint,
+  vocabulary: vocabularies.Vocabulary,
+) -> dict[str, Any]:
+  """Writes the vocabulary and what `run.py` must know; gives the latter."""
+  name, content = 'bytes', None
+  if isinstance(vocabulary, vocabularies.SentencePieceVocabulary):
+    name, content = 'spiece.model', vocabulary.model_with_extra_ids
+  elif isinstance(vocabulary, vocabularies.JsonVocabulary):
+    name = 'tokenizer.json'
+    content = hf_tokenizer.tokenizer_files(vocabulary)[name]
+  if content is not None:
+    (folder / name).write_bytes(content)
+  macros = self_description.macros(found.path)
+  length = asked.output_length or macros.get('MAX_DECODE_LEN', _OUTPUT_LENGTH)
+  settings = {
+    'prefix': export_lib.prefix_of(found.metadata),
+    'output_length': length,
+    'pad_id': contract.PAD_ID,
+    'eos_id': contract.EOS_ID,
+    'unk_id': vocabulary.unk,
+    'num_text_ids': vocabulary.num_text_ids,
+    'vocabulary': name,
+  }
+  text = json.dumps(settings, indent=2) + '\n'
+  (folder / 'settings.json').write_text(text)
+  return settings
+
+
+def _check_empty(folder: pathlib.Path) -> None:
+  """Raises UserError where a folder holds something."""
+  if folder.exists() and any(folder.iterdir()):
+    raise contract.UserError(
+      f'{folder} is not empty; exporting into it could mix two models. Give'
+      ' a new folder.'
+    )
