@@ -73,6 +73,7 @@ class Student:
       [[self._names[i] for i in self.encode(text)] for text in texts],
       beam_size=1,
       max_input_length=0,
+      min_decoding_length=0,
       max_decoding_length=self.settings['output_length'],
       return_end_token=True,
       return_scores=True,

@@ -80,6 +80,7 @@ class Engine:
       beam_size=1,
       length_penalty=0,  # the score is a sum, not a mean
       max_input_length=0,
+      min_decoding_length=0,  # the end may come first
       max_decoding_length=max_decode_len,
       return_end_token=True,
       return_scores=True,
