@@ -103,9 +103,15 @@ def check(
   asked = _questions(found, config)
   if asked is None:
     return Result('Its answers were not checked: the data is not here.')
+  try:
+    run = _load(folder / 'run.py')
+  except ModuleNotFoundError as error:
+    return Result(
+      f'Its answers were not checked: {error.name}, which run.py needs, is not'
+      ' installed here.'
+    )
   progress.say(f'answering {len(asked.inputs):,} examples of {asked.name}')
   settings = json.loads((folder / 'settings.json').read_text())
-  run = _load(folder / 'run.py')
   student = run.Student(folder)
   theirs = []
   for first in range(0, len(asked.inputs), _BATCH):

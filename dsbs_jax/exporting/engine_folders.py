@@ -12,14 +12,13 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Callable, Mapping
-from types import ModuleType
 from typing import Any
 
 from dsbs_jax import contract
 from dsbs_jax.data import vocabularies
-from dsbs_jax.exporting import answer_check, ct2_run, model_card
+from dsbs_jax.exporting import answer_check, model_card
 from dsbs_jax.exporting import export as export_lib
-from dsbs_jax.interop import ct2_model, hf_tokenizer
+from dsbs_jax.interop import ct2_model, gguf_model, hf_tokenizer
 from dsbs_jax.runs import self_description
 
 DROPPED_STATUS = 1
@@ -44,7 +43,7 @@ class Format:
   Attributes:
     library: its name in the model card.
     package: what `run.py` needs beside a reader of the vocabulary.
-    run: the module that becomes `run.py`.
+    run: the file beside this one that becomes `run.py`.
     quantizations: how weights can be stored; the first is the default.
     write: writes the engine's files: (folder, params, checkpoint, vocabulary,
       quantization).
@@ -53,7 +52,7 @@ class Format:
 
   library: str
   package: str
-  run: ModuleType
+  run: str
   quantizations: tuple[str, ...]
   write: Callable[..., None]
   more: str
@@ -76,16 +75,44 @@ def _write_ct2(
   )
 
 
+def _write_gguf(
+  folder: pathlib.Path,
+  params: Any,
+  found: model_card.Checkpoint,
+  *,
+  vocabulary: vocabularies.Vocabulary,
+  quantization: str,
+) -> None:
+  """A T5 for llama.cpp."""
+  gguf_model.save(
+    folder / 'model.gguf',
+    params,
+    found.config,
+    vocabulary=vocabulary,
+    quantization=quantization,
+  )
+
+
 FORMATS: Mapping[str, Format] = {
   'ct2': Format(
     library='ctranslate2',
     package='ctranslate2',
-    run=ct2_run,
+    run='ct2_run.py',
     quantizations=ct2_model.QUANTIZATIONS,
     write=_write_ct2,
     more='CTranslate2 takes tokens as texts: those of the ids that the'
     ' vocabulary gives, by their place in `shared_vocabulary.json`, with `</s>`'
     ' at the end.',
+  ),
+  'gguf': Format(
+    library='gguf',
+    package='llama-cpp-python',
+    run='gguf_run.py',
+    quantizations=gguf_model.QUANTIZATIONS,
+    write=_write_gguf,
+    more='`model.gguf` holds the vocabulary, too: whatever runs an'
+    ' encoder-decoder of llama.cpp takes the file alone, with the text above in'
+    ' front of its prompt.',
   ),
 }
 
@@ -134,7 +161,7 @@ def export(
     folder, params, found, vocabulary=vocabulary, quantization=quantization
   )
   settings = _write_settings(folder, asked, found, vocabulary)
-  run = pathlib.Path(target.run.__file__)
+  run = pathlib.Path(__file__).with_name(target.run)
   (folder / 'run.py').write_text(run.read_text())
   result = answer_check.check(folder, found, params, vocabulary, check)
   reader = settings['vocabulary'].partition('.')[2]
