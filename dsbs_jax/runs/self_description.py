@@ -40,6 +40,8 @@ _MACROS = {
   'max_decode_len': 'MAX_DECODE_LEN',
 }
 _TOKENIZERS = ('spiece.model', 'tokenizer.json', 'tokenizer_config.json')
+# What export writes for StableHLO, llama.cpp and CTranslate2.
+_PROGRAMS = ('model.stablehlo', 'model.gguf', 'model.bin')
 _EXPECTED = (
   'expected a run (config.gin and checkpoint_<n>), one of its checkpoints, or'
   ' an exported, Hugging Face or T5X folder'
@@ -206,13 +208,13 @@ def _checkpoint(folder: str, step: str | int) -> pathlib.Path:
       f'{folder} is a run without a checkpoint, expected one that was trained'
       ' to its first EVAL_PERIOD. Wait for it, or train on.'
     )
-  checkpoint, _ = checkpoints.find_checkpoint(folder, step)
-  if _is_checkpoint(checkpoint):
-    return checkpoint
-  if (path / 'model.stablehlo').is_file():
+  if any((path / name).is_file() for name in _PROGRAMS):
     raise contract.UserError(
       f'{folder} is a program, {_EXPECTED}. Run it: python {folder}/run.py.'
     )
+  checkpoint, _ = checkpoints.find_checkpoint(folder, step)
+  if _is_checkpoint(checkpoint):
+    return checkpoint
   names = sorted(child.name for child in path.iterdir())
   there = ', '.join(names[:6]) or 'nothing'
   raise contract.UserError(f'{folder} holds {there}, {_EXPECTED}.')

@@ -29,6 +29,7 @@ BUILT_IN_ONLY = {
   },
   'eval.gin': {
     'ALLOW_PICKLE',
+    'BACKEND',
     'EVAL_SPLITS',
     'MESH',
     'MODULE',

@@ -142,6 +142,8 @@ def test_folders_of_others_say_their_network_and_no_task(tmp_path, kind):
     ({}, 'holds nothing, expected a run'),
     ({'notes.txt': ''}, 'holds notes.txt, expected a run'),
     ({'model.stablehlo': '', 'run.py': ''}, 'is a program, .*run.py'),
+    ({'model.bin': '', 'config.json': '{}'}, 'is a program, .*run.py'),
+    ({'model.gguf': '', 'run.py': ''}, 'is a program, .*run.py'),
     ({'config.json': '{}', 'run.json': '['}, 'run.json cannot be read'),
   ],
 )
