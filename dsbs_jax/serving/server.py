@@ -258,7 +258,8 @@ class _Server:
         shown = time.monotonic()
       call()
     seconds = time.monotonic() - start
-    programs = f', {len(calls)} programs' * loaded.decode_fns.is_compiled
+    is_compiled = 'backend' not in loaded.fingerprint
+    programs = f', {len(calls)} programs' if is_compiled else ''
     progress.say(f'ready after {seconds:.1f} s{programs}')
     return loaded
 

@@ -32,6 +32,7 @@ SHAPES = {
   'BATCH_SIZES': (1, 4),
   'INPUT_LENGTHS': (64,),
   'RATIONALES': True,
+  'BACKEND': 'jax',
   'REQUEST_TIMEOUT': 600.0,
   'DRAIN_TIMEOUT': 600.0,
 }
@@ -66,6 +67,7 @@ def inferred(folder, tmp_path):
     'INPUT': str(tmp_path / 'input'),
     'OUTPUT': str(tmp_path / 'output'),
     'RATIONALES': True,
+    'BACKEND': 'jax',
     'EVAL_BATCH_SIZE': 4,
     'CHUNK_SIZE': 8,
   }
@@ -120,6 +122,27 @@ def test_a_server_answers_as_infer_does_and_never_compiles_again(
     expected = f'{rationale} So the answer is {label}.'
     assert body['choices'][0]['text'] == expected
     assert server.log.count('Compiling') == compiled
+    assert server.stop(signal.SIGINT) == 0
+
+
+def test_a_server_of_ctranslate2_answers_as_the_built_in_one_would(
+  start, folder, tmp_path
+):
+  pytest.importorskip('ctranslate2', reason='extra ct2')
+  with start(BACKEND='ct2') as server:
+    server.wait()
+    assert 'backend: CTranslate2' in server.log
+    assert re.search(r'ready after [\d.]+ s\n', server.log)  # no programs
+    status, body = server.post('/v1/answers', {'inputs': TEXTS})
+    assert status == 200
+    for answer, expected in zip(
+      body['answers'], inferred(folder, tmp_path), strict=True
+    ):
+      assert answer['label'] == expected['label']
+      assert answer['rationale'] == expected['rationale']
+      assert answer['probability'] == pytest.approx(
+        expected['probability'], rel=1e-5
+      )
     assert server.stop(signal.SIGINT) == 0
 
 
