@@ -59,6 +59,7 @@ def test_the_folder_answers_alone_as_the_student(
 @pytest.fixture
 def questions(tmp_path, run):
   """A file of questions, labelled as the student answers but for one of them."""
+  pytest.importorskip('ctranslate2', reason='extra ct2')
   asked = student.run_alone
   export(run, tmp_path / 'first', 'ct2')
   labels = asked(tmp_path / 'first')
@@ -87,7 +88,6 @@ def test_a_drop_is_status_1_and_the_folder_stays(
   run, questions, tmp_path, monkeypatch, capsys
 ):
   """Stands for a quantization that costs too much: other parameters."""
-  pytest.importorskip('ctranslate2', reason='extra ct2')
   real = engine_folders.ct2_model.save
 
   def louder(folder, params, config, **options):
@@ -161,7 +161,6 @@ def student_tokenizer(folder):
 
 
 def test_the_command_has_the_flags(run, questions, tmp_path):
-  pytest.importorskip('ctranslate2', reason='extra ct2')
   ended = doors.call(
     'dsbs_jax.export',
     str(run),
