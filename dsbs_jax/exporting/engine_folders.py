@@ -110,9 +110,10 @@ FORMATS: Mapping[str, Format] = {
     run='gguf_run.py',
     quantizations=gguf_model.QUANTIZATIONS,
     write=_write_gguf,
-    more='`model.gguf` holds the vocabulary, too: whatever runs an'
-    ' encoder-decoder of llama.cpp takes the file alone, with the text above in'
-    ' front of its prompt.',
+    more='`model.gguf` holds the vocabulary, too. It needs a program that calls'
+    ' `llama_encode` before `llama_decode`, as `run.py` does: the server of'
+    ' llama.cpp (seen in xllamacpp 2026.10) loads it, leaves the encoder out,'
+    ' and answers nonsense.',
   ),
 }
 
