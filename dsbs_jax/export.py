@@ -25,7 +25,7 @@ FORMAT = flags.DEFINE_enum(
   'Who will load it.',
 )
 QUANTIZATION = flags.DEFINE_string(
-  'quantization', None, 'ct2: float32, float16, int8 or int8_bfloat16.'
+  'quantization', None, 'ct2, gguf: how weights are stored, such as int8.'
 )
 CHECK = flags.DEFINE_string(
   'check', None, 'ct2, gguf: split or file that it answers afterwards; none.'
@@ -78,6 +78,13 @@ def main(folder: str | None = None) -> int:
         source=CHECK.value, max_drop=MAX_DROP.value
       ),
     )
+  for flag in (QUANTIZATION, CHECK):
+    if flag.value is not None:
+      raise contract.UserError(
+        f'--{flag.name} is {flag.value!r}, but --format={FORMAT.value} has no'
+        f' such choice, expected one of {tuple(engine_folders.FORMATS)}. Leave'
+        ' it out.'
+      )
   if FORMAT.value == 'hf':
     print(export_lib.to_hugging_face(export))
   elif FORMAT.value == 'stablehlo':

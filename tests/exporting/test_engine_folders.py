@@ -180,6 +180,8 @@ def test_the_command_has_the_flags(run, questions, tmp_path):
   )
   assert ended.status == 2
   assert "expected one of ('float32', 'float16', 'q8_0')" in ended.stderr
+  ended = doors.call('dsbs_jax.export', str(run), '--quantization=int8')
+  assert ended.status == 2 and '--format=hf has no such' in ended.stderr
 
 
 def test_what_llama_cpp_does_not_know_is_refused(tmp_path):
