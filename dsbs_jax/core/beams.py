@@ -2,14 +2,14 @@
 """Beam search over the cached decoder, by T5X's rules or by Hugging Face's."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
 from dsbs_jax import contract
-from dsbs_jax.core.t5 import cache, network
-from dsbs_jax.core.t5.config import T5Config
+from dsbs_jax.core import network
 
 # Log probability of what must never be chosen, as in T5X.
 NEG_INF = -1e9
@@ -117,7 +117,7 @@ class BeamState:
     finished_mask: [B, G] bool, False where there is none yet.
   """
 
-  decode: cache.DecodeState
+  decode: Any
   live_log_probs: jax.Array
   tokens: jax.Array
   scores: jax.Array
@@ -134,7 +134,9 @@ def _take(tree, chosen: jax.Array):
   return jax.tree.map(take, tree)
 
 
-def _reorder(kv_cache: dict, parents: jax.Array, config: T5Config) -> dict:
+def _reorder(
+  kv_cache: dict, parents: jax.Array, config: network.Config
+) -> dict:
   """The cache of the beam, [B, G], that each live one continues."""
   batch, num_beams = parents.shape
   rows = (parents + num_beams * jnp.arange(batch)[:, None]).reshape(-1)
@@ -167,7 +169,7 @@ def _advance(
   kv_cache: dict,
   log_probs: jax.Array,
   *,
-  config: T5Config,
+  config: network.Config,
   rules: BeamRules,
 ) -> BeamState:
   """Chooses the next live beams and merges the outputs that ended.
@@ -204,7 +206,7 @@ def _advance(
   )
   beaten = jnp.all(finished_mask, axis=1) & (best <= scores[:, -1])
   return BeamState(
-    decode=cache.DecodeState(
+    decode=state.decode.replace(
       index=length,
       tokens=_take(tokens, live).reshape(-1, max_decode_len),
       kv_cache=_reorder(kv_cache, _take(parents, live), config),
@@ -219,7 +221,7 @@ def _advance(
 
 def beam_search(
   params: dict,
-  config: T5Config,
+  config: network.Config,
   rows: dict[str, jax.Array],
   *,
   num_beams: int,
@@ -247,6 +249,7 @@ def beam_search(
   if num_beams < 1:
     raise contract.UserError(f'num_beams is {num_beams}, expected at least 1.')
   rules = BrevityPenalty() if rules is None else rules
+  cache = network.cache(config)
   params = cache.decoding_params(params, config)
   prefilled = cache.prefill(params, config, rows, max_decode_len=max_decode_len)
   batch = prefilled.empty_mask.shape[0]

@@ -9,9 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from dsbs_jax import contract
-from dsbs_jax.core import beams, platform
-from dsbs_jax.core.t5 import attention, cache, network, stacks
-from dsbs_jax.core.t5.config import T5Config
+from dsbs_jax.core import beams, network, platform
 
 beam_search = beams.beam_search
 BrevityPenalty = beams.BrevityPenalty
@@ -25,7 +23,7 @@ NOT_FINITE = -1
 
 def greedy(
   params: dict,
-  config: T5Config,
+  config: network.Config,
   rows: dict[str, jax.Array],
   *,
   max_decode_len: int,
@@ -45,10 +43,11 @@ def greedy(
     [B, L] int32, 0 after the end token or the last of `stop`; a row ends with
     NOT_FINITE where the best of its logits is not finite.
   """
+  cache = network.cache(config)
   params = cache.decoding_params(params, config)
   prefilled = cache.prefill(params, config, rows, max_decode_len=max_decode_len)
 
-  def step(state: cache.DecodeState):
+  def step(state):
     hidden, kv_cache = cache.decode_step(params, config, prefilled, state=state)
     logits = network.logits(params, config, hidden)
     chosen = argmax(logits)
@@ -58,7 +57,7 @@ def greedy(
     tokens = jax.lax.dynamic_update_slice_in_dim(
       state.tokens, chosen[:, None], state.index, axis=1
     )
-    return cache.DecodeState(
+    return state.replace(
       index=state.index + 1,
       tokens=tokens,
       kv_cache=kv_cache,
@@ -114,7 +113,7 @@ def _ends_with(
 
 def score_options(
   params: dict,
-  config: T5Config,
+  config: network.Config,
   rows: dict[str, jax.Array],
   *,
   options_tokens: jax.Array,
@@ -132,29 +131,11 @@ def score_options(
     [B, options] float32, the sum of log p over an option's tokens; -inf for an
     option without tokens, NaN where its logits are not finite.
   """
-  encoded = network.encode(params, config, rows)
   batch, num_options, length = options_tokens.shape
   targets = options_tokens.reshape(-1, length)
-  inputs = jnp.pad(targets[:, :-1], ((0, 0), (1, 0)))
   target_mask = targets > 0
-
-  def kv_fn(layer_params, normed, cross_kv):
-    weights = layer_params['self_attention']
-    self_kv = attention.project_kv(weights, normed, config.num_heads)
-    return (self_kv, cross_kv), None
-
-  self_mask = attention.make_causal_mask(length)
-  self_mask &= attention.make_attention_mask(target_mask, target_mask)
-  cross_mask = (cache.source_tokens(rows) > 0)[:, None, None, :]
-  hidden, _ = stacks.run(
-    params,
-    config,
-    'decoder',
-    inputs,
-    kv_fn=kv_fn,
-    bias=stacks.position_bias(params, config, 'decoder', length),
-    masks=(self_mask, cross_mask),
-    layer_kv=cache.cross_attention_kv(params, config, encoded),
+  hidden = network.cache(config).option_states(
+    params, config, rows, targets=targets
   )
   logits = network.logits(params, config, hidden)
   picked = jnp.take_along_axis(logits, targets[:, :, None], axis=2)[..., 0]

@@ -59,10 +59,10 @@ from dsbs_jax.core import (
   dropout,
   joined_views,
   mutual_information,
+  network,
   objective,
   unpadding,
 )
-from dsbs_jax.core.t5 import network
 
 Array = jax.Array
 Params = dict[str, Any]
@@ -84,7 +84,7 @@ def batch_value_and_grad(
   params: Params,
   batch: Batch,
   *,
-  config: network.T5Config,
+  config: network.Config,
   distillation: objective.Distillation,
   dropout_key: Array,
   num_microbatches: int = 1,
@@ -191,7 +191,7 @@ def _view_loss(
   params: Params,
   rows: Rows,
   *,
-  config: network.T5Config,
+  config: network.Config,
   distillation: objective.Distillation,
   counts: Sums,
   dropout_key: Array,
@@ -224,7 +224,7 @@ def _view_loss(
 
 def _label_probabilities(
   params: Params,
-  config: network.T5Config,
+  config: network.Config,
   parts: tuple[Rows, Array],
   *,
   num_shards: int,

@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from dsbs_jax import contract
-from dsbs_jax.core import gradients, objective, optimizer
-from dsbs_jax.core.t5 import network
+from dsbs_jax.core import gradients, network, objective, optimizer
 
 Batch = dict[str, dict[str, jax.Array]]
 Metrics = dict[str, jax.Array]
@@ -40,7 +39,7 @@ TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 def init_state(
   key: jax.Array,
-  config: network.T5Config,
+  config: network.Config,
   transformation: optax.GradientTransformation,
 ) -> TrainState:
   """A fresh state: random parameters, zero moments, step 0.
@@ -70,7 +69,7 @@ def state_from_params(
 
 
 def make_train_step(
-  config: network.T5Config,
+  config: network.Config,
   distillation: objective.Distillation,
   transformation: optax.GradientTransformation,
   *,

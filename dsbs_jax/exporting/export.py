@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dsbs_jax import contract
-from dsbs_jax.core.t5 import network
+from dsbs_jax.core import network
 from dsbs_jax.data import task_forms, vocabularies
 from dsbs_jax.data.prepared import views
 from dsbs_jax.exporting import model_card
@@ -279,7 +279,7 @@ def open_checkpoint(export: ExportConfig) -> tuple[model_card.Checkpoint, Any]:
       path, allow_pickle=export.allow_pickle
     )
   elif 'model' in metadata:
-    config = network.T5Config(**metadata['model'])
+    config = network.make_config(metadata['model'])
   else:
     config, metadata = _infer_config(str(path), export.activations), {}
   params = read_checkpoint.load_params(

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dsbs_jax import contract
-from dsbs_jax.core.t5 import network
+from dsbs_jax.core import network
 from dsbs_jax.data.prepared import store, views
 from dsbs_jax.runs import results, run_folder, self_description
 
@@ -60,7 +60,7 @@ class Checkpoint:
 
   path: pathlib.Path
   step: int
-  config: network.T5Config
+  config: network.Config
   metadata: Mapping[str, Any]
 
   @property

@@ -26,8 +26,7 @@ import safetensors.numpy
 from flax import traverse_util
 
 from dsbs_jax import contract
-from dsbs_jax.core import decoding
-from dsbs_jax.core.t5 import network
+from dsbs_jax.core import decoding, network
 from dsbs_jax.exporting import stablehlo_run
 from dsbs_jax.interop import t5x_layers
 
@@ -35,7 +34,7 @@ PLATFORMS = ('cpu', 'cuda', 'tpu')
 
 
 def _program(
-  config: network.T5Config, *, input_length: int, output_length: int
+  config: network.Config, *, input_length: int, output_length: int
 ) -> jax.export.Exported:
   """(parameters by path, [B, S] int32) -> [B, L] int32, B symbolic."""
   plain = dataclasses.replace(config, scan_layers=False)
@@ -56,7 +55,7 @@ def _program(
 def save(
   folder: str | pathlib.Path,
   params: Any,
-  config: network.T5Config,
+  config: network.Config,
   *,
   prefix: str,
   input_length: int,

@@ -14,8 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dsbs_jax import contract
-from dsbs_jax.core import decoding, partitioning
-from dsbs_jax.core.t5 import network
+from dsbs_jax.core import decoding, network, partitioning
 from dsbs_jax.inference import cpu_threads
 
 # Of this many kinds of functions, programs are kept.
@@ -43,7 +42,7 @@ class DecodeFns:
 
   def __init__(
     self,
-    model: network.T5Config,
+    model: network.Config,
     params: Any,
     *,
     mesh: jax.sharding.Mesh,
@@ -111,7 +110,7 @@ class DecodeFns:
 
 
 def jit_decode(
-  model: network.T5Config,
+  model: network.Config,
   mesh: jax.sharding.Mesh,
   *,
   max_decode_len: int,
@@ -147,7 +146,7 @@ def jit_decode(
 
 
 def jit_score(
-  model: network.T5Config, mesh: jax.sharding.Mesh
+  model: network.Config, mesh: jax.sharding.Mesh
 ) -> Callable[..., np.ndarray]:
   """(params, [B, S] inputs, [B, options, T] outputs) -> [B, options] log p.
 
@@ -166,7 +165,7 @@ def jit_score(
 
 @functools.lru_cache(_MAX_SHARED)
 def decode_program(
-  model: network.T5Config,
+  model: network.Config,
   mesh: jax.sharding.Mesh,
   *,
   max_decode_len: int,
@@ -191,7 +190,7 @@ def decode_program(
 
 @functools.lru_cache(_MAX_SHARED)
 def score_program(
-  model: network.T5Config, mesh: jax.sharding.Mesh
+  model: network.Config, mesh: jax.sharding.Mesh
 ) -> jax.stages.Wrapped:
   """The jitted part of `jit_score`; one for all that ask for the same."""
 

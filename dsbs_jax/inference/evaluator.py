@@ -16,8 +16,7 @@ from typing import Any
 import jax
 
 from dsbs_jax import contract
-from dsbs_jax.core import partitioning
-from dsbs_jax.core.t5 import network
+from dsbs_jax.core import network, partitioning
 from dsbs_jax.data import register, task_forms, vocabularies
 from dsbs_jax.data.batching import eval_loader, loader
 from dsbs_jax.data.prepared import tokens, views
@@ -66,7 +65,7 @@ class Evaluator:
   def __init__(
     self,
     task: str | None,
-    model: network.T5Config,
+    model: network.Config,
     *,
     splits: Sequence[str],
     batch_size: int,

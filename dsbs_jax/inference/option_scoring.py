@@ -13,8 +13,7 @@ import jax
 import numpy as np
 
 from dsbs_jax import contract
-from dsbs_jax.core import partitioning
-from dsbs_jax.core.t5 import network
+from dsbs_jax.core import network, partitioning
 from dsbs_jax.data import register, task_forms
 from dsbs_jax.data.batching import eval_loader, loader
 from dsbs_jax.data.prepared import store, tokens
@@ -75,7 +74,7 @@ class RankClassifier:
   def __init__(
     self,
     task: str,
-    model: network.T5Config,
+    model: network.Config,
     *,
     mesh: jax.sharding.Mesh,
     batch_size: int,

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from dsbs_jax import contract
-from dsbs_jax.core.t5 import network
+from dsbs_jax.core import network
 from dsbs_jax.data import task_forms, vocabularies
 from dsbs_jax.inference import (
   ct2_engine,
@@ -39,7 +39,7 @@ class PredictorConfig:
   """
 
   task: str
-  model: network.T5Config
+  model: network.Config
   prefixes: task_forms.Prefixes
   labels: tuple[str, ...] = ()
   max_decode_len: int = 64

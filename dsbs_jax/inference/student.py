@@ -11,8 +11,7 @@ import jax
 import numpy as np
 
 from dsbs_jax import contract
-from dsbs_jax.core import partitioning
-from dsbs_jax.core.t5 import network
+from dsbs_jax.core import network, partitioning
 from dsbs_jax.data import benchmark as benchmark_lib
 from dsbs_jax.data import register, task_forms, vocabularies
 from dsbs_jax.inference import (
@@ -107,7 +106,7 @@ class CheckpointConfig:
   vocabulary: str | None
   prefixes: str | None
   module: str | None = None
-  model: network.T5Config
+  model: network.Config
   max_decode_len: int
   num_beams: int
   score_labels: bool

@@ -9,7 +9,7 @@ import jax
 from etils import epath
 
 from dsbs_jax import contract
-from dsbs_jax.core.t5 import network
+from dsbs_jax.core import network
 from dsbs_jax.data import vocabularies
 from dsbs_jax.interop import (
   checksums,
@@ -23,7 +23,7 @@ _PLAIN_TEXT = 'the quick brown fox jumps over the lazy dog'
 
 def load_params(
   path: str | pathlib.PurePath,
-  config: network.T5Config,
+  config: network.Config,
   *,
   shardings: Any = None,
   vocabulary: vocabularies.Vocabulary | None = None,

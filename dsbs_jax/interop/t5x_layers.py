@@ -19,7 +19,8 @@ import jax
 import numpy as np
 
 from dsbs_jax import contract
-from dsbs_jax.core.t5 import network, parameters
+from dsbs_jax.core import network
+from dsbs_jax.core.t5 import parameters
 from dsbs_jax.interop import t5x_storage
 
 _UNROLLED = re.compile(r'layers_(\d+)')
@@ -71,12 +72,12 @@ def restack(leaves: Mapping[str, t5x_storage.Leaf]) -> Leaves:
   return stacked
 
 
-def unrolled_shapes(config: network.T5Config) -> dict:
+def unrolled_shapes(config: network.Config) -> dict:
   """The shapes of the unrolled tree of parameters."""
   return network.param_shapes(dataclasses.replace(config, scan_layers=False))
 
 
-def unrolled_params(params: Mapping, config: network.T5Config) -> dict:
+def unrolled_params(params: Mapping, config: network.Config) -> dict:
   """Parameters in the layout of `config` as NumPy's float32, unrolled."""
   if config.scan_layers:
     params = network.unstack_layers(params, config)

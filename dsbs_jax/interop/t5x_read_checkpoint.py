@@ -18,7 +18,7 @@ from etils import epath
 from flax import traverse_util
 
 from dsbs_jax import contract
-from dsbs_jax.core.t5 import network
+from dsbs_jax.core import network
 from dsbs_jax.interop import t5x_layers, t5x_storage
 
 _STEP_FOLDER = re.compile(r'checkpoint_(\d+)')
@@ -70,7 +70,7 @@ def _locate(place: epath.Path) -> epath.Path | None:
 
 
 def load_params(
-  path: str, config: network.T5Config, *, shardings: Any = None
+  path: str, config: network.Config, *, shardings: Any = None
 ) -> dict[str, Any]:
   """Reads the parameters of a network of known size.
 

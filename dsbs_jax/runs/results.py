@@ -18,7 +18,7 @@ from typing import Any
 import jax
 
 from dsbs_jax import contract
-from dsbs_jax.core.t5 import network
+from dsbs_jax.core import network
 from dsbs_jax.data.prepared import store
 from dsbs_jax.runs import run_folder, run_names
 
@@ -185,7 +185,7 @@ def _by_hand(
   )
 
 
-def _model(macros: Mapping[str, Any]) -> network.T5Config | None:
+def _model(macros: Mapping[str, Any]) -> network.Config | None:
   names = [field.name for field in dataclasses.fields(network.T5Config)]
   known = {n: macros[n.upper()] for n in names if n.upper() in macros}
   try:
@@ -195,7 +195,7 @@ def _model(macros: Mapping[str, Any]) -> network.T5Config | None:
 
 
 @functools.cache
-def num_params(config: network.T5Config) -> int:
+def num_params(config: network.Config) -> int:
   """The number of parameters of a network."""
   return sum(x.size for x in jax.tree.leaves(network.param_shapes(config)))
 

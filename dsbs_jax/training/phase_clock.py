@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import jax
 import numpy as np
 
-from dsbs_jax.core import flops
-from dsbs_jax.core.t5 import network
+from dsbs_jax.core import flops, network
 from dsbs_jax.runtime import accelerators
 
 DATA, EVALUATION, SAVE = 'data', 'evaluation', 'save'
@@ -37,7 +36,7 @@ class PhaseClock:
   def __init__(
     self,
     lengths: Callable[[int], Lengths],
-    model: network.T5Config,
+    model: network.Config,
     devices: Sequence[jax.Device],
     *,
     clock: Callable[[], float] = time.monotonic,

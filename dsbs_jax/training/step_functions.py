@@ -15,8 +15,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from dsbs_jax.core import objective, partitioning, platform, steps
-from dsbs_jax.core.t5 import network
+from dsbs_jax.core import network, objective, partitioning, platform, steps
 from dsbs_jax.data.batching import row_shapes
 from dsbs_jax.runs import checkpoints
 from dsbs_jax.training import train_config
@@ -86,7 +85,7 @@ class _Facts:
   are equal, so no run can get another run's program.
   """
 
-  model: network.T5Config
+  model: network.Config
   objective: objective.Distillation
   optimizer: _Call
   schedule: _Call

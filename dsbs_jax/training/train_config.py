@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from dsbs_jax import contract
+from dsbs_jax.core import network, partitioning
 from dsbs_jax.core import objective as objective_lib
-from dsbs_jax.core import partitioning
-from dsbs_jax.core.t5 import network
 from dsbs_jax.data import register, vocabularies
 from dsbs_jax.data.batching import batch_order
 from dsbs_jax.data.prepared import views
@@ -92,7 +91,7 @@ class TrainConfig:
   lengths: Mapping[str, int] | None
   initial_checkpoint_path: str | None
   allow_pickle: bool
-  model: network.T5Config
+  model: network.Config
   objective: objective_lib.Distillation
   paired: bool
   rates: Mapping[str, float] | None

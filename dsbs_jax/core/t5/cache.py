@@ -224,3 +224,44 @@ def decode_step(
     },
   )
   return hidden.reshape(num_rows, -1), kv_cache
+
+
+def option_states(
+  params: dict,
+  config: T5Config,
+  rows: dict[str, jax.Array],
+  *,
+  targets: jax.Array,
+) -> jax.Array:
+  """Runs the encoder once per row, and the decoder over given outputs.
+
+  Args:
+    params: the whole parameter tree.
+    config: its size.
+    rows: encoder_input_tokens [B, S] int32, one example per row.
+    targets: [B * options, T] int32, neighbours of one row, 0 where padded.
+
+  Returns:
+    Hidden states [B * options, T, D] in the activation dtype.
+  """
+  encoded = network.encode(params, config, rows)
+  length = targets.shape[1]
+  target_mask = targets > 0
+
+  def kv_fn(layer_params, normed, cross_kv):
+    weights = layer_params['self_attention']
+    self_kv = attention.project_kv(weights, normed, config.num_heads)
+    return (self_kv, cross_kv), None
+
+  self_mask = attention.make_causal_mask(length)
+  self_mask &= attention.make_attention_mask(target_mask, target_mask)
+  return stacks.run(
+    params,
+    config,
+    'decoder',
+    jnp.pad(targets[:, :-1], ((0, 0), (1, 0))),
+    kv_fn=kv_fn,
+    bias=stacks.position_bias(params, config, 'decoder', length),
+    masks=(self_mask, (source_tokens(rows) > 0)[:, None, None, :]),
+    layer_kv=cross_attention_kv(params, config, encoded),
+  )[0]

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The network families behind one interface, which is all that others ask.
+
+A family is a folder beside this file. Its config says which family it is, and
+its modules `network` and `cache` have the functions below, with the arguments
+and results that core/t5/ documents: both see an encoder-decoder that reads and
+scores row groups (see contract.py).
+"""
+
+import dataclasses
+import types
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from dsbs_jax.core.t5 import cache as t5_cache
+from dsbs_jax.core.t5 import network as t5_network
+
+T5Config = t5_network.T5Config
+Config = T5Config
+
+Params = dict[str, Any]
+Rows = dict[str, jax.Array]
+
+_NETWORKS = {T5Config: t5_network}
+_CACHES = {T5Config: t5_cache}
+
+
+def cache(config: Config) -> types.ModuleType:
+  """The family's cached decoder.
+
+  It has `decoding_params`, `prefill`, `init_decode_state`, `decode_step` and
+  `option_states`; see core/t5/cache.py.
+  """
+  return _CACHES[type(config)]
+
+
+def make_config(fields: Mapping[str, Any]) -> Config:
+  """The config that a run's metadata states.
+
+  Args:
+    fields: field -> value, JSON's lists for tuples; all of one family.
+  """
+  for family in _NETWORKS:
+    if set(fields) <= {field.name for field in dataclasses.fields(family)}:
+      return family(**fields)
+  raise ValueError(f'{sorted(fields)} are no fields of a network family.')
+
+
+def init(key: jax.Array, config: Config) -> Params:
+  """Draws initial parameters, float32.
+
+  Args:
+    key: typed random key.
+    config: the network.
+  """
+  return _NETWORKS[type(config)].init(key, config)
+
+
+def param_shapes(config: Config) -> Params:
+  """The parameter tree with a float32 jax.ShapeDtypeStruct at each leaf."""
+  return _NETWORKS[type(config)].param_shapes(config)
+
+
+def logical_axes(config: Config) -> Params:
+  """The parameter tree with T5X's axis names, a tuple of str, at each leaf."""
+  return _NETWORKS[type(config)].logical_axes(config)
+
+
+def stack_layers(params: Params, config: Config) -> Params:
+  """Turns the layout of `scan_layers=False` into that of True, losslessly.
+
+  Args:
+    params: parameters with subtrees `layers_0`, `layers_1`, ...
+    config: the network; its `scan_layers` is not looked at.
+  """
+  return _NETWORKS[type(config)].stack_layers(params, config)
+
+
+def unstack_layers(params: Params, config: Config) -> Params:
+  """The inverse of `stack_layers`, with the same arguments."""
+  return _NETWORKS[type(config)].unstack_layers(params, config)
+
+
+def hidden(
+  params: Params,
+  config: Config,
+  rows: Rows,
+  *,
+  dropout_key: jax.Array | None = None,
+) -> jax.Array:
+  """The final hidden state of every target position.
+
+  Args:
+    params: the whole parameter tree.
+    config: the network.
+    rows: a row group, padded or packed.
+    dropout_key: typed key, or one per row [B]; None for no dropout.
+
+  Returns:
+    [B, T, D] in the activation dtype; with decoder_token_index [C, n, D], as
+    `unpadding.unpad_targets` makes the targets [C, n].
+  """
+  family = _NETWORKS[type(config)]
+  return family.hidden(params, config, rows, dropout_key=dropout_key)
+
+
+def apply(
+  params: Params,
+  config: Config,
+  rows: Rows,
+  *,
+  dropout_key: jax.Array | None = None,
+) -> jax.Array:
+  """The logits of every target position, [B, T, V] float32.
+
+  Arguments as in `hidden`.
+  """
+  family = _NETWORKS[type(config)]
+  return family.apply(params, config, rows, dropout_key=dropout_key)
+
+
+def logits(params: Params, config: Config, hidden: jax.Array) -> jax.Array:
+  """Scores of all tokens, [..., V], float32 for every activation dtype.
+
+  Args:
+    params: the whole parameter tree, or its `logits_params`.
+    config: the network.
+    hidden: [..., D] in the activation dtype.
+  """
+  return _NETWORKS[type(config)].logits(params, config, hidden)
+
+
+def logits_params(params: Params, config: Config) -> Params:
+  """The part of the whole parameter tree that `logits` reads."""
+  return _NETWORKS[type(config)].logits_params(params, config)
