@@ -12,29 +12,17 @@ With `scan_layers` the layers of a stack are one subtree, `layers`, with a
 leading axis N (T5X's scalable example has it second; see interop).
 """
 
-import dataclasses
 import math
-import zlib
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from dsbs_jax.core import parameter_tree
 from dsbs_jax.core.t5.config import T5Config
 
 STACKS = ('encoder', 'decoder')
 # Standard deviation of a unit normal cut at two standard deviations.
 _TRUNCATED_STD = 0.87962566103423978
-
-
-@dataclasses.dataclass(frozen=True)
-class _Spec:
-  """One parameter: its shape, T5X's logical axis names, its distribution."""
-
-  shape: tuple[int, ...]
-  axes: tuple[str, ...]
-  draw: Callable[[jax.Array, tuple[int, ...]], jax.Array]
 
 
 _normal = jax.nn.initializers.normal
@@ -54,7 +42,9 @@ def _uniform(variance: float):
 
 def _norm_spec(config: T5Config) -> dict:
   return {
-    'scale': _Spec((config.emb_dim,), ('embed',), jax.nn.initializers.ones)
+    'scale': parameter_tree.Spec(
+      (config.emb_dim,), ('embed',), jax.nn.initializers.ones
+    )
   }
 
 
@@ -62,11 +52,15 @@ def _attention_specs(config: T5Config) -> dict:
   width, joined = config.emb_dim, config.num_heads * config.head_dim
 
   def into(std):
-    spec = _Spec((width, joined), ('embed', 'joined_kv'), _normal(std))
+    spec = parameter_tree.Spec(
+      (width, joined), ('embed', 'joined_kv'), _normal(std)
+    )
     return {'kernel': spec}
 
   # The query's std takes the place of a division by sqrt(K).
-  out = _Spec((joined, width), ('joined_kv', 'embed'), _normal(joined**-0.5))
+  out = parameter_tree.Spec(
+    (joined, width), ('joined_kv', 'embed'), _normal(joined**-0.5)
+  )
   return {
     'query': into((width * config.head_dim) ** -0.5),
     'key': into(width**-0.5),
@@ -77,8 +71,12 @@ def _attention_specs(config: T5Config) -> dict:
 
 def _layer_specs(config: T5Config, stack: str) -> dict:
   width, hidden = config.emb_dim, config.mlp_dim
-  first = _Spec((width, hidden), ('embed', 'mlp'), _truncated(width))
-  last = _Spec((hidden, width), ('mlp', 'embed'), _truncated(hidden))
+  first = parameter_tree.Spec(
+    (width, hidden), ('embed', 'mlp'), _truncated(width)
+  )
+  last = parameter_tree.Spec(
+    (hidden, width), ('mlp', 'embed'), _truncated(hidden)
+  )
   mlp = {name: {'kernel': first} for name in config.mlp_inputs}
   mlp['wo'] = {'kernel': last}
   if stack == 'encoder':
@@ -99,13 +97,17 @@ def _layer_specs(config: T5Config, stack: str) -> dict:
 def _outer_specs(config: T5Config) -> dict:
   """Everything but the layers."""
   vocab, width, heads = config.vocab_size, config.emb_dim, config.num_heads
-  table = _Spec(
+  table = parameter_tree.Spec(
     (heads, config.num_buckets),
     ('heads', 'relpos_buckets'),
     _uniform(2.0 / (heads + config.num_buckets)),
   )
-  embedding = _Spec((vocab, width), ('vocab', 'embed'), _normal(1.0))
-  logits = _Spec((width, vocab), ('embed', 'vocab'), _truncated(width))
+  embedding = parameter_tree.Spec(
+    (vocab, width), ('vocab', 'embed'), _normal(1.0)
+  )
+  logits = parameter_tree.Spec(
+    (width, vocab), ('embed', 'vocab'), _truncated(width)
+  )
   specs = {
     stack: {
       'relpos_bias': {'rel_embedding': table},
@@ -126,57 +128,27 @@ def layer_names(config: T5Config, stack: str) -> tuple[str, ...]:
     config: the size.
     stack: 'encoder' or 'decoder'.
   """
-  if config.scan_layers:
-    return ('layers',)
-  return tuple(f'layers_{i}' for i in range(config.num_layers(stack)))
-
-
-def _map_specs(function: Callable, specs: dict) -> dict:
-  return jax.tree.map(
-    function, specs, is_leaf=lambda node: isinstance(node, _Spec)
+  return parameter_tree.layer_names(
+    config.num_layers(stack), scan_layers=config.scan_layers
   )
 
 
-def _specs(config: T5Config) -> dict:
-  tree = _outer_specs(config)
-  for stack in STACKS:
-    layer = _layer_specs(config, stack)
-    if config.scan_layers:
-      layers = (config.num_layers(stack),)
-      layer = _map_specs(
-        lambda spec, layers=layers: _Spec(
-          layers + spec.shape, ('layers', *spec.axes), spec.draw
-        ),
-        layer,
-      )
-    for name in layer_names(config, stack):
-      tree[stack][name] = _map_specs(lambda spec: spec, layer)
-  return tree
+def _tree(config: T5Config) -> parameter_tree.Tree:
+  layers = {
+    stack: (config.num_layers(stack), _layer_specs(config, stack))
+    for stack in STACKS
+  }
+  return parameter_tree.Tree(_outer_specs(config), layers, config.scan_layers)
 
 
 def param_shapes(config: T5Config) -> dict:
   """The parameter tree with a float32 jax.ShapeDtypeStruct at each leaf."""
-  return _map_specs(
-    lambda spec: jax.ShapeDtypeStruct(spec.shape, jnp.float32),
-    _specs(config),
-  )
+  return _tree(config).shapes()
 
 
 def logical_axes(config: T5Config) -> dict:
   """The parameter tree with T5X's axis names, a tuple of str, at each leaf."""
-  return _map_specs(lambda spec: spec.axes, _specs(config))
-
-
-def _draw(key: jax.Array, specs: dict, leading: tuple[int, ...] = ()) -> dict:
-  """Draws a tree; each leaf's key comes from its path, not from its order."""
-
-  def draw_leaf(path, spec):
-    leaf_key = jax.random.fold_in(key, zlib.crc32(str(path).encode()))
-    return spec.draw(leaf_key, leading + spec.shape)
-
-  return jax.tree_util.tree_map_with_path(
-    draw_leaf, specs, is_leaf=lambda node: isinstance(node, _Spec)
-  )
+  return _tree(config).axes()
 
 
 def init(key: jax.Array, config: T5Config) -> dict:
@@ -188,37 +160,7 @@ def init(key: jax.Array, config: T5Config) -> dict:
     key: typed random key.
     config: the size.
   """
-  params = _draw(key, _outer_specs(config))
-  for stack in STACKS:
-    # One draw per kernel for all layers: a large T5 would otherwise ask the
-    # compiler for hundreds of random number generators.
-    stack_key = jax.random.fold_in(key, zlib.crc32(stack.encode()))
-    layers = _draw(
-      stack_key, _layer_specs(config, stack), (config.num_layers(stack),)
-    )
-    # Without the barrier XLA would fuse the draw of all layers into the slice of
-    # each: T5 base took more than two minutes to compile on a GPU, now 28 s.
-    params[stack]['layers'] = jax.lax.optimization_barrier(layers)
-  return params if config.scan_layers else unstack_layers(params, config)
-
-
-def _map_stacks(params: dict, convert: Callable[[str, dict], dict]) -> dict:
-  """Replaces the layer subtrees of both stacks, keeps everything else."""
-  changed = dict(params)
-  for stack in STACKS:
-    outer = {
-      name: node
-      for name, node in params[stack].items()
-      if not name.startswith('layers')
-    }
-    changed[stack] = outer | convert(stack, params[stack])
-  return changed
-
-
-def _stack(*leaves):
-  """Stacks on the host what is on the host."""
-  on_host = all(isinstance(leaf, np.ndarray) for leaf in leaves)
-  return (np if on_host else jnp).stack(leaves)
+  return _tree(config).init(key)
 
 
 def stack_layers(params: dict, config: T5Config) -> dict:
@@ -231,21 +173,9 @@ def stack_layers(params: dict, config: T5Config) -> dict:
   Returns:
     The same numbers with one subtree `layers` per stack, leading axis N.
   """
-
-  def convert(stack, subtree):
-    layers = [subtree[f'layers_{i}'] for i in range(config.num_layers(stack))]
-    return {'layers': jax.tree.map(_stack, *layers)}
-
-  return _map_stacks(params, convert)
+  return _tree(config).stack(params)
 
 
 def unstack_layers(params: dict, config: T5Config) -> dict:
   """The inverse of `stack_layers`, with the same arguments."""
-
-  def convert(stack, subtree):
-    return {
-      f'layers_{i}': jax.tree.map(lambda leaf, i=i: leaf[i], subtree['layers'])
-      for i in range(config.num_layers(stack))
-    }
-
-  return _map_stacks(params, convert)
+  return _tree(config).unstack(params)
