@@ -5,11 +5,12 @@ Each layer has a key per row, so a row's masks do not depend on the device, the
 microbatch or the other rows that it is computed with.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dsbs_jax.core.t5.config import T5Config
 from dsbs_jax.core.unpadding import Unpadding
 
 
@@ -51,7 +52,7 @@ def split_keys(keys: jax.Array | None, num: int) -> jax.Array | list[None]:
 
 def feature_masks(
   keys: jax.Array | None,
-  config: T5Config,
+  config: Any,
   widths: tuple[int, ...],
   *,
   unpadding: Unpadding | None = None,
@@ -78,7 +79,7 @@ def feature_masks(
 
 def position_masks(
   keys: jax.Array | None,
-  config: T5Config,
+  config: Any,
   like: jax.Array,
   *,
   unpadding: Unpadding | None = None,
@@ -105,7 +106,7 @@ def position_masks(
 
 def layer_masks(
   keys: jax.Array | None,
-  config: T5Config,
+  config: Any,
   *lengths: int,
   unpadding: Unpadding | None = None,
 ) -> tuple[list, jax.Array | None, list]:
@@ -153,7 +154,7 @@ def layer_masks(
 
 
 def _draw(
-  keys: jax.Array | None, config: T5Config, widths: tuple[int, ...]
+  keys: jax.Array | None, config: Any, widths: tuple[int, ...]
 ) -> list[jax.Array | None]:
   """A mask per width, [B, 1, width] bool, True with probability 1 - rate."""
   if keys is None or config.dropout_rate == 0.0:

@@ -14,17 +14,20 @@ from typing import Any
 
 import jax
 
+from dsbs_jax.core.gemma import cache as gemma_cache
+from dsbs_jax.core.gemma import network as gemma_network
 from dsbs_jax.core.t5 import cache as t5_cache
 from dsbs_jax.core.t5 import network as t5_network
 
 T5Config = t5_network.T5Config
-Config = T5Config
+GemmaConfig = gemma_network.GemmaConfig
+Config = T5Config | GemmaConfig
 
 Params = dict[str, Any]
 Rows = dict[str, jax.Array]
 
-_NETWORKS = {T5Config: t5_network}
-_CACHES = {T5Config: t5_cache}
+_NETWORKS = {T5Config: t5_network, GemmaConfig: gemma_network}
+_CACHES = {T5Config: t5_cache, GemmaConfig: gemma_cache}
 
 
 def cache(config: Config) -> types.ModuleType:

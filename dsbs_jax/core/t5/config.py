@@ -7,8 +7,8 @@ import functools
 import jax
 
 from dsbs_jax import contract
+from dsbs_jax.core.layer_loop import REMAT_CHOICES
 
-REMAT_CHOICES = ('none', 'minimal', 'full')
 ACTIVATIONS = {
   'gelu': functools.partial(jax.nn.gelu, approximate=True),
   'relu': jax.nn.relu,

@@ -14,9 +14,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dsbs_jax import contract
-from dsbs_jax.core import dropout, norm
-from dsbs_jax.core.t5 import attention, parameters
+from dsbs_jax.core import dropout, layer_loop, norm
+from dsbs_jax.core.t5 import attention
 from dsbs_jax.core.t5 import config as config_lib
 from dsbs_jax.core.t5.config import T5Config
 from dsbs_jax.core.unpadding import Unpadding
@@ -65,53 +64,6 @@ def _embed(
     tokens = unpadding.unpad(tokens)
   embedding = params['token_embedder']['embedding']
   return jnp.take(embedding, tokens, axis=0, mode='fill')
-
-
-def _run_layers(
-  layer: Callable,
-  params: dict,
-  inputs: jax.Array,
-  *,
-  config: T5Config,
-  stack: str,
-  layer_kv: dict | None,
-  keys: jax.Array | None,
-) -> tuple[jax.Array, dict | None]:
-  """Runs the layers of one stack, as a Python loop or as lax.scan.
-
-  A layer is (layer_params, inputs, layer_kv, keys) -> (outputs, new layer_kv);
-  `params` are the stack's, the other arguments those of `run`.
-  """
-  names = parameters.layer_names(config, stack)
-  num_layers = config.num_layers(stack)
-  if names[0] not in params:
-    found = sorted(name for name in params if name.startswith('layers'))
-    raise contract.UserError(
-      f'The {stack} has subtrees {found}, expected {list(names)} with'
-      f' T5Config.scan_layers={config.scan_layers}. Convert the parameters'
-      ' by network.stack_layers or network.unstack_layers.'
-    )
-  if config.remat != 'none':
-    policy = None
-    if config.remat == 'minimal':
-      policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-    layer = jax.checkpoint(
-      layer, policy=policy, prevent_cse=not config.scan_layers
-    )
-  if config.scan_layers:
-    layer_keys = None if keys is None else dropout.split_keys(keys, num_layers)
-    stacked = (params['layers'], layer_kv and layer_kv['layers'], layer_keys)
-    outputs, changed = jax.lax.scan(
-      lambda x, xs: layer(xs[0], x, xs[1], xs[2]), inputs, stacked
-    )
-    return outputs, {'layers': changed}
-  outputs, changed = inputs, {}
-  all_keys = dropout.split_keys(keys, num_layers)
-  for name, layer_keys in zip(names, all_keys, strict=True):
-    outputs, changed[name] = layer(
-      params[name], outputs, layer_kv and layer_kv[name], layer_keys
-    )
-  return outputs, changed
 
 
 def run(
@@ -179,12 +131,13 @@ def run(
     return inputs + drop(output, output_masks[-1]), changed
 
   embedded = _embed(params, tokens, unpadding).astype(config.dtype)
-  hidden, changed = _run_layers(
+  hidden, changed = layer_loop.run(
     layer,
     params[stack],
     drop(embedded, embedding_mask(embed_keys)),
     config=config,
     stack=stack,
+    num_layers=config.num_layers(stack),
     layer_kv=layer_kv,
     keys=layers_keys,
   )

@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The layers of a Gemma 3, run over inputs, whole targets or one position.
+
+A layer adds to its inputs, each between two norms, attention and a gated MLP.
+Queries and keys are normed per head, then rotated by their positions. Five
+layers of six are local: other rotations, and a window. Letters: see
+contract.py; J counts the heads of keys and values.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dsbs_jax.core import dot_product_attention, dropout, layer_loop, norm
+from dsbs_jax.core.gemma import parameters
+from dsbs_jax.core.gemma.config import GemmaConfig
+from dsbs_jax.core.t5.attention import KeyValue, dense, split_heads
+from dsbs_jax.core.unpadding import Unpadding
+
+
+class Reach(NamedTuple):
+  """What the queries of one kind of layer attend to, and how they are rotated.
+
+  Attributes:
+    mask: [B, 1, T, L] bool, L the keys.
+    angles: [B, 1, T, K / 2] float32.
+  """
+
+  mask: jax.Array
+  angles: jax.Array
+
+
+class Reaches(NamedTuple):
+  """Those of local and of global layers."""
+
+  local: Reach
+  whole: Reach
+
+
+# (new keys and values [B, J, T, K], the layer's entry of layer_kv) ->
+# (those to attend to [B, J, L, K], new entry).
+KVFn = Callable[[KeyValue, Any], tuple[KeyValue, Any]]
+
+
+def make_reaches(
+  config: GemmaConfig,
+  mask: jax.Array,
+  query_positions: jax.Array,
+  key_positions: jax.Array,
+) -> Reaches:
+  """The reaches of a mask.
+
+  Args:
+    config: the network.
+    mask: [B, 1, T, L] bool, of global layers.
+    query_positions: [B, T] int32, from 0 in each example.
+    key_positions: [B, L] int32.
+  """
+  distances = query_positions[:, None, :, None] - key_positions[:, None, None]
+  local = mask & (jnp.abs(distances) < config.window)
+
+  def angles(base, factor):
+    exponents = np.arange(0, config.head_dim, 2) / config.head_dim
+    frequencies = (1.0 / (base**exponents * factor)).astype(np.float32)
+    return query_positions[:, None, :, None].astype(jnp.float32) * frequencies
+
+  return Reaches(
+    Reach(local, angles(config.local_rope_base, 1.0)),
+    Reach(mask, angles(config.global_rope_base, config.global_rope_factor)),
+  )
+
+
+def rms_norm(inputs: jax.Array, params: dict) -> jax.Array:
+  """Gemma's norm: by 1 + scale, rounded to the activation dtype at its end.
+
+  Args:
+    inputs: [..., D] in the activation dtype.
+    params: the norm's.
+  """
+  normed = norm.rms_norm(inputs.astype(jnp.float32), 1.0 + params['scale'])
+  return normed.astype(inputs.dtype)
+
+
+def rotate(inputs: jax.Array, angles: jax.Array) -> jax.Array:
+  """Rotates pairs of features, one of each half, by the angles.
+
+  Args:
+    inputs: [B, H, T, K] in the activation dtype.
+    angles: [B, 1, T, K / 2] float32.
+  """
+  first, second = jnp.split(inputs.astype(jnp.float32), 2, axis=-1)
+  cos, sin = jnp.cos(angles), jnp.sin(angles)
+  rotated = [first * cos - second * sin, second * cos + first * sin]
+  return jnp.concatenate(rotated, axis=-1).astype(inputs.dtype)
+
+
+def _attention(
+  params: dict,
+  inputs: jax.Array,
+  reach: Reach,
+  *,
+  config: GemmaConfig,
+  kv_fn: Callable[[KeyValue], tuple[KeyValue, Any]],
+  unpadding: Unpadding | None,
+) -> tuple[jax.Array, Any]:
+  """The output, like the inputs, and the second result of kv_fn."""
+
+  def project(name, heads):
+    flat = dense(inputs, params[name]['kernel'])
+    rows = flat if unpadding is None else unpadding.pad(flat)
+    return split_heads(rows, heads)  # [B, heads, T, K]
+
+  query = rms_norm(project('query', config.num_heads), params['query_norm'])
+  key = rms_norm(project('key', config.num_kv_heads), params['key_norm'])
+  value = project('value', config.num_kv_heads)
+  scaled = query * jnp.asarray(config.query_scale_dim**-0.5, query.dtype)
+  query = rotate(scaled, reach.angles)
+  keys_values, changed = kv_fn(KeyValue(rotate(key, reach.angles), value))
+
+  # Heads that share keys are further queries: [B, H, T, K] -> [B, J, H/J*T, K].
+  batch, _, length, width = query.shape
+  shared = config.num_heads // config.num_kv_heads
+  context = dot_product_attention.dot_product_attention(
+    query.reshape(batch, config.num_kv_heads, shared * length, width),
+    *keys_values,
+    bias=None,
+    mask=jnp.tile(reach.mask, (1, 1, shared, 1)),
+  )
+  context = context.reshape(batch, config.num_heads, length, width)
+  context = jnp.swapaxes(context, 1, 2).reshape(batch, length, -1)
+  if unpadding is not None:
+    context = unpadding.unpad(context)
+  return dense(context, params['out']['kernel']), changed
+
+
+def _mlp(params: dict, inputs: jax.Array) -> jax.Array:
+  gate = jax.nn.gelu(dense(inputs, params['wi_0']['kernel']), approximate=True)
+  hidden = gate * dense(inputs, params['wi_1']['kernel'])
+  return dense(hidden, params['wo']['kernel'])
+
+
+def run(
+  params: dict,
+  config: GemmaConfig,
+  tokens: jax.Array,
+  *,
+  reaches: Reaches,
+  kv_fn: KVFn,
+  layer_kv: dict | None = None,
+  dropout_key: jax.Array | None = None,
+  unpadding: Unpadding | None = None,
+) -> tuple[jax.Array, dict]:
+  """Runs all layers.
+
+  Args:
+    params: the whole parameter tree.
+    config: its size.
+    tokens: [B, T] int32.
+    reaches: what they attend to.
+    kv_fn: makes the keys and values of a layer, see `KVFn`.
+    layer_kv: per layer, under its name, what its kv_fn reads; or None.
+    dropout_key: typed key, or one per row [B]; None for no dropout.
+    unpadding: of the tokens, to compute real tokens only; or None.
+
+  Returns:
+    [B, T, D] in the activation dtype, after the final norm; flat, [C * n, D],
+    with unpadding. Per layer the second result of its kv_fn.
+  """
+  drop = functools.partial(dropout.dropout, rate=config.dropout_rate)
+  row_keys = dropout.row_keys(dropout_key, tokens.shape[0])
+  embed_keys, layers_keys = dropout.split_keys(row_keys, 2)
+  masks_of = functools.partial(dropout.feature_masks, unpadding=unpadding)
+
+  def layer(layer_params, inputs, of_layer, keys):
+    is_global, kv = of_layer
+    if isinstance(is_global, bool):
+      reach = reaches.whole if is_global else reaches.local
+    else:  # traced, in a scan or a checkpoint
+      reach = jax.tree.map(
+        lambda local, whole: jnp.where(is_global, whole, local), *reaches
+      )
+    masks = masks_of(keys, config, (config.emb_dim,) * 2)
+    output, changed = _attention(
+      layer_params['self_attention'],
+      rms_norm(inputs, layer_params['pre_attention_norm']),
+      reach,
+      config=config,
+      kv_fn=lambda new: kv_fn(new, kv),
+      unpadding=unpadding,
+    )
+    output = rms_norm(output, layer_params['post_attention_norm'])
+    inputs = inputs + drop(output, masks[0])
+    normed = rms_norm(inputs, layer_params['pre_mlp_norm'])
+    output = _mlp(layer_params['mlp'], normed)
+    output = rms_norm(output, layer_params['post_mlp_norm'])
+    return inputs + drop(output, masks[1]), changed
+
+  embedded = _embed(params, config, tokens, unpadding)
+  embed_mask = masks_of(embed_keys, config, (config.emb_dim,))[0]
+  hidden, changed = layer_loop.run(
+    layer,
+    params[parameters.STACK],
+    drop(embedded, embed_mask),
+    config=config,
+    stack=parameters.STACK,
+    num_layers=config.num_layers,
+    layer_kv=_with_kinds(config, layer_kv),
+    keys=layers_keys,
+  )
+  return rms_norm(hidden, params[parameters.STACK]['decoder_norm']), changed
+
+
+def _embed(
+  params: dict,
+  config: GemmaConfig,
+  tokens: jax.Array,
+  unpadding: Unpadding | None,
+) -> jax.Array:
+  """Scaled embeddings [B, T, D], or flat; NaN beyond the vocabulary.
+
+  The scale is rounded to the activation dtype, as Gemma's own code has it.
+  """
+  if unpadding is not None:
+    tokens = unpadding.unpad(tokens)
+  table = params['token_embedder']['embedding']
+  embedded = jnp.take(table, tokens, axis=0, mode='fill').astype(config.dtype)
+  return embedded * jnp.asarray(config.emb_dim**0.5, config.dtype)
+
+
+def _with_kinds(config: GemmaConfig, layer_kv: dict | None) -> dict:
+  """Under each layer's name: whether it is global, and its layer_kv."""
+  kinds = [config.is_global(layer) for layer in range(config.num_layers)]
+  if config.scan_layers:
+    return {'layers': (np.array(kinds), layer_kv and layer_kv['layers'])}
+  return {
+    f'layers_{i}': (kind, layer_kv and layer_kv[f'layers_{i}'])
+    for i, kind in enumerate(kinds)
+  }

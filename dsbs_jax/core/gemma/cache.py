@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The KV cache of a Gemma 3: one position of the targets at a time.
+
+R counts decoded rows: B, or B * G when each row has G beams, which are
+neighbours. A layer's cache has S + L positions: first the inputs of the row,
+then its targets, the first of which is the last input (see network.py).
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from dsbs_jax import contract
+from dsbs_jax.core.gemma import block, network
+from dsbs_jax.core.gemma.config import GemmaConfig
+from dsbs_jax.core.t5 import attention
+
+
+@struct.dataclass
+class Prefilled:
+  """What `prefill` computes once per row.
+
+  Attributes:
+    kv: per layer, KeyValue of the inputs, [B, J, S, K].
+    input_mask: [B, S] bool, True on inputs before the last one.
+    last_tokens: [B] int32, the last input of each row.
+    lengths: [B] int32, inputs of each row.
+    empty_mask: [B] bool, True for rows of nothing but padding.
+  """
+
+  kv: dict[str, attention.KeyValue]
+  input_mask: jax.Array
+  last_tokens: jax.Array
+  lengths: jax.Array
+  empty_mask: jax.Array
+
+
+@struct.dataclass
+class DecodeState:
+  """What a decoding step reads and writes.
+
+  Attributes:
+    index: [] int32, tokens chosen so far.
+    tokens: [R, L] int32, the chosen tokens; 0 from `index` on.
+    kv_cache: per layer, KeyValue of [R, J, S + L, K] in the activation dtype;
+      zeros from S + `index` on.
+    done_mask: [B] bool, True for rows whose result can no longer change.
+  """
+
+  index: jax.Array
+  tokens: jax.Array
+  kv_cache: dict[str, attention.KeyValue]
+  done_mask: jax.Array
+
+  @property
+  def unfinished(self) -> jax.Array:
+    """Whether a further step can change a result; bool scalar."""
+    return (self.index < self.tokens.shape[1]) & ~jnp.all(self.done_mask)
+
+
+def decoding_params(params: dict, config: GemmaConfig) -> dict:
+  """Parameters in the dtype in which every decoding step reads them.
+
+  Rounded once, not once per token. What norms add to 1 stays float32.
+
+  Args:
+    params: the whole parameter tree, float32.
+    config: has the activation dtype.
+  """
+
+  def convert(path, array):
+    return array if path[-1].key == 'scale' else array.astype(config.dtype)
+
+  return jax.tree_util.tree_map_with_path(convert, params)
+
+
+def prefill(
+  params: dict,
+  config: GemmaConfig,
+  rows: dict[str, jax.Array],
+  *,
+  max_decode_len: int,
+) -> Prefilled:
+  """Runs the inputs.
+
+  Args:
+    params: the whole parameter tree.
+    config: its size.
+    rows: encoder_input_tokens [B, S] int32, one example per row.
+    max_decode_len: L, tokens of an output at most.
+
+  Raises:
+    UserError: max_decode_len is below 1.
+    ValueError: the rows are packed.
+  """
+  if max_decode_len < 1:
+    raise contract.UserError(
+      f'max_decode_len is {max_decode_len}, expected at least 1.'
+    )
+  tokens = _source_tokens(rows)
+  lengths = jnp.sum(tokens > 0, axis=1, dtype=jnp.int32)
+  last = jnp.maximum(lengths - 1, 0)
+  return Prefilled(
+    kv=network.encode(params, config, rows),
+    input_mask=jnp.arange(tokens.shape[1]) < last[:, None],
+    last_tokens=jnp.take_along_axis(tokens, last[:, None], axis=1)[:, 0],
+    lengths=lengths,
+    empty_mask=lengths == 0,
+  )
+
+
+def _source_tokens(rows: dict[str, jax.Array]) -> jax.Array:
+  if rows.get('encoder_segment_ids') is not None:
+    raise ValueError(
+      'The rows to decode have encoder_segment_ids, expected one example'
+      ' per row: packing is for training. Use the padded layout.'
+    )
+  return rows['encoder_input_tokens']
+
+
+def init_decode_state(
+  config: GemmaConfig,
+  prefilled: Prefilled,
+  *,
+  max_decode_len: int,
+  num_beams: int = 1,
+) -> DecodeState:
+  """The state before the first token; rows of padding are done already.
+
+  Args:
+    config: the network's size.
+    prefilled: of B rows.
+    max_decode_len: L.
+    num_beams: G; the state has R = B * G rows.
+  """
+  first = int(config.scan_layers)  # the axis of rows, behind that of layers
+
+  def extend(of_inputs):
+    widths = [(0, 0)] * of_inputs.ndim
+    widths[-2] = 0, max_decode_len
+    return jnp.repeat(jnp.pad(of_inputs, widths), num_beams, axis=first)
+
+  num_rows = len(prefilled.empty_mask) * num_beams
+  return DecodeState(
+    index=jnp.int32(0),
+    tokens=jnp.full((num_rows, max_decode_len), contract.PAD_ID, jnp.int32),
+    kv_cache=jax.tree.map(extend, prefilled.kv),
+    done_mask=prefilled.empty_mask,
+  )
+
+
+def decode_step(
+  params: dict,
+  config: GemmaConfig,
+  prefilled: Prefilled,
+  *,
+  state: DecodeState,
+) -> tuple[jax.Array, dict[str, attention.KeyValue]]:
+  """Runs the newest token of each row.
+
+  Args:
+    params: the whole parameter tree.
+    config: its size.
+    prefilled: from `prefill`.
+    state: with fewer than L tokens chosen.
+
+  Returns:
+    Hidden states [R, D] in the activation dtype, after the final norm; the
+    KV cache with one more position.
+  """
+  index = state.index
+  num_rows, max_decode_len = state.tokens.shape
+  num_beams = num_rows // len(prefilled.empty_mask)
+  input_mask, last_tokens, lengths = (
+    jnp.repeat(array, num_beams, axis=0)
+    for array in (
+      prefilled.input_mask,
+      prefilled.last_tokens,
+      prefilled.lengths,
+    )
+  )
+  newest = jax.lax.dynamic_index_in_dim(
+    state.tokens, jnp.maximum(index - 1, 0), axis=1, keepdims=False
+  )
+  tokens = jnp.where(index == 0, last_tokens, newest)
+  input_length = input_mask.shape[1]
+  targets = jnp.arange(max_decode_len)
+  target_mask = jnp.broadcast_to(targets <= index, state.tokens.shape)
+  mask = jnp.concatenate([input_mask, target_mask], axis=1)
+  starts = lengths[:, None] - 1
+  key_positions = jnp.concatenate(
+    [
+      jnp.broadcast_to(jnp.arange(input_length), input_mask.shape),
+      starts + targets,
+    ],
+    axis=1,
+  )
+
+  def kv_fn(new, cache):
+    cache = attention.update_cache(cache, new, input_length + index)
+    return cache, cache
+
+  hidden, kv_cache = block.run(
+    params,
+    config,
+    tokens[:, None],
+    reaches=block.make_reaches(
+      config, mask[:, None, None, :], starts + index, key_positions
+    ),
+    kv_fn=kv_fn,
+    layer_kv=state.kv_cache,
+  )
+  return hidden.reshape(num_rows, -1), kv_cache
+
+
+def option_states(
+  params: dict,
+  config: GemmaConfig,
+  rows: dict[str, jax.Array],
+  *,
+  targets: jax.Array,
+) -> jax.Array:
+  """Runs the inputs once per row, and then given outputs.
+
+  Args:
+    params: the whole parameter tree.
+    config: its size.
+    rows: encoder_input_tokens [B, S] int32, one example per row.
+    targets: [B * options, T] int32, neighbours of one row, 0 where padded.
+
+  Returns:
+    Hidden states [B * options, T, D] in the activation dtype.
+  """
+  tokens = _source_tokens(rows)
+  num_options = len(targets) // len(tokens)
+  axis = int(config.scan_layers)
+  encoded = jax.tree.map(
+    lambda leaf: jnp.repeat(leaf, num_options, axis=axis),
+    network.encode(params, config, rows),
+  )
+  repeated = {
+    'encoder_input_tokens': jnp.repeat(tokens, num_options, axis=0),
+    'decoder_input_tokens': jnp.pad(targets[:, :-1], ((0, 0), (1, 0))),
+    'decoder_target_tokens': targets,
+  }
+  return network.decode(params, config, encoded, rows=repeated)

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The size and the variant of a Gemma 3, checked where it is made."""
+
+import dataclasses
+
+from dsbs_jax import contract
+from dsbs_jax.core import layer_loop
+
+
+@dataclasses.dataclass(frozen=True)
+class GemmaConfig:
+  """The size and the variant of a Gemma 3's text network.
+
+  Attributes:
+    vocab_size: V, rows of the embedding, which is also the logits' kernel.
+    emb_dim: D, the width of the model.
+    num_heads: H, attention heads.
+    num_kv_heads: heads of keys and values, each shared by as many of H.
+    head_dim: K, the width of one head; H * K need not be D.
+    mlp_dim: F, the hidden width of the MLP.
+    num_layers: N.
+    window: how many positions a local layer sees, its own included.
+    global_period: each layer whose number from 1 is a multiple of this is
+      global: it sees all positions.
+    local_rope_base: of the rotations in local layers.
+    global_rope_base: likewise in global layers.
+    global_rope_factor: what positions are divided by in global layers (1 for
+      270M and 1B, 8 from 4B on).
+    query_scale_dim: queries are divided by its square root; K but for 27B.
+    prefix_lm: whether inputs also attend to those behind them. Gemma 3 was
+      not trained so.
+    dropout_rate: of embeddings and of what each layer adds, when a key is
+      given. Gemma 3 was trained without.
+    dtype: of the activations; parameters are float32 always.
+    remat: what a layer computes again in the backward pass: 'none' keeps
+      everything, 'minimal' keeps products with parameters, 'full' keeps the
+      layer's input only.
+    scan_layers: True runs the layers as one loop over stacked parameters,
+      which compiles faster and runs slower.
+  """
+
+  vocab_size: int
+  emb_dim: int
+  num_heads: int
+  num_kv_heads: int
+  head_dim: int
+  mlp_dim: int
+  num_layers: int
+  window: int = 512
+  global_period: int = 6
+  local_rope_base: float = 10_000.0
+  global_rope_base: float = 1_000_000.0
+  global_rope_factor: float = 1.0
+  query_scale_dim: int = 256
+  prefix_lm: bool = False
+  dropout_rate: float = 0.0
+  dtype: str = 'float32'
+  remat: str = 'none'
+  scan_layers: bool = False
+
+  def __post_init__(self):
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      if field.type is int and not (isinstance(value, int) and value >= 1):
+        self._refuse(field.name, 'an int >= 1.')
+      if '_rope_' in field.name and not (
+        isinstance(value, int | float) and value > 0
+      ):
+        self._refuse(field.name, 'a number > 0.')
+    if self.num_heads % self.num_kv_heads:
+      self._refuse('num_kv_heads', f'a divisor of num_heads, {self.num_heads}.')
+    if self.head_dim % 2:
+      self._refuse('head_dim', 'an even number: halves are rotated.')
+    if not isinstance(self.prefix_lm, bool):
+      self._refuse('prefix_lm', 'True or False.')
+    if not 0.0 <= self.dropout_rate < 1.0:
+      self._refuse('dropout_rate', 'a number in [0, 1).')
+    if self.dtype not in ('float32', 'bfloat16'):
+      self._refuse(
+        'dtype',
+        'float32 or bfloat16 (parameters stay float32). A Gemma overflows in'
+        ' float16: use bfloat16.',
+      )
+    if self.remat not in layer_loop.REMAT_CHOICES:
+      self._refuse('remat', f'one of {layer_loop.REMAT_CHOICES}.')
+
+  def is_global(self, layer: int) -> bool:
+    """Whether a layer, counted from 0, sees all positions."""
+    return (layer + 1) % self.global_period == 0
+
+  def _refuse(self, name: str, expected: str) -> None:
+    raise contract.UserError(
+      f'GemmaConfig.{name} is {getattr(self, name)!r}, expected {expected}'
+    )

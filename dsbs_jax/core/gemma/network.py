@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gemma 3, seen as an encoder-decoder whose two stacks are one.
+
+A decoder reads an example's inputs and targets as one sequence. Here its inputs
+run first, like an encoder, and leave keys and values in every layer; no more of
+them is computed, and no logits. Then run the targets, which attend to these and
+to themselves. The logits of the first target are those of the last input, so
+its place is taken by that token: it stands where T5 has its start token, and
+only the keys of the inputs before it are attended to. Positions go on from the
+inputs' own.
+
+All sums are those of one sequence, in another order. Row groups and dimension
+letters: see contract.py.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dsbs_jax.core import dropout, logits_dense, unpadding
+from dsbs_jax.core.gemma import block, parameters
+from dsbs_jax.core.gemma import config as config_lib
+from dsbs_jax.core.t5 import attention
+
+GemmaConfig = config_lib.GemmaConfig
+init = parameters.init
+param_shapes = parameters.param_shapes
+logical_axes = parameters.logical_axes
+stack_layers = parameters.stack_layers
+unstack_layers = parameters.unstack_layers
+
+
+class Joint(NamedTuple):
+  """Where targets continue their inputs.
+
+  Attributes:
+    tokens: [B, T] int32, the tokens to run: the last input, then targets.
+    positions: [B, T] int32, of these in their examples, from 0.
+    mask: [B, 1, T, S] bool, the inputs before the last one.
+  """
+
+  tokens: jax.Array
+  positions: jax.Array
+  mask: jax.Array
+
+
+def input_positions(rows: dict[str, jax.Array]) -> jax.Array:
+  """The position of each input in its example, [B, S] int32."""
+  return _positions(rows, 'encoder', rows['encoder_input_tokens'])
+
+
+def _positions(
+  rows: dict[str, jax.Array], stack: str, like: jax.Array
+) -> jax.Array:
+  found = rows.get(f'{stack}_positions')
+  if found is not None:
+    return found
+  return jnp.broadcast_to(
+    jnp.arange(like.shape[1], dtype=jnp.int32), like.shape
+  )
+
+
+def join(rows: dict[str, jax.Array]) -> Joint:
+  """Continues the inputs of rows by their targets.
+
+  Args:
+    rows: a row group with decoder_target_tokens, padded or packed.
+  """
+  inputs, targets = rows['encoder_input_tokens'], rows['decoder_target_tokens']
+  same = attention.make_attention_mask(
+    targets > 0,
+    inputs > 0,
+    query_segments=rows.get('decoder_segment_ids'),
+    key_segments=rows.get('encoder_segment_ids'),
+  )[:, 0]  # [B, T, S]
+  last = jnp.sum(same, axis=-1, dtype=jnp.int32) - 1  # [B, T]
+  places = input_positions(rows)[:, None, :]
+  is_last = same & (places == last[:, :, None])
+  last_tokens = jnp.sum(jnp.where(is_last, inputs[:, None, :], 0), axis=-1)
+  places_in_targets = _positions(rows, 'decoder', targets)
+  tokens = jnp.where(
+    places_in_targets == 0, last_tokens, rows['decoder_input_tokens']
+  )
+  return Joint(tokens, last + places_in_targets, (same & ~is_last)[:, None])
+
+
+def encode(
+  params: dict,
+  config: GemmaConfig,
+  rows: dict[str, jax.Array],
+  *,
+  dropout_key: jax.Array | None = None,
+) -> dict[str, attention.KeyValue]:
+  """The keys and values of the inputs in every layer.
+
+  Args:
+    params: the whole parameter tree.
+    config: its size.
+    rows: encoder_input_tokens [B, S] int32; packed rows also segment ids and
+      positions, and encoder_token_index to compute real tokens only.
+    dropout_key: typed key, or one per row [B]; None for no dropout.
+
+  Returns:
+    Under the layers' names KeyValue of [B, J, S, K]; for scanned layers one
+    entry with a leading axis N.
+  """
+  tokens = rows['encoder_input_tokens']
+  positions = input_positions(rows)
+  segments = rows.get('encoder_segment_ids')
+  mask = attention.make_attention_mask(
+    tokens > 0, tokens > 0, query_segments=segments, key_segments=segments
+  )
+  if not config.prefix_lm:
+    mask &= (positions[:, :, None] >= positions[:, None, :])[:, None]
+  return block.run(
+    params,
+    config,
+    tokens,
+    reaches=block.make_reaches(config, mask, positions, positions),
+    kv_fn=lambda new, _: (new, new),
+    dropout_key=dropout_key,
+    unpadding=unpadding.make_unpadding(
+      rows.get(unpadding.ENCODER_TOKEN_INDEX), tokens
+    ),
+  )[1]
+
+
+def decode(
+  params: dict,
+  config: GemmaConfig,
+  encoded: dict[str, attention.KeyValue],
+  *,
+  rows: dict[str, jax.Array],
+  dropout_key: jax.Array | None = None,
+) -> jax.Array:
+  """The final hidden states of given targets (teacher forcing).
+
+  Args:
+    params: the whole parameter tree.
+    config: its size.
+    encoded: from `encode`.
+    rows: a row group, padded or packed.
+    dropout_key: typed key, or one per row [B]; None for no dropout.
+
+  Returns:
+    [B, T, D] in the activation dtype, after the final norm; flat, [C * n, D],
+    with decoder_token_index.
+  """
+  joint = join(rows)
+  target_mask = rows['decoder_target_tokens'] > 0
+  segments = rows.get('decoder_segment_ids')
+  self_mask = attention.make_causal_mask(
+    target_mask.shape[1]
+  ) & attention.make_attention_mask(
+    target_mask, target_mask, query_segments=segments, key_segments=segments
+  )
+
+  def kv_fn(new, of_inputs):
+    both = [
+      jnp.concatenate(pair, axis=2) for pair in zip(of_inputs, new, strict=True)
+    ]
+    return attention.KeyValue(*both), None
+
+  return block.run(
+    params,
+    config,
+    joint.tokens,
+    reaches=block.make_reaches(
+      config,
+      jnp.concatenate([joint.mask, self_mask], axis=-1),
+      joint.positions,
+      jnp.concatenate([input_positions(rows), joint.positions], axis=1),
+    ),
+    kv_fn=kv_fn,
+    layer_kv=encoded,
+    dropout_key=dropout_key,
+    unpadding=unpadding.make_unpadding(
+      rows.get(unpadding.DECODER_TOKEN_INDEX), target_mask
+    ),
+  )[0]
+
+
+def logits(params: dict, config: GemmaConfig, hidden: jax.Array) -> jax.Array:
+  """Scores of all tokens, [..., V], float32 for every activation dtype.
+
+  Args:
+    params: the whole parameter tree, or its `logits_params`.
+    config: its size.
+    hidden: [..., D] from `decode` or `hidden`, in the activation dtype.
+  """
+  del config
+  kernel = params['token_embedder']['embedding'].T
+  return logits_dense.logits_dense(hidden, kernel)
+
+
+def logits_params(params: dict, config: GemmaConfig) -> dict:
+  """The part of the whole parameter tree that `logits` reads."""
+  del config
+  return {'token_embedder': params['token_embedder']}
+
+
+def hidden(
+  params: dict,
+  config: GemmaConfig,
+  rows: dict[str, jax.Array],
+  *,
+  dropout_key: jax.Array | None = None,
+) -> jax.Array:
+  """The final hidden state of every target position.
+
+  Args:
+    params: the whole parameter tree, laid out as config.scan_layers says.
+    config: its size.
+    rows: a row group (see contract.py), padded or packed.
+    dropout_key: typed key, or one per row [B]; None for no dropout.
+
+  Returns:
+    [B, T, D] in the activation dtype; with decoder_token_index [C, n, D].
+  """
+  keys = dropout.row_keys(dropout_key, len(rows['encoder_input_tokens']))
+  input_keys, target_keys = dropout.split_keys(keys, 2)
+  encoded = encode(params, config, rows, dropout_key=input_keys)
+  states = decode(params, config, encoded, rows=rows, dropout_key=target_keys)
+  index = rows.get(unpadding.DECODER_TOKEN_INDEX)
+  return states if index is None else states.reshape(*index.shape, -1)
+
+
+def apply(
+  params: dict,
+  config: GemmaConfig,
+  rows: dict[str, jax.Array],
+  *,
+  dropout_key: jax.Array | None = None,
+) -> jax.Array:
+  """The logits of every target position, [B, T, V] float32.
+
+  Arguments as in `hidden`.
+  """
+  states = hidden(params, config, rows, dropout_key=dropout_key)
+  target_unpadding = unpadding.make_unpadding(
+    rows.get(unpadding.DECODER_TOKEN_INDEX), rows['decoder_target_tokens']
+  )
+  if target_unpadding is not None:
+    states = target_unpadding.pad(states.reshape(-1, states.shape[-1]))
+  return logits(params, config, states)

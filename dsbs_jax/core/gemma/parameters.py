@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parameters of a Gemma 3: names, shapes, axes, initial values.
+
+One stack, named as the decoder of a T5, so that sharding rules fit:
+
+  token_embedder/embedding                        [V, D], the logits' too
+  decoder/layers_0/self_attention/query/kernel    [D, H*K] ...
+  decoder/layers_0/mlp/wi_0/kernel                [D, F], the gate
+
+A norm's `scale` is what is added to 1, as in Gemma's files.
+"""
+
+import jax
+
+from dsbs_jax.core import parameter_tree
+from dsbs_jax.core.gemma.config import GemmaConfig
+from dsbs_jax.core.parameter_tree import Spec
+
+STACK = 'decoder'
+BLOCK_NORMS = (
+  'pre_attention_norm',
+  'post_attention_norm',
+  'pre_mlp_norm',
+  'post_mlp_norm',
+)
+
+
+def _norm(width: int, axis: str = 'embed') -> dict:
+  return {'scale': Spec((width,), (axis,), jax.nn.initializers.zeros)}
+
+
+def _kernel(shape: tuple[int, int], axes: tuple[str, str]) -> dict:
+  draw = jax.nn.initializers.normal(shape[0] ** -0.5)
+  return {'kernel': Spec(shape, axes, draw)}
+
+
+def _layer_specs(config: GemmaConfig) -> dict:
+  width, hidden = config.emb_dim, config.mlp_dim
+  queries = config.num_heads * config.head_dim
+  keys = config.num_kv_heads * config.head_dim
+  into, out = ('embed', 'joined_kv'), ('joined_kv', 'embed')
+  attention = {
+    'query': _kernel((width, queries), into),
+    'key': _kernel((width, keys), into),
+    'value': _kernel((width, keys), into),
+    'out': _kernel((queries, width), out),
+    'query_norm': _norm(config.head_dim, 'kv'),
+    'key_norm': _norm(config.head_dim, 'kv'),
+  }
+  mlp = {
+    'wi_0': _kernel((width, hidden), ('embed', 'mlp')),
+    'wi_1': _kernel((width, hidden), ('embed', 'mlp')),
+    'wo': _kernel((hidden, width), ('mlp', 'embed')),
+  }
+  norms = {name: _norm(width) for name in BLOCK_NORMS}
+  return {'self_attention': attention, 'mlp': mlp} | norms
+
+
+def _tree(config: GemmaConfig) -> parameter_tree.Tree:
+  draw = jax.nn.initializers.normal(config.emb_dim**-0.5)
+  shape = config.vocab_size, config.emb_dim
+  outer = {
+    'token_embedder': {'embedding': Spec(shape, ('vocab', 'embed'), draw)},
+    STACK: {'decoder_norm': _norm(config.emb_dim)},
+  }
+  layers = {STACK: (config.num_layers, _layer_specs(config))}
+  return parameter_tree.Tree(outer, layers, config.scan_layers)
+
+
+def param_shapes(config: GemmaConfig) -> dict:
+  """The parameter tree with a float32 jax.ShapeDtypeStruct at each leaf."""
+  return _tree(config).shapes()
+
+
+def logical_axes(config: GemmaConfig) -> dict:
+  """The parameter tree with T5X's kind of axis names at each leaf."""
+  return _tree(config).axes()
+
+
+def init(key: jax.Array, config: GemmaConfig) -> dict:
+  """Draws initial parameters, float32, that keep the scale of their inputs.
+
+  Args:
+    key: typed random key.
+    config: the size.
+  """
+  return _tree(config).init(key)
+
+
+def stack_layers(params: dict, config: GemmaConfig) -> dict:
+  """Turns the layout of `scan_layers=False` into that of True, losslessly.
+
+  Args:
+    params: parameters with subtrees `layers_0`, `layers_1`, ...
+    config: the size; its `scan_layers` is not looked at.
+  """
+  return _tree(config).stack(params)
+
+
+def unstack_layers(params: dict, config: GemmaConfig) -> dict:
+  """The inverse of `stack_layers`, with the same arguments."""
+  return _tree(config).unstack(params)
