@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""FLOPs of a T5, from shapes: multiplications and additions.
+"""FLOPs of a network, from shapes: multiplications and additions.
 
 Only matrix products count, as in published figures of utilisation; norms,
 softmax, activations and the optimizer are less than 3 % of a small model.
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dsbs_jax.core.t5.config import T5Config
+from dsbs_jax.core import network
 
 Count = int | np.ndarray
 # A backward pass computes two gradients per product.
@@ -17,7 +17,7 @@ TRAINING = 3
 
 
 def forward(
-  config: T5Config,
+  config: network.Config,
   inputs: Count,
   targets: Count,
   *,
@@ -39,6 +39,9 @@ def forward(
     T x S pairs, as they are computed.
   """
   sources, outputs = tokens or (rows * inputs, rows * targets)
+  if isinstance(config, network.GemmaConfig):
+    pairs = rows * inputs * inputs, rows * targets * (targets + inputs)
+    return _gemma(config, sources, outputs, pairs=pairs)
   width = config.num_heads * config.head_dim
   attention_kernel = config.emb_dim * width
   mlp = (len(config.mlp_activations) + 1) * config.emb_dim * config.mlp_dim
@@ -53,8 +56,32 @@ def forward(
   return 2 * total
 
 
+def _gemma(
+  config: network.GemmaConfig,
+  sources: Count,
+  outputs: Count,
+  *,
+  pairs: tuple[Count, Count],
+) -> Count:
+  """`forward` of a Gemma.
+
+  `sources` and `outputs` are tokens outside of attention, `pairs` those of a
+  query and a key, of inputs and of targets. Of inputs, the last layer computes
+  keys and values alone.
+  """
+  width = config.num_heads * config.head_dim
+  keys = 2 * config.emb_dim * config.num_kv_heads * config.head_dim
+  others = config.emb_dim * (2 * width + 3 * config.mlp_dim)
+  total = (config.num_layers - 1) * (sources * others + 2 * pairs[0] * width)
+  total += config.num_layers * sources * keys
+  total += config.num_layers * (
+    outputs * (keys + others) + 2 * pairs[1] * width
+  )
+  return 2 * (total + outputs * config.emb_dim * config.vocab_size)
+
+
 def train(
-  config: T5Config, inputs: Count, targets: Count, **options: Any
+  config: network.Config, inputs: Count, targets: Count, **options: Any
 ) -> Count:
   """FLOPs of a forward and a backward pass; arguments as in `forward`."""
   return TRAINING * forward(config, inputs, targets, **options)

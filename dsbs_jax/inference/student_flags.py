@@ -109,8 +109,9 @@ class Door:
     if not self.reads_data:
       missing.pop('data_dir', None)
     known = {k: v for k, v in trained.fields.items() if k not in missing}
+    fields = self_description.bindings(network)
     return gin_macros.Defaults(
-      folder, {config.__name__: {**more, **known}, 'T5Config': network}, missing
+      folder, {config.__name__: {**more, **known}, **fields}, missing
     )
 
   def _step(self) -> str | int:

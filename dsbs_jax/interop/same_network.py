@@ -6,6 +6,7 @@ with others every answer changes without a word.
 """
 
 import ast
+import dataclasses
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from etils import epath
 
 from dsbs_jax import contract
-from dsbs_jax.core.t5 import network
+from dsbs_jax.core import network
 
 # Fields that decide which parameters there are or what they compute, and what
 # sets them.
@@ -33,29 +34,50 @@ FIELDS = {
 } | {
   name: f'network.T5Config.{name}' for name in ('num_buckets', 'max_distance')
 }
+# The same of a Gemma.
+GEMMA_FIELDS = {
+  field.name: field.name.upper()
+  for field in dataclasses.fields(network.GemmaConfig)
+  if field.name not in ('dtype', 'remat', 'scan_layers')
+}
 _CONTINUED = re.compile(r'\\\n\s*')
 _MACRO = re.compile(r'^(\w+) = (.*)$', re.MULTILINE)
 _FIELD = re.compile(r'^(?:\S*\.)?T5Config\.(\w+) = (.*)$', re.MULTILINE)
 
 
+def fields_of(stated: Mapping[str, Any]) -> dict[str, str]:
+  """`FIELDS`, or `GEMMA_FIELDS` where the stated network is a Gemma."""
+  return GEMMA_FIELDS if 'num_kv_heads' in stated else FIELDS
+
+
 def check(
-  config: network.T5Config, stated: Mapping[str, Any], place: str
+  config: network.Config, stated: Mapping[str, Any], place: str
 ) -> None:
   """Raises where a checkpoint states another network.
 
   Args:
     config: the network of the settings.
-    stated: fields of T5Config that the checkpoint states, JSON's lists for
+    stated: fields of its config that the checkpoint states, JSON's lists for
       tuples; those that change no answer are not compared.
     place: the checkpoint, for the error.
 
   Raises:
     UserError: it lists each difference, and what to set.
   """
+  fields = fields_of(stated)
+  if stated and isinstance(config, network.GemmaConfig) != (
+    fields is GEMMA_FIELDS
+  ):
+    kinds = {True: 'a Gemma', False: 'a T5'}
+    raise contract.UserError(
+      f'{place} holds {kinds[fields is GEMMA_FIELDS]}, the settings are of'
+      f' {kinds[fields is not GEMMA_FIELDS]}. Give the model file of the'
+      ' checkpoint.'
+    )
   there = {
     name: tuple(value) if isinstance(value, list) else value
     for name, value in stated.items()
-    if name in FIELDS
+    if name in fields and name != 'dropout_rate'
   }
   wrong = {
     name: value
@@ -69,7 +91,7 @@ def check(
     for name, value in wrong.items()
   )
   flags = ' '.join(
-    f'--gin.{FIELDS[name]}="{value!r}"' for name, value in wrong.items()
+    f'--gin.{fields[name]}="{value!r}"' for name, value in wrong.items()
   )
   raise contract.UserError(
     f'{place} holds another network than the settings: {found}. Give the model'

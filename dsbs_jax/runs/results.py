@@ -186,10 +186,12 @@ def _by_hand(
 
 
 def _model(macros: Mapping[str, Any]) -> network.Config | None:
-  names = [field.name for field in dataclasses.fields(network.T5Config)]
+  is_gemma = 'NUM_KV_HEADS' in macros
+  family = network.GemmaConfig if is_gemma else network.T5Config
+  names = [field.name for field in dataclasses.fields(family)]
   known = {n: macros[n.upper()] for n in names if n.upper() in macros}
   try:
-    return network.T5Config(**known)
+    return family(**known)
   except TypeError:
     return None  # a config that sets its sizes without macros
 

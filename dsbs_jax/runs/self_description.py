@@ -119,7 +119,7 @@ def network(
     allow_pickle: whether to read a pickled pytorch_model.bin.
 
   Returns:
-    Field of T5Config -> value, for those that decide what is computed; and
+    Field of its config -> value, for those that decide what is computed; and
     field -> an error, for those that the folder does not say.
 
   Raises:
@@ -134,11 +134,13 @@ def network(
     found = dataclasses.asdict(config)
   else:
     found = read_checkpoint.stated_network(str(checkpoint))
-    if len(found) < len(same_network.FIELDS):
+    if len(found) < len(same_network.fields_of(found)):
       inferred = t5x_read_checkpoint.infer_config(str(checkpoint))
       if 'mlp_activations' not in found:
         found = {'mlp_activations': None, **found}
       found = dataclasses.asdict(inferred) | found
+  if 'num_kv_heads' in found:
+    return {name: found[name] for name in same_network.GEMMA_FIELDS}, {}
   known = {name: found[name] for name in same_network.FIELDS}
   if known['mlp_activations'] is None:
     del known['mlp_activations']
@@ -150,6 +152,12 @@ def network(
     }
   known['mlp_activations'] = tuple(known['mlp_activations'])
   return known, {}
+
+
+def bindings(network: Mapping[str, Any]) -> dict[str, Any]:
+  """What a network's fields bind, for `gin_macros.Defaults`."""
+  is_gemma = 'num_kv_heads' in network
+  return {'GemmaConfig' if is_gemma else 'T5Config': network}
 
 
 def metadata(checkpoint: pathlib.Path) -> dict[str, Any]:

@@ -80,8 +80,14 @@ def build(
   gin_texts.check_order(settings, texts)
   engine, *others = gin_files
   imports = gin_texts.imports(texts)
+  said = [
+    texts[engine],
+    defaults.family if defaults else '',
+    *(texts[file] for file in others),
+    *gin_bindings,
+  ]
   with _silent():
-    _parse_file(engine, search_paths)
+    _parse_engine(engine, search_paths, settings=settings, said=said)
     texts = (
       {engine: texts[engine]} | _apply(defaults, settings, imports) | texts
     )
@@ -109,6 +115,20 @@ def _parse_file(file: str, search_paths: Sequence[str] = ()) -> None:
     gin.parse_config_file(str(gin_texts.locate(file, search_paths)))
 
 
+def _parse_engine(
+  file: str, search_paths: Sequence[str], *, settings: type, said: Sequence[str]
+) -> None:
+  """Parses an engine file for the network family that `said` last names."""
+  with _explained(lambda error: file + gin_errors.line(error)):
+    text = gin_texts.read(file, search_paths)
+    families = gin_macros.families(settings)
+    kept = gin_texts.of_family(text, gin_texts.family(said), families)
+    if kept == text:
+      gin.parse_config_file(str(gin_texts.locate(file, search_paths)))
+    else:
+      gin.parse_config(kept)
+
+
 def _apply(
   defaults: gin_macros.Defaults | None, settings: type, imports: Sequence[str]
 ) -> dict[str, str]:
@@ -129,11 +149,16 @@ def _check_missing(
       raise contract.UserError(message)
 
 
-def engine_text(file: str) -> str:
-  """The config of an engine file alone, as gin writes it."""
+def engine_text(file: str, settings: type) -> str:
+  """The config of an engine file alone, as gin writes it.
+
+  Args:
+    file: the engine file.
+    settings: the dataclass that it binds.
+  """
   gin.clear_config()
   with _silent():
-    _parse_file(file)
+    _parse_engine(file, (), settings=settings, said=[])
   return gin.config_str()
 
 

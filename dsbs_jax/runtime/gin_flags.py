@@ -99,7 +99,7 @@ def help_text(
     engine: our gin file, such as 'eval.gin'.
     short: macro -> the flag that is its short name.
   """
-  text = gin_config.engine_text(gin_files.find(engine))
+  text = gin_config.engine_text(gin_files.find(engine), settings)
   defaults = gin_macros.defaults(text)
   entries = []
   for macro, field in gin_macros.Bindings(settings, text).macros().items():

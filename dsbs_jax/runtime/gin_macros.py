@@ -73,6 +73,12 @@ class Defaults:
   fields: Mapping[str, Mapping[str, Any]]
   missing: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
+  @property
+  def family(self) -> str:
+    """The line that chooses the network's family, '' where none is said."""
+    found = [v['family'] for v in self.fields.values() if 'family' in v]
+    return f'FAMILY = {found[0]!r}' if found else ''
+
 
 class Bindings:
   """Which fields a gin config binds, and to which macros.
@@ -224,8 +230,21 @@ def _owners(settings: type) -> Iterator[type]:
   """A settings dataclass and the dataclasses in it."""
   yield settings
   for field in dataclasses.fields(settings):
-    if dataclasses.is_dataclass(field.type):
-      yield from _owners(field.type)
+    for member in filter(dataclasses.is_dataclass, _members(field.type)):
+      yield from _owners(member)
+
+
+def families(settings: type) -> dict[str, str | None]:
+  """Class of a network that the settings may have -> its FAMILY.
+
+  None is the one that they have where nobody says FAMILY.
+  """
+  return {
+    member.__name__: getattr(member, 'family', None)
+    for field in dataclasses.fields(settings)
+    if isinstance(field.type, types.UnionType)
+    for member in filter(dataclasses.is_dataclass, _members(field.type))
+  }
 
 
 def _fields(owner: type) -> Iterator[Field]:

@@ -10,6 +10,8 @@ from dsbs_jax import contract
 from dsbs_jax.runtime import gin_files
 
 _IMPORT = re.compile(r'^(?:from \S+ )?import \S+.*$', re.MULTILINE)
+_FAMILY = re.compile(r'^FAMILY\s*=\s*["\']?(\w+)', re.MULTILINE)
+_BLOCK = re.compile(r'^((?:\w+\.)*(\w+)):\n(?:[ \t]+.*\n)+', re.MULTILINE)
 _INCLUDE = re.compile(r'^\s*include\b', re.MULTILINE)
 
 
@@ -96,6 +98,45 @@ def imports(texts: Mapping[str, str]) -> list[str]:
   """The files' import lines, so that flags may name what files import."""
   found = [line for text in texts.values() for line in _IMPORT.findall(text)]
   return list(dict.fromkeys(found))
+
+
+def family(texts: Sequence[str]) -> str | None:
+  """The last FAMILY of these texts; None where nobody says it."""
+  found = [name for text in texts for name in _FAMILY.findall(text)]
+  return found[-1] if found else None
+
+
+def of_family(
+  text: str, chosen: str | None, families: Mapping[str, str | None]
+) -> str:
+  """An engine file's text, its lines counted as before, for one family.
+
+  The blocks that bind other networks are left out, and what refers to one of
+  them refers to that of the family.
+
+  Args:
+    text: of the file.
+    chosen: the FAMILY; None for the file's own.
+    families: class of a network -> its FAMILY.
+
+  Raises:
+    UserError: there is no such family.
+  """
+  named = {name: kind for name, kind in families.items() if name in text}
+  if len(named) < 2:
+    return text
+  if chosen not in named.values():
+    known = sorted(filter(None, named.values()))
+    raise contract.UserError(
+      f'FAMILY is {chosen!r}, expected one of {known}, or no FAMILY for a T5.'
+    )
+  blocks = {match[2]: match for match in _BLOCK.finditer(text)}
+  kept = next(name for name, kind in named.items() if kind == chosen)
+  for name, match in blocks.items():
+    if name in named and name != kept:
+      text = text.replace(match[0], '\n' * match[0].count('\n'))
+      text = text.replace(f'@{match[1]}()', f'@{blocks[kept][1]}()')
+  return text
 
 
 def flag(binding: str) -> str:

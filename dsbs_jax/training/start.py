@@ -115,9 +115,10 @@ def defaults(request: Request) -> gin_macros.Defaults:
   if fields['vocabulary']:
     fields['vocabulary'] = absolute_spec(fields['vocabulary'])
   given = {name: value for name, value in fields.items() if value is not None}
+  bound = self_description.bindings(network)
   return gin_macros.Defaults(
     request.student or SCRATCH_MODEL,
-    {train_config.TrainConfig.__name__: given, 'T5Config': network},
+    {train_config.TrainConfig.__name__: given, **bound},
     missing,
   )
 
@@ -181,13 +182,13 @@ def _task(request: Request, data_dir: str) -> str:
 
 
 def _named_network(name: str) -> dict[str, Any]:
-  """Field of T5Config -> value, by a file of gin/models."""
+  """Field of its config -> value, by a file of gin/models."""
   path = pathlib.Path(gin_files.find(f'models/{name}.gin'))
   macros = run_folder.read_macros(path)
+  is_gemma = 'NUM_KV_HEADS' in macros
+  fields = same_network.GEMMA_FIELDS if is_gemma else same_network.FIELDS
   return {
-    field: macros[macro]
-    for field, macro in same_network.FIELDS.items()
-    if macro in macros
+    field: macros[macro] for field, macro in fields.items() if macro in macros
   }
 
 

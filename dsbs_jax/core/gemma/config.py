@@ -29,6 +29,7 @@ class GemmaConfig:
     query_scale_dim: queries are divided by its square root; K but for 27B.
     prefix_lm: whether inputs also attend to those behind them. Gemma 3 was
       not trained so.
+    family: 'gemma3'.
     dropout_rate: of embeddings and of what each layer adds, when a key is
       given. Gemma 3 was trained without.
     dtype: of the activations; parameters are float32 always.
@@ -53,6 +54,7 @@ class GemmaConfig:
   global_rope_factor: float = 1.0
   query_scale_dim: int = 256
   prefix_lm: bool = False
+  family: str = 'gemma3'
   dropout_rate: float = 0.0
   dtype: str = 'float32'
   remat: str = 'none'
@@ -71,6 +73,8 @@ class GemmaConfig:
       self._refuse('num_kv_heads', f'a divisor of num_heads, {self.num_heads}.')
     if self.head_dim % 2:
       self._refuse('head_dim', 'an even number: halves are rotated.')
+    if self.family != 'gemma3':
+      self._refuse('family', "'gemma3'.")
     if not isinstance(self.prefix_lm, bool):
       self._refuse('prefix_lm', 'True or False.')
     if not 0.0 <= self.dropout_rate < 1.0:
