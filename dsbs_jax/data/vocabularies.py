@@ -24,6 +24,10 @@ EOS_TEXT = vocabulary_files.EOS_TEXT
 UNKNOWN_TEXT = ' ⁇ '  # how SentencePiece writes an unknown id
 
 UNK_ID = 2
+# Of a decoder's vocabulary, and what stands between its input and its target:
+# in one sequence, the input's end id would say that the text is over.
+BOS_ID = 2
+INPUT_END = '\nAnswer: '
 _UNK_NAME = vocabulary_files.UNKNOWN_NAME
 _NUM_SPECIAL_BYTES = 3  # pad, eos, unk stand before the 256 bytes
 
@@ -39,8 +43,14 @@ class Vocabulary:
     num_text_ids: ids from here on are extra ids, which have no text.
     unk: the unknown id.
     fingerprint: hexadecimal digest of everything that decides the ids.
+    input_start: ids before each input.
+    input_end: ids behind each input, before which it is written.
+    input_end_text: what these say, '' for the end id.
   """
 
+  input_start: tuple[int, ...] = ()
+  input_end: tuple[int, ...] = (contract.EOS_ID,)
+  input_end_text: str = ''
   size: int
   num_text_ids: int
   unk: int
@@ -49,6 +59,13 @@ class Vocabulary:
   def encode(self, text: str) -> list[int]:
     """Ids of one text, without an end id."""
     return self.encode_all([text])[0]
+
+  def encode_inputs(self, texts: Sequence[str]) -> list[list[int]]:
+    """Ids of many inputs, with what stands before and behind them."""
+    return [
+      [*self.input_start, *ids, *self.input_end]
+      for ids in self.encode_all(texts)
+    ]
 
   def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
     """Ids of many texts, without end ids; `</s>` inside becomes EOS_ID.
@@ -100,6 +117,13 @@ class SentencePieceVocabulary(Vocabulary):
     self._processor = sentencepiece.SentencePieceProcessor(
       model_proto=self.model_with_extra_ids
     )
+    if self._processor.bos_id() == BOS_ID:  # a decoder's, without extra ids
+      extra_ids = 0
+      self.model_with_extra_ids = model
+      self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+      self.input_start = (BOS_ID,)
+      self.input_end_text = INPUT_END
+      self.input_end = tuple(self._processor.encode(INPUT_END))
     found = (self._processor.pad_id(), self._processor.eos_id())
     if found != (contract.PAD_ID, contract.EOS_ID):
       raise contract.UserError(
@@ -111,7 +135,10 @@ class SentencePieceVocabulary(Vocabulary):
     self.size = self._processor.get_piece_size()
     self.num_text_ids = self.size - extra_ids
     self.unk = self._processor.unk_id()
-    self.fingerprint = _digest(b'sentencepiece', model, str(extra_ids).encode())
+    parts = [b'sentencepiece', model, str(extra_ids).encode()]
+    if self.input_end_text:
+      parts.append(self.input_end_text.encode())
+    self.fingerprint = _digest(*parts)
 
   def encode_parts(self, texts: Sequence[str]) -> list[list[int]]:
     return self._processor.encode(list(texts), num_threads=1)
@@ -145,10 +172,12 @@ class JsonVocabulary(Vocabulary):
       raise contract.UserError(f'it is no tokenizer.json: {error}') from error
     self._tokenizer.no_padding()
     self._tokenizer.no_truncation()
-    found = tuple(map(self._tokenizer.token_to_id, ('<pad>', EOS_TEXT)))
+    is_decoder = self._tokenizer.token_to_id('<bos>') == BOS_ID
+    end = '<eos>' if is_decoder else EOS_TEXT
+    found = tuple(map(self._tokenizer.token_to_id, ('<pad>', end)))
     if found != (contract.PAD_ID, contract.EOS_ID):
       raise contract.UserError(
-        f'<pad> and </s> have the ids {found}, expected'
+        f'<pad> and {end} have the ids {found}, expected'
         f' {(contract.PAD_ID, contract.EOS_ID)}'
       )
     self.content = content
@@ -157,7 +186,13 @@ class JsonVocabulary(Vocabulary):
     self.unk = self._tokenizer.token_to_id(_UNK_NAME)
     added = self._tokenizer.get_added_tokens_decoder().items()
     self._silent = {i for i, token in added if token.special} - {self.unk}
-    self.fingerprint = _digest(b'tokenizer.json', content)
+    parts = [b'tokenizer.json', content]
+    if is_decoder:
+      self.input_start = (BOS_ID,)
+      self.input_end_text = INPUT_END
+      self.input_end = tuple(self.encode_parts([INPUT_END])[0])
+      parts.append(INPUT_END.encode())
+    self.fingerprint = _digest(*parts)
 
   def encode_parts(self, texts: Sequence[str]) -> list[list[int]]:
     found = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)

@@ -35,6 +35,20 @@ print(tokenizer.batch_decode(outputs, skip_special_tokens=True))
 
 {prefix!r} stands before every input; decoding is greedy. {checked}
 """
+_GEMMA_USE = """\
+```python
+import transformers
+
+tokenizer = transformers.AutoTokenizer.from_pretrained('.')
+model = transformers.AutoModelForCausalLM.from_pretrained('.')
+ids = tokenizer({prefix!r} + 'your input' + {end!r}, return_tensors='pt')
+output = model.generate(**ids, max_new_tokens={length})
+print(tokenizer.decode(output[0, ids['input_ids'].shape[1]:]))
+```
+
+{prefix!r} stands before every input, {end!r} behind it; decoding is greedy.
+{checked}
+"""
 _WITHOUT_TOKENIZER_USE = """\
 ```python
 import transformers
@@ -129,15 +143,23 @@ def to_hugging_face(export: ExportConfig) -> str:
   if vocabulary is not None:
     files = hf_tokenizer.tokenizer_files(vocabulary)
     texts = list(_texts(found, macros))
-    other = hf_tokenizer.count_differences(files, vocabulary, texts)
+    other = 0
+    if 'tokenizer.json' in files and not vocabulary.input_end_text:
+      other = hf_tokenizer.count_differences(files, vocabulary, texts)
+    else:
+      texts = []
     checked = (
       f'Of {len(texts)} texts of its training data, {other} get other ids from'
       ' this tokenizer than they had in training.'
       if texts
       else 'Its training data is not here to check this tokenizer on.'
     )
-    usage = _HUGGING_FACE_USE.format(
+    use = _HUGGING_FACE_USE
+    if isinstance(found.config, network.GemmaConfig):
+      use = _GEMMA_USE
+    usage = use.format(
       prefix=prefix_of(found.metadata),
+      end=vocabulary.input_end_text,
       length=generation.get('max_new_tokens', 64),
       checked=checked,
     )
@@ -180,6 +202,7 @@ def to_t5x(export: ExportConfig, *, legacy: bool = False) -> str:
     A sentence that says what was written.
   """
   found, params = open_checkpoint(export)
+  _check_t5(found, 'T5X has no other networks', 't5x')
   step, moments = found.step, None
   if not read_checkpoint.is_hugging_face(str(found.path)):
     moments = t5x_write_checkpoint.read_moments(str(found.path), found.config)
@@ -217,6 +240,7 @@ def to_stablehlo(export: ExportConfig) -> str:
   from dsbs_jax.exporting import stablehlo
 
   found, params = open_checkpoint(export)
+  _check_t5(found, 'programs are made of no other networks', 'stablehlo')
   vocabulary, options = find_vocabulary(export, found), {}
   if vocabulary is None:
     raise contract.UserError(
@@ -245,6 +269,14 @@ def to_stablehlo(export: ExportConfig) -> str:
   )
   model_card.write(export.out, found, library='jax', usage=_STABLEHLO_USE)
   return f'{export.out}: {found.path} for jax.export; try {export.out}/run.py'
+
+
+def _check_t5(found: model_card.Checkpoint, reason: str, form: str) -> None:
+  if not isinstance(found.config, network.T5Config):
+    raise contract.UserError(
+      f'{found.path} is a Gemma, but --format={form} takes a T5 alone:'
+      f' {reason}. Export with --format=hf.'
+    )
 
 
 def answered_task(metadata: dict[str, Any]) -> str | None:

@@ -41,7 +41,7 @@ _HEAD = """\
 library_name: {library}
 license: unknown
 tags:
-- t5
+- {kind}
 - distilling-step-by-step
 ---
 """
@@ -98,10 +98,12 @@ def write(
     (out / self_description.EXPORTED_CONFIG).write_text(
       source.read_text(encoding='utf-8')
     )
-  size = f'T5 of {results.size_text(results.num_params(exported.config))}'
+  is_gemma = isinstance(exported.config, network.GemmaConfig)
+  kind = 'Gemma 3' if is_gemma else 'T5'
+  size = f'{kind} of {results.size_text(results.num_params(exported.config))}'
   task = exported.metadata.get('task')
   sections = [
-    _HEAD.format(library=library)
+    _HEAD.format(library=library, kind='gemma3' if is_gemma else 't5')
     + (f'# {escape(task)}, {size}' if task else f'# {size}'),
     _table(('', ''), _facts(exported, macros)),
     '## Use\n\n' + usage.strip(),
@@ -131,13 +133,18 @@ def _facts(exported: Checkpoint, macros: Mapping[str, Any]) -> Iterator:
   started = macros.get('INITIAL_CHECKPOINT_PATH', UNKNOWN)
   yield 'Started from', escape(started) if started else 'random parameters'
   yield 'Parameters', f'{results.num_params(config):,}'
+  layers, activations = '', 'gated gelu'
+  if isinstance(config, network.GemmaConfig):
+    layers = f'{config.num_layers}'
+  else:
+    layers = f'{config.num_encoder_layers} + {config.num_decoder_layers}'
+    activations = '/'.join(config.mlp_activations)
   yield (
     'Network',
     escape(
       f'width {config.emb_dim}, {config.num_heads} heads of {config.head_dim},'
-      f' MLP {config.mlp_dim}, {config.num_encoder_layers} +'
-      f' {config.num_decoder_layers} layers, {config.vocab_size} ids,'
-      f' {"/".join(config.mlp_activations)}'
+      f' MLP {config.mlp_dim}, {layers} layers, {config.vocab_size} ids,'
+      f' {activations}'
     ),
   )
   recipe = {

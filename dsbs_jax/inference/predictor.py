@@ -159,8 +159,7 @@ class Predictor:
 
   def _input_ids(self, texts: Sequence[str], form: str) -> list[list[int]]:
     prefix = self._config.prefixes.of(form)
-    encoded = self._vocabulary.encode_all([prefix + text for text in texts])
-    return [[*row, contract.EOS_ID] for row in encoded]
+    return self._vocabulary.encode_inputs([prefix + text for text in texts])
 
   def _pad(self, ids: Sequence[list[int]]) -> np.ndarray:
     """[B, S] int32, both rounded up to a shape of the batches."""

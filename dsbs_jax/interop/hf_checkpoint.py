@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hugging Face T5 folders <-> our parameters, without torch.
+"""Hugging Face folders of T5 and Gemma 3 <-> our parameters, without torch.
 
 A folder holds config.json and model.safetensors, or shards of it with
-model.safetensors.index.json; names and shapes: see hf_layout.py.
+model.safetensors.index.json; names and shapes: see hf_layout.py and
+gemma_layout.py.
 """
 
 import dataclasses
 import json
 import pathlib
+import types
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,9 +18,14 @@ import safetensors.numpy
 from flax import traverse_util
 
 from dsbs_jax import contract
-from dsbs_jax.core.t5 import parameters
-from dsbs_jax.core.t5.config import T5Config
-from dsbs_jax.interop import hf_layout, hf_weights, same_network, t5x_layers
+from dsbs_jax.core import network
+from dsbs_jax.interop import (
+  gemma_layout,
+  hf_layout,
+  hf_weights,
+  same_network,
+  t5x_layers,
+)
 
 # One table under up to four names; some files hold all of them.
 _EMBEDDING_NAMES = (
@@ -59,9 +66,23 @@ class _Folder:
     head_scale: what the head's weights are multiplied with.
   """
 
-  config: T5Config
+  config: network.Config
   tensors: dict
   head_scale: float = 1.0
+
+
+def _gemma_values(folder: pathlib.Path) -> dict | None:
+  """What the config.json of a Gemma says, None for another one."""
+  path = folder / 'config.json'
+  values = hf_layout.read_json(path) if path.is_file() else {}
+  is_gemma = values.get('model_type') in gemma_layout.MODEL_TYPES
+  return values if is_gemma else None
+
+
+def _layout(config: network.Config) -> types.ModuleType:
+  """What says the names and the config.json of a network's family."""
+  is_gemma = isinstance(config, network.GemmaConfig)
+  return gemma_layout if is_gemma else hf_layout
 
 
 def _open(folder: pathlib.Path, *, allow_pickle: bool) -> _Folder:
@@ -71,6 +92,11 @@ def _open(folder: pathlib.Path, *, allow_pickle: bool) -> _Folder:
   a tied head that is not scaled is a copy of the embedding, and one of its own
   that is scaled takes the scale into its weights.
   """
+  values = _gemma_values(folder)
+  if values is not None:
+    tensors = hf_weights.open_folder(folder, allow_pickle=allow_pickle)
+    config = gemma_layout.config_of(values, folder / 'config.json')
+    return _Folder(config, gemma_layout.text_tensors(tensors, folder))
   config, is_tied = hf_layout.read_config(folder)
   tensors = hf_weights.open_folder(folder, allow_pickle=allow_pickle)
   tables = [name for name in _EMBEDDING_NAMES if name in tensors]
@@ -97,26 +123,29 @@ def _open(folder: pathlib.Path, *, allow_pickle: bool) -> _Folder:
 
 def config_from_hf(
   folder: str | pathlib.Path, *, allow_pickle: bool = False
-) -> T5Config:
-  """The network that a Hugging Face T5 folder holds.
+) -> network.Config:
+  """The network that a Hugging Face folder holds.
 
   Args:
     folder: with config.json and the weights.
     allow_pickle: as for `load_params`.
 
   Returns:
-    The T5Config; dtype, remat and scan_layers are left at their defaults.
+    Its config; dtype, remat and scan_layers are left at their defaults.
 
   Raises:
-    UserError: the folder cannot be read, or this T5 cannot compute it.
+    UserError: the folder cannot be read, or we cannot compute it.
   """
   return _open(pathlib.Path(folder), allow_pickle=allow_pickle).config
 
 
 def load_params(
-  folder: str | pathlib.Path, config: T5Config, *, allow_pickle: bool = False
+  folder: str | pathlib.Path,
+  config: network.Config,
+  *,
+  allow_pickle: bool = False,
 ) -> dict:
-  """Reads the weights of a Hugging Face T5 folder.
+  """Reads the weights of a Hugging Face folder.
 
   Args:
     folder: with model.safetensors or its shards and index.
@@ -135,13 +164,14 @@ def load_params(
   opened = _open(folder, allow_pickle=allow_pickle)
   same_network.check(config, dataclasses.asdict(opened.config), str(folder))
   tensors = opened.tensors
-  names = hf_layout.tensor_names(config)
+  layout = _layout(config)
+  names = layout.tensor_names(config)
   _check_names(tensors, names, folder)
   shapes = traverse_util.flatten_dict(t5x_layers.unrolled_shapes(config))
   params = {}
   for path, name in names.items():
     tensor = tensors[name]()
-    tensor = tensor.T if hf_layout.is_transposed(path) else tensor
+    tensor = tensor.T if layout.is_transposed(path) else tensor
     if tensor.shape != shapes[path].shape:
       raise contract.UserError(
         f'{folder}: {name} gives {"/".join(path)} the shape {tensor.shape},'
@@ -153,7 +183,7 @@ def load_params(
     params[path] = np.ascontiguousarray(tensor)
   params = traverse_util.unflatten_dict(params)
   if config.scan_layers:
-    params = parameters.stack_layers(params, config)
+    params = network.stack_layers(params, config)
   return params
 
 
@@ -164,12 +194,12 @@ def _json(values: dict) -> bytes:
 def save_hf(
   folder: str | pathlib.Path,
   params: dict,
-  config: T5Config,
+  config: network.Config,
   *,
   tokenizer: Mapping[str, bytes] | None = None,
   generation: Mapping[str, Any] | None = None,
 ) -> None:
-  """Writes a folder that transformers' AutoModelForSeq2SeqLM loads.
+  """Writes a folder that transformers' AutoModelForSeq2SeqLM loads, or AutoModelForCausalLM.
 
   Args:
     folder: does not exist yet, or is empty.
@@ -188,26 +218,30 @@ def save_hf(
       f'{folder} is not empty; exporting into it could mix two models. Give'
       ' a new folder.'
     )
-  generation = {**(generation or {}), **hf_layout.special_ids()}
-  if config.num_decoder_layers > config.num_encoder_layers:
+  layout = _layout(config)
+  generation = {**(generation or {}), **layout.special_ids()}
+  if (
+    layout is hf_layout
+    and config.num_decoder_layers > config.num_encoder_layers
+  ):
     # transformers makes a cache as deep as the encoder: generate() would fail.
     generation['use_cache'] = False
   files = {
-    'config.json': _json(hf_layout.config_values(config)),
+    'config.json': _json(layout.config_values(config)),
     'generation_config.json': _json(generation),
     **(tokenizer or {}),
   }
   flat = traverse_util.flatten_dict(t5x_layers.unrolled_params(params, config))
   shapes = traverse_util.flatten_dict(t5x_layers.unrolled_shapes(config))
   tensors = {}
-  for path, name in hf_layout.tensor_names(config).items():
+  for path, name in layout.tensor_names(config).items():
     tensor, expected = flat[path], shapes[path].shape
     if tensor.shape != expected:
       raise ValueError(
         f'{"/".join(path)} has the shape {tensor.shape}, expected {expected}'
         ' by the given T5Config.'
       )
-    tensor = tensor.T if hf_layout.is_transposed(path) else tensor
+    tensor = tensor.T if layout.is_transposed(path) else tensor
     tensors[name] = np.ascontiguousarray(tensor)
   folder.mkdir(parents=True, exist_ok=True)
   for name, content in files.items():

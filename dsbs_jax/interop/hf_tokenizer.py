@@ -36,6 +36,10 @@ def tokenizer_files(vocabulary: vocabularies.Vocabulary) -> dict[str, bytes]:
   Raises:
     UserError: the vocabulary is of a kind that tokenizer.json cannot express.
   """
+  if vocabulary.input_end_text:
+    if isinstance(vocabulary, vocabularies.JsonVocabulary):
+      return {'tokenizer.json': vocabulary.content, **gemma_files(b'')}
+    return gemma_files(vocabulary.model)
   names, files = tokenizer_json.SPECIAL, {}
   if isinstance(vocabulary, vocabularies.JsonVocabulary):
     files['tokenizer.json'] = vocabulary.content
@@ -58,6 +62,27 @@ def tokenizer_files(vocabulary: vocabularies.Vocabulary) -> dict[str, bytes]:
     'extra_ids': vocabulary.size - vocabulary.num_text_ids,
     'clean_up_tokenization_spaces': False,
   }
+  return files | {'tokenizer_config.json': _json(config)}
+
+
+def gemma_files(model: bytes) -> dict[str, bytes]:
+  """The tokenizer of a Gemma.
+
+  Args:
+    model: its SentencePiece model; b'' where it has a tokenizer.json.
+  """
+  config = {
+    'tokenizer_class': 'GemmaTokenizer',
+    'add_bos_token': True,
+    'add_eos_token': False,
+    'bos_token': '<bos>',
+    'eos_token': '<eos>',
+    'pad_token': '<pad>',
+    'unk_token': '<unk>',
+    'clean_up_tokenization_spaces': False,
+    'extra_ids': 0,
+  }
+  files = {'tokenizer.model': model} if model else {}
   return files | {'tokenizer_config.json': _json(config)}
 
 

@@ -39,7 +39,12 @@ _MACROS = {
   'module': 'MODULE',
   'max_decode_len': 'MAX_DECODE_LEN',
 }
-_TOKENIZERS = ('spiece.model', 'tokenizer.json', 'tokenizer_config.json')
+_TOKENIZERS = (
+  'spiece.model',
+  'tokenizer.model',
+  'tokenizer.json',
+  'tokenizer_config.json',
+)
 # What export writes for StableHLO, llama.cpp and CTranslate2.
 _PROGRAMS = ('model.stablehlo', 'model.gguf', 'model.bin')
 _EXPECTED = (

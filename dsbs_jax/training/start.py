@@ -14,7 +14,7 @@ from typing import Any
 from dsbs_jax import contract
 from dsbs_jax.data import register, vocabulary_files
 from dsbs_jax.data.prepared import own_vocabularies, store, views
-from dsbs_jax.interop import same_network
+from dsbs_jax.interop import gguf_checkpoint, same_network
 from dsbs_jax.runs import results, run_folder, self_description
 from dsbs_jax.runtime import gin_files, gin_macros
 from dsbs_jax.training import train_config
@@ -70,11 +70,13 @@ class Request:
     name = self.student
     if name is None or (name in gin_files.models() and os.sep not in name):
       return None
+    if name.endswith(gguf_checkpoint.SUFFIX) and os.path.isfile(name):
+      return gguf_checkpoint.converted(name)
     if pathlib.Path(name).expanduser().is_dir():
       return os.path.abspath(os.path.expanduser(name))
     raise contract.UserError(
       f'--student is {name!r}, expected a folder of a Hugging Face or T5X T5'
-      ' (or of a run), or for random parameters one of'
+      ' (or of a run), of a Hugging Face Gemma 3 or its GGUF file, or for random parameters one of'
       f' {", ".join(gin_files.models())}.'
     )
 

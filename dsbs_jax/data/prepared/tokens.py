@@ -63,7 +63,7 @@ class Tokens:
   Attributes:
     name: the task.
     split: the split.
-    inputs: encoder ids of each example, EOS_ID last.
+    inputs: encoder ids of each example, with what its vocabulary ends them by.
     targets: decoder ids of each example, EOS_ID last.
     index: [N] int64, position in the original file.
     term: the task id of every target token, or None where `task_ids` tells.
@@ -200,7 +200,7 @@ def _tokenise(
     answers = [vocabulary.decode(i) for i in vocabulary.encode_all(answers)]
     index += [e.index for e in batch]
     added = {
-      'inputs': _ids(vocabulary, inputs),
+      'inputs': ragged.pack(vocabulary.encode_inputs(inputs), np.int32),
       'targets': _ids(vocabulary, targets),
       'example_id': pack_texts([e.example_id for e in batch]),
       'input': pack_texts(inputs),

@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How Hugging Face describes a Gemma 3: config.json and the names of tensors.
+
+Read are the text models, and of those that see pictures the text part.
+transformers 5 says rotations under `rope_parameters`, 4 by single keys; written
+are the keys that both read.
+"""
+
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+from dsbs_jax import contract
+from dsbs_jax.core import network
+
+MODEL_TYPES = ('gemma3_text', 'gemma3')
+BOS_ID = 2
+_LOCAL, _GLOBAL = 'sliding_attention', 'full_attention'
+# Field of GemmaConfig -> key of config.json.
+_KEYS = {
+  'vocab_size': 'vocab_size',
+  'emb_dim': 'hidden_size',
+  'num_heads': 'num_attention_heads',
+  'num_kv_heads': 'num_key_value_heads',
+  'head_dim': 'head_dim',
+  'mlp_dim': 'intermediate_size',
+  'num_layers': 'num_hidden_layers',
+  'window': 'sliding_window',
+  'query_scale_dim': 'query_pre_attn_scalar',
+}
+# What this network computes, where config.json says it at all.
+_FIXED = {
+  'hidden_activation': 'gelu_pytorch_tanh',
+  'rms_norm_eps': 1e-6,
+  'attention_bias': False,
+  'final_logit_softcapping': None,
+  'attn_logit_softcapping': None,
+  'tie_word_embeddings': True,
+  'use_bidirectional_attention': False,
+}
+_NORMS = {
+  'pre_attention_norm': 'input_layernorm',
+  'post_attention_norm': 'post_attention_layernorm',
+  'pre_mlp_norm': 'pre_feedforward_layernorm',
+  'post_mlp_norm': 'post_feedforward_layernorm',
+}
+_KERNELS = {
+  ('self_attention', 'query'): 'self_attn.q_proj',
+  ('self_attention', 'key'): 'self_attn.k_proj',
+  ('self_attention', 'value'): 'self_attn.v_proj',
+  ('self_attention', 'out'): 'self_attn.o_proj',
+  ('mlp', 'wi_0'): 'mlp.gate_proj',
+  ('mlp', 'wi_1'): 'mlp.up_proj',
+  ('mlp', 'wo'): 'mlp.down_proj',
+}
+_HEAD_NORMS = {'query_norm': 'self_attn.q_norm', 'key_norm': 'self_attn.k_norm'}
+_EMBEDDING = 'embed_tokens.weight'
+
+
+def config_of(
+  values: dict[str, Any], path: pathlib.Path
+) -> network.GemmaConfig:
+  """The network that a config.json describes.
+
+  Args:
+    values: its content.
+    path: its place, for errors.
+
+  Raises:
+    UserError: it describes what this network cannot compute.
+  """
+  values = values.get('text_config', values)
+  missing = sorted(key for key in _KEYS.values() if key not in values)
+  if missing:
+    raise contract.UserError(
+      f'{path} has no {missing}, expected all of {sorted(_KEYS.values())}. Save'
+      ' the model again with transformers, which writes them.'
+    )
+  for name, expected in _FIXED.items():
+    if (found := values.get(name, expected)) not in (expected, None):
+      raise contract.UserError(
+        f'{path}: {name} is {found!r}, expected {expected!r}: this Gemma'
+        ' computes no other.'
+      )
+  return network.GemmaConfig(
+    **{field: values[key] for field, key in _KEYS.items()},
+    global_period=_period(values, path),
+    **_rotations(values, path),
+  )
+
+
+def _period(values: dict[str, Any], path: pathlib.Path) -> int:
+  period = values.get('sliding_window_pattern') or values.get(
+    '_sliding_window_pattern'
+  )
+  kinds = values.get('layer_types')
+  if kinds is None:
+    return period or 6
+  first = kinds.index(_GLOBAL) + 1 if _GLOBAL in kinds else period or 6
+  period = first if _GLOBAL in kinds else max(first, len(kinds) + 1)
+  if kinds != _layer_types(len(kinds), period):
+    raise contract.UserError(
+      f'{path}: layer_types is {kinds}, expected every n-th layer to be'
+      f' {_GLOBAL} and the others {_LOCAL}.'
+    )
+  return period
+
+
+def _layer_types(num_layers: int, period: int) -> list[str]:
+  return [
+    _LOCAL if (layer + 1) % period else _GLOBAL for layer in range(num_layers)
+  ]
+
+
+def _rotations(values: dict[str, Any], path: pathlib.Path) -> dict[str, float]:
+  named = values.get('rope_parameters') or {}
+  local = named.get(_LOCAL) or {}
+  whole = (values.get('rope_scaling') or {}) | (named.get(_GLOBAL) or {})
+  kind = whole.get('rope_type', whole.get('type', 'default'))
+  if kind not in ('default', 'linear') or local.get('rope_type', 'default') != (
+    'default'
+  ):
+    raise contract.UserError(
+      f'{path}: rotations are {kind!r}, expected default or, in global layers,'
+      ' linear.'
+    )
+  return {
+    'local_rope_base': float(
+      local.get('rope_theta', values.get('rope_local_base_freq', 1e4))
+    ),
+    'global_rope_base': float(
+      whole.get('rope_theta', values.get('rope_theta', 1e6))
+    ),
+    'global_rope_factor': float(
+      whole.get('factor', 1.0) if kind == 'linear' else 1.0
+    ),
+  }
+
+
+def config_values(config: network.GemmaConfig) -> dict[str, Any]:
+  """The content of the config.json that describes this size."""
+  values = {key: getattr(config, field) for field, key in _KEYS.items()}
+  scaling = None
+  if config.global_rope_factor != 1.0:
+    scaling = {'rope_type': 'linear', 'factor': config.global_rope_factor}
+  return {
+    'architectures': ['Gemma3ForCausalLM'],
+    'model_type': MODEL_TYPES[0],
+    **values,
+    **_FIXED,
+    'layer_types': _layer_types(config.num_layers, config.global_period),
+    'sliding_window_pattern': config.global_period,
+    'rope_local_base_freq': config.local_rope_base,
+    'rope_theta': config.global_rope_base,
+    'rope_scaling': scaling,
+    'max_position_embeddings': 32768,
+    'torch_dtype': 'float32',
+    **special_ids(),
+  }
+
+
+def special_ids() -> dict[str, int]:
+  """The ids that generation starts, ends and pads with."""
+  return {
+    'pad_token_id': contract.PAD_ID,
+    'eos_token_id': contract.EOS_ID,
+    'bos_token_id': BOS_ID,
+  }
+
+
+def tensor_names(config: network.GemmaConfig) -> dict[tuple[str, ...], str]:
+  """Path in the unrolled parameter tree -> name in a Hugging Face file."""
+  names = {
+    ('token_embedder', 'embedding'): f'model.{_EMBEDDING}',
+    ('decoder', 'decoder_norm', 'scale'): 'model.norm.weight',
+  }
+  for number in range(config.num_layers):
+    ours, theirs = ('decoder', f'layers_{number}'), f'model.layers.{number}'
+    for norm, name in _NORMS.items():
+      names[*ours, norm, 'scale'] = f'{theirs}.{name}.weight'
+    for norm, name in _HEAD_NORMS.items():
+      names[*ours, 'self_attention', norm, 'scale'] = f'{theirs}.{name}.weight'
+    for path, name in _KERNELS.items():
+      names[*ours, *path, 'kernel'] = f'{theirs}.{name}.weight'
+  return names
+
+
+def text_tensors(
+  tensors: dict[str, Callable], path: pathlib.Path
+) -> dict[str, Callable]:
+  """The tensors of the text model, under the names of `tensor_names`.
+
+  Args:
+    tensors: name -> function that reads it.
+    path: of the folder, for errors.
+  """
+  heads = [name for name in tensors if name.endswith(_EMBEDDING)]
+  if len(heads) != 1:
+    raise contract.UserError(
+      f'{path} has the tables {heads}, expected one named *{_EMBEDDING}. Fetch'
+      ' the model again.'
+    )
+  prefix = heads[0].removesuffix(_EMBEDDING)
+  return {
+    f'model.{name.removeprefix(prefix)}': read
+    for name, read in tensors.items()
+    if name.startswith(prefix)
+  }
+
+
+def is_transposed(path: tuple[str, ...]) -> bool:
+  """Whether Hugging Face stores the parameter at this path transposed."""
+  return path[-1] == 'kernel'
