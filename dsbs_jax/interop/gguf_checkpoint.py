@@ -200,6 +200,8 @@ def _sentencepiece(fields: dict[str, Any], file: Any) -> bytes:
     strict=True,
   )
   for piece, score, kind in rows:
+    if kind == proto.SentencePiece.USER_DEFINED:
+      piece = piece.replace(' ', '▁')  # llama.cpp keeps these as blanks
     proto.pieces.add(piece=piece, score=score, type=kind)
   trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
   trainer.model_type, trainer.byte_fallback = trainer.BPE, True
@@ -208,6 +210,8 @@ def _sentencepiece(fields: dict[str, Any], file: Any) -> bytes:
     token = int(_value(fields, f'tokenizer.ggml.{key}_token_id', file))
     setattr(trainer, f'{name}_id', token)
     setattr(trainer, f'{name}_piece', proto.pieces[token].piece)
+  # llama.cpp's converter makes it a control piece; SentencePiece needs one.
+  proto.pieces[trainer.unk_id].type = proto.SentencePiece.UNKNOWN
   trainer.vocab_size = len(proto.pieces)
   normalizer.name, normalizer.add_dummy_prefix = 'identity', False
   normalizer.remove_extra_whitespaces = False
