@@ -56,6 +56,11 @@ def _positions(
   found = rows.get(f'{stack}_positions')
   if found is not None:
     return found
+  if f'{stack}_segment_ids' in rows:
+    raise ValueError(
+      f'The rows have {stack}_segment_ids but no {stack}_positions, expected'
+      ' both of packed rows: a Gemma rotates by positions.'
+    )
   return jnp.broadcast_to(
     jnp.arange(like.shape[1], dtype=jnp.int32), like.shape
   )

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Gemma computes what transformers recorded, in every layout of its rows."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from dsbs_jax.core import (
+  gradients,
+  network,
+  objective,
+  optimizer,
+  partitioning,
+  schedules,
+  steps,
+)
+from dsbs_jax.core.gemma import network as gemma_network
+from tests import models
+from tests.core.gemma import recorded_gemma as recorded
+
+pytestmark = pytest.mark.usefixtures('strict_promotion')
+INPUTS, TARGETS = recorded.FORWARD['inputs'], recorded.FORWARD['targets']
+REAL = TARGETS > 0
+
+
+def test_sequences_are_longer_than_the_window():
+  assert INPUTS.shape[1] > 2 * recorded.CONFIG.window
+
+
+@pytest.mark.parametrize(
+  'changes',
+  [{}, {'scan_layers': True, 'remat': 'full'}, {'remat': 'minimal'}],
+  ids=['loop', 'scan', 'remat'],
+)
+def test_logits_are_those_of_transformers(changes):
+  config = dataclasses.replace(recorded.CONFIG, **changes)
+  rows = recorded.padded(INPUTS, TARGETS)
+  found = recorded.apply(config, recorded.params(config.scan_layers), rows)
+  np.testing.assert_allclose(
+    found[REAL], recorded.FORWARD['logits'][REAL], rtol=0, atol=2e-5
+  )
+
+
+@pytest.mark.parametrize('flat', [False, True], ids=['rows', 'flat'])
+def test_packed_rows_give_the_logits_of_examples_on_their_own(flat):
+  rows = recorded.packed(INPUTS, TARGETS)
+  rows = recorded.with_token_index(rows) if flat else rows
+  found = recorded.apply(recorded.CONFIG, recorded.params(), rows)
+  np.testing.assert_allclose(
+    found[0, : REAL.sum()],
+    recorded.FORWARD['logits'][REAL],
+    rtol=0,
+    atol=2e-5,
+  )
+
+
+def test_packed_rows_without_positions_are_refused():
+  rows = recorded.packed(INPUTS, TARGETS)
+  del rows['encoder_positions']
+  with pytest.raises(ValueError, match='no encoder_positions'):
+    recorded.apply(recorded.CONFIG, recorded.params(), rows)
+
+
+def test_inputs_see_what_follows_with_prefix_lm_alone():
+  changed = INPUTS.copy()
+  last = (changed > 0).sum(1) - 1
+  before = np.arange(len(last)), last - 2
+  changed[before] = 4 + (changed[before] + 1) % 90
+  for prefix_lm in (False, True):
+    config = dataclasses.replace(recorded.CONFIG, prefix_lm=prefix_lm)
+    encode = models.jit(
+      lambda rows, config=config: gemma_network.encode(
+        recorded.as_jax(recorded.params()), config, rows
+      )['layers_2']
+    )
+    one, other = (
+      encode({'encoder_input_tokens': rows.astype(np.int32)}).value
+      for rows in (INPUTS, changed)
+    )
+    first = np.abs(np.asarray(one - other))[:, :, 0].max(axis=(1, 2))
+    assert np.all((first > 1e-6) == prefix_lm), first
+
+
+def test_bfloat16_stays_near():
+  config = dataclasses.replace(recorded.CONFIG, dtype='bfloat16')
+  rows = recorded.padded(INPUTS, TARGETS)
+  found = recorded.apply(config, recorded.params(), rows)
+  difference = np.abs(found - recorded.FORWARD['logits'])[REAL]
+  assert 1e-4 < difference.max() < 0.15
+  assert found.dtype == np.float32
+
+
+def _batch(step, layout=recorded.padded):
+  views = {'label': 1, 'rationale': 2}
+  return {
+    view: layout(
+      *(
+        recorded.TRAJECTORY[f'{view}_{side}'][step]
+        for side in ('inputs', 'targets')
+      ),
+      term=term,
+    )
+    for view, term in views.items()
+  }
+
+
+@pytest.mark.parametrize('chunk_tokens', [0, 6])
+def test_fifty_steps_of_adamw_are_retraced(chunk_tokens):
+  transformation = optimizer.adamw(schedules.constant(2e-3), clip_norm=1.0)
+  step_fn = models.jit(
+    steps.make_train_step(
+      recorded.CONFIG,
+      objective.Distillation(alpha=0.5),
+      transformation,
+      run_key=jax.random.key(0),
+      chunk_tokens=chunk_tokens,
+    )
+  )
+  state = steps.state_from_params(
+    recorded.as_jax(recorded.params()), transformation
+  )
+  losses, norms = recorded.TRAJECTORY['losses'], []
+  found = []
+  for step in range(len(losses)):
+    state, metrics = step_fn(state, _batch(step))
+    means = [
+      metrics[f'{term}/loss_sum'] / metrics[f'{term}/tokens']
+      for term in ('label', 'rationale')
+    ]
+    found.append([*map(float, means), float(metrics['loss'])])
+    norms.append(float(metrics['grad_norm']))
+  np.testing.assert_allclose(found, losses, rtol=0, atol=5e-5)
+  np.testing.assert_allclose(
+    norms, recorded.TRAJECTORY['grad_norms'], rtol=1e-4
+  )
+
+
+def test_joined_views_and_flat_rows_have_the_gradient_of_padded_ones():
+  def flat(*args, **options):
+    return recorded.with_token_index(recorded.packed(*args, **options))
+
+  def value_and_grad(batch, join_views):
+    function = models.jit(
+      lambda params, batch: gradients.batch_value_and_grad(
+        params,
+        batch,
+        config=recorded.CONFIG,
+        distillation=objective.Distillation(alpha=0.3),
+        dropout_key=jax.random.key(0),
+        join_views=join_views,
+      )
+    )
+    (loss, _), gradient = function(recorded.as_jax(recorded.params()), batch)
+    return loss, gradient
+
+  expected = value_and_grad(_batch(0), False)
+  found = value_and_grad(_batch(0, flat), True)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+    found,
+    expected,
+  )
+
+
+def test_dropout_needs_a_key_and_depends_on_it():
+  config = dataclasses.replace(recorded.CONFIG, dropout_rate=0.5)
+  rows = recorded.padded(INPUTS, TARGETS)
+  function = models.jit(
+    lambda key: network.apply(
+      recorded.as_jax(recorded.params()), config, rows, dropout_key=key
+    )
+  )
+  one, other = (
+    np.asarray(function(jax.random.key(seed)))[REAL] for seed in (0, 1)
+  )
+  assert np.abs(one - other).max() > 0.1
+  assert np.abs(one - recorded.FORWARD['logits'][REAL]).max() > 0.1
+
+
+@pytest.mark.parametrize('scan_layers', [False, True])
+def test_each_parameter_has_one_row_of_the_sharding_tables(scan_layers):
+  config = dataclasses.replace(recorded.CONFIG, scan_layers=scan_layers)
+  shapes = network.param_shapes(config)
+  for rules in (
+    partitioning.standard_rules(),
+    partitioning.fully_sharded_rules(),
+  ):
+    partitioning.specs(shapes, rules)  # raises where there is not one
+
+
+def test_layouts_and_fresh_parameters_have_the_shapes_that_are_said():
+  config = recorded.CONFIG
+  scanned = dataclasses.replace(config, scan_layers=True)
+  one, other = (
+    network.init(jax.random.key(0), each) for each in (config, scanned)
+  )
+  models.assert_equal(network.unstack_layers(other, config), one)
+  models.assert_equal(network.stack_layers(one, config), other)
+  for params, each in ((one, config), (other, scanned)):
+    jax.tree.map(
+      lambda leaf, like: np.testing.assert_equal(leaf.shape, like.shape),
+      params,
+      network.param_shapes(each),
+    )
+  axes = jax.tree.leaves(
+    network.logical_axes(config), is_leaf=lambda x: isinstance(x, tuple)
+  )
+  ranks = [len(leaf.shape) for leaf in jax.tree.leaves(one)]
+  assert [len(names) for names in axes] == ranks
