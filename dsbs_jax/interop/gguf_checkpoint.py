@@ -8,6 +8,7 @@ The pieces of the vocabulary become a SentencePiece model again.
 
 import os
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -41,10 +42,14 @@ _NAMES = {
 }
 
 
-def converted(file: str) -> str:
+def converted(file: str, *, say: Callable[[str], None]) -> str:
   """The Hugging Face folder of a GGUF file, written once into the user's cache.
 
   Its name holds the file's size and time, so a changed file is read anew.
+
+  Args:
+    file: the GGUF file.
+    say: is told where to, if the folder is not there yet.
 
   Raises:
     UserError: the file is no Gemma 3, or gguf is not installed.
@@ -55,6 +60,7 @@ def converted(file: str) -> str:
   name = f'{path.stem}-{stat.st_size:x}-{stat.st_mtime_ns:x}'
   folder = pathlib.Path(root) / 'dsbs_jax' / 'students' / name
   if not folder.is_dir():
+    say(f'converting {file}, once: {folder}')
     unfinished = folder.with_name(f'{name}.{os.getpid()}')
     to_hugging_face(path, unfinished)
     unfinished.rename(folder)

@@ -16,7 +16,7 @@ from dsbs_jax.data import register, vocabulary_files
 from dsbs_jax.data.prepared import own_vocabularies, store, views
 from dsbs_jax.interop import gguf_checkpoint, same_network
 from dsbs_jax.runs import results, run_folder, self_description
-from dsbs_jax.runtime import gin_files, gin_macros
+from dsbs_jax.runtime import gin_files, gin_macros, progress
 from dsbs_jax.training import train_config
 
 # From random parameters: the largest of our models for a CPU, and a rate at
@@ -71,7 +71,7 @@ class Request:
     if name is None or (name in gin_files.models() and os.sep not in name):
       return None
     if name.endswith(gguf_checkpoint.SUFFIX) and os.path.isfile(name):
-      return gguf_checkpoint.converted(name)
+      return gguf_checkpoint.converted(name, say=progress.say)
     if pathlib.Path(name).expanduser().is_dir():
       return os.path.abspath(os.path.expanduser(name))
     raise contract.UserError(

@@ -6,8 +6,7 @@ import pathlib
 
 import pytest
 
-from dsbs_jax.core import optimizer
-from dsbs_jax.core.t5 import network
+from dsbs_jax.core import network, optimizer
 from dsbs_jax.data import vocabularies
 from dsbs_jax.inference import evaluate_checkpoint, infer_file
 from dsbs_jax.runs import results, run_folder
@@ -28,7 +27,11 @@ PARAMETERS = {
   'xl': 2_849_757_184,
   'xxl': 11_135_332_352,
   't5_1_0_base': 222_903_552,
+  'gemma3_270m': 268_098_176,
+  'gemma3_1b': 999_885_952,
 }
+# The rows of the tables of those whose vocabulary is not T5's.
+ROWS = {'gemma3_270m': 262_144, 'gemma3_1b': 262_144}
 
 
 def _build(settings, engine, *files, bindings=()):
@@ -51,13 +54,14 @@ def _train(*files, bindings=()):
 
 @pytest.mark.parametrize('model', MODELS)
 def test_models_resolve_for_training_and_evaluation(model):
-  trained = _train(f'models/{model}', 'benchmarks/cqa').model
+  size = [f'VOCAB_SIZE = {ROWS[model]}'] if model in ROWS else []
+  trained = _train(f'models/{model}', 'benchmarks/cqa', bindings=size).model
   scored = _build(
     evaluate_checkpoint.EvalConfig,
     'eval',
     f'models/{model}',
     'benchmarks/cqa',
-    bindings=["CHECKPOINT_PATH = '/x'"],
+    bindings=["CHECKPOINT_PATH = '/x'", *size],
   ).model
   assert network.param_shapes(trained) == network.param_shapes(scored)
   if model in PARAMETERS:

@@ -190,3 +190,32 @@ def test_wrong_vocabularies_are_clear_errors(tmp_path):
     vocabularies.load(str(tmp_path / 'bos.model'))
   with pytest.raises(ValueError, match='no vocabulary of 50 pieces'):
     vocabulary_training.train([], size=50)
+
+
+def test_a_vocabulary_with_a_start_id_ends_inputs_by_text(tmp_path):
+  """As Gemma's: in one sequence an end id would end the text."""
+  out = io.BytesIO()
+  sentencepiece.SentencePieceTrainer.train(
+    sentence_iterator=iter(['Ann has 12 pens. Answer: 5'] * 9),
+    model_writer=out,
+    vocab_size=40,
+    hard_vocab_limit=False,
+    user_defined_symbols=['\n'],
+    add_dummy_prefix=False,
+    remove_extra_whitespaces=False,
+    **{'pad_id': 0, 'eos_id': 1, 'bos_id': 2, 'unk_id': 3},
+  )
+  (tmp_path / 'tokenizer.model').write_bytes(out.getvalue())
+  vocabulary = vocabularies.load(str(tmp_path))
+  (ids,) = vocabulary.encode_inputs(['Ann has 12'])
+  assert ids[0] == 2 and 1 not in ids
+  assert vocabulary.decode(ids) == 'Ann has 12\nAnswer: '
+  assert ids[1 : -len(vocabulary.input_end)] == vocabulary.encode('Ann has 12')
+  # It has no extra ids, so that a Gemma's table fits it.
+  assert vocabulary.size == vocabulary.num_text_ids
+
+
+def test_a_t5_vocabulary_ends_inputs_by_the_end_id(path):
+  vocabulary = vocabularies.load(path)
+  (ids,) = vocabulary.encode_inputs(['1 plus 2'])
+  assert ids == [*vocabulary.encode('1 plus 2'), 1]

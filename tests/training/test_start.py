@@ -4,18 +4,25 @@
 import dataclasses
 import json
 import pathlib
+import shutil
 
 import jax
 import numpy as np
 import pytest
 
+from dsbs_jax.core import network
 from dsbs_jax.data import vocabularies
 from dsbs_jax.data.prepared import store
-from dsbs_jax.interop import hf_checkpoint, t5x_write_checkpoint
+from dsbs_jax.interop import (
+  hf_checkpoint,
+  same_network,
+  t5x_write_checkpoint,
+)
 from dsbs_jax.runs import run_folder
 from dsbs_jax.runtime import gin_files
 from dsbs_jax.training import loop, start
 from tests.claims import doors
+from tests.core.gemma import recorded_gemma
 from tests.inference import small_student
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
@@ -113,7 +120,10 @@ def test_a_checkpoint_of_t5x_says_its_network_in_its_config(train, tmp_path):
 @pytest.mark.parametrize('name', gin_files.models())
 def test_each_model_file_is_a_size_for_random_parameters(name):
   network = start._named_network(name)
-  assert {'emb_dim', 'mlp_activations', 'logits_via_embedding'} <= set(network)
+  needed = {'emb_dim', 'mlp_activations', 'logits_via_embedding'}
+  if name.startswith('gemma'):
+    needed = same_network.GEMMA_FIELDS.keys() - {'vocab_size'}
+  assert needed <= set(network)
 
 
 def test_an_unknown_student_lists_the_sizes(train):
@@ -238,3 +248,25 @@ def test_nothing_to_train_on_is_an_error(train):
   _, _, done = train('--vocabulary=bytes')
   assert done.status == 2
   assert 'expected --benchmark=NAME' in done.stderr
+
+
+def test_a_gemma_is_chosen_by_its_size_or_its_folder(train, tmp_path):
+  flags = '--benchmark=svamp', '--vocabulary=bytes'
+  run, config, done = train(*flags, '--student=gemma3_nano')
+  assert isinstance(run.model, network.GemmaConfig)
+  assert (run.model.num_kv_heads, run.model.dropout_rate) == (1, 0.0)
+  assert 'gemma3_nano' in done.stderr and 'random' in done.stderr
+  assert run_folder.parse_macros(config)['FAMILY'] == 'gemma3'
+  shutil.copytree(recorded_gemma.FOLDER, tmp_path / 'gemma')
+  run, config, done = train(*flags, '--student=gemma')
+  assert run.model == recorded_gemma.CONFIG and run.learning_rate == 5e-5
+  assert run.initial_checkpoint_path == str(tmp_path / 'gemma')
+  # Settings of the other family are errors, as misspelt ones are.
+  for student, macro in (
+    ('gemma3_nano', 'NUM_DECODER_LAYERS'),
+    ('nano', 'WINDOW'),
+  ):
+    _, _, done = train(*flags, f'--student={student}', f'--gin.{macro}=2')
+    assert done.status == 2 and f'{macro} is read by nothing' in done.stderr
+  _, _, done = train(*flags, '--student=nano', "--gin.FAMILY='gemma9'")
+  assert done.status == 2 and "FAMILY is 'gemma9', expected" in done.stderr

@@ -96,7 +96,7 @@ class Packer:
     placed: row_placement.Placement,
     shape: row_shapes.Shape,
   ) -> dict[str, np.ndarray]:
-    """Writes examples into rows; longer ones are cut, their last id EOS_ID."""
+    """Writes examples into rows; longer ones are cut, and end as others do."""
     source, target = (
       _Side(ids, positions, (shape.rows, width), row=placed.row, start=start)
       for ids, width, start in (
@@ -106,7 +106,7 @@ class Packer:
     )
     ids, terms = target.ids(), self.table.terms[positions]
     rows = {
-      'encoder_input_tokens': source.ids(),
+      'encoder_input_tokens': source.ids(self.table.input_end),
       'decoder_input_tokens': target.shifted(ids, packed=self.packed),
       'decoder_target_tokens': ids,
       'decoder_loss_weights': target.repeat(
@@ -198,11 +198,14 @@ class _Side:
     first = row * shape[1] + start
     self._flat = np.repeat(first, self._lengths) + self.within
     self._cut_ends = (first + self._lengths - 1)[self._lengths < full]
+    self._cut_lengths = self._lengths[self._lengths < full]
 
-  def ids(self) -> np.ndarray:
-    """The ids, with EOS_ID at the end of what had to be cut."""
+  def ids(self, end: tuple[int, ...] = (contract.EOS_ID,)) -> np.ndarray:
+    """The ids, with an end, such as EOS_ID, of what had to be cut."""
     out = self.take(self._ids)
-    out.reshape(-1)[self._cut_ends] = contract.EOS_ID
+    for back, token in enumerate(reversed(end)):
+      fits = self._cut_lengths > back
+      out.reshape(-1)[self._cut_ends[fits] - back] = token
     return out
 
   def take(self, values: ragged.Ragged) -> np.ndarray:

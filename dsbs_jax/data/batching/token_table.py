@@ -19,12 +19,14 @@ class TokenTable:
     targets: decoder ids.
     terms: [N] int32, the task id of all target tokens of an example.
     task_ids: the task id of each target token; None where `terms` tells.
+    input_end: what ends an input, also one that is cut.
   """
 
   inputs: ragged.Ragged
   targets: ragged.Ragged
   terms: np.ndarray
   task_ids: ragged.Ragged | None = None
+  input_end: tuple[int, ...] = (contract.EOS_ID,)
 
   def __len__(self) -> int:
     return len(self.inputs)
@@ -49,13 +51,17 @@ def from_tasks(parts: Sequence[tokens.Tokens]) -> TokenTable:
   task_ids = None
   if any(part.task_ids is not None for part in parts):
     task_ids = ragged.join([_task_ids(part) for part in parts])
+  # seqio's vocabularies say nothing of it.
+  end = getattr(parts[0].vocabulary, 'input_end', (contract.EOS_ID,))
   if len(parts) == 1:
-    return TokenTable(parts[0].inputs, parts[0].targets, terms[0], task_ids)
+    own = parts[0]
+    return TokenTable(own.inputs, own.targets, terms[0], task_ids, end)
   return TokenTable(
     ragged.join([part.inputs for part in parts]),
     ragged.join([part.targets for part in parts]),
     np.concatenate(terms),
     task_ids,
+    end,
   )
 
 

@@ -110,3 +110,15 @@ def test_each_token_may_carry_its_own_task():
   np.testing.assert_array_equal(
     rows['decoder_task_ids'], np.where(ids > 0, ids % 2 + 1, 0)
   )
+
+
+def test_a_cut_input_keeps_the_end_that_its_vocabulary_gives_it():
+  table = token_table.TokenTable(
+    ragged.pack([[2, 9, 9, 9, 9, 9, 7, 8], [2, 9, 7, 8]], np.int32),
+    ragged.pack([[5, 1], [5, 1]], np.int32),
+    np.ones(2, np.int32),
+    input_end=(7, 8),
+  )
+  rows = packer(table, Shape(2, 5, 2)).pack(np.arange(2))
+  found = sorted(map(list, rows['encoder_input_tokens']))
+  assert found == [[2, 9, 7, 8, 0], [2, 9, 9, 7, 8]]
