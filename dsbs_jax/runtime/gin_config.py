@@ -119,14 +119,12 @@ def _parse_engine(
   file: str, search_paths: Sequence[str], *, settings: type, said: Sequence[str]
 ) -> None:
   """Parses an engine file for the network family that `said` last names."""
-  with _explained(lambda error: file + gin_errors.line(error)):
-    text = gin_texts.read(file, search_paths)
-    families = gin_macros.families(settings)
-    kept = gin_texts.of_family(text, gin_texts.family(said), families)
-    if kept == text:
-      gin.parse_config_file(str(gin_texts.locate(file, search_paths)))
-    else:
-      gin.parse_config(kept)
+  _parse_file(file, search_paths)
+  text, families = gin.config_str(), gin_macros.families(settings)
+  kept = gin_texts.of_family(text, gin_texts.family(said), families)
+  if kept != text:
+    gin.clear_config()
+    gin.parse_config(kept)
 
 
 def _apply(

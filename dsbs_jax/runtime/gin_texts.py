@@ -11,7 +11,10 @@ from dsbs_jax.runtime import gin_files
 
 _IMPORT = re.compile(r'^(?:from \S+ )?import \S+.*$', re.MULTILINE)
 _FAMILY = re.compile(r'^FAMILY\s*=\s*["\']?(\w+)', re.MULTILINE)
-_BLOCK = re.compile(r'^((?:\w+\.)*(\w+)):\n(?:[ \t]+.*\n)+', re.MULTILINE)
+# A parameter, and the lines that its value goes on in.
+_PARAMETER = re.compile(
+  r'^((?:\w+\.)*(\w+))\.\w+ =(?:.*\\\n)*.*\n', re.MULTILINE
+)
 _INCLUDE = re.compile(r'^\s*include\b', re.MULTILINE)
 
 
@@ -109,33 +112,38 @@ def family(texts: Sequence[str]) -> str | None:
 def of_family(
   text: str, chosen: str | None, families: Mapping[str, str | None]
 ) -> str:
-  """An engine file's text, its lines counted as before, for one family.
+  """An engine's config, as gin writes it, for one family of networks.
 
-  The blocks that bind other networks are left out, and what refers to one of
-  them refers to that of the family.
+  What binds other networks is left out, and what refers to one of them refers
+  to that of the family.
 
   Args:
-    text: of the file.
-    chosen: the FAMILY; None for the file's own.
+    text: the config.
+    chosen: the FAMILY; None for the engine's own.
     families: class of a network -> its FAMILY.
 
   Raises:
     UserError: there is no such family.
   """
-  named = {name: kind for name, kind in families.items() if name in text}
-  if len(named) < 2:
+  selectors = {
+    match[2]: match[1]
+    for match in _PARAMETER.finditer(text)
+    if match[2] in families
+  }
+  if len(selectors) < 2:
     return text
-  if chosen not in named.values():
-    known = sorted(filter(None, named.values()))
+  kept = [name for name in selectors if families[name] == chosen]
+  if not kept:
+    known = sorted(filter(None, families.values()))
     raise contract.UserError(
       f'FAMILY is {chosen!r}, expected one of {known}, or no FAMILY for a T5.'
     )
-  blocks = {match[2]: match for match in _BLOCK.finditer(text)}
-  kept = next(name for name, kind in named.items() if kind == chosen)
-  for name, match in blocks.items():
-    if name in named and name != kept:
-      text = text.replace(match[0], '\n' * match[0].count('\n'))
-      text = text.replace(f'@{match[1]}()', f'@{blocks[kept][1]}()')
+  others = selectors.keys() - kept
+  text = _PARAMETER.sub(
+    lambda match: '' if match[2] in others else match[0], text
+  )
+  for name in others:
+    text = text.replace(f'@{selectors[name]}()', f'@{selectors[kept[0]]}()')
   return text
 
 
