@@ -151,6 +151,7 @@ def export(
   folder = pathlib.Path(asked.out)
   _check_empty(folder)
   found, params = export_lib.open_checkpoint(asked)
+  export_lib.check_t5(found, form)
   vocabulary = export_lib.find_vocabulary(asked, found)
   if vocabulary is None:
     raise contract.UserError(

@@ -202,7 +202,7 @@ def to_t5x(export: ExportConfig, *, legacy: bool = False) -> str:
     A sentence that says what was written.
   """
   found, params = open_checkpoint(export)
-  _check_t5(found, 'T5X has no other networks', 't5x')
+  check_t5(found, 't5x')
   step, moments = found.step, None
   if not read_checkpoint.is_hugging_face(str(found.path)):
     moments = t5x_write_checkpoint.read_moments(str(found.path), found.config)
@@ -240,7 +240,7 @@ def to_stablehlo(export: ExportConfig) -> str:
   from dsbs_jax.exporting import stablehlo
 
   found, params = open_checkpoint(export)
-  _check_t5(found, 'programs are made of no other networks', 'stablehlo')
+  check_t5(found, 'stablehlo')
   vocabulary, options = find_vocabulary(export, found), {}
   if vocabulary is None:
     raise contract.UserError(
@@ -271,11 +271,18 @@ def to_stablehlo(export: ExportConfig) -> str:
   return f'{export.out}: {found.path} for jax.export; try {export.out}/run.py'
 
 
-def _check_t5(found: model_card.Checkpoint, reason: str, form: str) -> None:
+def check_t5(found: model_card.Checkpoint, form: str) -> None:
+  """Raises UserError where a format that takes a T5 alone gets another network.
+
+  Args:
+    found: what is to be exported.
+    form: the format.
+  """
   if not isinstance(found.config, network.T5Config):
     raise contract.UserError(
-      f'{found.path} is a Gemma, but --format={form} takes a T5 alone:'
-      f' {reason}. Export with --format=hf.'
+      f'{found.path} is a Gemma, but --format={form} writes a T5 alone.'
+      " Export with --format=hf, which transformers and llama.cpp's converter"
+      ' read.'
     )
 
 

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Gemma is exported for transformers; the other formats refuse it."""
+
+import pytest
+
+from dsbs_jax import contract
+from dsbs_jax.exporting import answer_check, engine_folders
+from dsbs_jax.exporting import export as export_lib
+from dsbs_jax.interop import hf_checkpoint
+from tests import models
+from tests.core.gemma import recorded_gemma as recorded
+
+pytest.importorskip('safetensors', reason='comes with the extra hf')
+
+
+def _asked(tmp_path):
+  return export_lib.ExportConfig(
+    model_dir=str(recorded.FOLDER), out=str(tmp_path / 'out')
+  )
+
+
+def test_to_transformers_and_back(tmp_path):
+  assert 'for Hugging Face' in export_lib.to_hugging_face(_asked(tmp_path))
+  out = tmp_path / 'out'
+  assert hf_checkpoint.config_from_hf(out) == recorded.CONFIG
+  models.assert_equal(
+    hf_checkpoint.load_params(out, recorded.CONFIG), recorded.params()
+  )
+  card = (out / 'README.md').read_text()
+  assert 'Gemma 3 of' in card and '- gemma3' in card
+
+
+@pytest.mark.parametrize('form', ['t5x', 'stablehlo', *engine_folders.FORMATS])
+def test_formats_of_a_t5_alone_are_refused(tmp_path, form):
+  asked = _asked(tmp_path)
+  with pytest.raises(contract.UserError, match=f'--format={form} writes a T5'):
+    if form == 't5x':
+      export_lib.to_t5x(asked)
+    elif form == 'stablehlo':
+      export_lib.to_stablehlo(asked)
+    else:
+      engine_folders.export(asked, form, check=answer_check.CheckConfig())
