@@ -246,13 +246,35 @@ def beam_search(
     Scores [B, G] float32, NEG_INF where there is no output, NaN where the
     logits of a row are not finite.
   """
+  prefilled = network.cache(config).prefill(
+    params, config, rows, max_decode_len=max_decode_len
+  )
+  return beam_steps(params, config, prefilled, num_beams=num_beams, rules=rules)
+
+
+def beam_steps(
+  params: dict,
+  config: network.Config,
+  prefilled: network.Prefilled,
+  *,
+  num_beams: int,
+  rules: BeamRules | None = None,
+) -> tuple[jax.Array, jax.Array]:
+  """What `beam_search` does after the encoder.
+
+  Args:
+    params: the whole parameter tree.
+    config: its size.
+    prefilled: of the rows, for outputs of L tokens.
+    num_beams: G.
+    rules: as in `beam_search`.
+  """
   if num_beams < 1:
     raise contract.UserError(f'num_beams is {num_beams}, expected at least 1.')
   rules = BrevityPenalty() if rules is None else rules
   cache = network.cache(config)
   params = cache.decoding_params(params, config)
-  prefilled = cache.prefill(params, config, rows, max_decode_len=max_decode_len)
-  batch = prefilled.empty_mask.shape[0]
+  batch, max_decode_len = len(prefilled.empty_mask), prefilled.max_decode_len
 
   def step(state: BeamState):
     hidden, kv_cache = cache.decode_step(
@@ -265,9 +287,7 @@ def beam_search(
   # All beams are equal at first: only the first may be continued.
   first = jnp.where(jnp.arange(num_beams) == 0, 0.0, NEG_INF)
   state = BeamState(
-    decode=cache.init_decode_state(
-      config, prefilled, max_decode_len=max_decode_len, num_beams=num_beams
-    ),
+    decode=cache.init_decode_state(config, prefilled, num_beams=num_beams),
     live_log_probs=jnp.tile(first[None], (batch, 1)),
     tokens=jnp.zeros((batch, num_beams, max_decode_len), jnp.int32),
     scores=jnp.full((batch, num_beams), NEG_INF),

@@ -12,6 +12,7 @@ from dsbs_jax import contract
 from dsbs_jax.core import beams, network, platform
 
 beam_search = beams.beam_search
+beam_steps = beams.beam_steps
 BrevityPenalty = beams.BrevityPenalty
 LengthPenalty = beams.LengthPenalty
 
@@ -43,9 +44,29 @@ def greedy(
     [B, L] int32, 0 after the end token or the last of `stop`; a row ends with
     NOT_FINITE where the best of its logits is not finite.
   """
+  prefilled = network.cache(config).prefill(
+    params, config, rows, max_decode_len=max_decode_len
+  )
+  return greedy_steps(params, config, prefilled, stop=stop)
+
+
+def greedy_steps(
+  params: dict,
+  config: network.Config,
+  prefilled: network.Prefilled,
+  *,
+  stop: tuple[int, ...] = (),
+) -> jax.Array:
+  """What `greedy` does after the encoder.
+
+  Args:
+    params: the whole parameter tree.
+    config: its size.
+    prefilled: of the rows, for outputs of L tokens.
+    stop: as in `greedy`.
+  """
   cache = network.cache(config)
   params = cache.decoding_params(params, config)
-  prefilled = cache.prefill(params, config, rows, max_decode_len=max_decode_len)
 
   def step(state):
     hidden, kv_cache = cache.decode_step(params, config, prefilled, state=state)
@@ -67,9 +88,7 @@ def greedy(
       | _ends_with(tokens, stop, state.index),
     )
 
-  state = cache.init_decode_state(
-    config, prefilled, max_decode_len=max_decode_len
-  )
+  state = cache.init_decode_state(config, prefilled)
   return jax.lax.while_loop(lambda s: s.unfinished, step, state).tokens
 
 

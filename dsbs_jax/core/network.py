@@ -23,6 +23,7 @@ T5Config = t5_network.T5Config
 GemmaConfig = gemma_network.GemmaConfig
 Config = T5Config | GemmaConfig
 
+Prefilled = t5_cache.Prefilled | gemma_cache.Prefilled
 Params = dict[str, Any]
 Rows = dict[str, jax.Array]
 

@@ -36,9 +36,14 @@ def per_core(
   Returns:
     The same function, with a NumPy result.
   """
-  if mesh.size == 1 and mesh.devices.flat[0].platform == 'cpu':
+  if is_single_cpu(mesh):
     return _threaded(program, num_cores=num_cores or usable_cores())
   return lambda params, *batches: np.asarray(program(params, *batches))
+
+
+def is_single_cpu(mesh: jax.sharding.Mesh) -> bool:
+  """Whether the mesh is one CPU device."""
+  return mesh.size == 1 and mesh.devices.flat[0].platform == 'cpu'
 
 
 def usable_cores() -> int:

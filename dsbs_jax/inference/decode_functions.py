@@ -15,7 +15,7 @@ import numpy as np
 
 from dsbs_jax import contract
 from dsbs_jax.core import decoding, network, partitioning
-from dsbs_jax.inference import cpu_threads
+from dsbs_jax.inference import cpu_compiler, cpu_threads
 
 # Of this many kinds of functions, programs are kept.
 _MAX_SHARED = 8
@@ -171,21 +171,32 @@ def decode_program(
   max_decode_len: int,
   num_beams: int,
   stop: tuple[int, ...],
-) -> jax.stages.Wrapped:
-  """The jitted part of `jit_decode`; one for all that ask for the same."""
+) -> Callable[..., jax.Array]:
+  """The compiled part of `jit_decode`; one for all that ask for the same.
 
-  def decode(params, rows):
+  A single CPU runs the encoder and the steps as two programs: see
+  `cpu_compiler`.
+  """
+
+  def prefill(params, rows):
+    return network.cache(model).prefill(
+      params, model, rows, max_decode_len=max_decode_len
+    )
+
+  def steps(params, prefilled):
     if num_beams == 1:
-      return decoding.greedy(
-        params, model, rows, max_decode_len=max_decode_len, stop=stop
-      )
-    beams, scores = decoding.beam_search(
-      params, model, rows, num_beams=num_beams, max_decode_len=max_decode_len
+      return decoding.greedy_steps(params, model, prefilled, stop=stop)
+    beams, scores = decoding.beam_steps(
+      params, model, prefilled, num_beams=num_beams
     )
     finite = jnp.isfinite(scores[:, :1])
     return jnp.where(finite, beams[:, 0], decoding.NOT_FINITE)
 
-  return _jit(decode, mesh)
+  if not cpu_threads.is_single_cpu(mesh):
+    return _jit(lambda params, rows: steps(params, prefill(params, rows)), mesh)
+  prefill = jax.jit(prefill)
+  steps = jax.jit(steps, compiler_options=cpu_compiler.step_options())
+  return lambda params, rows: steps(params, prefill(params, rows))
 
 
 @functools.lru_cache(_MAX_SHARED)

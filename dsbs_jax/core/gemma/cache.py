@@ -26,6 +26,7 @@ class Prefilled:
     last_tokens: [B] int32, the last input of each row.
     lengths: [B] int32, inputs of each row.
     empty_mask: [B] bool, True for rows of nothing but padding.
+    max_decode_len: L, tokens of an output at most.
   """
 
   kv: dict[str, attention.KeyValue]
@@ -33,6 +34,7 @@ class Prefilled:
   last_tokens: jax.Array
   lengths: jax.Array
   empty_mask: jax.Array
+  max_decode_len: int = struct.field(pytree_node=False)
 
 
 @struct.dataclass
@@ -97,6 +99,7 @@ def prefill(
     raise contract.UserError(
       f'max_decode_len is {max_decode_len}, expected at least 1.'
     )
+  params = decoding_params(params, config)
   tokens = _source_tokens(rows)
   lengths = jnp.sum(tokens > 0, axis=1, dtype=jnp.int32)
   last = jnp.maximum(lengths - 1, 0)
@@ -106,6 +109,7 @@ def prefill(
     last_tokens=jnp.take_along_axis(tokens, last[:, None], axis=1)[:, 0],
     lengths=lengths,
     empty_mask=lengths == 0,
+    max_decode_len=max_decode_len,
   )
 
 
@@ -122,28 +126,28 @@ def init_decode_state(
   config: GemmaConfig,
   prefilled: Prefilled,
   *,
-  max_decode_len: int,
   num_beams: int = 1,
 ) -> DecodeState:
   """The state before the first token; rows of padding are done already.
 
   Args:
     config: the network's size.
-    prefilled: of B rows.
-    max_decode_len: L.
+    prefilled: of B rows, for outputs of L tokens.
     num_beams: G; the state has R = B * G rows.
   """
   first = int(config.scan_layers)  # the axis of rows, behind that of layers
 
   def extend(of_inputs):
     widths = [(0, 0)] * of_inputs.ndim
-    widths[-2] = 0, max_decode_len
+    widths[-2] = 0, prefilled.max_decode_len
     return jnp.repeat(jnp.pad(of_inputs, widths), num_beams, axis=first)
 
   num_rows = len(prefilled.empty_mask) * num_beams
   return DecodeState(
     index=jnp.int32(0),
-    tokens=jnp.full((num_rows, max_decode_len), contract.PAD_ID, jnp.int32),
+    tokens=jnp.full(
+      (num_rows, prefilled.max_decode_len), contract.PAD_ID, jnp.int32
+    ),
     kv_cache=jax.tree.map(extend, prefilled.kv),
     done_mask=prefilled.empty_mask,
   )

@@ -30,6 +30,11 @@ class Prefilled:
   bias: jax.Array
   empty_mask: jax.Array
 
+  @property
+  def max_decode_len(self) -> int:
+    """L, tokens of an output at most."""
+    return self.bias.shape[2]
+
 
 @struct.dataclass
 class DecodeState:
@@ -136,6 +141,7 @@ def prefill(
     raise contract.UserError(
       f'max_decode_len is {max_decode_len}, expected at least 1.'
     )
+  params = decoding_params(params, config)
   encoded = network.encode(params, config, rows)
   real_mask = source_tokens(rows) > 0
   return Prefilled(
@@ -150,18 +156,17 @@ def init_decode_state(
   config: T5Config,
   prefilled: Prefilled,
   *,
-  max_decode_len: int,
   num_beams: int = 1,
 ) -> DecodeState:
   """The state before the first token; rows of padding are done already.
 
   Args:
     config: the network's size.
-    prefilled: of B rows.
-    max_decode_len: L.
+    prefilled: of B rows, for outputs of L tokens.
     num_beams: G; the state has R = B * G rows.
   """
   num_rows = prefilled.empty_mask.shape[0] * num_beams
+  max_decode_len = prefilled.max_decode_len
   shape = (num_rows, config.num_heads, max_decode_len, config.head_dim)
   if config.scan_layers:
     shape = (config.num_decoder_layers, *shape)
