@@ -36,7 +36,7 @@ def main() -> None:
 
 def parser() -> argparse.ArgumentParser:
   made = workload.parser(
-    __doc__.splitlines()[0], model='base', dtype='bfloat16', decode_len=64
+    __doc__.splitlines()[0], model='base', dtype='bfloat16'
   )
   made.add_argument(
     '--precision', help='Of float32 products, such as highest; default: JAX.'
@@ -46,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
   )
   made.add_argument('--join_views', type=int, default=1)
   made.add_argument('--decode_rows', type=int, default=0)
+  made.add_argument('--decode_len', type=int, default=64)
   made.add_argument('--steps', type=int, default=200)
   made.add_argument('--product_size', type=int, default=8192)
   made.add_argument(

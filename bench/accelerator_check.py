@@ -197,12 +197,12 @@ class Check:
       f'--model={arguments.model or "base"}',
       f'--device={arguments.peer_device}',
       '--dtype=bfloat16',
-      '--decode_len=64',
+      '--decode',
       f'--decode_rows={rows}',
     ]
     try:
       with contextlib.closing(worker.Worker('bench.original', *flags)) as peer:
-        runs = [peer.ask(str(number)) for number in range(_PEER_RUNS)][1:]
+        runs = [peer.ask('64') for _ in range(_PEER_RUNS)][1:]
     except worker.Failed as error:
       self._keep(name, str(error), '')
       return

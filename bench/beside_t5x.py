@@ -24,7 +24,7 @@ def main() -> None:
   malloc.keep_freed_memory()  # the same help for both
   compilation_cache.use_cache()
   data = workload.load(arguments.workload)
-  model = model_of(arguments.vocab_size, arguments.dropout)
+  model = model_of(arguments)
   rows = data.batch('mixed', 0)['mixture']
   state = jax.jit(functools.partial(initial, model, rows))(jax.random.key(0))
   step = jax.jit(
@@ -47,12 +47,12 @@ def main() -> None:
   worker.serve(measure, {'num_steps': data.num_steps})
 
 
-def model_of(vocab_size: int, dropout: float) -> models.EncoderDecoderModel:
+def model_of(arguments) -> models.EncoderDecoderModel:
   """T5X's model of the benchmark's size."""
-  ours = workload.model('mini', vocab_size=vocab_size)
+  ours = workload.configured(arguments)
   vocabulary = seqio.ByteVocabulary()
   config = t5x_network.T5Config(
-    vocab_size=vocab_size,
+    vocab_size=ours.vocab_size,
     emb_dim=ours.emb_dim,
     num_heads=ours.num_heads,
     head_dim=ours.head_dim,
@@ -60,7 +60,7 @@ def model_of(vocab_size: int, dropout: float) -> models.EncoderDecoderModel:
     num_encoder_layers=ours.num_encoder_layers,
     num_decoder_layers=ours.num_decoder_layers,
     mlp_activations=ours.mlp_activations,
-    dropout_rate=dropout,
+    dropout_rate=ours.dropout_rate,
     dtype='float32',
   )
   return models.EncoderDecoderModel(

@@ -10,6 +10,7 @@ around that (logging, callbacks) is left out, which only makes it faster.
 import os
 
 os.environ.setdefault('TRANSFORMERS_VERBOSITY', 'error')
+os.environ.setdefault('USE_TF', '0')  # transformers would import TensorFlow
 
 import numpy as np
 import torch
@@ -25,12 +26,11 @@ def main() -> None:
   parser.add_argument('--threads', type=int, default=2)
   parser.add_argument('--device', default='cpu', help='Such as cuda.')
   parser.add_argument(
-    '--decode_rows', type=int, default=0, help='0: those of a batch.'
+    '--decode_rows', type=int, default=0, help='0: the 32 of all.'
   )
   arguments = parser.parse_args()
   torch.set_num_threads(arguments.threads)
   torch.manual_seed(0)
-  data = workload.load(arguments.workload)
   model = transformers.T5ForConditionalGeneration(
     config_of(arguments.model, arguments.vocab_size, arguments.dropout)
   )
@@ -38,14 +38,14 @@ def main() -> None:
   ready = {
     'torch': torch.__version__,
     'transformers': transformers.__version__,
-    'num_steps': data.num_steps,
   }
-  if arguments.decode_len:
+  if arguments.decode:
     # As training keeps float32 weights, only decoding follows the dtype.
     model = model.to(getattr(torch, arguments.dtype))
-    worker.serve(decoder(data, model, arguments), ready)
+    worker.serve(decoder(model, arguments), ready)
   else:
-    worker.serve(trainer(data, model), ready)
+    data = workload.load(arguments.workload)
+    worker.serve(trainer(data, model), ready | {'num_steps': data.num_steps})
 
 
 def config_of(
@@ -91,25 +91,28 @@ def trainer(data: workload.Workload, model):
   return step
 
 
-def decoder(data: workload.Workload, model, arguments):
-  """(batch number) -> greedy outputs for the inputs of the label task."""
+def decoder(model, arguments):
+  """(length) -> greedy outputs of so many tokens; of labels with a workload."""
   model.eval()
+  tokens = workload.rows_to_decode(arguments.vocab_size)
+  if arguments.workload:
+    data = workload.load(arguments.workload)
+    tokens = padded(data, 0, 'label')['input_ids'].numpy()
+  chosen = np.arange(arguments.decode_rows or len(tokens)) % len(tokens)
+  ids = torch.from_numpy(tokens[chosen]).long().to(model.device)
 
   def generate(request):
-    rows = padded(data, int(request), 'label')
-    count = arguments.decode_rows or len(rows['input_ids'])
-    chosen = torch.arange(count) % len(rows['input_ids'])
-    rows = {name: ids[chosen].to(model.device) for name, ids in rows.items()}
     with torch.no_grad():
       tokens = model.generate(
-        input_ids=rows['input_ids'],
-        attention_mask=rows['attention_mask'],
+        input_ids=ids,
+        attention_mask=(ids > 0).long(),
         do_sample=False,
         num_beams=1,
-        min_new_tokens=arguments.decode_len,
-        max_new_tokens=arguments.decode_len,
+        min_new_tokens=int(request),
+        max_new_tokens=int(request),
       )
-    return {'tokens': int((tokens[:, 1:] > 0).sum())}
+    assert tokens.shape[1] == 1 + int(request)
+    return {'rows': len(tokens), 'tokens': tokens[:, 1:].numel()}
 
   return generate
 

@@ -11,7 +11,6 @@ import numpy as np
 
 from bench import programs, worker, workload
 from dsbs_jax.core import (
-  decoding,
   dot_product_attention,
   objective,
   optimizer,
@@ -19,8 +18,7 @@ from dsbs_jax.core import (
   unpadding,
 )
 from dsbs_jax.core.t5 import network
-from dsbs_jax.data.batching import row_shapes
-from dsbs_jax.inference import cpu_threads
+from dsbs_jax.inference import decode_functions
 from dsbs_jax.runtime import compilation_cache, malloc
 
 
@@ -34,12 +32,13 @@ def main() -> None:
   compilation_cache.use_cache()
   if arguments.no_scores:
     dot_product_attention.dot_product_attention = _no_scores
-  data = workload.load(arguments.workload)
   config = workload.configured(arguments)
+  if arguments.decode:
+    worker.serve(decoder(config), {'jax': jax.__version__})
+    return
+  data = workload.load(arguments.workload)
   ready = {'num_steps': data.num_steps}
-  if arguments.decode_len:
-    measure = decoder(data, config, arguments)
-  elif arguments.part == 'step':
+  if arguments.part == 'step':
     measure, memory = trainer(data, config, arguments)
     ready |= memory
   else:
@@ -59,7 +58,6 @@ def parse() -> argparse.Namespace:
   parser.add_argument('--no_scores', action='store_true')
   parser.add_argument('--keep_memory', type=int, default=1)
   parser.add_argument('--mesh', help='Of simulated devices, such as 2x4.')
-  parser.add_argument('--streams', type=int, help='One per core if not given.')
   return parser.parse_args()
 
 
@@ -127,30 +125,19 @@ def part(data, config, arguments) -> Callable:
   return measure
 
 
-def decoder(data, config, arguments) -> Callable:
-  """(batch number) -> greedy outputs for the inputs of the label task.
-
-  Rows are as long as their longest, up to the next multiple of 8.
-  """
+def decoder(config) -> Callable:
+  """(length) -> greedy outputs of so many tokens."""
   params = programs.endless_params(config)
-  greedy = cpu_threads.per_core(
-    jax.jit(
-      lambda params, rows: decoding.greedy(
-        params, config, rows, max_decode_len=arguments.decode_len
-      )
-    ),
-    partitioning.make_mesh('1x1', devices=jax.devices()[:1]),
-    num_cores=arguments.streams,
-  )
+  rows = {'encoder_input_tokens': workload.rows_to_decode(config.vocab_size)}
+  mesh = partitioning.make_mesh('1x1', devices=jax.devices()[:1])
 
   def measure(request):
-    rows = data.batch('bucketed', int(request))['label']
-    tokens = rows['encoder_input_tokens']
-    longest = np.flatnonzero(tokens.any(axis=0))[-1] + 1
-    width = row_shapes.round_up(longest, row_shapes.MULTIPLE)
-    rows = {'encoder_input_tokens': tokens[:, :width]}
+    greedy = decode_functions.jit_decode(
+      config, mesh, max_decode_len=int(request)
+    )
     tokens = greedy(params, rows)
-    return {'tokens': int((tokens > 0).sum())}
+    assert np.all(tokens > 0), 'a row ended early'
+    return {'rows': len(tokens)}
 
   return measure
 

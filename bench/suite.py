@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """python -m bench.suite: everything that docs/performance.md reports, measured.
 
-Without flags it runs on the bundled benchmark. With a prepared benchmark:
+Without flags: this project at T5 small and base beside the engines that are
+installed, in about ten minutes. --sections=all measures everything, --sections
+with names some of it. With a prepared benchmark:
 
   python -m bench.suite --mixture=cqa_gt_dsbs --data_dir=data \\
     --vocabulary=sentencepiece.model
 
-Beside the original code and T5X it needs an interpreter that imports them:
---original_python, --t5x_python (with what --t5x_path adds to PYTHONPATH).
+Engines that need an interpreter of their own: --hf_python (torch and
+transformers), --ct2_python, --t5x_python with --t5x_path.
 """
 
 import argparse
 import dataclasses
-import os
 import pathlib
 import sys
 import tempfile
@@ -21,11 +22,13 @@ from collections.abc import Iterator
 from bench import (
   batches,
   choices,
+  peers,
   step_time,
   surroundings,
   table,
 )
 
+PEERS = ['decoding', 'training']
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 
 
@@ -52,16 +55,44 @@ def parse() -> argparse.Namespace:
   parser.add_argument('--data_dir', help='Prepared; default: bundled rows.')
   parser.add_argument('--vocabulary')
   parser.add_argument('--batch_size', type=int, default=32)
-  parser.add_argument('--rounds', type=int, default=5)
+  parser.add_argument('--rounds', type=int, default=3)
   parser.add_argument('--steps', type=int, default=4, help='Per round.')
-  parser.add_argument('--model', default='mini')
-  parser.add_argument('--sections', nargs='+', help='Default: all.')
-  parser.add_argument('--original_python')
-  parser.add_argument('--original_path', default='')
-  parser.add_argument('--t5x_python')
-  parser.add_argument('--t5x_path', default='')
+  parser.add_argument('--model', default='mini', help='Of the other sections.')
+  parser.add_argument(
+    '--sections', nargs='+', default=PEERS, help='Or those named, or all.'
+  )
+  for name, default in (
+    ('hf', sys.executable),
+    ('ct2', sys.executable),
+    ('t5x', sys.executable),
+  ):
+    parser.add_argument(f'--{name}_python', default=default)
+    parser.add_argument(f'--{name}_path', default='', help='Of PYTHONPATH.')
   parser.add_argument('--out', default=str(REPOSITORY / 'runs' / 'bench'))
   return parser.parse_args()
+
+
+def found_peers(arguments: argparse.Namespace) -> dict[str, peers.Peer]:
+  """The engines that are there; says which are not."""
+  found = {}
+  for name, short, modules in (
+    ('transformers', 'hf', ('torch', 'transformers')),
+    ('CTranslate2', 'ct2', ('ctranslate2', 'dsbs_jax.interop.ct2_model')),
+    ('T5X', 't5x', ('t5x.trainer',)),
+  ):
+    flag = f'{short}_python'
+    peer = peers.Peer(
+      getattr(arguments, flag), getattr(arguments, f'{short}_path')
+    )
+    if peer.imports(*modules):
+      found[name] = peer
+    else:
+      print(
+        f'{name} is left out: {peer.python} does not import'
+        f' {" and ".join(modules)}; see --{flag}, --{short}_path.',
+        flush=True,
+      )
+  return found
 
 
 def measure(
@@ -76,31 +107,26 @@ def measure(
     batch_size=arguments.batch_size,
     num_steps=max(8, arguments.steps),
   ).save(path)
-  peers = {
-    'original': (arguments.original_python, arguments.original_path),
-    'T5X': (arguments.t5x_python, arguments.t5x_path),
-  }
   task = step_time.Task(
     path,
     vocab_size,
     rounds=arguments.rounds,
     steps=arguments.steps,
     model=arguments.model,
-    peers={
-      name: (python, os.pathsep.join(filter(None, [str(REPOSITORY), more])))
-      for name, (python, more) in peers.items()
-      if python
-    },
   )
   tiny = dataclasses.replace(task, model='tiny')  # eight times over
   label_task = arguments.mixture.removesuffix('dsbs') + 'label'
   sections = {
+    'decoding': lambda: peers.decoding_table(
+      found_peers(arguments), rounds=arguments.rounds
+    ),
+    'training': lambda: peers.training_table(
+      found_peers(arguments), path, rounds=arguments.rounds
+    ),
     'layouts': lambda: step_time.compare(task, 'layouts'),
     'shares': lambda: step_time.compare(task, 'shares'),
     'choices': choices.choices,
     'options': lambda: step_time.compare(task, 'options'),
-    'peers': lambda: step_time.peers(task),
-    'decoding': lambda: step_time.decoding(task),
     'loading': lambda: surroundings.loading(*where),
     'first_step': lambda: surroundings.first_step(*where),
     'evaluation': lambda: surroundings.evaluation(
@@ -109,7 +135,8 @@ def measure(
     'devices': lambda: step_time.compare(tiny, 'devices'),
     'data_sizes': surroundings.data_sizes,
   }
-  for name in arguments.sections or sections:
+  chosen = arguments.sections
+  for name in sections if chosen == ['all'] else chosen:
     for row in sections[name]():
       print(
         f'{row.section}: {row.what}: {row.value:.4g} {row.unit}', flush=True

@@ -27,6 +27,8 @@ class Row:
   ratio: float | None = None  # the median of the ratios pair by pair
   against: str = ''  # what the ratio compares with
   spread: tuple[float, float] | None = None  # least and greatest
+  cpu_seconds: float | None = None  # the median of what it took
+  cpu_ratio: float | None = None  # how many times as many the other took
 
 
 def row(
@@ -37,21 +39,30 @@ def row(
   *,
   others: Sequence[float] | None = None,
   against: str = '',
+  cpu: Sequence[float] | None = None,
+  cpu_of_others: Sequence[float] | None = None,
 ) -> Row:
   """A Row from repeated measurements; others were taken in the same rounds."""
-  ratio = None
-  if others is not None:
-    ratio = statistics.median(
-      value / other for value, other in zip(values, others, strict=True)
-    )
   return Row(
     section,
     what,
     statistics.median(values),
     unit,
-    ratio,
+    _median_ratio(values, others),
     against,
     (min(values), max(values)) if len(values) > 1 else None,
+    None if cpu is None else statistics.median(cpu),
+    _median_ratio(cpu_of_others, cpu),
+  )
+
+
+def _median_ratio(
+  values: Sequence[float] | None, others: Sequence[float] | None
+) -> float | None:
+  if values is None or others is None:
+    return None
+  return statistics.median(
+    value / other for value, other in zip(values, others, strict=True)
   )
 
 
@@ -61,11 +72,21 @@ def rows(
   unit: str,
   *,
   against: str | None = None,
+  cpu: Mapping[str, Sequence[float]] | None = None,
 ) -> Iterator[Row]:
-  """A Row per name, compared with the one named `against`."""
+  """A Row per name, compared with the one named `against`; cpu: seconds."""
+  cpu = cpu or {}
   for what, values in found.items():
-    others = None if against is None else found[against]
-    yield row(section, what, values, unit, others=others, against=against or '')
+    yield row(
+      section,
+      what,
+      values,
+      unit,
+      others=found.get(against),
+      against=against or '',
+      cpu=cpu.get(what),
+      cpu_of_others=cpu.get(against),
+    )
 
 
 def markdown(rows: Iterable[Row]) -> str:
@@ -78,15 +99,18 @@ def markdown(rows: Iterable[Row]) -> str:
         '',
         f'### {section}',
         '',
-        '| what | median | least to greatest | ratio |',
-        '|---|---|---|---|',
+        '| what | median | least to greatest | ratio | CPU seconds, ratio |',
+        '|---|---|---|---|---|',
       ]
     spread = ''
     if item.spread:
       spread = ' to '.join(f'{value:,.3g}' for value in item.spread)
     ratio = f'{item.ratio:.2f}x {item.against}' if item.ratio else ''
+    cpu = '' if item.cpu_seconds is None else _number(item.cpu_seconds)
+    cpu += f', {item.cpu_ratio:.2f}x' if item.cpu_ratio else ''
     lines.append(
-      f'| {item.what} | {_number(item.value)} {item.unit} | {spread} | {ratio} |'
+      f'| {item.what} | {_number(item.value)} {item.unit} | {spread} | {ratio}'
+      f' | {cpu} |'
     )
   return '\n'.join(lines).strip()
 

@@ -32,6 +32,7 @@ class Worker:
     *arguments: str,
     python: str = sys.executable,
     environment: Mapping[str, str] | None = None,
+    cores: int | None = None,
   ):
     """Starts `python -m module arguments`.
 
@@ -40,6 +41,7 @@ class Worker:
       *arguments: for it.
       python: the interpreter, where the rival's libraries are.
       environment: variables beside this process's.
+      cores: that it may use, the last ones; None for all of this process's.
     """
     self.name = module
     self._process = subprocess.Popen(
@@ -48,6 +50,7 @@ class Worker:
       stdout=subprocess.PIPE,
       text=True,
       env=os.environ | dict(environment or {}),
+      preexec_fn=cores and functools.partial(_keep_to, cores),
     )
     self.ready = self._read()
 
@@ -70,6 +73,12 @@ class Worker:
       if line.startswith('{'):
         return json.loads(line)
     raise Failed(f'{self.name} ended with status {self._process.wait()}')
+
+
+def _keep_to(cores: int) -> None:
+  """Lets this process use its last cores only, where the system can."""
+  if hasattr(os, 'sched_setaffinity'):  # not on macOS
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-cores:])
 
 
 def serve(measure: Callable[[str], object], ready: Mapping) -> None:

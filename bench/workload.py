@@ -35,7 +35,7 @@ SIZES = {
 def parser(description: str, **defaults) -> argparse.ArgumentParser:
   """Flags of what is computed; `configured` reads those of the model."""
   made = argparse.ArgumentParser(description=description)
-  made.add_argument('--workload', required=True)
+  made.add_argument('--workload', help='Needed for training.')
   made.add_argument('--vocab_size', type=int, default=32128)
   made.add_argument('--model', default='mini')
   made.add_argument('--layout', default='packed')
@@ -44,7 +44,7 @@ def parser(description: str, **defaults) -> argparse.ArgumentParser:
   made.add_argument('--remat', default='none')
   made.add_argument('--scan_layers', action='store_true')
   made.add_argument('--chunk_tokens', type=int, default=0)
-  made.add_argument('--decode_len', type=int, default=0)
+  made.add_argument('--decode', action='store_true', help='Not to train.')
   made.set_defaults(**defaults)
   return made
 
@@ -72,6 +72,16 @@ def model(name: str, **options) -> network.T5Config:
     num_encoder_layers=num_layers,
     num_decoder_layers=num_layers,
     **options,
+  )
+
+
+def rows_to_decode(vocab_size: int, num: int = 32) -> np.ndarray:
+  """[num, S] int32: random inputs of 25 to 60 tokens, always the same."""
+  random = np.random.default_rng(0)
+  lengths = random.integers(25, 61, num)
+  ids = random.integers(2, vocab_size, (num, lengths.max()))
+  return np.where(np.arange(lengths.max()) < lengths[:, None], ids, 0).astype(
+    np.int32
   )
 
 

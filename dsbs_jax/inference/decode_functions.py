@@ -178,9 +178,15 @@ def decode_program(
   `cpu_compiler`.
   """
 
+  single_cpu = cpu_threads.is_single_cpu(mesh)
+
   def prefill(params, rows):
     return network.cache(model).prefill(
-      params, model, rows, max_decode_len=max_decode_len
+      params,
+      model,
+      rows,
+      max_decode_len=max_decode_len,
+      token_shares=cpu_compiler.TOKEN_SHARES if single_cpu else (),
     )
 
   def steps(params, prefilled):
@@ -192,7 +198,7 @@ def decode_program(
     finite = jnp.isfinite(scores[:, :1])
     return jnp.where(finite, beams[:, 0], decoding.NOT_FINITE)
 
-  if not cpu_threads.is_single_cpu(mesh):
+  if not single_cpu:
     return _jit(lambda params, rows: steps(params, prefill(params, rows)), mesh)
   prefill = jax.jit(prefill)
   steps = jax.jit(steps, compiler_options=cpu_compiler.step_options())

@@ -97,23 +97,25 @@ def test_ratios_are_taken_pair_by_pair():
 def test_workers_take_turns_in_processes_of_their_own():
   started = {
     name: worker.Worker(
-      'bench.matmul',
-      '--size=64',
-      '--products=2',
+      'tests.bench.doubling_worker',
       environment={'PYTHONPATH': str(REPOSITORY)},
+      cores=cores,
     )
-    for name in ('one', 'other')
+    for name, cores in (('one', 1), ('other', None))
   }
   try:
-    found = worker.race(started, rounds=2, requests=['', ''])
+    found = worker.race(started, rounds=2, requests=['1', '20'])
   finally:
     for process in started.values():
       process.close()
   for results in found.values():
     assert len(results) == 2
     for result in results:
-      assert result['flops'] == 2 * 2 * 2 * 64**3
+      assert result['double'] == 2 + 40
       assert 0 < result['seconds'] < 60
+  mine = sorted(os.sched_getaffinity(0))
+  assert started['one'].ready['cores'] == mine[-1:]
+  assert started['other'].ready['cores'] == mine
 
 
 def test_a_worker_that_cannot_start_is_an_error():

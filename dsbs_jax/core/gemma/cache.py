@@ -6,6 +6,8 @@ neighbours. A layer's cache has S + L positions: first the inputs of the row,
 then its targets, the first of which is the last input (see network.py).
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -82,6 +84,7 @@ def prefill(
   rows: dict[str, jax.Array],
   *,
   max_decode_len: int,
+  token_shares: Sequence[float] = (),
 ) -> Prefilled:
   """Runs the inputs.
 
@@ -90,6 +93,7 @@ def prefill(
     config: its size.
     rows: encoder_input_tokens [B, S] int32, one example per row.
     max_decode_len: L, tokens of an output at most.
+    token_shares: as T5 has it; here padding is always computed.
 
   Raises:
     UserError: max_decode_len is below 1.
@@ -99,6 +103,7 @@ def prefill(
     raise contract.UserError(
       f'max_decode_len is {max_decode_len}, expected at least 1.'
     )
+  del token_shares
   params = decoding_params(params, config)
   tokens = _source_tokens(rows)
   lengths = jnp.sum(tokens > 0, axis=1, dtype=jnp.int32)

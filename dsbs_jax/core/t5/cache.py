@@ -5,13 +5,19 @@ R counts decoded rows: B, or B * G when each row has G beams. The G beams of a
 row are neighbours and share its cross-attention keys and values.
 """
 
+import functools
+import math
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from flax import struct
 
 from dsbs_jax import contract
+from dsbs_jax.core import unpadding as unpadding_lib
 from dsbs_jax.core.t5 import attention, network, parameters, stacks
 from dsbs_jax.core.t5.config import T5Config
+from dsbs_jax.core.unpadding import Unpadding
 
 
 @struct.dataclass
@@ -79,14 +85,19 @@ def decoding_params(params: dict, config: T5Config) -> dict:
 
 
 def cross_attention_kv(
-  params: dict, config: T5Config, encoded: jax.Array
+  params: dict,
+  config: T5Config,
+  encoded: jax.Array,
+  *,
+  unpadding: Unpadding | None = None,
 ) -> dict[str, attention.KeyValue]:
   """The cross-attention keys and values of every decoder layer.
 
   Args:
     params: the whole parameter tree.
     config: its size.
-    encoded: [B, S, D] from network.encode.
+    encoded: from network.encode, [B, S, D] or flat.
+    unpadding: of the encoder's tokens where `encoded` is flat; else None.
 
   Returns:
     Under the layers' names KeyValue of [B, H, S, K]; for scanned layers one
@@ -95,7 +106,9 @@ def cross_attention_kv(
 
   def project(layer):
     weights = layer['encoder_decoder_attention']
-    return attention.project_kv(weights, encoded, config.num_heads)
+    return attention.project_kv(
+      weights, encoded, config.num_heads, unpadding=unpadding
+    )
 
   stack = params['decoder']
   if config.scan_layers:
@@ -124,6 +137,7 @@ def prefill(
   rows: dict[str, jax.Array],
   *,
   max_decode_len: int,
+  token_shares: Sequence[float] = (),
 ) -> Prefilled:
   """Runs the encoder and computes what all decoding steps of a batch share.
 
@@ -132,6 +146,9 @@ def prefill(
     config: its size.
     rows: encoder_input_tokens [B, S] int32, one example per row.
     max_decode_len: L, tokens of an output at most.
+    token_shares: the program gets an encoder for each of these parts of all
+      B * S tokens, and runs the smallest that holds the real ones; () for one
+      that computes padding, too.
 
   Raises:
     UserError: max_decode_len is below 1.
@@ -142,14 +159,37 @@ def prefill(
       f'max_decode_len is {max_decode_len}, expected at least 1.'
     )
   params = decoding_params(params, config)
-  encoded = network.encode(params, config, rows)
-  real_mask = source_tokens(rows) > 0
+  tokens = source_tokens(rows)
+  real_mask = tokens > 0
+  sizes = sorted({math.ceil(share * tokens.size) for share in token_shares})
+  ways = [
+    functools.partial(_encoded_kv, params, config, num_tokens=size)
+    for size in sizes
+  ]
+  ways.append(functools.partial(_encoded_kv, params, config, num_tokens=None))
+  smallest = jnp.sum(jnp.sum(real_mask) > jnp.array(sizes, jnp.int32))
   return Prefilled(
-    cross_kv=cross_attention_kv(params, config, encoded),
+    cross_kv=jax.lax.switch(smallest, ways, tokens),
     cross_mask=real_mask[:, None, None, :],
     bias=stacks.position_bias(params, config, 'decoder', max_decode_len),
     empty_mask=~jnp.any(real_mask, axis=1),
   )
+
+
+def _encoded_kv(
+  params: dict, config: T5Config, tokens: jax.Array, *, num_tokens: int | None
+) -> dict[str, attention.KeyValue]:
+  """`cross_attention_kv` of tokens [B, S], at most `num_tokens` of them real."""
+  rows, token_unpadding = {'encoder_input_tokens': tokens}, None
+  if num_tokens is not None:
+    (index,) = jnp.nonzero(
+      tokens.reshape(-1) > 0, size=num_tokens, fill_value=tokens.size
+    )
+    index = index.astype(jnp.int32)[None]
+    rows[unpadding_lib.ENCODER_TOKEN_INDEX] = index
+    token_unpadding = unpadding_lib.make_unpadding(index, tokens)
+  encoded = network.encode(params, config, rows)
+  return cross_attention_kv(params, config, encoded, unpadding=token_unpadding)
 
 
 def init_decode_state(

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""python -m bench.beside_ct2: a worker that decodes with CTranslate2."""
+
+import tempfile
+
+import ctranslate2
+
+from bench import programs, worker, workload
+from dsbs_jax.interop import ct2_model
+
+
+def main() -> None:
+  parser = workload.parser(__doc__)
+  parser.add_argument('--threads', type=int, default=2)
+  parser.add_argument('--kind', default='float32', help='Such as int8.')
+  arguments = parser.parse_args()
+  config = workload.configured(arguments)
+  names = [f't{number}' for number in range(config.vocab_size)]
+  with tempfile.TemporaryDirectory() as folder:
+    ct2_model.save(
+      folder,
+      programs.endless_params(config),
+      config,
+      tokens=names,
+      quantization=arguments.kind,
+    )
+    translator = ctranslate2.Translator(
+      folder,
+      device='cpu',
+      compute_type=arguments.kind,
+      intra_threads=arguments.threads,
+    )
+  rows = workload.rows_to_decode(config.vocab_size)
+  inputs = [[names[number] for number in row[row > 0]] for row in rows]
+
+  def measure(request):
+    length = int(request)
+    outputs = translator.translate_batch(
+      inputs,
+      beam_size=1,
+      min_decoding_length=length,
+      max_decoding_length=length,
+    )
+    assert {len(output.hypotheses[0]) for output in outputs} == {length}
+    return {'rows': len(outputs)}
+
+  worker.serve(measure, {'ctranslate2': ctranslate2.__version__})
+
+
+if __name__ == '__main__':
+  main()
