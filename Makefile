@@ -13,7 +13,7 @@ help:
 	@echo 'make test       set up, then run the test suite'
 	@echo 'make test-long  the tests that take longer than ten minutes'
 	@echo 'make test-llm   stage 1 against a real, small LLM (llama.cpp, 500 MB)'
-	@echo 'make bench      speed of training, loading and evaluation, as a table'
+	@echo 'make bench      decoding and training beside other engines, as a table'
 	@echo 'make bench-gpu WORKLOAD=batches.npz  training or decoding on one accelerator'
 	@echo 'make accelerator-check INPUTS=a.npz  all figures of one accelerator, in nine minutes'
 	@echo 'make bench-extract  throughput of stage 1 beside a bare client'
@@ -55,7 +55,7 @@ $(VENV)-llm/ready: constraints-llm.txt
 test-llm: env $(VENV)-llm/ready
 	DSBS_LLM_PYTHON=$(CURDIR)/$(VENV)-llm/bin/python $(RUN) -m pytest -m llm tests/llm
 
-# More comparisons: make bench BENCH="--mixture=cqa_gt_dsbs --data_dir=data ..."
+# More: make bench BENCH="--sections all"; engines elsewhere: BENCH="--hf_python=...", see bench.suite
 bench: env
 	$(RUN) -m bench.suite $(BENCH)
 

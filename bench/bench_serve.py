@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """python -m bench.bench_serve: requests per second and latency of a server.
 
-Two servers of one random student, which answers like a trained one of its
-size but does not stop before its longest length: one answers several inputs
-together, the other one at a time. Clients on loopback, in one process of
-their own, send one input per request and the next one as soon as they have
-their answer; both servers are measured in turns. CPU time is the server's and,
-other than the rest, the same on a machine that is busy with more. Prints a
-Markdown table.
+Servers of one random student, which answers like a trained one of its size
+but does not stop before its longest length: each backend answers several inputs
+together, and the first one also one at a time. Clients on loopback, in one
+process of their own, send one input per request and the next one as soon as
+they have their answer; the servers are measured in turns. CPU time is the
+server's and, other than the rest, the same on a machine that is busy with more.
+Prints Markdown tables; the second one has the seconds until a server is ready,
+while nothing else runs, and its memory.
 """
 
 import asyncio
@@ -31,7 +32,10 @@ from dsbs_jax.serving import server as server_lib
 from tests.inference import small_student
 from tests.serving import serving_process
 
-_MODEL = flags.DEFINE_string('model', 'mini', 'A file of gin/models.')
+_MODEL = flags.DEFINE_string('model', 'small', 'A file of gin/models.')
+_BACKENDS = flags.DEFINE_list(
+  'backends', [''], 'Values of BACKEND; not set if empty.'
+)
 _CLIENTS = flags.DEFINE_list('clients', ['1', '8', '64'], 'Clients at once.')
 _SECONDS = flags.DEFINE_float('seconds', 3.0, 'Of one measurement.')
 _REPEATS = flags.DEFINE_integer('repeats', 3, 'Measurements of each.')
@@ -42,7 +46,7 @@ _REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 _FILES = ('benchmarks/parcels',)
 _MACROS = {
   'VOCABULARY': 'bytes',
-  'VOCAB_SIZE': 384,
+  'VOCAB_SIZE': 32_128,  # of the public vocabulary
   'MAX_DECODE_LEN': 8,
   'MAX_RATIONALE_LEN': 32,
   'INPUT_LENGTHS': (64,),
@@ -64,17 +68,27 @@ def main() -> None:
     }
     files = (f'models/{_MODEL.value}', *_FILES)
     _write_student(folder, files, macros)
-    servers = {
-      sizes: stack.enter_context(
+    servers, started = {}, []
+    backends = [(name, batched) for name in _BACKENDS.value]
+    for backend, sizes in (*backends, (_BACKENDS.value[0], (1,))):
+      name = f'{backend or "built in"}, batches up to {sizes[-1]}'
+      chosen = {'BACKEND': backend} if backend else {}
+      begin = time.perf_counter()
+      servers[name] = stack.enter_context(
         serving_process.Process(
-          folder / f'{sizes[-1]}.log', *files, **macros, BATCH_SIZES=sizes
+          *(folder / f'{name}.log', *files),
+          **macros,
+          **chosen,
+          BATCH_SIZES=sizes,
         )
       )
-      for sizes in (batched, (1,))
-    }
-    for server in servers.values():
-      server.wait()
+      servers[name].wait()
+      started.append((name, time.perf_counter() - begin))
     print('\n'.join(_rows(servers)))
+    print('\n| server | ready after, s | memory at most, MiB |')
+    print('|---|---:|---:|')
+    for name, seconds in started:
+      print(f'| {name} | {seconds:.1f} | {_peak_mib(servers[name]):,.0f} |')
 
 
 def _write_student(folder: pathlib.Path, files, macros) -> None:
@@ -84,16 +98,15 @@ def _write_student(folder: pathlib.Path, files, macros) -> None:
     gin_bindings=[f'{name} = {value!r}' for name, value in macros.items()],
     search_paths=[str(_REPOSITORY)],
   )
-  small_student.write(folder / 'run', run.model)
+  small_student.write(folder / 'run', model=run.model)
 
 
 def _rows(servers) -> Iterator[str]:
   """The lines of the table."""
   yield (
-    '| clients | largest batch | requests/s | p50 ms | p99 ms'
-    ' | CPU ms per request |'
+    '| clients | server | requests/s | p50 ms | p99 ms | CPU ms per request |'
   )
-  yield '|---:|---:|---:|---:|---:|---:|'
+  yield '|---:|---|---:|---:|---:|---:|'
   for clients in map(int, _CLIENTS.value):
 
     def measure(server, clients=clients) -> tuple[float, ...]:
@@ -103,10 +116,10 @@ def _rows(servers) -> Iterator[str]:
 
     ways = {n: functools.partial(measure, s) for n, s in servers.items()}
     found = worker.take_turns(ways, rounds=_REPEATS.value)
-    for sizes, results in found.items():
+    for name, results in found.items():
       medians = map(statistics.median, zip(*results, strict=True))
       cells = ' | '.join(f'{median:,.1f}' for median in medians)
-      yield f'| {clients} | {sizes[-1]} | {cells} |'
+      yield f'| {clients} | {name} | {cells} |'
 
 
 async def _measure(address: str, clients: int) -> tuple[float, ...]:
@@ -137,6 +150,12 @@ def _cpu_seconds(server: serving_process.Process) -> float:
   lines = server.get('/metrics')[1].decode().splitlines()
   (found,) = [x for x in lines if x.startswith('process_cpu_seconds_total ')]
   return float(found.split()[1])
+
+
+def _peak_mib(server: serving_process.Process) -> float:
+  status = pathlib.Path(f'/proc/{server.process.pid}/status').read_text()
+  (found,) = [x for x in status.splitlines() if x.startswith('VmHWM:')]
+  return int(found.split()[1]) / 1024
 
 
 if __name__ == '__main__':

@@ -39,11 +39,11 @@ def params(model=MODEL):
   return jax.tree.map(lambda leaf: 1.2 * leaf, drawn)
 
 
-def write(folder, run=None):
+def write(folder, run=None, model=MODEL):
   """Writes the student as a run's checkpoint of step 7; `run`: its metadata."""
   saved = checkpoints.Checkpoints(folder)
   saved.save(
-    steps.TrainState(step=jnp.int32(7), params=params(), opt_state={}),
+    steps.TrainState(step=jnp.int32(7), params=params(model), opt_state={}),
     position={},
     run={'vocabulary': BYTES.fingerprint, **(run or {})},
   )
