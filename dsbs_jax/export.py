@@ -14,6 +14,7 @@ cqa-hf. Each has a model card, README.md.
 from absl import flags
 
 from dsbs_jax import contract
+from dsbs_jax.data import buckets, object_store
 from dsbs_jax.exporting import answer_check, engine_folders
 from dsbs_jax.exporting import export as export_lib
 from dsbs_jax.runtime import command
@@ -68,7 +69,13 @@ def main(folder: str | None = None) -> int:
     values['out'] = values['out'] or export_lib.default_out(
       folder, FORMAT.value
     )
-  export = export_lib.ExportConfig(**values)
+  with buckets.output(values['out']) as out:
+    if object_store.is_bucket(values['out']):
+      values['out'] = str(out)
+    return _export(export_lib.ExportConfig(**values))
+
+
+def _export(export: export_lib.ExportConfig) -> int:
   if FORMAT.value in engine_folders.FORMATS:
     return engine_folders.export(
       export,
@@ -86,11 +93,12 @@ def main(folder: str | None = None) -> int:
         ' it out.'
       )
   if FORMAT.value == 'hf':
-    print(export_lib.to_hugging_face(export))
+    said = export_lib.to_hugging_face(export)
   elif FORMAT.value == 'stablehlo':
-    print(export_lib.to_stablehlo(export))
+    said = export_lib.to_stablehlo(export)
   else:
-    print(export_lib.to_t5x(export, legacy=LEGACY.value))
+    said = export_lib.to_t5x(export, legacy=LEGACY.value)
+  print(buckets.shown(said))
   return 0
 
 

@@ -12,12 +12,10 @@ The same command goes on with a run that was stopped. Files of --gin_file and
 settings of --gin.NAME can stand beside the flags; the latter override them.
 """
 
-import os
-
 from absl import flags
 
 from dsbs_jax import contract
-from dsbs_jax.data import task_modules
+from dsbs_jax.data import buckets, task_modules
 from dsbs_jax.runtime import (
   command,
   distributed,
@@ -64,7 +62,7 @@ DISTRIBUTED = flags.DEFINE_bool(
 )
 # Makes a path good in other folders, too.
 ABSOLUTE = {
-  'DATA_DIR': lambda path: os.path.abspath(os.path.expanduser(path)),
+  'DATA_DIR': buckets.absolute,
   'MODULE': task_modules.absolute,
   'VOCABULARY': start.absolute_spec,
 }

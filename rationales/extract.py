@@ -17,6 +17,7 @@ from dsbs_jax.data import declared, register
 from dsbs_jax.data.source import sources
 from dsbs_jax.runtime import command, terminal_text
 from rationales import (
+  bucket_file,
   calls,
   costs,
   extraction,
@@ -170,26 +171,27 @@ def main() -> int:
     return 0
   key = secret.from_environment(given.key_variable)
   key.guard_logs()
-  job = extraction.Extraction(
-    path=pathlib.Path(given.out),
-    work=_worklist(benchmark, prompt),
-    sampling=_sampling(prompt),
-    prompt_settings={
-      'prompt': prompt.fingerprint,
-      'exemplars': len(prompt.exemplars),
-      'seed': given.seed,
-    },
-    server=server_config.ServerConfig(
-      key=key,
-      backoff=limiter.Backoff(attempts=given.attempts),
-      **_values('backend', 'base_url', 'replay', 'timeout', 'concurrency'),
-      **_values('rpm', 'tpm', 'poll_seconds', 'batch_size', 'forget_batches'),
-      **_values('outage_timeout', 'key_variable'),
-    ),
-    prices=costs.Prices(given.price_in, given.price_out, given.budget),
-    **_values('rationalize', 'stop_early'),
-  )
-  return job.show_costs() if given.dry_run else job.run()
+  with bucket_file.local(given.out) as path:
+    job = extraction.Extraction(
+      path=path,
+      work=_worklist(benchmark, prompt),
+      sampling=_sampling(prompt),
+      prompt_settings={
+        'prompt': prompt.fingerprint,
+        'exemplars': len(prompt.exemplars),
+        'seed': given.seed,
+      },
+      server=server_config.ServerConfig(
+        key=key,
+        backoff=limiter.Backoff(attempts=given.attempts),
+        **_values('backend', 'base_url', 'replay', 'timeout', 'concurrency'),
+        **_values('rpm', 'tpm', 'poll_seconds', 'batch_size', 'forget_batches'),
+        **_values('outage_timeout', 'key_variable'),
+      ),
+      prices=costs.Prices(given.price_in, given.price_out, given.budget),
+      **_values('rationalize', 'stop_early'),
+    )
+    return job.show_costs() if given.dry_run else job.run()
 
 
 def _values(*names: str) -> dict[str, Any]:

@@ -4,7 +4,8 @@
 A vocabulary is named by a *spec*, one string:
 
   path/to/some.model        a SentencePiece file, with 100 extra ids
-  gs://bucket/some.model    the same, fetched once over https and kept
+  gs://t5-data/some.model   the same, fetched once over https and kept
+  gs://bucket/some.model    the same, or s3://, with the rights of this account
   bytes                     UTF-8 bytes, ids 3..258, with 100 extra ids
   path/to/some.model:0      ":N" at the end asks for N extra ids instead
   path/to/tokenizer.json    as transformers saves it, extra ids included
@@ -20,10 +21,16 @@ import re
 import tempfile
 
 from dsbs_jax import contract
-from dsbs_jax.data import download, sentencepiece_model
+from dsbs_jax.data import (
+  buckets,
+  download,
+  object_store,
+  sentencepiece_model,
+)
 
 T5_PUBLIC = download.T5_VOCABULARY
 BYTES = 'bytes'
+_PUBLIC = 'gs://t5-data/'  # read without an account
 EXTRA_IDS = 100
 EOS_TEXT = '</s>'
 UNKNOWN_NAME = '<unk>'
@@ -73,6 +80,7 @@ def resolve(spec: str) -> Spec:
   parsed = parse_spec(spec)
   path, extra_ids = parsed.path, EXTRA_IDS
   if path != BYTES:
+    path = _from_bucket(path)
     if pathlib.Path(path).expanduser().is_dir():
       path, extra_ids = _in_folder(pathlib.Path(path).expanduser())
   if path != BYTES:
@@ -85,6 +93,22 @@ def resolve(spec: str) -> Spec:
       ' tokenizer.json has its own. Leave the number out.'
     )
   return Spec(path, parsed.extra_ids)
+
+
+def _from_bucket(path: str) -> str:
+  """The local copy of a file or folder; of public gs:// files, the URL."""
+  is_public = path.startswith('gs://') and (
+    path.startswith(_PUBLIC) or not object_store.is_installed('gs')
+  )
+  if is_public or not object_store.is_bucket(path):
+    return path
+  found = buckets.fetch(path)
+  if not found.exists():
+    raise contract.UserError(
+      f'vocabulary {path!r} is not there. Give a SentencePiece model in a'
+      ' bucket, or a folder with a tokenizer.'
+    )
+  return str(found)
 
 
 def _in_folder(folder: pathlib.Path) -> tuple[str, int]:

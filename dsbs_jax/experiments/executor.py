@@ -19,6 +19,7 @@ import pathlib
 import time
 from collections.abc import Iterator
 
+from dsbs_jax.data import buckets, object_store
 from dsbs_jax.experiments import eta, jobs, launchers
 from dsbs_jax.runs import run_folder
 from dsbs_jax.runtime import folder_lock, progress, signals
@@ -93,6 +94,8 @@ class _Execution:
 
   def _prepare(self, subset: jobs.Subset) -> None:
     folder = pathlib.Path(subset.data_dir)
+    if object_store.is_bucket(subset.data_dir):
+      folder = buckets.local_path(subset.data_dir)
     name = f'{subset.benchmark} in {folder.name}'
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / f'prepare-{subset.benchmark}.log'
@@ -159,6 +162,7 @@ class _Execution:
       )
 
     status = self._launch(job, log=log, lock=lock, watch=watch)
+    _synchronise(job.path)
     if status and folder_lock.holder(job.lock_file):
       self._elsewhere(job)  # refused: another host began at the same time
       return
@@ -192,6 +196,7 @@ class _Execution:
     self._failures.append(failure)
     text = json.dumps(dataclasses.asdict(failure), indent=2)
     (folder / run_folder.FAILURE_FILE).write_text(text + '\n', encoding='utf-8')
+    _synchronise(folder)
     self._line.say(f'FAILED with status {status}: {name} ({log})')
 
   def _close(self) -> int:
@@ -229,6 +234,13 @@ def _locked(folder: pathlib.Path, *, wait: bool) -> Iterator[int | None]:
       yield descriptor
   finally:
     os.close(descriptor)
+
+
+def _synchronise(folder: pathlib.Path) -> None:
+  """Of a copy of a folder in a bucket: uploads logs, fetches what is new."""
+  if url := buckets.url_of(folder):
+    buckets.push(folder)
+    buckets.fetch(url, arrays=False)
 
 
 def _logged_step(path: pathlib.Path) -> int:

@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 
+from dsbs_jax.data import buckets
 from dsbs_jax.data.prepared import store
 from dsbs_jax.preparing import prepare
 from dsbs_jax.runs import run_folder, run_names
@@ -44,8 +45,8 @@ class Subset:
     return store.exists(self.benchmark, self.data_dir)
 
   @property
-  def lock_file(self) -> pathlib.Path:
-    """The file that says who prepares it."""
+  def lock_file(self) -> pathlib.Path | str:
+    """The file, or object, that says who prepares it."""
     return prepare.lock_file(self.benchmark, self.data_dir)
 
   @property
@@ -70,7 +71,7 @@ class Job:
 
   Attributes:
     point: its coordinates.
-    path: its folder.
+    path: its folder; of one in a bucket, the copy here.
     subset: what it trains on.
     gin_files: engine, model, others.
     gin_bindings: all of them.
@@ -98,9 +99,10 @@ class Job:
     return self.point.name
 
   @property
-  def lock_file(self) -> pathlib.Path:
-    """The file that says who trains it."""
-    return self.path / run_folder.LOCK_FILE
+  def lock_file(self) -> pathlib.Path | str:
+    """The file, or object, that says who trains it."""
+    file = self.path / run_folder.LOCK_FILE
+    return buckets.url_of(file) or file
 
   @property
   def command(self) -> list[str]:

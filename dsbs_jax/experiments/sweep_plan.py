@@ -12,7 +12,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 from dsbs_jax import contract
-from dsbs_jax.data import register
+from dsbs_jax.data import buckets, object_store, register
 from dsbs_jax.experiments import jobs
 from dsbs_jax.runs import checkpoints, run_folder, run_names
 from dsbs_jax.runtime import gin_config
@@ -130,6 +130,7 @@ def plan(sweep: Sweep) -> jobs.SweepPlan:
       folder, data is missing and cannot be prepared, or a folder holds a run
       with other settings.
   """
+  buckets.fetch(sweep.runs_dir, arrays=False)
   files = {model_name(file): file for file in sweep.models}
   subsets, planned = {}, {}
   for point in sweep.points():
@@ -153,7 +154,10 @@ def _job(
   model_file: str,
   subset: jobs.Subset,
 ) -> jobs.Job:
-  path = pathlib.Path(sweep.runs_dir).absolute() / point.name
+  model_dir = f'{buckets.absolute(sweep.runs_dir).rstrip("/")}/{point.name}'
+  path = pathlib.Path(model_dir)
+  if object_store.is_bucket(model_dir):
+    path = buckets.local_path(model_dir)
   engine, *others = sweep.gin_files
   gin_files = [engine, model_file, *others]
   bindings = list(sweep.gin_bindings)
@@ -164,7 +168,7 @@ def _job(
     # The plain loss, as in the original.
     bindings += ['ALPHA = 1.0', 'MI_WEIGHT = 0.0']
   bindings += [
-    f'MODEL_DIR = {str(path)!r}',
+    f'MODEL_DIR = {model_dir!r}',
     f'DATA_DIR = {subset.data_dir!r}',
     f'MIXTURE_OR_TASK_NAME = {point.task!r}',
     f'SEED = {point.seed}',
@@ -197,7 +201,7 @@ def _job(
 
 def _subset(sweep: Sweep, point: run_names.Coordinates) -> jobs.Subset:
   """The data of a run; runs on all of the data share one folder."""
-  root = pathlib.Path(sweep.data_dir or f'{sweep.runs_dir}/data').absolute()
+  root = buckets.absolute(sweep.data_dir or f'{sweep.runs_dir}/data')
   folder = f'fraction-{run_names.decimal_text(point.fraction)}'
   subset_seed = 0
   if point.fraction < 1:
@@ -206,7 +210,7 @@ def _subset(sweep: Sweep, point: run_names.Coordinates) -> jobs.Subset:
   return jobs.Subset(
     benchmark=point.benchmark,
     source=_absolute(sweep.source) if sweep.source else '',
-    data_dir=str(root / folder),
+    data_dir=f'{root.rstrip("/")}/{folder}',
     fraction=point.fraction,
     subset_seed=subset_seed,
     vocabulary=sweep.vocabulary and _absolute(sweep.vocabulary),

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from dsbs_jax import contract
-from dsbs_jax.data import vocabularies
+from dsbs_jax.data import buckets, vocabularies
 from dsbs_jax.exporting import answer_check, model_card
 from dsbs_jax.exporting import export as export_lib
 from dsbs_jax.interop import ct2_model, gguf_model, hf_tokenizer
@@ -175,7 +175,8 @@ def export(
     more=f'Weights: {quantization}. {target.more} {result.text}',
   )
   model_card.write(folder, found, library=target.library, usage=usage)
-  print(f'{folder}: {found.path} for {target.library}, {quantization}')
+  said = f'{folder}: {found.path} for {target.library}, {quantization}'
+  print(buckets.shown(said))
   print(result.text)
   return DROPPED_STATUS if result.dropped else 0
 

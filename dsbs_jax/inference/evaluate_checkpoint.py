@@ -3,11 +3,10 @@
 
 import dataclasses
 import json
-import pathlib
 
 from dsbs_jax import contract
 from dsbs_jax.core import partitioning
-from dsbs_jax.data import register
+from dsbs_jax.data import buckets, register
 from dsbs_jax.inference import backend, student
 from dsbs_jax.inference import evaluator as evaluator_lib
 from dsbs_jax.runtime import field_checks, files, progress
@@ -85,25 +84,32 @@ def evaluate(config: EvalConfig) -> None:
       f' {config.mixture_or_task_name} is prepared in {source.data_dir}. Run'
       ' dsbs_jax.prepare.'
     )
-  folder = pathlib.Path(config.output_dir or loaded.path.parent)
   if config.score_labels:
     progress.say('choosing the likeliest of the given labels, not generating')
-  for split in evaluator.splits:
-    predictions = evaluator.predict(params, split)
-    metrics = evaluator.score(split, predictions)
-    written = evaluator.write(folder, loaded.step, split, predictions)
-    line = {
-      'checkpoint': str(loaded.path),
-      'step': loaded.step,
-      'task': evaluator.task,
-      'split': split,
-      'answers': 'chosen' if config.score_labels else 'generated',
-      **({} if engine is None else {'backend': chosen}),
-      **metrics,
-    }
-    with (folder / SCORES_FILE).open('a') as file:
-      file.write(json.dumps(line) + '\n')
-    shown = '  '.join(f'{name} {value:.2f}' for name, value in metrics.items())
-    print(
-      f'{evaluator.task} {split}  step {loaded.step:,}  {shown}  -> {written}'
-    )
+  place = config.output_dir or loaded.path.parent
+  if url := buckets.url_of(place):  # lines are added to those of others
+    buckets.fetch(f'{url}/{SCORES_FILE}')
+  with buckets.output(place) as folder:
+    folder.mkdir(parents=True, exist_ok=True)
+    for split in evaluator.splits:
+      predictions = evaluator.predict(params, split)
+      metrics = evaluator.score(split, predictions)
+      written = evaluator.write(folder, loaded.step, split, predictions)
+      line = {
+        'checkpoint': buckets.shown(str(loaded.path)),
+        'step': loaded.step,
+        'task': evaluator.task,
+        'split': split,
+        'answers': 'chosen' if config.score_labels else 'generated',
+        **({} if engine is None else {'backend': chosen}),
+        **metrics,
+      }
+      with (folder / SCORES_FILE).open('a') as file:
+        file.write(json.dumps(line) + '\n')
+      shown = '  '.join(
+        f'{name} {value:.2f}' for name, value in metrics.items()
+      )
+      print(
+        f'{evaluator.task} {split}  step {loaded.step:,}  {shown}  ->'
+        f' {buckets.shown(str(written))}'
+      )

@@ -7,12 +7,15 @@ Settings and checkpoint are here; `chunks` goes through the lines.
 import contextlib
 import dataclasses
 import os
+import pathlib
 import sys
 import time
+from collections.abc import Iterator
 
 import jax
 
 from dsbs_jax import contract
+from dsbs_jax.data import buckets, object_store
 from dsbs_jax.inference import (
   answer_file,
   chunks,
@@ -20,7 +23,7 @@ from dsbs_jax.inference import (
   length_buckets,
   student,
 )
-from dsbs_jax.runtime import field_checks, progress, signals
+from dsbs_jax.runtime import field_checks, folder_lock, progress, signals
 
 STREAM = '-'
 ERRORS_STATUS = 1
@@ -87,10 +90,13 @@ def infer(config: InferConfig) -> int:
   stop = signals.StopRequest()
   is_stream = config.input == STREAM
   with (
-    contextlib.nullcontext(sys.stdin.buffer)
-    if is_stream
-    else open(config.input, 'rb')
-  ) as file:
+    (
+      contextlib.nullcontext(sys.stdin.buffer)
+      if is_stream
+      else open(buckets.file(config.input), 'rb')
+    ) as file,
+    contextlib.ExitStack() as stack,
+  ):
     shapes = length_buckets.LengthBuckets(config.eval_batch_size)
     loaded = student.load_student(config, shapes=shapes)
     if config.score_labels:
@@ -108,7 +114,8 @@ def infer(config: InferConfig) -> int:
         'id_fields': config.id_fields,
         'max_input_len': config.max_input_len,
       }
-      opened = answer_file.AnswerFile(config.output, settings)
+      output = stack.enter_context(_output(config.output))
+      opened = answer_file.AnswerFile(output, settings)
     with contextlib.closing(opened) as answers:
       before, started = answers.num_lines, time.monotonic()
       if before:
@@ -135,13 +142,33 @@ def infer(config: InferConfig) -> int:
       return ERRORS_STATUS if answers.num_errors else 0
 
 
+@contextlib.contextmanager
+def _output(path: str) -> Iterator[pathlib.Path]:
+  """The file to write; of one in a bucket a copy, uploaded at the end."""
+  if not object_store.is_bucket(path):
+    yield pathlib.Path(path)
+    return
+  lock = folder_lock.FolderLock(
+    f'{path}.lock', doing='written', remedy='choose another OUTPUT'
+  )
+  state = f'{path}{answer_file.STATE_SUFFIX}'
+  with folder_lock.hold(lock), buckets.output(state):
+    buckets.fetch(state)
+    with buckets.output(path):
+      yield buckets.fetch(path)
+      lock.check()
+
+
 def _check_input(
   config: InferConfig,
   answers: answer_file.AnswerFile | answer_file.AnswerStream,
 ) -> None:
   """Raises UserError if the lines that were answered stand there no more."""
   # A pipe gives its lines once, and one that is gone cannot be compared.
-  if config.input != STREAM and os.path.isfile(config.input):
-    with open(config.input, 'rb') as file:
+  if config.input == STREAM:
+    return
+  path = buckets.fetch(config.input)
+  if os.path.isfile(path):
+    with open(path, 'rb') as file:
       lines = input_lines.read_lines(file, config.input)
       answers.check_input(line.content for line in lines)

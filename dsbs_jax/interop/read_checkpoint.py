@@ -10,7 +10,7 @@ from etils import epath
 
 from dsbs_jax import contract
 from dsbs_jax.core import network
-from dsbs_jax.data import vocabularies
+from dsbs_jax.data import buckets, object_store, vocabularies
 from dsbs_jax.interop import (
   checksums,
   same_network,
@@ -49,7 +49,7 @@ def load_params(
     UserError: no such checkpoint, a damaged one, or one of another network or
       vocabulary.
   """
-  path = str(path)
+  path = str(_local(str(path)))
   if is_hugging_face(path):
     # Imported here: no other format needs safetensors.
     from dsbs_jax.interop import hf_checkpoint
@@ -81,6 +81,24 @@ def load_params(
   params = t5x_read_checkpoint.load_params(folder, config, shardings=shardings)
   checksums.meet('load_params')
   return params
+
+
+def _local(path: str) -> str | pathlib.Path:
+  """What is read: of a folder in a bucket, the copy here.
+
+  TensorStore reads T5X's format in gs:// itself, each device its own part.
+  """
+  if not object_store.is_bucket(path) or (
+    path.startswith('gs://') and not is_hugging_face(path)
+  ):
+    return path
+  found = buckets.fetch(path)
+  if not found.exists():
+    raise contract.UserError(
+      f'there is nothing at {path!r}, expected a checkpoint. Correct'
+      ' INITIAL_CHECKPOINT_PATH.'
+    )
+  return found
 
 
 def _check_tokenizer(path: str, vocabulary: vocabularies.Vocabulary) -> None:

@@ -15,8 +15,10 @@ import rich.console
 from dsbs_jax import contract
 from dsbs_jax.data import benchmark as benchmark_lib
 from dsbs_jax.data import (
+  buckets,
   declared,
   download,
+  object_store,
   task_forms,
   vocabularies,
 )
@@ -144,6 +146,9 @@ def prepare(config: PrepareConfig) -> None:
   Raises:
     UserError: the config or the data is wrong.
   """
+  if object_store.is_bucket(config.data_dir):
+    _prepare_in_bucket(config)
+    return
   console = rich.console.Console(markup=False, emoji=False)
   config, known = declaration.resolve(config)
   if config.vocabulary is not None:
@@ -166,11 +171,11 @@ def prepare(config: PrepareConfig) -> None:
   spec = config.vocabulary
   if config.train_vocab is not None:
     spec, kept = _train_vocabulary(prepared, config.train_vocab)
-    console.print(f'vocabulary written: --vocabulary={spec}')
+    console.print(f'vocabulary written: --vocabulary={buckets.shown(spec)}')
     if kept:
       console.print(
         f'it replaces another: runs that were trained with that one need'
-        f' --vocabulary={kept}'
+        f' --vocabulary={buckets.shown(kept)}'
       )
   elif spec is None and not os.environ.get('DSBS_VOCABULARY'):
     own = own_vocabularies.find(known.name, config.data_dir)
@@ -178,11 +183,31 @@ def prepare(config: PrepareConfig) -> None:
   with progress_bars.progress() as progress:
     table = count_tables.lengths(prepared, spec, progress=progress)
   console.print(table)
-  console.print(f'prepared: {store.folder(known.name, config.data_dir)}')
+  place = buckets.shown(str(store.folder(known.name, config.data_dir)))
+  console.print(f'prepared: {place}')
 
 
-def lock_file(name: str, data_dir: str) -> pathlib.Path:
-  """The file that says who prepares a benchmark in a folder."""
+def _prepare_in_bucket(config: PrepareConfig) -> None:
+  """Prepares in a local copy, which is uploaded at the end."""
+  _, known = declaration.resolve(config)
+  lock = folder_lock.FolderLock(
+    lock_file(known.name, config.data_dir),
+    doing=f'given {known.name}',
+    remedy='give another --data_dir',
+  )
+  with folder_lock.hold(lock):
+    store.exists(known.name, config.data_dir)  # fetches what is there
+    buckets.fetch(f'{config.data_dir.rstrip("/")}/vocabularies')
+    folder = buckets.local_path(config.data_dir)
+    prepare(dataclasses.replace(config, data_dir=str(folder)))
+    lock.check()
+    buckets.push(folder, *buckets.changes(folder))
+
+
+def lock_file(name: str, data_dir: str) -> pathlib.Path | str:
+  """The file, or object, that says who prepares a benchmark in a folder."""
+  if object_store.is_bucket(data_dir):
+    return f'{data_dir.rstrip("/")}/{store.dataset_name(name)}.lock'
   folder = pathlib.Path(data_dir).expanduser()
   return folder / f'{store.dataset_name(name)}.lock'
 

@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Sequence
 
 from dsbs_jax import contract
+from dsbs_jax.data import buckets
 from dsbs_jax.reporting import comparison, example_browser, page, tables
 from dsbs_jax.runs import results, run_folder
 from dsbs_jax.runtime import terminal_text
@@ -33,26 +34,28 @@ def report(
     )
   if examples < 0:
     raise contract.UserError(f'--examples is {examples}, expected 0 or more.')
-  runs = [run for path in paths for run in results.read_all(path)]
+  copies = [buckets.fetch(path, arrays=False) for path in paths]
+  runs = [run for path in copies for run in results.read_all(path)]
   rows = comparison.rows(results.told_apart(runs))
   browsers = example_browser.browsers(rows, limit=examples)
   failed = [
     found.parent.name
-    for path in paths
-    for found in sorted(pathlib.Path(path).rglob(run_folder.FAILURE_FILE))
+    for path in copies
+    for found in sorted(path.rglob(run_folder.FAILURE_FILE))
   ]
-  target = pathlib.Path(out or pathlib.Path(paths[0]) / 'report')
   texts = {
     'table.md': tables.markdown(rows),
     'table.csv': tables.settings_csv(rows),
     'runs.csv': tables.runs_csv(runs),
     'report.html': page.build(runs, rows, browsers, failed=failed),
   }
-  target.mkdir(parents=True, exist_ok=True)
-  for name, text in texts.items():
-    _write(target / name, text)
+  with buckets.output(out or copies[0] / 'report') as target:
+    target.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+      _write(target / name, text)
   print(terminal_text.visible(texts['table.md']))
-  print(f'tables and page: {", ".join(str(target / name) for name in texts)}')
+  written = ', '.join(str(target / name) for name in texts)
+  print(f'tables and page: {buckets.shown(written)}')
   return target / 'report.html'
 
 

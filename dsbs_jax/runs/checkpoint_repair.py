@@ -2,12 +2,14 @@
 """Finds damaged checkpoints before a run resumes and renames them."""
 
 import pathlib
+import shutil
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
 from dsbs_jax import contract
+from dsbs_jax.data import buckets
 from dsbs_jax.interop import checksums
 from dsbs_jax.runs import checkpoints
 from dsbs_jax.runtime import progress
@@ -43,6 +45,10 @@ def latest_valid_step(model_dir: str) -> int | None:
     raise contract.UserError(
       f'process 0 found no whole checkpoint in {model_dir}.'
     )
+  if jax.process_index() and buckets.url_of(model_dir):
+    for step, folder in checkpoints.folders(pathlib.Path(model_dir)).items():
+      if step > found:  # process 0 has renamed it in its own copy
+        shutil.rmtree(folder)
   return None if found == _NONE else found
 
 

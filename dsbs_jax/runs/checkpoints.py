@@ -28,8 +28,9 @@ import orbax.checkpoint as ocp
 
 from dsbs_jax import contract
 from dsbs_jax.core import steps
+from dsbs_jax.data import buckets, object_store
 from dsbs_jax.interop import checksums
-from dsbs_jax.runs import checkpoint_scores
+from dsbs_jax.runs import checkpoint_parts, checkpoint_scores
 from dsbs_jax.runtime import files
 
 PREFIX = 'checkpoint'
@@ -64,7 +65,8 @@ class Checkpoints:
       cleanup_tmp_directories=True,
       todelete_subdir=_TRASH,
       async_options=ocp.AsyncOptions(
-        post_finalization_callback=self._write_checksums
+        post_finalization_callback=self._write_checksums,
+        barrier_sync_fn=checkpoint_parts.barrier(self.model_dir),
       ),
       preservation_policy=self._policy,
     )
@@ -113,6 +115,7 @@ class Checkpoints:
     self.wait()
     self._empty_trash()
     self._saving = self.model_dir / f'{PREFIX}_{step}'
+    checkpoint_parts.prepare(self._saving)
     with files.writing(self._saving):
       self._manager.save(
         step,
@@ -260,27 +263,30 @@ def shapes_with_shardings(shapes: Any, shardings: Any) -> Any:
 
 
 def find_checkpoint(
-  checkpoint_path: str, step: str | int
+  checkpoint_path: str, step: str | int, *, arrays: bool = True
 ) -> tuple[pathlib.Path, int]:
   """Turns a run's folder and a choice of step into one checkpoint.
 
   Args:
     checkpoint_path: a run's folder or any one checkpoint.
     step: 'latest', 'best' or a number; for a run's folder only.
+    arrays: whether those of one in a bucket are fetched.
 
   Returns:
-    The checkpoint's folder and its step (0 where its name has none).
+    The checkpoint's folder (of one in a bucket, its copy here) and its step (0 where its name has none).
 
   Raises:
     UserError: the folder or the step does not exist, or the best is asked for
       where none was evaluated.
   """
-  path = pathlib.Path(checkpoint_path).absolute()
+  path = local_copy(checkpoint_path)
   if not any(path.glob(f'{PREFIX}_*')):
     if not path.exists():
       raise contract.UserError(
         f'there is no checkpoint at {str(path)!r}. Check CHECKPOINT_PATH.'
       )
+    if arrays:
+      buckets.complete(path)
     numbered = _STEP.fullmatch(path.name)
     return path, int(numbered[1]) if numbered else 0
   saved, choice = folders(path), step
@@ -295,7 +301,21 @@ def find_checkpoint(
       f'step is {step!r}, expected latest, best or the number of one of'
       f' {names}.'
     )
+  if arrays:
+    buckets.complete(folder)
   return folder, int(choice)
+
+
+def local_copy(checkpoint_path: str) -> pathlib.Path:
+  """Its folder here; of one in a bucket a copy, as yet without arrays."""
+  if not object_store.is_bucket(checkpoint_path):
+    return pathlib.Path(checkpoint_path).absolute()
+  path = buckets.fetch(checkpoint_path, arrays=False)
+  if _STEP.fullmatch(path.name):  # what is beside it says more
+    buckets.fetch(
+      f'{checkpoint_path.rstrip("/").rpartition("/")[0]}/config.gin'
+    )
+  return path
 
 
 def describe_choice(checkpoint_path: str, step: str | int) -> str:
@@ -305,7 +325,7 @@ def describe_choice(checkpoint_path: str, step: str | int) -> str:
     checkpoint_path: as for `find_checkpoint`.
     step: the same.
   """
-  saved = folders(pathlib.Path(checkpoint_path).absolute())
+  saved = folders(local_copy(checkpoint_path))
   if step != 'latest' or not saved:
     return '' if step != 'best' else ' (best on validation)'
   accuracies = {

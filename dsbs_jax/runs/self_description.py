@@ -16,7 +16,13 @@ from etils import epath
 
 from dsbs_jax import contract
 from dsbs_jax.data import benchmark as benchmark_lib
-from dsbs_jax.data import declared, register, vocabulary_files
+from dsbs_jax.data import (
+  buckets,
+  declared,
+  object_store,
+  register,
+  vocabulary_files,
+)
 from dsbs_jax.interop import (
   read_checkpoint,
   same_network,
@@ -98,7 +104,7 @@ def training(folder: str, *, step: str | int = 'latest') -> Training:
   Raises:
     UserError: the folder is none of these, or a file in it is damaged.
   """
-  path = pathlib.Path(folder)
+  path = _path(folder)
   if not path.is_dir():
     problem = 'is a file' if path.exists() else 'does not exist'
     raise contract.UserError(f'{folder!r} {problem}, {_EXPECTED}.')
@@ -140,6 +146,7 @@ def network(
   else:
     found = read_checkpoint.stated_network(str(checkpoint))
     if len(found) < len(same_network.fields_of(found)):
+      buckets.complete(checkpoint)  # shapes are told by arrays
       inferred = t5x_read_checkpoint.infer_config(str(checkpoint))
       if 'mlp_activations' not in found:
         found = {'mlp_activations': None, **found}
@@ -212,8 +219,15 @@ def _declare(said: declared.Description) -> None:
       register.declare(said)
 
 
+def _path(folder: str) -> pathlib.Path:
+  """The folder; of one in a bucket, the copy here."""
+  if object_store.is_bucket(folder):
+    return checkpoints.local_copy(folder)
+  return pathlib.Path(folder)
+
+
 def _checkpoint(folder: str, step: str | int) -> pathlib.Path:
-  path = pathlib.Path(folder)
+  path = _path(folder)
   if (path / run_folder.CONFIG_FILE).is_file() and not any(
     (*path.glob(f'{checkpoints.PREFIX}_*'), _is_checkpoint(path))
   ):
@@ -225,7 +239,7 @@ def _checkpoint(folder: str, step: str | int) -> pathlib.Path:
     raise contract.UserError(
       f'{folder} is a program, {_EXPECTED}. Run it: python {folder}/run.py.'
     )
-  checkpoint, _ = checkpoints.find_checkpoint(folder, step)
+  checkpoint, _ = checkpoints.find_checkpoint(folder, step, arrays=False)
   if _is_checkpoint(checkpoint):
     return checkpoint
   names = sorted(child.name for child in path.iterdir())
@@ -255,9 +269,9 @@ def _training(
       f'{folder} does not say what it was trained on. Add --benchmark=NAME (its'
       ' NAME_gt_dsbs), or the task, such as --task=cqa_gt_finetune.'
     )
-  if read_checkpoint.is_hugging_face(folder):
+  if read_checkpoint.is_hugging_face(str(_path(folder))):
     found['vocabulary'] = folder
-    if not any((pathlib.Path(folder) / name).is_file() for name in _TOKENIZERS):
+    if not any((_path(folder) / name).is_file() for name in _TOKENIZERS):
       found['vocabulary'] = None
       missing['vocabulary'] = (
         f'{folder} has no tokenizer ({", ".join(_TOKENIZERS)}), so that its'

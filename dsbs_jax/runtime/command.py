@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from absl import app, flags, logging
 
 from dsbs_jax import contract
+from dsbs_jax.data import buckets
 from dsbs_jax.runtime import files, gin_files, help_page, terminal_text
 
 USER_ERROR_STATUS = 2
@@ -151,7 +152,8 @@ def message(error: Exception) -> str | None:
 
 
 def _report(text: str) -> int:
-  print(f'error: {terminal_text.visible(text)}', file=sys.stderr)
+  text = terminal_text.visible(buckets.shown(text))
+  print(f'error: {text}', file=sys.stderr)
   return USER_ERROR_STATUS
 
 

@@ -6,9 +6,11 @@ import errno
 import os
 import pathlib
 import tempfile
+import uuid
 from collections.abc import Iterator
 
 from dsbs_jax import contract
+from dsbs_jax.data import object_store
 
 _FREE_SPACE = 'Free space on that disk; the same command goes on.'
 _PERMISSIONS = 'Change its permissions, or give another path.'
@@ -95,6 +97,11 @@ def _saved_before(path: pathlib.Path, reason: int | None) -> str:
 
 def check_writable(folder: str | os.PathLike) -> None:
   """Makes a folder, or raises UserError before hours of work are lost."""
+  if object_store.is_bucket(folder):
+    probe = f'{str(folder).rstrip("/")}/.{uuid.uuid4().hex}.lock'
+    object_store.write(probe, b'dsbs_jax')
+    object_store.remove(probe)
+    return
   folder = pathlib.Path(folder)
   try:
     folder.mkdir(parents=True, exist_ok=True)

@@ -11,10 +11,12 @@ that is killed leaves it; the next one takes it over
 - elsewhere once nobody has touched the file for STALE_SECONDS. Whoever holds
   it touches it every BEAT_SECONDS.
 
-A bucket (gs:// by epath) has neither exclusive create nor touch: the file is
-written and read back after SETTLE_SECONDS, so that of two the one whose text
-has stayed holds the lock, and a beat writes it again. Whoever holds a lock
-checks it before each write: after STALE_SECONDS of sleep it may be another's.
+In a bucket the lock is an object: created on the condition that there is none
+(If-None-Match, ifGenerationMatch=0), and a beat writes it again. Of two that
+take over the lock of a dead process at once, the first can delete what the
+second has made; so whoever takes over looks again after SETTLE_SECONDS, and
+whoever holds a lock checks it before each write: after STALE_SECONDS of sleep
+it may be another's, too.
 """
 
 import contextlib
@@ -33,9 +35,8 @@ import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from etils import epath
-
 from dsbs_jax import contract
+from dsbs_jax.data import object_store
 from dsbs_jax.runtime import files, progress
 
 BEAT_SECONDS = 15
@@ -56,19 +57,21 @@ class FolderLock:
   """
 
   def __init__(self, path: str | os.PathLike, *, doing: str, remedy: str):
-    self._path = epath.Path(path)
+    self._path = _place(path)
+    self._folder, self._file_name = os.path.split(path)
     self._doing, self._remedy = doing, remedy
     self._token = uuid.uuid4().hex
     self._text = json.dumps(
       {
         'host': socket.gethostname(),
         'pid': os.getpid(),
-        'place': _place(),
+        'place': _machine(),
         'started': _started(os.getpid()),
         'since': f'{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M:%S} UTC',
         'token': self._token,
       }
     )
+    self._took_over = False
     self._released = threading.Event()
     self._beats = threading.Thread(target=self._beat, daemon=True)
 
@@ -80,15 +83,18 @@ class FolderLock:
     """
     _HELD.add(self._token)  # before other threads can read it
     try:
-      while not self._create():
+      while not self._create() or not self._is_settled():
         text = _read(self._path)
         if text is None:
           continue  # released since
+        if text == self._text:
+          break  # a store's answer was lost, and it was asked again
         facts = _facts(text)
         if _is_alive(self._path, facts):
           raise contract.UserError(self._refusal(facts))
         progress.say(f'{self._path} was left by {_name(facts)}: taken over')
         self._remove(text)
+        self._took_over = True
     except BaseException:
       _HELD.remove(self._token)
       raise
@@ -106,8 +112,8 @@ class FolderLock:
       )
     if text != self._text:
       raise files.NotWritten(
-        f'{self._path.parent} is being {self._doing} by {_name(_facts(text))}:'
-        f' it has taken over, since {self._path.name} was removed or this'
+        f'{self._folder} is being {self._doing} by {_name(_facts(text))}:'
+        f' it has taken over, since {self._file_name} was removed or this'
         f' process was stopped for over {STALE_SECONDS} s. This one writes'
         ' nothing more there.'
       )
@@ -119,30 +125,26 @@ class FolderLock:
     _HELD.remove(self._token)
     self._released.set()
     self._beats.join()
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, object_store.StoreError):
       if _read(self._path) == self._text:
-        self._path.unlink(missing_ok=True)
+        _unlink(self._path)
 
   def _refusal(self, other: Mapping[str, Any]) -> str:
     wait = 'Wait until it has ended, stop it'
-    if other.get('place') != _place():
+    if other.get('place') != _machine():
       wait += (
         f', or, if it is gone, wait {STALE_SECONDS} s for its lock to run out or'
         f' remove {self._path}'
       )
     return (
-      f'{self._path.parent} is being {self._doing} by {_name(other)}, expected'
+      f'{self._folder} is being {self._doing} by {_name(other)}, expected'
       f' no other process there. {wait}, or {self._remedy}.'
     )
 
   def _create(self) -> bool:
     """Whether the file was not there and is of this process now."""
-    if _is_bucket(self._path):
-      if self._path.exists():
-        return False
-      self._path.write_text(self._text)
-      time.sleep(SETTLE_SECONDS)
-      return _read(self._path) == self._text
+    if isinstance(self._path, str):
+      return object_store.create(self._path, self._text.encode())
     with files.writing(self._path.parent):
       self._path.parent.mkdir(parents=True, exist_ok=True)
     with files.writing(self._path):
@@ -158,10 +160,18 @@ class FolderLock:
         raise
     return True
 
+  def _is_settled(self) -> bool:
+    """Whether nobody has removed the file as that of the dead process."""
+    if not (self._took_over and isinstance(self._path, str)):
+      return True
+    time.sleep(SETTLE_SECONDS)
+    return _read(self._path) == self._text
+
   def _remove(self, text: str) -> None:
     """Removes the file of a dead process, and no other one."""
-    if _is_bucket(self._path):
-      self._path.unlink(missing_ok=True)
+    if isinstance(self._path, str):
+      if _read(self._path) == text:
+        object_store.remove(self._path)
       return
     with contextlib.suppress(FileNotFoundError), open(self._path, 'r+') as file:
       with contextlib.suppress(OSError):  # file systems without flock
@@ -174,8 +184,8 @@ class FolderLock:
     while not self._released.wait(BEAT_SECONDS):
       with contextlib.suppress(Exception):  # a beat may be missed
         if _read(self._path) == self._text:
-          if _is_bucket(self._path):
-            self._path.write_text(self._text)
+          if isinstance(self._path, str):
+            object_store.write(self._path, self._text.encode())
           else:
             os.utime(self._path)
 
@@ -215,23 +225,35 @@ def exit_on_sigterm() -> Iterator[None]:
 
 def holder(path: str | os.PathLike) -> str | None:
   """Who holds a lock, in words; None where no living process does."""
-  path = epath.Path(path)
+  path = _place(path)
   text = _read(path)
   if text is None or not _is_alive(path, _facts(text)):
     return None
   return _name(_facts(text))
 
 
-def _is_bucket(path: epath.Path) -> bool:
-  return '://' in os.fspath(path)
+def _place(path: str | os.PathLike) -> pathlib.Path | str:
+  """A lock's file, or the URL of its object."""
+  return path if object_store.is_bucket(path) else pathlib.Path(path)
 
 
-def _read(path: epath.Path) -> str | None:
+def _unlink(path: pathlib.Path | str) -> None:
+  if isinstance(path, str):
+    object_store.remove(path)
+  else:
+    path.unlink(missing_ok=True)
+
+
+def _read(path: pathlib.Path | str) -> str | None:
   """The text of a lock file; None where there is none."""
   deadline = time.monotonic() + _HALF_WRITTEN_SECONDS
   while True:
     try:
-      text = path.read_text()
+      text = (
+        object_store.read(path).decode()
+        if isinstance(path, str)
+        else path.read_text()
+      )
     except (FileNotFoundError, NotADirectoryError):
       return None
     if _facts(text) or time.monotonic() > deadline:
@@ -254,9 +276,9 @@ def _name(facts: Mapping[str, Any]) -> str:
   return f'process {facts["pid"]} on {facts["host"]} since {facts["since"]}'
 
 
-def _is_alive(path: epath.Path, facts: Mapping[str, Any]) -> bool:
+def _is_alive(path: pathlib.Path | str, facts: Mapping[str, Any]) -> bool:
   """Whether the process that wrote a lock file is still there."""
-  if facts.get('place') == _place():
+  if facts.get('place') == _machine():
     if facts['pid'] == os.getpid():
       return facts['token'] in _HELD
     return _started(facts['pid']) == facts['started']
@@ -266,17 +288,17 @@ def _is_alive(path: epath.Path, facts: Mapping[str, Any]) -> bool:
     return False
 
 
-def _age(path: epath.Path) -> float:
+def _age(path: pathlib.Path | str) -> float:
   """Seconds since a file was touched, by the clock of its file system."""
-  if _is_bucket(path):
-    return time.time() - path.stat().mtime
+  if isinstance(path, str):
+    return time.time() - object_store.modified(path)
   with tempfile.TemporaryFile(dir=path.parent) as now:
     now.write(b'now')
     now.flush()
     return os.fstat(now.fileno()).st_mtime - os.stat(path).st_mtime
 
 
-def _place() -> str:
+def _machine() -> str:
   """Where a number names one process: a boot of a machine, a namespace."""
   try:
     boot = pathlib.Path('/proc/sys/kernel/random/boot_id').read_text().strip()

@@ -7,12 +7,14 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
+from dsbs_jax.data import buckets
+
 _SECONDS_BETWEEN_LINES = 30.0
 
 
 def say(text: str) -> None:
   """Prints a progress line at once."""
-  print(text, file=sys.stderr, flush=True)
+  print(buckets.shown(text), file=sys.stderr, flush=True)
 
 
 class ProgressLine:

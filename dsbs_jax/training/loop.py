@@ -6,15 +6,16 @@ callbacks: what happens, happens in `train_locked`.
 """
 
 import contextlib
+import dataclasses
 import time
 
 import jax
 
 from dsbs_jax import contract
 from dsbs_jax.core import partitioning
-from dsbs_jax.data import declared
+from dsbs_jax.data import declared, object_store
 from dsbs_jax.inference import decode_functions
-from dsbs_jax.runs import run_folder
+from dsbs_jax.runs import run_folder, working_copy
 from dsbs_jax.runtime import (
   compilation_cache,
   distributed,
@@ -52,19 +53,25 @@ def train(
     doing='trained',
     remedy='train in another MODEL_DIR',
   )
-  with distributed.hold(lock):
-    return train_locked(run, lock, config_text=config_text, started=started)
+  with distributed.hold(lock), working_copy.open(run.model_dir) as copy:
+    if copy.is_remote:
+      run = dataclasses.replace(run, model_dir=copy.folder)
+    return train_locked(
+      run, lock, copy, config_text=config_text, started=started
+    )
 
 
 def train_locked(
   run: train_config.TrainConfig,
   lock: folder_lock.FolderLock,
+  copy: working_copy.WorkingCopy,
   *,
   config_text: str | None,
   started: float,
 ) -> int:
   """As `train`, which see, with the lock of the folder held.
 
+  `copy` is the folder, of one in a bucket the copy that is written to.
   `started` is a time of time.monotonic(), from which start-up counts.
   """
   malloc.keep_freed_memory()
@@ -84,6 +91,9 @@ def train_locked(
     lock.check()
     with clock.phase('save'):
       saved.save(now.state, position=position, run=facts)
+      if copy.is_remote:  # it goes up while it is evaluated
+        saved.wait()
+        copy.push()
 
   def evaluate(done=None):
     with clock.phase('evaluation'):
@@ -92,7 +102,9 @@ def train_locked(
       )
     if scores is not None:
       lock.check()
+      copy.wait()
       saved.add_scores(step, scores)
+      copy.push()
     log.timings(step, clock.pauses())
     return scores is not None
 
@@ -132,6 +144,10 @@ def train_locked(
       if stop.name and step != saved.latest_step():
         # The buffer goes along: the next log line is that of an unbroken run.
         save()
+  except object_store.StoreError as error:
+    raise contract.UserError(
+      f'{error} The run had done {step:,} steps.'
+    ) from error
   except files.NotWritten as error:
     raise contract.UserError(
       f'{error} The run had done {step:,} steps. {saved.describe_newest()}'

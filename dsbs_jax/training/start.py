@@ -12,7 +12,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from dsbs_jax import contract
-from dsbs_jax.data import register, vocabulary_files
+from dsbs_jax.data import (
+  buckets,
+  object_store,
+  register,
+  vocabulary_files,
+)
 from dsbs_jax.data.prepared import own_vocabularies, store, views
 from dsbs_jax.interop import gguf_checkpoint, same_network
 from dsbs_jax.runs import results, run_folder, self_description
@@ -70,6 +75,8 @@ class Request:
     name = self.student
     if name is None or (name in gin_files.models() and os.sep not in name):
       return None
+    if object_store.is_bucket(name):
+      return name
     if name.endswith(gguf_checkpoint.SUFFIX) and os.path.isfile(name):
       return gguf_checkpoint.converted(name, say=progress.say)
     if pathlib.Path(name).expanduser().is_dir():
@@ -96,7 +103,7 @@ def defaults(request: Request) -> gin_macros.Defaults:
   source = register.source(
     data_dir=request.data_dir or request.macros.get('DATA_DIR')
   )
-  fields = {'data_dir': os.path.abspath(source.data_dir)}
+  fields = {'data_dir': buckets.absolute(source.data_dir)}
   if not request.task and request.benchmark:
     fields['mixture_or_task_name'] = _task(request, source.data_dir)
   network, missing = {}, {}

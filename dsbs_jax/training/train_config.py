@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from dsbs_jax import contract
 from dsbs_jax.core import network, partitioning
 from dsbs_jax.core import objective as objective_lib
-from dsbs_jax.data import register, vocabularies
+from dsbs_jax.data import object_store, register, vocabularies
 from dsbs_jax.data.batching import batch_order
 from dsbs_jax.data.prepared import views
 from dsbs_jax.runs import results
@@ -139,10 +139,10 @@ class TrainConfig:
         ' trained in pairs, which have none. Leave MIXTURE_RATES out, or set'
         ' --gin.PAIRED=False.'
       )
-    if '://' in self.model_dir:
+    if '://' in self.model_dir and not object_store.is_bucket(self.model_dir):
       raise contract.UserError(
-        f'MODEL_DIR is {self.model_dir!r}, expected a folder of this machine or'
-        ' one that is mounted; the T5X engine writes to cloud storage.'
+        f'MODEL_DIR is {self.model_dir!r}, expected a folder of this machine,'
+        ' one that is mounted, or one in a bucket (gs:// or s3://).'
       )
     if objective_of(self).mi_weight and (
       not self.paired or self.chunk_tokens or not _is_pair(self)

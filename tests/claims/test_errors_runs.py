@@ -91,7 +91,7 @@ TRAIN = {
   'small_table': ('VOCAB_SIZE=100', ('359 ids', '--gin.VOCAB_SIZE=384')),
   'splits': ("EVAL_SPLITS=('valid',)", ("('valid',)", 'train, validation')),
   'no_data': ("DATA_DIR='/nowhere'", ("'/nowhere'", 'dsbs_jax.prepare')),
-  'cloud_folder': ("MODEL_DIR='gs://x'", ("'gs://x'", 'folder')),
+  'cloud_folder': ("MODEL_DIR='hdfs://x'", ("'hdfs://x'", 'folder', 'gs://')),
   'file_for_folder': ("MODEL_DIR='{place}/q.txt'", ('q.txt', 'folder')),
   'no_checkpoint': (
     "INITIAL_CHECKPOINT_PATH='/nowhere'",

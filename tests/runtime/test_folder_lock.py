@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One writer per folder, and nobody who is dead keeps others out."""
 
+import datetime
 import json
 import os
 import pathlib
@@ -11,10 +12,11 @@ import sys
 import threading
 import time
 
+import fsspec
 import pytest
-from etils import epath
 
 from dsbs_jax import contract
+from dsbs_jax.data import object_store
 from dsbs_jax.runtime import files, folder_lock
 
 # Holds a lock until it is told to end; SIGTERM ends it as it ends a run.
@@ -215,93 +217,83 @@ def test_a_lock_that_was_lost_is_noticed(path):
   assert json.loads(path.read_text())['host'] == 'far'
 
 
-class Bucket:
-  """A path of object storage: no exclusive create, no rename, no touch."""
-
-  objects = {}  # name -> text, time
-
-  def __init__(self, name):
-    self.name = name
-
-  def __fspath__(self):
-    return self.name
-
-  __str__ = __fspath__
-  __repr__ = __fspath__
-
-  @property
-  def parent(self):
-    return Bucket(self.name.rpartition('/')[0])
-
-  def exists(self):
-    return self.name in self.objects
-
-  def read_text(self):
-    if not self.exists():
-      raise FileNotFoundError(self.name)
-    return self.objects[self.name][0]
-
-  def write_text(self, text):
-    self.objects[self.name] = text, time.time()
-
-  def unlink(self, missing_ok):
-    del missing_ok
-    self.objects.pop(self.name, None)
-
-  def stat(self):
-    if not self.exists():
-      raise FileNotFoundError(self.name)
-    return epath.stat_utils.StatResult(
-      False, 1, int(self.objects[self.name][1])
-    )
-
-
 @pytest.fixture
 def bucket(monkeypatch):
-  monkeypatch.setattr(
-    folder_lock.epath,
-    'Path',
-    lambda x: x if isinstance(x, Bucket) else Bucket(x),
-  )
+  """A lock in a bucket that lies in memory."""
   monkeypatch.setattr(folder_lock.time, 'sleep', lambda seconds: None)
-  Bucket.objects.clear()
-  return Bucket('gs://ours/run/train.lock')
+  store = fsspec.filesystem('memory')
+  store.store.clear()
+  yield 'memory://ours/run/train.lock'
+  store.store.clear()
 
 
-def test_a_bucket_is_locked_too(bucket, monkeypatch):
+def _aged(bucket, seconds):
+  """Lets an object be older than it is."""
+  found = fsspec.filesystem('memory').store[bucket.removeprefix('memory:/')]
+  found.modified -= datetime.timedelta(seconds=seconds)
+
+
+FAR = b'{"pid": 1, "host": "far", "since": "May", "place": "x", "token": ""}'
+
+
+def test_a_bucket_is_locked_too(bucket):
   with folder_lock.hold(_lock(bucket)) as lock:
     lock.check()
     with pytest.raises(
       contract.UserError, match='run is being trained by proc'
     ):
       _lock(bucket).acquire()
-  assert not bucket.exists()
-  bucket.write_text('{"pid": 1, "host": "far", "since": "May", "place": "x"}')
+    object_store.write(bucket, FAR)
+    with pytest.raises(files.NotWritten, match='process 1 on far since May'):
+      lock.check()
+  assert object_store.read(bucket) == FAR  # another's is left alone
   with pytest.raises(contract.UserError, match='process 1 on far since May'):
     _lock(bucket).acquire()
-  text, _ = bucket.objects[bucket.name]
-  bucket.objects[bucket.name] = text, time.time() - 1000
+  _aged(bucket, 1000)
   with folder_lock.hold(_lock(bucket)) as lock:
     lock.check()
+  with pytest.raises(FileNotFoundError):
+    object_store.read(bucket)
 
 
-def test_of_two_that_write_into_a_bucket_at_once_one_goes_on(
+def test_of_two_that_write_into_a_bucket_at_once_one_goes_on(bucket):
+  first, second = _lock(bucket), _lock(bucket)
+  assert first._create()
+  assert not second._create()
+  assert object_store.read(bucket) == first._text.encode()
+
+
+def test_of_two_that_take_over_in_a_bucket_at_once_one_goes_on(
   bucket, monkeypatch
 ):
+  object_store.write(bucket, FAR)
+  _aged(bucket, 1000)
   first, second = _lock(bucket), _lock(bucket)
 
   def meanwhile(seconds):
     assert seconds == folder_lock.SETTLE_SECONDS
     monkeypatch.setattr(folder_lock.time, 'sleep', lambda seconds: None)
-    # The second had looked before the first wrote.
-    monkeypatch.setattr(Bucket, 'exists', lambda self: False)
-    second._create()
-    monkeypatch.undo()
+    # The second had looked before the first took over.
+    object_store.remove(bucket)
+    second.acquire()
 
-  exists = Bucket.exists
   monkeypatch.setattr(folder_lock.time, 'sleep', meanwhile)
-  assert not first._create()
-  assert Bucket.exists is exists
+  with pytest.raises(contract.UserError, match='is being trained by process'):
+    first.acquire()
+  second.check()
+  second.release()
+
+
+def test_an_answer_that_is_lost_is_no_other_process(bucket, monkeypatch):
+  lock, create = _lock(bucket), object_store.create
+
+  def twice(url, content):
+    create(url, content)  # its answer does not come: it is asked again
+    return create(url, content)
+
+  monkeypatch.setattr(object_store, 'create', twice)
+  with folder_lock.hold(lock):
+    lock.check()
 
 
 def test_without_room_or_rights_the_file_is_named(path):

@@ -13,14 +13,22 @@ import os
 import pathlib
 
 from dsbs_jax import contract
-from dsbs_jax.data import vocabularies, vocabulary_files
+from dsbs_jax.data import object_store, vocabularies, vocabulary_files
 
 _DIGITS = 8  # of a fingerprint, as many as tell two vocabularies apart
 
 
 def find(name: str | None, data_dir: str | os.PathLike[str]) -> list[str]:
   """The vocabularies of a benchmark, sorted; replaced ones left out."""
+  if object_store.is_bucket(data_dir):
+    folder = f'{str(data_dir).rstrip("/")}/vocabularies'
+    there = object_store.names(folder)
+    return [f'{folder}/{n}' for n in there if _is_of(n, name)]
   return sorted(map(str, _folder(data_dir).glob(f'{name}.*.model')))
+
+
+def _is_of(file: str, name: str | None) -> bool:
+  return file.startswith(f'{name}.') and file.endswith('.model')
 
 
 def only(name: str | None, data_dir: str | os.PathLike[str]) -> str | None:

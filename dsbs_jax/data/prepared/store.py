@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from dsbs_jax import contract
-from dsbs_jax.data import benchmark
+from dsbs_jax.data import benchmark, buckets, object_store
 from dsbs_jax.data.prepared import fingerprints, metadata_file, tfds_builder
 
 VERSION = '1.0.0'
@@ -34,7 +34,10 @@ def dataset_name(name: str) -> str:
 
 def folder(name: str, data_dir: str | os.PathLike[str]) -> pathlib.Path:
   """Where a benchmark's prepared dataset lies, whether it exists or not."""
-  return pathlib.Path(data_dir).expanduser() / dataset_name(name) / VERSION
+  root = pathlib.Path(data_dir).expanduser()
+  if object_store.is_bucket(data_dir):
+    root = buckets.local_path(data_dir)
+  return root / dataset_name(name) / VERSION
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,8 +149,15 @@ def _replaced(target: pathlib.Path) -> pathlib.Path:
 
 
 def _find(name: str, data_dir: str | os.PathLike[str]) -> pathlib.Path:
-  """As `folder`; puts back what a kill left between two renames."""
+  """As `folder`; puts back what a kill left between two renames.
+
+  Of a dataset in a bucket it is this process's copy.
+  """
   target = folder(name, data_dir)
+  if object_store.is_bucket(data_dir):
+    if not (target / 'metadata.json').is_file():
+      buckets.fetch(f'{data_dir.rstrip("/")}/{dataset_name(name)}/{VERSION}')
+    return target
   if not target.exists() and _replaced(target).exists():
     with contextlib.suppress(OSError):  # a writer, or a reader, was faster
       os.replace(_replaced(target), target)
@@ -190,12 +200,18 @@ def read(name: str, data_dir: str | os.PathLike[str]) -> Prepared:
       f'{path} has format {metadata.get("format")!r}, expected {VERSION!r}.'
       ' Prepare the benchmark again with --overwrite.'
     )
-  return Prepared(name, pathlib.Path(data_dir), metadata)
+  root = pathlib.Path(data_dir)
+  if object_store.is_bucket(data_dir):
+    root = path.parents[2]
+  return Prepared(name, root, metadata)
 
 
 def prepared_names(data_dir: str | os.PathLike[str]) -> list[str]:
   """The benchmarks that are prepared in a folder, sorted."""
   root, prefix = pathlib.Path(data_dir).expanduser(), dataset_name('')
+  if object_store.is_bucket(data_dir):
+    there = object_store.names(data_dir)
+    return [n.removeprefix(prefix) for n in there if n.startswith(prefix)]
   return sorted(
     path.parent.parent.name.removeprefix(prefix)
     for path in root.glob(f'{prefix}*/{VERSION}/metadata.json')

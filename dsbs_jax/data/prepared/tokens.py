@@ -21,7 +21,13 @@ import numpy as np
 from absl import logging
 
 from dsbs_jax import contract
-from dsbs_jax.data import task_forms, vocabularies, vocabulary_files
+from dsbs_jax.data import (
+  buckets,
+  object_store,
+  task_forms,
+  vocabularies,
+  vocabulary_files,
+)
 from dsbs_jax.data.prepared import array_folder, ragged, store
 
 _FORMAT = 2
@@ -38,7 +44,8 @@ class Source:
     data_dir: the folder that `prepare` wrote to.
     vocabulary: a vocabulary spec (see `vocabulary_files`).
     prefixes: 'paper' or 'code' (see `task_forms`).
-    cache_dir: folder of the token cache; None is `data_dir/tokens`.
+    cache_dir: folder of the token cache; None is `data_dir/tokens`, or
+      `tokens` in the cache of buckets.
   """
 
   data_dir: str
@@ -52,7 +59,9 @@ class Source:
 
   @property
   def cache(self) -> pathlib.Path:
-    """Folder of the token cache."""
+    """Folder of the token cache; of data in a bucket, one on this machine."""
+    if not self.cache_dir and object_store.is_bucket(self.data_dir):
+      return buckets.cache_folder() / 'tokens'
     return pathlib.Path(self.cache_dir or os.path.join(self.data_dir, 'tokens'))
 
 
