@@ -296,7 +296,7 @@ def test_a_sweep_prepares_and_trains_in_a_bucket(store, tmp_path):
   ]
   said = _run(arguments, tmp_path, cache='sweep')
   assert '1 of 1 runs are finished, 0 failed' in said
-  (name,) = (n for n in object_store.names(runs) if n.startswith('svamp-'))
+  (name,) = (n for n in object_store.names(runs) if n.startswith('svamp_gt'))
   there = set(object_store.names(f'{runs}/{name}'))
   assert {'config.gin', 'metrics.jsonl', 'train.log', 'checkpoint_12'} <= there
   assert 'train.lock' not in there
