@@ -106,7 +106,9 @@ def _batch(step, layout=recorded.padded):
   }
 
 
-@pytest.mark.parametrize('chunk_tokens', [0, 6])
+@pytest.mark.parametrize(
+  'chunk_tokens', [6, pytest.param(0, marks=pytest.mark.long)]
+)
 def test_fifty_steps_of_adamw_are_retraced(chunk_tokens):
   transformation = optimizer.adamw(schedules.constant(2e-3), clip_norm=1.0)
   step_fn = models.jit(
@@ -137,6 +139,7 @@ def test_fifty_steps_of_adamw_are_retraced(chunk_tokens):
   )
 
 
+@pytest.mark.long
 def test_joined_views_and_flat_rows_have_the_gradient_of_padded_ones():
   def flat(*args, **options):
     return recorded.with_token_index(recorded.packed(*args, **options))
