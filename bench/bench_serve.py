@@ -27,6 +27,7 @@ import aiohttp
 from absl import flags
 
 from bench import worker
+from dsbs_jax.interop import ct2_model
 from dsbs_jax.runtime import command, gin_config
 from dsbs_jax.serving import server as server_lib
 from tests.inference import small_student
@@ -34,7 +35,7 @@ from tests.serving import serving_process
 
 _MODEL = flags.DEFINE_string('model', 'small', 'A file of gin/models.')
 _BACKENDS = flags.DEFINE_list(
-  'backends', [''], 'Values of BACKEND; not set if empty.'
+  'backends', None, 'Values of BACKEND; default: jax, and ct2 if installed.'
 )
 _CLIENTS = flags.DEFINE_list('clients', ['1', '8', '64'], 'Clients at once.')
 _SECONDS = flags.DEFINE_float('seconds', 3.0, 'Of one measurement.')
@@ -69,16 +70,17 @@ def main() -> None:
     files = (f'models/{_MODEL.value}', *_FILES)
     _write_student(folder, files, macros)
     servers, started = {}, []
-    backends = [(name, batched) for name in _BACKENDS.value]
-    for backend, sizes in (*backends, (_BACKENDS.value[0], (1,))):
-      name = f'{backend or "built in"}, batches up to {sizes[-1]}'
-      chosen = {'BACKEND': backend} if backend else {}
+    chosen = _BACKENDS.value or ['jax']
+    if not _BACKENDS.value and ct2_model.is_installed():
+      chosen += ['ct2', 'ct2_int8']
+    for backend, sizes in (*((x, batched) for x in chosen), (chosen[0], (1,))):
+      name = f'{backend}, batches up to {sizes[-1]}'
       begin = time.perf_counter()
       servers[name] = stack.enter_context(
         serving_process.Process(
           *(folder / f'{name}.log', *files),
           **macros,
-          **chosen,
+          BACKEND=backend,
           BATCH_SIZES=sizes,
         )
       )
