@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import jax
 
 from dsbs_jax import contract
-from dsbs_jax.core.t5.config import T5Config
+from dsbs_jax.core import network
 from dsbs_jax.inference import cpu_threads
 from dsbs_jax.interop import ct2_model
 from dsbs_jax.runtime import progress
@@ -42,7 +42,7 @@ class Work:
       generated count, too.
   """
 
-  model: T5Config
+  model: network.Config
   num_beams: int
   mesh: str | None
   generates: bool
@@ -86,6 +86,8 @@ def choose(asked: str, work: Work) -> str:
 def _impossible(work: Work, asked: str) -> Sequence[str]:
   """Why CTranslate2 does not compute the same."""
   reasons = []
+  if not isinstance(work.model, network.T5Config):
+    reasons.append(f'the student is a {work.model.family}, and it runs T5 here')
   if work.num_beams > 1:
     reasons.append(f'NUM_BEAMS is {work.num_beams}, and it decodes greedily')
   if work.model.dtype != 'float32' and asked == CT2:

@@ -8,6 +8,7 @@ import math
 import jax
 import pytest
 
+from dsbs_jax.core import network
 from dsbs_jax.inference import backend, infer_file
 from dsbs_jax.interop import ct2_model
 from tests.inference import small_student, test_infer_file
@@ -18,6 +19,17 @@ WORK = backend.Work(
   mesh=None,
   generates=True,
   num_options=1,
+)
+
+GEMMA = network.GemmaConfig(
+  vocab_size=64,
+  emb_dim=8,
+  num_heads=2,
+  num_kv_heads=1,
+  head_dim=4,
+  mlp_dim=16,
+  num_layers=1,
+  window=4,
 )
 
 
@@ -42,6 +54,7 @@ def installed(monkeypatch):
       {'model': dataclasses.replace(WORK.model, dtype='bfloat16')},
       "ACTIVATION_DTYPE is 'bfloat16'",
     ),
+    ({'model': GEMMA}, 'the student is a gemma3'),
   ],
 )
 def test_auto_takes_what_is_faster_and_says_so(
@@ -74,6 +87,9 @@ def test_without_it_nothing_is_said_and_nothing_changes(monkeypatch, capsys):
 
 
 def test_what_it_cannot_do_is_refused(installed):
+  gemma = dataclasses.replace(WORK, model=GEMMA)
+  with pytest.raises(ValueError, match='the student is a gemma3'):
+    backend.choose('ct2_int8', gemma)
   beams = dataclasses.replace(WORK, num_beams=2)
   with pytest.raises(ValueError, match="BACKEND is 'ct2', but NUM_BEAMS is 2"):
     backend.choose('ct2', beams)
