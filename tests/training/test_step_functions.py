@@ -177,8 +177,7 @@ def lower(model, mesh, mesh_name, *, one_view):
 
 def params_bytes(model, mesh, mesh_name):
   """Bytes of the parameters on one device."""
-  from dsbs_jax.core import partitioning
-  from dsbs_jax.core.t5 import network
+  from dsbs_jax.core import network, partitioning
   from dsbs_jax.hardware import memory
   from dsbs_jax.runs import checkpoints
 
