@@ -102,11 +102,11 @@ def measure(
   where = arguments.mixture, arguments.data_dir, arguments.vocabulary
   vocab_size = surroundings.model_vocab_size(*where[1:])
   path = folder / 'workload.npz'
-  batches.make(
-    where,
-    batch_size=arguments.batch_size,
-    num_steps=max(8, arguments.steps),
-  ).save(path)
+  one = folder / 'one.npz'  # workers warm up on all steps that there are
+  for file, num_steps in ((path, max(8, arguments.steps)), (one, 1)):
+    batches.make(
+      where, batch_size=arguments.batch_size, num_steps=num_steps
+    ).save(file)
   task = step_time.Task(
     path,
     vocab_size,
@@ -121,7 +121,7 @@ def measure(
       found_peers(arguments), rounds=arguments.rounds
     ),
     'training': lambda: peers.training_table(
-      found_peers(arguments), path, rounds=arguments.rounds
+      found_peers(arguments), one, rounds=arguments.rounds
     ),
     'layouts': lambda: step_time.compare(task, 'layouts'),
     'shares': lambda: step_time.compare(task, 'shares'),
@@ -139,7 +139,9 @@ def measure(
   for name in sections if chosen == ['all'] else chosen:
     for row in sections[name]():
       print(
-        f'{row.section}: {row.what}: {row.value:.4g} {row.unit}', flush=True
+        f'{row.section}: {row.what}: {row.value:.4g} {row.unit}'
+        + (f', CPU seconds {row.cpu_seconds:.4g}' if row.cpu_seconds else ''),
+        flush=True,
       )
       yield row
 
