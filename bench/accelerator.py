@@ -24,8 +24,7 @@ import jax
 import numpy as np
 
 from bench import attentions, programs, workload
-from dsbs_jax.core import decoding, dot_product_attention
-from dsbs_jax.core.t5 import network
+from dsbs_jax.core import decoding, dot_product_attention, network
 
 _PROFILED_RUNS = 4
 

@@ -12,12 +12,12 @@ import numpy as np
 from bench import programs, worker, workload
 from dsbs_jax.core import (
   dot_product_attention,
+  network,
   objective,
   optimizer,
   partitioning,
   unpadding,
 )
-from dsbs_jax.core.t5 import network
 from dsbs_jax.inference import decode_functions
 from dsbs_jax.runtime import compilation_cache, malloc
 

@@ -21,9 +21,9 @@ import numpy as np
 from bench import attentions
 from dsbs_jax.core import (
   decoding,
+  network,
   optimizer,
 )
-from dsbs_jax.core.t5 import network
 from dsbs_jax.interop import hf_checkpoint
 from tests.recordings import hf_folders, replay
 

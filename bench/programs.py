@@ -8,8 +8,7 @@ from collections.abc import Callable
 import jax
 
 from dsbs_jax import contract
-from dsbs_jax.core import objective, optimizer, partitioning, steps
-from dsbs_jax.core.t5 import network
+from dsbs_jax.core import network, objective, optimizer, partitioning, steps
 
 NUM_STEPS = 10_000  # of the paper's runs
 

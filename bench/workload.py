@@ -15,8 +15,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from dsbs_jax import contract
-from dsbs_jax.core import flops
-from dsbs_jax.core.t5 import network
+from dsbs_jax.core import flops, network
 
 VIEWS = (contract.LABEL_VIEW, contract.RATIONALE_VIEW)
 

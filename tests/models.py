@@ -8,7 +8,7 @@ import numpy as np
 from etils import epath
 from flax import traverse_util
 
-from dsbs_jax.core.t5 import network
+from dsbs_jax.core import network
 from dsbs_jax.interop import t5x_read_checkpoint, t5x_storage
 
 # Most of such a test's time is compilation; unoptimised code is fine.

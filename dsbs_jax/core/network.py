@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 
+from dsbs_jax.core import dropout, parameter_tree, unpadding
 from dsbs_jax.core.gemma import cache as gemma_cache
 from dsbs_jax.core.gemma import network as gemma_network
 from dsbs_jax.core.t5 import cache as t5_cache
@@ -40,6 +41,10 @@ def cache(config: Config) -> types.ModuleType:
   return _CACHES[type(config)]
 
 
+def _tree(config: Config) -> parameter_tree.Tree:
+  return _NETWORKS[type(config)].tree(config)
+
+
 def make_config(fields: Mapping[str, Any]) -> Config:
   """The config that a run's metadata states.
 
@@ -59,17 +64,17 @@ def init(key: jax.Array, config: Config) -> Params:
     key: typed random key.
     config: the network.
   """
-  return _NETWORKS[type(config)].init(key, config)
+  return _tree(config).init(key)
 
 
 def param_shapes(config: Config) -> Params:
   """The parameter tree with a float32 jax.ShapeDtypeStruct at each leaf."""
-  return _NETWORKS[type(config)].param_shapes(config)
+  return _tree(config).shapes()
 
 
 def logical_axes(config: Config) -> Params:
   """The parameter tree with T5X's axis names, a tuple of str, at each leaf."""
-  return _NETWORKS[type(config)].logical_axes(config)
+  return _tree(config).axes()
 
 
 def stack_layers(params: Params, config: Config) -> Params:
@@ -79,12 +84,12 @@ def stack_layers(params: Params, config: Config) -> Params:
     params: parameters with subtrees `layers_0`, `layers_1`, ...
     config: the network; its `scan_layers` is not looked at.
   """
-  return _NETWORKS[type(config)].stack_layers(params, config)
+  return _tree(config).stack(params)
 
 
 def unstack_layers(params: Params, config: Config) -> Params:
   """The inverse of `stack_layers`, with the same arguments."""
-  return _NETWORKS[type(config)].unstack_layers(params, config)
+  return _tree(config).unstack(params)
 
 
 def hidden(
@@ -107,7 +112,14 @@ def hidden(
     `unpadding.unpad_targets` makes the targets [C, n].
   """
   family = _NETWORKS[type(config)]
-  return family.hidden(params, config, rows, dropout_key=dropout_key)
+  keys = dropout.row_keys(dropout_key, len(rows['encoder_input_tokens']))
+  encoder_keys, decoder_keys = dropout.split_keys(keys, 2)
+  encoded = family.encode(params, config, rows, dropout_key=encoder_keys)
+  states = family.decode(
+    params, config, encoded, rows=rows, dropout_key=decoder_keys
+  )
+  index = rows.get(unpadding.DECODER_TOKEN_INDEX)
+  return states if index is None else states.reshape(*index.shape, -1)
 
 
 def apply(
@@ -121,8 +133,13 @@ def apply(
 
   Arguments as in `hidden`.
   """
-  family = _NETWORKS[type(config)]
-  return family.apply(params, config, rows, dropout_key=dropout_key)
+  states = hidden(params, config, rows, dropout_key=dropout_key)
+  target_unpadding = unpadding.make_unpadding(
+    rows.get(unpadding.DECODER_TOKEN_INDEX), rows['decoder_target_tokens']
+  )
+  if target_unpadding is not None:
+    states = target_unpadding.pad(states.reshape(-1, states.shape[-1]))
+  return logits(params, config, states)
 
 
 def logits(params: Params, config: Config, hidden: jax.Array) -> jax.Array:

@@ -22,7 +22,7 @@ from etils import epath
 from flax import serialization, traverse_util
 
 from dsbs_jax import contract
-from dsbs_jax.core.t5 import network
+from dsbs_jax.core import network
 from dsbs_jax.interop import t5x_layers, t5x_storage
 
 _VERSION = 3

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 
 from bench import table, worker, workload
-from dsbs_jax.core import flops
-from dsbs_jax.core.t5 import network
+from dsbs_jax.core import flops, network
 from tests import models
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]

@@ -5,8 +5,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from dsbs_jax.core import steps
-from dsbs_jax.core.t5 import network
+from dsbs_jax.core import network, steps
 from dsbs_jax.data import vocabularies
 from dsbs_jax.runs import checkpoints
 from dsbs_jax.runtime import gin_config

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from dsbs_jax.core.t5 import network
+from dsbs_jax.core import network
 from dsbs_jax.interop import hf_checkpoint
 from tests import models
 from tests.claims import doors

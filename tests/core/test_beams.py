@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsbs_jax.core import beams, decoding
-from dsbs_jax.core.t5 import cache, network
+from dsbs_jax.core import beams, decoding, network
+from dsbs_jax.core.t5 import cache
 from tests import models
 from tests.core import tiny_decoder
 

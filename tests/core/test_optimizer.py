@@ -7,8 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from dsbs_jax.core import optimizer
-from dsbs_jax.core.t5 import network
+from dsbs_jax.core import network, optimizer
 from tests import models
 
 STEPS = 20

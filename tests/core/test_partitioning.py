@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, PartitionSpec
 
-from dsbs_jax.core import optimizer, partitioning, steps
-from dsbs_jax.core.t5 import network
+from dsbs_jax.core import network, optimizer, partitioning, steps
 from tests import models
 
 BASE = models.t5(

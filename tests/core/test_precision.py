@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from dsbs_jax.core import decoding, objective, optimizer, steps
-from dsbs_jax.core.t5 import network
+from dsbs_jax.core import decoding, network, objective, optimizer, steps
 from tests.core import test_steps, tiny_t5
 
 SIZE = {'vocab_size': 50, 'num_encoder_layers': 1, 'num_decoder_layers': 1}

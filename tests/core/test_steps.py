@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from dsbs_jax.contract import LABEL_ID, RATIONALE_ID
-from dsbs_jax.core import objective, optimizer, steps
-from dsbs_jax.core.t5 import network
+from dsbs_jax.core import network, objective, optimizer, steps
 from tests import models
 
 CONFIG = models.t5(vocab_size=50, mlp_dim=24, dropout_rate=0.0)

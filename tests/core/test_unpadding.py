@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsbs_jax.core import unpadding
-from dsbs_jax.core.t5 import network
+from dsbs_jax.core import network, unpadding
 from tests.core import test_steps
 
 SPARE = 3  # slots without a token, in the fullest cell

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dsbs_jax.core import decoding
-from dsbs_jax.core.t5 import cache, network
+from dsbs_jax.core import decoding, network
+from dsbs_jax.core.t5 import cache
 from tests import models
 
 TINY = models.t5(

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dsbs_jax.core.t5 import network
+from dsbs_jax.core import network
 from tests import models
 
 GATED = models.t5(

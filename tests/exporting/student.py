@@ -12,8 +12,7 @@ import jax.numpy as jnp
 import pytest
 import sentencepiece
 
-from dsbs_jax.core import steps
-from dsbs_jax.core.t5 import network
+from dsbs_jax.core import network, steps
 from dsbs_jax.data import vocabularies
 from dsbs_jax.runs import checkpoints
 from tests import models

@@ -11,8 +11,7 @@ import orbax.checkpoint as ocp
 import pytest
 from flax import traverse_util
 
-from dsbs_jax.core import optimizer
-from dsbs_jax.core.t5 import network
+from dsbs_jax.core import network, optimizer
 from dsbs_jax.exporting import export as export_lib
 from dsbs_jax.interop import (
   hf_checkpoint,

@@ -11,8 +11,7 @@ import pytest
 import safetensors.numpy
 
 from dsbs_jax import contract
-from dsbs_jax.core import decoding
-from dsbs_jax.core.t5 import network
+from dsbs_jax.core import decoding, network
 from dsbs_jax.data import vocabularies
 from dsbs_jax.exporting import export as export_lib
 from dsbs_jax.exporting import model_card, stablehlo

@@ -7,8 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from dsbs_jax.core import flops
-from dsbs_jax.core.t5 import network
+from dsbs_jax.core import flops, network
 from dsbs_jax.hardware import time_and_cost
 from dsbs_jax.runtime import accelerators
 from tests import models

@@ -8,8 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from dsbs_jax.core import decoding, partitioning
-from dsbs_jax.core.t5 import network
+from dsbs_jax.core import decoding, network, partitioning
 from dsbs_jax.inference import cpu_threads
 from tests import models
 

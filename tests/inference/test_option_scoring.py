@@ -8,8 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from dsbs_jax.core import partitioning
-from dsbs_jax.core.t5 import network
+from dsbs_jax.core import network, partitioning
 from dsbs_jax.data.prepared import store, tokens
 from dsbs_jax.inference import evaluator as evaluator_lib
 from dsbs_jax.inference import option_scoring

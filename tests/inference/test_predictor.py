@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from dsbs_jax import contract
-from dsbs_jax.core import partitioning
-from dsbs_jax.core.t5 import network
+from dsbs_jax.core import network, partitioning
 from dsbs_jax.data import task_forms
 from dsbs_jax.inference import (
   decode_functions,

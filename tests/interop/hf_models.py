@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import safetensors.numpy
 
-from dsbs_jax.core.t5 import network
+from dsbs_jax.core import network
 from tests import models
 
 GATED = models.t5(

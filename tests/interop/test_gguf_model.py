@@ -7,8 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from dsbs_jax.core import decoding
-from dsbs_jax.core.t5 import network
+from dsbs_jax.core import decoding, network
 from dsbs_jax.data import vocabularies
 from dsbs_jax.interop import gguf_model
 from tests import models

@@ -11,7 +11,7 @@ import pytest
 import safetensors.flax
 import safetensors.numpy
 
-from dsbs_jax.core.t5 import network
+from dsbs_jax.core import network
 from dsbs_jax.data import vocabularies
 from dsbs_jax.interop import hf_checkpoint, hf_tokenizer
 from tests.interop import hf_models

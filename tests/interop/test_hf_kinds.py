@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from dsbs_jax.core.t5 import network
+from dsbs_jax.core import network
 from dsbs_jax.data import vocabularies
 from dsbs_jax.interop import hf_checkpoint, read_checkpoint
 from tests import models

@@ -15,7 +15,7 @@ import tensorstore
 from flax import serialization, traverse_util
 
 from dsbs_jax import contract
-from dsbs_jax.core.t5 import network
+from dsbs_jax.core import network
 from dsbs_jax.data import vocabularies
 from dsbs_jax.interop import (
   read_checkpoint,

@@ -8,8 +8,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from dsbs_jax.core import optimizer
-from dsbs_jax.core.t5 import network
+from dsbs_jax.core import network, optimizer
 from dsbs_jax.interop import t5x_write_checkpoint
 from tests import models
 from tests.interop import hf_models

@@ -48,8 +48,7 @@ def parts():
   from t5x import partitioning, utils
   from t5x.examples.t5 import network as t5x_network
 
-  from dsbs_jax.core import objective
-  from dsbs_jax.core.t5 import network
+  from dsbs_jax.core import network, objective
   from dsbs_jax.interop import t5x_decoding, t5x_model
 
   variants = {

@@ -20,8 +20,7 @@ from t5x import partitioning as t5x_partitioning
 from t5x import utils
 from t5x.examples.t5 import network as t5x_network
 
-from dsbs_jax.core import objective, optimizer, partitioning, steps
-from dsbs_jax.core.t5 import network
+from dsbs_jax.core import network, objective, optimizer, partitioning, steps
 from dsbs_jax.data.batching import batch_order, layouts, loader
 from dsbs_jax.data.prepared import tokens
 from dsbs_jax.interop import (

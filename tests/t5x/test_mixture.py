@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dsbs_jax import contract
-from dsbs_jax.core.t5 import network
+from dsbs_jax.core import network
 
 LENGTHS = {'inputs': 96, 'targets': 64}
 

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from dsbs_jax import contract
-from dsbs_jax.core import beams, decoding
-from dsbs_jax.core.t5 import network
+from dsbs_jax.core import beams, decoding, network
 
 VARIANTS = ('gated', 'tied')
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from dsbs_jax.core import optimizer
-from dsbs_jax.core.t5 import network
+from dsbs_jax.core import network, optimizer
 
 
 def test_adafactor_is_t5xs(parts):

@@ -7,7 +7,7 @@ import jax
 import pytest
 from flax import traverse_util
 
-from dsbs_jax.core.t5 import network
+from dsbs_jax.core import network
 
 SIZES = [
   f'{family}/{size}'

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from dsbs_jax.core.t5 import network
+from dsbs_jax.core import network
 from dsbs_jax.interop import t5x_read_checkpoint, t5x_write_checkpoint
 from tests import models
 

@@ -7,8 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from dsbs_jax.core import flops
-from dsbs_jax.core.t5 import network
+from dsbs_jax.core import flops, network
 from dsbs_jax.runtime import accelerators
 from dsbs_jax.training import phase_clock
 

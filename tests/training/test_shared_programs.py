@@ -8,8 +8,7 @@ import inspect
 import jax
 import pytest
 
-from dsbs_jax.core import objective, optimizer, partitioning
-from dsbs_jax.core.t5 import network
+from dsbs_jax.core import network, objective, optimizer, partitioning
 from dsbs_jax.data.batching import layouts
 from dsbs_jax.training import step_functions, train_config
 

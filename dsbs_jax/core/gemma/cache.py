@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from dsbs_jax import contract
+from dsbs_jax.core import decode_state
 from dsbs_jax.core.gemma import block, network
 from dsbs_jax.core.gemma.config import GemmaConfig
 from dsbs_jax.core.t5 import attention
@@ -37,29 +37,6 @@ class Prefilled:
   lengths: jax.Array
   empty_mask: jax.Array
   max_decode_len: int = struct.field(pytree_node=False)
-
-
-@struct.dataclass
-class DecodeState:
-  """What a decoding step reads and writes.
-
-  Attributes:
-    index: [] int32, tokens chosen so far.
-    tokens: [R, L] int32, the chosen tokens; 0 from `index` on.
-    kv_cache: per layer, KeyValue of [R, J, S + L, K] in the activation dtype;
-      zeros from S + `index` on.
-    done_mask: [B] bool, True for rows whose result can no longer change.
-  """
-
-  index: jax.Array
-  tokens: jax.Array
-  kv_cache: dict[str, attention.KeyValue]
-  done_mask: jax.Array
-
-  @property
-  def unfinished(self) -> jax.Array:
-    """Whether a further step can change a result; bool scalar."""
-    return (self.index < self.tokens.shape[1]) & ~jnp.all(self.done_mask)
 
 
 def decoding_params(params: dict, config: GemmaConfig) -> dict:
@@ -99,13 +76,10 @@ def prefill(
     UserError: max_decode_len is below 1.
     ValueError: the rows are packed.
   """
-  if max_decode_len < 1:
-    raise contract.UserError(
-      f'max_decode_len is {max_decode_len}, expected at least 1.'
-    )
+  decode_state.check_length(max_decode_len)
   del token_shares
   params = decoding_params(params, config)
-  tokens = _source_tokens(rows)
+  tokens = decode_state.source_tokens(rows)
   lengths = jnp.sum(tokens > 0, axis=1, dtype=jnp.int32)
   last = jnp.maximum(lengths - 1, 0)
   return Prefilled(
@@ -118,22 +92,15 @@ def prefill(
   )
 
 
-def _source_tokens(rows: dict[str, jax.Array]) -> jax.Array:
-  if rows.get('encoder_segment_ids') is not None:
-    raise ValueError(
-      'The rows to decode have encoder_segment_ids, expected one example'
-      ' per row: packing is for training. Use the padded layout.'
-    )
-  return rows['encoder_input_tokens']
-
-
 def init_decode_state(
   config: GemmaConfig,
   prefilled: Prefilled,
   *,
   num_beams: int = 1,
-) -> DecodeState:
-  """The state before the first token; rows of padding are done already.
+) -> decode_state.DecodeState:
+  """The state before the first token.
+
+  A layer's cache is [R, J, S + L, K], the targets behind the inputs.
 
   Args:
     config: the network's size.
@@ -147,14 +114,11 @@ def init_decode_state(
     widths[-2] = 0, prefilled.max_decode_len
     return jnp.repeat(jnp.pad(of_inputs, widths), num_beams, axis=first)
 
-  num_rows = len(prefilled.empty_mask) * num_beams
-  return DecodeState(
-    index=jnp.int32(0),
-    tokens=jnp.full(
-      (num_rows, prefilled.max_decode_len), contract.PAD_ID, jnp.int32
-    ),
-    kv_cache=jax.tree.map(extend, prefilled.kv),
-    done_mask=prefilled.empty_mask,
+  return decode_state.first_state(
+    jax.tree.map(extend, prefilled.kv),
+    prefilled.empty_mask,
+    num_beams=num_beams,
+    max_decode_len=prefilled.max_decode_len,
   )
 
 
@@ -163,7 +127,7 @@ def decode_step(
   config: GemmaConfig,
   prefilled: Prefilled,
   *,
-  state: DecodeState,
+  state: decode_state.DecodeState,
 ) -> tuple[jax.Array, dict[str, attention.KeyValue]]:
   """Runs the newest token of each row.
 
@@ -240,7 +204,7 @@ def option_states(
   Returns:
     Hidden states [B * options, T, D] in the activation dtype.
   """
-  tokens = _source_tokens(rows)
+  tokens = decode_state.source_tokens(rows)
   num_options = len(targets) // len(tokens)
   axis = int(config.scan_layers)
   encoded = jax.tree.map(

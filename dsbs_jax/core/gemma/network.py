@@ -18,17 +18,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dsbs_jax.core import dropout, logits_dense, unpadding
+from dsbs_jax.core import logits_dense, unpadding
 from dsbs_jax.core.gemma import block, parameters
 from dsbs_jax.core.gemma import config as config_lib
 from dsbs_jax.core.t5 import attention
 
 GemmaConfig = config_lib.GemmaConfig
-init = parameters.init
-param_shapes = parameters.param_shapes
-logical_axes = parameters.logical_axes
-stack_layers = parameters.stack_layers
-unstack_layers = parameters.unstack_layers
+tree = parameters.tree
 
 
 class Joint(NamedTuple):
@@ -192,7 +188,7 @@ def logits(params: dict, config: GemmaConfig, hidden: jax.Array) -> jax.Array:
   Args:
     params: the whole parameter tree, or its `logits_params`.
     config: its size.
-    hidden: [..., D] from `decode` or `hidden`, in the activation dtype.
+    hidden: [..., D] from `decode`, in the activation dtype.
   """
   del config
   kernel = params['token_embedder']['embedding'].T
@@ -203,49 +199,3 @@ def logits_params(params: dict, config: GemmaConfig) -> dict:
   """The part of the whole parameter tree that `logits` reads."""
   del config
   return {'token_embedder': params['token_embedder']}
-
-
-def hidden(
-  params: dict,
-  config: GemmaConfig,
-  rows: dict[str, jax.Array],
-  *,
-  dropout_key: jax.Array | None = None,
-) -> jax.Array:
-  """The final hidden state of every target position.
-
-  Args:
-    params: the whole parameter tree, laid out as config.scan_layers says.
-    config: its size.
-    rows: a row group (see contract.py), padded or packed.
-    dropout_key: typed key, or one per row [B]; None for no dropout.
-
-  Returns:
-    [B, T, D] in the activation dtype; with decoder_token_index [C, n, D].
-  """
-  keys = dropout.row_keys(dropout_key, len(rows['encoder_input_tokens']))
-  input_keys, target_keys = dropout.split_keys(keys, 2)
-  encoded = encode(params, config, rows, dropout_key=input_keys)
-  states = decode(params, config, encoded, rows=rows, dropout_key=target_keys)
-  index = rows.get(unpadding.DECODER_TOKEN_INDEX)
-  return states if index is None else states.reshape(*index.shape, -1)
-
-
-def apply(
-  params: dict,
-  config: GemmaConfig,
-  rows: dict[str, jax.Array],
-  *,
-  dropout_key: jax.Array | None = None,
-) -> jax.Array:
-  """The logits of every target position, [B, T, V] float32.
-
-  Arguments as in `hidden`.
-  """
-  states = hidden(params, config, rows, dropout_key=dropout_key)
-  target_unpadding = unpadding.make_unpadding(
-    rows.get(unpadding.DECODER_TOKEN_INDEX), rows['decoder_target_tokens']
-  )
-  if target_unpadding is not None:
-    states = target_unpadding.pad(states.reshape(-1, states.shape[-1]))
-  return logits(params, config, states)

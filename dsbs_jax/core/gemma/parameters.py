@@ -56,7 +56,8 @@ def _layer_specs(config: GemmaConfig) -> dict:
   return {'self_attention': attention, 'mlp': mlp} | norms
 
 
-def _tree(config: GemmaConfig) -> parameter_tree.Tree:
+def tree(config: GemmaConfig) -> parameter_tree.Tree:
+  """What the parameters are, and how they are drawn."""
   draw = jax.nn.initializers.normal(config.emb_dim**-0.5)
   shape = config.vocab_size, config.emb_dim
   outer = {
@@ -65,38 +66,3 @@ def _tree(config: GemmaConfig) -> parameter_tree.Tree:
   }
   layers = {STACK: (config.num_layers, _layer_specs(config))}
   return parameter_tree.Tree(outer, layers, config.scan_layers)
-
-
-def param_shapes(config: GemmaConfig) -> dict:
-  """The parameter tree with a float32 jax.ShapeDtypeStruct at each leaf."""
-  return _tree(config).shapes()
-
-
-def logical_axes(config: GemmaConfig) -> dict:
-  """The parameter tree with T5X's kind of axis names at each leaf."""
-  return _tree(config).axes()
-
-
-def init(key: jax.Array, config: GemmaConfig) -> dict:
-  """Draws initial parameters, float32, that keep the scale of their inputs.
-
-  Args:
-    key: typed random key.
-    config: the size.
-  """
-  return _tree(config).init(key)
-
-
-def stack_layers(params: dict, config: GemmaConfig) -> dict:
-  """Turns the layout of `scan_layers=False` into that of True, losslessly.
-
-  Args:
-    params: parameters with subtrees `layers_0`, `layers_1`, ...
-    config: the size; its `scan_layers` is not looked at.
-  """
-  return _tree(config).stack(params)
-
-
-def unstack_layers(params: dict, config: GemmaConfig) -> dict:
-  """The inverse of `stack_layers`, with the same arguments."""
-  return _tree(config).unstack(params)

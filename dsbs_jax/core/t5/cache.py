@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from dsbs_jax import contract
+from dsbs_jax.core import decode_state
 from dsbs_jax.core import unpadding as unpadding_lib
 from dsbs_jax.core.t5 import attention, network, parameters, stacks
 from dsbs_jax.core.t5.config import T5Config
@@ -40,30 +41,6 @@ class Prefilled:
   def max_decode_len(self) -> int:
     """L, tokens of an output at most."""
     return self.bias.shape[2]
-
-
-@struct.dataclass
-class DecodeState:
-  """What a decoding step reads and writes.
-
-  Attributes:
-    index: [] int32, tokens chosen so far.
-    tokens: [R, L] int32, the chosen tokens; 0 from `index` on.
-    kv_cache: per decoder layer, the self-attention's KeyValue of [R, H, L, K]
-      in the activation dtype. Position i is that of decoder input i: the start
-      token, then tokens[:, i - 1]; zeros from `index` on.
-    done_mask: [B] bool, True for rows whose result can no longer change.
-  """
-
-  index: jax.Array
-  tokens: jax.Array
-  kv_cache: dict[str, attention.KeyValue]
-  done_mask: jax.Array
-
-  @property
-  def unfinished(self) -> jax.Array:
-    """Whether a further step can change a result; bool scalar."""
-    return (self.index < self.tokens.shape[1]) & ~jnp.all(self.done_mask)
 
 
 def decoding_params(params: dict, config: T5Config) -> dict:
@@ -117,20 +94,6 @@ def cross_attention_kv(
   return {name: project(stack[name]) for name in names}
 
 
-def source_tokens(rows: dict[str, jax.Array]) -> jax.Array:
-  """The encoder tokens [B, S] of rows to decode, one example per row.
-
-  Raises:
-    ValueError: the rows are packed.
-  """
-  if rows.get('encoder_segment_ids') is not None:
-    raise ValueError(
-      'The rows to decode have encoder_segment_ids, expected one example'
-      ' per row: packing is for training. Use the padded layout.'
-    )
-  return rows['encoder_input_tokens']
-
-
 def prefill(
   params: dict,
   config: T5Config,
@@ -154,12 +117,9 @@ def prefill(
     UserError: max_decode_len is below 1.
     ValueError: the rows are packed.
   """
-  if max_decode_len < 1:
-    raise contract.UserError(
-      f'max_decode_len is {max_decode_len}, expected at least 1.'
-    )
+  decode_state.check_length(max_decode_len)
   params = decoding_params(params, config)
-  tokens = source_tokens(rows)
+  tokens = decode_state.source_tokens(rows)
   real_mask = tokens > 0
   sizes = sorted({math.ceil(share * tokens.size) for share in token_shares})
   ways = [
@@ -197,35 +157,40 @@ def init_decode_state(
   prefilled: Prefilled,
   *,
   num_beams: int = 1,
-) -> DecodeState:
-  """The state before the first token; rows of padding are done already.
+) -> decode_state.DecodeState:
+  """The state before the first token.
+
+  A layer's cache is the self-attention's, [R, H, L, K]: position i is that of
+  decoder input i, the start token and then tokens[:, i - 1].
 
   Args:
     config: the network's size.
     prefilled: of B rows, for outputs of L tokens.
     num_beams: G; the state has R = B * G rows.
   """
-  num_rows = prefilled.empty_mask.shape[0] * num_beams
+  num_rows = len(prefilled.empty_mask) * num_beams
   max_decode_len = prefilled.max_decode_len
   shape = (num_rows, config.num_heads, max_decode_len, config.head_dim)
   if config.scan_layers:
     shape = (config.num_decoder_layers, *shape)
   zeros = jnp.zeros(shape, config.dtype)
-  return DecodeState(
-    index=jnp.int32(0),
-    tokens=jnp.full(
-      (num_rows, max_decode_len), contract.PAD_ID, dtype=jnp.int32
-    ),
-    kv_cache={
+  return decode_state.first_state(
+    {
       name: attention.KeyValue(zeros, zeros)
       for name in parameters.layer_names(config, 'decoder')
     },
-    done_mask=prefilled.empty_mask,
+    prefilled.empty_mask,
+    num_beams=num_beams,
+    max_decode_len=max_decode_len,
   )
 
 
 def decode_step(
-  params: dict, config: T5Config, prefilled: Prefilled, *, state: DecodeState
+  params: dict,
+  config: T5Config,
+  prefilled: Prefilled,
+  *,
+  state: decode_state.DecodeState,
 ) -> tuple[jax.Array, dict[str, attention.KeyValue]]:
   """Runs the decoder over the newest token of each row.
 
@@ -307,6 +272,6 @@ def option_states(
     jnp.pad(targets[:, :-1], ((0, 0), (1, 0))),
     kv_fn=kv_fn,
     bias=stacks.position_bias(params, config, 'decoder', length),
-    masks=(self_mask, (source_tokens(rows) > 0)[:, None, None, :]),
+    masks=(self_mask, (decode_state.source_tokens(rows) > 0)[:, None, None, :]),
     layer_kv=cross_attention_kv(params, config, encoded),
   )[0]

@@ -8,16 +8,12 @@ Row groups and dimension letters: see contract.py.
 
 import jax
 
-from dsbs_jax.core import dropout, logits_dense, unpadding
+from dsbs_jax.core import logits_dense, unpadding
 from dsbs_jax.core.t5 import attention, parameters, stacks
 from dsbs_jax.core.t5 import config as config_lib
 
 T5Config = config_lib.T5Config
-init = parameters.init
-param_shapes = parameters.param_shapes
-logical_axes = parameters.logical_axes
-stack_layers = parameters.stack_layers
-unstack_layers = parameters.unstack_layers
+tree = parameters.tree
 
 
 def encode(
@@ -148,7 +144,7 @@ def logits(params: dict, config: T5Config, hidden: jax.Array) -> jax.Array:
   Args:
     params: the whole parameter tree, or its `logits_params`.
     config: its size.
-    hidden: [..., D] from `decode` or `hidden`, in the activation dtype.
+    hidden: [..., D] from `decode`, in the activation dtype.
   """
   if config.logits_via_embedding:
     kernel = params['token_embedder']['embedding'].T
@@ -163,54 +159,3 @@ def logits_params(params: dict, config: T5Config) -> dict:
   if config.logits_via_embedding:
     return {'token_embedder': params['token_embedder']}
   return {'decoder': {'logits_dense': params['decoder']['logits_dense']}}
-
-
-def hidden(
-  params: dict,
-  config: T5Config,
-  rows: dict[str, jax.Array],
-  *,
-  dropout_key: jax.Array | None = None,
-) -> jax.Array:
-  """Encodes and decodes rows up to the final hidden states.
-
-  The logits of a batch are its largest array by far; a loss can compute them
-  from the hidden states in chunks.
-
-  Args:
-    params: the whole parameter tree, laid out as config.scan_layers says.
-    config: its size.
-    rows: a row group (see contract.py), padded or packed.
-    dropout_key: typed key, or one per row [B]; None for no dropout.
-
-  Returns:
-    [B, T, D] in the activation dtype; with decoder_token_index [C, n, D], as
-    `unpadding.unpad_targets` makes the targets [C, n].
-  """
-  num_rows = len(rows['encoder_input_tokens'])
-  keys = dropout.row_keys(dropout_key, num_rows)
-  encoder_keys, decoder_keys = dropout.split_keys(keys, 2)
-  encoded = encode(params, config, rows, dropout_key=encoder_keys)
-  states = decode(params, config, encoded, rows=rows, dropout_key=decoder_keys)
-  index = rows.get(unpadding.DECODER_TOKEN_INDEX)
-  return states if index is None else states.reshape(*index.shape, -1)
-
-
-def apply(
-  params: dict,
-  config: T5Config,
-  rows: dict[str, jax.Array],
-  *,
-  dropout_key: jax.Array | None = None,
-) -> jax.Array:
-  """The logits of every target position, [B, T, V] float32.
-
-  Arguments as in `hidden`.
-  """
-  states = hidden(params, config, rows, dropout_key=dropout_key)
-  target_unpadding = unpadding.make_unpadding(
-    rows.get(unpadding.DECODER_TOKEN_INDEX), rows['decoder_target_tokens']
-  )
-  if target_unpadding is not None:
-    states = target_unpadding.pad(states.reshape(-1, states.shape[-1]))
-  return logits(params, config, states)

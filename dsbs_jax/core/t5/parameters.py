@@ -133,49 +133,10 @@ def layer_names(config: T5Config, stack: str) -> tuple[str, ...]:
   )
 
 
-def _tree(config: T5Config) -> parameter_tree.Tree:
+def tree(config: T5Config) -> parameter_tree.Tree:
+  """What the parameters are, and how they are drawn."""
   layers = {
     stack: (config.num_layers(stack), _layer_specs(config, stack))
     for stack in STACKS
   }
   return parameter_tree.Tree(_outer_specs(config), layers, config.scan_layers)
-
-
-def param_shapes(config: T5Config) -> dict:
-  """The parameter tree with a float32 jax.ShapeDtypeStruct at each leaf."""
-  return _tree(config).shapes()
-
-
-def logical_axes(config: T5Config) -> dict:
-  """The parameter tree with T5X's axis names, a tuple of str, at each leaf."""
-  return _tree(config).axes()
-
-
-def init(key: jax.Array, config: T5Config) -> dict:
-  """Draws initial parameters, float32, from T5X's distributions.
-
-  Both layouts of the layers, and every sharding, draw the same numbers.
-
-  Args:
-    key: typed random key.
-    config: the size.
-  """
-  return _tree(config).init(key)
-
-
-def stack_layers(params: dict, config: T5Config) -> dict:
-  """Turns the layout of `scan_layers=False` into that of True, losslessly.
-
-  Args:
-    params: parameters with subtrees `layers_0`, `layers_1`, ...
-    config: the size; its `scan_layers` is not looked at.
-
-  Returns:
-    The same numbers with one subtree `layers` per stack, leading axis N.
-  """
-  return _tree(config).stack(params)
-
-
-def unstack_layers(params: dict, config: T5Config) -> dict:
-  """The inverse of `stack_layers`, with the same arguments."""
-  return _tree(config).unstack(params)

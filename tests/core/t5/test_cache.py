@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from dsbs_jax.core import network
 from dsbs_jax.core.t5 import cache
 from tests import models
 from tests.core import tiny_decoder
@@ -24,7 +25,7 @@ def test_padding_is_left_out_where_real_tokens_fit(
   params = tiny_decoder.params()
   config = dataclasses.replace(tiny_decoder.TINY, scan_layers=scan_layers)
   if scan_layers:
-    params = cache.network.stack_layers(params, tiny_decoder.TINY)
+    params = network.stack_layers(params, tiny_decoder.TINY)
 
   def prefill(token_shares):
     return models.jit(

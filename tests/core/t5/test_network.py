@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsbs_jax.core.t5 import network
+from dsbs_jax.core import network
+from dsbs_jax.core.t5 import network as t5_network
 from dsbs_jax.interop import hf_checkpoint
 from tests import models
 from tests.core import tiny_t5
@@ -65,8 +66,8 @@ def test_forward_passes_equal_those_of_hugging_face(recorded_model):
 
   @models.jit
   def forward(rows):
-    encoded = network.encode(params, config, rows)
-    hidden = network.decode(params, config, encoded, rows=rows)
+    encoded = t5_network.encode(params, config, rows)
+    hidden = t5_network.decode(params, config, encoded, rows=rows)
     return encoded, hidden, network.logits(params, config, hidden)
 
   cases = [

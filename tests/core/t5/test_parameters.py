@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsbs_jax.core.t5 import network
+from dsbs_jax.core import network
 from tests import models
 from tests.core import tiny_t5
 

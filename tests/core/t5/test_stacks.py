@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsbs_jax.core.t5 import network
+from dsbs_jax.core import network
+from dsbs_jax.core.t5 import network as t5_network
 from tests import models
 from tests.core import tiny_t5
 
@@ -80,7 +81,7 @@ def test_dropout_masks_are_shared_by_the_positions_of_a_row():
   table['rel_embedding'] = jnp.zeros_like(table['rel_embedding'])
   rows = {'encoder_input_tokens': np.full((2, 8), 5, np.int32)}
   encoded = models.jit(
-    lambda key: network.encode(params, config, rows, dropout_key=key)
+    lambda key: t5_network.encode(params, config, rows, dropout_key=key)
   )(jax.random.key(2))
   # After the encoder's last norm, and only there, positions differ: each
   # value is either dropped or what the other positions of the row have.
