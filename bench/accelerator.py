@@ -24,7 +24,8 @@ import jax
 import numpy as np
 
 from bench import attentions, programs, workload
-from dsbs_jax.core import decoding, dot_product_attention, network
+from dsbs_jax.core import decoding, network
+from dsbs_jax.core.layers import dot_product_attention
 
 _PROFILED_RUNS = 4
 

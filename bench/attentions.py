@@ -4,7 +4,7 @@
 import jax
 import jax.numpy as jnp
 
-from dsbs_jax.core import dot_product_attention
+from dsbs_jax.core.layers import dot_product_attention
 
 
 def of_library(query, key, value, bias, mask, implementation=None):

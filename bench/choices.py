@@ -16,13 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from bench import attentions, table, worker
-from dsbs_jax.core import (
-  cross_entropy,
-  decoding,
-  dot_product_attention,
-  dropout,
-  norm,
-)
+from dsbs_jax.core import cross_entropy, decoding
+from dsbs_jax.core.layers import dot_product_attention, dropout, norm
 from dsbs_jax.core.t5 import attention
 
 _ROWS, _LENGTH, _WIDTH, _HEADS, _VOCABULARY = 8, 256, 256, 4, 32128

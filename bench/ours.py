@@ -10,14 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from bench import programs, worker, workload
-from dsbs_jax.core import (
-  dot_product_attention,
-  network,
-  objective,
-  optimizer,
-  partitioning,
-  unpadding,
-)
+from dsbs_jax.core import network, objective, optimizer, partitioning
+from dsbs_jax.core.layers import dot_product_attention, unpadding
 from dsbs_jax.inference import decode_functions
 from dsbs_jax.runtime import compilation_cache, malloc
 

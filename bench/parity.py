@@ -24,7 +24,7 @@ from dsbs_jax.core import (
   network,
   optimizer,
 )
-from dsbs_jax.interop import hf_checkpoint
+from dsbs_jax.interop.hf import hf_checkpoint
 from tests.recordings import hf_folders, replay
 
 _MODELS = 't5_1_1', 't5_1_0'

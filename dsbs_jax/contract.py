@@ -25,7 +25,7 @@ indices: of cells):
                          that a target is of, from 1, 0 = padding
   encoder_token_index, decoder_token_index [C, n] int32  on request: where in
                          the rows the real tokens of each cell are, see
-                         core/unpadding.py
+                         core/layers/unpadding.py
 
 A *batch* is a dict of row groups. Paired batches hold {'label': rows,
 'rationale': rows}, two views of the same examples whose target lengths may

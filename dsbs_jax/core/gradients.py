@@ -56,13 +56,12 @@ import jax.numpy as jnp
 from dsbs_jax import contract
 from dsbs_jax.core import (
   batch_parts,
-  dropout,
   joined_views,
   mutual_information,
   network,
   objective,
-  unpadding,
 )
+from dsbs_jax.core.layers import dropout, unpadding
 
 Array = jax.Array
 Params = dict[str, Any]

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from dsbs_jax import contract
-from dsbs_jax.core import unpadding
+from dsbs_jax.core.layers import unpadding
 
 Rows = dict[str, jax.Array]
 

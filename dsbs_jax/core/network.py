@@ -14,9 +14,9 @@ from typing import Any
 
 import jax
 
-from dsbs_jax.core import dropout, parameter_tree, unpadding
 from dsbs_jax.core.gemma import cache as gemma_cache
 from dsbs_jax.core.gemma import network as gemma_network
+from dsbs_jax.core.layers import dropout, parameter_tree, unpadding
 from dsbs_jax.core.t5 import cache as t5_cache
 from dsbs_jax.core.t5 import network as t5_network
 

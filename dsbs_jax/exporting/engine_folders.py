@@ -18,7 +18,8 @@ from dsbs_jax import contract
 from dsbs_jax.data import buckets, vocabularies
 from dsbs_jax.exporting import answer_check, model_card
 from dsbs_jax.exporting import export as export_lib
-from dsbs_jax.interop import ct2_model, gguf_model, hf_tokenizer
+from dsbs_jax.interop import ct2_model, gguf_model
+from dsbs_jax.interop.hf import hf_tokenizer
 from dsbs_jax.runs import self_description
 
 DROPPED_STATUS = 1

@@ -129,7 +129,7 @@ def default_out(folder: str, form: str) -> str:
 def to_hugging_face(export: ExportConfig) -> str:
   """Writes a folder for transformers; returns a sentence that says so."""
   # Imported here: no other format needs safetensors.
-  from dsbs_jax.interop import hf_checkpoint, hf_layout, hf_tokenizer
+  from dsbs_jax.interop.hf import hf_checkpoint, hf_layout, hf_tokenizer
 
   found, params = open_checkpoint(export)
   vocabulary = find_vocabulary(export, found)
@@ -312,7 +312,7 @@ def open_checkpoint(export: ExportConfig) -> tuple[model_card.Checkpoint, Any]:
   progress.say(f'reading {path}{choice}')
   metadata = self_description.metadata(path)
   if read_checkpoint.is_hugging_face(str(path)):
-    from dsbs_jax.interop import hf_checkpoint
+    from dsbs_jax.interop.hf import hf_checkpoint
 
     config = hf_checkpoint.config_from_hf(
       path, allow_pickle=export.allow_pickle

@@ -16,7 +16,7 @@ from flax import traverse_util
 
 from dsbs_jax import contract
 from dsbs_jax.core import network
-from dsbs_jax.interop import gemma_layout, hf_checkpoint, hf_tokenizer
+from dsbs_jax.interop.hf import gemma_layout, hf_checkpoint, hf_tokenizer
 
 SUFFIX = '.gguf'
 # Of 27B, whose queries have another scale.

@@ -17,7 +17,8 @@ from flax import traverse_util
 from dsbs_jax import contract
 from dsbs_jax.core.t5.config import T5Config
 from dsbs_jax.data import sentencepiece_model, vocabularies
-from dsbs_jax.interop import hf_layout, t5x_layers
+from dsbs_jax.interop import t5x_layers
+from dsbs_jax.interop.hf import hf_layout
 
 # What we call it -> gguf's name of it.
 _TYPES = {'float32': 'F32', 'float16': 'F16', 'q8_0': 'Q8_0'}

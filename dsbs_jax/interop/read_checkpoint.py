@@ -52,7 +52,7 @@ def load_params(
   path = str(_local(str(path)))
   if is_hugging_face(path):
     # Imported here: no other format needs safetensors.
-    from dsbs_jax.interop import hf_checkpoint
+    from dsbs_jax.interop.hf import hf_checkpoint
 
     params = hf_checkpoint.load_params(path, config, allow_pickle=allow_pickle)
     if vocabulary is not None:

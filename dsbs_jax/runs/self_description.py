@@ -139,7 +139,7 @@ def network(
   checkpoint = _checkpoint(folder, step)
   if read_checkpoint.is_hugging_face(str(checkpoint)):
     # Imported here: no other format needs safetensors.
-    from dsbs_jax.interop import hf_checkpoint
+    from dsbs_jax.interop.hf import hf_checkpoint
 
     config = hf_checkpoint.config_from_hf(checkpoint, allow_pickle=allow_pickle)
     found = dataclasses.asdict(config)

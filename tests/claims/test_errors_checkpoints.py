@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dsbs_jax.core import network
-from dsbs_jax.interop import hf_checkpoint
+from dsbs_jax.interop.hf import hf_checkpoint
 from tests import models
 from tests.claims import doors
 from tests.claims.errors import REPOSITORY, gin, refused, write

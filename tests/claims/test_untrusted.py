@@ -10,7 +10,7 @@ import pytest
 
 from dsbs_jax.data.source import archive, json_reader
 from dsbs_jax.experiments import rationale_predictions
-from dsbs_jax.interop import hf_weights
+from dsbs_jax.interop.hf import hf_weights
 from dsbs_jax.runtime import terminal_text
 from tests.data import toy
 

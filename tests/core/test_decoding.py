@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dsbs_jax.core import beams, decoding
-from dsbs_jax.interop import hf_checkpoint
+from dsbs_jax.interop.hf import hf_checkpoint
 from tests import models
 from tests.core import tiny_decoder
 from tests.recordings import hf_folders

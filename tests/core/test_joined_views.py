@@ -7,7 +7,8 @@ import pytest
 
 from dsbs_jax.contract import LABEL_ID, RATIONALE_ID
 from dsbs_jax.core import joined_views
-from tests.core import test_steps, test_unpadding
+from tests.core import test_steps
+from tests.core.layers import test_unpadding
 
 DROPPING = dataclasses.replace(test_steps.CONFIG, dropout_rate=0.2)
 

@@ -11,7 +11,7 @@ import seqio
 from dsbs_jax.data import vocabularies, vocabulary_files
 from dsbs_jax.data.prepared import tokens
 from dsbs_jax.data.seqio_tasks import providers
-from dsbs_jax.interop import hf_tokenizer
+from dsbs_jax.interop.hf import hf_tokenizer
 from dsbs_jax.preparing import vocabulary_training
 from tests.data import small_prepared
 from tests.recordings import hf_folders

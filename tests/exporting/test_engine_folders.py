@@ -9,7 +9,8 @@ import pytest
 from dsbs_jax.data import vocabularies
 from dsbs_jax.exporting import answer_check, engine_folders
 from dsbs_jax.exporting import export as export_lib
-from dsbs_jax.interop import gguf_model, hf_checkpoint
+from dsbs_jax.interop import gguf_model
+from dsbs_jax.interop.hf import hf_checkpoint
 from tests import models
 from tests.claims import doors
 from tests.exporting import student
@@ -153,7 +154,7 @@ def test_bytes_and_files_of_tokenizers_are_read_too(tmp_path):
 
 def student_tokenizer(folder):
   """A tokenizer.json of bytes, as transformers would save it."""
-  from dsbs_jax.interop import hf_tokenizer
+  from dsbs_jax.interop.hf import hf_tokenizer
 
   files = hf_tokenizer.tokenizer_files(small_student.BYTES)
   (folder / 'tokenizer.json').write_bytes(files['tokenizer.json'])

@@ -14,12 +14,12 @@ from flax import traverse_util
 from dsbs_jax.core import network, optimizer
 from dsbs_jax.exporting import export as export_lib
 from dsbs_jax.interop import (
-  hf_checkpoint,
   read_checkpoint,
   t5x_read_checkpoint,
   t5x_storage,
   t5x_write_checkpoint,
 )
+from dsbs_jax.interop.hf import hf_checkpoint
 from tests import models
 from tests.recordings import hf_folders
 

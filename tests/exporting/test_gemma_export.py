@@ -6,7 +6,7 @@ import pytest
 from dsbs_jax import contract
 from dsbs_jax.exporting import answer_check, engine_folders
 from dsbs_jax.exporting import export as export_lib
-from dsbs_jax.interop import hf_checkpoint
+from dsbs_jax.interop.hf import hf_checkpoint
 from tests import models
 from tests.core.gemma import recorded_gemma as recorded
 

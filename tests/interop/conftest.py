@@ -3,7 +3,7 @@
 
 import pytest
 
-from dsbs_jax.interop import hf_checkpoint
+from dsbs_jax.interop.hf import hf_checkpoint
 from tests.interop import hf_models
 
 

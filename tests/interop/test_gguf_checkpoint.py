@@ -6,7 +6,8 @@ import pytest
 
 from dsbs_jax import contract
 from dsbs_jax.data import vocabularies
-from dsbs_jax.interop import gguf_checkpoint, hf_checkpoint
+from dsbs_jax.interop import gguf_checkpoint
+from dsbs_jax.interop.hf import hf_checkpoint
 from tests.core.gemma import recorded_gemma as recorded
 
 gguf = pytest.importorskip('gguf', reason='GGUF files need the gguf package')

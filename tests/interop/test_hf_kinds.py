@@ -10,7 +10,8 @@ import safetensors.numpy
 
 from dsbs_jax.core import network
 from dsbs_jax.data import vocabularies
-from dsbs_jax.interop import hf_checkpoint, read_checkpoint
+from dsbs_jax.interop import read_checkpoint
+from dsbs_jax.interop.hf import hf_checkpoint
 from tests import models
 from tests.interop import hf_models
 from tests.recordings import hf_folders

@@ -14,7 +14,7 @@ import numpy as np
 
 from dsbs_jax import contract
 from dsbs_jax.core import objective, optimizer, steps
-from dsbs_jax.interop import hf_checkpoint
+from dsbs_jax.interop.hf import hf_checkpoint
 from tests.recordings import hf_folders
 
 STEPS = 100

@@ -7,7 +7,8 @@ import shutil
 
 import pytest
 
-from dsbs_jax.interop import hf_checkpoint, t5x_write_checkpoint
+from dsbs_jax.interop import t5x_write_checkpoint
+from dsbs_jax.interop.hf import hf_checkpoint
 from dsbs_jax.runs import self_description
 from tests import models
 from tests.inference import small_student

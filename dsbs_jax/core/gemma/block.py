@@ -15,11 +15,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dsbs_jax.core import dot_product_attention, dropout, layer_loop, norm
 from dsbs_jax.core.gemma import parameters
 from dsbs_jax.core.gemma.config import GemmaConfig
+from dsbs_jax.core.layers import (
+  dot_product_attention,
+  dropout,
+  layer_loop,
+  norm,
+)
+from dsbs_jax.core.layers.unpadding import Unpadding
 from dsbs_jax.core.t5.attention import KeyValue, dense, split_heads
-from dsbs_jax.core.unpadding import Unpadding
 
 
 class Reach(NamedTuple):

@@ -4,7 +4,7 @@
 import dataclasses
 
 from dsbs_jax import contract
-from dsbs_jax.core import layer_loop
+from dsbs_jax.core.layers import layer_loop
 
 
 @dataclasses.dataclass(frozen=True)

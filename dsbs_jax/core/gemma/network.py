@@ -18,9 +18,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dsbs_jax.core import logits_dense, unpadding
 from dsbs_jax.core.gemma import block, parameters
 from dsbs_jax.core.gemma import config as config_lib
+from dsbs_jax.core.layers import logits_dense, unpadding
 from dsbs_jax.core.t5 import attention
 
 GemmaConfig = config_lib.GemmaConfig

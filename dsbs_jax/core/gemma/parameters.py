@@ -12,9 +12,9 @@ A norm's `scale` is what is added to 1, as in Gemma's files.
 
 import jax
 
-from dsbs_jax.core import parameter_tree
 from dsbs_jax.core.gemma.config import GemmaConfig
-from dsbs_jax.core.parameter_tree import Spec
+from dsbs_jax.core.layers import parameter_tree
+from dsbs_jax.core.layers.parameter_tree import Spec
 
 STACK = 'decoder'
 BLOCK_NORMS = (

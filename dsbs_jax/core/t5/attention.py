@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dsbs_jax.core import dot_product_attention, dropout, platform
-from dsbs_jax.core.unpadding import Unpadding
+from dsbs_jax.core import platform
+from dsbs_jax.core.layers import dot_product_attention, dropout
+from dsbs_jax.core.layers.unpadding import Unpadding
 
 
 class KeyValue(NamedTuple):

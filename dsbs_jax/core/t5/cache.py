@@ -15,10 +15,10 @@ from flax import struct
 
 from dsbs_jax import contract
 from dsbs_jax.core import decode_state
-from dsbs_jax.core import unpadding as unpadding_lib
+from dsbs_jax.core.layers import unpadding as unpadding_lib
+from dsbs_jax.core.layers.unpadding import Unpadding
 from dsbs_jax.core.t5 import attention, network, parameters, stacks
 from dsbs_jax.core.t5.config import T5Config
-from dsbs_jax.core.unpadding import Unpadding
 
 
 @struct.dataclass

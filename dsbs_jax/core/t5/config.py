@@ -7,7 +7,7 @@ import functools
 import jax
 
 from dsbs_jax import contract
-from dsbs_jax.core.layer_loop import REMAT_CHOICES
+from dsbs_jax.core.layers.layer_loop import REMAT_CHOICES
 
 ACTIVATIONS = {
   'gelu': functools.partial(jax.nn.gelu, approximate=True),

@@ -8,7 +8,7 @@ Row groups and dimension letters: see contract.py.
 
 import jax
 
-from dsbs_jax.core import logits_dense, unpadding
+from dsbs_jax.core.layers import logits_dense, unpadding
 from dsbs_jax.core.t5 import attention, parameters, stacks
 from dsbs_jax.core.t5 import config as config_lib
 

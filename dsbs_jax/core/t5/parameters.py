@@ -17,7 +17,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from dsbs_jax.core import parameter_tree
+from dsbs_jax.core.layers import parameter_tree
 from dsbs_jax.core.t5.config import T5Config
 
 STACKS = ('encoder', 'decoder')

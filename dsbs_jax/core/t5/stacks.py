@@ -4,7 +4,7 @@
 The caller passes the attention masks and a `kv_fn` that makes keys and values.
 So the same decoder runs whole rows (training, scoring) and single positions
 over a cache (decoding). Outside of attention, tokens may be flat: see
-core/unpadding.py.
+core/layers/unpadding.py.
 """
 
 import functools
@@ -14,11 +14,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dsbs_jax.core import dropout, layer_loop, norm
+from dsbs_jax.core.layers import dropout, layer_loop, norm
+from dsbs_jax.core.layers.unpadding import Unpadding
 from dsbs_jax.core.t5 import attention
 from dsbs_jax.core.t5 import config as config_lib
 from dsbs_jax.core.t5.config import T5Config
-from dsbs_jax.core.unpadding import Unpadding
 
 # Names of a layer's attentions, and of the norms before them.
 _ATTENTIONS = {

@@ -69,7 +69,7 @@ class BatchGrid(NamedTuple):
     Returns:
       [C, slots / C] int32: per cell row * L + position of its tokens, counted
       within the cell and in ascending order, then B * L / C in unused slots.
-      See `core/unpadding.Unpadding`.
+      See `core/layers/unpadding.Unpadding`.
     """
     num_rows, length = shape
     row, position = np.divmod(np.sort(filled), length)

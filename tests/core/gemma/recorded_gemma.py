@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from dsbs_jax.core import network
-from dsbs_jax.interop import hf_checkpoint
+from dsbs_jax.interop.hf import hf_checkpoint
 from tests import models
 
 FOLDER = pathlib.Path(__file__).parents[2] / 'recordings' / 'gemma3'

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsbs_jax.core import dropout
+from dsbs_jax.core.layers import dropout
 from dsbs_jax.core.t5 import attention
 from tests import models
 

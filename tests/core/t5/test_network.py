@@ -10,7 +10,7 @@ import pytest
 
 from dsbs_jax.core import network
 from dsbs_jax.core.t5 import network as t5_network
-from dsbs_jax.interop import hf_checkpoint
+from dsbs_jax.interop.hf import hf_checkpoint
 from tests import models
 from tests.core import tiny_t5
 from tests.core.t5 import slow_t5

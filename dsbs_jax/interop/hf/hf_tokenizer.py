@@ -12,7 +12,7 @@ from typing import Any
 
 from dsbs_jax import contract
 from dsbs_jax.data import sentencepiece_model, vocabularies
-from dsbs_jax.interop import tokenizer_json
+from dsbs_jax.interop.hf import tokenizer_json
 
 _HARD_TEXTS = (
   '  two  blanks\tand\na line ',

@@ -19,13 +19,8 @@ from flax import traverse_util
 
 from dsbs_jax import contract
 from dsbs_jax.core import network
-from dsbs_jax.interop import (
-  gemma_layout,
-  hf_layout,
-  hf_weights,
-  same_network,
-  t5x_layers,
-)
+from dsbs_jax.interop import same_network, t5x_layers
+from dsbs_jax.interop.hf import gemma_layout, hf_layout, hf_weights
 
 # One table under up to four names; some files hold all of them.
 _EMBEDDING_NAMES = (

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from dsbs_jax import contract
-from dsbs_jax.core import dropout, parameter_tree
+from dsbs_jax.core.layers import dropout, parameter_tree
 
 REMAT_CHOICES = ('none', 'minimal', 'full')
 

@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from dsbs_jax.interop import hf_weights
+from dsbs_jax.interop.hf import hf_weights
 
 
 def _write(path, dtype, size):

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsbs_jax.core import dot_product_attention
+from dsbs_jax.core.layers import dot_product_attention
 
 B, H, T, S, K = 3, 2, 5, 7, 4
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsbs_jax.core import logits_dense
+from dsbs_jax.core.layers import logits_dense
 from dsbs_jax.core.t5 import attention
 
 

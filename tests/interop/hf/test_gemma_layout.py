@@ -11,7 +11,8 @@ import safetensors.numpy
 
 from dsbs_jax import contract
 from dsbs_jax.core import network
-from dsbs_jax.interop import hf_checkpoint, read_checkpoint
+from dsbs_jax.interop import read_checkpoint
+from dsbs_jax.interop.hf import hf_checkpoint
 from tests import models
 from tests.core.gemma import recorded_gemma as recorded
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsbs_jax.core import dropout, unpadding
+from dsbs_jax.core.layers import dropout, unpadding
 from tests import models
 
 

@@ -13,7 +13,7 @@ import safetensors.numpy
 
 from dsbs_jax.core import network
 from dsbs_jax.data import vocabularies
-from dsbs_jax.interop import hf_checkpoint, hf_tokenizer
+from dsbs_jax.interop.hf import hf_checkpoint, hf_tokenizer
 from tests.interop import hf_models
 
 TIED = dataclasses.replace(

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dsbs_jax.core.unpadding import Unpadding
+from dsbs_jax.core.layers.unpadding import Unpadding
 
 
 def dropout(

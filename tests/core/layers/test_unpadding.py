@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsbs_jax.core import network, unpadding
+from dsbs_jax.core import network
+from dsbs_jax.core.layers import unpadding
 from tests.core import test_steps
 
 SPARE = 3  # slots without a token, in the fullest cell

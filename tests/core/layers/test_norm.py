@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dsbs_jax.core import norm
+from dsbs_jax.core.layers import norm
 
 
 def draw():

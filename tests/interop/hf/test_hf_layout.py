@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from dsbs_jax.interop import hf_checkpoint
+from dsbs_jax.interop.hf import hf_checkpoint
 from tests.interop import hf_models
 
 
