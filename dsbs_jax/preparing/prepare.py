@@ -34,6 +34,7 @@ from dsbs_jax.preparing import (
   count_tables,
   declaration,
   progress_bars,
+  row_checks,
   vocabulary_training,
 )
 from dsbs_jax.runtime import folder_lock
@@ -294,10 +295,15 @@ def _write(
         'file_counts': found.file_counts.to_dict(),
       }
 
-    return store.write(
+    checks = row_checks.RowChecks(
+      check_labels=declared.is_made(known) and not known.options
+    )
+    prepared = store.write(
       known.name,
       {
-        split: progress.track(found, description=f'{known.name} {split}')
+        split: checks.watch(
+          split, progress.track(found, description=f'{known.name} {split}')
+        )
         for split, found in examples.items()
       },
       data_dir=config.data_dir,
@@ -305,6 +311,9 @@ def _write(
       counts=counted,
       overwrite=config.overwrite,
     )
+    for finding in checks.findings():
+      progress.console.print(finding, markup=False)
+    return prepared
 
 
 def _train_vocabulary(

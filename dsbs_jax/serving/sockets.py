@@ -44,7 +44,7 @@ def listen(host: str, port: int) -> socket.socket:
   except (OSError, OverflowError) as error:
     raise contract.UserError(
       f'HOST {host!r} and PORT {port} cannot be listened at ({error}). Take'
-      ' another PORT; 0 takes a free one.'
+      ' another PORT (--port); 0 takes a free one.'
     ) from error
   listener.setblocking(False)
   return listener

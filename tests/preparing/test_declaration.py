@@ -262,3 +262,21 @@ def test_a_student_learns_from_a_table_and_answers_one(
     register.benchmark('rows')
   self_description.training(str(tmp_path / 'run'))
   assert register.benchmark('rows').labels == ('yes', 'no')
+
+
+def test_inputs_of_two_splits_and_labels_of_two_spellings_are_told(
+  prepare, tmp_path
+):
+  def write(name, *rows):
+    lines = [json.dumps({'question': q, 'answer': a}) for q, a in rows]
+    (tmp_path / name).write_text('\n'.join(lines))
+
+  write('rows.jsonl', ('a?', 'Yes'), ('b?', 'yes'), ('c?', 'no'), ('d?', 'no '))
+  write('test.jsonl', ('b?', 'yes'), ('new?', 'no'), ('a?', 'no'))
+  said = prepare('rows.jsonl', test='test.jsonl', labels=())
+  assert '2 of 3 inputs of test are inputs of train too' in said
+  assert "'Yes' 1 times, 'yes' 2 times" in said
+  clean = prepare(
+    'test.jsonl', data_dir='other', labels=('yes', 'no'), benchmark='clean'
+  )
+  assert 'inputs of' not in clean and 'differ by case' not in clean
