@@ -274,7 +274,10 @@ def beam_steps(
   rules = BrevityPenalty() if rules is None else rules
   cache = network.cache(config)
   params = cache.decoding_params(params, config)
-  batch, max_decode_len = len(prefilled.empty_mask), prefilled.max_decode_len
+  batch, max_decode_len = (
+    prefilled.empty_mask.shape[0],
+    prefilled.max_decode_len,
+  )
 
   def step(state: BeamState):
     hidden, kv_cache = cache.decode_step(

@@ -46,7 +46,7 @@ def first_state(
     num_beams: G; R = B * G.
     max_decode_len: L.
   """
-  shape = len(empty_mask) * num_beams, max_decode_len
+  shape = empty_mask.shape[0] * num_beams, max_decode_len
   return DecodeState(
     index=jnp.int32(0),
     tokens=jnp.full(shape, contract.PAD_ID, jnp.int32),

@@ -143,7 +143,7 @@ def decode_step(
   """
   index = state.index
   num_rows, max_decode_len = state.tokens.shape
-  num_beams = num_rows // len(prefilled.empty_mask)
+  num_beams = num_rows // prefilled.empty_mask.shape[0]
   input_mask, last_tokens, lengths = (
     jnp.repeat(array, num_beams, axis=0)
     for array in (

@@ -168,7 +168,7 @@ def init_decode_state(
     prefilled: of B rows, for outputs of L tokens.
     num_beams: G; the state has R = B * G rows.
   """
-  num_rows = len(prefilled.empty_mask) * num_beams
+  num_rows = prefilled.empty_mask.shape[0] * num_beams
   max_decode_len = prefilled.max_decode_len
   shape = (num_rows, config.num_heads, max_decode_len, config.head_dim)
   if config.scan_layers:
