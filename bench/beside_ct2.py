@@ -15,6 +15,7 @@ def main() -> None:
   parser.add_argument('--kind', default='float32', help='Such as int8.')
   arguments = parser.parse_args()
   config = workload.configured(arguments)
+  parts = arguments.threads if arguments.kind == 'int8' else 1
   names = [f't{number}' for number in range(config.vocab_size)]
   with tempfile.TemporaryDirectory() as folder:
     ct2_model.save(
@@ -28,7 +29,8 @@ def main() -> None:
       folder,
       device='cpu',
       compute_type=arguments.kind,
-      intra_threads=arguments.threads,
+      inter_threads=parts,  # as `inference/ct2_engine.py` has it
+      intra_threads=arguments.threads // parts,
     )
   rows = workload.rows_to_decode(config.vocab_size)
   inputs = [[names[number] for number in row[row > 0]] for row in rows]
@@ -37,6 +39,7 @@ def main() -> None:
     length = int(request)
     outputs = translator.translate_batch(
       inputs,
+      max_batch_size=-(-len(inputs) // parts),
       beam_size=1,
       min_decoding_length=length,
       max_decoding_length=length,

@@ -18,15 +18,15 @@ TEXTS = ('a', 'odd?', 'very odd?', 'the longest of all, by far')
 CLOSE = {'rtol': 1e-5, 'atol': 1e-5}
 
 
-def loaded(folder, params):
+def loaded(folder, params, *, compute_type='float32', num_threads=1):
   config = small_student.MODEL
   names = [str(token) for token in range(config.vocab_size)]
   ct2_model.save(folder, params, config, tokens=names)
   return ct2_engine.Engine(
     str(folder),
-    compute_type='float32',
+    compute_type=compute_type,
     vocab_size=config.vocab_size,
-    num_threads=1,
+    num_threads=num_threads,
   )
 
 
@@ -70,6 +70,26 @@ def test_labels_rationales_and_scores_are_the_same(engine):
     **CLOSE,
   )
   assert (theirs.score_options(tokens, options)[:, 2] == -np.inf).sum() == 4
+
+
+def test_parts_of_an_int8_batch_are_answered_as_rows_alone(tmp_path):
+  """Each thread has a part; ends are told apart by row, whoever computes it."""
+  engine = loaded(
+    tmp_path,
+    small_student.params(),
+    compute_type='int8_float32',
+    num_threads=3,
+  )
+  tokens = padded(TEXTS * 2, rows=8)
+  whole, scores = engine.generate(tokens, max_decode_len=6)
+  for stop in ((), tuple(whole[1, 2:4].tolist())):
+    options = {'max_decode_len': 6, 'stop': stop}
+    found, _ = engine.generate(tokens, **options)
+    alone = [engine.generate(row[None], **options)[0][0] for row in tokens]
+    np.testing.assert_array_equal(found, alone)
+  np.testing.assert_allclose(
+    engine.score_options(tokens, whole[:, None])[:, 0], scores, **CLOSE
+  )
 
 
 def test_what_was_generated_is_not_scored_again(engine, monkeypatch):
