@@ -163,7 +163,9 @@ def export(
   target.write(
     folder, params, found, vocabulary=vocabulary, quantization=quantization
   )
-  settings = _write_settings(folder, asked, found, vocabulary)
+  settings = _write_settings(
+    folder, asked, found, vocabulary=vocabulary, quantization=quantization
+  )
   run = pathlib.Path(__file__).with_name(target.run)
   (folder / 'run.py').write_text(run.read_text())
   result = answer_check.check(folder, found, params, vocabulary, check)
@@ -186,7 +188,9 @@ def _write_settings(
   folder: pathlib.Path,
   asked: export_lib.ExportConfig,
   found: model_card.Checkpoint,
+  *,
   vocabulary: vocabularies.Vocabulary,
+  quantization: str,
 ) -> dict[str, Any]:
   """Writes the vocabulary and what `run.py` must know; gives the latter."""
   name, content = 'bytes', None
@@ -207,6 +211,7 @@ def _write_settings(
     'unk_id': vocabulary.unk,
     'num_text_ids': vocabulary.num_text_ids,
     'vocabulary': name,
+    'quantization': quantization,
   }
   text = json.dumps(settings, indent=2) + '\n'
   (folder / 'settings.json').write_text(text)
