@@ -27,6 +27,10 @@ class BatchGrid(NamedTuple):
     """C, cells of a batch."""
     return self.num_shards * self.num_microbatches
 
+  def part(self, num_parts: int) -> 'BatchGrid':
+    """The grid of one of equally many shards."""
+    return self._replace(num_shards=self.num_shards // num_parts)
+
   def cells_of_rows(
     self, row: np.ndarray, *, num_rows: int
   ) -> tuple[np.ndarray, np.ndarray]:

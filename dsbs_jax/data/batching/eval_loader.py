@@ -53,4 +53,4 @@ def batches(
   for part in parts:
     positions = np.full(packer.shapes[0].rows, -1, np.int32)
     positions[: len(part)] = part
-    yield positions, shard_info.local(packer.pack(part))
+    yield positions, packer.pack(part, **shard_info.process)

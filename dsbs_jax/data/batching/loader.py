@@ -3,8 +3,8 @@
 
 The batch of a step is a pure function of the step: a `BatchSampler` says
 which examples it holds (`batch_order`), a `Packer` lays them out in rows
-(`packing`). So a run resumes from a step number, every process computes the
-same global batch and takes its own rows, and another layout changes no
+(`packing`). So a run resumes from a step number, every process finds the same
+places for all examples and writes its own rows, and another layout changes no
 batch's composition.
 """
 
@@ -74,6 +74,14 @@ class ShardInfo:
     return batch_grid.BatchGrid(
       self.row_multiple // self.microbatches, self.microbatches
     )
+
+  @property
+  def process(self) -> dict[str, int]:
+    """This process, as `Packer.pack` takes it."""
+    return {
+      'process_index': self.process_index,
+      'process_count': self.process_count,
+    }
 
   def local(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The part of global rows, and of cells, that belongs to this process."""
@@ -204,7 +212,7 @@ class Loader:
 
   def _assemble(self, positions: np.ndarray) -> Batch:
     return {
-      view: self._shard_info.local(packer.pack(positions))
+      view: packer.pack(positions, **self._shard_info.process)
       for view, packer in self.packers.items()
     }
 

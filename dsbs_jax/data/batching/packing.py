@@ -41,17 +41,37 @@ class Packer:
   pair_ids: bool = False
   grid: batch_grid.BatchGrid | None = None
 
-  def pack(self, positions: np.ndarray) -> dict[str, np.ndarray]:
+  def pack(
+    self,
+    positions: np.ndarray,
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
+  ) -> dict[str, np.ndarray]:
     """The row group of some examples, in the first shape that takes them.
 
+    Every process finds the same rows, and writes its own alone.
+
     Args:
-      positions: [n] int64, which examples of the table.
+      positions: [n] int64, which examples of the table, all processes'.
+      process_index: number of this process.
+      process_count: number of processes; each gets a block of rows.
 
     Returns:
-      Arrays as `contract` describes them; rows without example are zeros.
+      This process's rows as `contract` describes them; rows without example
+      are zeros.
     """
     placed, shape = self.place(positions)
-    return self._fill(positions, placed, shape)
+    each = shape.rows // process_count
+    own = np.flatnonzero(placed.row // each == process_index)
+    placed = row_placement.Placement(*(column[own] for column in placed))
+    return self._fill(
+      positions[own],
+      placed._replace(row=placed.row - process_index * each),
+      shape.part(process_count),
+      grid=self.grid and self.grid.part(process_count),
+      numbers=own + 1,
+    )
 
   def place(
     self, positions: np.ndarray
@@ -95,8 +115,14 @@ class Packer:
     positions: np.ndarray,
     placed: row_placement.Placement,
     shape: row_shapes.Shape,
+    *,
+    grid: batch_grid.BatchGrid | None,
+    numbers: np.ndarray,
   ) -> dict[str, np.ndarray]:
-    """Writes examples into rows; longer ones are cut, and end as others do."""
+    """Writes examples into rows; longer ones are cut, and end as others do.
+
+    `numbers` [n] int64 are those of the examples within the whole batch.
+    """
     source, target = (
       _Side(ids, positions, (shape.rows, width), row=placed.row, start=start)
       for ids, width, start in (
@@ -124,15 +150,10 @@ class Packer:
         'decoder_positions': target.scatter(target.within, np.int32),
       }
     if self.pair_ids:
-      numbers = np.arange(1, len(positions) + 1)
       rows['decoder_pair_ids'] = target.repeat(numbers, np.int32)
     if shape.input_slots:
-      rows['encoder_token_index'] = source.token_index(
-        self.grid, shape.input_slots
-      )
-      rows['decoder_token_index'] = target.token_index(
-        self.grid, shape.target_slots
-      )
+      rows['encoder_token_index'] = source.token_index(grid, shape.input_slots)
+      rows['decoder_token_index'] = target.token_index(grid, shape.target_slots)
     return rows
 
   def describe(self, samples: Sequence[np.ndarray]) -> str:

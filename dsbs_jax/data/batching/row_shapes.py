@@ -53,6 +53,14 @@ class Shape(NamedTuple):
       self.target_slots or self.rows * self.targets,
     )
 
+  def part(self, num_parts: int) -> 'Shape':
+    """The shape of one of equally many rows and slots."""
+    return self._replace(
+      rows=self.rows // num_parts,
+      input_slots=self.input_slots // num_parts,
+      target_slots=self.target_slots // num_parts,
+    )
+
   def __str__(self) -> str:
     rows = f'{self.rows} x {self.inputs}/{self.targets}'
     if not self.input_slots:
