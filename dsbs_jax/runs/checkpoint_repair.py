@@ -3,6 +3,7 @@
 
 import pathlib
 import shutil
+from collections.abc import Generator
 
 import jax
 import numpy as np
@@ -22,8 +23,9 @@ _NONE, _ALL_DAMAGED = -1, -2
 def latest_valid_step(model_dir: str) -> int | None:
   """The newest checkpoint that is not damaged, for a run to resume from.
 
-  Process 0 compares all files of the newest checkpoint with their checksums,
-  and, if it is damaged, those of the one before. It renames damaged ones to
+  All files of the newest checkpoint are compared with their checksums, by each
+  process a share of them; if it is damaged, those of the one before. Process 0
+  says which checkpoint is next, renames damaged ones to
   `checkpoint_<n>.damaged`, prints what is wrong with each, and tells the other
   processes which step it found: None where there is no checkpoint at all.
 
@@ -31,28 +33,48 @@ def latest_valid_step(model_dir: str) -> int | None:
     UserError: there are checkpoints, but all are damaged. They are left as
       they are: a run never starts over without a word.
   """
-  found, error = _ALL_DAMAGED, None
-  if jax.process_index() == 0:
-    try:
-      found = _choose(pathlib.Path(model_dir))
-    except Exception as caught:
-      error = caught  # raised below, once the other processes know
-  checksums.meet('latest_valid_step')
-  found = int(multihost_utils.broadcast_one_to_all(np.int32(found)))
+  folder = pathlib.Path(model_dir)
+  share = jax.process_index(), jax.process_count()
+  search = _search(folder)  # process 0 alone runs it
+  problem, error, done, turn = None, None, False, 0
+  while not done:
+    found, done = _ALL_DAMAGED, True
+    if share[0] == 0:
+      try:
+        found, done = search.send(problem), False
+      except StopIteration as end:
+        found = end.value
+      except Exception as caught:
+        error = caught  # raised below, once the other processes know
+    checksums.meet(f'latest_valid_step_{turn}')
+    found, done = multihost_utils.broadcast_one_to_all(np.int32([found, done]))
+    if not done:
+      candidate = folder / f'{checkpoints.PREFIX}_{found}'
+      problem = checksums.damage(candidate, share=share)
+      checksums.meet(f'checkpoint_is_compared_{turn}')
+      damaged = multihost_utils.process_allgather(np.bool_(problem is not None))
+      if problem is None and damaged.any():  # another process's share: say what
+        problem = checksums.damage(candidate)
+    turn += 1
   if error is not None:
     raise error
   if found == _ALL_DAMAGED:
     raise contract.UserError(
       f'process 0 found no whole checkpoint in {model_dir}.'
     )
-  if jax.process_index() and buckets.url_of(model_dir):
-    for step, folder in checkpoints.folders(pathlib.Path(model_dir)).items():
+  if share[0] and buckets.url_of(model_dir):
+    for step, own in checkpoints.folders(folder).items():
       if step > found:  # process 0 has renamed it in its own copy
-        shutil.rmtree(folder)
-  return None if found == _NONE else found
+        shutil.rmtree(own)
+  return None if found == _NONE else int(found)
 
 
-def _choose(model_dir: pathlib.Path) -> int:
+def _search(model_dir: pathlib.Path) -> Generator[int, str | None, int]:
+  """Yields steps whose checkpoints are to be read whole, newest first.
+
+  Each time it is sent what is wrong with the checkpoint, or None. Returns the
+  step of the newest whole one.
+  """
   folders = checkpoints.folders(model_dir)
   if not folders:
     return _NONE
@@ -61,10 +83,12 @@ def _choose(model_dir: pathlib.Path) -> int:
   damaged, newest = {}, None
   for step in sorted(folders, reverse=True):
     folder = folders[step]
-    largest = None if newest is None else _SMALL
-    problem = checksums.damage(folder, largest=largest)
     if step not in listed and step > min(listed, default=step):
       problem = f'{checksums.FILE} is missing'
+    elif newest is None:
+      problem = yield step
+    else:
+      problem = checksums.damage(folder, largest=_SMALL)
     if problem:
       damaged[folder] = problem
     elif newest is None:

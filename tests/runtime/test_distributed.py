@@ -12,6 +12,7 @@ import sys
 import pytest
 
 from dsbs_jax import contract
+from dsbs_jax.interop import checksums
 from dsbs_jax.preparing import prepare
 from dsbs_jax.runs import metrics_log, run_folder
 from dsbs_jax.runtime import distributed, folder_lock, signals
@@ -132,6 +133,35 @@ def test_others_wait_while_a_large_checkpoint_is_checked(tmp_path):
   """Longer than Gloo waits for a process at the first collective, 30 s."""
   command = ['-c', _SLOW_CHECK, str(tmp_path)]
   _finish(*_start_two(_start_command, command))
+
+
+_SHARED_CHECK = """
+import sys
+from dsbs_jax.runs import checkpoint_repair
+from dsbs_jax.runtime import distributed
+distributed.join(True)
+assert checkpoint_repair.latest_valid_step(sys.argv[1]) == 1
+"""
+
+
+@pytest.mark.long
+def test_damage_in_the_share_of_another_process_is_found(tmp_path):
+  """Files are read by turns: `b` is the second process's."""
+  for step in (1, 2):
+    folder = tmp_path / f'checkpoint_{step}' / 'state'
+    folder.mkdir(parents=True)
+    for name in 'abc':
+      (folder / name).write_text(name * step)
+    checksums.write(folder.parent)
+  (tmp_path / 'checkpoint_2' / 'state' / 'b').write_text('xx')
+  first, second = _start_two(
+    _start_command, ['-c', _SHARED_CHECK, str(tmp_path)]
+  )
+  _finish(second)
+  _, errors = first.communicate()
+  assert first.returncode == 0, errors
+  assert 'state/b holds other bytes than were saved' in errors
+  assert (tmp_path / 'checkpoint_2.damaged').is_dir()
 
 
 @pytest.mark.long
