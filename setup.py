@@ -65,7 +65,7 @@ setuptools.setup(
   ),
   cmdclass={'build_py': BuildWithGin},
   package_data={
-    'dsbs_jax.reporting': ['page.html', 'page.css', 'page.js'],
+    'dsbs_jax.reporting': ['page.html', 'page.css', 'page.js', 'compare.js'],
     'rationales': ['prompts/*.json'],
   },
   install_requires=[
@@ -84,6 +84,7 @@ setuptools.setup(
     'pyarrow',
     'rich',
     'safetensors',
+    'scipy',
     'sentencepiece',
     'seqio',
     'tensorboard',

@@ -29,7 +29,7 @@ DATA_DIR = {data_dir!r}
 EMB_DIM = {emb_dim}
 EVAL_SPLITS = ('validation', 'test')
 HEAD_DIM = 8
-INITIAL_CHECKPOINT_PATH = None
+INITIAL_CHECKPOINT_PATH = {initial_checkpoint!r}
 LAYOUT = @layouts.Packed
 LOGITS_VIA_EMBEDDING = False
 MIXTURE_OR_TASK_NAME = \\
@@ -64,6 +64,7 @@ class RunMaker:
     saved=True,
     data_dir=None,
     emb_dim=16,
+    initial_checkpoint=None,
     predictions=(),
     name=None,
     **where,
@@ -77,6 +78,7 @@ class RunMaker:
       saved: whether the last step has a checkpoint.
       data_dir: prepared data.
       emb_dim: size of the model.
+      initial_checkpoint: what the run started from.
       predictions: lines (dicts), written for every evaluation of test.
       name: the folder's name; default: the coordinates' name.
       **where: coordinates.
@@ -94,6 +96,7 @@ class RunMaker:
       CONFIG.format(
         data_dir=str(data_dir) if data_dir else None,
         emb_dim=emb_dim,
+        initial_checkpoint=initial_checkpoint and str(initial_checkpoint),
         task=point.task,
         seed=point.seed,
         train_steps=train_steps or steps[-1],

@@ -20,7 +20,7 @@ from dsbs_jax.data import register
 from dsbs_jax.experiments import jobs
 from dsbs_jax.inference import evaluator
 from dsbs_jax.interop import read_checkpoint
-from dsbs_jax.reporting import example_browser
+from dsbs_jax.reporting import predictions
 from dsbs_jax.runs import checkpoints, run_folder
 from dsbs_jax.runtime import terminal_text
 from dsbs_jax.training import train_config
@@ -73,7 +73,7 @@ def side_by_side(
   Returns:
     The table.
   """
-  rationales = example_browser.read_predictions(explained)
+  rationales = predictions.read(explained)
   columns = [_predictions(job) for job in runs.values()]
   table = rich.table.Table(title=title, box=rich.box.SIMPLE)
   for name in ('Input', 'Gold', *runs, 'Its rationale'):
@@ -99,6 +99,6 @@ def _predictions(job: jobs.Job) -> dict[int, dict[str, Any]]:
   _, step = checkpoints.find_checkpoint(str(job.path), 'best')
   task = evaluator.evaluated_task(job.point.task)
   name = f'{task}-{run_folder.TEST}-{step:06}.jsonl'
-  return example_browser.read_predictions(
+  return predictions.read(
     job.path / evaluator.PREDICTIONS / name
   )

@@ -9,7 +9,7 @@ import dataclasses
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from dsbs_jax.runs import results, run_folder, run_names
 
@@ -130,22 +130,42 @@ def _row(members: Sequence[results.Run]) -> Row:
   )
 
 
-def _gain(row: Row, found: Mapping[run_names.Coordinates, Row]) -> Score | None:
-  """Mean difference to the baseline, over the seeds that both have."""
+def baseline(
+  row: Row, found: Mapping[run_names.Coordinates, Row]
+) -> Row | None:
+  """Finetuning on the same labels, model and data; None where it is not there.
+
+  Args:
+    row: of another method; finetuning has no baseline.
+    found: coordinates with seed 0 -> row.
+  """
   source = row.coordinates.method.split('_')[0]
-  baseline = dataclasses.replace(
+  point = dataclasses.replace(
     row.coordinates, method=f'{source}_{BASELINE_FORM}', seed=0
   )
   # A sweep over ALPHA, say, finetunes once: finetuning has no such setting.
-  without_setting = dataclasses.replace(baseline, setting=())
-  other = found.get(baseline) or found.get(without_setting)
+  without_setting = dataclasses.replace(point, setting=())
+  other = found.get(point) or found.get(without_setting)
   if other is None or other.coordinates.method == row.coordinates.method:
     return None
-  ours, theirs = _by_seed(row), _by_seed(other)
+  return other
+
+
+def by_point(all_rows: Iterable[Row]) -> dict[run_names.Coordinates, Row]:
+  """Coordinates with seed 0 -> row."""
+  return {dataclasses.replace(r.coordinates, seed=0): r for r in all_rows}
+
+
+def _gain(row: Row, found: Mapping[run_names.Coordinates, Row]) -> Score | None:
+  """Mean difference to the baseline, over the seeds that both have."""
+  other = baseline(row, found)
+  if other is None:
+    return None
+  ours, theirs = by_seed(row), by_seed(other)
   return score(ours[seed] - theirs[seed] for seed in ours if seed in theirs)
 
 
-def _by_seed(row: Row) -> dict[int, float]:
+def by_seed(row: Row) -> dict[int, float]:
   """Seed -> test accuracy at the chosen step."""
   found = {
     run.coordinates.seed: run.accuracy(run_folder.TEST, run.chosen_step)
@@ -166,16 +186,37 @@ def _order(row: Row) -> tuple:
   )
 
 
-def llm_accuracy(runs: Sequence[results.Run], benchmark: str) -> float | None:
-  """The LLM's own test accuracy on a benchmark in percent, by prepare's count.
+def llm_accuracy(
+  runs: Sequence[results.Run], benchmark: str, *, split: str = run_folder.TEST
+) -> float | None:
+  """The LLM's own accuracy on a benchmark in percent, by prepare's count.
 
-  None if the prepared data of no run is there or has the count.
+  Args:
+    runs: all runs.
+    benchmark: its name.
+    split: which.
+
+  Returns:
+    None if the prepared data of no run is there or has the count.
+  """
+  value = split_counts(runs, benchmark, split).get('accuracy')
+  return None if value is None else float(value)
+
+
+def split_counts(
+  runs: Sequence[results.Run], benchmark: str, split: str
+) -> Mapping[str, Any]:
+  """What prepare counted in a split, of the first run that has an accuracy.
+
+  Args:
+    runs: all runs.
+    benchmark: its name.
+    split: which.
   """
   for run in runs:
     data = run.data if run.coordinates.benchmark == benchmark else None
-    if data is not None and run_folder.TEST in data.splits:
-      counts = data.metadata['splits'][run_folder.TEST].get('counts', {})
-      value = counts.get('accuracy')
-      if value is not None:
-        return float(value)
-  return None
+    if data is not None and split in data.splits:
+      counts = data.metadata['splits'].get(split, {}).get('counts', {})
+      if counts.get('accuracy') is not None:
+        return counts
+  return {}

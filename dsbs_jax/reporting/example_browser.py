@@ -2,68 +2,105 @@
 """The examples in the report: what the teacher and each student answered.
 
 Beside the input and the human label stand the LLM's label and rationale and
-the predictions of one run per setting. All of it is plain data, which page.js
-turns into text nodes, so that no text becomes markup.
+the predictions of one run per setting, and of untouched students. With them go
+the comparisons of any two of these methods. All of it is plain data, which
+page.js turns into text nodes, so that no text becomes markup.
 """
 
-import functools
-import itertools
-import json
+import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dsbs_jax import contract
 from dsbs_jax.data import benchmark as benchmark_lib
-from dsbs_jax.data import register
-from dsbs_jax.inference import evaluator
-from dsbs_jax.reporting import comparison, tables
+from dsbs_jax.reporting import (
+  comparison,
+  method_pairs,
+  predictions,
+  references,
+  tables,
+)
 from dsbs_jax.runs import results, run_folder
 
 MAX_EXAMPLES = 2000
 MAX_STUDENTS = 24
 
-# Whether a label (second) is right, given the human label (first).
-_IsRight = Callable[[str, str], bool]
+
+@dataclasses.dataclass(frozen=True)
+class _Student:
+  """A student in the page.
+
+  Attributes:
+    about: what page.js says of it.
+    labels: index -> line of its predictions.
+    rationales: index -> its rationale, empty where none were decoded.
+  """
+
+  about: Mapping[str, Any]
+  labels: Mapping[int, Mapping[str, Any]]
+  rationales: Mapping[int, str]
+
+
+def shown_rows(
+  rows: Sequence[comparison.Row],
+) -> dict[str, list[comparison.Row]]:
+  """Benchmark -> the settings in the page, whose predictions are there."""
+  by_benchmark = _with_predictions(rows)
+  return {name: rows[:MAX_STUDENTS] for name, rows in by_benchmark.items()}
 
 
 def browsers(
-  rows: Sequence[comparison.Row], *, limit: int = MAX_EXAMPLES
+  rows: Sequence[comparison.Row],
+  *,
+  compared: Mapping[str, method_pairs.Compared] | None = None,
+  limit: int = MAX_EXAMPLES,
 ) -> list[dict[str, Any]]:
   """The test examples of every benchmark, as page.js reads them.
 
   Args:
     rows: the settings, in the order of tables.
+    compared: benchmark -> the comparisons of its `shown_rows`.
     limit: number of examples at most; each benchmark has an equal part of it.
 
   Returns:
     One dict per benchmark with predictions: name, split, num_examples (of the
-    split), num_hidden_students, note, students, examples.
+    split), num_hidden_students, note, students, examples, methods, pairs.
   """
-  by_benchmark = comparison.grouped(
-    (r for r in rows if r.runs and _label_file(r.runs[0]) is not None),
-    lambda row: row.coordinates.benchmark,
-  )
+  compared = compared or {}
+  by_benchmark = _with_predictions(rows)
   part = limit // max(1, len(by_benchmark))
   return [
-    _browser(name, members, limit=part)
+    _browser(name, members, compared.get(name), limit=part)
     for name, members in by_benchmark.items()
   ]
 
 
+def _with_predictions(
+  rows: Sequence[comparison.Row],
+) -> dict[str, list[comparison.Row]]:
+  return comparison.grouped(
+    (r for r in rows if r.runs and predictions.shown_labels(r.runs[0])),
+    lambda row: row.coordinates.benchmark,
+  )
+
+
 def _browser(
-  name: str, rows: Sequence[comparison.Row], *, limit: int
+  name: str,
+  rows: Sequence[comparison.Row],
+  compared: method_pairs.Compared | None,
+  *,
+  limit: int,
 ) -> dict[str, Any]:
   shown = rows[:MAX_STUDENTS]
   runs = [row.runs[0] for row in shown]
-  predictions = [read_predictions(_label_file(run)) for run in runs]
-  rationales = [_rationales(run) for run in runs]
-  is_right, note = _label_metric(name, runs)
-  indices = list(predictions[0])[:limit]
-  prepared = _prepared_examples(runs, set(indices))
+  untouched = compared.untouched if compared else ()
+  students = [*map(_trained, shown), *map(_untouched, untouched)]
+  is_right, note = predictions.label_metric(name, runs)
+  first_labels = students[0].labels
+  prepared = {e.index: e for e in references.test_examples(runs)}
   examples = []
-  for index in indices:
-    first, example = predictions[0][index], prepared.get(index)
+  for index in list(first_labels)[:limit]:
+    first, example = first_labels[index], prepared.get(index)
     examples.append(
       {
         'index': index,
@@ -71,52 +108,70 @@ def _browser(
         'input': example.input if example else first['input'],
         'gold': example.gt_label if example else first['target'],
         'teacher': example and _teacher_answer(example, is_right),
-        'students': [
-          _student_answer(labels.get(index), written.get(index), is_right)
-          for labels, written in zip(predictions, rationales, strict=True)
-        ],
+        'students': [_answer(s, index, is_right) for s in students],
       }
     )
   return {
     'name': name,
     'split': run_folder.TEST,
-    'num_examples': len(predictions[0]),
+    'num_examples': len(first_labels),
     'num_hidden_students': len(rows) - len(shown),
     'note': note,
-    'students': [_student(row) for row in shown],
+    'students': [student.about for student in students],
     'examples': examples,
+    **(compared.to_json() if compared else {'methods': [], 'pairs': []}),
   }
 
 
-def _student(row: comparison.Row) -> dict[str, Any]:
+def _trained(row: comparison.Row) -> _Student:
   run, point = row.runs[0], row.coordinates
-  return {
-    'title': point.title.encode('utf-8', 'replace').decode(),
-    'model': point.model,
-    'data': tables.percent(point.fraction),
-    'seed': run.coordinates.seed,
-    'step': _shown_step(run),
+  step = predictions.shown_step(run)
+  share = tables.percent(point.fraction)
+  about = {
+    'title': _text(point.title),
+    'details': f'{point.model}, {share} of the data, seed'
+    f' {run.coordinates.seed}, step {step:,}',
     'method': point.method,
+    'step': step,
   }
+  labels = predictions.read(predictions.shown_labels(run))
+  return _Student(about, labels, _rationales(run))
+
+
+def _untouched(reference: references.Reference) -> _Student:
+  about = {
+    'title': _text(reference.title),
+    'details': _text(pathlib.PurePath(reference.start).name),
+    'method': reference.kind,
+    'step': 0,
+  }
+  return _Student(about, predictions.read(reference.predictions), {})
+
+
+def _text(text: str) -> str:
+  """A folder's name, which need not be UTF-8, as text."""
+  return text.encode('utf-8', 'replace').decode()
 
 
 def _teacher_answer(
-  example: benchmark_lib.Example, is_right: _IsRight
-) -> dict[str, Any]:
+  example: benchmark_lib.Example, is_right: predictions.IsRight
+) -> dict[str, Any] | None:
+  if not references.is_answered(example):
+    return None
   return {
     'label': example.llm_label,
     'rationale': example.rationale,
-    'right': is_right(example.gt_label, example.llm_label),
+    'right': references.is_right(example, is_right),
   }
 
 
-def _student_answer(
-  prediction: Mapping[str, Any] | None,
-  rationale: str | None,
-  is_right: _IsRight,
+def _answer(
+  student: _Student, index: int, is_right: predictions.IsRight
 ) -> dict[str, Any] | None:
+  prediction = student.labels.get(index)
   if prediction is None:
     return None
+  rationale = student.rationales.get(index)
   if rationale is None:
     rationale = prediction.get('rationale')
   return {
@@ -126,87 +181,9 @@ def _student_answer(
   }
 
 
-def _shown_step(run: results.Run) -> int:
-  """The chosen step if its predictions were kept, else the last step."""
-  task = evaluator.evaluated_task(run.coordinates.task)
-  kept = _prediction_file(run, task, run.chosen_step) is not None
-  return run.chosen_step if kept else run.last_step
-
-
-def _label_file(run: results.Run) -> pathlib.Path | None:
-  task = evaluator.evaluated_task(run.coordinates.task)
-  return _prediction_file(run, task, _shown_step(run))
-
-
-def _prediction_file(
-  run: results.Run, task: str, step: int
-) -> pathlib.Path | None:
-  name = f'{task}-{run_folder.TEST}-{step:06}.jsonl'
-  file = run.path / evaluator.PREDICTIONS / name
-  return file if file.is_file() else None
-
-
 def _rationales(run: results.Run) -> dict[int, str]:
   """The student's rationales by index, empty where none were decoded."""
   task = f'{run.coordinates.benchmark}_rationale'
-  file = _prediction_file(run, task, _shown_step(run))
-  lines = {} if file is None else read_predictions(file)
+  file = predictions.file_of(run, task, predictions.shown_step(run))
+  lines = {} if file is None else predictions.read(file)
   return {index: line['prediction'] for index, line in lines.items()}
-
-
-def read_predictions(path: pathlib.Path) -> dict[int, dict[str, Any]]:
-  """The lines of an evaluation's JSONL file by index, in the file's order.
-
-  Raises:
-    UserError: a line is not a prediction.
-  """
-  lines = {}
-  with path.open(encoding='utf-8') as file:
-    for number, line in enumerate(file, start=1):
-      try:
-        entry = json.loads(line)
-        entry['input'], entry['target'], entry['prediction']
-        lines[int(entry['index'])] = entry
-      except (ValueError, KeyError, TypeError) as error:
-        raise contract.UserError(
-          f'{path}:{number} reads {line[:60]!r}, expected a prediction with'
-          f' index, input, target and prediction ({error}). Evaluate the run'
-          ' again.'
-        ) from error
-  return lines
-
-
-def _prepared_examples(
-  runs: Sequence[results.Run], indices: set[int]
-) -> dict[int, benchmark_lib.Example]:
-  """Prepared test examples by index, empty where the data is gone."""
-  for run in runs:
-    if run.data is not None and run_folder.TEST in run.data.splits:
-      wanted = (
-        (example.index, example)
-        for example in run.data.examples(run_folder.TEST)
-        if example.index in indices
-      )
-      return dict(itertools.islice(wanted, len(indices)))
-  return {}
-
-
-def _label_metric(
-  name: str, runs: Sequence[results.Run]
-) -> tuple[_IsRight, str]:
-  """The benchmark's metric for single labels, and a note for the reader."""
-  try:
-    data_dirs = [run.macros.get('DATA_DIR') for run in runs]
-    data_dir = next(filter(None, data_dirs), None)
-    metric = register.benchmark(name, data_dir=data_dir).metric
-  except contract.UserError:
-    return (lambda gold, label: gold == label), (
-      f'The benchmark {name} is not registered here, so a label counts as right'
-      ' if it equals the human label.'
-    )
-
-  @functools.cache
-  def is_right(gold: str, label: str) -> bool:
-    return metric([gold], [label]).get('accuracy', 0.0) > 50.0
-
-  return is_right, ''

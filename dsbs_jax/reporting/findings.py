@@ -2,9 +2,15 @@
 """What the runs say, in sentences: gains, data saved, and caveats."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from dsbs_jax.reporting import comparison, tables
+from dsbs_jax.reporting import (
+  comparison,
+  method_pairs,
+  paired_tests,
+  references,
+  tables,
+)
 from dsbs_jax.runs import results
 
 
@@ -18,23 +24,32 @@ class Finding:
 
 
 def findings(
-  runs: Sequence[results.Run], rows: Sequence[comparison.Row]
+  runs: Sequence[results.Run],
+  rows: Sequence[comparison.Row],
+  compared: Mapping[str, method_pairs.Compared] | None = None,
 ) -> list[Finding]:
   """The findings for each benchmark and model, at its largest share of data.
 
   Args:
     runs: all runs.
     rows: their comparison.
+    compared: benchmark -> its methods, tested against each other.
   """
   found = []
+  points = comparison.by_point(rows)
   for (benchmark, model), members in tables.by_model(rows).items():
     where = f'{benchmark}, {model}'
     most = max(row.coordinates.fraction for row in members)
+    pairs = (compared or {}).get(benchmark)
     for row in members:
       is_dsbs = row.coordinates.method.endswith('_dsbs')
-      if is_dsbs and row.coordinates.fraction == most and row.gain:
-        found.append(_gain(row, where))
+      if not is_dsbs or row.coordinates.fraction != most:
+        continue
+      if row.gain:
+        finetuned = comparison.baseline(row, points)
+        found.append(_gain(row, where, _pair(pairs, row, finetuned)))
         found += _data_saved(row, members, where)
+      found += _over_references(pairs, row, where)
     llm = comparison.llm_accuracy(runs, benchmark)
     if llm is not None:
       text = 'is the test accuracy of the LLM itself.'
@@ -42,7 +57,9 @@ def findings(
   return list(dict.fromkeys(found))
 
 
-def _gain(row: comparison.Row, where: str) -> Finding:
+def _gain(
+  row: comparison.Row, where: str, pair: method_pairs.Pair | None
+) -> Finding:
   gain = row.gain
   if gain.error is None:
     verdict = 'One seed only: this may be chance.'
@@ -56,8 +73,80 @@ def _gain(row: comparison.Row, where: str) -> Finding:
   return Finding(
     f'{gain.mean:+.1f} points',
     f'{row.coordinates.title}, over finetuning on the same labels. Test'
-    f' accuracy {row.chosen.text()} %. {verdict}',
-    f'{where}, {tables.percent(row.coordinates.fraction)} of the training data',
+    f' accuracy {row.chosen.text()} %. {verdict}{_tests(pair)}',
+    _where(row, where),
+  )
+
+
+def _where(row: comparison.Row, where: str) -> str:
+  share = tables.percent(row.coordinates.fraction)
+  return f'{where}, {share} of the training data'
+
+
+def _pair(
+  pairs: method_pairs.Compared | None,
+  row: comparison.Row,
+  other: comparison.Row | None,
+) -> method_pairs.Pair | None:
+  """The comparison of two settings, None where the page has not both."""
+  if pairs is None or other is None:
+    return None
+  methods = {method.coordinates: method for method in pairs.methods}
+  both = [methods.get(r.coordinates) for r in (row, other)]
+  return pairs.pair(*both) if all(both) else None
+
+
+def _over_references(
+  pairs: method_pairs.Compared | None, row: comparison.Row, where: str
+) -> Iterator[Finding]:
+  """A setting against the untouched student and the teacher."""
+  methods = pairs.methods if pairs else ()
+  ours = next((m for m in methods if m.coordinates == row.coordinates), None)
+  starts = {references.start_of(run) for run in row.runs}
+  for other in methods if ours else ():
+    is_beside = other.kind == references.TEACHER or other.where in starts
+    if not other.kind or not is_beside:
+      continue
+    pair = pairs.pair(ours, other)
+    difference = pair.over_examples or pair.over_seeds
+    if difference is not None:
+      yield Finding(
+        f'{difference.mean:+.1f} points',
+        f'{row.coordinates.title}, against: {other.title}.{_tests(pair)}',
+        _where(row, where),
+      )
+
+
+def _tests(pair: method_pairs.Pair | None) -> str:
+  """Both tests in a sentence each; '' where there is none."""
+  text = ''
+  seeds, examples = (
+    (pair.over_seeds, pair.over_examples) if pair else (None, None)
+  )
+  if seeds and seeds.p_value is not None:
+    text += (
+      f' Over {seeds.count} seeds (paired t-test, p = {seeds.p_value:.2g})'
+      f' {_interval(seeds)}'
+    )
+  elif seeds and seeds.low is not None:
+    text += f' All {seeds.count} seeds have the same difference.'
+  if examples and examples.low is not None:
+    text += (
+      f' Over {examples.count:,} test examples (bootstrap)'
+      f' {_interval(examples)}'
+    )
+  return text
+
+
+def _interval(difference: paired_tests.Difference) -> str:
+  verdict = (
+    'leaves out 0.'
+    if difference.is_shown
+    else 'includes 0: it shows no difference.'
+  )
+  return (
+    f'the 95 % interval, {difference.low:+.2f} to {difference.high:+.2f},'
+    f' {verdict}'
   )
 
 

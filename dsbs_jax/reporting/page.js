@@ -1,4 +1,3 @@
-'use strict';
 // The browser of examples. Texts become text nodes, never markup. The filter is
 // part of the address, so that a view can be linked: #q=tree&show=wrong.
 (() => {
@@ -9,7 +8,7 @@
   const PAGE_SIZE = 10;
   const MAX_OPEN_STUDENTS = 5;
   // Name -> label, and whether to show an example (e) by the selected student's
-  // answer (s) and the teacher's (t).
+  // answer (s), the teacher's (t), and those of the two methods compared (a, b).
   const FILTERS = new Map([
     ['all', ['All examples', () => true]],
     ['right', ['Student right', (s) => s && s.right]],
@@ -19,12 +18,14 @@
     ['above', ['Student right, teacher wrong', (s, t) => s && t && s.right && !t.right]],
     ['below', ['Student wrong, teacher right', (s, t) => s && t && !s.right && t.right]],
     ['split', ['Students disagree', (s, t, e) => new Set(e.students.filter(Boolean).map((x) => x.right)).size > 1]],
+    ['only-first', ['Compared: only the first right', (s, t, e, a, b) => a && b && a.right && !b.right]],
+    ['only-second', ['Compared: only the second right', (s, t, e, a, b) => a && b && !a.right && b.right]],
   ]);
   // Characters that are invisible or reorder the text around them.
   const HIDDEN = new RegExp('([\\u0000-\\u0008\\u000b-\\u001f\\u007f-\\u009f\\u00ad\\u061c\\u200b-\\u200f' +
     '\\u2028-\\u202e\\u2060-\\u206f\\ufeff]|[\\ud800-\\udbff](?![\\udc00-\\udfff])|(?<![\\ud800-\\udbff])[\\udc00-\\udfff])');
 
-  const state = { benchmark: 0, student: defaultStudent(0), show: 'all', q: '', page: 1 };
+  const state = { benchmark: 0, student: defaultStudent(0), first: 0, second: 1, show: 'all', q: '', page: 1 };
 
   // The student to begin with: step-by-step if there is one.
   function defaultStudent(benchmark) {
@@ -33,12 +34,16 @@
 
   function readAddress() {
     const given = new URLSearchParams(location.hash.slice(1));
-    if (!['benchmark', 'student', 'show', 'q', 'page'].some((key) => given.has(key))) return false;
+    if (!['benchmark', 'student', 'first', 'second', 'show', 'q', 'page'].some((key) => given.has(key))) return false;
     const name = given.get('benchmark');
     const found = all.findIndex((b) => b.name === name);
     state.benchmark = found < 0 ? 0 : found;
     const student = parseInt(given.get('student'), 10);
     state.student = all[state.benchmark].students[student] ? student : defaultStudent(state.benchmark);
+    ['first', 'second'].forEach((key, i) => {
+      const number = parseInt(given.get(key), 10);
+      state[key] = all[state.benchmark].methods[number] ? number : i;
+    });
     state.show = FILTERS.has(given.get('show')) ? given.get('show') : 'all';
     state.q = given.get('q') || '';
     state.page = Math.max(1, parseInt(given.get('page'), 10) || 1);
@@ -47,7 +52,8 @@
 
   function writeAddress() {
     const shown = new URLSearchParams({
-      benchmark: all[state.benchmark].name, student: state.student, show: state.show, q: state.q, page: state.page,
+      benchmark: all[state.benchmark].name, student: state.student, first: state.first, second: state.second, show: state.show,
+      q: state.q, page: state.page,
     });
     history.replaceState(null, '', '#' + shown);
   }
@@ -97,12 +103,8 @@
     return made;
   }
 
-  function details(student) {
-    return `${student.model}, ${student.data} of the data, seed ${student.seed}, step ${student.step.toLocaleString('en')}`;
-  }
-
   function name(student) {
-    return `${student.title} (${details(student)})`;
+    return `${student.title} (${student.details})`;
   }
 
   function card(example, benchmark) {
@@ -114,7 +116,7 @@
     example.students.forEach((answer, i) => {
       if (!answer) return;
       const student = benchmark.students[i];
-      const term = element('dt', {}, student.title, element('small', {}, details(student)));
+      const term = element('dt', {}, student.title, element('small', {}, student.details));
       const value = answerCell(answer);
       if (i === state.student) [term, value].forEach((e) => e.classList.add('chosen'));
       (i === state.student ? list : others).append(term, value);
@@ -133,7 +135,9 @@
   }
 
   function matches(example) {
-    if (!FILTERS.get(state.show)[1](example.students[state.student], example.teacher, example)) return false;
+    const methods = all[state.benchmark].methods;
+    const pair = [state.first, state.second].map((i) => methods[i] && comparing.answerOf(example, methods[i]));
+    if (!FILTERS.get(state.show)[1](example.students[state.student], example.teacher, example, ...pair)) return false;
     if (!state.q) return true;
     const answers = [example.teacher, ...example.students].filter(Boolean);
     const texts = [example.input, example.gold, example.id, ...answers.flatMap((a) => [a.label, a.rationale || ''])];
@@ -167,6 +171,29 @@
     get('previous').disabled = state.page === 1;
     get('next').disabled = state.page === pages;
     get('scope').textContent = scope(benchmark);
+    compare(benchmark);
+  }
+
+  // The two methods compared, and the table of all pairs.
+  function compare(benchmark) {
+    const methods = benchmark.methods.map((m, i) => [i, comparing.nameOf(m, i)]);
+    get('compare').hidden = methods.length < 2;
+    if (methods.length < 2) return;
+    options(get('first'), methods, state.first);
+    options(get('second'), methods, state.second);
+    const pair = comparing.pairOf(benchmark, state.first, state.second);
+    const shown = pair ? comparing.panel(benchmark, pair, element, showExamples)
+      : [element('p', {}, 'Choose two different methods.')];
+    get('pair').replaceChildren(...shown);
+    get('matrix').replaceChildren(...comparing.matrix(benchmark, state, element, (i, j) => {
+      state.first = i;
+      change('second', j);
+    }));
+  }
+
+  function showExamples(filter) {
+    change('show', filter);
+    root.scrollIntoView({ behavior: 'instant' });
   }
 
   // Which examples and students the page has.
@@ -184,13 +211,15 @@
   function change(key, value) {
     state[key] = value;
     if (key !== 'page') state.page = 1;
-    if (key === 'benchmark') state.student = defaultStudent(value);
+    if (key === 'benchmark') Object.assign(state, { student: defaultStudent(value), first: 0, second: 1 });
     writeAddress();
     render();
   }
 
   get('benchmark').addEventListener('change', (e) => change('benchmark', Number(e.target.value)));
   get('student').addEventListener('change', (e) => change('student', Number(e.target.value)));
+  get('first').addEventListener('change', (e) => change('first', Number(e.target.value)));
+  get('second').addEventListener('change', (e) => change('second', Number(e.target.value)));
   get('show').addEventListener('change', (e) => change('show', e.target.value));
   get('q').addEventListener('input', (e) => change('q', e.target.value));
   get('previous').addEventListener('click', () => change('page', state.page - 1));

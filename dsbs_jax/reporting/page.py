@@ -10,10 +10,18 @@ import html
 import json
 import pathlib
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from dsbs_jax.reporting import comparison, figures, findings, line_plot, tables
+from dsbs_jax.reporting import (
+  comparison,
+  figures,
+  findings,
+  line_plot,
+  method_pairs,
+  references,
+  tables,
+)
 from dsbs_jax.runs import results
 
 TITLE = 'Distilling step-by-step: experiments'
@@ -24,6 +32,8 @@ _SECTIONS = (
   ('tables', 'Tables'),
   ('curves', 'Learning curves'),
 )
+# Parts of one script, in the order in which they stand.
+_SCRIPTS = ('compare.js', 'page.js')
 _escape = html.escape
 
 
@@ -32,6 +42,8 @@ def build(
   rows: Sequence[comparison.Row],
   browsers: Sequence[dict[str, Any]],
   *,
+  found: Sequence[references.Reference] = (),
+  compared: Mapping[str, method_pairs.Compared] | None = None,
   failed: Sequence[str] = (),
 ) -> str:
   """The page, as HTML.
@@ -40,20 +52,25 @@ def build(
     runs: all runs.
     rows: their comparison.
     browsers: the examples, from `example_browser.browsers`.
+    found: the references, which are rows of the tables.
+    compared: benchmark -> its methods, compared.
     failed: names of the runs that failed in a sweep.
   """
   styles = figures.styles(rows)
   bodies = {
-    'summary': _summary(runs, rows),
+    'summary': _summary(runs, rows, compared or {}),
     'data': _by_benchmark(
       tables.by_model(rows), figures.by_fraction, runs, styles
     ),
     'size': _by_benchmark(tables.by_share(rows), figures.by_size, runs, styles),
-    'tables': _tables(rows),
+    'tables': _tables(rows, found),
     'curves': _curves(rows, styles),
   }
   shown = [(name, title) for name, title in _SECTIONS if bodies[name]]
-  linked = [*shown, *([('browser', 'Examples')] if browsers else [])]
+  linked = list(shown)
+  if browsers:
+    linked += [('compare', 'Compare methods')] if compared else []
+    linked += [('browser', 'Examples')]
   folder = pathlib.Path(__file__).parent
   slots = {
     'title': _escape(TITLE),
@@ -61,7 +78,9 @@ def build(
     'nav': '\n'.join(f'<a href="#{n}">{_escape(t)}</a>' for n, t in linked),
     'sections': '\n'.join(_section(n, t, bodies[n]) for n, t in shown),
     'style': (folder / 'page.css').read_text(encoding='utf-8'),
-    'script': (folder / 'page.js').read_text(encoding='utf-8'),
+    'script': '\n'.join(
+      (folder / name).read_text(encoding='utf-8') for name in _SCRIPTS
+    ),
     'data': embedded_json(browsers),
   }
   template = (folder / 'page.html').read_text(encoding='utf-8')
@@ -110,12 +129,14 @@ def _lead(runs: Sequence[results.Run], failed: Sequence[str]) -> str:
 
 
 def _summary(
-  runs: Sequence[results.Run], rows: Sequence[comparison.Row]
+  runs: Sequence[results.Run],
+  rows: Sequence[comparison.Row],
+  compared: Mapping[str, method_pairs.Compared],
 ) -> str:
   items = ''.join(
     f'<li><b>{_escape(finding.figure)}</b> {_escape(finding.text)}'
     f'<div class="where">{_escape(finding.where)}</div></li>'
-    for finding in findings.findings(runs, rows)
+    for finding in findings.findings(runs, rows, compared)
   )
   notes = ''.join(f'<p>{_escape(note)}</p>' for note in findings.notes(runs))
   return f'<ul class="findings">{items}</ul>{notes}'
@@ -138,14 +159,16 @@ def _by_benchmark(
   return ''.join(parts)
 
 
-def _tables(rows: Sequence[comparison.Row]) -> str:
+def _tables(
+  rows: Sequence[comparison.Row], found: Sequence[references.Reference]
+) -> str:
   header = tables.header(rows)
   parts = []
   for (benchmark, model), members in tables.by_model(rows).items():
     head = ''.join(f'<th scope="col">{_escape(name)}</th>' for name in header)
     lines = []
-    for row in members:
-      first, *rest = tables.cells(row)[: len(header)]
+    for first, *rest in tables.lines(members, found):
+      rest = rest[: len(header) - 1]
       cells = ''.join(f'<td>{_escape(cell)}</td>' for cell in rest)
       lines.append(f'<tr><th scope="row">{_escape(first)}</th>{cells}</tr>')
     name = _escape(f'{benchmark}, {model}')

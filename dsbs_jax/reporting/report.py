@@ -6,7 +6,14 @@ from collections.abc import Sequence
 
 from dsbs_jax import contract
 from dsbs_jax.data import buckets
-from dsbs_jax.reporting import comparison, example_browser, page, tables
+from dsbs_jax.reporting import (
+  comparison,
+  example_browser,
+  method_pairs,
+  page,
+  references,
+  tables,
+)
 from dsbs_jax.runs import results, run_folder
 from dsbs_jax.runtime import terminal_text
 
@@ -37,17 +44,29 @@ def report(
   copies = [buckets.fetch(path, arrays=False) for path in paths]
   runs = [run for path in copies for run in results.read_all(path)]
   rows = comparison.rows(results.told_apart(runs))
-  browsers = example_browser.browsers(rows, limit=examples)
+  found = references.find(copies, runs)
+  compared = {
+    name: method_pairs.of_benchmark(name, members, found)
+    for name, members in example_browser.shown_rows(rows).items()
+  }
+  browsers = example_browser.browsers(rows, compared=compared, limit=examples)
   failed = [
-    found.parent.name
+    file.parent.name
     for path in copies
-    for found in sorted(path.rglob(run_folder.FAILURE_FILE))
+    for file in sorted(path.rglob(run_folder.FAILURE_FILE))
   ]
   texts = {
-    'table.md': tables.markdown(rows),
-    'table.csv': tables.settings_csv(rows),
+    'table.md': tables.markdown(rows, found),
+    'table.csv': tables.settings_csv(rows, found),
     'runs.csv': tables.runs_csv(runs),
-    'report.html': page.build(runs, rows, browsers, failed=failed),
+    'report.html': page.build(
+      runs,
+      rows,
+      browsers,
+      found=found,
+      compared=compared,
+      failed=failed,
+    ),
   }
   with buckets.output(out or copies[0] / 'report') as target:
     target.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from dsbs_jax.reporting import comparison, paper_numbers
+from dsbs_jax.reporting import comparison, paper_numbers, references
 from dsbs_jax.runs import results, run_folder, run_names
 
 
@@ -19,7 +19,8 @@ INTRODUCTION = (
   'Accuracy in percent: mean ± standard error over seeds. Each run is tested at'
   ' the step with its best validation accuracy and at its last step; test'
   ' accuracy never chooses a step. The gain is over finetuning on the same'
-  ' labels and data, paired by seed.'
+  ' labels and data, paired by seed. Untouched student: the checkpoint that runs'
+  ' start from, before any step. Teacher: the labels that the LLM gave.'
 )
 _COLUMNS = (
   'Method',
@@ -57,6 +58,18 @@ def cells(row: comparison.Row) -> tuple[str, ...]:
   )
 
 
+def reference_cells(reference: references.Reference) -> tuple[str, ...]:
+  """A reference as text, in the order of all columns.
+
+  It has one accuracy whatever the step, and nothing was trained.
+  """
+  test, validation = (
+    '–' if value is None else f'{value:.2f}'
+    for value in (reference.test, reference.validation)
+  )
+  return (reference.title, '–', test, test, validation, '–', '–', '–')
+
+
 def _paper(row: comparison.Row) -> str:
   accuracy = paper_numbers.accuracy(row.coordinates)
   return '–' if accuracy is None else f'{accuracy:.2f}'
@@ -76,19 +89,38 @@ def model_title(row: comparison.Row) -> str:
   return size if size.startswith(name) else f'{name} ({size})'
 
 
-def markdown(all_rows: Sequence[comparison.Row]) -> str:
-  """One table per benchmark and model."""
+def markdown(
+  all_rows: Sequence[comparison.Row],
+  found: Sequence[references.Reference] = (),
+) -> str:
+  """One table per benchmark and model.
+
+  Args:
+    all_rows: the settings.
+    found: the references, which stand above them.
+  """
   names = header(all_rows)
   parts = [INTRODUCTION]
   for (benchmark, model), members in by_model(all_rows).items():
     parts.append(f'\n## {_cell(benchmark)}, {_cell(model)}\n')
     parts.append('| ' + ' | '.join(names) + ' |')
     parts.append('|---|---|' + '---:|' * (len(names) - 2))
-    for row in members:
-      parts.append(
-        '| ' + ' | '.join(map(_cell, cells(row)[: len(names)])) + ' |'
-      )
+    for line in lines(members, found):
+      parts.append('| ' + ' | '.join(map(_cell, line[: len(names)])) + ' |')
   return '\n'.join(parts) + '\n'
+
+
+def lines(
+  rows: Sequence[comparison.Row], found: Sequence[references.Reference]
+) -> list[tuple[str, ...]]:
+  """The lines of one table as cells: references, then settings.
+
+  Args:
+    rows: of one benchmark and one model.
+    found: the references of all benchmarks.
+  """
+  beside = references.beside(rows, found)
+  return [*map(reference_cells, beside), *map(cells, rows)]
 
 
 def by_model(all_rows: Sequence[comparison.Row]) -> comparison.Groups:
@@ -115,8 +147,16 @@ def _cell(text: str) -> str:
   return ' '.join(text.split())
 
 
-def settings_csv(all_rows: Sequence[comparison.Row]) -> str:
-  """One line per setting, numbers unrounded."""
+def settings_csv(
+  all_rows: Sequence[comparison.Row],
+  found: Sequence[references.Reference] = (),
+) -> str:
+  """One line per setting, then one per reference, numbers unrounded.
+
+  Args:
+    all_rows: the settings.
+    found: the references; the setting of an untouched student is its start.
+  """
   lines = []
   for row in all_rows:
     line = _setting(row.coordinates, row.num_params) | {
@@ -129,6 +169,18 @@ def settings_csv(all_rows: Sequence[comparison.Row]) -> str:
       line[f'{name}_mean'] = score and score.mean
       line[f'{name}_error'] = score and score.error
     lines.append(line)
+  for reference in found:
+    lines.append(
+      dict.fromkeys(lines[0])
+      | {
+        'benchmark': reference.benchmark,
+        'method': reference.kind,
+        'setting': reference.start or '',
+        'test_best_mean': reference.test,
+        'test_last_mean': reference.test,
+        'validation_best_mean': reference.validation,
+      }
+    )
   return _csv(lines)
 
 

@@ -65,6 +65,56 @@ def test_chromium_filters_searches_and_pages(make_run, tmp_path):
   assert '<mark>tree</mark>' in found
 
 
+def test_chromium_compares_any_two_methods(make_run, tmp_path):
+  for method, is_right in (
+    ('gt_finetune', lambda i: i < 10),
+    ('gt_dsbs', lambda i: i >= 8),
+  ):
+    make_run(
+      method=method,
+      predictions=[
+        make_run.line(i, prediction='yes' if is_right(i) else 'no')
+        for i in range(40)
+      ],
+    )
+  path = report.report([str(make_run.folder)], out=str(tmp_path / 'out'))
+  given = {'first': '1', 'second': '0', 'show': 'only-second'}
+  dom = _dom(path, given, tmp_path / 'profile')
+  assert _shown(dom) == list(range(8))
+  assert '8 of 40 examples; the selected student is right on 0' in dom
+  # 32 right against 10 right, over 40 examples.
+  assert '<td>+55.00</td>' in dom
+  assert 'the first: 30 examples</button>' in dom
+  assert 'the second: 8 examples</button>' in dom
+  cells = dict(re.findall(r'data-pair="(\d-\d)"[^>]*>([^<]*)</button>', dom))
+  assert cells == {'0-1': '−55.00', '1-0': '+55.00'}
+  for text in ('Step-by-step, human labels minus Standard finetuning', 'p'):
+    assert text in dom
+
+
+def test_chromium_picks_a_pair_by_a_click(make_run, tmp_path):
+  for method in ('gt_finetune', 'gt_dsbs', 'llm_dsbs'):
+    make_run(
+      method=method,
+      predictions=[
+        make_run.line(i, prediction='yes' if len(method) > 7 + i else 'no')
+        for i in range(6)
+      ],
+    )
+  path = report.report([str(make_run.folder)], out=str(tmp_path / 'out'))
+  clicks = (
+    'document.querySelector(\'[data-pair="2-1"]\').click();'
+    "document.getElementById('only-first').click();"
+  )
+  text = path.read_text()
+  path.write_text(text.replace('</body>', f'<script>{clicks}</script></body>'))
+  dom = _dom(path, {}, tmp_path / 'profile')
+  assert 'Step-by-step, LLM labels minus Step-by-step, human labels' in dom
+  assert _shown(dom) == [0]
+  assert re.search(r'data-pair="2-1"', dom)
+  assert '1 of 6 examples' in dom
+
+
 def test_chromium_runs_no_hostile_text(hostile_runs, tmp_path):
   path = report.report([str(hostile_runs.folder)], out=str(tmp_path / 'out'))
   dom = _dom(path, {'show': 'all'}, tmp_path / 'profile')

@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Any two methods of a benchmark, compared on the same test examples.
+
+A method is a row of the tables: a setting with its seeds, or a reference, whose
+one set of answers stands beside every seed of the other. Answers are those of
+the chosen step, so that differences are those of the tables.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+
+from dsbs_jax.data import benchmark as benchmark_lib
+from dsbs_jax.reporting import (
+  comparison,
+  paired_tests,
+  predictions,
+  references,
+  tables,
+)
+from dsbs_jax.runs import run_names
+
+# Index of an example -> whether the answer is right.
+Answers = Mapping[int, bool]
+_ANY_SEED = -1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Method:
+  """Something that answers the test examples.
+
+  Attributes:
+    title: as in the tables.
+    where: model, share of the data; '' for a reference.
+    coordinates: of a setting, None for a reference.
+    kind: of a reference, '' for a setting.
+    accuracies: seed -> accuracy in percent, as it was logged.
+    answers: seed -> answers, for seeds whose predictions are there.
+    shown: the answers that the browser of examples shows.
+    shown_name: whose they are: the seed and the step.
+  """
+
+  title: str
+  where: str = ''
+  coordinates: run_names.Coordinates | None = None
+  kind: str = ''
+  accuracies: Mapping[int, float] = dataclasses.field(default_factory=dict)
+  answers: Mapping[int, Answers] = dataclasses.field(default_factory=dict)
+  shown: Answers = dataclasses.field(default_factory=dict)
+  shown_name: str = ''
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pair:
+  """Two methods compared; differences are in points, first minus second.
+
+  Attributes:
+    over_seeds: by seed, None without a common one.
+    over_examples: by example, each the mean over seeds; None without
+      predictions.
+    only_first: test examples that the first alone has right, as shown.
+    only_second: those that the second alone has right.
+    num_shown: test examples that both answered, as shown.
+  """
+
+  over_seeds: paired_tests.Difference | None
+  over_examples: paired_tests.Difference | None
+  only_first: int
+  only_second: int
+  num_shown: int
+
+  def reversed(self) -> Self:
+    """The second compared with the first."""
+    return dataclasses.replace(
+      self,
+      over_seeds=self.over_seeds and self.over_seeds.negated(),
+      over_examples=self.over_examples and self.over_examples.negated(),
+      only_first=self.only_second,
+      only_second=self.only_first,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Compared:
+  """The methods of a benchmark, and every two of them compared.
+
+  Attributes:
+    methods: settings, then untouched students, then the teacher.
+    pairs: (i, j) with i < j -> the i-th method compared with the j-th.
+    untouched: the references of these untouched students.
+  """
+
+  methods: Sequence[Method]
+  pairs: Mapping[tuple[int, int], Pair]
+  untouched: Sequence[references.Reference]
+
+  def pair(self, first: Method, second: Method) -> Pair:
+    """Two of the methods, in any order."""
+    i, j = self.methods.index(first), self.methods.index(second)
+    return self.pairs[i, j] if i < j else self.pairs[j, i].reversed()
+
+  def to_json(self) -> dict[str, Any]:
+    """As compare.js reads it; a method of the teacher has no student."""
+    methods = [
+      {
+        'title': method.title,
+        'where': method.where,
+        'shown': method.shown_name,
+        'student': None if method.kind == references.TEACHER else number,
+      }
+      for number, method in enumerate(self.methods)
+    ]
+    pairs = [
+      {'first': i, 'second': j, **dataclasses.asdict(pair)}
+      for (i, j), pair in self.pairs.items()
+    ]
+    return {'methods': methods, 'pairs': pairs}
+
+
+def of_row(row: comparison.Row, is_right: predictions.IsRight) -> Method:
+  """A setting as a method; reads its predictions.
+
+  Args:
+    row: finished runs that differ by their seed.
+    is_right: the benchmark's metric for one label.
+  """
+  point, first = row.coordinates, row.runs[0]
+  files = {
+    run.coordinates.seed: predictions.labels_at(run, run.chosen_step)
+    for run in row.runs
+  }
+  answers = {
+    seed: predictions.right(file, is_right)
+    for seed, file in files.items()
+    if file is not None
+  }
+  step = predictions.shown_step(first)
+  shown_file = predictions.shown_labels(first)
+  shown = answers.get(first.coordinates.seed) or (
+    predictions.right(shown_file, is_right) if shown_file else {}
+  )
+  share = tables.percent(point.fraction)
+  return Method(
+    title=point.title,
+    where=f'{point.model}, {share} of the data',
+    coordinates=point,
+    accuracies=comparison.by_seed(row),
+    answers=answers,
+    shown=shown,
+    shown_name=f'seed {first.coordinates.seed}, step {step:,}',
+  )
+
+
+def of_teacher(
+  reference: references.Reference,
+  examples: Sequence[benchmark_lib.Example],
+  is_right: predictions.IsRight,
+) -> Method:
+  """The teacher as a method.
+
+  Args:
+    reference: its row.
+    examples: the prepared test split, which holds its labels.
+    is_right: the benchmark's metric for one label.
+  """
+  answers = {
+    example.index: references.is_right(example, is_right)
+    for example in examples
+    if references.is_answered(example)
+  }
+  # An accuracy on some of the examples compares with no other.
+  is_whole = len(answers) == len(examples)
+  return _of_reference(reference, answers, is_known=is_whole)
+
+
+def of_untouched(
+  reference: references.Reference, is_right: predictions.IsRight
+) -> Method:
+  """An untouched student as a method.
+
+  Args:
+    reference: its row, with predictions.
+    is_right: the benchmark's metric for one label.
+  """
+  return _of_reference(
+    reference, predictions.right(reference.predictions, is_right)
+  )
+
+
+def _of_reference(
+  reference: references.Reference, answers: Answers, *, is_known: bool = True
+) -> Method:
+  known = is_known and reference.test is not None
+  return Method(
+    title=reference.title,
+    where=reference.start or '',
+    kind=reference.kind,
+    accuracies={_ANY_SEED: reference.test} if known else {},
+    answers={_ANY_SEED: answers} if answers else {},
+    shown=answers,
+  )
+
+
+def of_benchmark(
+  name: str,
+  rows: Sequence[comparison.Row],
+  found: Sequence[references.Reference],
+) -> Compared:
+  """All comparisons of a benchmark.
+
+  Args:
+    name: the benchmark's.
+    rows: its settings, in the order of tables.
+    found: the references of all benchmarks.
+  """
+  runs = [row.runs[0] for row in rows]
+  is_right, _ = predictions.label_metric(name, runs)
+  beside = references.beside(rows, found)
+  untouched = [r for r in beside if r.predictions is not None]
+  teachers = [r for r in beside if r.kind == references.TEACHER]
+  examples = references.test_examples(runs) if teachers else []
+  methods = [
+    *(of_row(row, is_right) for row in rows),
+    *(of_untouched(reference, is_right) for reference in untouched),
+    *(of_teacher(teacher, examples, is_right) for teacher in teachers),
+  ]
+  numbers = range(len(methods))
+  pairs = {
+    (i, j): compare(methods[i], methods[j])
+    for i, j in itertools.combinations(numbers, 2)
+  }
+  return Compared(tuple(methods), pairs, tuple(untouched))
+
+
+def compare(first: Method, second: Method) -> Pair:
+  """Compares two methods of one benchmark.
+
+  Where both have predictions, both tests are of them; otherwise the test over
+  seeds is of the logged accuracies, and there is none over examples.
+  """
+  common = _common(first.answers, second.answers)
+  by_example = _by_example([(a, b) for _, a, b in common])
+  if by_example is not None:
+    by_seed = list(100.0 * by_example.mean(axis=1))
+  else:
+    common = _common(first.accuracies, second.accuracies)
+    by_seed = [a - b for _, a, b in common]
+  is_by_seed = by_seed and common[0][0] != _ANY_SEED
+  shown = [first.shown, second.shown]
+  indices = sorted(set(shown[0]) & set(shown[1]))
+  only = [shown[0][i] - shown[1][i] for i in indices]
+  return Pair(
+    over_seeds=paired_tests.over_seeds(by_seed) if is_by_seed else None,
+    over_examples=None
+    if by_example is None
+    else paired_tests.over_examples(100.0 * by_example.mean(axis=0)),
+    only_first=only.count(1),
+    only_second=only.count(-1),
+    num_shown=len(indices),
+  )
+
+
+def _common(first: Mapping, second: Mapping) -> list[tuple]:
+  """(seed, value, value) of the seeds of both; a reference has every seed."""
+  if _ANY_SEED in first and _ANY_SEED not in second:
+    first = dict.fromkeys(second, first[_ANY_SEED])
+  elif _ANY_SEED in second and _ANY_SEED not in first:
+    second = dict.fromkeys(first, second[_ANY_SEED])
+  seeds = sorted(set(first) & set(second))
+  return [(seed, first[seed], second[seed]) for seed in seeds]
+
+
+def _by_example(pairs: Sequence[tuple[Answers, Answers]]) -> np.ndarray | None:
+  """Right minus right [seeds, N], of the examples that all of them answered."""
+  if not pairs:
+    return None
+  answers = [set(a) & set(b) for a, b in pairs]
+  indices = sorted(set.intersection(*answers))
+  if not indices:
+    return None
+  return np.array([[int(a[i]) - int(b[i]) for i in indices] for a, b in pairs])

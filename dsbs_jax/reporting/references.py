@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a method must beat: the teacher, and the student before any training.
+
+The teacher's answers are the LLM's labels in the prepared test split. The
+untouched student is the checkpoint that runs start from: `dsbs eval START`
+leaves a line in eval.jsonl, which is found below the folders of the report, in
+START, and beside it. A line counts whose checkpoint is a run's
+INITIAL_CHECKPOINT_PATH.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from dsbs_jax import contract
+from dsbs_jax.data import benchmark as benchmark_lib
+from dsbs_jax.data import object_store
+from dsbs_jax.data.prepared import views
+from dsbs_jax.data.source import joining
+from dsbs_jax.inference import evaluate_checkpoint, evaluator
+from dsbs_jax.reporting import comparison, predictions
+from dsbs_jax.runs import results, run_folder
+
+TEACHER, UNTOUCHED = 'teacher', 'untouched'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reference:
+  """A row of the tables that no run trained; accuracies in percent.
+
+  Attributes:
+    kind: TEACHER or UNTOUCHED.
+    title: in words.
+    benchmark: its name.
+    start: the checkpoint of an untouched student, None of the teacher.
+    test: accuracy on test, None if unknown.
+    validation: accuracy on validation, None if unknown.
+    predictions: file with an untouched student's answers, if it is there.
+    step: of the start, as its folder's name says.
+  """
+
+  kind: str
+  title: str
+  benchmark: str
+  start: str | None = None
+  test: float | None = None
+  validation: float | None = None
+  predictions: pathlib.Path | None = None
+  step: int = 0
+
+  def is_beside(self, row: comparison.Row) -> bool:
+    """Whether it is something to compare the runs of a row with."""
+    if row.coordinates.benchmark != self.benchmark:
+      return False
+    starts = {start_of(run) for run in row.runs}
+    return self.start is None or self.start in starts
+
+
+def find(
+  folders: Sequence[pathlib.Path], runs: Sequence[results.Run]
+) -> list[Reference]:
+  """The references of all benchmarks: untouched students, then teachers.
+
+  Args:
+    folders: folders of the report, read at any depth.
+    runs: all runs.
+
+  Raises:
+    UserError: a line of an eval.jsonl is damaged.
+  """
+  names = sorted({run.coordinates.benchmark for run in runs})
+  teachers = (_teacher(name, runs) for name in names)
+  return [*_untouched(folders, runs), *filter(None, teachers)]
+
+
+def start_of(run: results.Run) -> str | None:
+  """The checkpoint that a run started from, None for random parameters."""
+  path = run.macros.get('INITIAL_CHECKPOINT_PATH')
+  return _absolute(path) if isinstance(path, str) and path else None
+
+
+def beside(
+  rows: Iterable[comparison.Row], references: Sequence[Reference]
+) -> list[Reference]:
+  """The references of some rows."""
+  rows = list(rows)
+  return [r for r in references if any(map(r.is_beside, rows))]
+
+
+def test_examples(
+  runs: Iterable[results.Run],
+) -> list[benchmark_lib.Example]:
+  """The prepared test split of the first run that has one, [] without."""
+  for run in runs:
+    if run.data is not None and run_folder.TEST in run.data.splits:
+      return list(run.data.examples(run_folder.TEST))
+  return []
+
+
+def is_answered(example: benchmark_lib.Example) -> bool:
+  """Whether the LLM said anything of an example."""
+  return bool(example.samples or example.llm_label.strip())
+
+
+def is_right(
+  example: benchmark_lib.Example, metric: predictions.IsRight
+) -> bool:
+  """Whether the LLM was right, by itself: not with a hint.
+
+  Args:
+    example: one that it answered.
+    metric: the benchmark's, for one label.
+  """
+  is_hinted = example.status == joining.RATIONALIZED
+  return not is_hinted and metric(example.gt_label, example.llm_label)
+
+
+def _teacher(name: str, runs: Sequence[results.Run]) -> Reference | None:
+  accuracies = {
+    split: comparison.llm_accuracy(runs, name, split=split)
+    for split in (run_folder.TEST, run_folder.VALIDATION)
+  }
+  if accuracies[run_folder.TEST] is None:
+    return None
+  title = 'Teacher (the LLM)'
+  counts = comparison.split_counts(runs, name, run_folder.TEST)
+  answered, rows = counts.get('answered'), counts.get('rows')
+  if answered is not None and rows is not None and answered < rows:
+    title += f', on the {answered:,} of {rows:,} test examples it answered'
+  return Reference(kind=TEACHER, title=title, benchmark=name, **accuracies)
+
+
+def _untouched(
+  folders: Sequence[pathlib.Path], runs: Sequence[results.Run]
+) -> list[Reference]:
+  starts = dict.fromkeys(filter(None, map(start_of, runs)))
+  found = {}
+  for file in _score_files(folders, starts):
+    for line in _read(file):
+      start = _matching(line['checkpoint'], starts)
+      name = views.own_name(line['task'])
+      if start is None or name is None:
+        continue
+      key = (start, line['task'], line.get('answers') == 'chosen')
+      scores, _, _ = found.get(key, ({}, None, 0))
+      scores = {**scores, line['split']: line.get('accuracy')}
+      found[key] = (scores, file.parent, line['step'])
+  return [
+    _of_start(key, scores, folder, step)
+    for key, (scores, folder, step) in found.items()
+  ]
+
+
+def _of_start(
+  key: tuple[str, str, bool],
+  scores: Mapping[str, float],
+  folder: pathlib.Path,
+  step: int,
+) -> Reference:
+  start, task, is_chosen = key
+  how = '-chosen' if is_chosen else ''
+  name = f'{task}-{run_folder.TEST}-{step:06}{how}.jsonl'
+  file = folder / evaluator.PREDICTIONS / name
+  title = f'Untouched student, asked as in {task}'
+  return Reference(
+    kind=UNTOUCHED,
+    title=f'{title}, labels ranked' if is_chosen else title,
+    benchmark=views.own_name(task).benchmark,
+    start=start,
+    test=scores.get(run_folder.TEST),
+    validation=scores.get(run_folder.VALIDATION),
+    predictions=file if file.is_file() else None,
+    step=step,
+  )
+
+
+def _score_files(
+  folders: Sequence[pathlib.Path], starts: Iterable[str]
+) -> list[pathlib.Path]:
+  name = evaluate_checkpoint.SCORES_FILE
+  local = [s for s in starts if not object_store.is_bucket(s)]
+  near = [
+    place / name
+    for start in map(pathlib.Path, local)
+    for place in (start, start.parent)
+  ]
+  below = [file for folder in folders for file in sorted(folder.rglob(name))]
+  there = dict.fromkeys(f.absolute() for f in (*near, *below) if f.is_file())
+  return list(there)
+
+
+def _read(file: pathlib.Path) -> list[dict[str, Any]]:
+  lines = []
+  text = file.read_text(encoding='utf-8', errors='replace')
+  for number, line in enumerate(text.splitlines(), start=1):
+    try:
+      entry = json.loads(line)
+      entry['checkpoint'], entry['task'], entry['split'], int(entry['step'])
+    except (ValueError, KeyError, TypeError) as error:
+      raise contract.UserError(
+        f'{file}:{number} reads {line[:60]!r}, expected a score with'
+        f' checkpoint, step, task and split ({error}). Remove the line, or'
+        ' evaluate again.'
+      ) from error
+    lines.append(entry)
+  return lines
+
+
+def _matching(checkpoint: str, starts: Iterable[str]) -> str | None:
+  """The start that a checkpoint is: the same folder, or the one in it."""
+  given = _absolute(checkpoint)
+  parent = given.rpartition('/')[0]
+  return next((s for s in starts if s in (given, parent)), None)
+
+
+def _absolute(path: str) -> str:
+  if object_store.is_bucket(path):
+    return path.rstrip('/')
+  return str(pathlib.Path(path).expanduser().resolve())
