@@ -99,6 +99,4 @@ def _predictions(job: jobs.Job) -> dict[int, dict[str, Any]]:
   _, step = checkpoints.find_checkpoint(str(job.path), 'best')
   task = evaluator.evaluated_task(job.point.task)
   name = f'{task}-{run_folder.TEST}-{step:06}.jsonl'
-  return predictions.read(
-    job.path / evaluator.PREDICTIONS / name
-  )
+  return predictions.read(job.path / evaluator.PREDICTIONS / name)

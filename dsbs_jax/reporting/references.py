@@ -100,8 +100,8 @@ def test_examples(
 
 
 def is_answered(example: benchmark_lib.Example) -> bool:
-  """Whether the LLM said anything of an example."""
-  return bool(example.samples or example.llm_label.strip())
+  """Whether the LLM said anything of an example, readable or not."""
+  return example.status != joining.NO_COMPLETION
 
 
 def is_right(

@@ -57,7 +57,6 @@ def _taught(teach, answers):
       benchmark.Example(
         *(i, f'test-{i}', f'q{i}', 'yes', 'yes' if right == '1' else 'no'),
         *('why', 'parsed'),
-        samples=1,
       )
       for i, right in enumerate(answers)
     )
@@ -218,11 +217,7 @@ def test_a_reference_stands_beside_every_seed(make_run, teach, start):
 
 def test_a_hinted_label_is_not_the_teachers(make_run, teach):
   make_run(predictions=_lines(make_run, '1'))
-  teach(
-    benchmark.Example(
-      0, 'a', 'q', 'yes', 'yes', 'why', 'rationalized', samples=1
-    )
-  )
+  teach(benchmark.Example(0, 'a', 'q', 'yes', 'yes', 'why', 'rationalized'))
   teacher = _by_title(_compared(make_run))['Teacher (the LLM)']
   assert teacher.shown == {0: False}
 
@@ -230,14 +225,21 @@ def test_a_hinted_label_is_not_the_teachers(make_run, teach):
 def test_examples_that_one_did_not_answer_are_left_out(make_run, teach):
   make_run(predictions=_lines(make_run, '1100'))
   teach(
-    benchmark.Example(0, 'a', 'q', 'yes', 'no', '', 'parsed', samples=1),
-    benchmark.Example(1, 'b', 'q', 'yes', ' ', ' ', 'missing'),
+    benchmark.Example(0, 'a', 'q', 'yes', 'no', '', 'parsed'),
+    benchmark.Example(1, 'b', 'q', 'yes', ' ', ' ', 'no_completion'),
   )
   compared = _compared(make_run)
   pair = compared.pair(*compared.methods)
   assert pair.over_examples.count == pair.num_shown == 1
   assert pair.over_examples.mean == 100.0
   assert pair.over_seeds.mean == 100.0
+
+
+def test_a_completion_that_cannot_be_read_is_a_wrong_answer(make_run, teach):
+  make_run(predictions=_lines(make_run, '1'))
+  teach(benchmark.Example(0, 'a', 'q', 'yes', '', '', 'no_marker'))
+  teacher = _by_title(_compared(make_run))['Teacher (the LLM)']
+  assert teacher.shown == {0: False}
 
 
 def test_without_predictions_the_logged_accuracies_are_compared(make_run):
