@@ -172,6 +172,8 @@ def prepare(config: PrepareConfig) -> None:
   spec = config.vocabulary
   if config.train_vocab is not None:
     spec, kept = _train_vocabulary(prepared, config.train_vocab)
+    if left := _left_text(prepared):
+      console.print(left)
     console.print(f'vocabulary written: --vocabulary={buckets.shown(spec)}')
     if kept:
       console.print(
@@ -314,6 +316,19 @@ def _write(
     for finding in checks.findings():
       progress.console.print(finding, markup=False)
     return prepared
+
+
+def _left_text(prepared: store.Prepared) -> str:
+  """Says that rows are missing in a vocabulary's texts, '' where none are."""
+  counts = prepared.metadata['splits'].get('train', {}).get('counts', {})
+  rows, kept = counts.get('rows', 0), counts.get('kept', 0)
+  if kept >= rows:
+    return ''
+  return (
+    f'the vocabulary was trained on the {kept:,} of {rows:,} rows that --keep'
+    ' and --clean left. For one of all rows prepare without them, in another'
+    ' --data_dir, and give its file by --vocabulary'
+  )
 
 
 def _train_vocabulary(

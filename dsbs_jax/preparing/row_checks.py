@@ -5,9 +5,15 @@ Neither is an error, and each makes an accuracy mean something else.
 """
 
 import collections
-from collections.abc import Iterable, Iterator
+import decimal
+import re
+from collections.abc import Callable, Hashable, Iterable, Iterator
 
 from dsbs_jax.data import benchmark as benchmark_lib
+
+# A number as people write it: 20, -3.50, 1,000.
+_NUMBER = re.compile(r'[+-]?(\d[\d,]*\.?\d*|\.\d+)')
+_MOST_SHOWN = 3
 
 
 class RowChecks:
@@ -49,13 +55,36 @@ class RowChecks:
           f'{shared:,} of {len(inputs):,} inputs of {split} are inputs of train'
           ' too: accuracy on them is no accuracy on new inputs'
         )
-    spellings: dict[str, list[str]] = collections.defaultdict(list)
+    for labels in self._alike(lambda label: ' '.join(label.casefold().split())):
+      yield (
+        f'labels that differ by case or blanks alone are different labels:'
+        f' {self._counted(labels)}. Make them one in the rows, or give --labels'
+      )
+    numbers = self._alike(_number)
+    if numbers:
+      shown = '; '.join(map(self._counted, numbers[:_MOST_SHOWN]))
+      more = len(numbers) - _MOST_SHOWN
+      yield (
+        'labels that are one number in two spellings are different texts to'
+        f' learn: {shown}{f"; and {more:,} more numbers" if more > 0 else ""}.'
+        ' Make them one in the rows'
+      )
+
+  def _alike(self, key: Callable[[str], Hashable]) -> list[list[str]]:
+    """Labels with the same key, by two or more; None is no key."""
+    groups: dict[Hashable, list[str]] = collections.defaultdict(list)
     for label in self._labels:
-      spellings[' '.join(label.casefold().split())].append(label)
-    for labels in spellings.values():
-      if len(labels) > 1:
-        counts = ', '.join(f'{x!r} {self._labels[x]:,} times' for x in labels)
-        yield (
-          f'labels that differ by case or blanks alone are different labels:'
-          f' {counts}. Make them one in the rows, or give --labels'
-        )
+      if (found := key(label)) is not None:
+        groups[found].append(label)
+    return [labels for labels in groups.values() if len(labels) > 1]
+
+  def _counted(self, labels: Iterable[str]) -> str:
+    return ', '.join(f'{x!r} {self._labels[x]:,} times' for x in labels)
+
+
+def _number(label: str) -> decimal.Decimal | None:
+  """The value of a label that is a plain number."""
+  text = label.strip()
+  if not _NUMBER.fullmatch(text):
+    return None
+  return decimal.Decimal(text.replace(',', ''))

@@ -241,6 +241,14 @@ def test_a_trained_vocabulary_writes_the_data(prepare, tmp_path):
   assert 2 not in vocabulary.encode('[label] is 3 even?')
 
 
+def test_a_vocabulary_of_the_rows_that_are_left_says_so(prepare):
+  assert 'was trained on the' not in prepare(train_vocab=40)
+  printed = ' '.join(
+    prepare(train_vocab=40, keep='correct', overwrite=True).split()
+  )
+  assert 'the vocabulary was trained on the 4 of 10 rows that --keep' in printed
+
+
 def test_the_trained_vocabulary_is_found_beside_the_data(
   prepare, tmp_path, monkeypatch, capsys
 ):
