@@ -280,3 +280,61 @@ def test_inputs_of_two_splits_and_labels_of_two_spellings_are_told(
     'test.jsonl', data_dir='other', labels=('yes', 'no'), benchmark='clean'
   )
   assert 'inputs of' not in clean and 'differ by case' not in clean
+
+
+def test_numbers_in_two_spellings_are_told(prepare, tmp_path):
+  answers = ['20', '20.0', '+20', '7', '1,000', '1000', '20.5', 'x', '(20)']
+  lines = [
+    json.dumps({'question': f'{i}?', 'answer': answer})
+    for i, answer in enumerate(answers)
+  ]
+  (tmp_path / 'rows.jsonl').write_text('\n'.join(lines))
+  said = prepare('rows.jsonl', test='rows.jsonl', validation='rows.jsonl')
+  assert (
+    "are different texts to learn: '20' 3 times, '20.0' 3 times, '+20' 3"
+    " times; '1,000' 3 times, '1000' 3 times. Make them one"
+  ) in said
+  assert '20.5' not in said and 'differ by case' not in said
+
+
+def _wrong(tmp_path, name, *lines):
+  (tmp_path / name).write_text('\n'.join(('question,answer', *lines)) + '\n')
+
+
+def test_all_blank_labels_are_told_at_once(prepare, tmp_path):
+  _wrong(
+    tmp_path, 'rows.csv', *(f'q{i},{"" if i % 3 else "a"}' for i in range(30))
+  )
+  with pytest.raises(contract.UserError) as caught:
+    prepare()
+  assert str(caught.value).startswith(f'{tmp_path}/rows.csv:3 cannot be read')
+  assert str(caught.value).endswith(
+    'Fix or drop the row. The same in 19 more rows: rows.csv:4, rows.csv:6,'
+    ' rows.csv:7, rows.csv:9, rows.csv:10 and 14 others.'
+  )
+
+
+def test_rows_that_are_wrong_otherwise_are_counted(prepare, tmp_path):
+  _wrong(tmp_path, 'rows.csv', 'q,a', 'q,', 'q,a,b', 'q,a', '"q"x,a', 'q,')
+  with pytest.raises(contract.UserError) as caught:
+    prepare()
+  assert 'the label is blank' in str(caught.value)
+  assert 'The same in 1 more rows: rows.csv:7.' in str(caught.value)
+  assert (
+    f'Wrong otherwise: 2 more rows, the first: {tmp_path}/rows.csv:4 has 3'
+    ' cells' in str(caught.value)
+  )
+
+
+def test_broken_json_lines_are_told_at_once(prepare, tmp_path):
+  good = json.dumps({'question': 'q', 'answer': 'a'})
+  lines = [good, '{"question"', good, '{"question"']
+  (tmp_path / 'rows.jsonl').write_text('\n'.join(lines))
+  with pytest.raises(contract.UserError, match=r':2 reads .* rows\.jsonl:4\.'):
+    prepare('rows.jsonl')
+
+
+def test_one_wrong_row_is_told_as_ever(prepare, tmp_path):
+  _wrong(tmp_path, 'rows.csv', *(['q,a'] * 20), 'q,')
+  with pytest.raises(contract.UserError, match=r'Fix or drop the row\.$'):
+    prepare()

@@ -33,35 +33,58 @@ def read(file: BinaryIO, name: str) -> Iterator[json_reader.Record]:
     UserError: not UTF-8, a quote that is not closed, a column name twice, or
       a row with another number of cells than the header.
   """
+  return json_reader.raised(read_each(file, name))
+
+
+def read_each(
+  file: BinaryIO, name: str
+) -> Iterator[json_reader.Record | contract.UserError]:
+  """As `read`, but a broken row is yielded as its error, and the next follows.
+
+  Behind a quote that is never closed there is no next row.
+
+  Args:
+    file: as in `read`.
+    name: as in `read`.
+
+  Raises:
+    UserError: the header is wrong, or the file is not UTF-8.
+  """
   with file:
     lines = _lines(file, name)
     first = next(lines, '')
     separator = _separator(name, first)
     rows = _rows(itertools.chain([first], lines), name, separator)
     number, header = next(rows, (1, []))
+    if isinstance(header, contract.UserError):
+      raise header
     columns = [column.strip() for column in header]
     _check_header(columns, f'{name}:{number}', separator)
     named = [i for i, column in enumerate(columns) if column]
     for number, cells in rows:
+      if isinstance(cells, contract.UserError):
+        yield cells
+        continue
       if len(cells) != len(columns):
-        raise contract.UserError(
+        yield contract.UserError(
           f'{name}:{number} has {len(cells)} cells, expected the'
           f' {len(columns)} of the header ({_list(columns)}). Put cells that'
           f' hold {separator!r} or a line end in double quotes.'
         )
+        continue
       value = {columns[i]: cells[i] for i in named}
       yield json_reader.Record(value, f'{name}:{number}')
 
 
 def count(file: BinaryIO, name: str) -> int:
-  """Number of rows that `read` yields; arguments and errors as there."""
-  return sum(1 for _ in read(file, name))
+  """Number of rows, broken ones included; arguments as in `read_each`."""
+  return sum(1 for _ in read_each(file, name))
 
 
 def _rows(
   lines: Iterable[str], name: str, separator: str
-) -> Iterator[tuple[int, list[str]]]:
-  """(line number from 1, cells) of rows that are not blank."""
+) -> Iterator[tuple[int, list[str] | contract.UserError]]:
+  """(line number from 1, cells or what is wrong) of rows that are not blank."""
   # The limit belongs to the process. The default of 128 KiB is less than a
   # JSON line may have.
   csv.field_size_limit(json_reader.MAX_LINE_BYTES)
@@ -71,11 +94,14 @@ def _rows(
     try:
       cells = next(reader, None)
     except csv.Error as error:
-      raise contract.UserError(
+      wrong = contract.UserError(
         f'{name}:{number} cannot be read as {separator!r}-separated'
         f' cells ({error}), expected quotes that are closed, and quotes inside'
         ' a quoted cell doubled. Fix the row.'
-      ) from error
+      )
+      wrong.__cause__ = error
+      yield number, wrong
+      continue
     if cells is None:
       return
     if cells:

@@ -11,7 +11,7 @@ import json
 import lzma
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
 
 from dsbs_jax import contract
@@ -36,6 +36,14 @@ class Record:
   place: str
 
 
+def raised(found: Iterable[Record | contract.UserError]) -> Iterator[Record]:
+  """The records; the first error among them is raised."""
+  for record in found:
+    if isinstance(record, contract.UserError):
+      raise record
+    yield record
+
+
 def read(file: BinaryIO, name: str) -> Iterator[Record]:
   """Values of a JSON-lines file or of one JSON array.
 
@@ -51,6 +59,21 @@ def read(file: BinaryIO, name: str) -> Iterator[Record]:
   Raises:
     UserError: not UTF-8, not JSON, or a line over `MAX_LINE_BYTES`.
   """
+  return raised(read_each(file, name))
+
+
+def read_each(
+  file: BinaryIO, name: str
+) -> Iterator[Record | contract.UserError]:
+  """As `read`, but a line that is no JSON is yielded as its error.
+
+  Args:
+    file: as in `read`.
+    name: as in `read`.
+
+  Raises:
+    UserError: an array is no JSON, or a line is over `MAX_LINE_BYTES`.
+  """
   with file:
     numbered = lines(file, name)
     first = next(numbered, None)
@@ -63,7 +86,11 @@ def read(file: BinaryIO, name: str) -> Iterator[Record]:
       return
     for number, _, line in itertools.chain([first], numbered):
       place = f'{name}:{number}'
-      yield Record(decode(line, place), place)
+      try:
+        record = Record(decode(line, place), place)
+      except contract.UserError as error:
+        record = error
+      yield record
 
 
 def count(file: BinaryIO, name: str) -> int:

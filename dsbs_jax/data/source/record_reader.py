@@ -11,6 +11,7 @@ import types
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from dsbs_jax import contract
 from dsbs_jax.data.source import arrow_reader, csv_reader, json_reader
 
 _READERS = {
@@ -38,6 +39,22 @@ def read(file: BinaryIO, name: str) -> Iterator[json_reader.Record]:
     UserError: the file is not what its suffix says, or a row is broken.
   """
   return _reader(name).read(file, name)
+
+
+def read_each(
+  file: BinaryIO, name: str
+) -> Iterator[json_reader.Record | contract.UserError]:
+  """As `read`, but a broken row of a text file is yielded as its error.
+
+  Args:
+    file: as in `read`.
+    name: as in `read`.
+
+  Raises:
+    UserError: nothing behind that place can be read.
+  """
+  reader = _reader(name)
+  return getattr(reader, 'read_each', reader.read)(file, name)
 
 
 def count(file: BinaryIO, name: str) -> int:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One row of a file, rendered and checked."""
 
+import collections
 import dataclasses
 import hashlib
 import re
@@ -16,6 +17,9 @@ NOT_A_CHOICE = 'not_a_choice'
 MALFORMED_LABEL = 'malformed_label'
 LABEL_PROBLEMS = (OUTSIDE_LABELS, NOT_A_CHOICE, MALFORMED_LABEL)
 
+# The place at the start of an error, and what is wrong there.
+_PLACE = re.compile(r'(.*?(?::\d+|\[\d+\])) (.*)', re.DOTALL)
+_MOST_PLACES = 5
 _UNSTORABLE = re.compile('[\0\ud800-\udfff]')
 # What a benchmark's functions raise on a row that is not as they expect.
 _ERRORS = (KeyError, IndexError, TypeError, ValueError, AttributeError)
@@ -43,6 +47,55 @@ class Row:
   gt_label: str
   place: str
   fingerprint: str
+
+
+class WrongRows:
+  """Rows that are wrong, told all at once: the first, and how many are like it.
+
+  Attributes:
+    count: how many there are.
+  """
+
+  def __init__(self):
+    self.count = 0
+    self._first: list[contract.UserError] = []  # one of each kind
+    self._places: dict[str, list[str]] = {}  # kind -> the first places
+    self._counts: collections.Counter[str] = collections.Counter()
+
+  def add(self, error: contract.UserError) -> None:
+    """Notes what is wrong with a row; its message begins with its place."""
+    self.count += 1
+    match = _PLACE.match(str(error))
+    place, kind = match.groups() if match else ('', str(error))
+    kind = re.sub('[0-9]+', '0', kind)  # columns and counts are no other kind
+    self._counts[kind] += 1
+    if kind not in self._places:
+      self._first.append(error)
+    shown = self._places.setdefault(kind, [])
+    if len(shown) <= _MOST_PLACES:
+      shown.append(place.rpartition('/')[2])
+
+  def check(self) -> None:
+    """Raises one UserError for all of them, if there are any."""
+    if self.count == 1:
+      raise self._first[0]
+    if self.count:
+      raise contract.UserError(self._text()) from self._first[0]
+
+  def _text(self) -> str:
+    kind = next(iter(self._places))
+    alike, shown = self._counts[kind] - 1, self._places[kind][1:]
+    text = str(self._first[0])
+    if alike:
+      more = alike - len(shown)
+      text += f' The same in {alike:,} more rows: {", ".join(shown)}'
+      text += f' and {more:,} others.' if more else '.'
+    others = self.count - self._counts[kind]
+    if others:
+      text += (
+        f' Wrong otherwise: {others:,} more rows, the first: {self._first[1]}'
+      )
+    return text
 
 
 def label_problem(

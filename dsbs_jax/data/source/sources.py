@@ -71,22 +71,44 @@ def read_rows(
       none: its rows are in train's.
 
   Raises:
-    UserError: a file is missing, or a row is wrong (file and line are named).
+    UserError: a file is missing, or rows are wrong: behind the first wrong one
+      the rest is read, so that all are told at once (file and line are named).
   """
   opened = archive.open_archive(source)
-  index, seen = 0, set()
+  index, seen, wrong = 0, set(), rows.WrongRows()
   for part in file_layout.parts(benchmark, opened, split):
     for record in _records(opened, part):
-      row = rows.check(benchmark, record, split=split, index=index)
-      if benchmark.example_id is not None:
-        if row.example_id in seen:
-          raise contract.UserError(
-            f'{row.place} has the id {row.example_id!r} again, expected ids'
-            f' that are unique in {split}. Change or drop the row.'
-          )
-        seen.add(row.example_id)
+      try:
+        row = _row(benchmark, record, split=split, index=index, seen=seen)
+      except contract.UserError as error:
+        wrong.add(error)
+      else:
+        if not wrong.count:
+          yield row
       index += 1
-      yield row
+  wrong.check()
+
+
+def _row(
+  benchmark: benchmark_lib.Benchmark,
+  record: json_reader.Record | contract.UserError,
+  *,
+  split: str,
+  index: int,
+  seen: set[str],
+) -> rows.Row:
+  """A row, checked; its id is added to those `seen` in the split."""
+  if isinstance(record, contract.UserError):
+    raise record
+  row = rows.check(benchmark, record, split=split, index=index)
+  if benchmark.example_id is not None:
+    if row.example_id in seen:
+      raise contract.UserError(
+        f'{row.place} has the id {row.example_id!r} again, expected ids'
+        f' that are unique in {split}. Change or drop the row.'
+      )
+    seen.add(row.example_id)
+  return row
 
 
 def count_rows(
@@ -247,10 +269,15 @@ class Examples:
 
 def _records(
   source: archive.Archive, part: benchmark_lib.Part
-) -> Iterator[json_reader.Record]:
+) -> Iterator[json_reader.Record | contract.UserError]:
+  """The records of some rows; what cannot be read, as its error."""
   place = f'{source.root}/{part.file}'
-  found = record_reader.read(source.open(part.file), place)
-  if part.select is None:
-    return found
-  every = list(found)
-  return (every[index] for index in part.select(len(every)))
+  opened = source.open(part.file)
+  if part.select is not None:
+    every = list(record_reader.read(opened, place))
+    yield from (every[index] for index in part.select(len(every)))
+    return
+  try:
+    yield from record_reader.read_each(opened, place)
+  except contract.UserError as error:
+    yield error
