@@ -96,7 +96,9 @@ def settings() -> train_config.TrainConfig:
   run = gin_flags.build(
     CONFIG,
     engine=gin_flags.implied_engine(CONFIG, ENGINE),
-    bindings=[f'{macro} = {value!r}' for macro, value in given.items()],
+    bindings=[
+      gin_flags.short(FLAGS[m], m, value) for m, value in given.items()
+    ],
     defaults=start.defaults(request),
   )
   progress.say(start.describe(request, run))

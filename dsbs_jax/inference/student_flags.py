@@ -121,14 +121,15 @@ class Door:
 
   def _bindings(self) -> list[str]:
     """The short flags that are given, as gin bindings."""
-    values = {macro: flag.value for macro, flag in self.flags.items()}
-    if self.benchmark.value and values[_TASK] is None:
-      values[_TASK] = f'{self.benchmark.value}_gt_dsbs'
-    return [
-      f'{macro} = {_literal(macro, value)!r}'
-      for macro, value in values.items()
-      if value is not None
+    given = {m: f for m, f in self.flags.items() if f.value is not None}
+    bindings = [
+      gin_flags.short(flag, macro, _literal(macro, flag.value))
+      for macro, flag in given.items()
     ]
+    if self.benchmark.value and _TASK not in given:
+      task = f'{self.benchmark.value}_gt_dsbs'
+      bindings.append(gin_flags.short(self.benchmark, _TASK, task))
+    return bindings
 
 
 def define(

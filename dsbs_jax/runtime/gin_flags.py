@@ -57,6 +57,24 @@ def build(
   )
 
 
+def short(holder: flags.FlagHolder, macro: str, value: Any) -> str:
+  """The gin binding of a door's own flag; errors show the flag.
+
+  Args:
+    holder: the flag, which is given.
+    macro: what it is a short name of.
+    value: the macro's value.
+  """
+  typed = holder.value
+  if isinstance(typed, bool):
+    return gin_texts.ShortFlag(
+      macro, value, f'--{"" if typed else "no"}{holder.name}'
+    )
+  if isinstance(typed, list):
+    typed = ','.join(typed)
+  return gin_texts.ShortFlag(macro, value, f'--{holder.name}={typed}')
+
+
 def implied_engine(settings: type, name: str) -> list[str]:
   """[engine file] where no --gin_file gives one.
 

@@ -147,8 +147,25 @@ def of_family(
   return text
 
 
+class ShortFlag(str):
+  """A gin binding that a short flag stands for, such as --alpha.
+
+  Attributes:
+    typed: the flag as it is typed: '--alpha=0.5'.
+  """
+
+  typed: str
+
+  def __new__(cls, macro: str, value: object, typed: str):
+    made = super().__new__(cls, f'{macro} = {value!r}')
+    made.typed = typed
+    return made
+
+
 def flag(binding: str) -> str:
   """A binding as it is typed: 'ALPHA = 0.5' -> '--gin.ALPHA=0.5'."""
+  if isinstance(binding, ShortFlag):
+    return binding.typed
   name, _, value = binding.partition('=')
   return f'--gin.{name.strip()}={value.strip()}'
 

@@ -164,6 +164,10 @@ ERRORS = types.MappingProxyType(
       ('{run}', '--gin_file=gin/models/mini.gin'),
       ('another network than the settings', 'emb_dim is 16 there, 256 here'),
     ),
+    'short_flag': (
+      ('{run}', '--backend=cuda'),
+      ("error: --backend=cuda: backend is 'cuda'",),
+    ),
     'macro': (('{run}', '--gin.RATIONALE=True'), ('Did you mean RATIONALES?',)),
   }
 )

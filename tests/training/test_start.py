@@ -155,6 +155,20 @@ def test_flags_are_stored_so_that_later_verbs_find_all(train, tmp_path):
   assert pathlib.Path(macros['DATA_DIR']).is_absolute()
 
 
+@pytest.mark.parametrize(
+  ('flag', 'said'),
+  [
+    ('--alpha=2', '--alpha=2.0: alpha is 2.0'),
+    ('--steps=0', '--steps=0: train_steps is 0'),
+  ],
+)
+def test_a_wrong_flag_is_shown_as_it_was_typed(train, flag, said):
+  flags = '--benchmark=svamp', '--student=nano', '--vocabulary=bytes'
+  _, _, done = train(*flags, flag)
+  assert done.status == 2
+  assert f'error: {said}' in done.stderr
+
+
 def test_gin_stands_beside_the_flags(train, tmp_path):
   flags = '--benchmark=svamp', '--vocabulary=bytes', '--steps=7'
   run, _, done = train(
