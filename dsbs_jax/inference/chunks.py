@@ -59,7 +59,7 @@ def predict_lines(
         entries[i]['error'] = line.input.reason
       elif length > max_input_len:
         entries[i]['error'] = (
-          f'{input_name}:{line.number} has {length:,} tokens, expected at most'
+          f'{line.place} has {length:,} tokens, expected at most'
           f' {max_input_len:,}. Shorten it, or raise MAX_INPUT_LEN.'
         )
       else:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import jax
 
 from dsbs_jax import contract
-from dsbs_jax.data import buckets, object_store
+from dsbs_jax.data import buckets, declared, object_store
 from dsbs_jax.inference import (
   answer_file,
   chunks,
@@ -87,6 +87,8 @@ def infer(config: InferConfig) -> int:
       f'there are {jax.process_count()} processes, expected one. Split the'
       ' input, one file per process.'
     )
+  _check_columns(config)
+  id_fields = _id_fields(config)
   stop = signals.StopRequest()
   is_stream = config.input == STREAM
   with (
@@ -105,13 +107,13 @@ def infer(config: InferConfig) -> int:
       file,
       config.input,
       benchmark=config.row_benchmark,
-      id_fields=config.id_fields,
+      id_fields=id_fields,
     )
     if config.output == STREAM:
       opened = answer_file.AnswerStream(sys.stdout.buffer)
     else:
       settings = loaded.fingerprint | {
-        'id_fields': config.id_fields,
+        'id_fields': id_fields,
         'max_input_len': config.max_input_len,
       }
       output = stack.enter_context(_output(config.output))
@@ -140,6 +142,25 @@ def infer(config: InferConfig) -> int:
         progress.say(f'stopped by {stop.name}; the same command goes on')
         return signals.INTERRUPTED_STATUS
       return ERRORS_STATUS if answers.num_errors else 0
+
+
+def _check_columns(config: InferConfig) -> None:
+  """Raises where every row of a table would get the same error."""
+  path = None if config.input == STREAM else buckets.file(config.input)
+  if config.benchmark or path is None or not os.path.isfile(path):
+    return  # a pipe gives its lines once
+  with open(path, 'rb') as file:
+    input_lines.check_columns(file, config.input)
+
+
+def _id_fields(config: InferConfig) -> tuple[str, ...]:
+  """The fields to repeat: those asked for, and the rows' own --id."""
+  rows = config.row_benchmark
+  said = declared.description(rows) if rows else None
+  own = said.id if said else None
+  if own is None or own in (*config.id_fields, *_OWN_FIELDS):
+    return config.id_fields
+  return (*config.id_fields, own)
 
 
 @contextlib.contextmanager

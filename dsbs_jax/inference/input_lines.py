@@ -52,13 +52,16 @@ class Line:
   Attributes:
     number: counted from 1.
     content: its bytes, the newline included; overlong ones are cut. Of a
-      table's row, the row as JSON.
+      table's row, the row as JSON, or what is wrong with it.
     input: what it holds, or why it cannot be read.
+    place: where it stands in the file, for errors: of a table's row its line
+      there, which the header and line ends in cells move.
   """
 
   number: int
   content: bytes
   input: ModelInput | InvalidInput
+  place: str
 
 
 def read_lines(
@@ -104,6 +107,7 @@ def read_lines(
         parse = functools.partial(
           _parse_row, benchmark=benchmark, id_fields=id_fields
         )
+    place = f'{name}:{number}'
     if len(content) > json_reader.MAX_LINE_BYTES:
       rest = content
       while rest and not rest.endswith(b'\n'):
@@ -113,8 +117,27 @@ def read_lines(
         ' input per line. Check the file.'
       )
     else:
-      found = _checked(parse, body, f'{name}:{number}')
-    yield Line(number, content, found)
+      found = _checked(parse, body, place)
+    yield Line(number, content, found, place)
+
+
+def check_columns(file: BinaryIO, name: str) -> None:
+  """Raises UserError if a table has no inputs, read without a benchmark.
+
+  Args:
+    file: an open binary file; closed at the end if it is a table.
+    name: its name.
+  """
+  if not _is_table(file, name):
+    return
+  first = next(record_reader.read_each(file, name), None)
+  row = getattr(first, 'value', None)
+  if isinstance(row, dict) and 'input' not in row:
+    raise contract.UserError(
+      f'{name} has the columns {", ".join(map(str, row))}, expected one named'
+      ' input, or rows of the benchmark that the student was trained on: add'
+      ' --rows (or in gin BENCHMARK).'
+    )
 
 
 def _is_table(file: BinaryIO, name: str) -> bool:
@@ -127,11 +150,16 @@ def _is_table(file: BinaryIO, name: str) -> bool:
 
 
 def _table_lines(file: BinaryIO, name: str, **options: Any) -> Iterator[Line]:
-  for number, record in enumerate(record_reader.read(file, name), 1):
+  for number, record in enumerate(record_reader.read_each(file, name), 1):
+    if isinstance(record, contract.UserError):
+      content = str(record).encode() + b'\n'
+      yield Line(number, content, InvalidInput(str(record)), name)
+      continue
     # What no JSON can hold, such as a date, is text: ids are repeated so.
     content = json.dumps(record.value, default=str).encode() + b'\n'
     parse = functools.partial(_parse_row, **options)
-    yield Line(number, content, _checked(parse, content, record.place))
+    found = _checked(parse, content, record.place)
+    yield Line(number, content, found, record.place)
 
 
 def _checked(
@@ -219,6 +247,6 @@ def from_row(
       f' ({f"no field {error}" if missing else error}), expected'
       f' {f"a row of {wanted!r}" if benchmark else "text under input"};'
       f' there are {", ".join(map(repr, row)) or "no fields"}. Fix the row,'
-      ' or set BENCHMARK to what it is a row of (dsbs infer: --rows).',
+      ' or say what it is a row of: --rows (in gin, BENCHMARK).',
       ids,
     )

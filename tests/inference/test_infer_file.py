@@ -10,6 +10,7 @@ import signal
 
 import pytest
 
+from dsbs_jax import contract
 from dsbs_jax.inference import answer_file, infer_file, predictor
 from dsbs_jax.runtime import gin_config, signals
 from tests.inference import small_student
@@ -89,6 +90,29 @@ def test_lines_are_answered_in_order_and_errors_keep_their_place(make):
   # Order is shown by what was said: no two inputs are equal.
   said = [entry['probability'] for entry in given if 'error' not in entry]
   assert len(set(said)) == len(said)
+
+
+def test_a_row_that_is_too_long_is_named_by_its_line(make, tmp_path):
+  run = make([])
+  path = tmp_path / 'rows.csv'
+  long = 'long ' * 40
+  path.write_text(f'input\n"two\nlines"\n{long}\nodd?\n')
+  run = dataclasses.replace(run, input=str(path))
+  assert infer_file.infer(run) == infer_file.ERRORS_STATUS
+  first, wrong, last = answers(run)
+  assert 'label' in first and 'label' in last
+  # Its second row, on the fourth line.
+  assert wrong['line'] == 2
+  assert wrong['error'].startswith(f'{path}:4 has ')
+
+
+def test_a_table_that_needs_a_benchmark_is_one_error(make, tmp_path):
+  path = tmp_path / 'rows.csv'
+  path.write_text('question,answer\nodd?,yes\n')
+  run = dataclasses.replace(make([]), input=str(path))
+  with pytest.raises(contract.UserError, match='columns question, answer'):
+    infer_file.infer(run)
+  assert not pathlib.Path(run.output).exists()
 
 
 def test_choices_of_a_row_are_a_closed_set(make):

@@ -47,9 +47,37 @@ def test_labels_are_not_needed_and_bad_rows_keep_their_number(tmp_path):
   assert 'rows.csv:3 has no text' in blank.input.reason
   (line, *_) = read(path)
   assert "no field 'input'" in line.input.reason
-  path.write_text('question\nx\ny,z\n')
-  with pytest.raises(contract.UserError, match='rows.csv:3 has 2 cells'):
+
+
+def test_a_broken_row_of_a_table_is_one_error_and_the_next_is_read(tmp_path):
+  path = tmp_path / 'rows.csv'
+  path.write_text('question\nx\ny,z\n"a"b\n"l\nl"\nlast\n')
+  first, cells, quote, long, last = read(path, benchmark=BENCHMARK)
+  assert (first.input.text, long.input.text) == ('x', 'l\nl')
+  assert (last.input.text, last.number) == ('last', 5)
+  assert 'rows.csv:3 has 2 cells' in cells.input.reason
+  assert 'rows.csv:4 cannot be read' in quote.input.reason
+  # The number is the row's, the place its line in the file.
+  assert (last.number, last.place) == (5, f'{path}:7')
+  path.write_text('question\nx\n"never closed\ny\n')
+  first, broken = read(path, benchmark=BENCHMARK)
+  assert 'rows.csv:3 cannot be read' in broken.input.reason
+  path.write_text('question,question\nx,y\n')
+  with pytest.raises(contract.UserError, match='rows.csv:1 names the column'):
     read(path, benchmark=BENCHMARK)
+
+
+@pytest.mark.parametrize('suffix', ['.csv', '.tsv', '.parquet', '.json'])
+def test_a_table_without_inputs_is_one_error(tmp_path, suffix):
+  path = row_tables.write(tmp_path / f'rows{suffix}')
+  with (
+    path.open('rb') as file,
+    pytest.raises(contract.UserError, match='columns question, answer.*--rows'),
+  ):
+    input_lines.check_columns(file, str(path))
+  row_tables.write(path, [{'input': 'x'}])
+  with path.open('rb') as file:
+    input_lines.check_columns(file, str(path))
 
 
 def test_ids_that_json_cannot_hold_are_text(tmp_path):

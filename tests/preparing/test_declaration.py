@@ -218,8 +218,9 @@ def test_a_sweep_prepares_subsets_of_a_described_folder(prepare, tmp_path):
 def test_a_student_learns_from_a_table_and_answers_one(
   prepare, tmp_path, monkeypatch
 ):
-  row_tables.write(tmp_path / 'rows.csv')
-  prepare(labels=['yes', 'no'])
+  rows = [{**row, 'qid': f'q{i}'} for i, row in enumerate(row_tables.ROWS)]
+  row_tables.write(tmp_path / 'rows.csv', rows)
+  prepare(labels=['yes', 'no'], id='qid')
   run = small_runs.settings(
     tmp_path / 'run',
     tmp_path / 'data',
@@ -252,6 +253,7 @@ def test_a_student_learns_from_a_table_and_answers_one(
   answers = [json.loads(line) for line in lines]
   answers = [line for line in answers if 'label' in line]
   assert [line['line'] for line in answers] == list(range(1, 31))
+  assert [line['qid'] for line in answers] == [f'q{i}' for i in range(30)]
   assert {line['label'] for line in answers} <= {'yes', 'no'}
 
   # On another machine, a checkpoint tells the benchmark without the data.
