@@ -310,7 +310,10 @@ def open_checkpoint(export: ExportConfig) -> tuple[model_card.Checkpoint, Any]:
   path, step = checkpoints.find_checkpoint(export.model_dir, asked)
   choice = checkpoints.describe_choice(export.model_dir, asked)
   progress.say(f'reading {path}{choice}')
+  step = self_description.trained_steps(path, step)
   metadata = self_description.metadata(path)
+  if metadata:
+    metadata = {**metadata, self_description.EXPORTED_STEP: step}
   if read_checkpoint.is_hugging_face(str(path)):
     from dsbs_jax.interop.hf import hf_checkpoint
 

@@ -3,12 +3,14 @@
 
 import dataclasses
 import json
+import pathlib
 
 from dsbs_jax import contract
 from dsbs_jax.core import partitioning
 from dsbs_jax.data import buckets, register
 from dsbs_jax.inference import backend, student
 from dsbs_jax.inference import evaluator as evaluator_lib
+from dsbs_jax.runs import checkpoints
 from dsbs_jax.runtime import field_checks, files, progress
 
 SCORES_FILE = 'eval.jsonl'
@@ -19,7 +21,8 @@ class EvalConfig(student.CheckpointConfig):
   """Settings of an evaluation; gin/eval.gin binds every field.
 
   Attributes:
-    output_dir: where scores and predictions go; None for the checkpoint's run.
+    output_dir: where scores and predictions go; None for the checkpoint's run,
+      or the folder itself where it is of no run.
     eval_splits: splits to evaluate.
     eval_batch_size: rows per decoding batch.
   """
@@ -86,7 +89,7 @@ def evaluate(config: EvalConfig) -> None:
     )
   if config.score_labels:
     progress.say('choosing the likeliest of the given labels, not generating')
-  place = config.output_dir or loaded.path.parent
+  place = config.output_dir or _home(loaded.path)
   if url := buckets.url_of(place):  # lines are added to those of others
     buckets.fetch(f'{url}/{SCORES_FILE}')
   with buckets.output(place) as folder:
@@ -113,3 +116,9 @@ def evaluate(config: EvalConfig) -> None:
         f'{evaluator.task} {split}  step {loaded.step:,}  {shown}  ->'
         f' {buckets.shown(str(written))}'
       )
+
+
+def _home(checkpoint: pathlib.Path) -> pathlib.Path:
+  """The run of a checkpoint; of an exported or foreign folder, that folder."""
+  is_numbered = checkpoint.name.startswith(f'{checkpoints.PREFIX}_')
+  return checkpoint.parent if is_numbered else checkpoint

@@ -25,7 +25,7 @@ from dsbs_jax.inference import (
   predictor,
 )
 from dsbs_jax.interop import read_checkpoint
-from dsbs_jax.runs import checkpoints
+from dsbs_jax.runs import checkpoints, self_description
 from dsbs_jax.runtime import compilation_cache, field_checks, progress
 
 # Parameters of up to this many elements identify a checkpoint.
@@ -40,7 +40,8 @@ class LoadedParams:
     params: the parameter tree.
     mesh: the devices.
     path: the checkpoint's folder.
-    step: how many steps trained it; 0 where its name has no number.
+    step: how many steps trained it; 0 where neither its name nor its export
+      says it.
   """
 
   params: Any
@@ -189,7 +190,7 @@ class CheckpointConfig:
     vocabularies.check_size(self.load_vocabulary(), self.model.vocab_size)
     choice = checkpoints.describe_choice(self.checkpoint_path, self.step)
     progress.say(f'reading {path}{choice}')
-    return path, step
+    return path, self_description.trained_steps(path, step)
 
   def _read(self, path: pathlib.Path, shardings: Any = None) -> Any:
     return read_checkpoint.load_params(

@@ -35,6 +35,8 @@ from dsbs_jax.runs import checkpoints, run_folder
 # the run's config.
 METADATA_FILE = 'run.json'
 EXPORTED_CONFIG = 'training.gin'
+# Key of the metadata: the step of the checkpoint that was exported.
+EXPORTED_STEP = 'exported_step'
 
 # Field of the settings -> macro of the run's config.
 _MACROS = {
@@ -186,6 +188,21 @@ def metadata(checkpoint: pathlib.Path) -> dict[str, Any]:
       f'{file} cannot be read ({error}), expected the JSON object that export'
       ' writes. Export the run again.'
     ) from error
+
+
+def trained_steps(checkpoint: pathlib.Path, step: int) -> int:
+  """How many steps trained the student in a checkpoint.
+
+  Args:
+    checkpoint: its folder.
+    step: what the folder's name says, 0 for nothing.
+
+  Returns:
+    What export wrote down, else `step`.
+  """
+  if not _is_checkpoint(checkpoint):
+    return step
+  return int(metadata(checkpoint).get(EXPORTED_STEP, step))
 
 
 def config_file(checkpoint: pathlib.Path) -> pathlib.Path | None:

@@ -82,6 +82,37 @@ def test_eval_scores_a_run_as_the_run_scored_itself(unbroken, tmp_path):
   assert json.loads(line)['split'] == 'test'
 
 
+def test_eval_of_an_exported_folder_stays_in_it_and_knows_its_step(
+  unbroken, tmp_path, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  run = unbroken.model_dir
+  for form, home in (('hf', 'exported-hf'), ('t5x', 'exported-t5x')):
+    dsbs('export', run, f'--format={form}', f'--out={home}', '--step=6')
+    before = {path.name for path in tmp_path.iterdir()}
+    said = dsbs(
+      'eval',
+      home,
+      f'--data_dir={unbroken.data_dir}',
+      '--splits=test',
+      # What 6 steps have taught is no UTF-8, which a tokenizer.json shows as ''.
+      '--vocabulary=bytes',
+    )
+    assert 'svamp_gt_label test  step 6 ' in said.stdout
+    assert {path.name for path in tmp_path.iterdir()} == before
+    name = 'svamp_gt_label-test-000006.jsonl'
+    own = pathlib.Path(run) / 'predictions' / name
+    written = tmp_path / home / 'predictions' / name
+    assert written.read_bytes() == own.read_bytes()
+    (line,) = (tmp_path / home / 'eval.jsonl').read_text().splitlines()
+    assert json.loads(line)['step'] == 6
+  # Exported once more, it still knows.
+  dsbs('export', 'exported-hf', '--format=hf', '--out=again')
+  assert (
+    json.loads(pathlib.Path('again/run.json').read_text())['exported_step'] == 6
+  )
+
+
 def test_infer_answers_alike_by_folder_checkpoint_export_and_gin(
   unbroken, tmp_path, monkeypatch
 ):
