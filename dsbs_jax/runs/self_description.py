@@ -21,6 +21,7 @@ from dsbs_jax.data import (
   declared,
   object_store,
   register,
+  task_modules,
   vocabulary_files,
 )
 from dsbs_jax.interop import (
@@ -307,6 +308,12 @@ def _training(
     missing['data_dir'] = moved.format(
       *('the data in', data_dir, _relative(data_dir)),
       '--data_dir=FOLDER with its new place.',
+    )
+  module = found['module']
+  if module and task_modules.is_path(module) and not _is_there(module):
+    missing['module'] = moved.format(
+      *('the module', module, _relative(module)),
+      '--module=FILE with its new place.',
     )
   known = {name: value for name, value in found.items() if value is not None}
   return Training(folder, known, missing)

@@ -94,6 +94,29 @@ def test_what_has_moved_is_told_with_its_flag(run, tmp_path, vocabulary):
   assert found.settle(given) == given
 
 
+@pytest.mark.parametrize('module', ['gone/mine.py', '/gone/mine.py'])
+def test_a_module_that_is_elsewhere_is_told_with_its_flag(
+  run, tmp_path, monkeypatch, module
+):
+  shutil.copytree(run, tmp_path / 'b')
+  config = tmp_path / 'b' / 'config.gin'
+  config.write_text(config.read_text().replace("'mine'", repr(module)))
+  found = self_description.training(str(tmp_path / 'b'))
+  with pytest.raises(
+    ValueError, match=f"with the module '{module}'"
+  ) as refused:
+    found.settle({'module': None})
+  assert 'Add --module=FILE' in str(refused.value)
+  is_relative = 'Run in the folder' in str(refused.value)
+  assert is_relative == (not module.startswith('/'))
+  assert found.settle({'module': 'other.py'}) == {'module': 'other.py'}
+  (tmp_path / 'gone').mkdir()
+  (tmp_path / 'gone' / 'mine.py').touch()
+  monkeypatch.chdir(tmp_path)
+  found = self_description.training(str(tmp_path / 'b'))
+  assert ('module' in found.missing) == module.startswith('/')
+
+
 def _foreign(folder, kind):
   """A checkpoint of somebody else's, of the small student's network."""
   params, model = small_student.params(), small_student.MODEL
