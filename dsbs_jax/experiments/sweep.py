@@ -39,8 +39,38 @@ def run(
     launcher = launchers.in_process_launcher
   status = executor.execute(plan, launcher=launcher)
   if stage != 'prepare':
+    for command in untouched_commands(plan, sweep.runs_dir):
+      line = ' '.join(map(jobs.quoted, command))
+      print(f'untouched student, for the report: {line}')
     print(f'report: python -m dsbs_jax.report {sweep.runs_dir}')
   return status
+
+
+def untouched_commands(plan: jobs.SweepPlan, runs_dir: str) -> list[list[str]]:
+  """The commands that evaluate what pretrained runs start from, untouched.
+
+  Args:
+    plan: the runs.
+    runs_dir: their folder, below which the report finds the scores.
+  """
+  found = {}
+  for job in plan.jobs:
+    start = job.macros.get('INITIAL_CHECKPOINT_PATH')
+    if not isinstance(start, str):
+      continue
+    name = f'untouched-{job.point.benchmark}-{job.point.model}'
+    flags = {
+      'task': f'{job.point.benchmark}_gt_label',
+      'data_dir': job.subset.data_dir,
+      'out': f'{runs_dir.rstrip("/")}/{name}',
+    }
+    for macro in ('VOCABULARY', 'PREFIXES', 'MODULE', 'MAX_DECODE_LEN'):
+      value = job.macros.get(macro)
+      if value is not None and not str(value).startswith(('@', '%')):
+        flags[macro.lower()] = value
+    given = [f'--{flag}={value}' for flag, value in flags.items()]
+    found.setdefault(name, ['dsbs', 'eval', start, *given])
+  return list(found.values())
 
 
 def describe(plan: jobs.SweepPlan) -> str:

@@ -72,6 +72,22 @@ def test_each_run_trains_its_own_coordinates(tmp_path):
   assert job.train_steps == 20
 
 
+def test_a_pretrained_start_is_evaluated_once(tmp_path):
+  (tmp_path / 'pre.gin').write_text(
+    "include 'gin/models/tiny.gin'\nINITIAL_CHECKPOINT_PATH = '/models/t5'\n"
+  )
+  models = ('gin/models/tiny.gin', str(tmp_path / 'pre.gin'))
+  sweep = _sweep(tmp_path, models=models, seeds=(0, 1), fractions=('0.5', '1'))
+  plan = sweep_plan.plan(sweep)
+  (command,) = sweep_lib.untouched_commands(plan, sweep.runs_dir)
+  assert command == [
+    *('dsbs', 'eval', '/models/t5', '--task=cqa_gt_label'),
+    f'--data_dir={tmp_path}/runs/data/fraction-0.5-seed-0',
+    f'--out={tmp_path}/runs/untouched-cqa-pre',
+    *('--vocabulary=bytes', '--max_decode_len=64'),
+  ]
+
+
 def test_points_go_seed_by_seed_and_each_is_there_once(tmp_path):
   sweep = _sweep(
     tmp_path,

@@ -4,6 +4,7 @@
 import csv
 import io
 import json
+import re
 
 import pytest
 
@@ -19,6 +20,9 @@ from dsbs_jax.reporting import (
   tables,
 )
 from dsbs_jax.runs import results, run_folder
+from dsbs_jax.runtime import gin_config
+from dsbs_jax.training import loop
+from tests.claims import doors
 
 
 @pytest.fixture
@@ -312,3 +316,34 @@ def test_the_browser_shows_the_untouched_student(make_run, teach, start):
   ]
   assert [m['student'] for m in browser['methods']] == [0, 1, None]
   assert len(browser['pairs']) == 3
+
+
+def test_a_start_that_eval_scored_is_found(unbroken, settings, tmp_path):
+  start = f'{unbroken.model_dir}/checkpoint_6'
+  run = settings(
+    tmp_path / 'runs' / 'b',
+    f"INITIAL_CHECKPOINT_PATH = '{start}'",
+    "MIXTURE_OR_TASK_NAME = 'svamp_gt_label'",
+    'TRAIN_STEPS = 2',
+    'EVAL_PERIOD = 2',
+  )
+  assert loop.train(run, config_text=gin_config.operative_text()) == 0
+  done = doors.call(
+    'dsbs_jax.eval',
+    start,
+    f'--data_dir={run.data_dir}',
+    f'--out={tmp_path / "runs" / "untouched"}',
+    '--vocabulary=bytes',
+    '--max_decode_len=8',
+  )
+  assert done.status == 0, done.stderr
+  report.report([str(tmp_path / 'runs')], out=str(tmp_path / 'out'))
+  table = (tmp_path / 'out' / 'table.md').read_text()
+  assert '| Untouched student, asked as in svamp_gt_label | – | 0.00 |' in table
+  page = (tmp_path / 'out' / 'report.html').read_text()
+  assert '"method":"untouched"' in page
+  own = f'{unbroken.model_dir}/predictions/svamp_gt_label-test-000006.jsonl'
+  (browser,) = json.loads(re.search(r'"browser-data">(.*?)</script>', page)[1])
+  said = [e['students'][1]['label'] for e in browser['examples']]
+  with open(own) as file:
+    assert said == [json.loads(line)['prediction'] for line in file]
