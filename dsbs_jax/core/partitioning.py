@@ -51,7 +51,7 @@ def _rules(embed_axis: str | None) -> Rules:
   wide_in = PartitionSpec(MODEL_AXIS, embed_axis)
   return (
     (r'token_embedder/embedding', wide_in),
-    (r'(encoder|decoder)/relpos_bias/rel_embedding', PartitionSpec()),
+    (r'(encoder|decoder)/(.*/)?relpos_bias/rel_embedding', PartitionSpec()),
     (r'(encoder|decoder)/.*attention/(query|key|value)/kernel', wide_out),
     (r'(encoder|decoder)/.*attention/out/kernel', wide_in),
     (r'(encoder|decoder)/.*mlp/wi(_\d+)?/kernel', wide_out),

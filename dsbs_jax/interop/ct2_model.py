@@ -152,7 +152,6 @@ class _Weights:
   def fill(self, spec: Any, stack: str) -> None:
     """Sets the weights of the encoder or the decoder."""
     spec.layer_norm.gamma = self._scale(f'{stack}/{stack}_norm')
-    bias = self._transposed(f'{stack}/relpos_bias/rel_embedding')
     for number, layer in enumerate(spec.layer):
       path = f'{stack}/layers_{number}'
       is_decoder = stack == 'decoder'
@@ -160,7 +159,10 @@ class _Weights:
       attention = layer.self_attention
       self._fill_attention(attention, f'{path}/{name}', splits=(3,))
       attention.layer_norm.gamma = self._scale(f'{path}/pre_{name}_layer_norm')
-      attention.relative_attention_bias = bias
+      owner = path if self.config.relpos_bias_per_layer else stack
+      attention.relative_attention_bias = self._transposed(
+        f'{owner}/relpos_bias/rel_embedding'
+      )
       attention.relative_attention_max_distance = np.int32(
         self.config.max_distance
       )

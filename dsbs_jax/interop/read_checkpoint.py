@@ -135,7 +135,10 @@ def is_hugging_face(path: str) -> bool:
 
 def stated_network(folder: str) -> dict[str, Any]:
   """Fields of T5Config that a T5X checkpoint, or one of ours, states."""
-  return run_metadata(folder).get('model') or same_network.read_gin(folder)
+  stated = run_metadata(folder).get('model') or {}
+  if stated and same_network.fields_of(stated) is same_network.FIELDS:
+    stated = {'relpos_bias_per_layer': False, **stated}  # older runs have none
+  return stated or same_network.read_gin(folder)
 
 
 def run_metadata(folder: str) -> dict[str, Any]:

@@ -30,6 +30,7 @@ FIELDS = {
     'num_decoder_layers',
     'mlp_activations',
     'logits_via_embedding',
+    'relpos_bias_per_layer',
   )
 } | {
   name: f'network.T5Config.{name}' for name in ('num_buckets', 'max_distance')

@@ -7,7 +7,8 @@
   stacked   encoder/layers/attention/query/kernel   [N, D, H*K]    this project
 
 scalable_t5 keeps a relative bias table per layer, every other layout one table
-per stack: the way from it is exact only while all its tables are equal.
+per stack, unless the network is a umT5: the way from the one to the other is
+exact only while all tables are equal.
 """
 
 import collections
@@ -28,32 +29,38 @@ _BIAS = 'relpos_bias/rel_embedding'
 Leaves = dict[str, t5x_storage.Leaf]
 
 
-def unroll(leaves: Mapping[str, t5x_storage.Leaf], *, place: str) -> Leaves:
+def unroll(
+  leaves: Mapping[str, t5x_storage.Leaf],
+  *,
+  place: str,
+  per_layer: bool | None = False,
+) -> Leaves:
   """Brings any of the layouts to the unrolled one.
 
   Args:
     leaves: path -> leaf.
     place: where they come from, for errors.
+    per_layer: whether layers have relative bias tables of their own (umT5);
+      None: where they differ.
 
   Returns:
     Path -> leaf, unrolled.
 
   Raises:
-    UserError: the layers of a stack have different relative bias tables.
+    UserError: the layers of a stack have different relative bias tables, and
+      the network one.
   """
-  unrolled, tables = {}, collections.defaultdict(list)
+  unrolled, tables = {}, {}
   for path, leaf in leaves.items():
     for layer_path, layer_leaf in _split(path, leaf):
       stack, _, rest = layer_path.partition('/')
       if stack in parameters.STACKS and re.fullmatch(
         rf'layers_\d+/{_BIAS}', rest
       ):
-        tables[stack].append(layer_leaf)
+        tables[layer_path] = layer_leaf
       else:
         unrolled[layer_path] = _join_heads(layer_path, layer_leaf)
-  for stack, layers in tables.items():
-    unrolled[f'{stack}/{_BIAS}'] = _shared(layers, f'{place}: {stack}')
-  return unrolled
+  return unrolled | (tables if per_layer else _shared(tables, place, per_layer))
 
 
 def restack(leaves: Mapping[str, t5x_storage.Leaf]) -> Leaves:
@@ -108,16 +115,24 @@ def _join_heads(path: str, leaf: t5x_storage.Leaf) -> t5x_storage.Leaf:
   return leaf.reshape((first, middle * last))
 
 
-def _shared(layers: list[t5x_storage.Leaf], place: str) -> t5x_storage.Leaf:
-  """The one table of a stack, if its layers agree."""
-  tables = [np.asarray(leaf.read(), np.float32) for leaf in layers]
-  for layer, table in enumerate(tables):
-    if not np.array_equal(table, tables[0]):
-      difference = np.max(np.abs(table - tables[0]))
+def _shared(tables: Leaves, place: str, per_layer: bool | None) -> Leaves:
+  """The one table of each stack, if its layers agree."""
+  read = {
+    path: np.asarray(leaf.read(), np.float32) for path, leaf in tables.items()
+  }
+  shared = {}
+  for path, table in read.items():
+    stack, layer = path.split('/')[:2]
+    first = read[f'{stack}/layers_0/{_BIAS}']
+    if not np.array_equal(table, first):
+      if per_layer is None:
+        return tables
       raise contract.UserError(
-        f'{place} has a relative bias per layer and layer {layer} differs'
-        f' from layer 0 by {difference:.3g}, expected equal tables: this'
-        ' network shares one per stack. Such a checkpoint (umT5, or'
-        ' scalable_t5 trained further) has no equal here.'
+        f'{place}: {stack} has a relative bias per layer and layer'
+        f' {layer.removeprefix("layers_")} differs from layer 0 by'
+        f' {np.max(np.abs(table - first)):.3g}, expected equal tables: this'
+        ' network shares one per stack. Give'
+        ' --gin.RELPOS_BIAS_PER_LAYER=True, as for umT5.'
       )
-  return t5x_storage.of_array(tables[0])
+    shared[f'{stack}/{_BIAS}'] = t5x_storage.of_array(first)
+  return shared

@@ -93,7 +93,10 @@ def load_params(
       f'{folder!r} has no parameters (no entries below `target`), expected'
       ' a T5X checkpoint.'
     )
-  leaves = t5x_layers.unroll(leaves, place=folder)
+  per_layer = isinstance(config, network.T5Config) and (
+    config.relpos_bias_per_layer
+  )
+  leaves = t5x_layers.unroll(leaves, place=folder, per_layer=per_layer)
   shapes = t5x_layers.unrolled_shapes(config)
   expected = traverse_util.flatten_dict(shapes, sep='/')
   _check_names(leaves, expected, folder)
@@ -112,12 +115,14 @@ def infer_config(path: str) -> network.T5Config:
   """
   folder = find(path)
   leaves = t5x_storage.read_leaves(epath.Path(folder), 'target')
-  leaves = t5x_layers.unroll(leaves, place=folder)
+  leaves = t5x_layers.unroll(leaves, place=folder, per_layer=None)
   shapes = {name: leaf.shape for name, leaf in leaves.items()}
   first = 'encoder/layers_0/'
+  own_table = first + 'relpos_bias/rel_embedding'
+  per_layer = own_table in shapes
   needed = (
     'token_embedder/embedding',
-    'encoder/relpos_bias/rel_embedding',
+    own_table if per_layer else 'encoder/relpos_bias/rel_embedding',
     first + 'attention/query/kernel',
     first + 'mlp/wo/kernel',
   )
@@ -143,6 +148,7 @@ def infer_config(path: str) -> network.T5Config:
     mlp_activations=('gelu', 'linear') if gated else ('relu',),
     logits_via_embedding='decoder/logits_dense/kernel' not in shapes,
     num_buckets=table[1],
+    relpos_bias_per_layer=per_layer,
   )
 
 

@@ -108,6 +108,7 @@ def _flat(facts: Mapping[str, Any]) -> dict[str, Any]:
       facts[name] = _arguments(function, given)
   flat = traverse_util.flatten_dict(facts, sep='.')
   flat.pop('model.remat', None)
+  flat.setdefault('model.relpos_bias_per_layer', False)
   # Older runs name the term's weight otherwise, or not at all.
   weight = flat.pop('objective.mutual_information', 0.0)
   flat.setdefault('objective.mi_weight', weight)

@@ -26,6 +26,8 @@ GATED = models.t5(
 TIED = dataclasses.replace(
   GATED, mlp_activations=('relu',), logits_via_embedding=True
 )
+# umT5's.
+PER_LAYER = dataclasses.replace(GATED, relpos_bias_per_layer=True)
 
 
 def params(config, seed=0):

@@ -24,6 +24,11 @@ VARIANTS = {
   'byt5': {'num_encoder_layers': 3, 'vocab_size': 384},
   'deep decoder': {'num_decoder_layers': 3},
   'distances': {'num_buckets': 8, 'max_distance': 20},
+  'umt5': {
+    'num_encoder_layers': 3,
+    'num_decoder_layers': 2,
+    'relpos_bias_per_layer': True,
+  },
   'scanned': {'num_encoder_layers': 2, 'scan_layers': True},
 }
 

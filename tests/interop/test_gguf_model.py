@@ -26,6 +26,11 @@ SIZES = {
 VARIANTS = {
   't5_1_1': {'num_encoder_layers': 2},
   't5_1_0': {'mlp_activations': ('relu',), 'logits_via_embedding': True},
+  'umt5': {
+    'num_encoder_layers': 2,
+    'num_decoder_layers': 2,
+    'relpos_bias_per_layer': True,
+  },
   'deep encoder': {'num_encoder_layers': 3, 'num_decoder_layers': 2},
 }
 

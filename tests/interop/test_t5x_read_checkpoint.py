@@ -132,6 +132,35 @@ def test_layers_with_different_biases_are_refused(tmp_path, params):
     t5x_read_checkpoint.load_params(str(tmp_path), CONFIG)
 
 
+def test_tables_per_layer_are_those_of_a_umt5(tmp_path):
+  config = dataclasses.replace(CONFIG, relpos_bias_per_layer=True)
+  params = draw(config)
+  for place, scanned in (('unrolled', False), ('stacked', True)):
+    layout = dataclasses.replace(config, scan_layers=scanned)
+    given = network.stack_layers(params, config) if scanned else params
+    t5x_write_checkpoint.save(str(tmp_path / place), given, layout, step=3)
+    path = str(tmp_path / place)
+    models.assert_equal(t5x_read_checkpoint.load_params(path, layout), given)
+    assert t5x_read_checkpoint.infer_config(path) == config
+  # As scalable_t5 keeps them.
+  shared = draw(CONFIG)
+  target = scalable(shared)
+  for stack in ('encoder', 'decoder'):
+    tables = [
+      layer['relpos_bias']['rel_embedding']
+      for name, layer in sorted(params[stack].items())
+      if name.startswith('layers_')
+    ]
+    target[stack][stack]['relpos_bias']['rel_embedding'] = np.stack(tables, 1)
+  write_msgpack(tmp_path / 'checkpoint_7', target)
+  path = str(tmp_path / 'checkpoint_7')
+  assert t5x_read_checkpoint.infer_config(path) == config
+  found = models.flat(t5x_read_checkpoint.load_params(path, config))
+  for name, array in models.flat(params).items():
+    expected = array if 'relpos_bias' in name else models.flat(shared)[name]
+    np.testing.assert_array_equal(found[name], expected, err_msg=name)
+
+
 def test_floats_of_16_bits_and_float_steps(tmp_path, params):
   small = jax.tree.map(lambda x: np.asarray(x, ml_dtypes.bfloat16), params)
   with ocp.PyTreeCheckpointer() as checkpointer:

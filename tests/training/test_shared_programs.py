@@ -55,6 +55,7 @@ MODEL = {
   'logits_via_embedding': True,
   'dropout_rate': 0.5,
   'dtype': 'bfloat16',
+  'relpos_bias_per_layer': True,
   'remat': 'full',
   'scan_layers': True,
 }

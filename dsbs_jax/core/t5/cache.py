@@ -28,19 +28,20 @@ class Prefilled:
   Attributes:
     cross_kv: per decoder layer, the cross-attention's KeyValue of [B, H, S, K].
     cross_mask: [B, 1, 1, S] bool, False on padding.
-    bias: [1, H, L, L] float32, of the self-attention; L is max_decode_len.
+    bias: per decoder layer, the self-attention's [1, H, L, L] float32, where
+      each has its own; else the one of all. L is max_decode_len.
     empty_mask: [B] bool, True for rows of nothing but padding.
   """
 
   cross_kv: dict[str, attention.KeyValue]
   cross_mask: jax.Array
-  bias: jax.Array
+  bias: jax.Array | dict[str, jax.Array]
   empty_mask: jax.Array
 
   @property
   def max_decode_len(self) -> int:
     """L, tokens of an output at most."""
-    return self.bias.shape[2]
+    return jax.tree.leaves(self.bias)[0].shape[-1]
 
 
 def decoding_params(params: dict, config: T5Config) -> dict:
@@ -131,9 +132,25 @@ def prefill(
   return Prefilled(
     cross_kv=jax.lax.switch(smallest, ways, tokens),
     cross_mask=real_mask[:, None, None, :],
-    bias=stacks.position_bias(params, config, 'decoder', max_decode_len),
+    bias=_bias(params['decoder'], config, max_decode_len),
     empty_mask=~jnp.any(real_mask, axis=1),
   )
+
+
+def _bias(
+  stack: dict, config: T5Config, length: int
+) -> jax.Array | dict[str, jax.Array]:
+  """The bias of `Prefilled`; for scanned layers one entry, [N, 1, H, L, L]."""
+
+  def bias(params):
+    return stacks.position_bias(params, config, 'decoder', length)
+
+  if not config.relpos_bias_per_layer:
+    return bias(stack)
+  if config.scan_layers:
+    return {'layers': jax.vmap(bias)(stack['layers'])}
+  names = parameters.layer_names(config, 'decoder')
+  return {name: bias(stack[name]) for name in names}
 
 
 def _encoded_kv(
@@ -210,11 +227,16 @@ def decode_step(
     state.tokens, jnp.maximum(index - 1, 0), 1, axis=1
   )
   input_tokens = jnp.where(index == 0, contract.PAD_ID, last_token)  # [R, 1]
-  bias = jax.lax.dynamic_slice_in_dim(prefilled.bias, index, 1, axis=2)
   self_mask = (jnp.arange(max_decode_len) <= index)[None, None, None, :]
 
+  def row_of(bias):
+    return jax.lax.dynamic_slice_in_dim(bias, index, 1, axis=2)
+
+  has_own = isinstance(prefilled.bias, dict)
+  shared = None if has_own else row_of(prefilled.bias)
+
   def kv_fn(layer_params, normed, layer_kv):
-    cache, cross_kv = layer_kv
+    cache, cross_kv, _ = layer_kv
     weights = layer_params['self_attention']
     new = attention.project_kv(weights, normed, config.num_heads)
     cache = attention.update_cache(cache, new, index)
@@ -226,10 +248,14 @@ def decode_step(
     'decoder',
     input_tokens,
     kv_fn=kv_fn,
-    bias=bias,
+    bias_fn=lambda _, layer_kv: row_of(layer_kv[2]) if has_own else shared,
     masks=(self_mask, prefilled.cross_mask),
     layer_kv={
-      name: (cache, prefilled.cross_kv[name])
+      name: (
+        cache,
+        prefilled.cross_kv[name],
+        prefilled.bias[name] if has_own else None,
+      )
       for name, cache in state.kv_cache.items()
     },
   )
@@ -271,7 +297,7 @@ def option_states(
     'decoder',
     jnp.pad(targets[:, :-1], ((0, 0), (1, 0))),
     kv_fn=kv_fn,
-    bias=stacks.position_bias(params, config, 'decoder', length),
+    bias_fn=stacks.bias_fn(params, config, 'decoder', length),
     masks=(self_mask, (decode_state.source_tokens(rows) > 0)[:, None, None, :]),
     layer_kv=cross_attention_kv(params, config, encoded),
   )[0]

@@ -35,6 +35,8 @@ class T5Config:
     dtype: of the activations; parameters are float32 always.
     num_buckets: of the relative position bias.
     max_distance: of the relative position bias.
+    relpos_bias_per_layer: True gives each layer a relative position bias of its
+      own, as umT5 has it; False one per stack.
     remat: what a layer computes again in the backward pass: 'none' keeps
       everything, 'minimal' keeps products with parameters, 'full' keeps the
       layer's input only.
@@ -55,6 +57,7 @@ class T5Config:
   dtype: str = 'float32'
   num_buckets: int = 32
   max_distance: int = 128
+  relpos_bias_per_layer: bool = False
   remat: str = 'none'
   scan_layers: bool = False
 
@@ -73,6 +76,11 @@ class T5Config:
         f'T5Config.mlp_activations is {self.mlp_activations}, expected one'
         f' or more of {sorted(ACTIVATIONS)}: T5 1.1 has (gelu, linear), T5'
         ' 1.0 has (relu,).'
+      )
+    if not isinstance(self.relpos_bias_per_layer, bool):
+      raise contract.UserError(
+        f'T5Config.relpos_bias_per_layer is {self.relpos_bias_per_layer!r},'
+        ' expected True (umT5) or False.'
       )
     if not 0.0 <= self.dropout_rate < 1.0:
       raise contract.UserError(

@@ -4,7 +4,8 @@
 Names and shapes are those of T5X's T5 example:
 
   token_embedder/embedding                       [V, D]
-  {encoder,decoder}/relpos_bias/rel_embedding    [H, buckets], one per stack
+  {encoder,decoder}/relpos_bias/rel_embedding    [H, buckets], one per stack;
+    of umT5 one per layer, encoder/layers_0/relpos_bias/rel_embedding
   encoder/layers_0/attention/query/kernel        [D, H*K] ...
   decoder/logits_dense/kernel                    [D, V], absent when tied
 
@@ -91,17 +92,23 @@ def _layer_specs(config: T5Config, stack: str) -> dict:
       'pre_cross_attention_layer_norm': _norm_spec(config),
       'encoder_decoder_attention': _attention_specs(config),
     }
-  return attention | {'pre_mlp_layer_norm': _norm_spec(config), 'mlp': mlp}
+  rest = {'pre_mlp_layer_norm': _norm_spec(config), 'mlp': mlp}
+  return attention | rest | _relpos_bias_spec(config, per_layer=True)
+
+
+def _relpos_bias_spec(config: T5Config, *, per_layer: bool) -> dict:
+  """The table of a layer, or of a stack; {} where the network has it there."""
+  if config.relpos_bias_per_layer != per_layer:
+    return {}
+  shape = config.num_heads, config.num_buckets
+  axes = 'heads', 'relpos_buckets'
+  table = parameter_tree.Spec(shape, axes, _uniform(2.0 / sum(shape)))
+  return {'relpos_bias': {'rel_embedding': table}}
 
 
 def _outer_specs(config: T5Config) -> dict:
   """Everything but the layers."""
-  vocab, width, heads = config.vocab_size, config.emb_dim, config.num_heads
-  table = parameter_tree.Spec(
-    (heads, config.num_buckets),
-    ('heads', 'relpos_buckets'),
-    _uniform(2.0 / (heads + config.num_buckets)),
-  )
+  vocab, width = config.vocab_size, config.emb_dim
   embedding = parameter_tree.Spec(
     (vocab, width), ('vocab', 'embed'), _normal(1.0)
   )
@@ -110,7 +117,7 @@ def _outer_specs(config: T5Config) -> dict:
   )
   specs = {
     stack: {
-      'relpos_bias': {'rel_embedding': table},
+      **_relpos_bias_spec(config, per_layer=False),
       f'{stack}_norm': _norm_spec(config),
     }
     for stack in STACKS

@@ -33,6 +33,8 @@ _ATTENTIONS = {
 KVFn = Callable[
   [dict, jax.Array, Any], tuple[Sequence[attention.KeyValue], Any]
 ]
+# (layer_params, the layer's entry of layer_kv) -> [1, H, T, L] float32.
+BiasFn = Callable[[dict, Any], jax.Array]
 
 
 def _mlp(
@@ -73,7 +75,7 @@ def run(
   tokens: jax.Array,
   *,
   kv_fn: KVFn,
-  bias: jax.Array,
+  bias_fn: BiasFn,
   masks: Sequence[jax.Array],
   layer_kv: dict | None = None,
   dropout_key: jax.Array | None = None,
@@ -87,7 +89,7 @@ def run(
     stack: 'encoder' or 'decoder'.
     tokens: [B, T] int32 inputs of the stack.
     kv_fn: makes the keys and values of a layer, see `KVFn`.
-    bias: [1, H, T, L] float32 of the self-attention, L its keys.
+    bias_fn: gives the bias of a layer's self-attention, L its keys.
     masks: bool, broadcast to [B, H, T, L]; in the decoder a second one of the
       cross-attention, broadcast to [B, H, T, S].
     layer_kv: per layer, under its name, what its kv_fn reads; or None.
@@ -120,7 +122,7 @@ def run(
         normed,
         keys_values[i],
         mask=masks[i],
-        bias=bias if i == 0 else None,
+        bias=bias_fn(layer_params, layer_kv) if i == 0 else None,
         dropout_rate=config.dropout_rate,
         dropout_mask=head_masks[i],
         unpadding=unpadding,
@@ -151,10 +153,8 @@ def run(
   return drop(normed, keep_mask), changed
 
 
-def position_bias(
-  params: dict, config: T5Config, stack: str, length: int
-) -> jax.Array:
-  """The bias of a stack's self-attention, [1, H, T, T] float32.
+def bias_fn(params: dict, config: T5Config, stack: str, length: int) -> BiasFn:
+  """The bias of whole rows: the layer's own, or that of all its stack.
 
   Args:
     params: the whole parameter tree.
@@ -162,8 +162,25 @@ def position_bias(
     stack: 'encoder' or 'decoder'.
     length: T.
   """
+  if config.relpos_bias_per_layer:
+    return lambda layer, _: position_bias(layer, config, stack, length)
+  shared = position_bias(params[stack], config, stack, length)
+  return lambda *_: shared
+
+
+def position_bias(
+  params: dict, config: T5Config, stack: str, length: int
+) -> jax.Array:
+  """The bias of a self-attention, [1, H, T, T] float32.
+
+  Args:
+    params: of the stack; of the layer where each has its own.
+    config: the size of the network.
+    stack: 'encoder' or 'decoder'.
+    length: T.
+  """
   return attention.relative_position_bias(
-    params[stack]['relpos_bias']['rel_embedding'],
+    params['relpos_bias']['rel_embedding'],
     length,
     length,
     bidirectional=stack == 'encoder',

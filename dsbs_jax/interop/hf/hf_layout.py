@@ -2,7 +2,7 @@
 """How Hugging Face describes a T5: config.json and the names of tensors.
 
 Kernels are stored as [out, in], the relative bias table as [buckets, heads]
-in the first block of each stack.
+in the first block of each stack, of umT5 in each block.
 """
 
 import json
@@ -13,7 +13,9 @@ from dsbs_jax import contract
 from dsbs_jax.core.t5 import parameters
 from dsbs_jax.core.t5.config import T5Config
 
-MODEL_TYPES = ('t5', 'mt5')
+_PER_LAYER = 'umt5'
+MODEL_TYPES = ('t5', 'mt5', _PER_LAYER)
+_NAMES = {'t5': 'T5', _PER_LAYER: 'UMT5'}
 _ACTIVATIONS = {
   'relu': ('relu',),
   'silu': ('silu',),
@@ -36,6 +38,7 @@ _OPTIONAL = {
   'num_buckets': ('relative_attention_num_buckets', 32),
   'max_distance': ('relative_attention_max_distance', 128),
 }
+_TABLE = ('relpos_bias', 'rel_embedding')
 _PROJECTIONS = {'query': 'q', 'key': 'k', 'value': 'v', 'out': 'o'}
 
 
@@ -72,7 +75,8 @@ def read_config(folder: str | pathlib.Path) -> tuple[T5Config, bool]:
       f'{folder} has no config.json, expected a Hugging Face model folder.'
     )
   values = read_json(path)
-  default = 'gated-gelu' if values.get('model_type') == 'mt5' else 'relu'
+  kind = values.get('model_type')
+  default = 'relu' if kind == 't5' else 'gated-gelu'
   activation = values.get('feed_forward_proj', default)
   # Where they are there, these two override it. T5's gelu is the tanh one.
   is_gated, _, function = str(activation).rpartition('-')
@@ -104,6 +108,7 @@ def read_config(folder: str | pathlib.Path) -> tuple[T5Config, bool]:
     num_decoder_layers=values.get('num_decoder_layers') or values['num_layers'],
     mlp_activations=_ACTIVATIONS[activation],
     logits_via_embedding=is_scaled,
+    relpos_bias_per_layer=kind == _PER_LAYER,
     **{ours: values[name] for ours, name in _REQUIRED.items()},
     **{ours: values.get(*pair) for ours, pair in _OPTIONAL.items()},
   )
@@ -112,7 +117,7 @@ def read_config(folder: str | pathlib.Path) -> tuple[T5Config, bool]:
 
 def _tying(values: dict) -> tuple[bool, bool]:
   """Whether the head is the embedding, and whether logits are scaled."""
-  if values['model_type'] == 't5':
+  if values['model_type'] != 'mt5':
     is_tied = values.get('tie_word_embeddings') is not False
     return is_tied, values.get('scale_decoder_outputs', is_tied)
   # Of mT5, transformers 4 scales tied logits, 5 none, and 5 writes all as tied.
@@ -144,9 +149,10 @@ def config_values(config: T5Config) -> dict:
     )
   keys = _REQUIRED | {ours: name for ours, (name, _) in _OPTIONAL.items()}
   values = {name: getattr(config, ours) for ours, name in keys.items()}
+  kind = _PER_LAYER if config.relpos_bias_per_layer else 't5'
   return {
-    'architectures': ['T5ForConditionalGeneration'],
-    'model_type': 't5',
+    'architectures': [f'{_NAMES[kind]}ForConditionalGeneration'],
+    'model_type': kind,
     **values,
     'tie_word_embeddings': config.logits_via_embedding,
     'num_decoder_layers': config.num_decoder_layers,
@@ -191,16 +197,23 @@ def _layer_names(config: T5Config, stack: str, number: int) -> Iterator:
     yield ('mlp', kernel, 'kernel'), name
 
 
+def _table_name(stack: str, number: int) -> str:
+  block = f'{stack}.block.{number}.layer.0'
+  return f'{block}.SelfAttention.relative_attention_bias.weight'
+
+
 def tensor_names(config: T5Config) -> dict[tuple[str, ...], str]:
   """Path in the unrolled parameter tree -> name in a Hugging Face file."""
   names = {('token_embedder', 'embedding'): 'shared.weight'}
   for stack in parameters.STACKS:
-    table = f'{stack}.block.0.layer.0.SelfAttention.relative_attention_bias'
-    names[stack, 'relpos_bias', 'rel_embedding'] = f'{table}.weight'
+    if not config.relpos_bias_per_layer:
+      names[stack, *_TABLE] = _table_name(stack, 0)
     names[stack, f'{stack}_norm', 'scale'] = f'{stack}.final_layer_norm.weight'
     for number in range(config.num_layers(stack)):
       for path, name in _layer_names(config, stack, number):
         names[stack, f'layers_{number}', *path] = name
+      if config.relpos_bias_per_layer:
+        names[stack, f'layers_{number}', *_TABLE] = _table_name(stack, number)
   if not config.logits_via_embedding:
     names['decoder', 'logits_dense', 'kernel'] = 'lm_head.weight'
   return names

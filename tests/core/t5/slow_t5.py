@@ -55,21 +55,25 @@ class SlowT5:
       hidden = gate * (1 + np.tanh(inner)) / 2 * (x @ layer['wi_1']['kernel'])
     return hidden @ layer['wo']['kernel']
 
+  def table(self, stack, layer):
+    owner = layer if self.config.relpos_bias_per_layer else stack
+    return owner['relpos_bias']['rel_embedding']
+
   def __call__(self, source, target):
     encoder, decoder = self.params['encoder'], self.params['decoder']
     x = self.embedding[source]
-    table = encoder['relpos_bias']['rel_embedding']
     for i in range(self.config.num_encoder_layers):
       layer = encoder[f'layers_{i}']
+      table = self.table(encoder, layer)
       y = self.norm(x, layer['pre_attention_layer_norm'])
       x = x + self.attend(layer['attention'], y, y, table)
       y = self.norm(x, layer['pre_mlp_layer_norm'])
       x = x + self.mlp(layer['mlp'], y)
     encoded = self.norm(x, encoder['encoder_norm'])
     x = self.embedding[[0, *target[:-1]]]
-    table = decoder['relpos_bias']['rel_embedding']
     for i in range(self.config.num_decoder_layers):
       layer = decoder[f'layers_{i}']
+      table = self.table(decoder, layer)
       y = self.norm(x, layer['pre_self_attention_layer_norm'])
       x = x + self.attend(layer['self_attention'], y, y, table, causal=True)
       y = self.norm(x, layer['pre_cross_attention_layer_norm'])

@@ -19,6 +19,7 @@ from tests.core import tiny_t5
     ({'num_buckets': 6}, 'a multiple of 4'),
     ({'max_distance': 4}, 'max_distance is 4'),
     ({'remat': 'some'}, "remat is 'some'"),
+    ({'relpos_bias_per_layer': 1}, 'relpos_bias_per_layer is 1'),
   ],
 )
 def test_impossible_sizes_are_refused(wrong, message):

@@ -19,7 +19,9 @@ pytestmark = pytest.mark.usefixtures('strict_promotion')
 
 
 @pytest.mark.parametrize(
-  'config', [tiny_t5.GATED, tiny_t5.TIED], ids=['gated', 'tied']
+  'config',
+  [tiny_t5.GATED, tiny_t5.TIED, tiny_t5.PER_LAYER],
+  ids=['gated', 'tied', 'per_layer'],
 )
 def test_padded_and_packed_rows_equal_examples_on_their_own(config):
   params, examples = tiny_t5.params(config), tiny_t5.examples()

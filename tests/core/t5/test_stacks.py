@@ -16,16 +16,14 @@ from tests.core import tiny_t5
 pytestmark = pytest.mark.usefixtures('strict_promotion')
 
 
-def test_scanned_and_rematerialised_layers_have_the_same_gradients():
-  params, rows = (
-    tiny_t5.params(tiny_t5.GATED),
-    tiny_t5.padded(tiny_t5.examples()),
-  )
-  plain = tiny_t5.value_and_grad(params, tiny_t5.GATED, rows)
-  scanned = dataclasses.replace(
-    tiny_t5.GATED, scan_layers=True, remat='minimal'
-  )
-  stacked = network.stack_layers(params, tiny_t5.GATED)
+@pytest.mark.parametrize(
+  'config', [tiny_t5.GATED, tiny_t5.PER_LAYER], ids=['gated', 'per_layer']
+)
+def test_scanned_and_rematerialised_layers_have_the_same_gradients(config):
+  params, rows = tiny_t5.params(config), tiny_t5.padded(tiny_t5.examples())
+  plain = tiny_t5.value_and_grad(params, config, rows)
+  scanned = dataclasses.replace(config, scan_layers=True, remat='minimal')
+  stacked = network.stack_layers(params, config)
   loss, gradient = tiny_t5.value_and_grad(stacked, scanned, rows)
   gradient = network.unstack_layers(gradient, scanned)
   tiny_t5.assert_trees_close((loss, gradient), plain, rtol=1e-4, atol=1e-5)
