@@ -2,6 +2,7 @@
 """dsbs plan: memory, time and price of a run, without its hardware.
 
   dsbs plan --gin_file=gin/models/xxl.gin --mesh=8x4 --device=v5e
+  dsbs plan --student=flan-t5-base --device=h100
 
 With the gin files and settings of a training command, it plans that command.
 """
@@ -10,7 +11,7 @@ from absl import flags
 
 from dsbs_jax.hardware import planner
 from dsbs_jax.runtime import accelerators, command, gin_flags
-from dsbs_jax.training import train_config
+from dsbs_jax.training import start, train_config
 
 ENGINE = ('gin/train.gin', 'gin/plan.gin')
 FLAGS = {
@@ -31,6 +32,9 @@ FLAGS = {
 UTILISATION = flags.DEFINE_list(
   'utilisation', None, 'Shares of the peak rate, low and high: 0.24,0.47.'
 )
+STUDENT = flags.DEFINE_string(
+  'student', None, 'A folder, or the name of a size, in place of a model file.'
+)
 JSON = flags.DEFINE_bool('json', False, 'Print JSON.')
 
 
@@ -40,7 +44,15 @@ def main() -> int:
     values['utilisation'] = planner.shares(UTILISATION.value)
   request = planner.PlanRequest(**values)
   planner.simulate(request)
-  run = gin_flags.build(train_config.TrainConfig, engine=ENGINE)
+  defaults = None
+  if STUDENT.value:
+    macros = gin_flags.macros()
+    defaults = start.network_defaults(
+      start.Request(task='-', student=STUDENT.value, macros=macros)
+    )
+  run = gin_flags.build(
+    train_config.TrainConfig, engine=ENGINE, defaults=defaults
+  )
   return planner.show(planner.make(run, request), as_json=JSON.value)
 
 

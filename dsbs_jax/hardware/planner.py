@@ -224,6 +224,7 @@ def _origin(run, given) -> str:
 
 def _assumed(run: train_config.TrainConfig) -> dict[str, Any]:
   return {
+    'VOCAB_SIZE': run.model.vocab_size,
     'OPTIMIZER': run.optimizer.__name__,
     'SHARDING_RULES': run.sharding_rules.__name__,
     'ACTIVATION_DTYPE': run.model.dtype,

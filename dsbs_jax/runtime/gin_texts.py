@@ -11,6 +11,7 @@ from dsbs_jax.runtime import gin_files
 
 _IMPORT = re.compile(r'^(?:from \S+ )?import \S+.*$', re.MULTILINE)
 _FAMILY = re.compile(r'^FAMILY\s*=\s*["\']?(\w+)', re.MULTILINE)
+_MACRO = re.compile(r'%(\w+)')
 # A parameter, and the lines that its value goes on in.
 _PARAMETER = re.compile(
   r'^((?:\w+\.)*(\w+))\.\w+ =(?:.*\\\n)*.*\n', re.MULTILINE
@@ -114,8 +115,8 @@ def of_family(
 ) -> str:
   """An engine's config, as gin writes it, for one family of networks.
 
-  What binds other networks is left out, and what refers to one of them refers
-  to that of the family.
+  What binds other networks is left out, with macros that nothing else reads,
+  and what refers to one of them refers to that of the family.
 
   Args:
     text: the config.
@@ -139,11 +140,15 @@ def of_family(
       f'FAMILY is {chosen!r}, expected one of {known}, or no FAMILY for a T5.'
     )
   others = selectors.keys() - kept
+  macros = set(_MACRO.findall(text))
   text = _PARAMETER.sub(
     lambda match: '' if match[2] in others else match[0], text
   )
   for name in others:
     text = text.replace(f'@{selectors[name]}()', f'@{selectors[kept[0]]}()')
+  for name in macros - set(_MACRO.findall(text)):
+    value = rf'^{name} =(?:.*\\\n)*.*\n'
+    text = re.sub(value, '', text, flags=re.MULTILINE)
   return text
 
 

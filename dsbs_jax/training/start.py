@@ -106,18 +106,14 @@ def defaults(request: Request) -> gin_macros.Defaults:
   fields = {'data_dir': buckets.absolute(source.data_dir)}
   if not request.task and request.benchmark:
     fields['mixture_or_task_name'] = _task(request, source.data_dir)
-  network, missing = {}, {}
+  network, missing = _network(request)
   if request.folder:
-    network, missing = self_description.network(
-      request.folder, allow_pickle=request.allow_pickle
-    )
     fields['initial_checkpoint_path'] = request.folder
     trained = self_description.training(request.folder)
     fields['vocabulary'] = trained.fields.get('vocabulary')
     if 'vocabulary' in trained.missing and not request.vocabulary:
       missing = {**missing, 'vocabulary': trained.missing['vocabulary']}
   else:
-    network = _named_network(request.student or SCRATCH_MODEL)
     fields['vocabulary'] = _data_vocabulary(request, source.data_dir)
   if request.is_random:
     fields['learning_rate'] = SCRATCH_RATE
@@ -130,6 +126,29 @@ def defaults(request: Request) -> gin_macros.Defaults:
     {train_config.TrainConfig.__name__: given, **bound},
     missing,
   )
+
+
+def network_defaults(request: Request) -> gin_macros.Defaults:
+  """What the student alone says of a run: its network.
+
+  Raises:
+    UserError: there is no such student.
+  """
+  network, missing = _network(request)
+  return gin_macros.Defaults(
+    request.student or SCRATCH_MODEL,
+    self_description.bindings(network),
+    missing,
+  )
+
+
+def _network(request: Request) -> tuple[dict[str, Any], dict[str, str]]:
+  """The student's network, and errors for what its folder does not say."""
+  if request.folder:
+    return self_description.network(
+      request.folder, allow_pickle=request.allow_pickle
+    )
+  return _named_network(request.student or SCRATCH_MODEL), {}
 
 
 def describe(request: Request, run: train_config.TrainConfig) -> str:

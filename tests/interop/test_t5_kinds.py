@@ -8,7 +8,6 @@ the last tests make the models again, where transformers and torch are there.
 import dataclasses
 import functools
 import json
-import pathlib
 
 import numpy as np
 import pytest
@@ -18,44 +17,25 @@ from dsbs_jax.core import decoding, network
 from dsbs_jax.interop import read_checkpoint
 from dsbs_jax.interop.hf import hf_checkpoint
 from tests import models
-from tests.recordings import start_weights
+from tests.recordings import hf_folders
 
-FOLDER = pathlib.Path(__file__).parents[1] / 'recordings' / 't5_kinds'
 STATED = {
-  version: json.loads((FOLDER / f'{version}.json').read_text())
+  version: hf_folders.kinds(version)
   for version in ('transformers4', 'transformers5')
 }
 KINDS = tuple(STATED['transformers4'])
-_TABLES = ('shared', 'encoder.embed_tokens', 'decoder.embed_tokens')
 _CLOSE = {'rtol': 0, 'atol': 2e-5}
 
 
 @functools.cache
 def recorded(version, kind):
   """What transformers computed: inputs, targets, logits, greedy."""
-  arrays = np.load(FOLDER / f'{version}.npz')
+  arrays = np.load(hf_folders.KINDS / f'{version}.npz')
   return {
     name.partition('/')[2]: arrays[name]
     for name in arrays
     if name.partition('/')[0] == kind
   }
-
-
-def write(folder, version, kind):
-  """The folder that transformers saved."""
-  said = STATED[version][kind]
-  folder.mkdir()
-  (folder / 'config.json').write_text(json.dumps(said['config']))
-  aliases = {f'{name}.weight': 'shared.weight' for name in _TABLES}
-  tensors = {
-    name: start_weights.draw({aliases.get(name, name): tuple(shape)})
-    for name, shape in said['shapes'].items()
-  }
-  safetensors.numpy.save_file(
-    {name: next(iter(drawn.values())) for name, drawn in tensors.items()},
-    folder / 'model.safetensors',
-  )
-  return folder
 
 
 @functools.cache
@@ -90,13 +70,15 @@ def read(folder):
 @pytest.mark.parametrize('version', STATED)
 @pytest.mark.parametrize('kind', KINDS)
 def test_a_folder_of_transformers_has_its_logits(tmp_path, kind, version):
-  config, params = read(write(tmp_path / 'theirs', version, kind))
+  config, params = read(hf_folders.of_kind(tmp_path / 'theirs', version, kind))
   assert_computes(config, params, recorded(version, kind))
 
 
 @pytest.mark.parametrize('kind', KINDS)
 def test_a_folder_of_ours_says_what_transformers_would(tmp_path, kind):
-  config, params = read(write(tmp_path / 'theirs', 'transformers4', kind))
+  config, params = read(
+    hf_folders.of_kind(tmp_path / 'theirs', 'transformers4', kind)
+  )
   hf_checkpoint.save_hf(tmp_path / 'ours', params, config)
   again, copy = read(tmp_path / 'ours')
   assert again == config
@@ -121,7 +103,9 @@ _EMBEDDED = ('shared', 'embed_tokens')
 
 
 def test_scanned_layers_of_a_umt5_have_the_same_logits_and_outputs(tmp_path):
-  config, params = read(write(tmp_path / 'theirs', 'transformers4', 'umt5'))
+  config, params = read(
+    hf_folders.of_kind(tmp_path / 'theirs', 'transformers4', 'umt5')
+  )
   assert config.relpos_bias_per_layer
   scanned = dataclasses.replace(config, scan_layers=True)
   assert_computes(
@@ -153,7 +137,7 @@ def test_transformers_loads_what_we_write_and_saves_it_again(
   made = record.make(kind)
   expected = given | record.outputs(made, given)
   if kind == 'madlad':
-    write(tmp_path / 'theirs', version, kind)
+    hf_folders.of_kind(tmp_path / 'theirs', version, kind)
   else:
     made.save_pretrained(tmp_path / 'theirs')
   config, params = read(tmp_path / 'theirs')

@@ -22,7 +22,6 @@ BUILT_IN_ONLY = {
     'MI_WEIGHT',
     'MODULE',
     'PROFILE_STEPS',
-    'RELPOS_BIAS_PER_LAYER',
     'REMAT',
     'SCAN_LAYERS',
     'SHARDING_RULES',

@@ -32,7 +32,7 @@ EMBEDDINGS = (
 HEAD = 'lm_head.weight'
 # Sizes that all differ: a swap of two axes cannot fit.
 COMMON = {
-  'vocab_size': 72,
+  'vocab_size': 96,
   'd_model': 24,
   'd_kv': 8,
   'd_ff': 40,

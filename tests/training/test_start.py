@@ -21,6 +21,7 @@ from dsbs_jax.training import loop, start
 from tests.claims import doors
 from tests.core.gemma import recorded_gemma
 from tests.inference import small_student
+from tests.recordings import hf_folders
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 MODEL = dataclasses.replace(small_student.MODEL, num_buckets=16)
@@ -88,6 +89,22 @@ def test_a_folder_gives_network_vocabulary_and_parameters(train, student):
   assert (run.vocabulary, run.learning_rate) == ('bytes:5', 1e-4)
 
 
+def test_a_folder_of_a_umt5_says_that_tables_are_per_layer(train, tmp_path):
+  hf_folders.of_kind(tmp_path / 'umt5', 'transformers5', 'umt5')
+  run, config, _ = train(
+    '--benchmark=svamp',
+    '--student=umt5',
+    '--vocabulary=bytes:0',
+    '--gin.VOCAB_SIZE=96',
+  )
+  assert run.model.relpos_bias_per_layer
+  assert run_folder.parse_macros(config)['RELPOS_BIAS_PER_LAYER'] is True
+  run, _, _ = train(
+    '--benchmark=svamp', '--student=umt5_small', '--vocabulary=bytes:0'
+  )
+  assert run.model.relpos_bias_per_layer and run.model.vocab_size == 384
+
+
 def test_a_folder_without_a_tokenizer_needs_a_vocabulary(train, student):
   (student / 'tokenizer_config.json').unlink()
   _, _, done = train('--benchmark=svamp', '--student=pretrained')
@@ -127,7 +144,7 @@ def test_an_unknown_student_lists_the_sizes(train):
   _, _, done = train('--benchmark=svamp', '--student=smal')
   assert done.status == 2
   assert "--student is 'smal', expected a folder" in done.stderr
-  assert 'mini, nano, small' in done.stderr
+  assert 'mini, mt5_small, nano, small' in done.stderr
 
 
 def test_flags_are_stored_so_that_later_verbs_find_all(train, tmp_path):
