@@ -15,7 +15,7 @@ settings of --gin.NAME can stand beside the flags; the latter override them.
 from absl import flags
 
 from dsbs_jax import contract
-from dsbs_jax.data import buckets, task_modules
+from dsbs_jax.data import buckets, task_modules, vocabulary_files
 from dsbs_jax.runtime import (
   command,
   distributed,
@@ -57,6 +57,11 @@ FLAGS = {
     'allow_pickle', None, 'Read pytorch_model.bin.'
   ),
 }
+INPUT_FORMAT = S(
+  'input_format',
+  None,
+  "Of a Gemma: 'turns' for instruction-tuned ones, or a text with {input}.",
+)
 DISTRIBUTED = flags.DEFINE_bool(
   'distributed', False, 'This is one process of several; see docs/training.md.'
 )
@@ -77,9 +82,21 @@ def settings() -> train_config.TrainConfig:
     for macro, flag in FLAGS.items()
     if flag.value is not None
   }
-  if gin_flags.has_files() and not (given or BENCHMARK.value or STUDENT.value):
+  if gin_flags.has_files() and not (
+    given or BENCHMARK.value or STUDENT.value or INPUT_FORMAT.value
+  ):
     return gin_flags.build(CONFIG)
   macros = gin_flags.macros()
+  input_format = (INPUT_FORMAT.value or '').replace('\\n', '\n')
+  if input_format and 'VOCABULARY' in macros:
+    raise contract.UserError(
+      f"--input_format is {input_format!r} beside gin's VOCABULARY, expected"
+      f' one of them. Add it there: {macros["VOCABULARY"]}#{input_format}'
+    )
+  if input_format and 'VOCABULARY' in given:
+    given['VOCABULARY'] = vocabulary_files.with_input_format(
+      given['VOCABULARY'], input_format
+    )
   request = start.Request(
     benchmark=BENCHMARK.value,
     task=given.get('MIXTURE_OR_TASK_NAME'),
@@ -87,6 +104,7 @@ def settings() -> train_config.TrainConfig:
     student=STUDENT.value,
     data_dir=given.get('DATA_DIR'),
     vocabulary=given.get('VOCABULARY'),
+    input_format=input_format,
     module=given.get('MODULE'),
     allow_pickle=bool(given.get('ALLOW_PICKLE')),
     macros=macros,

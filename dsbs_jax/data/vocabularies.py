@@ -12,6 +12,7 @@ import functools
 import hashlib
 import itertools
 import pathlib
+import re
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -27,7 +28,9 @@ UNK_ID = 2
 # Of a decoder's vocabulary, and what stands between its input and its target:
 # in one sequence, the input's end id would say that the text is over.
 BOS_ID = 2
+BOS_TEXT = '<bos>'
 INPUT_END = '\nAnswer: '
+_TURN = re.compile(r'(<(?:start|end)_of_turn>)')
 _UNK_NAME = vocabulary_files.UNKNOWN_NAME
 _NUM_SPECIAL_BYTES = 3  # pad, eos, unk stand before the 256 bytes
 
@@ -45,11 +48,13 @@ class Vocabulary:
     fingerprint: hexadecimal digest of everything that decides the ids.
     input_start: ids before each input.
     input_end: ids behind each input, before which it is written.
-    input_end_text: what these say, '' for the end id.
+    input_start_text: what stands before each input, as text.
+    input_end_text: what stands behind it, '' for the end id.
   """
 
   input_start: tuple[int, ...] = ()
   input_end: tuple[int, ...] = (contract.EOS_ID,)
+  input_start_text: str = ''
   input_end_text: str = ''
   size: int
   num_text_ids: int
@@ -66,6 +71,32 @@ class Vocabulary:
       [*self.input_start, *ids, *self.input_end]
       for ids in self.encode_all(texts)
     ]
+
+  def put_inputs_into(self, input_format: str) -> list[bytes]:
+    """Sets what stands around inputs, for a decoder's vocabulary.
+
+    Args:
+      input_format: of a spec; '' for INPUT_END behind inputs.
+
+    Returns:
+      What the fingerprint has to hold of it.
+    """
+    known = vocabulary_files.INPUT_FORMATS
+    place = vocabulary_files.INPUT_PLACE
+    template = known.get(input_format, input_format) or place + INPUT_END
+    start, _, end = template.partition(place)
+    self.input_start_text, self.input_end_text = start, end
+    self.input_start = (BOS_ID, *self._encode_turns(start))
+    self.input_end = tuple(self._encode_turns(end))
+    return [end.encode(), start.encode()] if start else [end.encode()]
+
+  def _encode_turns(self, text: str) -> list[int]:
+    """Ids of a text, in which the markers of turns are single ids."""
+    ids = []
+    for part in filter(None, _TURN.split(text)):
+      token = self.token(part) if _TURN.fullmatch(part) else None
+      ids += self.encode_parts([part])[0] if token is None else [token]
+    return ids
 
   def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
     """Ids of many texts, without end ids; `</s>` inside becomes EOS_ID.
@@ -109,7 +140,11 @@ class SentencePieceVocabulary(Vocabulary):
   """
 
   def __init__(
-    self, model: bytes, *, extra_ids: int = vocabulary_files.EXTRA_IDS
+    self,
+    model: bytes,
+    *,
+    extra_ids: int = vocabulary_files.EXTRA_IDS,
+    input_format: str = '',
   ):
     self.model_with_extra_ids = sentencepiece_model.with_extra_ids(
       model, extra_ids
@@ -117,13 +152,14 @@ class SentencePieceVocabulary(Vocabulary):
     self._processor = sentencepiece.SentencePieceProcessor(
       model_proto=self.model_with_extra_ids
     )
-    if self._processor.bos_id() == BOS_ID:  # a decoder's, without extra ids
+    # umT5 has a start id, too, but never writes it.
+    is_decoder = (
+      self._processor.bos_id() == BOS_ID and self.piece(BOS_ID) == BOS_TEXT
+    )
+    if is_decoder:  # without extra ids
       extra_ids = 0
       self.model_with_extra_ids = model
       self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-      self.input_start = (BOS_ID,)
-      self.input_end_text = INPUT_END
-      self.input_end = tuple(self._processor.encode(INPUT_END))
     found = (self._processor.pad_id(), self._processor.eos_id())
     if found != (contract.PAD_ID, contract.EOS_ID):
       raise contract.UserError(
@@ -136,8 +172,8 @@ class SentencePieceVocabulary(Vocabulary):
     self.num_text_ids = self.size - extra_ids
     self.unk = self._processor.unk_id()
     parts = [b'sentencepiece', model, str(extra_ids).encode()]
-    if self.input_end_text:
-      parts.append(self.input_end_text.encode())
+    if is_decoder:
+      parts += self.put_inputs_into(input_format)
     self.fingerprint = _digest(*parts)
 
   def encode_parts(self, texts: Sequence[str]) -> list[list[int]]:
@@ -145,6 +181,11 @@ class SentencePieceVocabulary(Vocabulary):
 
   def decode_ids(self, ids: list[int]) -> str:
     return self._processor.decode(ids)
+
+  def token(self, piece: str) -> int | None:
+    """The id of a piece, None where there is none."""
+    found = self._processor.piece_to_id(piece)
+    return None if found == self.unk else found
 
   def without_unknown(self, text: str) -> str:
     known = text.replace(UNKNOWN_TEXT, '')
@@ -163,7 +204,7 @@ class JsonVocabulary(Vocabulary):
     content: of the file.
   """
 
-  def __init__(self, content: bytes):
+  def __init__(self, content: bytes, *, input_format: str = ''):
     import tokenizers
 
     try:
@@ -172,7 +213,7 @@ class JsonVocabulary(Vocabulary):
       raise contract.UserError(f'it is no tokenizer.json: {error}') from error
     self._tokenizer.no_padding()
     self._tokenizer.no_truncation()
-    is_decoder = self._tokenizer.token_to_id('<bos>') == BOS_ID
+    is_decoder = self._tokenizer.token_to_id(BOS_TEXT) == BOS_ID
     end = '<eos>' if is_decoder else EOS_TEXT
     found = tuple(map(self._tokenizer.token_to_id, ('<pad>', end)))
     if found != (contract.PAD_ID, contract.EOS_ID):
@@ -188,10 +229,7 @@ class JsonVocabulary(Vocabulary):
     self._silent = {i for i, token in added if token.special} - {self.unk}
     parts = [b'tokenizer.json', content]
     if is_decoder:
-      self.input_start = (BOS_ID,)
-      self.input_end_text = INPUT_END
-      self.input_end = tuple(self.encode_parts([INPUT_END])[0])
-      parts.append(INPUT_END.encode())
+      parts += self.put_inputs_into(input_format)
     self.fingerprint = _digest(*parts)
 
   def encode_parts(self, texts: Sequence[str]) -> list[list[int]]:
@@ -201,6 +239,10 @@ class JsonVocabulary(Vocabulary):
   def decode_ids(self, ids: list[int]) -> str:
     kept = [token for token in ids if token not in self._silent]
     return self._tokenizer.decode(kept, skip_special_tokens=False)
+
+  def token(self, piece: str) -> int | None:
+    """The id of a piece, None where there is none."""
+    return self._tokenizer.token_to_id(piece)
 
   def without_unknown(self, text: str) -> str:
     known = text.replace(_UNK_NAME, '')
@@ -277,20 +319,32 @@ def load(
   """
   parsed = vocabulary_files.resolve(spec)
   if parsed.path == vocabulary_files.BYTES:
-    return ByteVocabulary(extra_ids=parsed.extra_ids)
-  path = pathlib.Path(parsed.path)
-  return _load_file(path, parsed.extra_ids, path.stat().st_mtime_ns)
+    vocabulary = ByteVocabulary(extra_ids=parsed.extra_ids)
+  else:
+    path = pathlib.Path(parsed.path)
+    vocabulary = _load_file(path, parsed, path.stat().st_mtime_ns)
+  if parsed.input_format and not vocabulary.input_end_text:
+    raise contract.UserError(
+      f'vocabulary {spec!r} puts inputs into {parsed.input_format!r}, expected'
+      f' that of a decoder, whose id {BOS_ID} is {BOS_TEXT} (Gemma). Leave out'
+      ' what begins at the #, or --input_format.'
+    )
+  return vocabulary
 
 
 @functools.cache
 def _load_file(
-  path: pathlib.Path, extra_ids: int, modified: int
+  path: pathlib.Path, spec: vocabulary_files.Spec, modified: int
 ) -> SentencePieceVocabulary | JsonVocabulary:
   del modified  # part of the cache's key: a rewritten file is read again
   try:
     if path.suffix == '.json':
-      return JsonVocabulary(path.read_bytes())
-    return SentencePieceVocabulary(path.read_bytes(), extra_ids=extra_ids)
+      return JsonVocabulary(path.read_bytes(), input_format=spec.input_format)
+    return SentencePieceVocabulary(
+      path.read_bytes(),
+      extra_ids=spec.extra_ids,
+      input_format=spec.input_format,
+    )
   except (RuntimeError, ValueError, ModuleNotFoundError) as error:
     reason = ' '.join(str(error).split()).rstrip('.')
     raise contract.UserError(

@@ -10,6 +10,8 @@ A vocabulary is named by a *spec*, one string:
   path/to/some.model:0      ":N" at the end asks for N extra ids instead
   path/to/tokenizer.json    as transformers saves it, extra ids included
   path/to/folder            a tokenizer that transformers saved: one of these
+  path/to/folder#turns      of a Gemma, with inputs in the turns of a chat
+  path#Q: {input} A:        the same, with a text of one's own around inputs
 """
 
 import dataclasses
@@ -41,15 +43,38 @@ _FILES = (
   *('spiece.model', 'sentencepiece.model', 'tokenizer.model'),
   'tokenizer.json',
 )
-_SPEC = re.compile(r'(?P<path>.+?)(?::(?P<extra_ids>\d+))?')
+# What an input is put into: INPUT_FORMATS or a text with its place.
+INPUT_FORMATS = {
+  'turns': '<start_of_turn>user\n{input}<end_of_turn>\n<start_of_turn>model\n'
+}
+INPUT_PLACE = '{input}'
+_SPEC = re.compile(
+  r'(?P<path>.+?)(?::(?P<extra_ids>\d+))?'
+  rf'(?:#(?P<input_format>{"|".join(INPUT_FORMATS)}|.*\{{input\}}.*))?',
+  re.DOTALL,
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-  """A parsed spec: `path` is a file, a folder, a gs:// name or 'bytes'."""
+  """A parsed spec.
+
+  Attributes:
+    path: a file, a folder, a gs:// name or 'bytes'.
+    extra_ids: their number, None where the spec does not say it.
+    input_format: what an input is put into, '' for the vocabulary's own way.
+  """
 
   path: str
   extra_ids: int | None = None
+  input_format: str = ''
+
+  def text(self) -> str:
+    """The spec as it is written."""
+    extra_ids = '' if self.extra_ids is None else f':{self.extra_ids}'
+    return f'{self.path}{extra_ids}' + (
+      f'#{self.input_format}' if self.input_format else ''
+    )
 
 
 def parse_spec(spec: str) -> Spec:
@@ -59,16 +84,45 @@ def parse_spec(spec: str) -> Spec:
     spec: see the module's docstring.
 
   Raises:
-    UserError: the spec is empty.
+    UserError: the spec is empty, or no text ends inputs.
   """
-  match = _SPEC.fullmatch(spec.strip())
+  match = _SPEC.fullmatch(spec.lstrip() if '#' in spec else spec.strip())
   if match is None:
     raise contract.UserError(
       f"vocabulary is {spec!r}, expected a SentencePiece file, 'gs://...' or"
       " 'bytes', each with ':N' for N extra ids."
     )
   extra_ids = match['extra_ids']
-  return Spec(match['path'], None if extra_ids is None else int(extra_ids))
+  input_format = match['input_format'] or ''
+  if input_format.endswith(INPUT_PLACE):
+    raise contract.UserError(
+      f'vocabulary {spec!r} puts nothing behind {INPUT_PLACE}, expected some'
+      ' text: in one sequence, the target follows it.'
+    )
+  return Spec(
+    match['path'], None if extra_ids is None else int(extra_ids), input_format
+  )
+
+
+def with_input_format(spec: str, input_format: str) -> str:
+  """The spec of the same vocabulary with another text around inputs.
+
+  Args:
+    spec: a vocabulary spec.
+    input_format: one of INPUT_FORMATS, or a text with {input}; '' for none.
+
+  Raises:
+    UserError: it is neither.
+  """
+  known = sorted(INPUT_FORMATS)
+  if input_format and not (
+    input_format in known or INPUT_PLACE in input_format
+  ):
+    raise contract.UserError(
+      f'--input_format is {input_format!r}, expected one of {known}, or a text'
+      f' with {INPUT_PLACE} where the input goes.'
+    )
+  return dataclasses.replace(parse_spec(spec), input_format=input_format).text()
 
 
 def resolve(spec: str) -> Spec:
@@ -86,13 +140,13 @@ def resolve(spec: str) -> Spec:
   if path != BYTES:
     path = str(local_file(path))
   if parsed.extra_ids is None:
-    return Spec(path, extra_ids)
+    return Spec(path, extra_ids, parsed.input_format)
   if path.endswith('.json'):
     raise contract.UserError(
       f'vocabulary {spec!r} asks for {parsed.extra_ids} extra ids, but a'
       ' tokenizer.json has its own. Leave the number out.'
     )
-  return Spec(path, parsed.extra_ids)
+  return Spec(path, parsed.extra_ids, parsed.input_format)
 
 
 def _from_bucket(path: str) -> str:

@@ -158,7 +158,7 @@ def to_hugging_face(export: ExportConfig) -> str:
     if isinstance(found.config, network.GemmaConfig):
       use = _GEMMA_USE
     usage = use.format(
-      prefix=prefix_of(found.metadata),
+      prefix=vocabulary.input_start_text + prefix_of(found.metadata),
       end=vocabulary.input_end_text,
       length=generation.get('max_new_tokens', 64),
       checked=checked,

@@ -288,7 +288,10 @@ def _training(
       ' NAME_gt_dsbs), or the task, such as --task=cqa_gt_finetune.'
     )
   if read_checkpoint.is_hugging_face(str(_path(folder))):
-    found['vocabulary'] = folder
+    trained_with = found['vocabulary'] or vocabulary_files.BYTES
+    found['vocabulary'] = vocabulary_files.with_input_format(
+      folder, vocabulary_files.parse_spec(trained_with).input_format
+    )
     if not any((_path(folder) / name).is_file() for name in _TOKENIZERS):
       found['vocabulary'] = None
       missing['vocabulary'] = (

@@ -46,6 +46,8 @@ class Request:
       ours.
     data_dir: what `prepare` wrote to; None for the default one.
     vocabulary: a vocabulary spec; None for the student's or the data's own.
+    input_format: what inputs are put into (see `vocabulary_files`), '' for the
+      vocabulary's own way.
     module: path or name of the user's module.
     allow_pickle: whether to read a pickled pytorch_model.bin.
     macros: what gin files and --gin flags set.
@@ -57,6 +59,7 @@ class Request:
   student: str | None = None
   data_dir: str | None = None
   vocabulary: str | None = None
+  input_format: str = ''
   module: str | None = None
   allow_pickle: bool = False
   macros: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -118,7 +121,10 @@ def defaults(request: Request) -> gin_macros.Defaults:
   if request.is_random:
     fields['learning_rate'] = SCRATCH_RATE
   if fields['vocabulary']:
-    fields['vocabulary'] = absolute_spec(fields['vocabulary'])
+    spec = absolute_spec(fields['vocabulary'])
+    if request.input_format:
+      spec = vocabulary_files.with_input_format(spec, request.input_format)
+    fields['vocabulary'] = spec
   given = {name: value for name, value in fields.items() if value is not None}
   bound = self_description.bindings(network)
   return gin_macros.Defaults(
@@ -194,8 +200,7 @@ def absolute_spec(spec: str) -> str:
   path = pathlib.Path(parsed.path).expanduser()
   if parsed.path == vocabulary_files.BYTES or not path.exists():
     return spec
-  extra_ids = '' if parsed.extra_ids is None else f':{parsed.extra_ids}'
-  return f'{path.absolute()}{extra_ids}'
+  return dataclasses.replace(parsed, path=str(path.absolute())).text()
 
 
 def _task(request: Request, data_dir: str) -> str:

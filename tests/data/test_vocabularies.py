@@ -192,21 +192,30 @@ def test_wrong_vocabularies_are_clear_errors(tmp_path):
     vocabulary_training.train([], size=50)
 
 
-def test_a_vocabulary_with_a_start_id_ends_inputs_by_text(tmp_path):
-  """As Gemma's: in one sequence an end id would end the text."""
+@pytest.fixture
+def gemma(tmp_path):
+  """A folder with a vocabulary as Gemma's: a start id, and markers of turns."""
   out = io.BytesIO()
   sentencepiece.SentencePieceTrainer.train(
-    sentence_iterator=iter(['Ann has 12 pens. Answer: 5'] * 9),
+    sentence_iterator=iter(['Ann has 12 pens. Answer: 5 user model'] * 9),
     model_writer=out,
-    vocab_size=40,
+    vocab_size=50,
     hard_vocab_limit=False,
+    control_symbols=['<start_of_turn>', '<end_of_turn>'],
     user_defined_symbols=['\n'],
     add_dummy_prefix=False,
     remove_extra_whitespaces=False,
+    bos_piece='<bos>',
+    eos_piece='<eos>',
     **{'pad_id': 0, 'eos_id': 1, 'bos_id': 2, 'unk_id': 3},
   )
   (tmp_path / 'tokenizer.model').write_bytes(out.getvalue())
-  vocabulary = vocabularies.load(str(tmp_path))
+  return str(tmp_path)
+
+
+def test_a_vocabulary_with_a_start_id_ends_inputs_by_text(gemma):
+  """As Gemma's: in one sequence an end id would end the text."""
+  vocabulary = vocabularies.load(gemma)
   (ids,) = vocabulary.encode_inputs(['Ann has 12'])
   assert ids[0] == 2 and 1 not in ids
   assert vocabulary.decode(ids) == 'Ann has 12\nAnswer: '
@@ -219,3 +228,65 @@ def test_a_t5_vocabulary_ends_inputs_by_the_end_id(path):
   vocabulary = vocabularies.load(path)
   (ids,) = vocabulary.encode_inputs(['1 plus 2'])
   assert ids == [*vocabulary.encode('1 plus 2'), 1]
+
+
+def test_the_turns_of_a_chat_stand_around_inputs(gemma):
+  plain, turns = (vocabularies.load(f'{gemma}{f}') for f in ('', '#turns'))
+  start, end = turns.token('<start_of_turn>'), turns.token('<end_of_turn>')
+  (ids,) = turns.encode_inputs(['Ann has 12'])
+  assert ids == [
+    *(2, start, *turns.encode('user\n'), *turns.encode('Ann has 12'), end),
+    *(*turns.encode('\n'), start, *turns.encode('model\n')),
+  ]
+  assert turns.input_start_text == '<start_of_turn>user\n'
+  assert turns.input_end_text == '<end_of_turn>\n<start_of_turn>model\n'
+  assert turns.fingerprint != plain.fingerprint
+
+
+def test_a_text_of_ones_own_stands_around_inputs(gemma):
+  own = vocabularies.load(f'{gemma}#pens: {{input}}\nmodel ')
+  (ids,) = own.encode_inputs(['Ann has 12'])
+  assert ids[0] == 2
+  assert own.decode(ids) == 'pens: Ann has 12\nmodel '
+  same = vocabularies.load(f'{gemma}#{{input}}{vocabularies.INPUT_END}')
+  plain = vocabularies.load(gemma)
+  assert same.fingerprint == plain.fingerprint
+  assert same.encode_inputs(['12']) == plain.encode_inputs(['12'])
+  with pytest.raises(ValueError, match='nothing behind {input}, expected some'):
+    vocabularies.load(f'{gemma}#pens: {{input}}')
+
+
+@pytest.mark.parametrize('spec', ['bytes#turns', 'bytes:3#a {input} b'])
+def test_inputs_of_a_t5_are_put_into_nothing(spec):
+  with pytest.raises(
+    ValueError, match='expected that of a decoder, whose id 2'
+  ):
+    vocabularies.load(spec)
+
+
+def test_the_text_around_inputs_is_the_end_of_a_spec():
+  parsed = vocabulary_files.parse_spec('a/b:3#turns')
+  assert parsed == vocabulary_files.Spec('a/b', 3, 'turns')
+  assert parsed.text() == 'a/b:3#turns'
+  assert vocabulary_files.parse_spec('a#b.model').path == 'a#b.model'
+  put = vocabulary_files.with_input_format
+  assert put('a/b:3#turns', 'Q: {input}\nA: ') == 'a/b:3#Q: {input}\nA: '
+  assert put('a/b#turns', '') == 'a/b'
+  with pytest.raises(ValueError, match="'chat', expected one of .'turns'."):
+    put('a/b', 'chat')
+
+
+def test_a_umt5_has_a_start_id_that_it_never_writes(tmp_path):
+  out = io.BytesIO()
+  sentencepiece.SentencePieceTrainer.train(
+    sentence_iterator=iter(['Ann has 12 pens'] * 9),
+    model_writer=out,
+    vocab_size=20,
+    hard_vocab_limit=False,
+    **{'pad_id': 0, 'eos_id': 1, 'bos_id': 2, 'unk_id': 3},
+  )
+  (tmp_path / 'spiece.model').write_bytes(out.getvalue())
+  vocabulary = vocabularies.load(str(tmp_path / 'spiece.model'))
+  (ids,) = vocabulary.encode_inputs(['Ann has 12'])
+  assert ids == [*vocabulary.encode('Ann has 12'), 1]
+  assert vocabulary.size == vocabulary.num_text_ids + 100

@@ -89,6 +89,31 @@ def test_a_folder_gives_network_vocabulary_and_parameters(train, student):
   assert (run.vocabulary, run.learning_rate) == ('bytes:5', 1e-4)
 
 
+def test_what_stands_around_inputs_is_said_once(train, student):
+  (student / 'tokenizer_config.json').unlink()
+  flags = '--benchmark=svamp', '--student=pretrained'
+  gemma = f'--vocabulary={student}/some.model:0'
+  (student / 'some.model').touch()
+  run, config, _ = train(
+    *flags, gemma, '--input_format=turns', '--gin.VOCAB_SIZE=384'
+  )
+  spec = f'{student}/some.model:0#turns'
+  assert run.vocabulary == spec
+  assert run_folder.parse_macros(config)['VOCABULARY'] == spec
+  run, _, _ = train(
+    *flags,
+    '--vocabulary=a.model',
+    '--input_format=Q: {input}\\nA: ',
+    '--gin.VOCAB_SIZE=384',
+  )
+  assert run.vocabulary == 'a.model#Q: {input}\nA: '
+  _, _, done = train(*flags, '--gin.VOCABULARY=a.model', '--input_format=turns')
+  assert done.status == 2 and 'Add it there: a.model#turns' in done.stderr
+  _, _, done = train(*flags, gemma, '--input_format=chat')
+  assert done.status == 2
+  assert "'chat', expected one of ['turns'], or a text with" in done.stderr
+
+
 def test_a_folder_of_a_umt5_says_that_tables_are_per_layer(train, tmp_path):
   hf_folders.of_kind(tmp_path / 'umt5', 'transformers5', 'umt5')
   run, config, _ = train(
