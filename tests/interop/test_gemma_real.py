@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The real Gemma 3 270M: logits of 200 real rows are transformers' own.
+
+Both read the same GGUF file, each with its own code: transformers by
+`gguf_file=`, this project by `gguf_checkpoint`. Needs the file
+(DSBS_GEMMA_GGUF), torch, transformers, gguf and the paper's data; some minutes
+of CPU time and 5 GB of memory:
+
+  DSBS_GEMMA_GGUF=gemma3-270m.gguf python -m pytest -s -m long \
+    tests/interop/test_gemma_real.py
+"""
+
+import json
+import os
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from dsbs_jax.core import network
+from dsbs_jax.data import benchmark, register, vocabularies
+from dsbs_jax.interop import gguf_checkpoint, read_checkpoint
+from dsbs_jax.interop.hf import hf_checkpoint
+
+ROWS_OF = {'svamp': 100, 'cqa': 100}
+BATCH = 20
+
+
+@pytest.fixture(scope='module')
+def file():
+  path = pathlib.Path(os.environ.get('DSBS_GEMMA_GGUF', ''))
+  if not path.is_file():
+    pytest.skip('DSBS_GEMMA_GGUF names no file with the real Gemma 3 270M')
+  for name in ('torch', 'transformers', 'gguf'):
+    pytest.importorskip(name, reason=f'{name} is not installed')
+  return path
+
+
+def texts(shared_dir):
+  """Inputs and labels of the first test rows, as the tasks have them."""
+  found = []
+  for name, number in ROWS_OF.items():
+    register.load_module(f'tasks.{name}')
+    known = benchmark.get(name)
+    place = shared_dir / 'data' / 'datasets' / name / f'{name}_test.json'
+    content = place.read_text().strip()
+    rows = (
+      json.loads(content)
+      if content[0] == '['
+      else [json.loads(line) for line in content.splitlines()]
+    )
+    found += [
+      ('[label] ' + known.render(row), known.label(row))
+      for row in rows[:number]
+    ]
+  return found
+
+
+def logits_of_ours(folder, inputs, targets):
+  """Per row, the logits of its targets [T, V]."""
+  config = hf_checkpoint.config_from_hf(folder)
+  params = read_checkpoint.load_params(str(folder), config)
+  params = jax.tree.map(jax.numpy.asarray, params)
+  apply = jax.jit(network.apply, static_argnums=1)
+  order = sorted(range(len(inputs)), key=lambda row: len(inputs[row]))
+  longest = max(map(len, targets))
+  found = {}
+  for start in range(0, len(order), BATCH):
+    chosen = order[start : start + BATCH]
+    width = -(-max(len(inputs[row]) for row in chosen) // 32) * 32
+    sources = np.zeros((len(chosen), width), np.int32)
+    outputs = np.zeros((len(chosen), longest), np.int32)
+    for place, row in enumerate(chosen):
+      sources[place, : len(inputs[row])] = inputs[row]
+      outputs[place, : len(targets[row])] = targets[row]
+    logits = apply(
+      params,
+      config,
+      {
+        'encoder_input_tokens': sources,
+        'decoder_input_tokens': np.pad(outputs[:, :-1], ((0, 0), (1, 0))),
+        'decoder_target_tokens': outputs,
+      },
+    )
+    for place, row in enumerate(chosen):
+      found[row] = np.asarray(logits[place, : len(targets[row])])
+  return [found[row] for row in range(len(inputs))]
+
+
+def logits_of_theirs(file, inputs, targets):
+  import torch
+  import transformers
+
+  model = transformers.AutoModelForCausalLM.from_pretrained(
+    file.parent, gguf_file=file.name, dtype=torch.float32
+  ).eval()
+  with torch.no_grad():
+    for source, target in zip(inputs, targets, strict=True):
+      ids = torch.tensor([[*source, *target]])
+      kept = model(ids, logits_to_keep=len(target) + 1).logits[0, :-1]
+      yield kept.numpy()
+
+
+@pytest.mark.long
+def test_logits_of_200_real_rows_are_those_of_transformers(
+  file, shared_dir, tmp_path
+):
+  folder = tmp_path / 'converted'
+  gguf_checkpoint.to_hugging_face(file, folder)
+  vocabulary = vocabularies.load(str(folder))
+  pairs = texts(shared_dir)
+  inputs = vocabulary.encode_inputs([text for text, _ in pairs])
+  targets = [[*vocabulary.encode(label), 1] for _, label in pairs]
+  ours = logits_of_ours(folder, inputs, targets)
+  worst, relative, same, places, squares = 0.0, 0.0, 0, 0, 0.0
+  for mine, theirs in zip(
+    ours, logits_of_theirs(file, inputs, targets), strict=True
+  ):
+    difference = np.abs(mine - theirs)
+    worst = max(worst, difference.max())
+    relative = max(
+      relative, np.linalg.norm(mine - theirs) / np.linalg.norm(theirs)
+    )
+    same += np.sum(mine.argmax(-1) == theirs.argmax(-1))
+    places += len(mine)
+    squares += np.sum(difference.astype(np.float64) ** 2)
+  root = (squares / (places * ours[0].shape[-1])) ** 0.5
+  print(
+    f'\n{len(ours)} rows, {places} positions: largest difference {worst:.2e},'
+    f' root mean square {root:.2e}, relative per row {relative:.2e} at most;'
+    f' {same} of {places} argmaxes equal'
+  )
+  assert len(ours) == sum(ROWS_OF.values())
+  assert worst < 1e-3 and relative < 2e-5
+  assert same == places
