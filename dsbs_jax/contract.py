@@ -48,6 +48,7 @@ class UserError(ValueError):
 
 PAD_ID = 0
 EOS_ID = 1
+BOS_ID = 2  # of Gemma's vocabulary
 
 # Values of decoder_task_ids: which term of the objective a target token is in.
 LABEL_ID = 1

@@ -66,14 +66,16 @@ def _gemma(
   """`forward` of a Gemma.
 
   `sources` and `outputs` are tokens outside of attention, `pairs` those of a
-  query and a key, of inputs and of targets. Of inputs, the last layer computes
-  keys and values alone.
+  query and a key, of inputs and of targets. Of a Gemma 3's inputs, the last
+  layer computes keys and values alone; a T5Gemma 2 makes those of its decoder
+  of the encoder's result.
   """
   width = config.num_heads * config.head_dim
   keys = 2 * config.emb_dim * config.num_kv_heads * config.head_dim
   others = config.emb_dim * (2 * width + 3 * config.mlp_dim)
-  total = (config.num_layers - 1) * (sources * others + 2 * pairs[0] * width)
-  total += config.num_layers * sources * keys
+  input_layers = config.num_layers - (not config.has_encoder)
+  total = input_layers * (sources * others + 2 * pairs[0] * width)
+  total += config.num_layers * sources * keys * (1 + config.has_encoder)
   total += config.num_layers * (
     outputs * (keys + others) + 2 * pairs[1] * width
   )

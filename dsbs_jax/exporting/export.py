@@ -28,12 +28,12 @@ import transformers
 
 tokenizer = transformers.AutoTokenizer.from_pretrained('.')
 model = transformers.AutoModelForSeq2SeqLM.from_pretrained('.')
-batch = tokenizer([{prefix!r} + 'your input'], return_tensors='pt', padding=True)
+batch = tokenizer([{text}], return_tensors='pt', padding=True)
 outputs = model.generate(**batch, max_new_tokens={length})
 print(tokenizer.batch_decode(outputs, skip_special_tokens=True))
 ```
 
-{prefix!r} stands before every input; decoding is greedy. {checked}
+{around}; decoding is greedy. {checked}
 """
 _GEMMA_USE = """\
 ```python
@@ -41,12 +41,12 @@ import transformers
 
 tokenizer = transformers.AutoTokenizer.from_pretrained('.')
 model = transformers.AutoModelForCausalLM.from_pretrained('.')
-ids = tokenizer({prefix!r} + 'your input' + {end!r}, return_tensors='pt')
+ids = tokenizer({text}, return_tensors='pt')
 output = model.generate(**ids, max_new_tokens={length})
 print(tokenizer.decode(output[0, ids['input_ids'].shape[1]:]))
 ```
 
-{prefix!r} stands before every input, {end!r} behind it; decoding is greedy.
+{around}; decoding is greedy.
 {checked}
 """
 _WITHOUT_TOKENIZER_USE = """\
@@ -154,12 +154,12 @@ def to_hugging_face(export: ExportConfig) -> str:
       if texts
       else 'Its training data is not here to check this tokenizer on.'
     )
-    use = _HUGGING_FACE_USE
-    if isinstance(found.config, network.GemmaConfig):
-      use = _GEMMA_USE
-    usage = use.format(
-      prefix=vocabulary.input_start_text + prefix_of(found.metadata),
-      end=vocabulary.input_end_text,
+    prefix = vocabulary.input_start_text + prefix_of(found.metadata)
+    end = vocabulary.input_end_text
+    usage = _hugging_face_use(found.config).format(
+      text=f"{prefix!r} + 'your input'" + (f' + {end!r}' if end else ''),
+      around=f'{prefix!r} stands before every input'
+      + (f', {end!r} behind it' if end else ''),
       length=generation.get('max_new_tokens', 64),
       checked=checked,
     )
@@ -173,6 +173,13 @@ def to_hugging_face(export: ExportConfig) -> str:
     file.write_text(text, encoding='utf-8')
   model_card.write(export.out, found, library='transformers', usage=usage)
   return f'{export.out}: {found.path} for Hugging Face, {said}'
+
+
+def _hugging_face_use(config: network.Config) -> str:
+  is_decoder = (
+    isinstance(config, network.GemmaConfig) and not config.has_encoder
+  )
+  return _GEMMA_USE if is_decoder else _HUGGING_FACE_USE
 
 
 def _texts(

@@ -36,6 +36,7 @@ METHODS = {
   ('llm', 'dsbs'): "distilling step-by-step (arXiv:2305.02301), the LLM's"
   ' labels',
 }
+_KINDS = {'t5': 'T5', 'gemma3': 'Gemma 3', 't5gemma2': 'T5Gemma 2'}
 _HEAD = """\
 ---
 library_name: {library}
@@ -98,12 +99,11 @@ def write(
     (out / self_description.EXPORTED_CONFIG).write_text(
       source.read_text(encoding='utf-8')
     )
-  is_gemma = isinstance(exported.config, network.GemmaConfig)
-  kind = 'Gemma 3' if is_gemma else 'T5'
-  size = f'{kind} of {results.size_text(results.num_params(exported.config))}'
+  family = getattr(exported.config, 'family', 't5')
+  size = f'{_KINDS[family]} of {results.size_text(results.num_params(exported.config))}'
   task = exported.metadata.get('task')
   sections = [
-    _HEAD.format(library=library, kind='gemma3' if is_gemma else 't5')
+    _HEAD.format(library=library, kind=family)
     + (f'# {escape(task)}, {size}' if task else f'# {size}'),
     _table(('', ''), _facts(exported, macros)),
     '## Use\n\n' + usage.strip(),
@@ -136,6 +136,8 @@ def _facts(exported: Checkpoint, macros: Mapping[str, Any]) -> Iterator:
   layers, activations = '', 'gated gelu'
   if isinstance(config, network.GemmaConfig):
     layers = f'{config.num_layers}'
+    if config.has_encoder:
+      layers += f' + {config.num_layers}'
   else:
     layers = f'{config.num_encoder_layers} + {config.num_decoder_layers}'
     activations = '/'.join(config.mlp_activations)

@@ -234,13 +234,13 @@ def _owners(settings: type) -> Iterator[type]:
       yield from _owners(member)
 
 
-def families(settings: type) -> dict[str, str | None]:
-  """Class of a network that the settings may have -> its FAMILY.
+def families(settings: type) -> dict[str, tuple[str | None, ...]]:
+  """Class of a network that the settings may have -> its FAMILY, or several.
 
   None is the one that they have where nobody says FAMILY.
   """
   return {
-    member.__name__: getattr(member, 'family', None)
+    member.__name__: getattr(member, 'FAMILIES', (None,))
     for field in dataclasses.fields(settings)
     if isinstance(field.type, types.UnionType)
     for member in filter(dataclasses.is_dataclass, _members(field.type))

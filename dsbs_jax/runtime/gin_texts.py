@@ -2,6 +2,7 @@
 """What gin files and flags say, read as text: order, imports, who said what."""
 
 import dataclasses
+import itertools
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
@@ -111,7 +112,7 @@ def family(texts: Sequence[str]) -> str | None:
 
 
 def of_family(
-  text: str, chosen: str | None, families: Mapping[str, str | None]
+  text: str, chosen: str | None, families: Mapping[str, Sequence[str | None]]
 ) -> str:
   """An engine's config, as gin writes it, for one family of networks.
 
@@ -121,7 +122,7 @@ def of_family(
   Args:
     text: the config.
     chosen: the FAMILY; None for the engine's own.
-    families: class of a network -> its FAMILY.
+    families: class of a network -> its FAMILY, or several.
 
   Raises:
     UserError: there is no such family.
@@ -133,9 +134,9 @@ def of_family(
   }
   if len(selectors) < 2:
     return text
-  kept = [name for name in selectors if families[name] == chosen]
+  kept = [name for name in selectors if chosen in families[name]]
   if not kept:
-    known = sorted(filter(None, families.values()))
+    known = sorted(filter(None, itertools.chain(*families.values())))
     raise contract.UserError(
       f'FAMILY is {chosen!r}, expected one of {known}, or no FAMILY for a T5.'
     )

@@ -29,9 +29,13 @@ PARAMETERS = {
   't5_1_0_base': 222_903_552,
   'gemma3_270m': 268_098_176,
   'gemma3_1b': 999_885_952,
+  't5gemma2_270m_270m': 368_424_192,
+  't5gemma2_1b_1b': 1_697_782_016,
 }
 # The rows of the tables of those whose vocabulary is not T5's.
-ROWS = {'gemma3_270m': 262_144, 'gemma3_1b': 262_144}
+ROWS = dict.fromkeys(
+  ('gemma3_270m', 'gemma3_1b', 't5gemma2_270m_270m', 't5gemma2_1b_1b'), 262_144
+)
 
 
 def _build(settings, engine, *files, bindings=()):

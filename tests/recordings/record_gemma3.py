@@ -10,6 +10,7 @@ labels and half of that of the rationales, as in the paper, without padding.
 """
 
 import pathlib
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -38,9 +39,12 @@ def config() -> transformers.Gemma3TextConfig:
 
 
 def model() -> transformers.Gemma3ForCausalLM:
-  """With weights of a plausible size, of the norms too."""
   torch.manual_seed(0)
-  made = transformers.Gemma3ForCausalLM(config())
+  return randomised(transformers.Gemma3ForCausalLM(config()))
+
+
+def randomised(made: torch.nn.Module) -> torch.nn.Module:
+  """The model with random weights of a plausible size, of the norms too."""
   with torch.no_grad():
     for name, weight in made.named_parameters():
       std = 0.3 if 'norm' in name else weight.shape[-1] ** -0.5
@@ -72,17 +76,39 @@ def target_logits(made, inputs, targets):
     yield logits[len(source) - 1 : -1], torch.tensor(target)
 
 
-def mean_loss(made, inputs, targets) -> torch.Tensor:
+def answer(made, source: np.ndarray) -> np.ndarray:
+  """Greedy new tokens for inputs without padding."""
+  source = torch.tensor(source)[None]
+  found = made.generate(
+    source, max_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=0
+  )
+  return found[0, source.shape[1] :].numpy()
+
+
+def mean_loss(made, inputs, targets, target_logits) -> torch.Tensor:
   """Mean over all target tokens of a batch."""
   logits, wanted = zip(*target_logits(made, inputs, targets), strict=True)
   return torch.nn.functional.cross_entropy(torch.cat(logits), torch.cat(wanted))
 
 
-def main() -> None:
+def record(
+  made: transformers.PreTrainedModel,
+  folder: pathlib.Path,
+  *,
+  target_logits: Callable = target_logits,
+  answer: Callable = answer,
+) -> None:
+  """Saves a model, what it computes, and how it trains.
+
+  Args:
+    made: the model.
+    folder: where to.
+    target_logits: yields per row the logits of its targets, and these.
+    answer: gives the greedy answer to a row's inputs.
+  """
   torch.set_num_threads(1)
   rng = np.random.default_rng(0)
-  made = model()
-  made.save_pretrained(FOLDER)
+  made.save_pretrained(folder)
   inputs, targets = ids(rng, 4, 3, 17), ended(ids(rng, 4, 2, 9))
   logits = np.zeros((*targets.shape, VOCABULARY), np.float32)
   greedy = np.zeros((len(inputs), NEW_TOKENS), np.int64)
@@ -90,13 +116,10 @@ def main() -> None:
     for row, (found, _) in enumerate(target_logits(made, inputs, targets)):
       logits[row, : len(found)] = found.numpy()
     for row, source in enumerate(inputs):
-      source = torch.tensor(source[source > 0])[None]
-      found = made.generate(
-        source, max_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=0
-      )[0, source.shape[1] :]
-      greedy[row, : len(found)] = found.numpy()
+      found = answer(made, source[source > 0])
+      greedy[row, : len(found)] = found
   np.savez_compressed(
-    FOLDER / 'forward.npz',
+    folder / 'forward.npz',
     inputs=inputs,
     targets=targets,
     logits=logits,
@@ -116,7 +139,10 @@ def main() -> None:
     optimizer.zero_grad()
     one, other = (
       mean_loss(
-        made, batches[f'{view}_inputs'][step], batches[f'{view}_targets'][step]
+        made,
+        batches[f'{view}_inputs'][step],
+        batches[f'{view}_targets'][step],
+        target_logits,
       )
       for view in ('label', 'rationale')
     )
@@ -126,7 +152,7 @@ def main() -> None:
     optimizer.step()
     losses.append([one.item(), other.item(), loss.item()])
   np.savez_compressed(
-    FOLDER / 'trajectory.npz',
+    folder / 'trajectory.npz',
     losses=np.array(losses),
     grad_norms=np.array(norms),
     **batches,
@@ -134,4 +160,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  main()
+  record(model(), FOLDER)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The layers of a Gemma 3, run over inputs, whole targets or one position.
+"""The layers of a Gemma, run over inputs, whole targets or one position.
 
 A layer adds to its inputs, each between two norms, attention and a gated MLP.
 Queries and keys are normed per head, then rotated by their positions. Five
@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dsbs_jax.core.gemma import parameters
 from dsbs_jax.core.gemma.config import GemmaConfig
 from dsbs_jax.core.layers import (
   dot_product_attention,
@@ -56,17 +55,29 @@ def make_reaches(
   mask: jax.Array,
   query_positions: jax.Array,
   key_positions: jax.Array,
+  *,
+  num_inputs: int | None = None,
 ) -> Reaches:
   """The reaches of a mask.
+
+  T5Gemma 2 differs from Gemma 3 in local layers: the window of its encoder has
+  a half on each side, and its targets attend to all inputs.
 
   Args:
     config: the network.
     mask: [B, 1, T, L] bool, of global layers.
     query_positions: [B, T] int32, from 0 in each example.
     key_positions: [B, L] int32.
+    num_inputs: how many of the keys, the first, are those of inputs; None where
+      the queries are inputs, too.
   """
   distances = query_positions[:, None, :, None] - key_positions[:, None, None]
-  local = mask & (jnp.abs(distances) < config.window)
+  behind = ahead = config.window
+  if config.has_encoder and num_inputs is None:
+    behind, ahead = (config.window + 1) // 2, config.window // 2 + 1
+  near = (distances < behind) & (-distances < ahead)
+  if config.has_encoder and num_inputs is not None:
+    near |= jnp.arange(mask.shape[-1]) < num_inputs
 
   def angles(base, factor):
     exponents = np.arange(0, config.head_dim, 2) / config.head_dim
@@ -74,7 +85,7 @@ def make_reaches(
     return query_positions[:, None, :, None].astype(jnp.float32) * frequencies
 
   return Reaches(
-    Reach(local, angles(config.local_rope_base, 1.0)),
+    Reach(mask & near, angles(config.local_rope_base, 1.0)),
     Reach(mask, angles(config.global_rope_base, config.global_rope_factor)),
   )
 
@@ -103,6 +114,40 @@ def rotate(inputs: jax.Array, angles: jax.Array) -> jax.Array:
   return jnp.concatenate(rotated, axis=-1).astype(inputs.dtype)
 
 
+def _project(
+  params: dict,
+  inputs: jax.Array,
+  name: str,
+  heads: int,
+  unpadding: Unpadding | None,
+) -> jax.Array:
+  """[B, heads, T, K] of inputs [B, T, D], or flat ones."""
+  flat = dense(inputs, params[name]['kernel'])
+  return split_heads(flat if unpadding is None else unpadding.pad(flat), heads)
+
+
+def project_kv(
+  params: dict,
+  inputs: jax.Array,
+  config: GemmaConfig,
+  *,
+  unpadding: Unpadding | None = None,
+) -> KeyValue:
+  """Keys, normed but not rotated, and values, [B, J, T, K].
+
+  Args:
+    params: the attention's.
+    inputs: [B, T, D] in the activation dtype; flat with unpadding.
+    config: the network.
+    unpadding: of the tokens; or None.
+  """
+  key, value = (
+    _project(params, inputs, name, config.num_kv_heads, unpadding)
+    for name in ('key', 'value')
+  )
+  return KeyValue(rms_norm(key, params['key_norm']), value)
+
+
 def _attention(
   params: dict,
   inputs: jax.Array,
@@ -113,15 +158,9 @@ def _attention(
   unpadding: Unpadding | None,
 ) -> tuple[jax.Array, Any]:
   """The output, like the inputs, and the second result of kv_fn."""
-
-  def project(name, heads):
-    flat = dense(inputs, params[name]['kernel'])
-    rows = flat if unpadding is None else unpadding.pad(flat)
-    return split_heads(rows, heads)  # [B, heads, T, K]
-
-  query = rms_norm(project('query', config.num_heads), params['query_norm'])
-  key = rms_norm(project('key', config.num_kv_heads), params['key_norm'])
-  value = project('value', config.num_kv_heads)
+  query = _project(params, inputs, 'query', config.num_heads, unpadding)
+  query = rms_norm(query, params['query_norm'])
+  key, value = project_kv(params, inputs, config, unpadding=unpadding)
   scaled = query * jnp.asarray(config.query_scale_dim**-0.5, query.dtype)
   query = rotate(scaled, reach.angles)
   keys_values, changed = kv_fn(KeyValue(rotate(key, reach.angles), value))
@@ -153,18 +192,20 @@ def run(
   config: GemmaConfig,
   tokens: jax.Array,
   *,
+  stack: str,
   reaches: Reaches,
   kv_fn: KVFn,
   layer_kv: dict | None = None,
   dropout_key: jax.Array | None = None,
   unpadding: Unpadding | None = None,
 ) -> tuple[jax.Array, dict]:
-  """Runs all layers.
+  """Runs all layers of a stack.
 
   Args:
     params: the whole parameter tree.
     config: its size.
     tokens: [B, T] int32.
+    stack: 'encoder' or 'decoder'.
     reaches: what they attend to.
     kv_fn: makes the keys and values of a layer, see `KVFn`.
     layer_kv: per layer, under its name, what its kv_fn reads; or None.
@@ -208,15 +249,15 @@ def run(
   embed_mask = masks_of(embed_keys, config, (config.emb_dim,))[0]
   hidden, changed = layer_loop.run(
     layer,
-    params[parameters.STACK],
+    params[stack],
     drop(embedded, embed_mask),
     config=config,
-    stack=parameters.STACK,
+    stack=stack,
     num_layers=config.num_layers,
     layer_kv=_with_kinds(config, layer_kv),
     keys=layers_keys,
   )
-  return rms_norm(hidden, params[parameters.STACK]['decoder_norm']), changed
+  return rms_norm(hidden, params[stack][f'{stack}_norm']), changed
 
 
 def _embed(

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The KV cache of a Gemma 3: one position of the targets at a time.
+"""The KV cache of a Gemma: one position of the targets at a time.
 
 R counts decoded rows: B, or B * G when each row has G beams, which are
 neighbours. A layer's cache has S + L positions: first the inputs of the row,
-then its targets, the first of which is the last input (see network.py).
+then its targets, the first of which is the last input, or in a T5Gemma 2 the
+start id (see network.py).
 """
 
 from collections.abc import Sequence
@@ -24,17 +25,17 @@ class Prefilled:
 
   Attributes:
     kv: per layer, KeyValue of the inputs, [B, J, S, K].
-    input_mask: [B, S] bool, True on inputs before the last one.
-    last_tokens: [B] int32, the last input of each row.
-    lengths: [B] int32, inputs of each row.
+    input_mask: [B, S] bool, True on inputs to attend to.
+    first_tokens: [B] int32, what targets start with.
+    starts: [B] int32, the position of these.
     empty_mask: [B] bool, True for rows of nothing but padding.
     max_decode_len: L, tokens of an output at most.
   """
 
   kv: dict[str, attention.KeyValue]
   input_mask: jax.Array
-  last_tokens: jax.Array
-  lengths: jax.Array
+  first_tokens: jax.Array
+  starts: jax.Array
   empty_mask: jax.Array
   max_decode_len: int = struct.field(pytree_node=False)
 
@@ -80,14 +81,17 @@ def prefill(
   del token_shares
   params = decoding_params(params, config)
   tokens = decode_state.source_tokens(rows)
-  lengths = jnp.sum(tokens > 0, axis=1, dtype=jnp.int32)
-  last = jnp.maximum(lengths - 1, 0)
+  target = jnp.ones_like(tokens[:, :1])
+  joint = network.join(
+    config,
+    rows | {'decoder_input_tokens': target, 'decoder_target_tokens': target},
+  )
   return Prefilled(
     kv=network.encode(params, config, rows),
-    input_mask=jnp.arange(tokens.shape[1]) < last[:, None],
-    last_tokens=jnp.take_along_axis(tokens, last[:, None], axis=1)[:, 0],
-    lengths=lengths,
-    empty_mask=lengths == 0,
+    input_mask=joint.mask[:, 0, 0],
+    first_tokens=joint.tokens[:, 0],
+    starts=joint.positions[:, 0],
+    empty_mask=jnp.all(tokens == 0, axis=1),
     max_decode_len=max_decode_len,
   )
 
@@ -144,23 +148,22 @@ def decode_step(
   index = state.index
   num_rows, max_decode_len = state.tokens.shape
   num_beams = num_rows // prefilled.empty_mask.shape[0]
-  input_mask, last_tokens, lengths = (
+  input_mask, first_tokens, starts = (
     jnp.repeat(array, num_beams, axis=0)
     for array in (
       prefilled.input_mask,
-      prefilled.last_tokens,
-      prefilled.lengths,
+      prefilled.first_tokens,
+      prefilled.starts[:, None],
     )
   )
   newest = jax.lax.dynamic_index_in_dim(
     state.tokens, jnp.maximum(index - 1, 0), axis=1, keepdims=False
   )
-  tokens = jnp.where(index == 0, last_tokens, newest)
+  tokens = jnp.where(index == 0, first_tokens, newest)
   input_length = input_mask.shape[1]
   targets = jnp.arange(max_decode_len)
   target_mask = jnp.broadcast_to(targets <= index, state.tokens.shape)
   mask = jnp.concatenate([input_mask, target_mask], axis=1)
-  starts = lengths[:, None] - 1
   key_positions = jnp.concatenate(
     [
       jnp.broadcast_to(jnp.arange(input_length), input_mask.shape),
@@ -177,8 +180,13 @@ def decode_step(
     params,
     config,
     tokens[:, None],
+    stack='decoder',
     reaches=block.make_reaches(
-      config, mask[:, None, None, :], starts + index, key_positions
+      config,
+      mask[:, None, None, :],
+      starts + index,
+      key_positions,
+      num_inputs=input_length,
     ),
     kv_fn=kv_fn,
     layer_kv=state.kv_cache,

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The size and the variant of a Gemma 3, checked where it is made."""
+"""The size and the variant of a Gemma 3 or T5Gemma 2, checked where it is made."""
 
 import dataclasses
+from typing import ClassVar
 
 from dsbs_jax import contract
 from dsbs_jax.core.layers import layer_loop
@@ -9,7 +10,7 @@ from dsbs_jax.core.layers import layer_loop
 
 @dataclasses.dataclass(frozen=True)
 class GemmaConfig:
-  """The size and the variant of a Gemma 3's text network.
+  """The size and the variant of a text network of Gemma 3's layers.
 
   Attributes:
     vocab_size: V, rows of the embedding, which is also the logits' kernel.
@@ -18,18 +19,19 @@ class GemmaConfig:
     num_kv_heads: heads of keys and values, each shared by as many of H.
     head_dim: K, the width of one head; H * K need not be D.
     mlp_dim: F, the hidden width of the MLP.
-    num_layers: N.
+    num_layers: N, of each stack.
     window: how many positions a local layer sees, its own included.
     global_period: each layer whose number from 1 is a multiple of this is
       global: it sees all positions.
     local_rope_base: of the rotations in local layers.
     global_rope_base: likewise in global layers.
     global_rope_factor: what positions are divided by in global layers (1 for
-      270M and 1B, 8 from 4B on).
+      270M and 1B, 8 from 4B on and in T5Gemma 2).
     query_scale_dim: queries are divided by its square root; K but for 27B.
     prefix_lm: whether inputs also attend to those behind them. Gemma 3 was
       not trained so.
-    family: 'gemma3'.
+    family: 'gemma3', a decoder alone, or 't5gemma2', which has an encoder of
+      its own.
     dropout_rate: of embeddings and of what each layer adds, when a key is
       given. Gemma 3 was trained without.
     dtype: of the activations; parameters are float32 always.
@@ -39,6 +41,8 @@ class GemmaConfig:
     scan_layers: True runs the layers as one loop over stacked parameters,
       which compiles faster and runs slower.
   """
+
+  FAMILIES: ClassVar[tuple[str, ...]] = ('gemma3', 't5gemma2')
 
   vocab_size: int
   emb_dim: int
@@ -73,10 +77,12 @@ class GemmaConfig:
       self._refuse('num_kv_heads', f'a divisor of num_heads, {self.num_heads}.')
     if self.head_dim % 2:
       self._refuse('head_dim', 'an even number: halves are rotated.')
-    if self.family != 'gemma3':
-      self._refuse('family', "'gemma3'.")
+    if self.family not in self.FAMILIES:
+      self._refuse('family', f'one of {self.FAMILIES}.')
     if not isinstance(self.prefix_lm, bool):
       self._refuse('prefix_lm', 'True or False.')
+    if self.prefix_lm and self.has_encoder:
+      self._refuse('prefix_lm', 'False: an encoder sees all inputs anyway.')
     if not 0.0 <= self.dropout_rate < 1.0:
       self._refuse('dropout_rate', 'a number in [0, 1).')
     if self.dtype not in ('float32', 'bfloat16'):
@@ -87,6 +93,16 @@ class GemmaConfig:
       )
     if self.remat not in layer_loop.REMAT_CHOICES:
       self._refuse('remat', f'one of {layer_loop.REMAT_CHOICES}.')
+
+  @property
+  def has_encoder(self) -> bool:
+    """Whether inputs have layers of their own, and not those of targets."""
+    return self.family == 't5gemma2'
+
+  @property
+  def input_stack(self) -> str:
+    """The stack that reads inputs."""
+    return 'encoder' if self.has_encoder else 'decoder'
 
   def is_global(self, layer: int) -> bool:
     """Whether a layer, counted from 0, sees all positions."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gemma 3, seen as an encoder-decoder whose two stacks are one.
+"""Gemma 3, seen as an encoder-decoder whose two stacks are one; T5Gemma 2.
 
-A decoder reads an example's inputs and targets as one sequence. Here its inputs
+Gemma 3's decoder reads an example's inputs and targets as one sequence. Here its inputs
 run first, like an encoder, and leave keys and values in every layer; no more of
 them is computed, and no logits. Then run the targets, which attend to these and
 to themselves. The logits of the first target are those of the last input, so
@@ -9,8 +9,12 @@ its place is taken by that token: it stands where T5 has its start token, and
 only the keys of the inputs before it are attended to. Positions go on from the
 inputs' own.
 
-All sums are those of one sequence, in another order. Row groups and dimension
-letters: see contract.py.
+All sums are those of one sequence, in another order.
+
+The inputs of a T5Gemma 2 run through an encoder, of whose result each layer of
+the decoder makes keys and values by its own kernels, not rotated. From there on
+it is the same; but targets start with Gemma's start id at position 0, and
+attend to all inputs. Row groups and dimension letters: see contract.py.
 """
 
 from typing import NamedTuple
@@ -18,9 +22,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dsbs_jax import contract
 from dsbs_jax.core.gemma import block, parameters
 from dsbs_jax.core.gemma import config as config_lib
-from dsbs_jax.core.layers import logits_dense, unpadding
+from dsbs_jax.core.layers import layer_loop, logits_dense, unpadding
 from dsbs_jax.core.t5 import attention
 
 GemmaConfig = config_lib.GemmaConfig
@@ -31,9 +36,11 @@ class Joint(NamedTuple):
   """Where targets continue their inputs.
 
   Attributes:
-    tokens: [B, T] int32, the tokens to run: the last input, then targets.
+    tokens: [B, T] int32, the tokens to run: the last input or the start id,
+      then targets.
     positions: [B, T] int32, of these in their examples, from 0.
-    mask: [B, 1, T, S] bool, the inputs before the last one.
+    mask: [B, 1, T, S] bool, the inputs to attend to: those before the last one,
+      or all.
   """
 
   tokens: jax.Array
@@ -62,10 +69,11 @@ def _positions(
   )
 
 
-def join(rows: dict[str, jax.Array]) -> Joint:
+def join(config: GemmaConfig, rows: dict[str, jax.Array]) -> Joint:
   """Continues the inputs of rows by their targets.
 
   Args:
+    config: the network.
     rows: a row group with decoder_target_tokens, padded or packed.
   """
   inputs, targets = rows['encoder_input_tokens'], rows['decoder_target_tokens']
@@ -75,15 +83,18 @@ def join(rows: dict[str, jax.Array]) -> Joint:
     query_segments=rows.get('decoder_segment_ids'),
     key_segments=rows.get('encoder_segment_ids'),
   )[:, 0]  # [B, T, S]
+  positions = _positions(rows, 'decoder', targets)
+  if config.has_encoder:
+    tokens = jnp.where(
+      positions == 0, contract.BOS_ID, rows['decoder_input_tokens']
+    )
+    return Joint(tokens, positions, same[:, None])
   last = jnp.sum(same, axis=-1, dtype=jnp.int32) - 1  # [B, T]
   places = input_positions(rows)[:, None, :]
   is_last = same & (places == last[:, :, None])
   last_tokens = jnp.sum(jnp.where(is_last, inputs[:, None, :], 0), axis=-1)
-  places_in_targets = _positions(rows, 'decoder', targets)
-  tokens = jnp.where(
-    places_in_targets == 0, last_tokens, rows['decoder_input_tokens']
-  )
-  return Joint(tokens, last + places_in_targets, (same & ~is_last)[:, None])
+  tokens = jnp.where(positions == 0, last_tokens, rows['decoder_input_tokens'])
+  return Joint(tokens, last + positions, (same & ~is_last)[:, None])
 
 
 def encode(
@@ -93,7 +104,7 @@ def encode(
   *,
   dropout_key: jax.Array | None = None,
 ) -> dict[str, attention.KeyValue]:
-  """The keys and values of the inputs in every layer.
+  """The keys and values of the inputs in every layer of the decoder.
 
   Args:
     params: the whole parameter tree.
@@ -112,18 +123,38 @@ def encode(
   mask = attention.make_attention_mask(
     tokens > 0, tokens > 0, query_segments=segments, key_segments=segments
   )
-  if not config.prefix_lm:
+  if not (config.has_encoder or config.prefix_lm):
     mask &= (positions[:, :, None] >= positions[:, None, :])[:, None]
-  return block.run(
+  token_unpadding = unpadding.make_unpadding(
+    rows.get(unpadding.ENCODER_TOKEN_INDEX), tokens
+  )
+  hidden, keys_values = block.run(
     params,
     config,
     tokens,
+    stack=config.input_stack,
     reaches=block.make_reaches(config, mask, positions, positions),
-    kv_fn=lambda new, _: (new, new),
+    kv_fn=lambda new, _: (new, None if config.has_encoder else new),
     dropout_key=dropout_key,
-    unpadding=unpadding.make_unpadding(
-      rows.get(unpadding.ENCODER_TOKEN_INDEX), tokens
-    ),
+    unpadding=token_unpadding,
+  )
+  if not config.has_encoder:
+    return keys_values
+
+  def project(layer_params, hidden, *_):
+    return hidden, block.project_kv(
+      layer_params['self_attention'], hidden, config, unpadding=token_unpadding
+    )
+
+  return layer_loop.run(
+    project,
+    params['decoder'],
+    hidden,
+    config=config,
+    stack='decoder',
+    num_layers=config.num_layers,
+    layer_kv=None,
+    keys=None,
   )[1]
 
 
@@ -148,7 +179,7 @@ def decode(
     [B, T, D] in the activation dtype, after the final norm; flat, [C * n, D],
     with decoder_token_index.
   """
-  joint = join(rows)
+  joint = join(config, rows)
   target_mask = rows['decoder_target_tokens'] > 0
   segments = rows.get('decoder_segment_ids')
   self_mask = attention.make_causal_mask(
@@ -167,11 +198,13 @@ def decode(
     params,
     config,
     joint.tokens,
+    stack='decoder',
     reaches=block.make_reaches(
       config,
       jnp.concatenate([joint.mask, self_mask], axis=-1),
       joint.positions,
       jnp.concatenate([input_positions(rows), joint.positions], axis=1),
+      num_inputs=joint.mask.shape[-1],
     ),
     kv_fn=kv_fn,
     layer_kv=encoded,

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parameters of a Gemma 3: names, shapes, axes, initial values.
+"""The parameters of a Gemma: names, shapes, axes, initial values.
 
-One stack, named as the decoder of a T5, so that sharding rules fit:
+Stacks are named as those of a T5, so that sharding rules fit. Gemma 3 has the
+decoder alone; the encoder of a T5Gemma 2 is equal to its decoder:
 
   token_embedder/embedding                        [V, D], the logits' too
   decoder/layers_0/self_attention/query/kernel    [D, H*K] ...
@@ -16,7 +17,6 @@ from dsbs_jax.core.gemma.config import GemmaConfig
 from dsbs_jax.core.layers import parameter_tree
 from dsbs_jax.core.layers.parameter_tree import Spec
 
-STACK = 'decoder'
 BLOCK_NORMS = (
   'pre_attention_norm',
   'post_attention_norm',
@@ -60,9 +60,12 @@ def tree(config: GemmaConfig) -> parameter_tree.Tree:
   """What the parameters are, and how they are drawn."""
   draw = jax.nn.initializers.normal(config.emb_dim**-0.5)
   shape = config.vocab_size, config.emb_dim
+  stacks = dict.fromkeys((config.input_stack, 'decoder'))
   outer = {
     'token_embedder': {'embedding': Spec(shape, ('vocab', 'embed'), draw)},
-    STACK: {'decoder_norm': _norm(config.emb_dim)},
+    **{stack: {f'{stack}_norm': _norm(config.emb_dim)} for stack in stacks},
   }
-  layers = {STACK: (config.num_layers, _layer_specs(config))}
+  layers = {
+    stack: (config.num_layers, _layer_specs(config)) for stack in stacks
+  }
   return parameter_tree.Tree(outer, layers, config.scan_layers)

@@ -1,20 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How Hugging Face describes a Gemma 3: config.json and the names of tensors.
+"""How Hugging Face describes a Gemma: config.json and the names of tensors.
 
-Read are the text models, and of those that see pictures the text part.
+Read are Gemma 3 and T5Gemma 2, of those that see pictures the text part.
 transformers 5 says rotations under `rope_parameters`, 4 by single keys; written
 are the keys that both read.
 """
 
 import pathlib
+import re
 from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 from dsbs_jax import contract
 from dsbs_jax.core import network
 
-MODEL_TYPES = ('gemma3_text', 'gemma3')
-BOS_ID = 2
+_ENCODER_DECODER = 't5gemma2'
+MODEL_TYPES = ('gemma3_text', 'gemma3', _ENCODER_DECODER)
 _LOCAL, _GLOBAL = 'sliding_attention', 'full_attention'
 # Field of GemmaConfig -> key of config.json.
 _KEYS = {
@@ -38,9 +41,25 @@ _FIXED = {
   'tie_word_embeddings': True,
   'use_bidirectional_attention': False,
 }
+# Where the files have the stacks.
+_STACKS = {
+  'gemma3': {'decoder': 'model'},
+  't5gemma2': {
+    'encoder': 'model.encoder.text_model',
+    'decoder': 'model.decoder',
+  },
+}
+_ATTENTION_NORMS = {
+  'gemma3': {
+    'pre_attention_norm': 'input_layernorm',
+    'post_attention_norm': 'post_attention_layernorm',
+  },
+  't5gemma2': {
+    'pre_attention_norm': 'pre_self_attn_layernorm',
+    'post_attention_norm': 'post_self_attn_layernorm',
+  },
+}
 _NORMS = {
-  'pre_attention_norm': 'input_layernorm',
-  'post_attention_norm': 'post_attention_layernorm',
   'pre_mlp_norm': 'pre_feedforward_layernorm',
   'post_mlp_norm': 'post_feedforward_layernorm',
 }
@@ -55,6 +74,21 @@ _KERNELS = {
 }
 _HEAD_NORMS = {'query_norm': 'self_attn.q_norm', 'key_norm': 'self_attn.k_norm'}
 _EMBEDDING = 'embed_tokens.weight'
+# Copies of the table of a T5Gemma 2 that a file may hold, too.
+_TABLES = ('model.decoder.embed_tokens.weight', 'lm_head.out_proj.weight')
+# transformers 5.0 has no `text_model` in these names.
+_OLD_ENCODER = re.compile(r'^model\.encoder\.(?=(embed_tokens|layers|norm)\.)')
+# The smallest that transformers builds: a T5Gemma 2 without one is none.
+_VISION = {
+  'model_type': 'siglip_vision_model',
+  'hidden_size': 1,
+  'intermediate_size': 1,
+  'num_hidden_layers': 0,
+  'num_attention_heads': 1,
+  'image_size': 1,
+  'patch_size': 1,
+  'vision_use_head': False,
+}
 
 
 def config_of(
@@ -69,24 +103,46 @@ def config_of(
   Raises:
     UserError: it describes what this network cannot compute.
   """
-  values = values.get('text_config', values)
+  if values.get('model_type') != _ENCODER_DECODER:
+    return _config_of_stack(values.get('text_config', values), path)
+  _check_fixed(values, path)
+  encoder, decoder = (
+    _config_of_stack(stack, path, family='t5gemma2')
+    for stack in (values['encoder']['text_config'], values['decoder'])
+  )
+  if encoder != decoder:
+    raise contract.UserError(
+      f'{path} has an encoder and a decoder of different sizes, {encoder} and'
+      f' {decoder}, expected equal ones, as all published T5Gemma 2 have.'
+    )
+  return decoder
+
+
+def _config_of_stack(
+  values: dict[str, Any], path: pathlib.Path, *, family: str = 'gemma3'
+) -> network.GemmaConfig:
   missing = sorted(key for key in _KEYS.values() if key not in values)
   if missing:
     raise contract.UserError(
       f'{path} has no {missing}, expected all of {sorted(_KEYS.values())}. Save'
       ' the model again with transformers, which writes them.'
     )
+  _check_fixed(values, path)
+  return network.GemmaConfig(
+    family=family,
+    **{field: values[key] for field, key in _KEYS.items()},
+    global_period=_period(values, path),
+    **_rotations(values, path),
+  )
+
+
+def _check_fixed(values: dict[str, Any], path: pathlib.Path) -> None:
   for name, expected in _FIXED.items():
     if (found := values.get(name, expected)) not in (expected, None):
       raise contract.UserError(
         f'{path}: {name} is {found!r}, expected {expected!r}: this Gemma'
         ' computes no other.'
       )
-  return network.GemmaConfig(
-    **{field: values[key] for field, key in _KEYS.items()},
-    global_period=_period(values, path),
-    **_rotations(values, path),
-  )
 
 
 def _period(values: dict[str, Any], path: pathlib.Path) -> int:
@@ -143,9 +199,7 @@ def config_values(config: network.GemmaConfig) -> dict[str, Any]:
   scaling = None
   if config.global_rope_factor != 1.0:
     scaling = {'rope_type': 'linear', 'factor': config.global_rope_factor}
-  return {
-    'architectures': ['Gemma3ForCausalLM'],
-    'model_type': MODEL_TYPES[0],
+  stack = {
     **values,
     **_FIXED,
     'layer_types': _layer_types(config.num_layers, config.global_period),
@@ -157,6 +211,24 @@ def config_values(config: network.GemmaConfig) -> dict[str, Any]:
     'torch_dtype': 'float32',
     **special_ids(),
   }
+  if not config.has_encoder:
+    name = {'architectures': ['Gemma3ForCausalLM'], 'model_type': 'gemma3_text'}
+    return name | stack
+  return {
+    'architectures': ['T5Gemma2ForConditionalGeneration'],
+    'model_type': _ENCODER_DECODER,
+    'is_encoder_decoder': True,
+    'tie_word_embeddings': True,
+    'encoder': {
+      'model_type': 't5gemma2_encoder',
+      'text_config': {'model_type': 't5gemma2_text', **stack},
+      'vision_config': _VISION,
+      'mm_tokens_per_image': 1,
+    },
+    'decoder': {'model_type': 't5gemma2_decoder', **stack},
+    'torch_dtype': 'float32',
+    **special_ids(),
+  }
 
 
 def special_ids() -> dict[str, int]:
@@ -164,36 +236,68 @@ def special_ids() -> dict[str, int]:
   return {
     'pad_token_id': contract.PAD_ID,
     'eos_token_id': contract.EOS_ID,
-    'bos_token_id': BOS_ID,
+    'bos_token_id': contract.BOS_ID,
   }
 
 
 def tensor_names(config: network.GemmaConfig) -> dict[tuple[str, ...], str]:
   """Path in the unrolled parameter tree -> name in a Hugging Face file."""
-  names = {
-    ('token_embedder', 'embedding'): f'model.{_EMBEDDING}',
-    ('decoder', 'decoder_norm', 'scale'): 'model.norm.weight',
-  }
-  for number in range(config.num_layers):
-    ours, theirs = ('decoder', f'layers_{number}'), f'model.layers.{number}'
-    for norm, name in _NORMS.items():
-      names[*ours, norm, 'scale'] = f'{theirs}.{name}.weight'
-    for norm, name in _HEAD_NORMS.items():
-      names[*ours, 'self_attention', norm, 'scale'] = f'{theirs}.{name}.weight'
-    for path, name in _KERNELS.items():
-      names[*ours, *path, 'kernel'] = f'{theirs}.{name}.weight'
+  names = {}
+  norms = _ATTENTION_NORMS[config.family] | _NORMS
+  for stack, place in _STACKS[config.family].items():
+    names.setdefault(('token_embedder', 'embedding'), f'{place}.{_EMBEDDING}')
+    names[stack, f'{stack}_norm', 'scale'] = f'{place}.norm.weight'
+    for number in range(config.num_layers):
+      ours, theirs = (stack, f'layers_{number}'), f'{place}.layers.{number}'
+      for norm, name in norms.items():
+        names[*ours, norm, 'scale'] = f'{theirs}.{name}.weight'
+      for norm, name in _HEAD_NORMS.items():
+        path = *ours, 'self_attention', norm, 'scale'
+        names[path] = f'{theirs}.{name}.weight'
+      for path, name in _KERNELS.items():
+        names[*ours, *path, 'kernel'] = f'{theirs}.{name}.weight'
   return names
 
 
+def picture_tensors(config: network.GemmaConfig) -> dict[str, np.ndarray]:
+  """What transformers wants of a T5Gemma 2 for pictures, all of it 0.
+
+  Args:
+    config: the network; a Gemma 3 has no such tensors.
+  """
+  if not config.has_encoder:
+    return {}
+  encoder, width = 'model.encoder', config.emb_dim
+  tower = f'{encoder}.vision_tower'
+  projector = f'{encoder}.multi_modal_projector'
+  shapes = {
+    f'{encoder}.text_model.embed_tokens.eoi_embedding': (width,),
+    f'{tower}.embeddings.patch_embedding.weight': (1, 3, 1, 1),
+    f'{tower}.embeddings.patch_embedding.bias': (1,),
+    f'{tower}.embeddings.position_embedding.weight': (1, 1),
+    f'{tower}.post_layernorm.weight': (1,),
+    f'{tower}.post_layernorm.bias': (1,),
+    f'{projector}.mm_input_projection_weight': (1, width),
+    f'{projector}.mm_soft_emb_norm.weight': (1,),
+  }
+  return {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+
+
 def text_tensors(
-  tensors: dict[str, Callable], path: pathlib.Path
+  tensors: dict[str, Callable], path: pathlib.Path, config: network.GemmaConfig
 ) -> dict[str, Callable]:
   """The tensors of the text model, under the names of `tensor_names`.
 
   Args:
     tensors: name -> function that reads it.
     path: of the folder, for errors.
+    config: the network.
+
+  Raises:
+    UserError: there is not one table.
   """
+  if config.has_encoder:
+    return _encoder_decoder_tensors(tensors, path)
   heads = [name for name in tensors if name.endswith(_EMBEDDING)]
   if len(heads) != 1:
     raise contract.UserError(
@@ -205,6 +309,31 @@ def text_tensors(
     f'model.{name.removeprefix(prefix)}': read
     for name, read in tensors.items()
     if name.startswith(prefix)
+  }
+
+
+def _encoder_decoder_tensors(
+  tensors: dict[str, Callable], path: pathlib.Path
+) -> dict[str, Callable]:
+  stacks = _STACKS[_ENCODER_DECODER]
+  tensors = {
+    _OLD_ENCODER.sub(f'{stacks["encoder"]}.', name): read
+    for name, read in tensors.items()
+  }
+  table = f'{stacks["encoder"]}.{_EMBEDDING}'
+  copies = [name for name in _TABLES if name in tensors]
+  if table not in tensors and copies:
+    tensors[table] = tensors[copies[0]]
+  for name in copies:
+    if not np.array_equal(tensors.pop(name)(), tensors[table]()):
+      raise contract.UserError(
+        f'{path}: {name} differs from {table}, expected one table for encoder,'
+        ' decoder and logits. Such a model has no equal here.'
+      )
+  return {
+    name: read
+    for name, read in tensors.items()
+    if name.startswith(tuple(stacks.values())) and 'eoi_embedding' not in name
   }
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hugging Face folders of T5 and Gemma 3 <-> our parameters, without torch.
+"""Hugging Face folders of T5 and Gemma <-> our parameters, without torch.
 
 A folder holds config.json and model.safetensors, or shards of it with
 model.safetensors.index.json; names and shapes: see hf_layout.py and
@@ -91,7 +91,7 @@ def _open(folder: pathlib.Path, *, allow_pickle: bool) -> _Folder:
   if values is not None:
     tensors = hf_weights.open_folder(folder, allow_pickle=allow_pickle)
     config = gemma_layout.config_of(values, folder / 'config.json')
-    return _Folder(config, gemma_layout.text_tensors(tensors, folder))
+    return _Folder(config, gemma_layout.text_tensors(tensors, folder, config))
   config, is_tied = hf_layout.read_config(folder)
   tensors = hf_weights.open_folder(folder, allow_pickle=allow_pickle)
   tables = [name for name in _EMBEDDING_NAMES if name in tensors]
@@ -229,6 +229,8 @@ def save_hf(
   flat = traverse_util.flatten_dict(t5x_layers.unrolled_params(params, config))
   shapes = traverse_util.flatten_dict(t5x_layers.unrolled_shapes(config))
   tensors = {}
+  if layout is gemma_layout:
+    tensors = gemma_layout.picture_tensors(config)
   for path, name in layout.tensor_names(config).items():
     tensor, expected = flat[path], shapes[path].shape
     if tensor.shape != expected:

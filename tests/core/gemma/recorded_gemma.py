@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The recorded Gemma 3 of transformers, and its rows as row groups."""
+"""The recorded Gemma 3 and T5Gemma 2 of transformers; rows as row groups."""
 
 import dataclasses
 import functools
@@ -7,21 +7,38 @@ import pathlib
 
 import jax
 import numpy as np
+import pytest
 
 from dsbs_jax.core import network
 from dsbs_jax.interop.hf import hf_checkpoint
 from tests import models
 
-FOLDER = pathlib.Path(__file__).parents[2] / 'recordings' / 'gemma3'
-CONFIG = hf_checkpoint.config_from_hf(FOLDER)
-FORWARD = dict(np.load(FOLDER / 'forward.npz'))
-TRAJECTORY = dict(np.load(FOLDER / 'trajectory.npz'))
+_RECORDINGS = pathlib.Path(__file__).parents[2] / 'recordings'
 
 
-@functools.cache
-def params(scan_layers=False):
-  config = dataclasses.replace(CONFIG, scan_layers=scan_layers)
-  return hf_checkpoint.load_params(FOLDER, config)
+_load = functools.cache(hf_checkpoint.load_params)
+
+
+class Recording:
+  """What one of them computed; both were given the same inputs and targets."""
+
+  def __init__(self, name):
+    self.folder = _RECORDINGS / name
+    self.config = hf_checkpoint.config_from_hf(self.folder)
+    self.forward = dict(np.load(self.folder / 'forward.npz'))
+    self.trajectory = dict(np.load(self.folder / 'trajectory.npz'))
+
+  def params(self, scan_layers=False):
+    config = dataclasses.replace(self.config, scan_layers=scan_layers)
+    return _load(self.folder, config)
+
+
+GEMMA3, T5GEMMA2 = Recording('gemma3'), Recording('t5gemma2')
+FOLDER, CONFIG, FORWARD = GEMMA3.folder, GEMMA3.config, GEMMA3.forward
+params = GEMMA3.params
+both = pytest.mark.parametrize(
+  'recorded', [GEMMA3, T5GEMMA2], ids=['gemma3', 't5gemma2']
+)
 
 
 def padded(inputs, targets, term=1):
