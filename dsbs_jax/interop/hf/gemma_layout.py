@@ -45,7 +45,7 @@ _FIXED = {
 _STACKS = {
   'gemma3': {'decoder': 'model'},
   't5gemma2': {
-    'encoder': 'model.encoder.text_model',
+    'encoder': 'model.encoder',
     'decoder': 'model.decoder',
   },
 }
@@ -74,10 +74,11 @@ _KERNELS = {
 }
 _HEAD_NORMS = {'query_norm': 'self_attn.q_norm', 'key_norm': 'self_attn.k_norm'}
 _EMBEDDING = 'embed_tokens.weight'
+_OF_PICTURES = re.compile(r'eoi_embedding|vision_tower|multi_modal_projector')
 # Copies of the table of a T5Gemma 2 that a file may hold, too.
 _TABLES = ('model.decoder.embed_tokens.weight', 'lm_head.out_proj.weight')
-# transformers 5.0 has no `text_model` in these names.
-_OLD_ENCODER = re.compile(r'^model\.encoder\.(?=(embed_tokens|layers|norm)\.)')
+# In memory, transformers has the encoder's layers one level further down.
+_IN_MEMORY = 'model.encoder.text_model.'
 # The smallest that transformers builds: a T5Gemma 2 without one is none.
 _VISION = {
   'model_type': 'siglip_vision_model',
@@ -271,7 +272,7 @@ def picture_tensors(config: network.GemmaConfig) -> dict[str, np.ndarray]:
   tower = f'{encoder}.vision_tower'
   projector = f'{encoder}.multi_modal_projector'
   shapes = {
-    f'{encoder}.text_model.embed_tokens.eoi_embedding': (width,),
+    f'{encoder}.embed_tokens.eoi_embedding': (width,),
     f'{tower}.embeddings.patch_embedding.weight': (1, 3, 1, 1),
     f'{tower}.embeddings.patch_embedding.bias': (1,),
     f'{tower}.embeddings.position_embedding.weight': (1, 1),
@@ -315,12 +316,12 @@ def text_tensors(
 def _encoder_decoder_tensors(
   tensors: dict[str, Callable], path: pathlib.Path
 ) -> dict[str, Callable]:
-  stacks = _STACKS[_ENCODER_DECODER]
   tensors = {
-    _OLD_ENCODER.sub(f'{stacks["encoder"]}.', name): read
+    name.replace(_IN_MEMORY, 'model.encoder.'): read
     for name, read in tensors.items()
+    if not _OF_PICTURES.search(name)
   }
-  table = f'{stacks["encoder"]}.{_EMBEDDING}'
+  table = f'model.encoder.{_EMBEDDING}'
   copies = [name for name in _TABLES if name in tensors]
   if table not in tensors and copies:
     tensors[table] = tensors[copies[0]]
@@ -330,11 +331,7 @@ def _encoder_decoder_tensors(
         f'{path}: {name} differs from {table}, expected one table for encoder,'
         ' decoder and logits. Such a model has no equal here.'
       )
-  return {
-    name: read
-    for name, read in tensors.items()
-    if name.startswith(tuple(stacks.values())) and 'eoi_embedding' not in name
-  }
+  return tensors
 
 
 def is_transposed(path: tuple[str, ...]) -> bool:
