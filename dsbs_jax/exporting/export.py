@@ -292,10 +292,10 @@ def check_t5(found: model_card.Checkpoint, form: str) -> None:
     form: the format.
   """
   if not isinstance(found.config, network.T5Config):
+    other = 'CTranslate2' if found.config.has_encoder else 'llama.cpp'
     raise contract.UserError(
-      f'{found.path} is a Gemma, but --format={form} writes a T5 alone.'
-      " Export with --format=hf, which transformers and llama.cpp's converter"
-      ' read.'
+      f'{found.path} is a Gemma, but --format={form} writes a T5 alone. Export'
+      f" with --format=hf, which transformers and {other}'s converter read."
     )
 
 

@@ -34,11 +34,16 @@ CASES = {
     2,
   ),
   '4x2 tied pairs': ('4x2', 'standard_rules', 'adamw_hf', 1, True),
+  '2x4 gemma3': ('2x4', 'fully_sharded_rules', 'adamw_hf', 2),
+  '2x4 t5gemma2': ('2x4', 'fully_sharded_rules', 'adamw_hf', 2),
 }
+GEMMAS = ('gemma3', 't5gemma2')
 REFERENCES = {
   'adamw_hf': ('1x1', 'standard_rules', 'adamw_hf', 1),
   'adafactor': ('1x1', 'standard_rules', 'adafactor', 1),
   'tied': ('1x1', 'standard_rules', 'adamw_hf', 1, True),
+  'gemma3': ('1x1', 'standard_rules', 'adamw_hf', 1),
+  't5gemma2': ('1x1', 'standard_rules', 'adamw_hf', 1),
 }
 
 
@@ -119,6 +124,8 @@ def test_split_heads_and_features_stay_split(losses):
 def reference_of(case):
   """The name of the run on one device that a case is held against."""
   _, _, optimizer, _, *tied = CASES[case]
+  if case.endswith(GEMMAS):
+    return case.split()[-1]
   return 'tied' if tied else optimizer
 
 
@@ -129,15 +136,40 @@ def main(*cases):
   from tests import models
 
   config = models.t5(vocab_size=64, num_heads=4, head_dim=4)
+  configs = {name: gemma(name) for name in GEMMAS}
   assert jax.device_count() == 8
-  losses = {case: train(config, *CASES[case])[0] for case in cases}
-  for reference in {reference_of(case) for case in cases}:
-    losses[reference] = train(config, *REFERENCES[reference])[0]
+  losses = {}
+  for case in cases:
+    name = reference_of(case)
+    of_case = configs.get(name, config)
+    losses[case] = train(of_case, *CASES[case])[0]
+    if name not in losses:
+      losses[name] = train(of_case, *REFERENCES[name])[0]
   scanned = dataclasses.replace(config, scan_layers=True, num_encoder_layers=2)
   for axis, mesh in (('data', '8x1'), ('model', '2x4')):
     _, program = train(scanned, mesh, 'standard_rules', 'adamw_hf', 2, steps=0)
     losses[axis] = count_talk(program)
   print(json.dumps(losses))
+
+
+def gemma(family):
+  """A small one, with dropout, whose keys have fewer heads than shards."""
+  from dsbs_jax.core import network
+
+  return network.GemmaConfig(
+    family=family,
+    vocab_size=64,
+    emb_dim=16,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=4,
+    mlp_dim=32,
+    num_layers=2,
+    window=3,
+    global_period=2,
+    query_scale_dim=4,
+    dropout_rate=0.1,
+  )
 
 
 def count_talk(program):

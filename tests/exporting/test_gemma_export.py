@@ -8,31 +8,35 @@ from dsbs_jax.exporting import answer_check, engine_folders
 from dsbs_jax.exporting import export as export_lib
 from dsbs_jax.interop.hf import hf_checkpoint
 from tests import models
-from tests.core.gemma import recorded_gemma as recorded
+from tests.core.gemma import recorded_gemma
 
 pytest.importorskip('safetensors', reason='comes with the extra hf')
 
 
-def _asked(tmp_path):
+def _asked(recorded, tmp_path):
   return export_lib.ExportConfig(
-    model_dir=str(recorded.FOLDER), out=str(tmp_path / 'out')
+    model_dir=str(recorded.folder), out=str(tmp_path / 'out')
   )
 
 
-def test_to_transformers_and_back(tmp_path):
-  assert 'for Hugging Face' in export_lib.to_hugging_face(_asked(tmp_path))
+@recorded_gemma.both
+def test_to_transformers_and_back(recorded, tmp_path):
+  said = export_lib.to_hugging_face(_asked(recorded, tmp_path))
+  assert 'for Hugging Face' in said
   out = tmp_path / 'out'
-  assert hf_checkpoint.config_from_hf(out) == recorded.CONFIG
+  assert hf_checkpoint.config_from_hf(out) == recorded.config
   models.assert_equal(
-    hf_checkpoint.load_params(out, recorded.CONFIG), recorded.params()
+    hf_checkpoint.load_params(out, recorded.config), recorded.params()
   )
   card = (out / 'README.md').read_text()
-  assert 'Gemma 3 of' in card and '- gemma3' in card
+  name = 'T5Gemma 2' if recorded.config.has_encoder else 'Gemma 3'
+  assert f'# {name} of' in card and f'- {recorded.config.family}' in card
 
 
+@recorded_gemma.both
 @pytest.mark.parametrize('form', ['t5x', 'stablehlo', *engine_folders.FORMATS])
-def test_formats_of_a_t5_alone_are_refused(tmp_path, form):
-  asked = _asked(tmp_path)
+def test_formats_of_a_t5_alone_are_refused(recorded, tmp_path, form):
+  asked = _asked(recorded, tmp_path)
   with pytest.raises(contract.UserError, match=f'--format={form} writes a T5'):
     if form == 't5x':
       export_lib.to_t5x(asked)

@@ -13,17 +13,27 @@ from dsbs_jax.runtime import accelerators
 from tests import models
 from tests.hardware import small_run
 
+SIZES = {
+  'vocab_size': 512,
+  'emb_dim': 256,
+  'num_heads': 4,
+  'head_dim': 64,
+  'mlp_dim': 512,
+}
+GEMMA = network.GemmaConfig(**SIZES, num_kv_heads=2, num_layers=2)
 
-def test_flops_are_those_that_xla_counts():
+
+@pytest.mark.parametrize(
+  'config_',
+  [
+    models.t5(**SIZES, num_encoder_layers=2),
+    GEMMA,
+    dataclasses.replace(GEMMA, family='t5gemma2'),
+  ],
+  ids=['t5', 'gemma3', 't5gemma2'],
+)
+def test_flops_are_those_that_xla_counts(config_):
   """XLA also counts what is no product; here that is below a tenth."""
-  config_ = models.t5(
-    vocab_size=512,
-    emb_dim=256,
-    num_heads=4,
-    head_dim=64,
-    mlp_dim=512,
-    num_encoder_layers=2,
-  )
   batch = {
     name: jax.ShapeDtypeStruct((4, 48 if 'encoder' in name else 24), np.int32)
     for name in (

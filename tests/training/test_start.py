@@ -314,6 +314,12 @@ def test_a_gemma_is_chosen_by_its_size_or_its_folder(train, tmp_path):
   run, config, done = train(*flags, '--student=gemma')
   assert run.model == recorded_gemma.CONFIG and run.learning_rate == 5e-5
   assert run.initial_checkpoint_path == str(tmp_path / 'gemma')
+  run, config, done = train(*flags, '--student=t5gemma2_nano')
+  assert run.model.has_encoder and run.model.global_rope_factor == 8.0
+  assert run_folder.parse_macros(config)['FAMILY'] == 't5gemma2'
+  shutil.copytree(recorded_gemma.T5GEMMA2.folder, tmp_path / 't5gemma')
+  run, config, done = train(*flags, '--student=t5gemma')
+  assert run.model == recorded_gemma.T5GEMMA2.config
   # Settings of the other family are errors, as misspelt ones are.
   for student, macro in (
     ('gemma3_nano', 'NUM_DECODER_LAYERS'),
@@ -323,3 +329,4 @@ def test_a_gemma_is_chosen_by_its_size_or_its_folder(train, tmp_path):
     assert done.status == 2 and f'{macro} is read by nothing' in done.stderr
   _, _, done = train(*flags, '--student=nano', "--gin.FAMILY='gemma9'")
   assert done.status == 2 and "FAMILY is 'gemma9', expected" in done.stderr
+  assert "['gemma3', 't5gemma2']" in done.stderr

@@ -6,6 +6,7 @@ transformers 5 says rotations under `rope_parameters`, 4 by single keys; written
 are the keys that both read.
 """
 
+import dataclasses
 import pathlib
 import re
 from collections.abc import Callable
@@ -112,9 +113,15 @@ def config_of(
     for stack in (values['encoder']['text_config'], values['decoder'])
   )
   if encoder != decoder:
+    differing = [
+      f'{field} {value} and {getattr(decoder, field)}'
+      for field, value in dataclasses.asdict(encoder).items()
+      if value != getattr(decoder, field)
+    ]
     raise contract.UserError(
-      f'{path} has an encoder and a decoder of different sizes, {encoder} and'
-      f' {decoder}, expected equal ones, as all published T5Gemma 2 have.'
+      f'{path} has an encoder and a decoder of different sizes ('
+      f'{", ".join(differing)}), expected equal ones, as all published T5Gemma 2'
+      ' have.'
     )
   return decoder
 

@@ -95,7 +95,7 @@ def test_tables_that_differ_are_refused(folder):
 def test_stacks_of_different_sizes_and_soft_caps_are_refused(folder):
   decoder = json.loads((folder / 'config.json').read_text())['decoder']
   for changes, message in (
-    ({'intermediate_size': 48}, 'of different sizes'),
+    ({'intermediate_size': 48}, 'different sizes .mlp_dim 40 and 48.,'),
     ({'attn_logit_softcapping': 50.0}, 'attn_logit_softcapping is 50.0'),
   ):
     _change(folder, values={'decoder': decoder | changes})
