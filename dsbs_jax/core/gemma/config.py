@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The size and the variant of a Gemma 3 or T5Gemma 2, checked where it is made."""
+"""The size and the variant of a Gemma, checked where it is made."""
 
 import dataclasses
 from typing import ClassVar
