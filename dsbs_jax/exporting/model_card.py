@@ -100,7 +100,8 @@ def write(
       source.read_text(encoding='utf-8')
     )
   family = getattr(exported.config, 'family', 't5')
-  size = f'{_KINDS[family]} of {results.size_text(results.num_params(exported.config))}'
+  number = results.size_text(results.num_params(exported.config))
+  size = f'{_KINDS[family]} of {number}'
   task = exported.metadata.get('task')
   sections = [
     _HEAD.format(library=library, kind=family)

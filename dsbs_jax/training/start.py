@@ -86,8 +86,8 @@ class Request:
       return os.path.abspath(os.path.expanduser(name))
     raise contract.UserError(
       f'--student is {name!r}, expected a folder of a Hugging Face or T5X T5'
-      ' (or of a run), of a Gemma 3 or its GGUF file, of a T5Gemma 2, or for random parameters one of'
-      f' {", ".join(gin_files.models())}.'
+      ' (or of a run), of a Gemma 3 or its GGUF file, of a T5Gemma 2, or for'
+      f' random parameters one of {", ".join(gin_files.models())}.'
     )
 
   @property

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Records a small T5Gemma 2 of transformers, as record_gemma3.py does a Gemma 3.
+"""Records a small T5Gemma 2 of transformers, as record_gemma3.py does its own.
 
   python -m tests.recordings.record_t5gemma2
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Gemma 3, seen as an encoder-decoder whose two stacks are one; T5Gemma 2.
 
-Gemma 3's decoder reads an example's inputs and targets as one sequence. Here its inputs
-run first, like an encoder, and leave keys and values in every layer; no more of
-them is computed, and no logits. Then run the targets, which attend to these and
-to themselves. The logits of the first target are those of the last input, so
+Gemma 3's decoder reads an example's inputs and targets as one sequence. Here
+its inputs run first, like an encoder, and leave keys and values in every layer;
+no more of them is computed, and no logits. Then run the targets, which attend
+to these and to themselves. The logits of the first target are those of the last input, so
 its place is taken by that token: it stands where T5 has its start token, and
 only the keys of the inputs before it are attended to. Positions go on from the
 inputs' own.

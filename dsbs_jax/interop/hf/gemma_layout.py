@@ -119,9 +119,9 @@ def config_of(
       if value != getattr(decoder, field)
     ]
     raise contract.UserError(
-      f'{path} has an encoder and a decoder of different sizes ('
-      f'{", ".join(differing)}), expected equal ones, as all published T5Gemma 2'
-      ' have.'
+      f'{path} has an encoder and a decoder of different sizes'
+      f' ({", ".join(differing)}), expected equal ones, as the published'
+      ' T5Gemma 2 have.'
     )
   return decoder
 
