@@ -6,7 +6,7 @@
   dsbs show --task=cqa_gt_dsbs --data_dir=data --vocabulary=spiece.model
 
 FOLDER is a run or an exported folder, which says task, data, vocabulary,
-prefixes and module; flags override it.
+prefixes, module and the rule for rationales; flags override it.
 """
 
 from absl import flags
@@ -23,6 +23,9 @@ FLAGS = {
   'vocabulary': S('vocabulary', None, 'A file or bytes; DSBS_VOCABULARY.'),
   'prefixes': S('prefixes', None, 'paper or code; DSBS_PREFIXES.'),
   'module': S('module', None, 'Your own module that registers the task.'),
+  'rationale_choice': S(
+    'rationale_choice', None, 'Rule by which rows with several choose.'
+  ),
 }
 SPLIT = S('split', 'train', 'train, validation or test.')
 NUM = flags.DEFINE_integer('num', 3, 'Number of examples.')

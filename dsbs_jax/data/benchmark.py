@@ -150,6 +150,25 @@ class Benchmark:
 
 
 @dataclasses.dataclass(frozen=True)
+class Rationale:
+  """One of several rationales of a row.
+
+  Attributes:
+    text: the rationale, with visible text.
+    label: what the LLM wrote behind it.
+    agrees: whether that is the row's `llm_label`, by the benchmark's `vote`.
+    gt: whether it argues for the human label: a verdict of `conclusions`.
+    llm: the same for the row's `llm_label`.
+  """
+
+  text: str
+  label: str
+  agrees: bool
+  gt: str
+  llm: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Example:
   """One row joined with what the LLM said about it.
 
@@ -168,6 +187,10 @@ class Example:
     votes: completions that gave this label.
     samples: completions of this row.
     options: the row's answer choices, () where it has none.
+    rationales: all of the row, in the order of their samples, where there are
+      two or more; else (). One with the `llm_label` is the first of its kind
+      in `rationale`. Prepared examples come without; see
+      `prepared/rationale_file`.
   """
 
   index: int
@@ -181,6 +204,7 @@ class Example:
   votes: int = 0
   samples: int = 0
   options: tuple[str, ...] = ()
+  rationales: tuple[Rationale, ...] = ()
 
 
 def add(benchmark: Benchmark, *, replaces: Benchmark | None = None) -> None:

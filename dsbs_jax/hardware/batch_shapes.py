@@ -68,6 +68,7 @@ def of_data(run: train_config.TrainConfig, *, multiple: int) -> dict:
       0, 1, row_multiple=multiple, microbatches=run.microbatches
     ),
     skip_padding=run.skip_padding,
+    rationale_choice=run.rationale_choice,
   )
   return {view: packer.shapes[0] for view, packer in data.packers.items()}
 

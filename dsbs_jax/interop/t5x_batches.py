@@ -24,8 +24,13 @@ from t5x import utils
 
 from dsbs_jax import contract
 from dsbs_jax.data import register
-from dsbs_jax.data.batching import batch_order, layouts, loader
-from dsbs_jax.data.prepared import tokens, views
+from dsbs_jax.data.batching import (
+  batch_order,
+  layouts,
+  loader,
+  token_table,
+)
+from dsbs_jax.data.prepared import rationale_rules, tokens, views
 from dsbs_jax.interop import t5x_batch_format
 
 _MULTIPLE = 8
@@ -97,6 +102,7 @@ def get_dataset(
   paired: bool,
   layout: Callable[..., layouts.Layout],
   lengths: Mapping[str, int] | None,
+  rationale_choice: str = rationale_rules.FIRST,
 ) -> Any:
   """Opens training batches; for `train.get_dataset_fn`.
 
@@ -111,13 +117,21 @@ def get_dataset(
     paired: whether each step sees both views of the same examples.
     layout: `layouts.Padded` or `layouts.Packed`.
     lengths: row lengths when paired; None takes them from the data.
+    rationale_choice: which of a row's several rationales its visits choose
+      from, a rule of `rationale_rules`; only when paired.
 
   Returns:
     An iterator (paired) or a tf.data set.
+
+  Raises:
+    UserError: seqio is to sample tasks and to choose among rationales.
   """
   if cfg.module:
     utils.import_module(cfg.module)
   if not paired:
+    _refuse_choice(
+      rationale_choice, 'PAIRED is False, where seqio reads the data'
+    )
     return utils.get_dataset(
       dataclasses.replace(cfg, pack=layout is layouts.Packed),
       shard_id,
@@ -142,9 +156,19 @@ def get_dataset(
     layout=layout(lengths=lengths),
     shard_info=loader.ShardInfo(shard_id, num_shards, row_multiple=num_shards),
     split=cfg.split,
+    rationale_choice=rationale_choice,
   )
   logging.info('%s', data.describe())
   return Iterator(data, num_rows=cfg.batch_size // num_shards)
+
+
+def _refuse_choice(rule: str, reason: str) -> None:
+  if rule != rationale_rules.FIRST:
+    raise contract.UserError(
+      f'RATIONALE_CHOICE is {rule!r}, but {reason}, expected'
+      f" '{rationale_rules.FIRST}': seqio's tasks have one rationale per row."
+      ' Train paired, or leave RATIONALE_CHOICE out.'
+    )
 
 
 def vocabulary(
@@ -188,6 +212,7 @@ def lengths(
   given: Mapping[str, int] | None = None,
   targets: int | None = None,
   mode: str = 'predict',
+  rationale_choice: str = rationale_rules.FIRST,
 ) -> dict[str, int]:
   """Feature lengths for T5X's dataset configurations.
 
@@ -198,6 +223,7 @@ def lengths(
     targets: takes the place of the targets' length: when decoding, the
       number of tokens that may be generated.
     mode: T5X's infer mode; where it scores, targets are never cut.
+    rationale_choice: as in `get_dataset`.
 
   Returns:
     {'inputs': length, 'targets': length}.
@@ -205,13 +231,13 @@ def lengths(
   Raises:
     UserError: no lengths are given and the task is not of this project.
   """
-  chosen = dict(given or _longest(task))
+  chosen = dict(given or _longest(task, rationale_choice))
   if targets is not None and mode != 'score':
     chosen['targets'] = targets
   return chosen
 
 
-def _longest(task: str) -> dict[str, int]:
+def _longest(task: str, rationale_choice: str) -> dict[str, int]:
   parsed = views.own_name(task)
   if parsed is None:
     raise contract.UserError(
@@ -220,15 +246,15 @@ def _longest(task: str) -> dict[str, int]:
       "\"{'inputs': 512, 'targets': 128}\"."
     )
   source = register.source()
-  parts = [
-    tokens.load(name, split, source)
-    for name in views.tasks_of(parsed)
-    for split in tokens.splits(name, source)
+  tables = [
+    token_table.from_tasks(parts)
+    for split in tokens.splits(task, source)
+    for parts in views.load(
+      task, split, source, rationale_choice=rationale_choice
+    )[0].values()
   ]
-  longest = {
-    side: max(int(getattr(part, side).lengths.max()) for part in parts)
-    for side in ('inputs', 'targets')
-  }
+  found = np.max([table.longest() for table in tables], axis=0)
+  longest = dict(zip(('inputs', 'targets'), map(int, found), strict=True))
   return {
     n: -(-length // _MULTIPLE) * _MULTIPLE for n, length in longest.items()
   }

@@ -10,7 +10,13 @@ import rich.progress
 import rich.table
 
 from dsbs_jax import contract
-from dsbs_jax.data import benchmark, register, task_forms, vocabularies
+from dsbs_jax.data import (
+  benchmark,
+  conclusions,
+  register,
+  task_forms,
+  vocabularies,
+)
 from dsbs_jax.data.prepared import store
 from dsbs_jax.runtime import terminal_text
 
@@ -23,6 +29,11 @@ _COUNTED = (
   'blank_labels',
   'outside_labels',
 )
+_VERDICTS = {
+  conclusions.FOR: 'rationale argues for label',
+  conclusions.AGAINST: 'rationale argues for another',
+  conclusions.UNCLEAR: 'rationale cannot be told',
+}
 _QUANTILES = (0.5, 0.95, 0.99)
 _CHUNK = 2048
 
@@ -64,6 +75,12 @@ def counts(prepared: store.Prepared) -> rich.table.Table:
       f'LLM label {key.replace("_", " ")} %',
       lambda c, key=key: '-' if c[key] is None else f'{c[key]:.2f}',
     )
+  if any(c.get('verdicts') for c in columns.values()):
+    for verdict, words in _VERDICTS.items():
+      add(words, lambda c, v=verdict: f'{c.get("verdicts", {}).get(v, 0):,}')
+    add('argues for another label %', _percent_against)
+  if any(c.get('rationales') for c in columns.values()):
+    add('rationales to choose from', lambda c: f'{c.get("rationales", 0):,}')
   for reason in dropped:
     add(
       f'dropped: {reason}',
@@ -71,6 +88,14 @@ def counts(prepared: store.Prepared) -> rich.table.Table:
     )
   add('examples written', lambda c: f'{c["kept"]:,}' if c['kept'] else '-')
   return table
+
+
+def _percent_against(counts: Mapping[str, Any]) -> str:
+  """Share of rationales that argue for another label than the human one."""
+  found = counts.get('verdicts') or {}
+  total = sum(found.values())
+  against = found.get(conclusions.AGAINST, 0)
+  return f'{100 * against / total:.2f}' if total else '-'
 
 
 def lengths(

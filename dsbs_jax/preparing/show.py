@@ -12,7 +12,11 @@ import rich.text
 from dsbs_jax import contract
 from dsbs_jax.data import register
 from dsbs_jax.data.batching import batch_order, layouts, loader
-from dsbs_jax.data.prepared import own_vocabularies, views
+from dsbs_jax.data.prepared import (
+  own_vocabularies,
+  rationale_rules,
+  views,
+)
 from dsbs_jax.runtime import terminal_text
 
 _TERMS = {contract.LABEL_ID: 'label', contract.RATIONALE_ID: 'rationale'}
@@ -29,6 +33,7 @@ class ShowConfig:
   split: str = 'train'
   num: int = 3
   module: str | None = None
+  rationale_choice: str | None = None
 
   def __post_init__(self):
     if not self.task:
@@ -50,10 +55,18 @@ def show(config: ShowConfig) -> None:
     vocabulary=config.vocabulary or _trained_vocabulary(config),
     prefixes=config.prefixes,
   )
+  rule = config.rationale_choice or rationale_rules.FIRST
   order = batch_order.BatchOrder(batch_size=config.num, shuffle=False)
-  found, _ = views.load(config.task, config.split, source)
+  found, _ = views.load(
+    config.task, config.split, source, rationale_choice=rule
+  )
   opened = loader.open(
-    config.task, source, order, layout=layouts.Padded(), split=config.split
+    config.task,
+    source,
+    order,
+    layout=layouts.Padded(),
+    split=config.split,
+    rationale_choice=rule,
   )
   console = rich.console.Console(markup=False, emoji=False)
   console.print(f'{config.task}: {opened.num_examples:,} examples')
@@ -61,12 +74,14 @@ def show(config: ShowConfig) -> None:
   for row, position in enumerate(positions):
     for view, rows in batch.items():
       parts, place = found[view], int(position)
+      target = int(opened.targets(view, 0)[row])
       # A mixture's pool is one task after another.
       while place >= len(parts[0]):
         place -= len(parts[0])
+        target -= parts[0].num_targets
         parts = parts[1:]
       example = {key: value[row] for key, value in rows.items()}
-      _show_example(console, parts[0], place, row=example)
+      _show_example(console, parts[0], (place, target), row=example)
 
 
 def _trained_vocabulary(config: ShowConfig) -> str | None:
@@ -78,13 +93,14 @@ def _trained_vocabulary(config: ShowConfig) -> str | None:
   return own_vocabularies.only(parsed.benchmark, data_dir)
 
 
-def _show_example(console, tokens, position: int, *, row) -> None:
+def _show_example(console, tokens, place: tuple[int, int], *, row) -> None:
+  position, target = place
   name = f'{tokens.name} {tokens.split} {int(tokens.index[position])}'
   title = f'{name} ({tokens.example_id(position)})'
   console.rule(rich.text.Text(terminal_text.visible(title)))
   for title, text in (
     ('input', tokens.input_text(position)),
-    ('target', tokens.target_text(position)),
+    ('target', tokens.target_text(position, target)),
     ('answer to compare with', tokens.answer(position)),
   ):
     console.print(rich.text.Text(f'{title}:', style='bold'))

@@ -47,6 +47,7 @@ _MACROS = {
   'prefixes': 'PREFIXES',
   'module': 'MODULE',
   'max_decode_len': 'MAX_DECODE_LEN',
+  'rationale_choice': 'RATIONALE_CHOICE',
 }
 _TOKENIZERS = (
   'spiece.model',

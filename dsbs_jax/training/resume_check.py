@@ -13,7 +13,7 @@ from flax import traverse_util
 from dsbs_jax import contract
 from dsbs_jax.core import optimizer
 from dsbs_jax.data import vocabularies
-from dsbs_jax.data.prepared import store, tokens, views
+from dsbs_jax.data.prepared import rationale_rules, store, tokens, views
 
 
 def run_fingerprint(
@@ -45,12 +45,22 @@ def run_fingerprint(
     'clip_norm': run.clip_norm,
     'initial_checkpoint_path': run.initial_checkpoint_path,
     'paired': run.paired,
+    **_rationale_choice(run.rationale_choice, prepared),
     'prefixes': source.prefixes,
     'data': prepared.fingerprint('train') if prepared else None,
     'seed': run.seed,
     'vocabulary': vocabulary.fingerprint,
     'matmul_precision': jax.config.jax_default_matmul_precision,
   }
+
+
+def _rationale_choice(
+  rule: str, prepared: store.Prepared | None
+) -> dict[str, list[str | None]]:
+  """The rule and what it chooses from; the default is as ever."""
+  chosen = rule != rationale_rules.FIRST and prepared
+  digest = prepared.rationales_fingerprint('train') if chosen else None
+  return {'rationale_choice': [rule, digest]}
 
 
 def check(

@@ -13,7 +13,7 @@ from dsbs_jax.core import network, partitioning
 from dsbs_jax.core import objective as objective_lib
 from dsbs_jax.data import object_store, register, vocabularies
 from dsbs_jax.data.batching import batch_order
-from dsbs_jax.data.prepared import views
+from dsbs_jax.data.prepared import rationale_rules, views
 from dsbs_jax.runs import results
 from dsbs_jax.runtime import field_checks
 
@@ -53,6 +53,8 @@ class TrainConfig:
     paired: whether each step sees both views of the same examples, as in the
       paper, or samples the mixture's tasks by their rates, as seqio does.
     rates: task -> rate where the mixture is sampled; None for its own.
+    rationale_choice: which of a row's several rationales its visits choose
+      from: a rule of data/prepared/rationale_rules.
     train_steps: steps of the whole run.
     batch_size: examples (paired: pairs) per step over all devices.
     microbatches: how many parts of a batch are computed one after another.
@@ -95,6 +97,7 @@ class TrainConfig:
   objective: objective_lib.Distillation
   paired: bool
   rates: Mapping[str, float] | None
+  rationale_choice: str = rationale_rules.FIRST
   train_steps: int
   batch_size: int
   microbatches: int
@@ -130,6 +133,7 @@ class TrainConfig:
     field_checks.numbers_or_none(self, 'learning_rate', 'clip_norm')
     field_checks.flags(self, 'paired', 'allow_pickle', 'skip_padding')
     _check_profile_steps(self.profile_steps)
+    rationale_rules.check(self.rationale_choice)
     field_checks.functions(
       self, 'schedule', 'optimizer', 'layout', 'sharding_rules'
     )

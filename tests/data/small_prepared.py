@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A small prepared dataset of invented sums, and a vocabulary trained on it."""
 
+import dataclasses
 import random
 
 from dsbs_jax.data import benchmark, vocabulary_files
@@ -35,6 +36,28 @@ def examples(split, *, name='cqa', number=None):
         status='no_marker' if i % 9 == 4 else 'parsed',
       )
     )
+  return made
+
+
+def several(split='train', *, name='cqa', number=None):
+  """The same examples; row i has i % 4 more rationales beside its own."""
+  made = []
+  for i, example in enumerate(examples(split, name=name, number=number)):
+    own = benchmark.Rationale(
+      example.rationale, example.llm_label, agrees=True, gt='for', llm='for'
+    )
+    more = [
+      benchmark.Rationale(
+        f'{example.input.split()[0]} gets {k} and more, so {k * "many "}now.',
+        example.gt_label,
+        agrees=k % 2 == 1,
+        gt='against' if k > 1 else 'unclear',
+        llm='for' if k > 2 else 'against',
+      )
+      for k in range(1, 1 + i % 4)
+    ]
+    kept = (*more[:1], own, *more[1:]) if more else ()
+    made.append(dataclasses.replace(example, rationales=kept))
   return made
 
 

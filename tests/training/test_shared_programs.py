@@ -38,6 +38,7 @@ NOT_PROGRAM = {
   'allow_pickle': True,
   'paired': False,
   'rates': None,
+  'rationale_choice': 'all',
   'layout': layouts.Bucketed,
   'skip_padding': False,
   'seed': 1,

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import grain
 import numpy as np
@@ -54,15 +55,36 @@ class BatchOrder:
       )
 
 
+class Visits(NamedTuple):
+  """Which examples a batch holds, and how often each was read before.
+
+  Attributes:
+    positions: [n] int64, examples among those of all tasks.
+    epochs: [n] int64, of each example's task, from 0.
+  """
+
+  positions: np.ndarray
+  epochs: np.ndarray
+
+
 class ShuffledEpochs:
   """One task's examples, epoch after epoch, as a Grain data source.
 
-  Element i is the position of the i-th example that is read. Grain's own
+  Element i is the position of the i-th example that is read, plus `stride` for
+  each epoch before its own; see `BatchSampler.decode`. Grain's own
   shuffle is not used: it costs about 65,000 / size steps per example, which
   is felt below a few thousand examples.
   """
 
-  def __init__(self, size: int, first: int, order: BatchOrder, *, stream: int):
+  def __init__(
+    self,
+    size: int,
+    first: int,
+    order: BatchOrder,
+    *,
+    stream: int,
+    stride: int,
+  ):
     """Makes the source.
 
     Args:
@@ -70,11 +92,13 @@ class ShuffledEpochs:
       first: position of the first one among the examples of all tasks.
       order: seed and whether to shuffle.
       stream: number of the task, so that tasks are shuffled differently.
+      stride: number of examples of all tasks.
     """
     self.size = size
     self._first = first
     self._order = order
     self._stream = stream
+    self._stride = stride
     self.epoch = functools.lru_cache(maxsize=4)(self._epoch)
 
   def __len__(self) -> int:
@@ -82,7 +106,7 @@ class ShuffledEpochs:
 
   def __getitem__(self, element: int) -> int:
     epoch, offset = divmod(element, self.size)
-    return int(self.epoch(epoch)[offset])
+    return int(self.epoch(epoch)[offset]) + epoch * self._stride
 
   def _epoch(self, epoch: int) -> np.ndarray:
     """[size] int64, positions in the order of one epoch."""
@@ -105,7 +129,7 @@ class BatchSampler:
   Attributes:
     sizes: number of examples of each task.
     order: how they are read.
-    dataset: the Grain dataset of positions, one element per step.
+    dataset: the Grain dataset of visits, one element per step; see `decode`.
     fingerprint: changes with the examples, their order and their mixing.
   """
 
@@ -129,7 +153,9 @@ class BatchSampler:
     self.order = order
     firsts = np.cumsum([0, *sizes])
     tasks = [
-      ShuffledEpochs(size, int(first), order, stream=stream)
+      ShuffledEpochs(
+        size, int(first), order, stream=stream, stride=int(firsts[-1])
+      )
       for stream, (size, first) in enumerate(zip(sizes, firsts, strict=False))
     ]
     if rates is None:
@@ -138,9 +164,10 @@ class BatchSampler:
 
       def batch(step: int) -> np.ndarray:
         epoch, number = divmod(step, per_epoch)
-        return tasks[0].epoch(epoch)[number * order.batch_size :][
+        positions = tasks[0].epoch(epoch)[number * order.batch_size :][
           : order.batch_size
         ]
+        return positions + epoch * tasks[0].size
 
       steps = grain.MapDataset.range(_num_steps(tasks[0].size, order))
       self.dataset = steps.map(batch)
@@ -156,9 +183,16 @@ class BatchSampler:
 
   def positions(self, step: int) -> np.ndarray:
     """[n] int64, positions of the examples of a step."""
-    return np.asarray(self.dataset[step], np.int64)
+    return self.decode(self.dataset[step]).positions
 
-  def first_batches(self) -> list[np.ndarray]:
+  def decode(self, element: np.ndarray) -> Visits:
+    """The visits of a step, of an element of `dataset`."""
+    epochs, positions = np.divmod(
+      np.asarray(element, np.int64), sum(self.sizes)
+    )
+    return Visits(positions, epochs)
+
+  def first_batches(self) -> list[Visits]:
     """The run's first batches, from which row shapes are chosen."""
     number = min(_SAMPLED, len(self.dataset))
-    return [self.positions(step) for step in range(number)]
+    return [self.decode(self.dataset[step]) for step in range(number)]

@@ -24,7 +24,7 @@ from dsbs_jax.data.batching import (
   layouts,
   token_table,
 )
-from dsbs_jax.data.prepared import tokens, views
+from dsbs_jax.data.prepared import rationale_rules, tokens, views
 
 Batch = dict[str, dict[str, np.ndarray]]
 
@@ -111,6 +111,7 @@ class Loader:
     split: str = 'train',
     pair_ids: bool = False,
     skip_padding: bool = False,
+    rationale_choice: str = rationale_rules.FIRST,
   ):
     """Opens the batches that a task or mixture trains on.
 
@@ -128,31 +129,49 @@ class Loader:
       pair_ids: whether rows tell which example of the batch a target is of.
       skip_padding: whether packed rows tell where their tokens are, so that the
         network need not compute padding.
+      rationale_choice: which of a row's several rationales its visits choose
+        from, a rule of `rationale_rules`.
 
     Raises:
       UserError: the name or split is unknown, or an explicit length is short.
     """
     found, rates = views.load(
-      name, split, source, paired=order.paired, rates=order.rates
+      name,
+      split,
+      source,
+      paired=order.paired,
+      rates=order.rates,
+      rationale_choice=rationale_choice,
     )
     self.name = name
     self._parts = next(iter(found.values()))
+    self._draws = {
+      view: token_table.draw_of(parts, order.seed)
+      for view, parts in found.items()
+    }
+    self._choices = [
+      part.choices for parts in found.values() for part in parts if part.choices
+    ]
     self._sampler = batch_order.BatchSampler(
       [len(part) for part in self._parts],
       order,
       rates=rates,
       contents=[
         hashlib.sha256(part.index.tobytes()).hexdigest() for part in self._parts
-      ],
+      ]
+      + [f'{each.rule} {each.fingerprint}' for each in self._choices],
     )
     self._shard_info = shard_info = shard_info or ShardInfo()
-    self._samples = self._sampler.first_batches()
+    samples = self._sampler.first_batches()
+    self._samples = {
+      view: [self._rows(view, visits) for visits in samples] for view in found
+    }
     layout = layout or layouts.Packed()
     self.packers = {
       view: dataclasses.replace(
         layout.for_view(view).packer(
           token_table.from_tasks(parts),
-          self._samples,
+          self._samples[view],
           batch_size=order.batch_size,
           multiple=shard_info.multiple,
           grid=shard_info.grid if skip_padding else None,
@@ -179,20 +198,29 @@ class Loader:
       f' {self.steps_per_epoch:,} steps per epoch'
     )
     lines = [
-      f'  {view}: {packer.describe(self._samples)}'
+      f'  {view}: {packer.describe(self._samples[view])}'
       for view, packer in self.packers.items()
     ]
+    lines += [f'  rationales: {choices}' for choices in self._choices]
     return '\n'.join([head, *lines])
 
   def positions(self, step: int) -> np.ndarray:
     """[n] int64, which examples the batch of a step holds, all processes'."""
     return self._sampler.positions(step)
 
+  def visits(self, step: int) -> batch_order.Visits:
+    """The same, and how often each of them was read before."""
+    return self._sampler.decode(self._sampler.dataset[step])
+
+  def targets(self, view: str, step: int) -> np.ndarray:
+    """[n] int64, which target of its table each example of a step trains on."""
+    return self._rows(view, self.visits(step))
+
   def lengths(self, step: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """View -> input and target lengths of a step's examples, each [n] int64."""
-    positions = self.positions(step)
+    visits = self.visits(step)
     return {
-      view: packer.table.lengths(positions)
+      view: packer.table.lengths(self._rows(view, visits))
       for view, packer in self.packers.items()
     }
 
@@ -208,11 +236,17 @@ class Loader:
 
   def batch(self, step: int) -> Batch:
     """This process's rows of a step's batch."""
-    return self._assemble(self.positions(step))
+    return self._assemble(self._sampler.dataset[step])
 
-  def _assemble(self, positions: np.ndarray) -> Batch:
+  def _rows(self, view: str, visits: batch_order.Visits) -> np.ndarray:
+    """[n] int64, rows of a view's table, whose targets these visits take."""
+    draw = self._draws[view]
+    return visits.positions if draw is None else draw.at(*visits)
+
+  def _assemble(self, element: np.ndarray) -> Batch:
+    visits = self._sampler.decode(element)
     return {
-      view: packer.pack(positions, **self._shard_info.process)
+      view: packer.pack(self._rows(view, visits), **self._shard_info.process)
       for view, packer in self.packers.items()
     }
 

@@ -209,7 +209,7 @@ class _Side:
     """Computes, for all tokens at once, where each goes."""
     self._ids = ids
     self._shape = shape
-    self._begin = ids.offsets[positions]
+    self._begin = ids.starts_at(positions)
     full = ids.lengths_at(positions)
     self._lengths = np.minimum(full, shape[1] - start)
     ends = np.cumsum(self._lengths)

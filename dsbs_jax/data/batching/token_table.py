@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dsbs_jax import contract
+from dsbs_jax.data.batching import rationale_draw
 from dsbs_jax.data.prepared import ragged, tokens
 
 
@@ -22,7 +23,7 @@ class TokenTable:
     input_end: what ends an input, also one that is cut.
   """
 
-  inputs: ragged.Ragged
+  inputs: ragged.Ragged | ragged.Repeated
   targets: ragged.Ragged
   terms: np.ndarray
   task_ids: ragged.Ragged | None = None
@@ -41,28 +42,61 @@ class TokenTable:
 
 
 def from_tasks(parts: Sequence[tokens.Tokens]) -> TokenTable:
-  """All examples of one or more tasks, one task after another.
+  """All targets of one or more tasks, one task after another.
 
-  One task stays memory-mapped; several are copied into memory.
+  An example has one, or as many as its visits choose from. One task stays
+  memory-mapped; several are copied into memory.
   """
+  counts = [_counts(part) for part in parts]
   terms = [
-    np.full(len(p), p.term or contract.LABEL_ID, np.int32) for p in parts
+    np.full(count.sum(), p.term or contract.LABEL_ID, np.int32)
+    for p, count in zip(parts, counts, strict=True)
   ]
   task_ids = None
   if any(part.task_ids is not None for part in parts):
     task_ids = ragged.join([_task_ids(part) for part in parts])
   # seqio's vocabularies say nothing of it.
   end = getattr(parts[0].vocabulary, 'input_end', (contract.EOS_ID,))
-  if len(parts) == 1:
-    own = parts[0]
-    return TokenTable(own.inputs, own.targets, terms[0], task_ids, end)
+  inputs = _joined([part.inputs for part in parts])
+  if any(part.choices is not None for part in parts):
+    repeats = np.concatenate(counts)
+    inputs = ragged.Repeated(
+      inputs, np.repeat(np.arange(len(repeats)), repeats)
+    )
   return TokenTable(
-    ragged.join([part.inputs for part in parts]),
-    ragged.join([part.targets for part in parts]),
+    inputs,
+    _joined(
+      [p.targets if p.choices is None else p.choices.targets for p in parts]
+    ),
     np.concatenate(terms),
     task_ids,
     end,
   )
+
+
+def draw_of(
+  parts: Sequence[tokens.Tokens], seed: int
+) -> rationale_draw.RationaleDraw | None:
+  """What visits take of a table of these tasks; None: each row has one target.
+
+  Args:
+    parts: the tasks, as in `from_tasks`.
+    seed: of the run's order.
+  """
+  if all(part.choices is None for part in parts):
+    return None
+  return rationale_draw.seeded([_counts(part) for part in parts], seed=seed)
+
+
+def _counts(part: tokens.Tokens) -> np.ndarray:
+  """[N] int64, targets of each example."""
+  if part.choices is None:
+    return np.ones(len(part), np.int64)
+  return part.choices.counts
+
+
+def _joined(pieces: Sequence[ragged.Ragged]) -> ragged.Ragged:
+  return pieces[0] if len(pieces) == 1 else ragged.join(pieces)
 
 
 def _task_ids(part: tokens.Tokens) -> ragged.Ragged:

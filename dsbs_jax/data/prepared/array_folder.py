@@ -79,6 +79,30 @@ def read(folder: pathlib.Path, field: str) -> ragged.Ragged:
   return ragged.Ragged(values, offsets)
 
 
+def opened(
+  folder: pathlib.Path, fields: Sequence[str]
+) -> tuple[dict[str, ragged.Ragged], np.ndarray]:
+  """Some columns of a folder whose digests are right, and its index.
+
+  Args:
+    folder: as it was written.
+    fields: names of columns.
+
+  Raises:
+    UserError: the folder is damaged.
+  """
+  try:
+    check(folder)
+    columns = {field: read(folder, field) for field in fields}
+    index = np.load(folder / 'index.npy', allow_pickle=False)
+  except (OSError, ValueError, EOFError, KeyError, TypeError) as error:
+    raise contract.UserError(
+      f'the token cache {folder} is damaged ({error}). Delete that folder: it'
+      ' is written again.'
+    ) from error
+  return columns, index
+
+
 def _digests(folder: pathlib.Path) -> dict[str, str]:
   """File -> SHA-256, of all arrays in a folder."""
   digests = {}

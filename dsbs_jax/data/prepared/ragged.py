@@ -36,6 +36,44 @@ class Ragged:
     """[n] int64, length of some rows, given by their numbers."""
     return self.offsets[rows + 1] - self.offsets[rows]
 
+  def starts_at(self, rows: np.ndarray) -> np.ndarray:
+    """[n] int64, where some rows begin in `flat`."""
+    return self.offsets[rows]
+
+
+@dataclasses.dataclass(frozen=True)
+class Repeated:
+  """Rows of a Ragged, each as often as wanted, without a copy.
+
+  Attributes:
+    source: the rows.
+    rows: [n] int64, which row of the source each row here is.
+  """
+
+  source: Ragged
+  rows: np.ndarray
+
+  def __len__(self) -> int:
+    return len(self.rows)
+
+  @property
+  def flat(self) -> np.ndarray:
+    """[total] all rows of the source."""
+    return self.source.flat
+
+  @property
+  def lengths(self) -> np.ndarray:
+    """[n] length of each row."""
+    return self.source.lengths_at(self.rows)
+
+  def lengths_at(self, rows: np.ndarray) -> np.ndarray:
+    """[m] int64, length of some rows, given by their numbers."""
+    return self.source.lengths_at(self.rows[rows])
+
+  def starts_at(self, rows: np.ndarray) -> np.ndarray:
+    """[m] int64, where some rows begin in `flat`."""
+    return self.source.starts_at(self.rows[rows])
+
 
 def pack(rows: Sequence[Sequence[int] | np.ndarray], dtype) -> Ragged:
   """Puts rows into one flat array.

@@ -21,7 +21,12 @@ from typing import Any
 
 from dsbs_jax import contract
 from dsbs_jax.data import benchmark, buckets, object_store
-from dsbs_jax.data.prepared import fingerprints, metadata_file, tfds_builder
+from dsbs_jax.data.prepared import (
+  fingerprints,
+  metadata_file,
+  rationale_file,
+  tfds_builder,
+)
 
 VERSION = '1.0.0'
 Split = Iterable[benchmark.Example]
@@ -106,6 +111,30 @@ class Prepared:
     if found != wanted:
       reason = f'rows and fingerprint are {found}, expected {wanted}'
       raise self._damaged(split, reason)
+
+  def rationales_fingerprint(self, split: str) -> str | None:
+    """Digest of all rationales of rows with several; None without such rows."""
+    about = self._about(split).get(rationale_file.KEY)
+    return about and about['sha256']
+
+  def rationales(
+    self, split: str
+  ) -> Iterator[tuple[int, tuple[benchmark.Rationale, ...]]]:
+    """Position and rationales of each row that has several, in order.
+
+    Raises:
+      UserError: no row has, or they do not read as they were written.
+    """
+    path = folder(self.name, self.data_dir)
+    if self.rationales_fingerprint(split) is None:
+      raise contract.UserError(
+        f'{split} in {path} has one rationale per row, expected several to'
+        ' choose from. Ask the LLM for more (extract --samples=5), prepare'
+        ' with them and --overwrite (earlier versions kept one per row), or'
+        ' leave RATIONALE_CHOICE out.'
+      )
+    about = self._about(split)[rationale_file.KEY]
+    yield from rationale_file.read(path, split, about)
 
   def check_targets(self, name: contract.TaskName) -> None:
     """Raises UserError where most targets of a task in train lack a text."""
@@ -258,15 +287,28 @@ def write(
   root = pathlib.Path(data_dir).expanduser()
   root.mkdir(parents=True, exist_ok=True)
   scratch = pathlib.Path(tempfile.mkdtemp(prefix='.preparing-', dir=root))
+  writers = {
+    split: rationale_file.Writer(rationale_file.path(scratch, split))
+    for split in splits
+  }
+
+  def all_counts(split: str) -> dict[str, Any]:
+    kept = writers[split].about
+    return {**counts(split), **({rationale_file.KEY: kept} if kept else {})}
+
   try:
     tfds_builder.build(
       dataset_name(name),
-      splits,
+      {split: writers[split].watch(found) for split, found in splits.items()},
       data_dir=scratch,
       version=VERSION,
       metadata={**about, 'benchmark': name, 'format': VERSION},
-      counts=counts,
+      counts=all_counts,
     )
+    for split, writer in writers.items():
+      if writer.about:
+        file = rationale_file.path(folder(name, scratch), split)
+        os.replace(rationale_file.path(scratch, split), file)
     metadata_file.seal(folder(name, scratch) / 'metadata.json')
     _check(read(name, scratch))
     target.parent.mkdir(exist_ok=True)

@@ -16,6 +16,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -81,6 +82,8 @@ class Tokens:
       (as prepared) and answer (what the metric compares with: the label,
       passed through the vocabulary).
     vocabulary: encodes and decodes these ids.
+    choices: where visits choose among several rationales, what they choose
+      from (`rationale_tokens.Choices`); None where each row has one target.
   """
 
   name: str
@@ -92,6 +95,7 @@ class Tokens:
   task_ids: ragged.Ragged | None
   texts: dict[str, ragged.Ragged]
   vocabulary: vocabularies.Vocabulary
+  choices: Any = None
 
   def __len__(self) -> int:
     return len(self.inputs)
@@ -104,9 +108,21 @@ class Tokens:
     """The encoder's text, with the prefix."""
     return self._text('input', position)
 
-  def target_text(self, position: int) -> str:
-    """The decoder's text, as prepared."""
-    return self._text('target', position)
+  @property
+  def num_targets(self) -> int:
+    """Number of targets: one per example, or all to choose from."""
+    return len(self.targets if self.choices is None else self.choices.targets)
+
+  def target_text(self, position: int, target: int | None = None) -> str:
+    """The decoder's text, as prepared.
+
+    Args:
+      position: the example.
+      target: which of all targets, where the example has several.
+    """
+    if self.choices is None or target is None:
+      return self._text('target', position)
+    return self.choices.text(target)
 
   def answer(self, position: int) -> str:
     """The text that a prediction is compared with."""
@@ -139,7 +155,7 @@ def load(name: str, split: str, source: Source) -> Tokens:
   if split == 'train':
     prepared.check_targets(parsed)
   fingerprint = prepared.fingerprint(split)
-  folder = source.cache / _key(parsed, split, source, examples=fingerprint)
+  folder = cache_folder(parsed, split, source, examples=fingerprint)
   if not folder.is_dir():
     logging.info('Tokenising %s %s into %s', name, split, folder)
     array_folder.write(folder, *_tokenise(parsed, split, source))
@@ -168,10 +184,23 @@ def splits(name: str, source: Source) -> tuple[str, ...]:
   return store.read(parsed.benchmark, source.data_dir).splits
 
 
-def _key(
-  name: contract.TaskName, split: str, source: Source, *, examples: str
-) -> str:
-  """A folder name that changes with anything that changes the arrays."""
+def cache_folder(
+  name: contract.TaskName,
+  split: str,
+  source: Source,
+  *,
+  examples: str,
+  **more: Any,
+) -> pathlib.Path:
+  """A folder whose name changes with anything that changes the arrays.
+
+  Args:
+    name: the task.
+    split: the split.
+    source: which examples, as which ids.
+    examples: their fingerprint.
+    more: what else decides the arrays; JSON values.
+  """
   label = task_forms.label_source(name, split) if name.label_source else ''
   vocabulary = vocabularies.load(source.vocabulary)
   decisive = {
@@ -181,10 +210,11 @@ def _key(
     'prefix': task_forms.prefixes(source.prefixes).of(name.form),
     'marker': task_forms.MARKERS.get(name.form, task_forms.SINGLE_MARKER),
     'label': label,
+    **more,
   }
   digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode())
   parts = (name.benchmark, label, name.form, split, digest.hexdigest()[:16])
-  return '-'.join(part for part in parts if part)
+  return source.cache / '-'.join(part for part in parts if part)
 
 
 def _tokenise(
@@ -210,7 +240,7 @@ def _tokenise(
     index += [e.index for e in batch]
     added = {
       'inputs': ragged.pack(vocabulary.encode_inputs(inputs), np.int32),
-      'targets': _ids(vocabulary, targets),
+      'targets': target_ids(vocabulary, targets),
       'example_id': pack_texts([e.example_id for e in batch]),
       'input': pack_texts(inputs),
       'target': pack_texts(targets),
@@ -226,9 +256,10 @@ def _tokenise(
   return index, columns
 
 
-def _ids(
+def target_ids(
   vocabulary: vocabularies.Vocabulary, texts: Sequence[str]
 ) -> ragged.Ragged:
+  """Decoder ids of texts, EOS_ID last."""
   ids = vocabulary.encode_all(texts)
   return ragged.pack([[*row, contract.EOS_ID] for row in ids], np.int32)
 
@@ -246,15 +277,7 @@ def _open(
   *,
   vocabulary: vocabularies.Vocabulary,
 ) -> Tokens:
-  try:
-    array_folder.check(folder)
-    columns = {field: array_folder.read(folder, field) for field in _RAGGED}
-    index = np.load(folder / 'index.npy', allow_pickle=False)
-  except (OSError, ValueError, EOFError, KeyError, TypeError) as error:
-    raise contract.UserError(
-      f'the token cache {folder} is damaged ({error}). Delete that folder: it'
-      ' is written again.'
-    ) from error
+  columns, index = array_folder.opened(folder, _RAGGED)
   return Tokens(
     name=name,
     split=split,

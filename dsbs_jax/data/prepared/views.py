@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from dsbs_jax import contract
-from dsbs_jax.data.prepared import tokens
+from dsbs_jax.data.prepared import rationale_rules, rationale_tokens, tokens
 
 
 def load(
@@ -17,6 +17,7 @@ def load(
   *,
   paired: bool = True,
   rates: Mapping[str, float] | None = None,
+  rationale_choice: str = rationale_rules.FIRST,
 ) -> tuple[dict[str, list[tokens.Tokens]], list[float] | None]:
   """The tasks behind each row group of a batch.
 
@@ -28,6 +29,8 @@ def load(
       examples, as two row groups, instead of mixing its two tasks in one.
     rates: task -> sampling rate where tasks are mixed; None takes the
       mixture's own, equal for `_dsbs`.
+    rationale_choice: which of a row's several rationales visits in train
+      choose from, a rule of `rationale_rules`.
 
   Returns:
     The tokens of each row group, and the rate of each task where they are
@@ -37,19 +40,35 @@ def load(
     UserError: nothing has this name, or it lacks the split.
   """
   parsed = own_name(name)
+  rationale_rules.check(rationale_choice)
   if parsed is None:
+    if rationale_choice != rationale_rules.FIRST:
+      raise contract.UserError(
+        f'RATIONALE_CHOICE is {rationale_choice!r}, but {name!r} is no task of'
+        ' this project, expected one whose rows have rationales. Leave it out.'
+      )
     from dsbs_jax.data.seqio_tasks import (
       other_tasks,  # brings seqio and TensorFlow
     )
 
     parts, defaults = other_tasks.load(name, split, source)
     return _mixture(parts, defaults, rates)
+
+  def load_task(task: str) -> tokens.Tokens:
+    found = tokens.load(task, split, source)
+    if split != 'train':  # only training visits a row more than once
+      return found
+    return rationale_tokens.load(
+      found,
+      source,
+      rule=rationale_choice,
+      label_source=parsed.label_source or 'gt',
+    )
+
   if parsed.form != 'dsbs':
     view = _VIEW_OF_TERM[contract.term_of(parsed.form)]
-    return {view: [tokens.load(name, split, source)]}, None
-  label, rationale = (
-    tokens.load(task, split, source) for task in tasks_of(parsed)
-  )
+    return {view: [load_task(name)]}, None
+  label, rationale = map(load_task, tasks_of(parsed))
   if not paired:
     return _mixture([label, rationale], [1.0, 1.0], rates)
   if not np.array_equal(label.index, rationale.index):

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dsbs_jax.data import benchmark as benchmark_lib
+from dsbs_jax.data import conclusions
 from dsbs_jax.data.source import completions, joining, rows
 
 
@@ -31,6 +32,11 @@ class Counts:
     dropped: reason -> rows that the rules dropped.
     torn: lines at the end of the completions that a kill had cut.
     models: who wrote the completions -> how many; '' where that is not said.
+    verdicts: verdict of `conclusions` on the human label -> rows whose
+      rationale, the one that is trained on by default, gets it; blank ones are
+      not judged.
+    rationales: rationales that rows with several have to choose from, before
+      the rules of `filters`.
   """
 
   rows: int = 0
@@ -48,6 +54,8 @@ class Counts:
   dropped: Mapping[str, int] = dataclasses.field(default_factory=dict)
   torn: int = 0
   models: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  verdicts: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  rationales: int = 0
 
   @property
   def accuracy(self) -> float | None:
@@ -79,6 +87,7 @@ class CountsBuilder:
     self._statuses = collections.Counter()
     self._dropped = collections.Counter()
     self._models = collections.Counter()
+    self._verdicts = collections.Counter()
 
   def add(
     self,
@@ -115,6 +124,17 @@ class CountsBuilder:
     add['scored'] += example.correct is not None
     add['correct'] += correct
     add['usable_correct'] += correct and bool(label and rationale)
+    add['rationales'] += len(example.rationales)
+    if rationale:
+      self._verdicts[
+        conclusions.verdict(
+          self._benchmark,
+          example.rationale,
+          label=example.llm_label,
+          options=example.options,
+          target=example.gt_label,
+        )
+      ] += 1
 
   def add_outcome(self, result: benchmark_lib.Example | str) -> None:
     """Counts what the rules made of an example: kept, or the reason."""
@@ -131,4 +151,5 @@ class CountsBuilder:
       dropped=dict(self._dropped.most_common()),
       torn=torn,
       models=dict(self._models.most_common()),
+      verdicts=dict(self._verdicts.most_common()),
     )

@@ -3,6 +3,8 @@
 
 A rule takes an example and gives it back, perhaps repaired, or gives the
 reason to drop it. Rules apply to train only: validation and test stay whole.
+A row's one answer decides whether it stays; of several rationales of a row
+that stays, those remain which the rule would keep.
 """
 
 import dataclasses
@@ -11,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from dsbs_jax import contract
 from dsbs_jax.data import benchmark as benchmark_lib
-from dsbs_jax.data import parsing
+from dsbs_jax.data import conclusions, parsing
 from dsbs_jax.data.source import joining, rows
 
 Rule = Callable[
@@ -32,9 +34,15 @@ _STRAY = re.compile(r'\s*\n\s*Answer:?\s*$')
 _PUNCTUATION = '.,;:!?\'"()[] \t\n'
 
 
-def parsed(_, row: rows.Row, example: benchmark_lib.Example):
+def parsed(
+  benchmark: benchmark_lib.Benchmark,
+  row: rows.Row,
+  example: benchmark_lib.Example,
+):
   """Keeps examples whose completion has a rationale and a possible label."""
-  return example if example.status in _USABLE else example.status
+  if example.status not in _USABLE:
+    return example.status
+  return _only(example, lambda r: not _problem(benchmark, row, r))
 
 
 def correct(
@@ -48,7 +56,12 @@ def correct(
       f'The metric of {benchmark.name!r} gives no "accuracy", expected one'
       ' to keep correct rationales by. Add it, or keep by another rule.'
     )
-  return example if example.correct else 'wrong_label'
+  if not example.correct:
+    return 'wrong_label'
+  return _only(
+    example,
+    lambda r: joining.is_correct(benchmark, row.gt_label, r.label),
+  )
 
 
 def majority(_, row: rows.Row, example: benchmark_lib.Example):
@@ -56,12 +69,54 @@ def majority(_, row: rows.Row, example: benchmark_lib.Example):
   won = example.status == joining.RATIONALIZED or (
     2 * example.votes > example.samples
   )
-  return example if won else 'no_majority'
+  return _only(example, lambda r: r.agrees) if won else 'no_majority'
 
 
-def drop_corrupted(_, row: rows.Row, example: benchmark_lib.Example):
+def consistent(
+  benchmark: benchmark_lib.Benchmark,
+  row: rows.Row,
+  example: benchmark_lib.Example,
+):
+  """Drops rationales that argue for another label than the human one, or none.
+
+  The LLM's label may be corrupted: what the rationale says counts. Where a row
+  has several, the first that argues for the human label takes the place of one
+  that does not, and its label the place of the LLM's.
+  """
+  if not example.rationale.strip():
+    return example.status
+  verdict = conclusions.verdict(
+    benchmark,
+    example.rationale,
+    label=example.llm_label,
+    options=example.options,
+    target=example.gt_label,
+  )
+  kept = _only(example, lambda r: r.gt != conclusions.AGAINST)
+  if verdict != conclusions.AGAINST:
+    return kept
+  for other in example.rationales:
+    if other.gt == conclusions.FOR:
+      kept = dataclasses.replace(
+        kept,
+        rationale=other.text,
+        llm_label=other.label,
+        status=_status(benchmark, row, other),
+        correct=joining.is_correct(benchmark, row.gt_label, other.label),
+      )
+      return _relabelled(benchmark, kept, kept.rationales)
+  return 'argues_for_another_label'
+
+
+def drop_corrupted(
+  benchmark: benchmark_lib.Benchmark,
+  row: rows.Row,
+  example: benchmark_lib.Example,
+):
   """Drops labels that are blank, cut off or otherwise no answer."""
-  return example.status if example.status in _LABEL_FAULTS else example
+  if example.status in _LABEL_FAULTS:
+    return example.status
+  return _only(example, lambda r: not _problem(benchmark, row, r))
 
 
 def repair_corrupted(
@@ -74,22 +129,78 @@ def repair_corrupted(
   A stray marker at the end of a rationale is removed too.
   """
   rationale = _STRAY.sub('', example.rationale)
+  example = _all_repaired(benchmark, row, example)
   if example.status in rows.LABEL_PROBLEMS:
     label = repaired(benchmark, row.fields, example.llm_label)
     if label is None:
       return example.status
-    return dataclasses.replace(
+    fixed = dataclasses.replace(
       example,
       rationale=rationale,
       llm_label=label,
       status=joining.REPAIRED,
       correct=joining.is_correct(benchmark, row.gt_label, label),
     )
+    return _relabelled(benchmark, fixed, fixed.rationales)
   if example.status in _LABEL_FAULTS:
     return example.status
   if rationale != example.rationale and rationale:
     return dataclasses.replace(example, rationale=rationale)
   return example
+
+
+def _only(
+  example: benchmark_lib.Example,
+  keep: Callable[[benchmark_lib.Rationale], bool],
+) -> benchmark_lib.Example:
+  """The example with some of its rationales; one alone is no choice."""
+  kept = tuple(filter(keep, example.rationales))
+  return dataclasses.replace(example, rationales=kept if len(kept) > 1 else ())
+
+
+def _relabelled(
+  benchmark: benchmark_lib.Benchmark,
+  example: benchmark_lib.Example,
+  kept: Sequence[benchmark_lib.Rationale],
+) -> benchmark_lib.Example:
+  """The example with these rationales, judged by its label as it is now."""
+  said = [(r.text, r.label) for r in kept]
+  return dataclasses.replace(
+    example, rationales=joining.all_rationales(benchmark, said, example)
+  )
+
+
+def _problem(
+  benchmark: benchmark_lib.Benchmark,
+  row: rows.Row,
+  rationale: benchmark_lib.Rationale,
+) -> str | None:
+  return rows.label_problem(benchmark, row.fields, rationale.label)
+
+
+def _status(
+  benchmark: benchmark_lib.Benchmark,
+  row: rows.Row,
+  rationale: benchmark_lib.Rationale,
+) -> str:
+  return _problem(benchmark, row, rationale) or joining.PARSED
+
+
+def _all_repaired(
+  benchmark: benchmark_lib.Benchmark,
+  row: rows.Row,
+  example: benchmark_lib.Example,
+) -> benchmark_lib.Example:
+  """The example with its several rationales repaired, each as the one is."""
+  kept = []
+  for each in example.rationales:
+    label = each.label
+    if _problem(benchmark, row, each):
+      label = repaired(benchmark, row.fields, label)
+    text = _STRAY.sub('', each.text) or each.text
+    if label is not None:
+      kept.append(dataclasses.replace(each, text=text, label=label))
+  return _relabelled(benchmark, example, kept)
 
 
 # Flag value -> rules, for `prepare --keep` and `prepare --clean`.
@@ -98,6 +209,7 @@ KEEP: Mapping[str, Sequence[Rule]] = {
   'parsed': (parsed,),
   'correct': (parsed, correct),
   'majority': (parsed, majority),
+  'consistent': (consistent,),
 }
 CLEAN: Mapping[str, Sequence[Rule]] = {
   'none': (),

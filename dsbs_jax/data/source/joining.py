@@ -2,10 +2,11 @@
 """One row and its completions -> one Example."""
 
 import collections
+import dataclasses
 from collections.abc import Sequence
 
 from dsbs_jax.data import benchmark as benchmark_lib
-from dsbs_jax.data import parsing
+from dsbs_jax.data import conclusions, parsing
 from dsbs_jax.data.source import completions, rows
 
 # Statuses beside the parsers' reasons and the problems of labels (rows.py).
@@ -51,6 +52,37 @@ def majority_vote(
   return ballots[keys.index(winner)], votes
 
 
+def all_rationales(
+  benchmark: benchmark_lib.Benchmark,
+  said: Sequence[tuple[str, str]],
+  example: benchmark_lib.Example,
+) -> tuple[benchmark_lib.Rationale, ...]:
+  """What an example's `rationales` are.
+
+  Args:
+    benchmark: the row's benchmark.
+    said: rationale and label of each completion that has both.
+    example: the row's labels and choices.
+  """
+  if len(said) < 2:
+    return ()
+  same = benchmark.vote or (lambda label: label)
+  winner = same(example.llm_label)
+  found = []
+  for text, label in said:
+    gt, llm = (
+      conclusions.verdict(
+        benchmark, text, label=label, options=example.options, target=target
+      )
+      for target in (example.gt_label, example.llm_label)
+    )
+    agrees = label == example.llm_label or same(label) == winner
+    found.append(
+      benchmark_lib.Rationale(text, label, agrees=agrees, gt=gt, llm=llm)
+    )
+  return tuple(found)
+
+
 def join(
   benchmark: benchmark_lib.Benchmark,
   row: rows.Row,
@@ -87,14 +119,18 @@ def join(
     problem = rows.label_problem(benchmark, row.fields, result.label)
     status = problem or PARSED
   correct = is_correct(benchmark, row.gt_label, result.label)
+  offered = free
   if rationalized and not correct:
-    for outcome in hinted:
-      if isinstance(outcome, parsing.Parsed) and is_correct(
-        benchmark, row.gt_label, outcome.label
-      ):
-        result, status, correct = outcome, RATIONALIZED, True
-        break
-  return benchmark_lib.Example(
+    right = [
+      outcome
+      for outcome in hinted
+      if isinstance(outcome, parsing.Parsed)
+      and is_correct(benchmark, row.gt_label, outcome.label)
+    ]
+    if right:
+      result, status, correct = right[0], RATIONALIZED, True
+      offered = right
+  example = benchmark_lib.Example(
     index=row.index,
     example_id=row.example_id,
     input=row.input,
@@ -106,4 +142,12 @@ def join(
     votes=votes,
     samples=len(free),
     options=tuple(benchmark.options(row.fields)) if benchmark.options else (),
+  )
+  said = [
+    (outcome.rationale, outcome.label)
+    for outcome in offered
+    if isinstance(outcome, parsing.Parsed)
+  ]
+  return dataclasses.replace(
+    example, rationales=all_rationales(benchmark, said, example)
   )

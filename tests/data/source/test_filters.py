@@ -82,3 +82,71 @@ def test_repair_of_closed_labels(label, expected):
 def test_repair_of_choices(label, expected):
   row = {'choices': ['Michigan', 'd.c.', 'lake', 'lake', 'sea']}
   assert filters.repaired(cqa.BENCHMARK, row, label) == expected
+
+
+def several(folder, labels, **more):
+  """The first training row, whose samples have these labels."""
+  source = toy.source(folder)
+  lines = [toy.said(0, label, sample=s) for s, label in enumerate(labels)]
+  lines += [toy.said(i, 'yes') for i in (1, 2, 3)]
+  toy.write_lines(source / 'llm/train.jsonl', lines)
+  found = sources.Examples(toy.BENCHMARK, source, split='train', **more)
+  return {e.index: e for e in found}.get(0), found.counts.dropped
+
+
+@pytest.mark.parametrize(
+  ('labels', 'keep', 'kept'),
+  [
+    (('yes', 'no', 'oops', 'yes'), 'all', (0, 1, 2, 3)),
+    (('yes', 'no', 'oops', 'yes'), 'parsed', (0, 1, 3)),
+    (('yes', 'no', 'oops', 'yes'), 'correct', (0, 3)),
+    (('yes', 'no', 'oops', 'yes', 'yes'), 'majority', (0, 3, 4)),
+    (('yes', 'no', 'oops', 'yes'), 'consistent', (0, 2, 3)),
+    (('yes', 'no'), 'correct', ()),
+  ],
+)
+def test_of_several_rationales_those_stay_that_a_rule_keeps(
+  tmp_path, labels, keep, kept
+):
+  row, _ = several(tmp_path, labels, rules=filters.KEEP[keep])
+  texts = [rationale.text for rationale in row.rationales]
+  assert texts == [f'It is 0 for sample {s}.' for s in kept]
+  assert row.rationale == 'It is 0 for sample 0.'
+
+
+def test_corrupted_labels_among_several_are_dropped_or_repaired(tmp_path):
+  labels = ('Yes', 'no', 'oops', 'yes')
+  row, dropped = several(tmp_path, labels, rules=filters.CLEAN['drop'])
+  assert row is None and dropped == {'outside_labels': 1}
+  row, dropped = several(tmp_path, labels, rules=filters.CLEAN['repair'])
+  assert [(r.label, r.agrees, r.gt) for r in row.rationales] == [
+    ('yes', True, 'for'),
+    ('no', False, 'against'),
+    ('yes', True, 'for'),
+  ]
+  assert (row.llm_label, row.status, dropped) == ('yes', 'repaired', {})
+
+
+def test_consistent_drops_what_argues_for_another_label(tmp_path):
+  rules = filters.KEEP['consistent']
+  row, dropped = several(tmp_path, ('no', 'no'), rules=rules)
+  # Rows 1 and 3 have the label no, and a completion that says yes.
+  assert row is None and dropped == {'argues_for_another_label': 3}
+  row, dropped = several(tmp_path, ('no', 'no', 'yes'), rules=rules)
+  assert (row.rationale, row.llm_label) == ('It is 0 for sample 2.', 'yes')
+  assert (row.status, row.correct, row.rationales) == ('parsed', True, ())
+  row, dropped = several(tmp_path, ('oops',), rules=rules)
+  assert row.llm_label == 'oops', 'nothing says that it argues for another'
+  assert dropped == {'argues_for_another_label': 2}
+
+
+def test_consistent_drops_rows_without_a_rationale(tmp_path):
+  source = toy.source(tmp_path)
+  toy.write_lines(
+    source / 'llm/train.jsonl', [{'id': 'r0', 'text': 'The answer is yes.'}]
+  )
+  found = sources.Examples(
+    toy.BENCHMARK, source, split='train', rules=filters.KEEP['consistent']
+  )
+  assert list(found) == []
+  assert found.counts.dropped == {'no_completion': 3, 'blank_rationale': 1}

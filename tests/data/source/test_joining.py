@@ -88,3 +88,53 @@ def test_rationalizations_are_used_only_when_asked_for(tmp_path):
   assert toy.statuses(better) == ['parsed', 'rationalized', 'parsed', 'parsed']
   assert (better[1].rationale, better[1].llm_label) == ('Because.', 'no')
   assert examples.counts.accuracy == 50.0, 'hinted answers are not counted'
+
+
+def test_all_samples_with_both_texts_stay_and_the_answer_is_as_ever(tmp_path):
+  source = toy.source(tmp_path)
+  lines = [
+    toy.said(0, 'no'),
+    toy.said(0, 'yes', sample=1),
+    {**toy.said(0, 'yes', sample=2), 'text': 'So it is yes.'},
+    toy.said(0, 'maybe', sample=3),
+    toy.said(0, 'yes', sample=4),
+    toy.said(1, 'no'),
+    {'id': 'r1', 'sample': 1, 'text': 'nothing'},
+    *({'id': 'r2', 'sample': s, 'text': 'nothing'} for s in range(3)),
+  ]
+  toy.write_lines(source / 'llm/train.jsonl', lines)
+  found = sources.Examples(toy.BENCHMARK, source, split='train')
+  first, *others = found
+  assert [(r.label, r.agrees, r.gt, r.llm) for r in first.rationales] == [
+    ('no', False, 'against', 'against'),
+    ('yes', True, 'for', 'for'),
+    ('maybe', False, 'unclear', 'unclear'),
+    ('yes', True, 'for', 'for'),
+  ]
+  assert [r.text for r in first.rationales] == [
+    f'It is 0 for sample {s}.' for s in (0, 1, 3, 4)
+  ]
+  assert (first.llm_label, first.rationale) == ('yes', 'It is 0 for sample 1.')
+  assert [example.rationales for example in others] == [(), (), ()]
+  assert found.counts.rationales == 4
+
+
+def test_right_rationalizations_are_what_their_row_chooses_from(tmp_path):
+  source = toy.source(tmp_path)
+  hint = {'kind': 'rationalization', 'hint': 'yes'}
+  lines = [toy.said(0, 'no', sample=s) for s in range(2)]
+  lines += [
+    {**toy.said(0, label, sample=s), **hint}
+    for s, label in enumerate(('no', 'yes', 'yes'))
+  ]
+  toy.write_lines(source / 'llm/train.jsonl', lines)
+  found = sources.Examples(
+    toy.BENCHMARK, source, split='train', rationalized=True
+  )
+  row = next(iter(found))
+  assert (row.status, row.llm_label) == ('rationalized', 'yes')
+  assert [r.text for r in row.rationales] == [
+    'It is 0 for sample 1.',
+    'It is 0 for sample 2.',
+  ]
+  assert all(r.agrees and r.gt == 'for' for r in row.rationales)
