@@ -9,10 +9,12 @@ page.js turns into text nodes, so that no text becomes markup.
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from dsbs_jax import contract
 from dsbs_jax.data import benchmark as benchmark_lib
+from dsbs_jax.data import conclusions, register
 from dsbs_jax.reporting import (
   comparison,
   method_pairs,
@@ -96,6 +98,7 @@ def _browser(
   untouched = compared.untouched if compared else ()
   students = [*map(_trained, shown), *map(_untouched, untouched)]
   is_right, note = predictions.label_metric(name, runs)
+  judge = _judge(name, runs)
   first_labels = students[0].labels
   prepared = {e.index: e for e in references.test_examples(runs)}
   examples = []
@@ -108,6 +111,7 @@ def _browser(
         'input': example.input if example else first['input'],
         'gold': example.gt_label if example else first['target'],
         'teacher': example and _teacher_answer(example, is_right),
+        'argues': example and judge(example),
         'students': [_answer(s, index, is_right) for s in students],
       }
     )
@@ -163,6 +167,32 @@ def _teacher_answer(
     'rationale': example.rationale,
     'right': references.is_right(example, is_right),
   }
+
+
+def _judge(
+  name: str, runs: Sequence[results.Run]
+) -> Callable[[benchmark_lib.Example], str | None]:
+  """Says which label a teacher's rationale argues for; see `conclusions`."""
+  data_dirs = (run.macros.get('DATA_DIR') for run in runs)
+  try:
+    known = register.benchmark(
+      name, data_dir=next(filter(None, data_dirs), None)
+    )
+  except contract.UserError:
+    return lambda example: None
+
+  def judge(example: benchmark_lib.Example) -> str | None:
+    if not example.rationale.strip():
+      return None
+    return conclusions.verdict(
+      known,
+      example.rationale,
+      label=example.llm_label,
+      options=example.options,
+      target=example.gt_label,
+    )
+
+  return judge
 
 
 def _answer(

@@ -17,6 +17,8 @@
     ['teacher-wrong', ['Teacher wrong', (s, t) => t && !t.right]],
     ['above', ['Student right, teacher wrong', (s, t) => s && t && s.right && !t.right]],
     ['below', ['Student wrong, teacher right', (s, t) => s && t && !s.right && t.right]],
+    ['argues-for', ['Rationale argues for the label', (s, t, e) => e.argues === 'for']],
+    ['argues-against', ['Rationale argues for another label', (s, t, e) => e.argues === 'against']],
     ['split', ['Students disagree', (s, t, e) => new Set(e.students.filter(Boolean).map((x) => x.right)).size > 1]],
     ['only-first', ['Compared: only the first right', (s, t, e, a, b) => a && b && a.right && !b.right]],
     ['only-second', ['Compared: only the second right', (s, t, e, a, b) => a && b && !a.right && b.right]],

@@ -107,6 +107,51 @@ def test_the_models_that_wrote_the_completions_are_told(
     assert row_of(printed, name) == [f'{number}', '0']
 
 
+def test_rationales_that_argue_for_another_label_are_counted_and_dropped(
+  prepare, tmp_path
+):
+  printed = prepare()
+  # Each says yes, and every second row is even.
+  for words, cells in (
+    ('rationale argues for label', ['4', '1']),
+    ('rationale argues for another', ['4', '0']),
+    ('argues for another label %', ['50.00', '0.00']),
+  ):
+    assert row_of(printed, words) == cells
+  printed = prepare(keep='consistent', overwrite=True)
+  assert row_of(printed, 'dropped: argues_for_another_label') == ['4', '0']
+  assert row_of(printed, 'examples written') == ['4', '1']
+  assert 'rationales to choose from' not in printed
+
+
+def test_several_rationales_are_counted_kept_and_shown(
+  prepare, tmp_path, capsys
+):
+  path = tmp_path / 'train.jsonl'
+  lines = [toy.said(i, 'yes', sample=s) for i in range(10) for s in range(3)]
+  toy.write_lines(path, lines)
+  printed = prepare(completions=str(path))
+  assert row_of(printed, 'rationales to choose from') == ['30', '0']
+  assert row_of(printed, 'completions') == ['30', '0']
+  config = show.ShowConfig(
+    task='evens_gt_dsbs', data_dir=str(tmp_path / 'data'), vocabulary='bytes'
+  )
+  seen = []
+  for rule in (None, 'all', 'shortest'):
+    show.show(dataclasses.replace(config, rationale_choice=rule, num=9))
+    printed = capsys.readouterr().out
+    said = [line for line in printed.splitlines() if 'for sample' in line]
+    # The text, and the same text as it is to be compared with.
+    seen.append([line.rpartition(' ')[2] for line in said[::2]])
+    pieces = [
+      line.split('│')[3].strip() for line in printed.splitlines() if '│' in line
+    ]
+    written = ''.join(pieces).split('<end>')[1::2]
+    assert [text[-2:] for text in written] == seen[-1]
+  assert seen[0] == seen[2] == ['0.'] * 9
+  assert set(seen[1]) == {'0.', '1.', '2.'}
+
+
 @pytest.mark.parametrize(
   'task, text',
   [

@@ -10,6 +10,7 @@ import urllib.parse
 
 import pytest
 
+from dsbs_jax.data import benchmark
 from dsbs_jax.reporting import report
 
 
@@ -113,6 +114,24 @@ def test_chromium_picks_a_pair_by_a_click(make_run, tmp_path):
   assert _shown(dom) == [0]
   assert re.search(r'data-pair="2-1"', dom)
   assert '1 of 6 examples' in dom
+
+
+def test_chromium_filters_by_what_a_rationale_argues_for(
+  make_run, teach, tmp_path
+):
+  said = ('So 2 + 2 = 4.', 'So 2 + 3 = 5.', 'It is so.', '')
+  teach(
+    *(
+      benchmark.Example(i, f'r{i}', 'q', '4', '(', text, 'malformed_label')
+      for i, text in enumerate(said)
+    )
+  )
+  lines = [make_run.line(i, target='4') for i in range(4)]
+  make_run(benchmark='svamp', predictions=lines)
+  path = report.report([str(make_run.folder)], out=str(tmp_path / 'out'))
+  for show, indices in (('argues-for', [0]), ('argues-against', [1])):
+    dom = _dom(path, {'show': show}, tmp_path / 'profile')
+    assert _shown(dom) == indices
 
 
 def test_chromium_runs_no_hostile_text(hostile_runs, tmp_path):

@@ -127,6 +127,7 @@ def test_the_browser_has_teacher_students_and_verdicts(make_run, teach):
   assert first['students'][0]['right']
   assert first['students'][0]['rationale'] is None
   assert not second['teacher']['right']
+  assert (first['argues'], second['argues']) == ('for', None)
   assert second['students'] == [
     {'label': '4', 'right': False, 'rationale': 'because'}
   ]
@@ -153,6 +154,7 @@ def test_without_data_the_inputs_of_the_predictions_are_shown(make_run):
   make_run(predictions=[make_run.line(0)])
   (browser,) = _browsers(make_run)
   assert browser['examples'][0]['teacher'] is None
+  assert browser['examples'][0]['argues'] is None
   assert browser['examples'][0]['input'] == '[label] question 0'
 
 
