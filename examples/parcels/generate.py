@@ -2,6 +2,7 @@
 """Writes the bundled benchmark: which of two parcels is heavier?
 
   python examples/parcels/generate.py [--out=examples/parcels]
+    [--samples=5] [--weight_errors=0.3]
 
 Everything here is made up by this program, the completions included: no LLM
 was asked, and a student's accuracy on it says nothing about real data. What
@@ -17,6 +18,9 @@ The teacher that stands in for an LLM errs at known rates (`ERRORS`): it takes
 a thing for lighter or heavier than it is and concludes accordingly, it
 concludes wrongly from the right weights, it gives no answer that was asked
 for, or it breaks off.
+
+`--samples=5` asks it five times per pair. Its first answer is the one of the
+bundled files; the others have errors and wordings of their own.
 """
 
 import argparse
@@ -38,6 +42,13 @@ THINGS = (
 # Share of completions with each kind of error; the rest is right.
 ERRORS = {'weight': 0.05, 'slip': 0.01, 'no_answer': 0.01, 'cut': 0.01}
 SIDES = ('first', 'second')
+# Wordings of further samples; the first one's is `rationale`.
+WORDINGS = (
+  'The first weighs {first} kg and the second {second} kg.',
+  'It is {first} kg here and {second} kg there.',
+  '{second} kg is the weight of the second, and {first} kg of the first.',
+  'One has {first} kg. The other has {second} kg.',
+)
 
 
 def weights(rng: random.Random) -> dict[str, int]:
@@ -72,11 +83,16 @@ def rationale(first: int, second: int) -> str:
 
 
 def completion(
-  pair: tuple[str, str], known: dict[str, int], rng: random.Random
+  pair: tuple[str, str],
+  known: dict[str, int],
+  rng: random.Random,
+  *,
+  errors: dict[str, float] = ERRORS,
+  wording: str | None = None,
 ) -> str:
   """What the teacher writes about a pair, errors included."""
   kilograms = [known[thing] for thing in pair]
-  error = draw_error(rng)
+  error = draw_error(rng, errors)
   if error == 'weight':
     side = pick((0, 1), rng)
     wrong = [w for w in KILOGRAMS if w not in kilograms]
@@ -87,24 +103,29 @@ def completion(
   if error == 'no_answer':
     answer = 'unknown'
   reasons = rationale(*kilograms)
+  if wording is not None:
+    reasons = wording.format(first=kilograms[0], second=kilograms[1])
   if error == 'cut':
-    return reasons.partition(' than')[0]
+    return reasons.partition(' than')[0].removesuffix('.')
   return f'{reasons} So the answer is {answer}.'
 
 
-def draw_error(rng: random.Random) -> str | None:
-  """A key of `ERRORS`, or None."""
+def draw_error(rng: random.Random, errors: dict[str, float]) -> str | None:
+  """A key of errors, or None."""
   drawn = rng.random()
-  for error, rate in ERRORS.items():
+  for error, rate in errors.items():
     if drawn < rate:
       return error
     drawn -= rate
   return None
 
 
-def files() -> Iterator[tuple[str, list[dict]]]:
+def files(
+  *, samples: int = 1, weight_errors: float = ERRORS['weight']
+) -> Iterator[tuple[str, list[dict]]]:
   """(file name, its objects) of the whole benchmark."""
-  rng = random.Random(SEED)
+  errors = {**ERRORS, 'weight': weight_errors}
+  rng, more = random.Random(SEED), random.Random(SEED + 1)
   known = weights(rng)
   left = iter(pairs(known, rng))
   for split, size in SIZES.items():
@@ -120,7 +141,12 @@ def files() -> Iterator[tuple[str, list[dict]]]:
           'heavier': heavier(*(known[thing] for thing in pair)),
         }
       )
-      completions.append({'id': row_id, 'text': completion(pair, known, rng)})
+      text = completion(pair, known, rng, errors=errors)
+      completions.append({'id': row_id, 'text': text})
+      for sample in range(1, samples):
+        wording = pick(WORDINGS, more)
+        text = completion(pair, known, more, errors=errors, wording=wording)
+        completions.append({'id': row_id, 'sample': sample, 'text': text})
     yield f'{split}.jsonl', rows
     yield f'llm/{split}.jsonl', completions
 
@@ -138,9 +164,18 @@ def pick(items, rng: random.Random):
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--out', default=pathlib.Path(__file__).parent)
-  out = pathlib.Path(parser.parse_args().out)
+  parser.add_argument('--samples', type=int, default=1, help='Per pair.')
+  parser.add_argument(
+    '--weight_errors',
+    type=float,
+    default=ERRORS['weight'],
+    help='Share of completions that take a thing for lighter or heavier.',
+  )
+  given = parser.parse_args()
+  out = pathlib.Path(given.out)
   (out / 'llm').mkdir(parents=True, exist_ok=True)
-  for name, objects in files():
+  made = files(samples=given.samples, weight_errors=given.weight_errors)
+  for name, objects in made:
     lines = [json.dumps(value) + '\n' for value in objects]
     (out / name).write_text(''.join(lines), encoding='utf-8')
     print(f'{out / name}: {len(lines):,} lines')
