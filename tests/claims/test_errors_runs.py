@@ -61,6 +61,14 @@ TRAIN = {
     "MIXTURE_RATES={'a': 1}",
     ("rates is {'a': 1}", 'trained in pairs', 'PAIRED=False'),
   ),
+  'rationale_rule': (
+    "RATIONALE_CHOICE='newest'",
+    ("RATIONALE_CHOICE is 'newest'", 'expected one of first, all'),
+  ),
+  'one_rationale_each': (
+    "RATIONALE_CHOICE='all'",
+    ('one rationale per row', '--samples=5', '--overwrite'),
+  ),
   'optimizer': ('OPTIMIZER=3', ('optimizer is 3', 'reference')),
   'width': ('EMB_DIM=0', ('--gin.EMB_DIM=0', 'emb_dim is 0', '>= 1')),
   'dtype': ("ACTIVATION_DTYPE='f8'", ("dtype is 'f8'", 'float32')),
