@@ -5,15 +5,18 @@ Only matrix products count, as in published figures of utilisation; norms,
 softmax, activations and the optimizer are less than 3 % of a small model.
 """
 
+import re
 from typing import Any
 
 import numpy as np
 
+from dsbs_jax.core import lora as lora_lib
 from dsbs_jax.core import network
 
 Count = int | np.ndarray
 # A backward pass computes two gradients per product.
 TRAINING = 3
+_CROSS_KV = re.compile('/encoder_decoder_attention/(key|value)/')
 
 
 def forward(
@@ -83,7 +86,42 @@ def _gemma(
 
 
 def train(
-  config: network.Config, inputs: Count, targets: Count, **options: Any
+  config: network.Config,
+  inputs: Count,
+  targets: Count,
+  *,
+  lora: lora_lib.LoRA = lora_lib.LoRA(),
+  **options: Any,
 ) -> Count:
-  """FLOPs of a forward and a backward pass; arguments as in `forward`."""
-  return TRAINING * forward(config, inputs, targets, **options)
+  """FLOPs of a forward and a backward pass.
+
+  Args:
+    config: the network.
+    inputs: as in `forward`.
+    targets: likewise.
+    lora: with a rank, products with frozen kernels have one gradient, not two,
+      and the adapters' products are added.
+    **options: as in `forward`.
+  """
+  whole = forward(config, inputs, targets, **options)
+  if not lora.rank:
+    return TRAINING * whole
+  pairs = forward(config, inputs, targets, **options | {'tokens': (0, 0)})
+  rows = options.get('rows', 1)
+  tokens = options.get('tokens') or (rows * inputs, rows * targets)
+  adapters = _adapters(config, lora, *tokens)
+  return (TRAINING - 1) * (whole - pairs) + TRAINING * (pairs + adapters)
+
+
+def _adapters(
+  config: network.Config, lora: lora_lib.LoRA, sources: Count, outputs: Count
+) -> Count:
+  """Forward FLOPs of LoRA's own products, of tokens of each side."""
+  total = 0
+  for name, number in lora_lib.sizes(config, lora).items():
+    of_inputs = name.startswith('encoder/') or _CROSS_KV.search(name)
+    tokens = sources if of_inputs else outputs
+    if isinstance(config, network.GemmaConfig):
+      tokens = sources + outputs
+    total += 2 * number * tokens
+  return total

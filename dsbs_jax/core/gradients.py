@@ -91,6 +91,7 @@ def batch_value_and_grad(
   chunk_tokens: int = 0,
   num_pairs: int = 0,
   join_views: bool = False,
+  network_params: Callable[[Params], Params] = lambda params: params,
 ) -> tuple[tuple[Array, Sums], Params]:
   """The loss of a whole batch, its metric sums, and its gradient.
 
@@ -98,7 +99,8 @@ def batch_value_and_grad(
   the same for every num_microbatches, num_shards and chunk_tokens, to rounding.
 
   Args:
-    params: the network's parameter tree, float32.
+    params: what is trained, float32: the network's parameter tree, unless
+      network_params says otherwise.
     batch: view -> row group of B rows; B is a multiple of num_microbatches *
       num_shards.
     config: the network.
@@ -114,6 +116,8 @@ def batch_value_and_grad(
     join_views: whether both views of a packed batch pass through the network
       together, see `joined_views`. Not where one of the terms has no weight,
       nor with the mutual-information term.
+    network_params: params -> the network's parameter tree, for LoRA. What else
+      it reads is constant, and no gradient of it is computed.
 
   Returns:
     (loss, sums): float32 scalar; `{label,rationale}/{loss_sum,tokens,correct}`
@@ -141,7 +145,7 @@ def batch_value_and_grad(
   if distillation.mi_weight:
     count = mutual_information.count_pairs(batch)  # refuses what is no pair
     labels = _label_probabilities(
-      params,
+      network_params(params),
       config,
       parts[contract.LABEL_VIEW],
       num_shards=num_shards,
@@ -163,6 +167,7 @@ def batch_value_and_grad(
         counts=counts,
         chunk_tokens=chunk_tokens,
         logits_loss=logits_losses.get(view),
+        network_params=network_params,
       ),
       has_aux=True,
     )
@@ -196,6 +201,7 @@ def _view_loss(
   dropout_key: Array,
   chunk_tokens: int,
   logits_loss: LogitsLoss | None,
+  network_params: Callable[[Params], Params],
 ) -> tuple[Array, Sums]:
   """What b rows of one view contribute to the loss and the metric sums.
 
@@ -203,6 +209,7 @@ def _view_loss(
   `logits_loss` maps (rows, logits [b * T, V]) to a further part of the loss and
   its sums.
   """
+  params = network_params(params)
   hidden = network.hidden(params, config, rows, dropout_key=dropout_key)
   rows = unpadding.unpad_targets(rows)
 

@@ -41,7 +41,8 @@ def cache(config: Config) -> types.ModuleType:
   return _CACHES[type(config)]
 
 
-def _tree(config: Config) -> parameter_tree.Tree:
+def tree(config: Config) -> parameter_tree.Tree:
+  """What the parameters are, and how they are drawn."""
   return _NETWORKS[type(config)].tree(config)
 
 
@@ -64,17 +65,17 @@ def init(key: jax.Array, config: Config) -> Params:
     key: typed random key.
     config: the network.
   """
-  return _tree(config).init(key)
+  return tree(config).init(key)
 
 
 def param_shapes(config: Config) -> Params:
   """The parameter tree with a float32 jax.ShapeDtypeStruct at each leaf."""
-  return _tree(config).shapes()
+  return tree(config).shapes()
 
 
 def logical_axes(config: Config) -> Params:
   """The parameter tree with T5X's axis names, a tuple of str, at each leaf."""
-  return _tree(config).axes()
+  return tree(config).axes()
 
 
 def stack_layers(params: Params, config: Config) -> Params:
@@ -84,12 +85,12 @@ def stack_layers(params: Params, config: Config) -> Params:
     params: parameters with subtrees `layers_0`, `layers_1`, ...
     config: the network; its `scan_layers` is not looked at.
   """
-  return _tree(config).stack(params)
+  return tree(config).stack(params)
 
 
 def unstack_layers(params: Params, config: Config) -> Params:
   """The inverse of `stack_layers`, with the same arguments."""
-  return _tree(config).unstack(params)
+  return tree(config).unstack(params)
 
 
 def hidden(

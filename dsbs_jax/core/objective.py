@@ -250,14 +250,29 @@ def _chunked(
 
 
 def _chunked_forward(chunk_loss, logits_params, hidden, tokens):
-  """As `_chunked`; the residuals are the gradients of the loss itself."""
+  """As `_chunked`; the residuals are the gradients of the loss itself.
+
+  Arguments are `jax.custom_derivatives.CustomVJPPrimal`s, which say what is
+  differentiated: a frozen parameter (LoRA) gets no gradient.
+  """
+  flat, structure = jax.tree.flatten(logits_params)
+  trained = [leaf.value for leaf in flat if leaf.perturbed]
+  hidden, tokens = jax.tree.map(lambda leaf: leaf.value, (hidden, tokens))
+
+  def params_of(trained):
+    leaves = iter(trained)
+    return structure.unflatten(
+      next(leaves) if leaf.perturbed else leaf.value for leaf in flat
+    )
 
   def visit(carry, chunk):
     totals, params_gradient = carry
     hidden_chunk, tokens_chunk = chunk
     loss, pull_back, sums = jax.vjp(
-      lambda *args: chunk_loss(*args, tokens_chunk),
-      logits_params,
+      lambda params, hidden: chunk_loss(
+        params_of(params), hidden, tokens_chunk
+      ),
+      trained,
       hidden_chunk,
       has_aux=True,
     )
@@ -267,10 +282,14 @@ def _chunked_forward(chunk_loss, logits_params, hidden, tokens):
     )
     return carry, hidden_gradient
 
-  zeros = _zero_totals(chunk_loss, logits_params, hidden, tokens)
-  no_gradient = jax.tree.map(jnp.zeros_like, logits_params)
+  zeros = _zero_totals(chunk_loss, params_of(trained), hidden, tokens)
+  no_gradient = jax.tree.map(jnp.zeros_like, trained)
   (totals, params_gradient), hidden_gradient = jax.lax.scan(
     visit, (zeros, no_gradient), (hidden, tokens)
+  )
+  gradients = iter(params_gradient)
+  params_gradient = structure.unflatten(
+    next(gradients) if leaf.perturbed else None for leaf in flat
   )
   return totals, (params_gradient, hidden_gradient)
 
@@ -285,7 +304,7 @@ def _chunked_backward(chunk_loss, gradients, cotangents):
   return params_gradient, hidden_gradient, None
 
 
-_chunked.defvjp(_chunked_forward, _chunked_backward)
+_chunked.defvjp(_chunked_forward, _chunked_backward, symbolic_zeros=True)
 
 
 def _zero_totals(chunk_loss, logits_params, hidden, tokens):

@@ -7,6 +7,9 @@ parameter's path, such as 'encoder/layers_0/mlp/wo/kernel', and each parameter
 matches exactly one row. Stacked layers ('encoder/layers/...') use the same
 rows: their leading layer axis is never split.
 
+LoRA's pair of a kernel W [D, F] follows W's row: A [D, r] is split as W's rows
+are, B [r, F] as its columns.
+
 An axis that does not divide its dimension is dropped for that parameter, which
 then is replicated over it; `dropped_axes` lists where this happened.
 """
@@ -23,6 +26,8 @@ from dsbs_jax import contract
 DATA_AXIS = 'data'
 MODEL_AXIS = 'model'
 STACKED_LAYERS = 'layers'
+
+_LORA = re.compile(r'/lora_([ab])$')
 
 Rules = tuple[tuple[str, PartitionSpec], ...]
 
@@ -173,6 +178,9 @@ def state_shardings(state_shapes: Any, mesh: Mesh, rules: Rules) -> Any:
   structure = jax.tree.structure(params)
   param_shardings = shardings(params, mesh, rules)
   replicated = NamedSharding(mesh, PartitionSpec())
+  frozen = None
+  if state_shapes.frozen is not None:
+    frozen = shardings(state_shapes.frozen, mesh, rules)
 
   def follow(subtree):
     if jax.tree.structure(subtree) != structure:
@@ -186,11 +194,12 @@ def state_shardings(state_shapes: Any, mesh: Mesh, rules: Rules) -> Any:
       param_shardings,
     )
 
-  return jax.tree.map(
+  followed = jax.tree.map(
     follow,
-    state_shapes,
+    state_shapes.replace(frozen=None),
     is_leaf=lambda tree: jax.tree.structure(tree) == structure,
   )
+  return followed.replace(frozen=frozen)
 
 
 def dropped_axes(shapes: Any, mesh: Mesh, rules: Rules) -> list[str]:
@@ -256,6 +265,14 @@ def check_batch(batch: Any, mesh: Mesh, *, num_microbatches: int = 1) -> None:
 def _spec(path: Any, shape: Sequence[int], rules: Rules) -> PartitionSpec:
   """The one matching row's spec, padded to the parameter's rank."""
   name = path_name(path)
+  part = _LORA.search(name)
+  if part:
+    kernel = (*path[:-1], jax.tree_util.DictKey('kernel'))
+    # Of W's two dimensions, A has the first and B the second.
+    rows, columns = _spec(kernel, shape, rules)[-2:]
+    leading = (None,) * is_stacked(path)
+    pair = {'a': (rows, None), 'b': (None, columns)}
+    return PartitionSpec(*leading, *pair[part[1]])
   matches = [rule for rule in rules if re.fullmatch(rule[0], name)]
   if len(matches) != 1:
     raise contract.UserError(

@@ -4,6 +4,7 @@
 The loss of a batch and its gradient: see `gradients`.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,24 +15,30 @@ import optax
 
 from dsbs_jax import contract
 from dsbs_jax.core import gradients, network, objective, optimizer
+from dsbs_jax.core import lora as lora_lib
 
 Batch = dict[str, dict[str, jax.Array]]
 Metrics = dict[str, jax.Array]
 
+# Folded into the key of the initial parameters.
+_ADAPTERS = 1
+
 
 @flax.struct.dataclass
 class TrainState:
-  """All that training changes.
+  """All that training changes, and with LoRA what it does not.
 
   Attributes:
     step: int32 scalar, steps taken so far.
-    params: parameter tree, float32.
+    params: what is trained, float32: the parameter tree, or LoRA's adapters.
     opt_state: the optimizer's state.
+    frozen: with LoRA the network's parameter tree, which stays; else None.
   """
 
   step: jax.Array
   params: Any
   opt_state: Any
+  frozen: Any = None
 
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
@@ -41,6 +48,8 @@ def init_state(
   key: jax.Array,
   config: network.Config,
   transformation: optax.GradientTransformation,
+  *,
+  lora: lora_lib.LoRA = lora_lib.LoRA(),
 ) -> TrainState:
   """A fresh state: random parameters, zero moments, step 0.
 
@@ -48,8 +57,14 @@ def init_state(
     key: typed random key.
     config: the network.
     transformation: the optimizer.
+    lora: with a rank, adapters are trained, and the parameters are frozen.
   """
-  return state_from_params(network.init(key, config), transformation)
+  params = network.init(key, config)
+  if not lora.rank:
+    return state_from_params(params, transformation)
+  adapters = lora_lib.init(jax.random.fold_in(key, _ADAPTERS), config, lora)
+  state = state_from_params(adapters, transformation)
+  return state.replace(frozen=lora_lib.freeze(params, lora))
 
 
 def state_from_params(
@@ -79,6 +94,7 @@ def make_train_step(
   chunk_tokens: int = 0,
   num_pairs: int = 0,
   join_views: bool = False,
+  lora: lora_lib.LoRA = lora_lib.LoRA(),
 ) -> TrainStep:
   """Makes the function that takes one optimizer step.
 
@@ -93,6 +109,7 @@ def make_train_step(
     chunk_tokens: likewise; see `objective.rows_loss`.
     num_pairs: likewise, for the mutual-information term.
     join_views: likewise; see `joined_views`.
+    lora: as in `init_state`.
 
   Returns:
     (state, batch) -> (new state, metrics). Metrics are float32 scalars:
@@ -120,6 +137,10 @@ def make_train_step(
     )
 
   def train_step(state, batch):
+    options = {}
+    if lora.rank:
+      attach = functools.partial(lora_lib.attach, state.frozen, lora=lora)
+      options['network_params'] = attach
     (loss, sums), gradient = gradients.batch_value_and_grad(
       state.params,
       batch,
@@ -131,6 +152,7 @@ def make_train_step(
       chunk_tokens=chunk_tokens,
       num_pairs=num_pairs,
       join_views=join_views,
+      **options,
     )
     updates, opt_state = transformation.update(
       gradient, state.opt_state, state.params
@@ -145,7 +167,7 @@ def make_train_step(
     rate = optimizer.learning_rate_of(opt_state)
     if rate is not None:
       metrics['learning_rate'] = rate
-    new_state = TrainState(
+    new_state = state.replace(
       step=state.step + 1,
       params=optax.apply_updates(state.params, updates),
       opt_state=opt_state,

@@ -31,9 +31,9 @@ class Parts:
   """Bytes on the fullest device that follow from shapes alone.
 
   Attributes:
-    params: parameters, float32.
+    params: parameters, float32; with LoRA the frozen ones and the adapters.
     optimizer: optimizer state.
-    gradients: one gradient per parameter, as its parameter is sharded.
+    gradients: one gradient per trained parameter, sharded as that is.
     batch: one batch.
   """
 
@@ -96,11 +96,11 @@ def parts(
   batch = step_functions.batch_shapes(
     views, mesh, microbatches=run.microbatches
   )
-  params = bytes_per_device(state.params)
+  trained = bytes_per_device(state.params)
   return Parts(
-    params=params,
+    params=bytes_per_device(state.frozen) + trained,
     optimizer=bytes_per_device(state.opt_state),
-    gradients=params,
+    gradients=trained,
     batch=bytes_per_device(batch),
   )
 

@@ -43,9 +43,13 @@ def show(plan) -> None:
 
 def _memory_rows(plan):
   parts, compiled = plan.parts, plan.compiled
-  yield 'parameters', _gib(parts.params), 'per device, float32'
+  kinds = 'per device, float32', 'sharded as the parameters'
+  if 'LORA_RANK' in plan.assumed:
+    dtype = plan.assumed['LORA_BASE_DTYPE']
+    kinds = f'per device, frozen {dtype} and adapters', 'of the adapters alone'
+  yield 'parameters', _gib(parts.params), kinds[0]
   yield 'optimizer state', _gib(parts.optimizer), plan.assumed['OPTIMIZER']
-  yield 'gradients', _gib(parts.gradients), 'sharded as the parameters'
+  yield 'gradients', _gib(parts.gradients), kinds[1]
   yield 'batch', _gib(parts.batch), ''
   if compiled is None:
     yield 'together', _gib(parts.total), 'already too much; not compiled'

@@ -20,6 +20,7 @@ from dsbs_jax.hardware import (
   time_and_cost,
 )
 from dsbs_jax.hardware import memory as memory_lib
+from dsbs_jax.runs import results
 from dsbs_jax.runtime import accelerators, progress
 from dsbs_jax.training import step_functions, train_config
 
@@ -169,14 +170,16 @@ def make(run: train_config.TrainConfig, request: PlanRequest) -> HardwarePlan:
     assumed=_assumed(run),
     batch_from=_origin(run, given),
     views=dict(views),
-    num_params=sum(x.size for x in jax.tree.leaves(state.shapes.params)),
+    num_params=results.num_params(run.model),
     memory=device.memory,
     parts=result.parts,
     compiled=result.compiled,
     fits=result.fits(device),
-    unsplit=partitioning.dropped_axes(
-      state.shapes.params, mesh, run.sharding_rules()
-    ),
+    unsplit=[
+      line
+      for shapes in (state.shapes.params, state.shapes.frozen)
+      for line in partitioning.dropped_axes(shapes, mesh, run.sharding_rules())
+    ],
     forecast=time_and_cost.forecast(
       run,
       device,
@@ -234,7 +237,15 @@ def _assumed(run: train_config.TrainConfig) -> dict[str, Any]:
     'CHUNK_TOKENS': run.chunk_tokens,
     'BATCH_SIZE': run.batch_size,
     'TRAIN_STEPS': run.train_steps,
-  }
+  } | (
+    {
+      'LORA_RANK': run.lora.rank,
+      'LORA_TARGETS': run.lora.targets,
+      'LORA_BASE_DTYPE': run.lora.base_dtype,
+    }
+    if run.lora.rank
+    else {}
+  )
 
 
 def show(plan: HardwarePlan, *, as_json: bool) -> int:

@@ -57,6 +57,7 @@ def step_flops(
       run.model,
       shape.inputs,
       shape.targets,
+      lora=run.lora,
       rows=shape.rows,
       tokens=shape.tokens,
     )

@@ -46,6 +46,7 @@ class DistillationModel(models.EncoderDecoderModel):
   Args:
     objective: alpha, z-loss and label smoothing; those of T5X's own model
       (`z_loss`, `label_smoothing`, `loss_normalizing_factor`) are not used.
+    lora_rank: must be 0.
     feature_converter_cls: must keep the task ids beside the targets.
     **kwargs: as for `models.EncoderDecoderModel`.
   """
@@ -54,6 +55,7 @@ class DistillationModel(models.EncoderDecoderModel):
     self,
     *,
     objective: objective_lib.Distillation,
+    lora_rank: int = 0,
     feature_converter_cls=features.DistillationFeatureConverter,
     **kwargs,
   ):
@@ -63,6 +65,11 @@ class DistillationModel(models.EncoderDecoderModel):
         f'mi_weight is {objective.mi_weight}, expected 0:'
         ' the term is not built for T5X, where each view has its own loss.'
         ' Take the built-in engine, python -m dsbs_jax.train.'
+      )
+    if lora_rank:
+      raise contract.UserError(
+        f'LORA_RANK is {lora_rank}, expected 0: T5X trains all parameters. Take'
+        ' the built-in engine, python -m dsbs_jax.train.'
       )
     self.objective = objective
     ids = self.output_vocabulary.vocab_size

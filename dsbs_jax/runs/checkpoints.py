@@ -5,6 +5,8 @@
 
   state/     the tree {target: params, state: {step, param_states}}, the layout
              in which T5X keeps its own, so `t5x.eval` takes it as it is
+             with LoRA target is merged, and lora/ beside it holds what a
+             resume needs: {adapters, kernels}, the targets as they began
   position/  where the loader stands, and metrics not yet written (JSON)
   run/       what the run was made of: settings, vocabulary, versions (JSON)
 
@@ -27,7 +29,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from dsbs_jax import contract
-from dsbs_jax.core import steps
+from dsbs_jax.core import lora, steps
 from dsbs_jax.data import buckets, object_store
 from dsbs_jax.interop import checksums
 from dsbs_jax.runs import checkpoint_parts, checkpoint_scores
@@ -93,6 +95,7 @@ class Checkpoints:
     *,
     position: Mapping[str, Any],
     run: Mapping[str, Any],
+    params: Any = None,
   ) -> None:
     """Starts to save; returns once the arrays are copied from the devices.
 
@@ -100,6 +103,8 @@ class Checkpoints:
       state: the state after `state.step` steps.
       position: where the loader stands after as many batches (JSON).
       run: JSON facts that a resume compares.
+      params: the network's, which readers get; None: the state's own. With
+        LoRA they are not.
 
     Raises:
       UserError: the state is not finite, or this or the previous save could
@@ -120,7 +125,7 @@ class Checkpoints:
       self._manager.save(
         step,
         args=ocp.args.Composite(
-          state=ocp.args.PyTreeSave(_as_tree(state)),
+          state=ocp.args.PyTreeSave(_as_tree(state, params)),
           position=ocp.args.JsonSave(dict(position)),
           run=ocp.args.JsonSave({**run, 'versions': versions()}),
         ),
@@ -173,6 +178,11 @@ class Checkpoints:
       The state, and the position that was saved with it.
     """
     tree = _as_tree(like)
+    if like.frozen is not None:  # what is merged is not read back
+      merged = jax.tree.map(
+        lambda _: ocp.PLACEHOLDER, lora.base_kernels(like.frozen, like.params)
+      )
+      tree['target'] = lora.replace(tree['target'], merged)
     items = ocp.args.Composite(
       state=ocp.args.PyTreeRestore(
         tree, restore_args=ocp.checkpoint_utils.construct_restore_args(tree)
@@ -191,13 +201,7 @@ class Checkpoints:
         f'{folder} cannot be read: {error}. Rename it to go on from the one'
         ' before, or put a copy in its place.'
       ) from error
-    saved = restored['state']
-    state = steps.TrainState(
-      step=saved['state']['step'],
-      params=saved['target'],
-      opt_state=saved['state']['param_states'],
-    )
-    return state, restored['position']
+    return _as_state(restored['state']), restored['position']
 
   def describe_newest(self) -> str:
     """Says which checkpoint on disk is the newest."""
@@ -248,11 +252,30 @@ def versions() -> dict[str, str]:
   return found
 
 
-def _as_tree(state: steps.TrainState) -> dict[str, Any]:
-  return {
+def _as_tree(state: steps.TrainState, params: Any = None) -> dict[str, Any]:
+  """What is stored of a state; `params` are what readers get."""
+  tree = {
     'target': state.params,
     'state': {'step': state.step, 'param_states': state.opt_state},
   }
+  if state.frozen is not None:
+    tree['target'] = state.frozen if params is None else params
+    kernels = lora.base_kernels(state.frozen, state.params)
+    tree['lora'] = {'adapters': state.params, 'kernels': kernels}
+  return tree
+
+
+def _as_state(tree: Mapping[str, Any]) -> steps.TrainState:
+  params, frozen = tree['target'], None
+  if 'lora' in tree:
+    frozen = lora.replace(params, tree['lora']['kernels'])
+    params = tree['lora']['adapters']
+  return steps.TrainState(
+    step=tree['state']['step'],
+    params=params,
+    opt_state=tree['state']['param_states'],
+    frozen=frozen,
+  )
 
 
 def shapes_with_shardings(shapes: Any, shardings: Any) -> Any:

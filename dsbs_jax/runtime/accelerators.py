@@ -96,6 +96,9 @@ DEVICES = {
         'TPU v6e',
       ),
     ),
+    # What CUDA shows of 24 GB: with error correction less.
+    Device('l4', 22.0, 121, 30.3 / 121),
+    Device('rtx4090', 23.5, 165.2, 82.6 / 165.2),
     Device('a100', 79.2, 312, 19.5 / 312, kinds=('NVIDIA A100',)),
     Device('h100', 79.2, 989, 67 / 989, kinds=('NVIDIA H100',)),
     Device('h200', 139.7, 989, 67 / 989, kinds=('NVIDIA H200',)),

@@ -24,7 +24,12 @@ from dsbs_jax.runtime import (
   malloc,
   signals,
 )
-from dsbs_jax.training import profiling, session, train_config
+from dsbs_jax.training import (
+  profiling,
+  session,
+  step_functions,
+  train_config,
+)
 
 
 def train(
@@ -90,16 +95,25 @@ def train_locked(
       facts[declared.KEY] = now.description
     lock.check()
     with clock.phase('save'):
-      saved.save(now.state, position=position, run=facts)
+      saved.save(
+        now.state,
+        position=position,
+        run=facts,
+        params=step_functions.network_params(run, mesh, now.state),
+      )
       if copy.is_remote:  # it goes up while it is evaluated
         saved.wait()
         copy.push()
 
   def evaluate(done=None):
     with clock.phase('evaluation'):
-      scores = now.evaluator.evaluate_all(
-        now.state.params, step, run.model_dir, log, done=done, stop=stop
+      params = step_functions.network_params(
+        run, mesh, now.state, dtype=run.model.dtype
       )
+      scores = now.evaluator.evaluate_all(
+        params, step, run.model_dir, log, done=done, stop=stop
+      )
+      del params
     if scores is not None:
       lock.check()
       copy.wait()

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from dsbs_jax.core import flops, network
+from dsbs_jax.core import lora as lora_lib
 from dsbs_jax.runtime import accelerators
 
 DATA, EVALUATION, SAVE = 'data', 'evaluation', 'save'
@@ -30,6 +31,7 @@ class PhaseClock:
     lengths: step, from 0 -> lengths of the whole batch's examples.
     model: the network, for its FLOPs.
     devices: all that train, of one kind.
+    lora: what is trained in place of all parameters, for the same.
     clock: seconds.
   """
 
@@ -39,10 +41,12 @@ class PhaseClock:
     model: network.Config,
     devices: Sequence[jax.Device],
     *,
+    lora: lora_lib.LoRA = lora_lib.LoRA(),
     clock: Callable[[], float] = time.monotonic,
   ):
     self._lengths = lengths
     self._model = model
+    self._lora = lora
     self._devices = list(devices)
     self._peak = accelerators.peak_flops(
       self._devices[0].device_kind, model.dtype
@@ -71,7 +75,7 @@ class PhaseClock:
     for inputs, targets in self._lengths(step).values():
       self._counts['tokens'] += int(inputs.sum() + targets.sum())
       self._counts['flops'] += float(
-        flops.train(self._model, inputs, targets).sum()
+        flops.train(self._model, inputs, targets, lora=self._lora).sum()
       )
 
   def pop(self) -> dict[str, float]:

@@ -31,7 +31,8 @@ def run_fingerprint(
   """
   name = views.own_name(run.mixture_or_task_name)
   prepared = name and store.read(name.benchmark, source.data_dir)
-  return {
+  facts = {'lora': dataclasses.asdict(run.lora)} if run.lora.rank else {}
+  return facts | {
     'model': dataclasses.asdict(run.model),
     'objective': dataclasses.asdict(run.objective),
     'task': run.mixture_or_task_name,
@@ -80,6 +81,8 @@ def check(
       f' {step:,} steps already. Set it to as many, or train in another'
       ' MODEL_DIR.'
     )
+  # Runs without it do not say so.
+  saved, now = ({'lora': None, **facts} for facts in (saved, now))
   before, after = _flat(saved), _flat(now)
   changed = [
     f'{name}: {before.get(name)!r} -> {after.get(name)!r}'

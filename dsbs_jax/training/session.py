@@ -2,12 +2,14 @@
 """What a training run works on: opened afresh, or as a checkpoint left it."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
+from dsbs_jax.core import lora as lora_lib
 from dsbs_jax.core import partitioning, steps
 from dsbs_jax.data import declared, register, vocabularies
 from dsbs_jax.data.batching import loader
@@ -146,7 +148,9 @@ def open_session(
       max_nonfinite_steps=run.max_nonfinite_steps,
       saved=position,
     ),
-    clock=phase_clock.PhaseClock(data.lengths, run.model, mesh.devices.flat),
+    clock=phase_clock.PhaseClock(
+      data.lengths, run.model, mesh.devices.flat, lora=run.lora
+    ),
   )
 
 
@@ -178,16 +182,27 @@ def init_state(
   num_params = results.num_params(run.model)
   progress.say(f'initialising {num_params:,} parameters')
   state = step_functions.init_state(run, mesh)(key)
-  if run.initial_checkpoint_path:
-    params = read_checkpoint.load_params(
-      run.initial_checkpoint_path,
-      run.model,
-      shardings=step_functions.state(run, mesh).shardings.params,
-      vocabulary=vocabulary,
-      allow_pickle=run.allow_pickle,
+  if run.lora.rank:
+    trained = sum(lora_lib.sizes(run.model, run.lora).values())
+    progress.say(
+      f'LoRA of rank {run.lora.rank} trains {trained:,} parameters of its own'
     )
-    state = state.replace(params=params)
-  return state
+  if not run.initial_checkpoint_path:
+    return state
+  shardings = step_functions.state(run, mesh).shardings
+  load = functools.partial(
+    read_checkpoint.load_params,
+    run.initial_checkpoint_path,
+    run.model,
+    vocabulary=vocabulary,
+    allow_pickle=run.allow_pickle,
+  )
+  if not run.lora.rank:
+    return state.replace(params=load(shardings=shardings.params))
+  # Two copies, one of them float32, are what a small device has room for.
+  state = state.replace(frozen=None)
+  params = load(shardings=shardings.frozen)
+  return state.replace(frozen=lora_lib.freeze(params, run.lora))
 
 
 def open_data(

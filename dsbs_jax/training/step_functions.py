@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from dsbs_jax.core import lora as lora_lib
 from dsbs_jax.core import network, objective, partitioning, platform, steps
 from dsbs_jax.data.batching import row_shapes
 from dsbs_jax.runs import checkpoints
@@ -87,6 +88,7 @@ class _Facts:
 
   model: network.Config
   objective: objective.Distillation
+  lora: lora_lib.LoRA
   optimizer: _Call
   schedule: _Call
   learning_rate: float
@@ -135,6 +137,30 @@ def train_step(
   return _shared(_train_step, _facts(run, mesh, join_views))
 
 
+def network_params(
+  run: train_config.TrainConfig,
+  mesh: Mesh,
+  train_state: steps.TrainState,
+  *,
+  dtype: str = 'float32',
+) -> Any:
+  """The parameters of a plain network, as readers of a checkpoint get them.
+
+  Args:
+    run: all settings.
+    mesh: the devices.
+    train_state: its params, or with LoRA its frozen kernels and their
+      adapters, merged, which shares all other arrays with the state.
+    dtype: of merged kernels.
+  """
+  if train_state.frozen is None:
+    return train_state.params
+  merge = _shared(_merge, _facts(run, mesh))
+  adapters, frozen = train_state.params, train_state.frozen
+  kernels = lora_lib.base_kernels(frozen, adapters)
+  return lora_lib.replace(frozen, merge(kernels, adapters, dtype))
+
+
 def _facts(
   run: train_config.TrainConfig, mesh: Mesh, join_views: bool | None = None
 ) -> _Facts:
@@ -143,6 +169,7 @@ def _facts(
   return _Facts(
     model=run.model,
     objective=train_config.objective_of(run),
+    lora=run.lora,
     optimizer=_Call.of(run.optimizer),
     schedule=_Call.of(run.schedule),
     learning_rate=run.learning_rate,
@@ -168,7 +195,9 @@ def _shared(make: Callable[[_Facts], Any], facts: _Facts) -> Any:
 def _state(facts: _Facts) -> State:
   transformation = facts.transformation()
   shapes = jax.eval_shape(
-    lambda key: steps.init_state(key, facts.model, transformation),
+    lambda key: steps.init_state(
+      key, facts.model, transformation, lora=facts.lora
+    ),
     jax.random.key(0),
   )
   shardings = partitioning.state_shardings(shapes, facts.mesh, facts.rules)
@@ -179,8 +208,22 @@ def _state(facts: _Facts) -> State:
 def _init_state(facts: _Facts) -> jax.stages.Wrapped:
   transformation = facts.transformation()
   return jax.jit(
-    lambda key: steps.init_state(key, facts.model, transformation),
+    lambda key: steps.init_state(
+      key, facts.model, transformation, lora=facts.lora
+    ),
     out_shardings=_state(facts).shardings,
+  )
+
+
+@functools.lru_cache(_MAX_SHARED)
+def _merge(facts: _Facts) -> jax.stages.Wrapped:
+  shardings = _state(facts).shardings
+  return jax.jit(
+    lambda kernels, adapters, dtype: lora_lib.merged_kernels(
+      kernels, adapters, facts.lora, dtype=dtype
+    ),
+    static_argnums=2,
+    out_shardings=lora_lib.base_kernels(shardings.frozen, shardings.params),
   )
 
 
@@ -199,6 +242,7 @@ def _train_step(facts: _Facts) -> jax.stages.Wrapped:
       chunk_tokens=facts.chunk_tokens,
       num_pairs=facts.num_pairs,
       join_views=facts.join_views,
+      lora=facts.lora,
     )
     if facts.skip_nonfinite:
       train_step = steps.skip_updates(train_step)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from dsbs_jax import contract
+from dsbs_jax.core import lora as lora_lib
 from dsbs_jax.core import network, partitioning
 from dsbs_jax.core import objective as objective_lib
 from dsbs_jax.data import object_store, register, vocabularies
@@ -50,6 +51,7 @@ class TrainConfig:
     allow_pickle: whether these may be a pickled pytorch_model.bin.
     model: the network.
     objective: the loss of a mixture; a single task trains on its plain loss.
+    lora: with a rank, low-rank adapters are trained in place of all parameters.
     paired: whether each step sees both views of the same examples, as in the
       paper, or samples the mixture's tasks by their rates, as seqio does.
     rates: task -> rate where the mixture is sampled; None for its own.
@@ -95,6 +97,7 @@ class TrainConfig:
   allow_pickle: bool
   model: network.Config
   objective: objective_lib.Distillation
+  lora: lora_lib.LoRA = lora_lib.LoRA()
   paired: bool
   rates: Mapping[str, float] | None
   rationale_choice: str = rationale_rules.FIRST
@@ -160,6 +163,8 @@ class TrainConfig:
       )
     if self.module is not None:
       register.load_module(self.module)
+    if self.lora.rank:
+      lora_lib.tree(self.model, self.lora)  # refuses targets that are not there
     # Checks their settings, and makes gin write them into the run's config.
     self.transformation()
 

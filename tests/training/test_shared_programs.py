@@ -8,7 +8,7 @@ import inspect
 import jax
 import pytest
 
-from dsbs_jax.core import network, objective, optimizer, partitioning
+from dsbs_jax.core import lora, network, objective, optimizer, partitioning
 from dsbs_jax.data.batching import layouts
 from dsbs_jax.training import step_functions, train_config
 
@@ -23,6 +23,7 @@ PROGRAM = {
   'clip_norm': None,
   'schedule': optimizer.constant,
   'optimizer': optimizer.adamw,
+  'lora': lora.LoRA(rank=2),
   'sharding_rules': partitioning.fully_sharded_rules,
   'max_nonfinite_steps': 1,
 }

@@ -11,9 +11,12 @@ import jax
 import jax.numpy as jnp
 
 from dsbs_jax.core import platform
+from dsbs_jax.core.layers import low_rank
 
 
-def logits_dense(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
+def logits_dense(
+  inputs: jax.Array, kernel: jax.Array | low_rank.LowRankKernel
+) -> jax.Array:
   """[..., D] x [D, V] -> [..., V] float32, in two forms: see `platform`.
 
   Factors have the dtype of the inputs, in the gradient too; products are added
@@ -21,8 +24,14 @@ def logits_dense(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
 
   Args:
     inputs: [..., D] in the activation dtype.
-    kernel: [D, V] float32.
+    kernel: [D, V] float32, or as LoRA splits it.
   """
+  if isinstance(kernel, low_rank.LowRankKernel):
+    precision = platform.precision(inputs.dtype)
+    thin = jnp.matmul(
+      inputs, kernel.a.astype(inputs.dtype), precision=precision
+    )
+    return logits_dense(inputs, kernel.kernel) + logits_dense(thin, kernel.b)
   return platform.choose(
     inputs, kernel, cpu=logits_dense_for_cpu, others=plain_logits_dense
   )
@@ -54,7 +63,7 @@ def _logits_dense_backward(residuals, gradient, *, copy):
   inputs_gradient = _product(gradient, kernel.astype(inputs.dtype).T)
   return (
     inputs_gradient.reshape(inputs.shape).astype(inputs.dtype),
-    _product(transposed, gradient),
+    _product(transposed, gradient).astype(kernel.dtype),
   )
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dsbs_jax.core import platform
-from dsbs_jax.core.layers import dot_product_attention, dropout
+from dsbs_jax.core.layers import dot_product_attention, dropout, low_rank
 from dsbs_jax.core.layers.unpadding import Unpadding
 
 
@@ -145,7 +145,9 @@ def make_causal_mask(length: int) -> jax.Array:
   return (positions[:, None] >= positions[None, :])[None, None]
 
 
-def dense(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
+def dense(
+  inputs: jax.Array, kernel: jax.Array | low_rank.LowRankKernel
+) -> jax.Array:
   """[..., D] x [D, F] -> [..., F] in the dtype of the inputs.
 
   The leading axes are merged first: with two of them, XLA's CPU backend makes
@@ -153,8 +155,11 @@ def dense(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
 
   Args:
     inputs: [..., D] in the activation dtype.
-    kernel: [D, F] float32.
+    kernel: [D, F] float32, or as LoRA splits it.
   """
+  if isinstance(kernel, low_rank.LowRankKernel):
+    correction = dense(dense(inputs, kernel.a), kernel.b)
+    return dense(inputs, kernel.kernel) + correction
   flat = jnp.matmul(
     inputs.reshape(-1, inputs.shape[-1]),
     kernel.astype(inputs.dtype),
