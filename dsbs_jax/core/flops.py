@@ -90,7 +90,7 @@ def train(
   inputs: Count,
   targets: Count,
   *,
-  lora: lora_lib.LoRA = lora_lib.LoRA(),
+  lora: lora_lib.LoRA = lora_lib.OFF,
   **options: Any,
 ) -> Count:
   """FLOPs of a forward and a backward pass.

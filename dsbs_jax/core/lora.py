@@ -102,6 +102,9 @@ def _check_patterns(targets: Any) -> None:
       ) from error
 
 
+OFF = LoRA()
+
+
 def tree(config: network.Config, lora: LoRA) -> parameter_tree.Tree:
   """The adapters' description: names, shapes, axes, initial values.
 

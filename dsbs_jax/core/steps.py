@@ -49,7 +49,7 @@ def init_state(
   config: network.Config,
   transformation: optax.GradientTransformation,
   *,
-  lora: lora_lib.LoRA = lora_lib.LoRA(),
+  lora: lora_lib.LoRA = lora_lib.OFF,
 ) -> TrainState:
   """A fresh state: random parameters, zero moments, step 0.
 
@@ -94,7 +94,7 @@ def make_train_step(
   chunk_tokens: int = 0,
   num_pairs: int = 0,
   join_views: bool = False,
-  lora: lora_lib.LoRA = lora_lib.LoRA(),
+  lora: lora_lib.LoRA = lora_lib.OFF,
 ) -> TrainStep:
   """Makes the function that takes one optimizer step.
 

@@ -41,7 +41,7 @@ class PhaseClock:
     model: network.Config,
     devices: Sequence[jax.Device],
     *,
-    lora: lora_lib.LoRA = lora_lib.LoRA(),
+    lora: lora_lib.LoRA = lora_lib.OFF,
     clock: Callable[[], float] = time.monotonic,
   ):
     self._lengths = lengths

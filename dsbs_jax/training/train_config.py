@@ -97,7 +97,7 @@ class TrainConfig:
   allow_pickle: bool
   model: network.Config
   objective: objective_lib.Distillation
-  lora: lora_lib.LoRA = lora_lib.LoRA()
+  lora: lora_lib.LoRA = lora_lib.OFF
   paired: bool
   rates: Mapping[str, float] | None
   rationale_choice: str = rationale_rules.FIRST
