@@ -34,6 +34,9 @@ _MOMENT = re.compile(
   r'(?:.*/)?(v_row|v_col|v)/((?:encoder|decoder|token_embedder)/.*)'
 )
 
+# Those of adapters are of no parameter that T5X has.
+_LORA = re.compile(r'/lora_[ab]$')
+
 
 def fresh_moments(params: Mapping[str, Any]) -> dict[str, Any]:
   """T5X's `param_states` of an Adafactor that has taken no step.
@@ -70,7 +73,7 @@ def read_moments(
   found = {
     match.groups(): leaf
     for path, leaf in leaves.items()
-    if (match := _MOMENT.fullmatch(path))
+    if (match := _MOMENT.fullmatch(path)) and not _LORA.search(path)
   }
   if not found:
     return None
