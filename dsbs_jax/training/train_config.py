@@ -216,6 +216,11 @@ def random_start_hints(
       ' parameters are random: set INITIAL_CHECKPOINT_PATH, or a rate such as'
       ' 1e-3.'
     )
+  if run.lora.rank:
+    hints.append(
+      f'LORA_RANK is {run.lora.rank}, but the parameters are random, and LoRA'
+      ' leaves them so: set INITIAL_CHECKPOINT_PATH, or LORA_RANK=0.'
+    )
   rows = vocabularies.padded_size(vocabulary)
   if run.model.vocab_size > 2 * rows:
     small = dataclasses.replace(run.model, vocab_size=rows)

@@ -12,16 +12,26 @@ import jax
 import numpy as np
 import pytest
 
-from dsbs_jax.core import partitioning
+from dsbs_jax.core import lora, partitioning
 from dsbs_jax.hardware import batch_shapes, memory
+from dsbs_jax.runs import results
+from dsbs_jax.runtime import accelerators
 from dsbs_jax.training import step_functions
 from tests.hardware import small_run
 
+LORA = (
+  'LORA_RANK = 8',
+  "LORA_TARGETS = ('.*/layers/.*/kernel',)",
+  "LORA_BASE_DTYPE = 'bfloat16'",
+)
+# What a run on one card of 24 GB is planned with.
+CARD = ("REMAT = 'full'", 'MICROBATCHES = 8')
 
-def measured_peak(model):
+
+def measured_peak(model, *bindings):
   """(planned, measured) bytes of a train step, in a process of its own."""
   done = subprocess.run(
-    [sys.executable, __file__, model],
+    [sys.executable, __file__, model, *bindings],
     cwd=small_run.REPOSITORY,
     env=os.environ
     | {'PYTHONPATH': os.pathsep.join(path for path in sys.path if path)},
@@ -43,6 +53,48 @@ def test_planned_memory_is_what_a_step_takes(model):
   planned, measured = measured_peak(model)
   print(f'{model}: planned {planned:,}, measured {measured:,}')
   assert planned == pytest.approx(measured, rel=0.2)
+
+
+@pytest.mark.skipif(
+  not os.path.exists('/proc/self/statm'), reason='needs Linux'
+)
+def test_planned_memory_of_lora_is_what_a_step_takes():
+  planned, measured = measured_peak('tiny', *LORA)
+  print(f'tiny with LoRA: planned {planned:,}, measured {measured:,}')
+  assert planned == pytest.approx(measured, rel=0.2)
+
+
+def plan_xl(*bindings):
+  """The settings of T5 xl, and its bytes on one device."""
+  run = small_run.build('xl', bindings=[*CARD, *bindings])
+  mesh = partitioning.make_mesh('1x1', devices=jax.devices()[:1])
+  shapes = batch_shapes.typical(run, multiple=run.microbatches)
+  return run, mesh, shapes, memory.parts(run, mesh, shapes)
+
+
+def test_t5_xl_is_too_large_for_24_gb_unless_its_weights_are_frozen():
+  card = accelerators.device('l4').memory
+  *_, whole = plan_xl()
+  assert whole.held > card
+  run, *_, parts = plan_xl(*LORA)
+  sizes = lora.sizes(run.model, run.lora)
+  adapters = 4 * sum(sizes.values())
+  assert parts.gradients == adapters
+  assert parts.optimizer == pytest.approx(2 * adapters, rel=1e-3)
+  # Two bytes per parameter, but for the norms.
+  frozen = 2 * results.num_params(run.model)
+  assert parts.params == pytest.approx(frozen + adapters, rel=1e-3)
+  assert parts.total < card / 3
+
+
+@pytest.mark.long
+def test_a_step_of_t5_xl_with_lora_fits_24_gb():
+  """Compiled for a CPU, which makes float32 copies that no GPU needs."""
+  run, mesh, shapes, parts = plan_xl(*LORA)
+  lowered = step_functions.lower_train_step(run, mesh, shapes, join_views=True)
+  peak = memory.compile_program(lowered, mesh).peak
+  print(f'peak {peak:,}, of which by shapes {parts.total:,}')
+  assert parts.total < peak < accelerators.device('l4').memory
 
 
 def resident():
@@ -69,9 +121,10 @@ def highest_while(action):
   return max(samples)
 
 
-def main(model):
+def main(model, *bindings):
   """Takes real steps and prints planned and measured bytes."""
-  run = small_run.build(model, bindings=["ACTIVATION_DTYPE = 'float32'"])
+  bindings = ["ACTIVATION_DTYPE = 'float32'", *bindings]
+  run = small_run.build(model, bindings=bindings)
   shapes = batch_shapes.typical(run, multiple=1)
   views = {'rationale': shapes['rationale']}
   mesh = partitioning.make_mesh('1x1', devices=jax.devices()[:1])
@@ -96,4 +149,4 @@ def main(model):
 
 
 if __name__ == '__main__':
-  main(sys.argv[1])
+  main(*sys.argv[1:])

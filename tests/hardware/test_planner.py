@@ -72,6 +72,27 @@ def test_the_command_plans_for_gpus_that_are_not_there():
   )
 
 
+def test_the_command_plans_lora():
+  """Frozen weights have no gradients and no optimizer state."""
+  bindings = [
+    f'--gin.{line.replace(" = ", "=")}'
+    for line in (*small_run.SMALL, 'LORA_RANK = 4')
+  ]
+  done = door(
+    '--gin_file=gin/models/nano.gin',
+    *bindings,
+    '--gin.LORA_BASE_DTYPE=bfloat16',
+    '--mesh=1x1',
+    '--device=l4',
+    '--batch=label:8x32/16',
+  )
+  assert done.returncode == 0, done.stderr
+  said = ' '.join(done.stdout.split())
+  assert 'LORA_RANK=4' in said
+  assert 'per device, frozen bfloat16 and adapters' in said
+  assert 'of the adapters alone' in said
+
+
 def test_the_command_says_what_is_wrong_in_one_line():
   done = door('--gin_file=gin/models/nano.gin', '--mesh=3x1', '--device=v5e')
   assert done.returncode == 2

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from dsbs_jax.core import network
+from dsbs_jax.core import lora, network, optimizer, steps
 from dsbs_jax.interop import t5x_read_checkpoint, t5x_write_checkpoint
+from dsbs_jax.runs import checkpoints as run_checkpoints
 from tests import models
 
 
@@ -98,6 +99,43 @@ def test_t5x_restores_what_we_write(run, parts, tmp_path, legacy):
   }
   assert not any(leaf.any() for leaf in states.values())
   assert expected
+
+
+def test_t5x_evaluates_what_lora_has_trained(run, parts, tmp_path):
+  """Its checkpoints hold merged kernels where T5X looks for kernels."""
+  config, mesh, _, _ = run
+  settings = lora.LoRA(rank=2, targets=('.*/kernel',))
+  state = steps.init_state(
+    jax.random.key(0), config, optimizer.adamw_hf(1e-3), lora=settings
+  )
+  trained = jax.tree.map(lambda leaf: leaf + 0.1, state.params)
+  state = state.replace(step=np.int32(3), params=trained)
+  kernels = lora.base_kernels(state.frozen, trained)
+  merged = lora.replace(
+    state.frozen, lora.merged_kernels(kernels, trained, settings)
+  )
+  saved = run_checkpoints.Checkpoints(tmp_path / 'run')
+  saved.save(state, position={}, run={}, params=merged)
+  saved.close()
+  initializer = parts.initializer(parts.model(None), mesh)  # as t5x.eval does
+  reader = manager((config, mesh, initializer, None), tmp_path / 'unused')
+  restored = reader.restore(path=str(tmp_path / 'run' / 'checkpoint_3'))
+  models.assert_equal(parts.to_numpy(restored.params), jax.device_get(merged))
+
+
+def test_lora_under_t5x_is_refused(parts):
+  made = parts.model(None)
+  with pytest.raises(
+    ValueError, match='LORA_RANK is 8, expected 0: T5X trains'
+  ):
+    type(made)(
+      objective=made.objective,
+      lora_rank=8,
+      module=made.module,
+      input_vocabulary=made.input_vocabulary,
+      output_vocabulary=made.output_vocabulary,
+      optimizer_def=None,
+    )
 
 
 def _states(state):
