@@ -21,7 +21,7 @@ import pytest
 STEPS = 20
 PAIRS = 8
 # name -> mesh, rule table, optimizer, microbatches, whether the batch is paired
-# and its views are tied by the mutual-information term.
+# and its views are tied by the mutual-information term, whether LoRA trains.
 CASES = {
   '8x1, two microbatches': ('8x1', 'standard_rules', 'adamw_hf', 2),
   '4x2': ('4x2', 'standard_rules', 'adamw_hf', 1),
@@ -36,6 +36,15 @@ CASES = {
   '4x2 tied pairs': ('4x2', 'standard_rules', 'adamw_hf', 1, True),
   '2x4 gemma3': ('2x4', 'fully_sharded_rules', 'adamw_hf', 2),
   '2x4 t5gemma2': ('2x4', 'fully_sharded_rules', 'adamw_hf', 2),
+  '2x4 LoRA': ('2x4', 'standard_rules', 'adamw_hf', 1, False, True),
+  '4x2 fully sharded LoRA, two microbatches': (
+    '4x2',
+    'fully_sharded_rules',
+    'adamw_hf',
+    2,
+    False,
+    True,
+  ),
 }
 GEMMAS = ('gemma3', 't5gemma2')
 REFERENCES = {
@@ -44,6 +53,7 @@ REFERENCES = {
   'tied': ('1x1', 'standard_rules', 'adamw_hf', 1, True),
   'gemma3': ('1x1', 'standard_rules', 'adamw_hf', 1),
   't5gemma2': ('1x1', 'standard_rules', 'adamw_hf', 1),
+  'lora': ('1x1', 'standard_rules', 'adamw_hf', 1, False, True),
 }
 
 
@@ -123,10 +133,10 @@ def test_split_heads_and_features_stay_split(losses):
 
 def reference_of(case):
   """The name of the run on one device that a case is held against."""
-  _, _, optimizer, _, *tied = CASES[case]
+  _, _, optimizer, _, tied, with_lora, *_ = *CASES[case], False, False
   if case.endswith(GEMMAS):
     return case.split()[-1]
-  return 'tied' if tied else optimizer
+  return 'tied' if tied else 'lora' if with_lora else optimizer
 
 
 def main(*cases):
@@ -195,6 +205,7 @@ def train(
   optimizer_name,
   num_microbatches,
   tied=False,
+  with_lora=False,
   *,
   steps=STEPS,
 ):
@@ -204,7 +215,7 @@ def train(
   """
   import jax
 
-  from dsbs_jax.core import objective, optimizer, partitioning
+  from dsbs_jax.core import lora, objective, optimizer, partitioning
   from dsbs_jax.core import steps as steps_lib
 
   devices = jax.devices()[:1] if mesh_shape == '1x1' else None
@@ -213,8 +224,12 @@ def train(
     optimizer.linear_decay(0.01, total_steps=2 * STEPS)
   )
 
+  settings = lora.LoRA(rank=8 * with_lora, targets=('.*/kernel',))
+
   def init():
-    return steps_lib.init_state(jax.random.key(0), config, transformation)
+    return steps_lib.init_state(
+      jax.random.key(0), config, transformation, lora=settings
+    )
 
   layout = partitioning.state_shardings(
     jax.eval_shape(init), mesh, getattr(partitioning, rules)()
@@ -231,6 +246,7 @@ def train(
         mesh, getattr(partitioning, rules)()
       ),
       num_pairs=PAIRS,
+      lora=settings,
     ),
     in_shardings=(layout, rows_layout),
     out_shardings=(layout, None),
