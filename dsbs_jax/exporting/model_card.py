@@ -159,6 +159,8 @@ def _facts(exported: Checkpoint, macros: Mapping[str, Any]) -> Iterator:
     'steps': macros.get('TRAIN_STEPS'),
     'seed': metadata.get('seed'),
   }
+  if lora := metadata.get('lora'):
+    recipe['LoRA'] = f'rank {lora["rank"]}, alpha {lora["alpha"]}, merged'
   yield 'Recipe', escape(_pairs(recipe if 'optimizer' in metadata else {}))
   yield 'Vocabulary', escape(metadata.get('vocabulary'))
   yield 'Versions', escape(_pairs(metadata.get('versions')))

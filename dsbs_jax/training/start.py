@@ -175,6 +175,8 @@ def describe(request: Request, run: train_config.TrainConfig) -> str:
   rate = f'learning rate {run.learning_rate:g}'
   if request.is_random and run.learning_rate == SCRATCH_RATE:
     rate += ' (for random parameters; --lr sets another)'
+  if run.lora.rank:
+    rate += f', LoRA of rank {run.lora.rank}'
   name = views.own_name(run.mixture_or_task_name)
   is_pair = name is not None and name.form == 'dsbs' and run.paired
   task = run.mixture_or_task_name

@@ -13,7 +13,7 @@ from etils import epath
 from flax import traverse_util
 
 from dsbs_jax.core import lora, partitioning
-from dsbs_jax.exporting import export
+from dsbs_jax.exporting import export, model_card
 from dsbs_jax.inference import evaluate_checkpoint, evaluator
 from dsbs_jax.interop import read_checkpoint, t5x_read_checkpoint, t5x_storage
 from dsbs_jax.runs import checkpoints
@@ -105,6 +105,8 @@ def test_its_answers_are_those_of_its_checkpoint_and_of_its_exports(
   run = {'model_dir': trained.model_dir}
   export.to_hugging_face(export.ExportConfig(out=hf, **run))
   export.to_t5x(export.ExportConfig(out=t5x, **run))
+  card = pathlib.Path(hf, model_card.CARD_FILE).read_text()
+  assert 'LoRA rank 2, alpha 8' in card
   # Moments of A and B are none of T5X's parameters.
   state = t5x_storage.read_leaves(epath.Path(t5x) / 'checkpoint_0', 'state')
   assert not any('lora' in name for name in state)
