@@ -17,6 +17,7 @@ W + (alpha / r) B A, for columns x; its A and B have the same shapes transposed.
 """
 
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Iterator
@@ -37,6 +38,8 @@ LORA_A, LORA_B = 'lora_a', 'lora_b'
 _KERNEL = 'kernel'
 # What is stored in base_dtype; norms and position tables stay float32.
 _LARGE = (_KERNEL, 'embedding')
+# Of this many networks, sizes are kept: they are asked for at every step.
+_MAX_SIZES = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,6 +183,7 @@ def _uniform(limit: float):
   )
 
 
+@functools.lru_cache(_MAX_SIZES)
 def sizes(config: network.Config, lora: LoRA) -> dict[str, int]:
   """Path of each trained matrix -> its numbers, those of all layers.
 

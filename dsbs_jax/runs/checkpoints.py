@@ -4,9 +4,9 @@
 `MODEL_DIR/checkpoint_<step>/` holds three items and `checksums.json`:
 
   state/     the tree {target: params, state: {step, param_states}}, the layout
-             in which T5X keeps its own, so `t5x.eval` takes it as it is
-             with LoRA target is merged, and lora/ beside it holds what a
-             resume needs: {adapters, kernels}, the targets as they began
+             in which T5X keeps its own, so `t5x.eval` takes it as it is;
+             with LoRA, target is merged, and {lora: {adapters, kernels}},
+             the targeted kernels as they began, is for a resume
   position/  where the loader stands, and metrics not yet written (JSON)
   run/       what the run was made of: settings, vocabulary, versions (JSON)
 

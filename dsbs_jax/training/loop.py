@@ -113,7 +113,6 @@ def train_locked(
       scores = now.evaluator.evaluate_all(
         params, step, run.model_dir, log, done=done, stop=stop
       )
-      del params
     if scores is not None:
       lock.check()
       copy.wait()
