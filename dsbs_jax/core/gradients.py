@@ -92,6 +92,7 @@ def batch_value_and_grad(
   num_pairs: int = 0,
   join_views: bool = False,
   network_params: Callable[[Params], Params] = lambda params: params,
+  alpha: Array | None = None,
 ) -> tuple[tuple[Array, Sums], Params]:
   """The loss of a whole batch, its metric sums, and its gradient.
 
@@ -114,10 +115,12 @@ def batch_value_and_grad(
     chunk_tokens: target tokens of a part whose logits exist at once; 0: all.
     num_pairs: pairs in a batch at most, for the mutual-information term.
     join_views: whether both views of a packed batch pass through the network
-      together, see `joined_views`. Not where one of the terms has no weight,
-      nor with the mutual-information term.
+      together, see `joined_views`. Not where one of the terms has no weight
+      in the whole run, nor with the mutual-information term.
     network_params: params -> the network's parameter tree, for LoRA. What else
       it reads is constant, and no gradient of it is computed.
+    alpha: float32 scalar, of a step whose alpha follows a schedule; None: that
+      of `distillation`.
 
   Returns:
     (loss, sums): float32 scalar; `{label,rationale}/{loss_sum,tokens,correct}`
@@ -136,9 +139,8 @@ def batch_value_and_grad(
     parts[view] = batch_parts.cut(
       (rows, keys), view, num_parts=num_microbatches, num_shards=num_shards
     )
-  if (
-    join_views and 0.0 < distillation.alpha < 1.0 and not distillation.mi_weight
-  ):
+  two_terms = alpha is not None or 0.0 < distillation.alpha < 1.0
+  if join_views and two_terms and not distillation.mi_weight:
     parts = joined_views.join_parts(parts)
 
   logits_losses = {}
@@ -165,6 +167,7 @@ def batch_value_and_grad(
         config=config,
         distillation=distillation,
         counts=counts,
+        alpha=alpha,
         chunk_tokens=chunk_tokens,
         logits_loss=logits_losses.get(view),
         network_params=network_params,
@@ -198,6 +201,7 @@ def _view_loss(
   config: network.Config,
   distillation: objective.Distillation,
   counts: Sums,
+  alpha: Array | None,
   dropout_key: Array,
   chunk_tokens: int,
   logits_loss: LogitsLoss | None,
@@ -205,7 +209,8 @@ def _view_loss(
 ) -> tuple[Array, Sums]:
   """What b rows of one view contribute to the loss and the metric sums.
 
-  `counts` are those of the whole batch, `dropout_key` one per row, [b];
+  `counts` are those of the whole batch, `alpha` as in `batch_value_and_grad`,
+  `dropout_key` one per row, [b];
   `logits_loss` maps (rows, logits [b * T, V]) to a further part of the loss and
   its sums.
   """
@@ -223,6 +228,7 @@ def _view_loss(
     counts=counts,
     logits_fn=logits_fn,
     logits_params=network.logits_params(params, config),
+    alpha=alpha,
     chunk_tokens=chunk_tokens,
     logits_loss=logits_loss and functools.partial(logits_loss, rows),
   )

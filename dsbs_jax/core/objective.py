@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from dsbs_jax import contract
-from dsbs_jax.core import cross_entropy
+from dsbs_jax.core import alpha_schedules, cross_entropy
 
 TERMS = {'label': contract.LABEL_ID, 'rationale': contract.RATIONALE_ID}
 
@@ -42,6 +42,8 @@ class Distillation:
       perfect prediction costs 0. 0 as in the paper.
     mi_weight: weight of the term that ties the rationale of an example to its
       label, see `core/mutual_information`; 0 as in the paper.
+    alpha_schedule: None, or how alpha varies over the run, see
+      `core/alpha_schedules`; None as in the paper.
 
   Source: Hsieh et al. 2023, equations 1, 3 and 4, in the weighting of the
   original code.
@@ -51,6 +53,7 @@ class Distillation:
   z_loss: float = 0.0
   label_smoothing: float = 0.0
   mi_weight: float = 0.0
+  alpha_schedule: alpha_schedules.Schedule = None
 
   def __post_init__(self):
     for name, most, expected in (
@@ -64,6 +67,8 @@ class Distillation:
         raise contract.UserError(
           f'{name} is {value!r}, expected a number {expected}.'
         )
+    schedule = alpha_schedules.checked(self.alpha_schedule)
+    object.__setattr__(self, 'alpha_schedule', schedule)
 
 
 def token_counts(batch: dict[str, Rows]) -> Sums:
@@ -84,7 +89,11 @@ def token_counts(batch: dict[str, Rows]) -> Sums:
 
 
 def token_weights(
-  distillation: Distillation, rows: Rows, counts: Sums
+  distillation: Distillation,
+  rows: Rows,
+  counts: Sums,
+  *,
+  alpha: Array | None = None,
 ) -> Array:
   """The factor of each target's loss, [B, T] float32, 0 on padding.
 
@@ -92,8 +101,11 @@ def token_weights(
     distillation: the weights of the terms.
     rows: one row group, or a part of one.
     counts: `token_counts` of the whole batch that the rows belong to.
+    alpha: float32 scalar, of a step whose alpha follows a schedule; None:
+      that of `distillation`.
   """
-  alpha = distillation.alpha
+  if alpha is None:
+    alpha = distillation.alpha
   term_weights = {'label': alpha, 'rationale': 1.0 - alpha}
   return sum(
     _weights_of_term(rows, task_id)
@@ -114,6 +126,7 @@ def rows_loss(
   counts: Sums,
   logits_fn: LogitsFn,
   logits_params: Any,
+  alpha: Array | None = None,
   chunk_tokens: int = 0,
   logits_loss: Callable[[Array], tuple[Array, Sums]] | None = None,
 ) -> tuple[Array, Sums]:
@@ -136,6 +149,7 @@ def rows_loss(
     logits_fn: (logits_params, hidden [..., D]) -> logits [..., V] float32; must
       not close over traced values.
     logits_params: the parameters that `logits_fn` uses.
+    alpha: as in `token_weights`.
     chunk_tokens: about how many tokens' logits exist at once; 0: all.
     logits_loss: all logits [B * T, V] -> a further part of the loss, and its
       sums; without chunks only.
@@ -161,7 +175,7 @@ def rows_loss(
   )
   tokens = {
     'targets': rows['decoder_target_tokens'],
-    'weights': token_weights(distillation, rows, counts),
+    'weights': token_weights(distillation, rows, counts, alpha=alpha),
   } | {term: _weights_of_term(rows, task_id) for term, task_id in TERMS.items()}
   num_rows, length = tokens['targets'].shape
   num_chunks = 1

@@ -14,7 +14,13 @@ import jax.numpy as jnp
 import optax
 
 from dsbs_jax import contract
-from dsbs_jax.core import gradients, network, objective, optimizer
+from dsbs_jax.core import (
+  alpha_schedules,
+  gradients,
+  network,
+  objective,
+  optimizer,
+)
 from dsbs_jax.core import lora as lora_lib
 
 Batch = dict[str, dict[str, jax.Array]]
@@ -95,6 +101,7 @@ def make_train_step(
   num_pairs: int = 0,
   join_views: bool = False,
   lora: lora_lib.LoRA = lora_lib.OFF,
+  total_steps: int = 0,
 ) -> TrainStep:
   """Makes the function that takes one optimizer step.
 
@@ -110,13 +117,15 @@ def make_train_step(
     num_pairs: likewise, for the mutual-information term.
     join_views: likewise; see `joined_views`.
     lora: as in `init_state`.
+    total_steps: of the run, which a named schedule of alpha divides.
 
   Returns:
     (state, batch) -> (new state, metrics). Metrics are float32 scalars:
     `{label,rationale}/{loss_sum,tokens,correct}` over the batch, `loss` (the
     objective), `grad_norm` (before clipping), `finite` (1 if both are finite,
-    else 0), `learning_rate` if the optimizer's state has it, and
-    `mutual_information` (unweighted) if the objective has that term.
+    else 0), `learning_rate` if the optimizer's state has it, `alpha` if it
+    follows a schedule, and `mutual_information` (unweighted) if the objective
+    has that term.
 
   Raises:
     UserError: num_microbatches is below 1, or the mutual-information term
@@ -136,7 +145,14 @@ def make_train_step(
       ' the number of pairs. Set chunk_tokens=0 and num_pairs=batch size.'
     )
 
+  alpha_at = alpha_schedules.make(
+    distillation.alpha_schedule,
+    alpha=distillation.alpha,
+    total_steps=total_steps,
+  )
+
   def train_step(state, batch):
+    alpha = alpha_at and alpha_at(state.step)
     options = {}
     if lora.rank:
       attach = functools.partial(lora_lib.attach, state.frozen, lora=lora)
@@ -152,6 +168,7 @@ def make_train_step(
       chunk_tokens=chunk_tokens,
       num_pairs=num_pairs,
       join_views=join_views,
+      alpha=alpha,
       **options,
     )
     updates, opt_state = transformation.update(
@@ -167,6 +184,8 @@ def make_train_step(
     rate = optimizer.learning_rate_of(opt_state)
     if rate is not None:
       metrics['learning_rate'] = rate
+    if alpha is not None:
+      metrics['alpha'] = alpha
     new_state = state.replace(
       step=state.step + 1,
       params=optax.apply_updates(state.params, updates),

@@ -129,6 +129,9 @@ def _facts(exported: Checkpoint, macros: Mapping[str, Any]) -> Iterator:
   if name is not None and name.form == 'dsbs':
     alpha = metadata.get('objective', {}).get('alpha')
     yield 'alpha (weight of the label term)', escape(alpha)
+    schedule = metadata.get('objective', {}).get('alpha_schedule')
+    if schedule:
+      yield 'alpha over the run', escape(schedule)
   yield 'Data', _data_text(name, data)
   yield 'Teacher', _teacher_text(data)
   started = macros.get('INITIAL_CHECKPOINT_PATH', UNKNOWN)

@@ -71,6 +71,12 @@ class DistillationModel(models.EncoderDecoderModel):
         f'LORA_RANK is {lora_rank}, expected 0: T5X trains all parameters. Take'
         ' the built-in engine, python -m dsbs_jax.train.'
       )
+    if objective.alpha_schedule:
+      raise contract.UserError(
+        f'ALPHA_SCHEDULE is {objective.alpha_schedule!r}, expected None: T5X'
+        ' evaluates the objective without knowing the step. Take the built-in'
+        ' engine, python -m dsbs_jax.train.'
+      )
     self.objective = objective
     ids = self.output_vocabulary.vocab_size
     rows = self.module.config.vocab_size

@@ -19,6 +19,8 @@ from dsbs_jax.runtime import files, progress
 
 METRICS_FILE = 'metrics.jsonl'
 TIMING_FILE = 'timing.jsonl'
+# What follows a schedule.
+_OF_THE_LAST_STEP = {'learning_rate', 'alpha'}
 
 
 class MetricsLog:
@@ -146,8 +148,8 @@ def summarise(metrics: list[Mapping[str, jax.Array]]) -> dict[str, float]:
 
   Returns:
     `<term>/loss` and `<term>/accuracy` per target token over all the steps,
-    `<term>/tokens` and plain scalars as means per step; `learning_rate` as it
-    was in the last step. A term without tokens is left out.
+    `<term>/tokens` and plain scalars as means per step; `learning_rate` and
+    `alpha` as they were in the last step. A term without tokens is left out.
   """
   host = [
     {key: float(value) for key, value in m.items()}
@@ -167,8 +169,8 @@ def summarise(metrics: list[Mapping[str, jax.Array]]) -> dict[str, float]:
     else:
       name = 'accuracy' if quantity == 'correct' else quantity
       means[f'{term}/{name.removesuffix("_sum")}'] = float(total / tokens)
-  if 'learning_rate' in means:
-    means['learning_rate'] = host[-1]['learning_rate']
+  for name in means.keys() & _OF_THE_LAST_STEP:
+    means[name] = host[-1][name]
   return means
 
 

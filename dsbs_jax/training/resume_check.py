@@ -39,9 +39,7 @@ def run_fingerprint(
     'batch_size': run.batch_size,
     'optimizer': _arguments(run.optimizer, 'clip_norm'),
     'schedule': _arguments(run.schedule, 'total_steps'),
-    'train_steps': run.train_steps
-    if run.rates_depend_on_train_steps()
-    else None,
+    'train_steps': run.train_steps if run.depends_on_train_steps() else None,
     'learning_rate': run.learning_rate,
     'clip_norm': run.clip_norm,
     'initial_checkpoint_path': run.initial_checkpoint_path,

@@ -243,6 +243,7 @@ def _train_step(facts: _Facts) -> jax.stages.Wrapped:
       num_pairs=facts.num_pairs,
       join_views=facts.join_views,
       lora=facts.lora,
+      total_steps=facts.total_steps,
     )
     if facts.skip_nonfinite:
       train_step = steps.skip_updates(train_step)

@@ -182,14 +182,15 @@ class TrainConfig:
     rate = self.schedule(self.learning_rate, total_steps=self.train_steps)
     return self.optimizer(rate, clip_norm=self.clip_norm)
 
-  def rates_depend_on_train_steps(self) -> bool:
-    """Whether a longer run has other learning rates from its first step on."""
+  def depends_on_train_steps(self) -> bool:
+    """Whether a longer run has other rates or weights from its first steps on."""
 
     def program(total_steps):
       rate = self.schedule(self.learning_rate, total_steps=total_steps)
       return str(jax.make_jaxpr(rate)(jax.ShapeDtypeStruct((), jnp.int32)))
 
-    return program(self.train_steps) != program(2 * self.train_steps)
+    named = isinstance(objective_of(self).alpha_schedule, str)
+    return named or program(self.train_steps) != program(2 * self.train_steps)
 
 
 def objective_of(run: TrainConfig) -> objective_lib.Distillation:
@@ -202,7 +203,9 @@ def objective_of(run: TrainConfig) -> objective_lib.Distillation:
   if name is None or name.form == 'dsbs':
     return run.objective
   alpha = float(contract.term_of(name.form) == contract.LABEL_ID)
-  return dataclasses.replace(run.objective, alpha=alpha, mi_weight=0.0)
+  return dataclasses.replace(
+    run.objective, alpha=alpha, mi_weight=0.0, alpha_schedule=None
+  )
 
 
 def random_start_hints(

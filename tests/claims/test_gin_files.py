@@ -170,7 +170,7 @@ def test_what_an_optimizer_or_schedule_takes_can_be_set_by_its_name(name):
   _train('models/tiny', 'benchmarks/cqa')  # another config changes nothing
   assert getattr(run, field).keywords == ARGUMENTS[name]
   if field == 'schedule':
-    assert run.rates_depend_on_train_steps() == (name == 'linear_decay')
+    assert run.depends_on_train_steps() == (name == 'linear_decay')
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,12 @@ def test_alpha_weighs_two_terms_only(tmp_path):
     'cqa_gt_dsbs-tiny-f1-s0-MI_WEIGHT=0.0': 0.0,
     'cqa_gt_dsbs-tiny-f1-s0-MI_WEIGHT=0.1': 0.1,
   }
+  plan = sweep_plan.plan(_sweep(tmp_path, vary=('ALPHA_SCHEDULE=tscl',)))
+  schedules = {job.name: job.macros['ALPHA_SCHEDULE'] for job in plan.jobs}
+  assert schedules == {
+    'cqa_gt_finetune-tiny-f1-s0': None,
+    'cqa_gt_dsbs-tiny-f1-s0-ALPHA_SCHEDULE=tscl': 'tscl',
+  }
 
 
 def test_printed_lines_are_the_commands(tmp_path):

@@ -19,6 +19,7 @@ def _step(label_sum, label_tokens, rationale_sum, rationale_tokens):
     'rationale/correct': jnp.float32(0),
     'rationale/tokens': jnp.float32(rationale_tokens),
     'learning_rate': jnp.float32(label_tokens),
+    'alpha': jnp.float32(1 / label_tokens),
   }
 
 
@@ -29,6 +30,7 @@ def test_means_are_over_all_tokens_of_the_period():
   assert means['label/tokens'] == pytest.approx(2)
   assert means['rationale/loss'] == pytest.approx(6 / 4)
   assert means['learning_rate'] == 3
+  assert means['alpha'] == pytest.approx(1 / 3)
   assert means['loss'] == 1
 
 

@@ -237,6 +237,36 @@ def test_the_mutual_information_term_is_trained_where_it_can_be(
       settings(tmp_path, tied, other)
 
 
+@pytest.mark.parametrize('layout', ['Packed', 'Padded'])
+def test_a_run_with_a_schedule_of_alpha_is_resumed_bit_for_bit(
+  settings, tmp_path, stop_after, layout
+):
+  bindings = (
+    'ALPHA_SCHEDULE = tscl',  # as on the command line, without quotes
+    f'LAYOUT = @layouts.{layout}',
+    'TRAIN_STEPS = 6',
+    'LOG_PERIOD = 1',
+    'EVAL_SPLITS = ()',
+    'DROPOUT_RATE = 0.0',
+  )
+  whole, broken = (settings(tmp_path / n, *bindings) for n in ('a', 'b'))
+  assert loop.train(whole) == 0
+  stop_after(3)
+  assert loop.train(broken) == signals.INTERRUPTED_STATUS
+  assert loop.train(broken) == 0
+  assert small_runs.lines(whole) == small_runs.lines(broken)
+  found = list(map(json.loads, small_runs.lines(whole).splitlines()))
+  assert [line['alpha'] for line in found] == [1.0, 1.0, 0.5, 0.5, 0.0, 0.0]
+  for line in found:
+    alpha = line['alpha']
+    expected = alpha * line['label/loss'] + (1 - alpha) * line['rationale/loss']
+    assert line['loss'] == pytest.approx(expected, rel=1e-5)
+  # Thirds of a longer run are others.
+  longer = settings(tmp_path / 'b', *bindings, 'TRAIN_STEPS = 9')
+  with pytest.raises(ValueError, match='other settings'):
+    loop.train(longer)
+
+
 @pytest.mark.parametrize(
   'layout', ['Padded', pytest.param('Bucketed', marks=pytest.mark.long)]
 )

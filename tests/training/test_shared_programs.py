@@ -61,6 +61,7 @@ MODEL = {
   'remat': 'full',
   'scan_layers': True,
 }
+OBJECTIVE = {'alpha_schedule': 'tscl'}
 OPTIMIZERS = optimizer.adamw_hf, optimizer.adamw, optimizer.adafactor
 SCHEDULES = optimizer.linear_decay, optimizer.constant, optimizer.rsqrt
 
@@ -122,7 +123,9 @@ def test_another_model_or_objective_is_another_program(run):
       dataclasses.replace(run.model, **{k: v}) for k, v in changed.items()
     ],
     objective=[
-      dataclasses.replace(run.objective, **{field.name: 0.25})
+      dataclasses.replace(
+        run.objective, **{field.name: OBJECTIVE.get(field.name, 0.25)}
+      )
       for field in dataclasses.fields(objective.Distillation)
     ],
   )
