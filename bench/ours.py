@@ -94,7 +94,7 @@ def part(data, config, arguments) -> Callable:
   key = jax.random.key(1) if config.dropout_rate else None
 
   def loss(params, batch):
-    counts = objective.token_counts(batch)
+    counts = objective.token_counts(objective.Distillation(), batch)
     total = 0.0
     for rows in batch.values():
       hidden = network.hidden(params, config, rows, dropout_key=key)

@@ -17,7 +17,7 @@ indices: of cells):
   decoder_input_tokens   [B, T] int32    targets shifted right, 0 as start
   decoder_target_tokens  [B, T] int32    target ids, 0 where padded
   decoder_loss_weights   [B, T] float32  1 on real targets (EOS too), else 0
-  decoder_task_ids       [B, T] int32    LABEL_ID, RATIONALE_ID, 0 = padding
+  decoder_task_ids       [B, T] int32    a value of TASK_IDS, 0 = padding
   packed rows add, all int32: encoder_segment_ids [B, S],
   encoder_positions [B, S], decoder_segment_ids [B, T],
   decoder_positions [B, T]; segments count from 1, 0 = padding
@@ -28,9 +28,10 @@ indices: of cells):
                          core/layers/unpadding.py
 
 A *batch* is a dict of row groups. Paired batches hold {'label': rows,
-'rationale': rows}, two views of the same examples whose target lengths may
-differ. A single task of this project gives one of the two, so that its steps
-are those of that view in a pair; sampled mixtures give {'mixture': rows}.
+'rationale': rows}, and 'verdict' where that task has a weight: views of the
+same examples whose target lengths may differ. A single task of this project
+gives one of them, so that its steps are those of that view in a pair; sampled
+mixtures give {'mixture': rows}.
 """
 
 import dataclasses
@@ -53,20 +54,37 @@ BOS_ID = 2  # of Gemma's vocabulary
 # Values of decoder_task_ids: which term of the objective a target token is in.
 LABEL_ID = 1
 RATIONALE_ID = 2
+VERDICT_ID = 3
+# The tasks of a row by their names, which are those of their views, too.
+TASK_IDS = {
+  'label': LABEL_ID,
+  'rationale': RATIONALE_ID,
+  'verdict': VERDICT_ID,
+}
 
 # Row groups of a batch, in the order in which the train step visits them.
 LABEL_VIEW = 'label'
 RATIONALE_VIEW = 'rationale'
+VERDICT_VIEW = 'verdict'
 MIXTURE_VIEW = 'mixture'
-VIEWS = (LABEL_VIEW, RATIONALE_VIEW, MIXTURE_VIEW)
+VIEWS = (LABEL_VIEW, RATIONALE_VIEW, VERDICT_VIEW, MIXTURE_VIEW)
 
 LABEL_SOURCES = ('gt', 'llm')
-FORMS = ('finetune', 'label', 'rationale', 'single', 'answer_first', 'dsbs')
+# Forms of task without a label, whose names have no source of labels.
+WITHOUT_LABEL = ('rationale', 'verdict')
+FORMS = (
+  'finetune',
+  'label',
+  *WITHOUT_LABEL,
+  'single',
+  'answer_first',
+  'dsbs',
+)
 
 _NAME = re.compile(
   r'(?P<benchmark>[a-z][a-z0-9_]*?)'
   r'(?:_(?P<source>gt|llm)_(?P<form>finetune|label|single|answer_first|dsbs)'
-  r'|_(?P<rationale>rationale))'
+  rf'|_(?P<without_label>{"|".join(WITHOUT_LABEL)}))'
 )
 
 
@@ -92,7 +110,7 @@ def parse_task_name(name: str) -> TaskName:
 
   Args:
     name: `{benchmark}_{gt|llm}_{finetune|label|single|answer_first|dsbs}`
-      or `{benchmark}_rationale`.
+      or `{benchmark}_{rationale|verdict}`.
 
   Returns:
     The name's parts.
@@ -105,12 +123,12 @@ def parse_task_name(name: str) -> TaskName:
     raise UserError(
       f'{name!r} is not a task name of this project, expected'
       ' BENCHMARK_{gt|llm}_{finetune|label|single|answer_first|dsbs} or'
-      " BENCHMARK_rationale, such as 'cqa_gt_dsbs'."
+      " BENCHMARK_{rationale|verdict}, such as 'cqa_gt_dsbs'."
     )
-  form = match['form'] or match['rationale']
+  form = match['form'] or match['without_label']
   return TaskName(match['benchmark'], match['source'], form)
 
 
 def term_of(form: str) -> int:
   """The task id that the target tokens of a task of this form carry."""
-  return RATIONALE_ID if form == 'rationale' else LABEL_ID
+  return TASK_IDS.get(form, LABEL_ID)

@@ -28,7 +28,7 @@ class Call:
   """One request for some samples of one row.
 
   Attributes:
-    kind: completions_file.COMPLETION or completions_file.RATIONALIZATION.
+    kind: one of completions_file.ANSWERS.
     example_id: the row's id.
     samples: numbers of the samples asked for.
     content: the prompt's text, or its chat messages.
@@ -39,6 +39,7 @@ class Call:
     fingerprint: the row's, see `dsbs_jax.data.source.rows`.
     replaces: offset in the file of the newest answer that this call's will
       replace; -1 for none.
+    about: of a verdict, the digest of the completion that it is about.
   """
 
   kind: str
@@ -51,6 +52,7 @@ class Call:
   hinted: bool = False
   fingerprint: str | None = None
   replaces: int = -1
+  about: str | None = None
 
   def sample_keys(self) -> list[completions_file.SampleKey]:
     return [

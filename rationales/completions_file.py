@@ -10,6 +10,8 @@ Each line is a JSON object with a `kind`:
                    and sample; reasoning and refusal if there were any; `retry`
                    if it replaces the answer of an earlier line
   rationalization  the same with `hint`, the label that the prompt contained
+  verdict          the same with `about`, the digest of the completion of this
+                   sample, of which the text says whether it is right
   failure          a row that failed for good: `of`, `error`, `status`
   lost             a call that may have been paid and gave no answer, or one of
                    another model, with its texts
@@ -39,11 +41,12 @@ FORMAT = 1
 HEADER = 'header'
 COMPLETION = 'completion'
 RATIONALIZATION = 'rationalization'
+VERDICT = 'verdict'
 FAILURE = 'failure'
 LOST = 'lost'
 BATCH = 'batch'
 
-ANSWERS = (COMPLETION, RATIONALIZATION)
+ANSWERS = (COMPLETION, RATIONALIZATION, VERDICT)
 USAGE_FIELDS = ('prompt_tokens', 'completion_tokens')
 
 _HASH = re.compile('[0-9a-f]{1,16}')
@@ -67,7 +70,7 @@ class SampleKey:
   """Identifies what is paid for once: a sample of a row, in a pass.
 
   Attributes:
-    kind: COMPLETION or RATIONALIZATION.
+    kind: one of ANSWERS.
     example_id: the row's id.
     sample: number of the sample, from 0.
   """

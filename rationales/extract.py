@@ -26,6 +26,7 @@ from rationales import (
   prompt_template,
   secret,
   server_config,
+  verdicts,
   worklist,
 )
 from rationales import prompt as prompt_lib
@@ -103,6 +104,18 @@ flags.DEFINE_bool(
   ' label was wrong.',
 )
 
+flags.DEFINE_bool(
+  'verdicts',
+  False,
+  'Further pass: ask the LLM of each of its completions whether it is right,'
+  ' for the verdict task.',
+)
+flags.DEFINE_string(
+  'verdict_prompt',
+  None,
+  'Text file that asks it, with {input}, {rationale} and {label}.',
+)
+
 flags.DEFINE_enum(
   'retry',
   None,
@@ -148,7 +161,7 @@ def main() -> int:
   """Runs the command; returns its exit status."""
   given = flags.FLAGS
   needed = ['benchmark']
-  if not (given.preview or given.write_prompt):
+  if given.verdicts or not (given.preview or given.write_prompt):
     needed.append('out')
   for name in needed:
     if not given[name].value:
@@ -157,6 +170,11 @@ def main() -> int:
     raise contract.UserError(
       f'--preview is {given.preview}, expected 1 row or more.'
     )
+  if given.verdicts and given.rationalize:
+    raise contract.UserError(
+      '--verdicts and --rationalize are two passes, expected one of them. Run'
+      ' the command once with each.'
+    )
   benchmark = _benchmark()
   if given.write_prompt:
     rows = sources.read_rows(benchmark, _source(), given.split)
@@ -164,17 +182,18 @@ def main() -> int:
     print(prompt_template.write(path, benchmark, rows))
     return 0
   prompt = _prompt(benchmark)
-  if given.preview:
+  if given.preview and not given.verdicts:
     work = _worklist(benchmark, prompt)
     text = work.preview(given.preview, hinted=given.rationalize)
     print(terminal_text.visible(text))
     return 0
   key = secret.from_environment(given.key_variable)
   key.guard_logs()
+  work = _worklist(benchmark, prompt)
   with bucket_file.local(given.out) as path:
     job = extraction.Extraction(
       path=path,
-      work=_worklist(benchmark, prompt),
+      work=work,
       sampling=_sampling(prompt),
       prompt_settings={
         'prompt': prompt.fingerprint,
@@ -189,8 +208,11 @@ def main() -> int:
         **_values('outage_timeout', 'key_variable'),
       ),
       prices=costs.Prices(given.price_in, given.price_out, given.budget),
+      verdicts=_verdict_pass(work),
       **_values('rationalize', 'stop_early'),
     )
+    if given.preview:
+      return job.preview_verdicts(given.preview)
     return job.show_costs() if given.dry_run else job.run()
 
 
@@ -221,6 +243,13 @@ def _sampling(prompt: prompt_lib.Prompt) -> calls.Sampling:
     extra=extra,
     **_values('model', 'endpoint', 'temperature', 'max_tokens'),
   )
+
+
+def _verdict_pass(work: worklist.Worklist) -> verdicts.VerdictPass | None:
+  given = flags.FLAGS
+  if not given.verdicts:
+    return None
+  return verdicts.VerdictPass(work, verdicts.load(given.verdict_prompt))
 
 
 def _benchmark() -> benchmark_lib.Benchmark:

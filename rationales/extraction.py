@@ -25,6 +25,7 @@ from rationales import (
   worklist,
 )
 from rationales import prompt as prompt_lib
+from rationales import verdicts as verdicts_lib
 
 # Exit statuses beside 0, and 2 for a user's mistake.
 _FAILED_ROWS = 1
@@ -49,7 +50,8 @@ class Extraction:
     prompt_settings: identifies the prompt in the file's header.
     server: who answers.
     prices: what it costs.
-    rationalize: whether this is the second pass.
+    rationalize: whether this is the second pass, with hints.
+    verdicts: the pass that asks whether completions are right, if this is it.
     stop_early: whether a run whose first calls are of no use ends.
   """
 
@@ -60,6 +62,7 @@ class Extraction:
   server: server_config.ServerConfig
   prices: costs.Prices
   rationalize: bool = False
+  verdicts: verdicts_lib.VerdictPass | None = None
   stop_early: bool = True
 
   def show_costs(self) -> int:
@@ -159,7 +162,15 @@ class Extraction:
       )
     return estimate, lines
 
+  def preview_verdicts(self, count: int) -> int:
+    """Prints the first prompts for verdicts as they would be sent."""
+    text = self.verdicts.preview(count, self._read().index, self.path)
+    print(terminal_text.visible(text))
+    return 0
+
   def _calls(self, contents: ledger.Contents) -> Iterator[calls.Call]:
+    if self.verdicts:
+      return self.verdicts.todo(contents.index, self.path)
     if not self.rationalize:
       return self.work.first_pass(contents.index, self.path)
     if not self.path.is_file():

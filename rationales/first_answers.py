@@ -8,7 +8,7 @@ from dsbs_jax.data import benchmark as benchmark_lib
 from dsbs_jax.data import parsing
 from dsbs_jax.data.source import rows
 from dsbs_jax.runtime import progress, terminal_text
-from rationales import calls, worklist
+from rationales import calls, completions_file, worklist
 
 # So many calls decide whether the others are made.
 JUDGED_CALLS = 20
@@ -27,6 +27,12 @@ def problem(benchmark: benchmark_lib.Benchmark, text: str) -> str | None:
     return outcome.reason
   fixed = dataclasses.replace(benchmark, options=None)
   return rows.label_problem(fixed, {}, outcome.label)
+
+
+def verdict_problem(text: str) -> str | None:
+  """Why an answer is no verdict on a rationale; None if it is one."""
+  unread = parsing.verdict(text) == parsing.UNREADABLE
+  return parsing.UNREADABLE if unread else None
 
 
 class FirstAnswers:
@@ -68,7 +74,7 @@ class FirstAnswers:
     if self._useful or self._calls > JUDGED_CALLS:
       return None
     for text, reason in zip(answer.texts, answer.finish_reasons, strict=True):
-      wrong = problem(self._benchmark, text)
+      wrong = self._problem(call, text)
       if wrong is None:
         self._useful = True
         return None
@@ -79,12 +85,21 @@ class FirstAnswers:
       return None
     reasons = ', '.join(f'{n} {r}' for r, n in self._reasons.most_common())
     cut = f', {self._cut} of them cut at --max_tokens' if self._cut else ''
+    wanted = f'a label that the benchmark {self._benchmark.name!r} reads'
+    if call.kind == completions_file.VERDICT:
+      wanted = 'a yes or no'
     return (
-      f'none of the first {JUDGED_CALLS} answers has a label that the benchmark'
-      f' {self._benchmark.name!r} reads ({reasons}{cut}), such as'
+      f'none of the first {JUDGED_CALLS} answers has {wanted}'
+      f' ({reasons}{cut}), such as'
       f' {self._example}. --preview shows the prompt. Correct it and give'
       ' another --out, or go on with --nostop_early'
     )
+
+  def _problem(self, call: calls.Call, text: str) -> str | None:
+    """Why an answer is of no use; None if it is of use."""
+    if call.kind == completions_file.VERDICT:
+      return verdict_problem(text)
+    return problem(self._benchmark, text)
 
   def _show(self, call: calls.Call, answer: calls.Answer) -> None:
     text, asked = answer.texts[0], len(call.samples)
@@ -92,8 +107,10 @@ class FirstAnswers:
     if answer.model not in ('', self._model):
       model += f', where {self._model!r} was asked for'
     lines = [f'first answer, to {call.example_id}, by {model}:']
-    wrong = problem(self._benchmark, text)
-    if wrong is None:
+    wrong = self._problem(call, text)
+    if wrong is None and call.kind == completions_file.VERDICT:
+      lines.append(f'  verdict    {parsing.verdict(text)}: {_short(text)}')
+    elif wrong is None:
       said = self._benchmark.parse(text)
       human = f' (the human label: {_short(call.gold)})' if call.gold else ''
       lines += [

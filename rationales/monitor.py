@@ -9,7 +9,7 @@ from dsbs_jax.data import benchmark as benchmark_lib
 from dsbs_jax.data import parsing
 from dsbs_jax.data.source import joining
 from dsbs_jax.runtime import progress, terminal_text
-from rationales import calls, costs, worklist
+from rationales import calls, completions_file, costs, worklist
 
 _LISTED_FAILURES = 20
 
@@ -69,6 +69,9 @@ class Monitor:
     for text in answer.texts:
       self._done += 1
       self._empty += not text.strip()
+      if call.kind == completions_file.VERDICT:
+        self._parsed += parsing.verdict(text) != parsing.UNREADABLE
+        continue
       outcome = self._benchmark.parse(text)
       self._parsed += isinstance(outcome, parsing.Parsed)
       correct = call.gold and joining.is_correct(

@@ -51,6 +51,8 @@ class Recorder:
     if usage is None and not self.free:
       usage = self.tracker.upper_bound(answered).estimated_usage()
     extra = {'hint': call.gold} if call.hinted else {}
+    if call.about is not None:
+      extra['about'] = call.about
     if call.replaces >= 0:
       extra['retry'] = True
     self.file.append(

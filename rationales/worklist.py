@@ -9,12 +9,13 @@ call is paid, and while the calls are made.
 import dataclasses
 import itertools
 import pathlib
-from collections.abc import Iterable, Iterator
-from typing import BinaryIO
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, BinaryIO
 
 from dsbs_jax import contract
 from dsbs_jax.data import benchmark as benchmark_lib
-from dsbs_jax.data.source import completions, joining, rows, sources
+from dsbs_jax.data.source import completions, joining, sources
+from dsbs_jax.data.source import rows as rows_lib
 from rationales import calls, completions_file, costs
 from rationales import prompt as prompt_lib
 
@@ -75,20 +76,14 @@ class Worklist:
     Raises:
       contract.UserError: a row is wrong, or its prompt is too long.
     """
-    parts = []
-    for row in itertools.islice(self._rows(), count):
-      call = self._call(row, (0,), hinted=hinted)
-      tokens = costs.prompt_tokens(call)
-      parts.append(
-        f'=== {row.example_id} ({row.place}): about {tokens:,.0f} tokens, human'
-        f' label {row.gt_label!r}'
+    return '\n'.join(
+      preview_call(
+        self._call(row, (0,), hinted=hinted),
+        f'{row.example_id} ({row.place})',
+        f', human label {row.gt_label!r}',
       )
-      if isinstance(call.content, str):
-        parts.append(call.content)
-      else:
-        for message in call.content:
-          parts += [f'--- {message["role"]}', message['content']]
-    return '\n'.join(parts)
+      for row in itertools.islice(self.rows(), count)
+    )
 
   def first_pass(
     self, index: completions_file.Index, path: pathlib.Path
@@ -103,7 +98,7 @@ class Worklist:
       contract.UserError: a row is wrong, its prompt is too long, or the file
         has an answer to another prompt for it.
     """
-    for row in self._rows():
+    for row in self.rows():
       whole = self._call(row, range(self.samples))
       missing, replaces = [], -1
       for key in whole.sample_keys():
@@ -140,7 +135,7 @@ class Worklist:
       contract.UserError: a row is wrong, or the benchmark has no accuracy.
     """
     with path.open('rb') as file:
-      for row in self._rows():
+      for row in self.rows():
         hinted = completions_file.SampleKey(
           completions_file.RATIONALIZATION, row.example_id, 0
         )
@@ -156,11 +151,11 @@ class Worklist:
     """Offsets of answers that no row is about; none where rows are left out."""
     if self.limit is not None or not len(index):
       return []
-    return index.of_no_row(row.example_id for row in self._rows())
+    return index.of_no_row(row.example_id for row in self.rows())
 
   def _is_retried(
     self,
-    row: rows.Row,
+    row: rows_lib.Row,
     key: completions_file.SampleKey,
     index: completions_file.Index,
     path: pathlib.Path,
@@ -170,19 +165,33 @@ class Worklist:
       return False
     with path.open('rb') as file:
       line = index.read(key, file)
-    reason, sample = line.get('finish_reason'), completions.Sample(line['text'])
     example = joining.join(
-      self.benchmark, row, [sample], parse=self.benchmark.parse
+      self.benchmark,
+      row,
+      [completions.Sample(line['text'])],
+      parse=self.benchmark.parse,
     )
+    return self.is_retry(line, unread=example.status != joining.PARSED)
+
+  def is_retry(self, line: Mapping[str, Any], *, unread: bool) -> bool:
+    """Whether an answer in the file is of the kind that is asked for again.
+
+    Args:
+      line: the answer.
+      unread: whether nobody can read it.
+    """
+    if self.retry is None:
+      return False
+    reason = line.get('finish_reason')
     faults = {
       CUT: reason == FINISHED_CUT,
-      EMPTY: not sample.text.strip() or reason == _WITHHELD,
-      UNPARSED: example.status != joining.PARSED,
+      EMPTY: not line['text'].strip() or reason == _WITHHELD,
+      UNPARSED: unread,
     }
     return faults.get(self.retry, any(faults.values()))
 
   def _was_wrong(
-    self, row: rows.Row, index: completions_file.Index, file: BinaryIO
+    self, row: rows_lib.Row, index: completions_file.Index, file: BinaryIO
   ) -> bool:
     keys = self._call(row, range(self.samples)).sample_keys()
     found = [index.read(key, file) for key in keys]
@@ -198,12 +207,13 @@ class Worklist:
       )
     return not correct
 
-  def _rows(self) -> Iterator[rows.Row]:
+  def rows(self) -> Iterator[rows_lib.Row]:
+    """The rows, up to the limit."""
     found = sources.read_rows(self.benchmark, self.source, self.split)
     return itertools.islice(found, self.limit)
 
   def _call(
-    self, row: rows.Row, samples: Iterable[int], *, hinted: bool = False
+    self, row: rows_lib.Row, samples: Iterable[int], *, hinted: bool = False
   ) -> calls.Call:
     fields = {**row.fields, 'rendered': row.input}
     hint = row.gt_label if hinted else None
@@ -234,6 +244,24 @@ class Worklist:
         ' drop the row.'
       )
     return call
+
+
+def preview_call(call: calls.Call, title: str, more: str = '') -> str:
+  """A prompt as it would be sent, for people.
+
+  Args:
+    call: the call.
+    title: names the row.
+    more: what else is said of it.
+  """
+  tokens = costs.prompt_tokens(call)
+  parts = [f'=== {title}: about {tokens:,.0f} tokens{more}']
+  if isinstance(call.content, str):
+    parts.append(call.content)
+  else:
+    for message in call.content:
+      parts += [f'--- {message["role"]}', message['content']]
+  return '\n'.join(parts)
 
 
 @dataclasses.dataclass

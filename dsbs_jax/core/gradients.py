@@ -4,9 +4,10 @@
   loss = alpha * (mean cross entropy of the batch's label tokens)
        + (1 - alpha) * (mean cross entropy of its rationale tokens)
 
-A batch (see contract.py) holds one or two views, row groups of B rows with S
-source and T target tokens: labels and rationales of the same examples, or one
-mixture of both. The two means are over the *whole* batch: all views,
+and so on for every further task that has a weight (`objective`). A batch (see
+contract.py) holds one or more views, row groups of B rows with S source and T
+target tokens: labels and rationales of the same examples, or one mixture of
+both. The means are over the *whole* batch: all views,
 microbatches and devices. How it is computed:
 
 1. Count. N_label and N_rationale, float32 scalars, are the numbers of target
@@ -76,6 +77,7 @@ _VIEW_KEYS = {
   contract.LABEL_VIEW: 0,
   contract.MIXTURE_VIEW: 0,
   contract.RATIONALE_VIEW: 1,
+  contract.VERDICT_VIEW: 2,
 }
 
 
@@ -114,8 +116,8 @@ def batch_value_and_grad(
       sums over devices to the compiler.
     chunk_tokens: target tokens of a part whose logits exist at once; 0: all.
     num_pairs: pairs in a batch at most, for the mutual-information term.
-    join_views: whether both views of a packed batch pass through the network
-      together, see `joined_views`. Not where one of the terms has no weight
+    join_views: whether the views of a packed batch pass through the network
+      together, see `joined_views`. Not where label or rationale has no weight
       in the whole run, nor with the mutual-information term.
     network_params: params -> the network's parameter tree, for LoRA. What else
       it reads is constant, and no gradient of it is computed.
@@ -124,14 +126,15 @@ def batch_value_and_grad(
 
   Returns:
     (loss, sums): float32 scalar; `{label,rationale}/{loss_sum,tokens,correct}`
-      as float32 scalars, and `mutual_information` where it has a weight.
+      as float32 scalars, also of other tasks with a weight, and
+      `mutual_information` where it has one.
     gradient: a tree like `params`, float32.
 
   Raises:
     ValueError: a view is unknown, its rows do not divide, or the
       mutual-information term meets a batch that is not paired.
   """
-  counts = objective.token_counts(batch)
+  counts = objective.token_counts(distillation, batch)
   parts = {}
   for view, rows in _batch_views(batch):
     view_key = jax.random.fold_in(dropout_key, _VIEW_KEYS[view])

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labels and rationales of a batch as one row group: one pass, not two.
+"""The views of a batch as one row group: one pass, not two or more.
 
 The views of a packed batch differ in their lengths only, and outside of
-attention nothing has a length where padding is left out (`unpadding`). So both
-may pass through the network together: half of the products, each with twice the
-rows, half of the program to compile. The loss needs to know nothing of it,
+attention nothing has a length where padding is left out (`unpadding`). So all
+may pass through the network together: half of the products for two views, each with twice
+the rows, half of the program to compile. The loss needs to know nothing of it,
 since each target has its own weight (`gradients`).
 """
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -25,9 +26,8 @@ _INDICES = {
 
 
 def can_join(batch: dict[str, Rows]) -> bool:
-  """Whether a batch has both views, packed and with indices of its tokens."""
-  pair = contract.LABEL_VIEW, contract.RATIONALE_VIEW
-  return set(batch) == set(pair) and all(
+  """Whether a batch has views of its own, packed and with token indices."""
+  return set(batch) >= {contract.LABEL_VIEW, contract.RATIONALE_VIEW} and all(
     name in rows for rows in batch.values() for name in _INDICES
   )
 
@@ -35,7 +35,7 @@ def can_join(batch: dict[str, Rows]) -> bool:
 def join_parts(
   parts: dict[str, tuple[Rows, jax.Array]],
 ) -> dict[str, tuple[Rows, jax.Array]]:
-  """The parts of both views as those of one; unchanged where they cannot be.
+  """The parts of all views as those of one; unchanged where they cannot be.
 
   Args:
     parts: view -> (rows, dropout keys of the rows), each array with leading
@@ -43,11 +43,10 @@ def join_parts(
   """
   if not can_join({view: rows for view, (rows, _) in parts.items()}):
     return parts
-  label, rationale = parts[contract.LABEL_VIEW], parts[contract.RATIONALE_VIEW]
   both = join
-  for _ in label[1].shape[:-1]:
+  for _ in parts[contract.LABEL_VIEW][1].shape[:-1]:
     both = jax.vmap(both)
-  return {contract.MIXTURE_VIEW: both(label, rationale)}
+  return {contract.MIXTURE_VIEW: functools.reduce(both, parts.values())}
 
 
 def join(

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The objective of Distilling Step-by-Step, exact for every batch layout.
 
-  loss = alpha * (sum of label-token losses / number of label tokens)
-       + (1 - alpha) * (sum of rationale-token losses / number of such tokens)
+  loss = sum over tasks of
+         weight * (sum of the losses of its target tokens / their number)
 
-Both numbers are those of the *whole* batch. A term without tokens contributes
-0. `gradients` says how the parts of a batch are added up.
+The paper has two tasks, labels with the weight alpha and rationales with the
+weight 1 - alpha; verdicts are a third one. Sums and numbers are those of the
+*whole* batch. A task without tokens contributes 0, and one without a weight is
+no part of the program. `gradients` says how the parts of a batch are added up.
 """
 
 import dataclasses
@@ -19,8 +21,6 @@ import jax.numpy as jnp
 
 from dsbs_jax import contract
 from dsbs_jax.core import alpha_schedules, cross_entropy
-
-TERMS = {'label': contract.LABEL_ID, 'rationale': contract.RATIONALE_ID}
 
 Array = jax.Array
 Rows = dict[str, Array]
@@ -42,6 +42,9 @@ class Distillation:
       perfect prediction costs 0. 0 as in the paper.
     mi_weight: weight of the term that ties the rationale of an example to its
       label, see `core/mutual_information`; 0 as in the paper.
+    verdict_weight: weight of the verdict task, see `data/task_forms`; 0, without
+      that task, as in the paper. Liu et al. 2024 (Mind's Mirror, arXiv
+      2311.09214) distil self-evaluation beside rationales in this way.
     alpha_schedule: None, or how alpha varies over the run, see
       `core/alpha_schedules`; None as in the paper.
 
@@ -53,6 +56,7 @@ class Distillation:
   z_loss: float = 0.0
   label_smoothing: float = 0.0
   mi_weight: float = 0.0
+  verdict_weight: float = 0.0
   alpha_schedule: alpha_schedules.Schedule = None
 
   def __post_init__(self):
@@ -61,6 +65,7 @@ class Distillation:
       ('z_loss', math.isfinite, '>= 0'),
       ('label_smoothing', lambda value: value < 1.0, 'in [0, 1)'),
       ('mi_weight', lambda value: True, '>= 0'),
+      ('verdict_weight', math.isfinite, '>= 0'),
     ):
       value = getattr(self, name)
       if not (isinstance(value, int | float) and value >= 0 and most(value)):
@@ -70,11 +75,31 @@ class Distillation:
     schedule = alpha_schedules.checked(self.alpha_schedule)
     object.__setattr__(self, 'alpha_schedule', schedule)
 
+  def weights(self, alpha: Array | None = None) -> dict[str, float | Array]:
+    """Task -> weight of its term, in the order in which they are added up.
 
-def token_counts(batch: dict[str, Rows]) -> Sums:
+    Args:
+      alpha: float32 scalar, of a step whose alpha follows a schedule; None:
+        the attribute.
+    """
+    if alpha is None:
+      alpha = self.alpha
+    found = {'label': alpha, 'rationale': 1.0 - alpha}
+    if self.verdict_weight:
+      found['verdict'] = self.verdict_weight
+    return found
+
+  @property
+  def terms(self) -> dict[str, int]:
+    """Task -> the task id of its target tokens, of tasks with a weight."""
+    return {task: contract.TASK_IDS[task] for task in self.weights()}
+
+
+def token_counts(distillation: Distillation, batch: dict[str, Rows]) -> Sums:
   """Target tokens of each term in the whole batch, over all of its views.
 
   Args:
+    distillation: says which terms there are.
     batch: view -> row group, as in `contract`.
 
   Returns:
@@ -84,7 +109,7 @@ def token_counts(batch: dict[str, Rows]) -> Sums:
     term: sum(
       jnp.sum(_weights_of_term(rows, task_id)) for rows in batch.values()
     )
-    for term, task_id in TERMS.items()
+    for term, task_id in distillation.terms.items()
   }
 
 
@@ -101,20 +126,16 @@ def token_weights(
     distillation: the weights of the terms.
     rows: one row group, or a part of one.
     counts: `token_counts` of the whole batch that the rows belong to.
-    alpha: float32 scalar, of a step whose alpha follows a schedule; None:
-      that of `distillation`.
+    alpha: as in `Distillation.weights`.
   """
-  if alpha is None:
-    alpha = distillation.alpha
-  term_weights = {'label': alpha, 'rationale': 1.0 - alpha}
   return sum(
-    _weights_of_term(rows, task_id)
+    _weights_of_term(rows, contract.TASK_IDS[term])
     * jnp.where(
       counts[term] > 0,
-      term_weights[term] / jnp.maximum(counts[term], 1e-9),
+      weight / jnp.maximum(counts[term], 1e-9),
       0.0,
     )
-    for term, task_id in TERMS.items()
+    for term, weight in distillation.weights(alpha).items()
   )
 
 
@@ -156,7 +177,8 @@ def rows_loss(
 
   Returns:
     loss: float32 scalar. The gradient flows through it alone.
-    sums: `{label,rationale}/{loss_sum,tokens,correct}`, float32 scalars.
+    sums: `{label,rationale}/{loss_sum,tokens,correct}`, float32 scalars, and
+      those of every other task that has a weight.
 
   Raises:
     UserError: chunk_tokens is negative, or used together with logits_loss.
@@ -176,7 +198,10 @@ def rows_loss(
   tokens = {
     'targets': rows['decoder_target_tokens'],
     'weights': token_weights(distillation, rows, counts, alpha=alpha),
-  } | {term: _weights_of_term(rows, task_id) for term, task_id in TERMS.items()}
+  } | {
+    term: _weights_of_term(rows, task_id)
+    for term, task_id in distillation.terms.items()
+  }
   num_rows, length = tokens['targets'].shape
   num_chunks = 1
   if chunk_tokens:
@@ -223,7 +248,7 @@ def _tokens_loss(
   )
   loss = jnp.sum(tokens['weights'] * losses)
   sums = {}
-  for term in TERMS:
+  for term in distillation.terms:
     sums[f'{term}/loss_sum'] = jnp.sum(tokens[term] * losses)
     sums[f'{term}/tokens'] = jnp.sum(tokens[term])
     sums[f'{term}/correct'] = jnp.sum(tokens[term] * correct)

@@ -121,7 +121,8 @@ def make_train_step(
 
   Returns:
     (state, batch) -> (new state, metrics). Metrics are float32 scalars:
-    `{label,rationale}/{loss_sum,tokens,correct}` over the batch, `loss` (the
+    `{label,rationale}/{loss_sum,tokens,correct}` over the batch, and those of
+    other tasks with a weight, `loss` (the
     objective), `grad_norm` (before clipping), `finite` (1 if both are finite,
     else 0), `learning_rate` if the optimizer's state has it, `alpha` if it
     follows a schedule, and `mutual_information` (unweighted) if the objective

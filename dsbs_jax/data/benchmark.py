@@ -191,6 +191,8 @@ class Example:
       two or more; else (). One with the `llm_label` is the first of its kind
       in `rationale`. Prepared examples come without; see
       `prepared/rationale_file`.
+    verdict: what the LLM said when it was asked whether the rationale is
+      right: 'yes', 'no', or '' where it was not asked or did not say.
   """
 
   index: int
@@ -204,6 +206,7 @@ class Example:
   votes: int = 0
   samples: int = 0
   options: tuple[str, ...] = ()
+  verdict: str = ''
   rationales: tuple[Rationale, ...] = ()
 
 

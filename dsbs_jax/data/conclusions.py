@@ -25,7 +25,7 @@ from dsbs_jax.data import metrics, parsing
 FOR = 'for'
 AGAINST = 'against'
 UNCLEAR = 'unclear'
-VERDICTS = (FOR, AGAINST, UNCLEAR)
+ARGUES = (FOR, AGAINST, UNCLEAR)
 
 _SENTENCE_END = re.compile(r'(?<=[.!?])\s+|\n')
 _NUMBER = r'\(*\$?\d[\d,]*(?:\.\d+)?\)*'
@@ -35,7 +35,7 @@ _EQUATION = re.compile(
 )
 
 
-def verdict(
+def argues(
   benchmark: benchmark_lib.Benchmark,
   rationale: str,
   *,

@@ -21,6 +21,10 @@ NO_LABEL = 'no_label'
 BLANK_LABEL = 'blank_label'
 BLANK_RATIONALE = 'blank_rationale'
 
+# What an LLM says when it is asked whether a rationale is right.
+YES, NO, UNREADABLE = 'yes', 'no', 'unreadable'
+_VERDICT = re.compile(r'\b(yes|no)\b', re.IGNORECASE)
+
 # A pattern may take time quadratic in what it searches, and completions are
 # as long as a model runs on.
 MAX_SEARCHED_CHARS = 4_000
@@ -47,6 +51,12 @@ class Unparsed:
   reason: str
   rationale: str = ''
   label: str = ''
+
+
+def verdict(text: str) -> str:
+  """The verdict in an LLM's answer: its first yes or no, else UNREADABLE."""
+  found = _VERDICT.search(text[:MAX_SEARCHED_CHARS])
+  return found[1].lower() if found else UNREADABLE
 
 
 def outcome(rationale: str, label: str) -> Parsed | Unparsed:

@@ -6,6 +6,7 @@
   {b}_gt_finetune {b}_llm_finetune          input -> label, no prefix
   {b}_gt_label {b}_llm_label                [label] input -> label
   {b}_rationale                             [rationale] input -> rationale
+  {b}_verdict                               [verdict] input rationale -> yes, no
   {b}_gt_single {b}_llm_single              input -> rationale [label] label
   {b}_gt_answer_first {b}_llm_answer_first  input -> label [rationale] rationale
   {b}_gt_dsbs {b}_llm_dsbs                  mixture of label and rationale

@@ -5,6 +5,8 @@
   finetune      input             label
   label         [label] input     label
   rationale     [rationale] input rationale
+  verdict       [verdict] input   yes or no: is the rationale right?
+                rationale
   single        input             rationale [label] label
   answer_first  input             label [rationale] rationale
 
@@ -12,6 +14,10 @@ The label is the human one (gt) or the LLM's (llm); outside of train it is
 always the human one, because that is what is scored. `[rationale] ` and
 `[label] ` are the paper's prefixes; its code writes `explain: ` and
 `predict: `.
+
+`verdict` is the self-evaluation of Liu et al. 2024, Mind's Mirror,
+arXiv:2311.09214: the student judges the LLM's rationale as the LLM itself did
+when asked again. A row without a verdict has neither input nor target.
 
 `single` is the paper's ablation, equation 5. `answer_first` is not in the
 paper: Wadhwa et al. 2024, arXiv:2406.14511, find that rationales teach more
@@ -23,7 +29,7 @@ import dataclasses
 from collections.abc import Iterable
 
 from dsbs_jax import contract
-from dsbs_jax.data import vocabularies
+from dsbs_jax.data import benchmark, vocabularies
 
 SINGLE_MARKER = '[label]'
 # What divides the two parts of a target that holds both.
@@ -36,16 +42,20 @@ class Prefixes:
 
   label: str
   rationale: str
+  verdict: str
 
   def of(self, form: str) -> str:
     """The prefix of a form, '' where it has none."""
-    known = {'label': self.label, 'rationale': self.rationale}
-    return known.get(form, '')
+    return getattr(self, form) if form in contract.TASK_IDS else ''
 
 
 PREFIXES = {
-  'paper': Prefixes(label='[label] ', rationale='[rationale] '),
-  'code': Prefixes(label='predict: ', rationale='explain: '),
+  'paper': Prefixes(
+    label='[label] ', rationale='[rationale] ', verdict='[verdict] '
+  ),
+  'code': Prefixes(
+    label='predict: ', rationale='explain: ', verdict='evaluate: '
+  ),
 }
 
 
@@ -72,19 +82,37 @@ def label_source(name: contract.TaskName, split: str) -> str:
   return 'llm' if llm else 'gt'
 
 
-def target(form: str, *, label: str, rationale: str) -> str:
+def source(form: str, example: benchmark.Example, *, prefix: str) -> str:
+  """The encoder's text for one example, '' where the form has none for it.
+
+  Args:
+    form: a form of `contract.FORMS` other than 'dsbs'.
+    example: the example.
+    prefix: of the form.
+  """
+  if form != 'verdict':
+    return prefix + example.input
+  if not example.verdict:
+    return ''
+  return f'{prefix}{example.input} {example.rationale}'
+
+
+def target(form: str, *, label: str, rationale: str, verdict: str = '') -> str:
   """The decoder's text for one example.
 
   Args:
     form: a form of `contract.FORMS` other than 'dsbs'.
     label: the label that the task uses.
     rationale: the LLM's rationale.
+    verdict: the LLM's verdict on it, '' where there is none.
 
   Returns:
     The text, without an end marker.
   """
   if form == 'rationale':
     return rationale
+  if form == 'verdict':
+    return verdict
   if form == 'single':
     return f'{rationale} {MARKERS[form]} {label}'
   if form == 'answer_first':

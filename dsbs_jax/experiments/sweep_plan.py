@@ -21,7 +21,7 @@ from dsbs_jax.training import train_config
 # Macros that the plan sets in every run.
 RESERVED = ('MODEL_DIR', 'DATA_DIR', 'MIXTURE_OR_TASK_NAME', 'SEED')
 # Weights of the terms of a pair's objective.
-_OF_TWO_TERMS = ('ALPHA', 'ALPHA_SCHEDULE', 'MI_WEIGHT')
+_OF_TWO_TERMS = ('ALPHA', 'ALPHA_SCHEDULE', 'MI_WEIGHT', 'VERDICT_WEIGHT')
 # Macros that may differ when a run is resumed: how often it evaluates and on
 # which devices, but not what it computes.
 _FREE = RESERVED + (
@@ -166,7 +166,12 @@ def _job(
   bindings += [setting.replace('=', ' = ', 1) for setting in point.setting]
   if not _has_two_terms(point):
     # The plain loss, as in the original.
-    bindings += ['ALPHA = 1.0', 'ALPHA_SCHEDULE = None', 'MI_WEIGHT = 0.0']
+    bindings += [
+      'ALPHA = 1.0',
+      'ALPHA_SCHEDULE = None',
+      'MI_WEIGHT = 0.0',
+      'VERDICT_WEIGHT = 0.0',
+    ]
   bindings += [
     f'MODEL_DIR = {model_dir!r}',
     f'DATA_DIR = {subset.data_dir!r}',

@@ -27,6 +27,7 @@ METHODS = {
   ('gt', 'label'): 'the label task of distilling step-by-step, human labels',
   ('llm', 'label'): "the label task of distilling step-by-step, LLM's labels",
   (None, 'rationale'): 'the rationale task of distilling step-by-step alone',
+  (None, 'verdict'): 'judging the rationales of distilling step-by-step alone',
   ('gt', 'single'): 'single task: rationale, then human label, in one target',
   ('llm', 'single'): "single task: rationale, then the LLM's label, in one"
   ' target',
@@ -130,6 +131,9 @@ def _facts(exported: Checkpoint, macros: Mapping[str, Any]) -> Iterator:
     alpha = metadata.get('objective', {}).get('alpha')
     yield 'alpha (weight of the label term)', escape(alpha)
     schedule = metadata.get('objective', {}).get('alpha_schedule')
+    weight = metadata.get('objective', {}).get('verdict_weight')
+    if weight:
+      yield 'weight of the verdict task', escape(weight)
     if schedule:
       yield 'alpha over the run', escape(schedule)
   yield 'Data', _data_text(name, data)
@@ -275,6 +279,7 @@ def _intended(name: contract.TaskName | None) -> str:
     return 'Unknown: the checkpoint does not say what it was trained for.'
   answer = {
     'rationale': 'writes rationales',
+    'verdict': 'says whether a rationale is right',
     'single': 'writes a rationale and then its label',
     'answer_first': 'writes its label and then a rationale',
   }.get(name.form, 'answers with a label alone')

@@ -69,6 +69,7 @@ def of_data(run: train_config.TrainConfig, *, multiple: int) -> dict:
     ),
     skip_padding=run.skip_padding,
     rationale_choice=run.rationale_choice,
+    verdicts=bool(run.objective.verdict_weight),
   )
   return {view: packer.shapes[0] for view, packer in data.packers.items()}
 
@@ -85,9 +86,19 @@ def typical(run: train_config.TrainConfig, *, multiple: int) -> dict:
   alone = multiple == 1 and run.skip_padding
   usual = _TYPICAL_ALONE if alone else _TYPICAL
   label, rationale = usual.values()
+  # The rationale is a part of its inputs; 'yes' is as long as a label.
+  longer = label.inputs + rationale.targets
+  verdict = label._replace(
+    inputs=row_shapes.round_up(longer, row_shapes.MULTIPLE),
+    input_slots=label.input_slots
+    and label.input_slots + rationale.target_slots,
+  )
+  if run.objective.verdict_weight:
+    usual = usual | {contract.VERDICT_VIEW: verdict}
   wanted = {
     'dsbs': usual,
     'rationale': {contract.RATIONALE_VIEW: rationale},
+    'verdict': {contract.VERDICT_VIEW: verdict},
     'single': {contract.LABEL_VIEW: rationale},
     'answer_first': {contract.LABEL_VIEW: rationale},
   }.get(form, {contract.LABEL_VIEW: label})

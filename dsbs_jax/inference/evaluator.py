@@ -36,10 +36,10 @@ def evaluated_task(name: str) -> str | None:
   """The task whose labels a model trained on `name` predicts.
 
   None where there is no label to predict: a model that learned rationales
-  only, or a seqio task that is none of this project's.
+  or verdicts only, or a seqio task that is none of this project's.
   """
   parts = views.own_name(name)
-  if parts is None or parts.form == 'rationale':
+  if parts is None or parts.form in contract.WITHOUT_LABEL:
     return None
   if parts.form == 'dsbs':
     parts = dataclasses.replace(parts, form='label')

@@ -198,6 +198,12 @@ def vocabulary(
   """
   register.configure(vocabulary=spec, data_dir=data_dir, prefixes=prefixes)
   parsed = views.own_name(task)
+  if parsed is not None and parsed.form == 'verdict':
+    raise contract.UserError(
+      f'MIXTURE_OR_TASK_NAME is {task!r}, expected a task of labels or'
+      ' rationales: the verdict task is not built for T5X. Take the built-in'
+      ' engine, python -m dsbs_jax.train.'
+    )
   if module is not None:
     utils.import_module(module)
   elif parsed is not None:

@@ -71,6 +71,12 @@ class DistillationModel(models.EncoderDecoderModel):
         f'LORA_RANK is {lora_rank}, expected 0: T5X trains all parameters. Take'
         ' the built-in engine, python -m dsbs_jax.train.'
       )
+    if objective.verdict_weight:
+      raise contract.UserError(
+        f'VERDICT_WEIGHT is {objective.verdict_weight}, expected 0: the verdict'
+        ' task is not built for T5X, which pairs labels and rationales. Take'
+        ' the built-in engine, python -m dsbs_jax.train.'
+      )
     if objective.alpha_schedule:
       raise contract.UserError(
         f'ALPHA_SCHEDULE is {objective.alpha_schedule!r}, expected None: T5X'
@@ -90,7 +96,7 @@ class DistillationModel(models.EncoderDecoderModel):
     self, groups: Mapping[str, t5x_batch_format.Rows]
   ) -> dict[str, Any]:
     """Adds the weight of each target token in the objective to a whole batch."""
-    counts = objective_lib.token_counts(groups)
+    counts = objective_lib.token_counts(self.objective, groups)
     token_weights = functools.partial(
       objective_lib.token_weights, self.objective, counts=counts
     )
@@ -155,7 +161,7 @@ class DistillationModel(models.EncoderDecoderModel):
     )
     for name in _DIVIDED:
       metrics[name] = metrics[name].replace(total=jnp.sum(weights * losses))
-    for term, task_id in objective_lib.TERMS.items():
+    for term, task_id in self.objective.terms.items():
       in_term = weights * (rows['decoder_task_ids'] == task_id)
       metrics |= _term_metrics(term, in_term, losses, correct)
     return loss, metrics

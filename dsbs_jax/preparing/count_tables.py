@@ -29,7 +29,7 @@ _COUNTED = (
   'blank_labels',
   'outside_labels',
 )
-_VERDICTS = {
+_ARGUES = {
   conclusions.FOR: 'rationale argues for label',
   conclusions.AGAINST: 'rationale argues for another',
   conclusions.UNCLEAR: 'rationale cannot be told',
@@ -50,6 +50,9 @@ def counts(prepared: store.Prepared) -> rich.table.Table:
   dropped = dict.fromkeys(s for c in columns.values() for s in c['dropped'])
   models = dict.fromkeys(
     m for c in columns.values() for m in c.get('models', ())
+  )
+  verdicts = dict.fromkeys(
+    v for c in columns.values() for v in c.get('verdicts', ())
   )
   table = rich.table.Table(title=f'{prepared.name}: rows and completions')
   table.add_column('')
@@ -75,12 +78,17 @@ def counts(prepared: store.Prepared) -> rich.table.Table:
       f'LLM label {key.replace("_", " ")} %',
       lambda c, key=key: '-' if c[key] is None else f'{c[key]:.2f}',
     )
-  if any(c.get('verdicts') for c in columns.values()):
-    for verdict, words in _VERDICTS.items():
-      add(words, lambda c, v=verdict: f'{c.get("verdicts", {}).get(v, 0):,}')
+  if any(c.get('argues') for c in columns.values()):
+    for argues, words in _ARGUES.items():
+      add(words, lambda c, v=argues: f'{c.get("argues", {}).get(v, 0):,}')
     add('argues for another label %', _percent_against)
   if any(c.get('rationales') for c in columns.values()):
     add('rationales to choose from', lambda c: f'{c.get("rationales", 0):,}')
+  for verdict in verdicts:
+    add(
+      f'verdicts: {verdict}',
+      lambda c, v=verdict: f'{c.get("verdicts", {}).get(v, 0):,}',
+    )
   for reason in dropped:
     add(
       f'dropped: {reason}',
@@ -92,7 +100,7 @@ def counts(prepared: store.Prepared) -> rich.table.Table:
 
 def _percent_against(counts: Mapping[str, Any]) -> str:
   """Share of rationales that argue for another label than the human one."""
-  found = counts.get('verdicts') or {}
+  found = counts.get('argues') or {}
   total = sum(found.values())
   against = found.get(conclusions.AGAINST, 0)
   return f'{100 * against / total:.2f}' if total else '-'

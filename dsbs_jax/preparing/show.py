@@ -19,7 +19,7 @@ from dsbs_jax.data.prepared import (
 )
 from dsbs_jax.runtime import terminal_text
 
-_TERMS = {contract.LABEL_ID: 'label', contract.RATIONALE_ID: 'rationale'}
+_TERMS = {task_id: name for name, task_id in contract.TASK_IDS.items()}
 
 
 @dataclasses.dataclass(frozen=True)

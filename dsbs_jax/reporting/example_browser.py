@@ -184,7 +184,7 @@ def _judge(
   def judge(example: benchmark_lib.Example) -> str | None:
     if not example.rationale.strip():
       return None
-    return conclusions.verdict(
+    return conclusions.argues(
       known,
       example.rationale,
       label=example.llm_label,

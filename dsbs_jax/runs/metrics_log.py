@@ -91,6 +91,7 @@ class MetricsLog:
         ('loss', 'loss'),
         ('label', 'label/loss'),
         ('rationale', 'rationale/loss'),
+        ('verdict', 'verdict/loss'),
       )
       if key in scalars
     )

@@ -161,6 +161,7 @@ class TrainConfig:
         ' the term ties each label to all of its rationale. Set'
         ' MI_WEIGHT=0.0 or change the others.'
       )
+    _check_verdicts(self)
     if self.module is not None:
       register.load_module(self.module)
     if self.lora.rank:
@@ -202,9 +203,13 @@ def objective_of(run: TrainConfig) -> objective_lib.Distillation:
   name = views.own_name(run.mixture_or_task_name)
   if name is None or name.form == 'dsbs':
     return run.objective
-  alpha = float(contract.term_of(name.form) == contract.LABEL_ID)
+  term = contract.term_of(name.form)
   return dataclasses.replace(
-    run.objective, alpha=alpha, mi_weight=0.0, alpha_schedule=None
+    run.objective,
+    alpha=float(term == contract.LABEL_ID),
+    mi_weight=0.0,
+    verdict_weight=float(term == contract.VERDICT_ID),
+    alpha_schedule=None,
   )
 
 
@@ -238,6 +243,19 @@ def random_start_hints(
 def _is_pair(run: TrainConfig) -> bool:
   name = views.own_name(run.mixture_or_task_name)
   return name is not None and name.form == 'dsbs'
+
+
+def _check_verdicts(run: TrainConfig) -> None:
+  objective = run.objective
+  if objective.verdict_weight and (
+    objective.mi_weight or views.own_name(run.mixture_or_task_name) is None
+  ):
+    raise contract.UserError(
+      f'VERDICT_WEIGHT is {objective.verdict_weight} with'
+      f' {run.mixture_or_task_name} and MI_WEIGHT {objective.mi_weight},'
+      ' expected a _dsbs mixture of this project and no other further term.'
+      ' Set VERDICT_WEIGHT=0.0 or change the others.'
+    )
 
 
 def _check_profile_steps(steps: tuple[int, int] | None) -> None:

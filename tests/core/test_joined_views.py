@@ -3,9 +3,10 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
-from dsbs_jax.contract import LABEL_ID, RATIONALE_ID
+from dsbs_jax.contract import LABEL_ID, RATIONALE_ID, VERDICT_ID
 from dsbs_jax.core import joined_views
 from tests.core import test_steps
 from tests.core.layers import test_unpadding
@@ -51,6 +52,27 @@ def check(apart, joined):
 )
 def test_joined_views_give_the_step_of_views_apart(cells, options):
   check(*steps_of(make_batch(*cells), **options))
+
+
+@pytest.mark.parametrize(
+  ('cells', 'options'),
+  [((2, 2), {'num_microbatches': 2, 'num_shards': 2})],
+)
+def test_three_views_are_joined_as_two_are(cells, options):
+  batch = make_batch(*cells)
+  verdict = test_steps.make_rows(2, longest=2, term=VERDICT_ID, length=13)
+  batch |= test_unpadding.with_token_index({'verdict': verdict}, *cells)
+  apart, joined = steps_of(batch, verdict_weight=0.4, **options)
+  check(apart, joined)
+  _, metrics = joined
+  means = {
+    task: metrics[f'{task}/loss_sum'] / metrics[f'{task}/tokens']
+    for task in ('label', 'rationale', 'verdict')
+  }
+  expected = (
+    0.3 * means['label'] + 0.7 * means['rationale'] + 0.4 * means['verdict']
+  )
+  np.testing.assert_allclose(metrics['loss'], expected, rtol=1e-5)
 
 
 def test_rows_keep_their_dropout_masks():

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dsbs_jax import contract
 from dsbs_jax.contract import LABEL_ID, RATIONALE_ID
 from dsbs_jax.core import objective
 
@@ -53,8 +54,8 @@ def slow_token_loss(logits, target, z_loss, smoothing):
 
 
 def slow_objective(config, batch, logits):
-  """Two token means in float64, one token at a time."""
-  sums, counts = {1: 0.0, 2: 0.0}, {1: 0, 2: 0}
+  """Token means in float64, one token at a time."""
+  sums, counts = dict.fromkeys((1, 2, 3), 0.0), dict.fromkeys((1, 2, 3), 0)
   for view, rows in batch.items():
     for row, column in np.ndindex(rows['decoder_target_tokens'].shape):
       if rows['decoder_loss_weights'][row, column]:
@@ -66,14 +67,15 @@ def slow_objective(config, batch, logits):
           config.z_loss,
           config.label_smoothing,
         )
-  label, rationale = (
-    sums[term] / counts[term] if counts[term] else 0.0 for term in (1, 2)
+  label, rationale, verdict = (
+    sums[term] / counts[term] if counts[term] else 0.0 for term in (1, 2, 3)
   )
-  return config.alpha * label + (1 - config.alpha) * rationale
+  paper = config.alpha * label + (1 - config.alpha) * rationale
+  return paper + config.verdict_weight * verdict
 
 
 def whole_loss(config, batch, hidden, kernel, chunk_tokens=0):
-  counts = objective.token_counts(batch)
+  counts = objective.token_counts(config, batch)
   parts = [
     objective.rows_loss(
       config,
@@ -103,6 +105,11 @@ def mixed_batch():
   return batch, {'mixture': make_hidden(2, batch['mixture'])}
 
 
+def three_tasks():
+  batch = {'mixture': make_rows(2, 9, 7, list(contract.TASK_IDS.values()))}
+  return batch, {'mixture': make_hidden(2, batch['mixture'])}
+
+
 @pytest.mark.parametrize('alpha', [0.0, 0.3, 0.5, 1.0])
 @pytest.mark.parametrize('make_batch', [paired_batch, mixed_batch])
 @pytest.mark.parametrize(
@@ -120,6 +127,21 @@ def test_loss_equals_the_float64_reference(alpha, make_batch, extras):
   expected = slow_objective(config, batch, logits)
   ours, _ = whole_loss(config, batch, hidden, kernel)
   np.testing.assert_allclose(ours, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize('weight', [0.0, 0.7])
+def test_verdicts_are_a_third_term_with_a_weight_of_its_own(weight):
+  batch, hidden = three_tasks()
+  config = objective.Distillation(alpha=0.3, verdict_weight=weight)
+  kernel = make_kernel()
+  logits = {'mixture': hidden['mixture'].astype(np.float64) @ kernel}
+  expected = slow_objective(config, batch, logits)
+  loss, sums = whole_loss(config, batch, hidden, kernel)
+  np.testing.assert_allclose(loss, expected, rtol=1e-6)
+  chunked, _ = whole_loss(config, batch, hidden, kernel, chunk_tokens=20)
+  np.testing.assert_allclose(chunked, expected, rtol=1e-6)
+  # Without a weight the task is no part of the program.
+  assert ('verdict/loss_sum' in sums) == (weight > 0)
 
 
 def test_the_two_means_are_not_one_mean_over_the_union():
@@ -181,7 +203,7 @@ def test_cutting_rows_anywhere_keeps_the_loss():
   batch, hidden = mixed_batch()
   kernel = make_kernel()
   config = objective.Distillation(alpha=0.2)
-  counts = objective.token_counts(batch)
+  counts = objective.token_counts(config, batch)
   whole, _ = whole_loss(config, batch, hidden, kernel)
   parts = sum(
     objective.rows_loss(
@@ -223,7 +245,7 @@ def test_correct_counts_argmax_hits():
   hits = (
     np.argmax(hidden['mixture'] @ kernel, -1) == (rows['decoder_target_tokens'])
   )
-  for term, task_id in objective.TERMS.items():
+  for term, task_id in objective.Distillation().terms.items():
     expected = np.sum(hits & (rows['decoder_task_ids'] == task_id))
     assert sums[f'{term}/correct'] == expected
   assert sums['label/correct'] + sums['rationale/correct'] > 0

@@ -52,12 +52,12 @@ def make_mixture():
 
 
 @functools.cache
-def jitted_step(config=CONFIG, alpha=0.3, **options):
+def jitted_step(config=CONFIG, alpha=0.3, verdict_weight=0.0, **options):
   transformation = make_optimizer()
   return models.jit(
     steps.make_train_step(
       config,
-      objective.Distillation(alpha=alpha),
+      objective.Distillation(alpha=alpha, verdict_weight=verdict_weight),
       transformation,
       run_key=RUN_KEY,
       **options,

@@ -72,6 +72,25 @@ def write(folder, *, name='cqa', splits=tuple(SIZES), **options):
   )
 
 
+def judged(examples):
+  """The same with verdicts on two of three rationales."""
+  return [
+    dataclasses.replace(example, verdict=('yes', 'no', '')[number % 3])
+    for number, example in enumerate(examples)
+  ]
+
+
+def write_judged(folder, examples, *, name='cqa'):
+  """Writes a prepared train split with verdicts."""
+  return store.write(
+    name,
+    {'train': judged(examples)},
+    data_dir=folder,
+    about={'source': 'invented'},
+    counts=lambda split: {'counts': {'verdicts': {'yes': 15, 'no': 15}}},
+  )
+
+
 def vocabulary(folder):
   """The path of a small vocabulary of these texts."""
   texts = [

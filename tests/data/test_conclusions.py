@@ -38,7 +38,7 @@ def test_choices_are_read_from_the_last_sentence_that_names_one(
 
 
 @pytest.mark.parametrize(
-  ('rationale', 'label', 'verdict'),
+  ('rationale', 'label', 'argues'),
   [
     ('He had 9 - 1 = 8 and lost 3. So 8 - 3 = 5.', '(9 - 1)', 'for'),
     ('So 8 - 3 = 6.', '(8 - 3)', 'for'),
@@ -50,11 +50,11 @@ def test_choices_are_read_from_the_last_sentence_that_names_one(
     ('He lost 3.', '', 'unclear'),
   ],
 )
-def test_numbers_are_read_from_the_last_equation(rationale, label, verdict):
-  found = conclusions.verdict(
+def test_numbers_are_read_from_the_last_equation(rationale, label, argues):
+  found = conclusions.argues(
     svamp.BENCHMARK, rationale, label=label, options=(), target='( 8.0 - 3.0 )'
   )
-  assert found == verdict
+  assert found == argues
 
 
 def test_only_the_end_of_a_rationale_is_searched():
@@ -77,7 +77,7 @@ def test_free_text_has_only_the_label_behind_it():
     metric=lambda targets, predictions: {'f1': 0.0},
   )
   assert (
-    conclusions.verdict(free, 'So yes.', label='no', options=(), target='no')
+    conclusions.argues(free, 'So yes.', label='no', options=(), target='no')
     == conclusions.FOR
   )
 
@@ -99,6 +99,6 @@ def test_a_fifth_to_a_third_of_palms_argue_for_another_label(
   found = sources.Examples(
     task.BENCHMARK, shared_dir / 'data' / 'datasets', split=split
   ).file_counts
-  verdicts = collections.Counter(found.verdicts)
-  assert tuple(verdicts[v] for v in conclusions.VERDICTS) == counts
+  argues = collections.Counter(found.argues)
+  assert tuple(argues[v] for v in conclusions.ARGUES) == counts
   assert sum(counts) == found.answered - found.blank_rationales

@@ -20,6 +20,7 @@ TASKS = (
   'cqa_gt_label',
   'cqa_llm_label',
   'cqa_rationale',
+  'cqa_verdict',
   'cqa_gt_single',
   'cqa_llm_single',
   'cqa_gt_answer_first',
@@ -42,7 +43,8 @@ def test_the_names_are_those_of_the_table():
   for task in TASKS:
     assert task in seqio.TaskRegistry.names()
     scored = seqio.TaskRegistry.get(task).metric_fns
-    assert scored == ([] if task == 'cqa_rationale' else [cqa.metric])
+    unscored = task in ('cqa_rationale', 'cqa_verdict')
+    assert scored == ([] if unscored else [cqa.metric])
     assert f' {{b}}{task[3:]} ' in register.__doc__
   for source in ('gt', 'llm'):
     mixture = seqio.MixtureRegistry.get(f'cqa_{source}_dsbs')

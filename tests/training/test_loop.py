@@ -10,11 +10,13 @@ import pytest
 
 from dsbs_jax.core import partitioning
 from dsbs_jax.data.batching import row_shapes
+from dsbs_jax.data.prepared import store
 from dsbs_jax.inference import evaluate_checkpoint
 from dsbs_jax.runs import checkpoints, run_folder
 from dsbs_jax.runtime import folder_lock, signals
 from dsbs_jax.training import loop, step_functions, train_config
 from tests import small_runs
+from tests.data import small_prepared
 
 
 def test_both_terms_fall_and_everything_is_written(unbroken):
@@ -235,6 +237,43 @@ def test_the_mutual_information_term_is_trained_where_it_can_be(
   for other in ('PAIRED = False', 'CHUNK_TOKENS = 8'):
     with pytest.raises(ValueError, match='a _dsbs mixture, pairs and no chun'):
       settings(tmp_path, tied, other)
+
+
+@pytest.mark.parametrize('layout', ['Packed', 'Padded'])
+def test_verdicts_are_trained_beside_labels_and_rationales(
+  settings, tmp_path, unbroken, layout
+):
+  plain = (
+    f'LAYOUT = @layouts.{layout}',
+    'TRAIN_STEPS = 2',
+    'LOG_PERIOD = 1',
+    'EVAL_SPLITS = ()',
+    'DROPOUT_RATE = 0.0',
+  )
+  weighted = *plain, 'VERDICT_WEIGHT = 0.25'
+  with pytest.raises(ValueError, match='no verdicts of an LLM'):
+    loop.train(settings(tmp_path / 'refused', *weighted))
+  rows = store.read('svamp', unbroken.data_dir).examples('train')
+  data_dir = tmp_path / 'data'
+  small_prepared.write_judged(data_dir, list(rows), name='svamp')
+  lines = []
+  for bindings in (plain, weighted):
+    run = small_runs.settings(tmp_path / bindings[-1], data_dir, *bindings)
+    assert loop.train(run) == 0
+    lines.append(json.loads(small_runs.lines(run).splitlines()[0]))
+  without, line = lines
+  assert 'verdict/loss' not in without and 0 < line['verdict/tokens'] < 16
+  expected = (line['label/loss'] + line['rationale/loss']) / 2
+  expected += 0.25 * line['verdict/loss']
+  assert line['loss'] == pytest.approx(expected, rel=1e-5)
+  for term in ('label/loss', 'rationale/loss'):  # of step 1: the same start
+    assert line[term] == pytest.approx(without[term], rel=1e-5)
+
+
+def test_verdicts_go_with_no_other_further_term(settings, tmp_path):
+  weights = 'VERDICT_WEIGHT = 0.1', 'MI_WEIGHT = 0.1'
+  with pytest.raises(ValueError, match='and no other further term'):
+    settings(tmp_path, *weights)
 
 
 @pytest.mark.parametrize('layout', ['Packed', 'Padded'])

@@ -112,10 +112,11 @@ class Loader:
     pair_ids: bool = False,
     skip_padding: bool = False,
     rationale_choice: str = rationale_rules.FIRST,
+    verdicts: bool = False,
   ):
     """Opens the batches that a task or mixture trains on.
 
-    They hold 'label' and 'rationale' for a paired `_dsbs`, one of the two for
+    They hold 'label' and 'rationale' for a paired `_dsbs`, one of them for
     another task of this project, else 'mixture'.
 
     Args:
@@ -131,6 +132,7 @@ class Loader:
         network need not compute padding.
       rationale_choice: which of a row's several rationales its visits choose
         from, a rule of `rationale_rules`.
+      verdicts: whether a `_dsbs` mixture has the verdict task, too.
 
     Raises:
       UserError: the name or split is unknown, or an explicit length is short.
@@ -142,6 +144,7 @@ class Loader:
       paired=order.paired,
       rates=order.rates,
       rationale_choice=rationale_choice,
+      verdicts=verdicts,
     )
     self.name = name
     self._parts = next(iter(found.values()))

@@ -19,6 +19,7 @@ TEXT_FIELDS = (
 FIELDS = ('index', *TEXT_FIELDS)
 # Answer choices, as a JSON array.
 OPTIONS = 'options'
+VERDICT = 'verdict'
 
 
 class Digest:
@@ -33,6 +34,8 @@ class Digest:
     values = [getattr(example, field) for field in FIELDS]
     if example.options:  # others are as they were before options were kept
       values.append(example.options)
+    if example.verdict:
+      values.append({VERDICT: example.verdict})
     line = json.dumps(values, ensure_ascii=False, separators=(',', ':'))
     self._hasher.update(line.encode() + b'\n')
     self.rows += 1

@@ -108,8 +108,8 @@ def _diverse(rationales: Rationales, label_source: str) -> list[int]:
 
 def _consistent(rationales: Rationales, label_source: str) -> list[int]:
   llm = label_source == 'llm'
-  verdicts = [each.llm if llm else each.gt for each in rationales]
-  return [i for i, v in enumerate(verdicts) if v != conclusions.AGAINST]
+  argues = [each.llm if llm else each.gt for each in rationales]
+  return [i for i, v in enumerate(argues) if v != conclusions.AGAINST]
 
 
 _RULES: Mapping[str, Callable[[Rationales, str], list[int]]] = {

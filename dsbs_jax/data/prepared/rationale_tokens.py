@@ -152,7 +152,9 @@ def _tokenise(
         task_forms.target(name.form, label=label, rationale=rationale)
         for rationale in rationales
       ]
-    columns['targets'].append(tokens.target_ids(vocabulary, texts))
+    columns['targets'].append(
+      ragged.pack(tokens.target_ids(vocabulary, texts), np.int32)
+    )
     columns['target'].append(tokens.pack_texts(texts))
   columns['empty'] = [ragged.pack([empty], np.int64)]
   return counts, columns

@@ -139,6 +139,15 @@ class Prepared:
   def check_targets(self, name: contract.TaskName) -> None:
     """Raises UserError where most targets of a task in train lack a text."""
     counts = self._about('train').get('counts', {})
+    if name.form == 'verdict':
+      if not counts.get('verdicts'):
+        raise contract.UserError(
+          f'{folder(self.name, self.data_dir)} has no verdicts of an LLM on its'
+          f' rationales, expected some for {name}. Ask for them with dsbs'
+          ' extract --verdicts, and prepare the benchmark again with'
+          ' --overwrite.'
+        )
+      return
     uses_rationales = name.form not in ('finetune', 'label')
     for text, used in (
       ('rationale', uses_rationales),
@@ -345,7 +354,10 @@ def _example(record: Mapping[str, Any]) -> benchmark.Example:
   # Datasets of earlier versions do not have the field.
   options = json.loads(_text(record.get(fingerprints.OPTIONS, '[]')))
   return benchmark.Example(
-    index=int(record['index']), options=tuple(options), **texts
+    index=int(record['index']),
+    options=tuple(options),
+    verdict=_text(record.get(fingerprints.VERDICT, '')),
+    **texts,
   )
 
 

@@ -51,6 +51,7 @@ def build(
       }
       features['index'] = tfds.features.Scalar(np.int64)
       features[fingerprints.OPTIONS] = tfds.features.Text()
+      features[fingerprints.VERDICT] = tfds.features.Text()
       return tfds.core.DatasetInfo(
         builder=self,
         description=f'{metadata["benchmark"]}: inputs, labels and LLM rationales.',
@@ -73,6 +74,7 @@ def build(
         digest.add(example)
         fields = {f: getattr(example, f) for f in fingerprints.FIELDS}
         fields[fingerprints.OPTIONS] = json.dumps(example.options)
+        fields[fingerprints.VERDICT] = example.verdict
         yield position, fields
       self.info.metadata['splits'][split] = {
         'rows': digest.rows,

@@ -230,17 +230,25 @@ def _tokenise(
   examples = prepared.examples(split)
   while batch := list(itertools.islice(examples, 4096)):
     labels = [e.llm_label if llm else e.gt_label for e in batch]
-    inputs = [prefix + e.input for e in batch]
+    inputs = [task_forms.source(name.form, e, prefix=prefix) for e in batch]
     targets = [
-      task_forms.target(name.form, label=label, rationale=e.rationale)
+      task_forms.target(
+        name.form, label=label, rationale=e.rationale, verdict=e.verdict
+      )
       for e, label in zip(batch, labels, strict=True)
     ]
-    answers = targets if name.form == 'rationale' else labels
+    answers = targets if name.form in contract.WITHOUT_LABEL else labels
     answers = [vocabulary.decode(i) for i in vocabulary.encode_all(answers)]
     index += [e.index for e in batch]
+    ids = vocabulary.encode_inputs(inputs), target_ids(vocabulary, targets)
+    if name.form == 'verdict':  # a row without one has no token at all
+      ids = [
+        [row if e.verdict else [] for e, row in zip(batch, side, strict=True)]
+        for side in ids
+      ]
     added = {
-      'inputs': ragged.pack(vocabulary.encode_inputs(inputs), np.int32),
-      'targets': target_ids(vocabulary, targets),
+      'inputs': ragged.pack(ids[0], np.int32),
+      'targets': ragged.pack(ids[1], np.int32),
       'example_id': pack_texts([e.example_id for e in batch]),
       'input': pack_texts(inputs),
       'target': pack_texts(targets),
@@ -258,10 +266,9 @@ def _tokenise(
 
 def target_ids(
   vocabulary: vocabularies.Vocabulary, texts: Sequence[str]
-) -> ragged.Ragged:
+) -> list[list[int]]:
   """Decoder ids of texts, EOS_ID last."""
-  ids = vocabulary.encode_all(texts)
-  return ragged.pack([[*row, contract.EOS_ID] for row in ids], np.int32)
+  return [[*row, contract.EOS_ID] for row in vocabulary.encode_all(texts)]
 
 
 def pack_texts(texts: Sequence[str]) -> ragged.Ragged:

@@ -18,6 +18,7 @@ def load(
   paired: bool = True,
   rates: Mapping[str, float] | None = None,
   rationale_choice: str = rationale_rules.FIRST,
+  verdicts: bool = False,
 ) -> tuple[dict[str, list[tokens.Tokens]], list[float] | None]:
   """The tasks behind each row group of a batch.
 
@@ -26,11 +27,12 @@ def load(
     split: the split.
     source: which examples, as which ids.
     paired: whether a `_dsbs` mixture gives label and rationale of the same
-      examples, as two row groups, instead of mixing its two tasks in one.
+      examples, as two row groups, instead of mixing its tasks in one.
     rates: task -> sampling rate where tasks are mixed; None takes the
       mixture's own, equal for `_dsbs`.
     rationale_choice: which of a row's several rationales visits in train
       choose from, a rule of `rationale_rules`.
+    verdicts: whether a `_dsbs` mixture has the verdict task, too.
 
   Returns:
     The tokens of each row group, and the rate of each task where they are
@@ -68,22 +70,23 @@ def load(
   if parsed.form != 'dsbs':
     view = _VIEW_OF_TERM[contract.term_of(parsed.form)]
     return {view: [load_task(name)]}, None
-  label, rationale = map(load_task, tasks_of(parsed))
+  names = tasks_of(parsed)
+  if verdicts:
+    names += (str(contract.TaskName(parsed.benchmark, None, 'verdict')),)
+  tasks = [load_task(task) for task in names]
   if not paired:
-    return _mixture([label, rationale], [1.0, 1.0], rates)
-  if not np.array_equal(label.index, rationale.index):
-    raise contract.UserError(
-      f'{label.name} and {rationale.name} hold different examples, expected'
-      f' the same. Delete the token cache {source.cache}.'
-    )
-  views = {contract.LABEL_VIEW: [label], contract.RATIONALE_VIEW: [rationale]}
-  return views, None
+    return _mixture(tasks, [1.0] * len(tasks), rates)
+  label = tasks[0]
+  for other in tasks[1:]:
+    if not np.array_equal(label.index, other.index):
+      raise contract.UserError(
+        f'{label.name} and {other.name} hold different examples, expected'
+        f' the same. Delete the token cache {source.cache}.'
+      )
+  return {_VIEW_OF_TERM[task.term]: [task] for task in tasks}, None
 
 
-_VIEW_OF_TERM = {
-  contract.LABEL_ID: contract.LABEL_VIEW,
-  contract.RATIONALE_ID: contract.RATIONALE_VIEW,
-}
+_VIEW_OF_TERM = {task_id: name for name, task_id in contract.TASK_IDS.items()}
 
 
 def _mixture(

@@ -37,6 +37,7 @@ def texts(
       label = tf.where(example['is_train'], example['llm_label'], label)
     target = {
       'rationale': example['rationale'],
+      'verdict': example['verdict'],
       'single': tf.strings.join(
         [example['rationale'], task_forms.MARKERS['single'], label], ' '
       ),
@@ -45,14 +46,19 @@ def texts(
       ),
     }.get(name.form, label)
     kept = {key: example[key] for key in ('index', 'example_id')}
+    inputs = tf.strings.join([prefix, example['input']])
+    if name.form == 'verdict':
+      inputs = tf.strings.join([inputs, example['rationale']], ' ')
     return kept | {
-      'inputs': tf.strings.join([prefix, example['input']]),
+      'inputs': inputs,
       'targets': target,
-      'label': target if name.form == 'rationale' else label,
+      'label': target if name.form in contract.WITHOUT_LABEL else label,
     }
 
   def preprocess(dataset: tf.data.Dataset) -> tf.data.Dataset:
     prefix = prefixes().of(name.form)
+    if name.form == 'verdict':  # a row without one has no such example
+      dataset = dataset.filter(lambda example: example['verdict'] != '')
     return dataset.map(
       functools.partial(choose, prefix=prefix), tf.data.AUTOTUNE
     )

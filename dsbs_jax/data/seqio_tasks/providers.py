@@ -37,7 +37,8 @@ def add(benchmark: benchmark_lib.Benchmark, source_fn: SourceFn) -> None:
     source_fn: called whenever a task is used.
   """
   name = benchmark.name
-  _add_task(benchmark, contract.TaskName(name, None, 'rationale'), source_fn)
+  for form in contract.WITHOUT_LABEL:
+    _add_task(benchmark, contract.TaskName(name, None, form), source_fn)
   for source in contract.LABEL_SOURCES:
     for form in ('finetune', 'label', *task_forms.MARKERS):
       _add_task(benchmark, contract.TaskName(name, source, form), source_fn)
@@ -59,7 +60,8 @@ def _add_task(
   def prefixes():
     return task_forms.prefixes(_source(source_fn).prefixes)
 
-  scored = name.form != 'rationale'  # rationales are read, not scored
+  # Rationales and verdicts are read, not scored.
+  scored = name.form not in contract.WITHOUT_LABEL
   seqio.TaskRegistry.add(
     str(name),
     source=PreparedSource(benchmark, name, source_fn),
@@ -198,7 +200,7 @@ def _columns(
   examples = list(store.read(name, data_dir).examples(split))
   columns = {
     field: tf.constant([getattr(example, field) for example in examples])
-    for field in fingerprints.TEXT_FIELDS
+    for field in (*fingerprints.TEXT_FIELDS, fingerprints.VERDICT)
   }
   index = np.array([example.index for example in examples], np.int64)
   return columns | {'index': tf.constant(index)}

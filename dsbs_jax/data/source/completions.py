@@ -15,12 +15,14 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from dsbs_jax import contract
+from dsbs_jax.data import parsing
 from dsbs_jax.data.source import json_reader, rows
 
 HEADER = 'header'
 COMPLETION = 'completion'
 RATIONALIZATION = 'rationalization'
 FAILURE = 'failure'
+VERDICT = 'verdict'
 
 _THINK, _THOUGHT = '<think>', '</think>'
 
@@ -36,12 +38,15 @@ class Sample:
     number: which of several samples it is.
     hinted: whether the prompt gave the human label away.
     model: who wrote it; '' where that is not said.
+    verdict: whether the LLM called it right when it was asked, see
+      `parsing.verdict`; '' where it was not asked.
   """
 
   text: str
   number: int = 0
   hinted: bool = False
   model: str = ''
+  verdict: str = ''
 
 
 class Completions:
@@ -127,7 +132,8 @@ class ById(Completions):
   """JSON lines with an `id`, in any order; only their offsets are in memory.
 
   Lines are told apart by their `kind`: completions (also lines without one),
-  rationalizations and failures are read, all others are skipped. Of two lines
+  rationalizations, verdicts and failures are read, all others are skipped. A
+  verdict counts if the completion still reads as it was judged. Of two lines
   with the same id, sample and kind the first wins, or the last one with
   `retry`. A last line that was cut by a kill is left out and counted in `torn`.
 
@@ -159,7 +165,7 @@ class ById(Completions):
     key = np.uint64(_hash(row.example_id))
     begin = int(np.searchsorted(self._hashes, key, side='left'))
     end = int(np.searchsorted(self._hashes, key, side='right'))
-    samples, failed = {}, False
+    samples, verdicts, failed = {}, {}, False
     for position in range(begin, end):
       self._file.seek(int(self._offsets[position]))
       line = json_reader.decode(self._file.readline(), self._name)
@@ -171,6 +177,12 @@ class ById(Completions):
         continue
       if line.get('fingerprint') not in (None, row.fingerprint):
         raise self._another_row(row, position, line)
+      if line.get('kind') == VERDICT:
+        judged = line.get('sample') or 0, line.get('about')
+        if line.get('retry'):
+          verdicts[judged] = line['text']
+        verdicts.setdefault(judged, line['text'])
+        continue
       hinted = line.get('kind') == RATIONALIZATION
       number = line.get('sample') or 0
       model = str(line.get('model') or '')
@@ -183,7 +195,9 @@ class ById(Completions):
       samples.setdefault((hinted, number), sample)
     if failed and not samples:
       return None
-    return tuple(samples[key] for key in sorted(samples))
+    return tuple(
+      _with_verdict(samples[key], verdicts) for key in sorted(samples)
+    )
 
   def finish(self, num_rows: int) -> None:
     self._file.close()
@@ -261,11 +275,28 @@ def split_reasoning(text: str) -> tuple[str, str]:
   return answer.lstrip(), thought.strip().removeprefix(_THINK).strip()
 
 
+def digest(text: str) -> str:
+  """What a verdict names the completion by that it is about."""
+  data = text.encode('utf-8', 'surrogatepass')
+  return hashlib.sha256(data).hexdigest()[:16]
+
+
+def _with_verdict(
+  sample: Sample, verdicts: Mapping[tuple[int, str], str]
+) -> Sample:
+  """The sample with the verdict on it; those on hinted ones are not asked."""
+  said = verdicts.get((sample.number, digest(sample.text)))
+  if sample.hinted or said is None:
+    return sample
+  answer, _ = split_reasoning(said)
+  return dataclasses.replace(sample, verdict=parsing.verdict(answer))
+
+
 def _is_sample(line: Any, place: str) -> bool:
   """Whether a line is about a row; checks the ones that are."""
   known = isinstance(line, dict)
   kind = line.get('kind', COMPLETION) if known else None
-  if known and kind not in (COMPLETION, RATIONALIZATION, FAILURE):
+  if known and kind not in (COMPLETION, RATIONALIZATION, VERDICT, FAILURE):
     return False
   wanted = ('id',) if kind == FAILURE else ('id', 'text')
   if not known or not all(isinstance(line.get(key), str) for key in wanted):

@@ -32,11 +32,13 @@ class Counts:
     dropped: reason -> rows that the rules dropped.
     torn: lines at the end of the completions that a kill had cut.
     models: who wrote the completions -> how many; '' where that is not said.
-    verdicts: verdict of `conclusions` on the human label -> rows whose
-      rationale, the one that is trained on by default, gets it; blank ones are
-      not judged.
+    argues: what `conclusions` finds, for or against the human label -> rows
+      whose rationale, the one that is trained on by default, argues so; blank
+      ones are left out.
     rationales: rationales that rows with several have to choose from, before
       the rules of `filters`.
+    verdicts: what the LLM said of completions, see `parsing.verdict` -> how
+      often.
   """
 
   rows: int = 0
@@ -54,8 +56,9 @@ class Counts:
   dropped: Mapping[str, int] = dataclasses.field(default_factory=dict)
   torn: int = 0
   models: Mapping[str, int] = dataclasses.field(default_factory=dict)
-  verdicts: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  argues: Mapping[str, int] = dataclasses.field(default_factory=dict)
   rationales: int = 0
+  verdicts: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
   @property
   def accuracy(self) -> float | None:
@@ -87,6 +90,7 @@ class CountsBuilder:
     self._statuses = collections.Counter()
     self._dropped = collections.Counter()
     self._models = collections.Counter()
+    self._argues = collections.Counter()
     self._verdicts = collections.Counter()
 
   def add(
@@ -105,6 +109,7 @@ class CountsBuilder:
     self._statuses[example.status] += 1
     hints_count = example.status == joining.RATIONALIZED
     self._models.update(s.model for s in samples if hints_count or not s.hinted)
+    self._verdicts.update(s.verdict for s in samples if s.verdict)
     add = self._numbers
     add['rows'] += 1
     if not example.samples:
@@ -126,8 +131,8 @@ class CountsBuilder:
     add['usable_correct'] += correct and bool(label and rationale)
     add['rationales'] += len(example.rationales)
     if rationale:
-      self._verdicts[
-        conclusions.verdict(
+      self._argues[
+        conclusions.argues(
           self._benchmark,
           example.rationale,
           label=example.llm_label,
@@ -151,5 +156,6 @@ class CountsBuilder:
       dropped=dict(self._dropped.most_common()),
       torn=torn,
       models=dict(self._models.most_common()),
+      argues=dict(self._argues.most_common()),
       verdicts=dict(self._verdicts.most_common()),
     )

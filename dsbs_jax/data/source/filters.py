@@ -85,7 +85,7 @@ def consistent(
   """
   if not example.rationale.strip():
     return example.status
-  verdict = conclusions.verdict(
+  argues = conclusions.argues(
     benchmark,
     example.rationale,
     label=example.llm_label,
@@ -93,7 +93,7 @@ def consistent(
     target=example.gt_label,
   )
   kept = _only(example, lambda r: r.gt != conclusions.AGAINST)
-  if verdict != conclusions.AGAINST:
+  if argues != conclusions.AGAINST:
     return kept
   for other in example.rationales:
     if other.gt == conclusions.FOR:

@@ -71,7 +71,7 @@ def all_rationales(
   found = []
   for text, label in said:
     gt, llm = (
-      conclusions.verdict(
+      conclusions.argues(
         benchmark, text, label=label, options=example.options, target=target
       )
       for target in (example.gt_label, example.llm_label)
@@ -106,7 +106,8 @@ def join(
     The example. Nothing is filtered: what could not be parsed carries the
     parser's sentinels and a status other than 'parsed'.
   """
-  free = [parse(s.text) for s in samples or () if not s.hinted]
+  asked = [s for s in samples or () if not s.hinted]
+  free = [parse(s.text) for s in asked]
   hinted = [parse(s.text) for s in samples or () if s.hinted]
   if free:
     result, votes = majority_vote(benchmark, free)
@@ -142,6 +143,7 @@ def join(
     votes=votes,
     samples=len(free),
     options=tuple(benchmark.options(row.fields)) if benchmark.options else (),
+    verdict=_verdict(result, free, asked),
   )
   said = [
     (outcome.rationale, outcome.label)
@@ -151,3 +153,15 @@ def join(
   return dataclasses.replace(
     example, rationales=all_rationales(benchmark, said, example)
   )
+
+
+def _verdict(
+  result: Outcome,
+  outcomes: Sequence[Outcome],
+  samples: Sequence[completions.Sample],
+) -> str:
+  """What the LLM said of the outcome that was taken; '' where it did not."""
+  for outcome, sample in zip(outcomes, samples, strict=True):
+    if outcome is result and sample.verdict != parsing.UNREADABLE:
+      return sample.verdict
+  return ''

@@ -63,6 +63,20 @@ def test_ids_equal_the_built_in_engines(source, name, split):
     assert example['targets_pretokenized'].decode() == ours.target_text(i)
 
 
+def test_verdicts_equal_the_built_in_engines(source, tmp_path):
+  """seqio has no example where the built-in engine has one without tokens."""
+  small_prepared.write_judged(tmp_path, small_prepared.examples('train'))
+  register.configure(data_dir=str(tmp_path))
+  other = tokens.Source(str(tmp_path), source.vocabulary)
+  ours, theirs = tokens.load('cqa_verdict', 'train', other), read('cqa_verdict')
+  kept = np.flatnonzero(ours.targets.lengths)
+  assert len(ours) == 45 and len(kept) == len(theirs) == 30
+  for i, example in zip(kept, theirs, strict=True):
+    assert example['inputs'].tolist() == ours.inputs[i].tolist()
+    assert example['targets'].tolist() == ours.targets[i].tolist()
+    assert set(example['targets_task_ids']) == {ours.term}
+
+
 @pytest.mark.parametrize('spec, prefixes', [('bytes', 'paper'), (None, 'code')])
 def test_vocabulary_and_prefixes_are_those_set_at_use(source, spec, prefixes):
   spec = spec or source.vocabulary
