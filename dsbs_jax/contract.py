@@ -23,6 +23,9 @@ indices: of cells):
   decoder_positions [B, T]; segments count from 1, 0 = padding
   decoder_pair_ids       [B, T] int32    on request: the example of the batch
                          that a target is of, from 1, 0 = padding
+  decoder_soft_ids, decoder_soft_probs [B, T, W] int32, float32  on request: W
+                         tokens that a label may go on with, and the LLM's
+                         probabilities of them; 0 without a soft target
   encoder_token_index, decoder_token_index [C, n] int32  on request: where in
                          the rows the real tokens of each cell are, see
                          core/layers/unpadding.py

@@ -44,7 +44,7 @@ _NOT_SENT = (*_UNREACHABLE, httpx2.PoolTimeout)
 API_ERRORS = (openai.APIStatusError, openai.APIConnectionError)
 
 _MESSAGE_LENGTH = 300
-_NOTES = ('reasoning', 'refusal')
+_NOTES = ('reasoning', 'refusal', 'logprobs')
 
 
 class Http:

@@ -6,10 +6,11 @@ The HTTP backend and the Batch API share the JSON of requests and answers.
 
 import dataclasses
 import re
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 from dsbs_jax import contract
+from dsbs_jax.data import soft_labels
 from dsbs_jax.data.source import completions as completions_lib
 from rationales import completions_file
 
@@ -72,6 +73,7 @@ class Sampling:
     max_tokens: upper limit of a completion; 0 leaves it to the server.
     stop: stop sequences; a completion ends before the first of them.
     extra: further fields of the request, such as {'top_p': 0.9}.
+    logprobs: alternatives wanted of each token of a completion; 0 for none.
 
   Raises:
     contract.UserError: a setting is out of range.
@@ -83,6 +85,7 @@ class Sampling:
   max_tokens: int
   stop: tuple[str, ...]
   extra: Mapping[str, Any]
+  logprobs: int = 0
 
   def __post_init__(self):
     if not self.model:
@@ -93,6 +96,11 @@ class Sampling:
       raise contract.UserError(
         f'--temperature is {self.temperature} and --max_tokens'
         f' {self.max_tokens}, expected 0 or more of both.'
+      )
+    if not 0 <= self.logprobs <= 1000:
+      raise contract.UserError(
+        f'--logprobs is {self.logprobs}, expected 0 (none) to what the server'
+        ' gives, such as 20.'
       )
 
   @property
@@ -114,6 +122,11 @@ class Sampling:
       body['n'] = len(call.samples)
     if self.stop:
       body['stop'] = list(self.stop)
+    if self.logprobs and call.kind == completions_file.COMPLETION:
+      wanted = {'logprobs': True, 'top_logprobs': self.logprobs}
+      if self.endpoint == COMPLETIONS:
+        wanted = {'logprobs': self.logprobs}
+      body |= wanted
     return body | self.extra
 
 
@@ -170,6 +183,8 @@ class Answer:
     usage: tokens as the server counted them; None if it did not report them.
     model: the model that answered, as the server names it.
     notes: what came beside each of them: `reasoning`, `refusal`.
+    logprobs: the tokens of each of them, as the server wrote it, with their
+      alternatives; None where the server told none. Empty: not asked for.
   """
 
   texts: tuple[str, ...]
@@ -177,6 +192,7 @@ class Answer:
   usage: dict[str, int] | None
   model: str
   notes: tuple[Mapping[str, str], ...]
+  logprobs: tuple[Sequence[soft_labels.Token] | None, ...] = ()
 
 
 def read_answer(body: Any, call: Call) -> Answer:
@@ -197,12 +213,13 @@ def read_answer(body: Any, call: Call) -> Answer:
       zip(*map(_said, choices), strict=True) if choices else ((), ())
     )
     reasons = tuple(choice.get('finish_reason') for choice in choices)
+    logprobs = tuple(map(_logprobs, choices))
     model = str(body.get('model') or '')
   except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
     raise ValueError(f'{type(error).__name__}: {error}') from None
   if not texts:
     raise ValueError('no choices')
-  return Answer(texts, reasons, _usage(body), model, notes)
+  return Answer(texts, reasons, _usage(body), model, notes, logprobs)
 
 
 def _usage(body: Mapping[str, Any]) -> dict[str, int] | None:
@@ -214,6 +231,31 @@ def _usage(body: Mapping[str, Any]) -> dict[str, int] | None:
   if not completions_file.is_usage(usage):
     return None
   return {name: usage[name] for name in completions_file.USAGE_FIELDS}
+
+
+def _logprobs(choice: Mapping[str, Any]) -> list[soft_labels.Token] | None:
+  """The tokens of a choice; None where they are missing or malformed.
+
+  Source: https://platform.openai.com/docs/api-reference, of both endpoints.
+  """
+  found = choice.get('logprobs') or {}
+  try:
+    if 'content' in found:  # chat
+      return [
+        (
+          token['token'],
+          float(token['logprob']),
+          {t['token']: float(t['logprob']) for t in token['top_logprobs']},
+        )
+        for token in found['content']
+      ]
+    columns = found['tokens'], found['token_logprobs'], found['top_logprobs']
+    return [
+      (token, float(log_prob), dict(others or {}))
+      for token, log_prob, others in zip(*columns, strict=True)
+    ]
+  except (KeyError, TypeError, ValueError):
+    return None
 
 
 def _said(choice: Mapping[str, Any]) -> tuple[str, dict[str, str]]:

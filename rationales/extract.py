@@ -89,6 +89,13 @@ flags.DEFINE_string(
   'extra', '{}', 'JSON object with further fields of a request.'
 )
 
+flags.DEFINE_integer(
+  'logprobs',
+  0,
+  "Keep so many alternatives of each of the answer's tokens, for soft labels;"
+  ' servers give 20 at most, some none.',
+)
+
 flags.DEFINE_string(
   'prompt', None, 'Prompt file; prompts/BENCHMARK.json by default.'
 )
@@ -241,7 +248,7 @@ def _sampling(prompt: prompt_lib.Prompt) -> calls.Sampling:
   return calls.Sampling(
     stop=tuple(default if given.stop is None else given.stop),
     extra=extra,
-    **_values('model', 'endpoint', 'temperature', 'max_tokens'),
+    **_values('model', 'endpoint', 'temperature', 'max_tokens', 'logprobs'),
   )
 
 

@@ -6,10 +6,11 @@ import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from dsbs_jax import contract
+from dsbs_jax.data import soft_labels
 from dsbs_jax.runtime import progress, terminal_text
 from rationales import (
   backends,
@@ -105,13 +106,16 @@ class Extraction:
 
   def _settings(self) -> dict[str, Any]:
     """What must not change while a completions file grows."""
-    return {
+    settings = {
       'benchmark': self.work.benchmark.name,
       'split': self.work.split,
       **self.prompt_settings,
       **dataclasses.asdict(self.sampling),
       'stop': list(self.sampling.stop),  # as JSON gives it back
     }
+    if not self.sampling.logprobs:
+      del settings['logprobs']  # files of before do not have it
+    return settings
 
   def _header(self, substitutes: Mapping[str, str | None]) -> dict[str, Any]:
     return ledger.header(self._settings(), substitutes)
@@ -211,6 +215,7 @@ class Extraction:
       counts,
       contents.models,
       self.work.force,
+      answer_tokens=self._answer_tokens if self.sampling.logprobs else None,
     )
     fields = self._substitutes(contents)
 
@@ -242,6 +247,12 @@ class Extraction:
     asyncio.run(runner.run(todo))
     counts.finish()
     return runner, counts
+
+  def _answer_tokens(
+    self, text: str, tokens: Sequence[soft_labels.Token]
+  ) -> list[list[Any]] | None:
+    outcome = self.work.benchmark.parse(text)
+    return soft_labels.at_answer(text, outcome.label, tokens)
 
   def _first_answers(self) -> first_answers.FirstAnswers:
     return first_answers.FirstAnswers(

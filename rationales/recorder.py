@@ -2,8 +2,10 @@
 """How a call ended: a line in the file, its cost, and its count on screen."""
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from dsbs_jax.data import soft_labels
 from dsbs_jax.runtime import progress, terminal_text
 from rationales import calls, completions_file, costs, ledger
 from rationales import monitor as monitor_lib
@@ -21,6 +23,8 @@ class Recorder:
     mixed: whether another model may answer, too.
     source: the backend's name, for the lines.
     free: whether the backend charges nothing.
+    answer_tokens: a completion and its tokens -> those that spell the answer,
+      which are kept.
   """
 
   file: ledger.Ledger
@@ -30,6 +34,7 @@ class Recorder:
   mixed: bool
   source: str
   free: bool = False
+  answer_tokens: Callable[[str, Sequence[soft_labels.Token]], Any] | None = None
 
   def answer(self, call: calls.Call, answer: calls.Answer) -> calls.Call | None:
     """Records an answer to the call's first samples.
@@ -66,6 +71,7 @@ class Recorder:
           'model': answer.model,
         }
         | answer.notes[position]
+        | self._logprobs(call, answer, position)
         | extra
         for position, sample in enumerate(answered.samples)
       )
@@ -74,6 +80,18 @@ class Recorder:
     self.monitor.answered(answered, answer)
     missing = call.samples[given:]
     return dataclasses.replace(call, samples=missing) if missing else None
+
+  def _logprobs(
+    self, call: calls.Call, answer: calls.Answer, position: int
+  ) -> dict[str, Any]:
+    """What the server said of the answer's tokens; {} where it said nothing."""
+    tokens = answer.logprobs[position] if answer.logprobs else None
+    if not tokens or call.kind != completions_file.COMPLETION:
+      return {}
+    kept = self.answer_tokens and self.answer_tokens(
+      answer.texts[position], tokens
+    )
+    return {'logprobs': kept} if kept else {}
 
   def failure(self, call: calls.Call, reason: str, status: int | None) -> None:
     """Records a call that failed for good.

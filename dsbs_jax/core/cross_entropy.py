@@ -38,6 +38,34 @@ def token_losses(
   return _token_losses(z_loss, label_smoothing, logits, targets)
 
 
+def soft_losses(
+  logits: jax.Array,
+  ids: jax.Array,
+  probs: jax.Array,
+  *,
+  temperature: float,
+) -> jax.Array:
+  """How far each token's prediction is from a soft target, at a temperature.
+
+  Args:
+    logits: [..., V] float32.
+    ids: [..., W] int32, the tokens that the soft target has mass on.
+    probs: [..., W] float32, its mass, softened already; 0 where there is none.
+    temperature: T, that the logits are divided by.
+
+  Returns:
+    [...] float32, T^2 KL(probs || softmax(logits / T)), in nats; 0 without a
+    soft target.
+
+  Source: Hinton et al. 2015, arXiv:1503.02531, whose factor T^2 keeps gradients
+  of one size at every temperature.
+  """
+  log_predicted = jax.nn.log_softmax(logits / temperature, axis=-1)
+  picked = jnp.take_along_axis(log_predicted, ids, axis=-1)
+  entropy = jax.scipy.special.xlogy(probs, probs)
+  return temperature**2 * jnp.sum(entropy - probs * picked, axis=-1)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _token_losses(z_loss, smoothing, logits, targets):
   return _forward(z_loss, smoothing, logits, targets)[0]

@@ -118,7 +118,8 @@ def batch_value_and_grad(
     num_pairs: pairs in a batch at most, for the mutual-information term.
     join_views: whether the views of a packed batch pass through the network
       together, see `joined_views`. Not where label or rationale has no weight
-      in the whole run, nor with the mutual-information term.
+      in the whole run, nor with soft labels, which one view alone has, or the
+      mutual-information term.
     network_params: params -> the network's parameter tree, for LoRA. What else
       it reads is constant, and no gradient of it is computed.
     alpha: float32 scalar, of a step whose alpha follows a schedule; None: that
@@ -143,7 +144,8 @@ def batch_value_and_grad(
       (rows, keys), view, num_parts=num_microbatches, num_shards=num_shards
     )
   two_terms = alpha is not None or 0.0 < distillation.alpha < 1.0
-  if join_views and two_terms and not distillation.mi_weight:
+  further = distillation.mi_weight or distillation.soft_label_weight
+  if join_views and two_terms and not further:
     parts = joined_views.join_parts(parts)
 
   logits_losses = {}

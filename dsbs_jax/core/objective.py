@@ -7,7 +7,12 @@
 The paper has two tasks, labels with the weight alpha and rationales with the
 weight 1 - alpha; verdicts are a third one. Sums and numbers are those of the
 *whole* batch. A task without tokens contributes 0, and one without a weight is
-no part of the program. `gradients` says how the parts of a batch are added up.
+no part of the program. Soft labels add a term of their own:
+
+       + soft_label_weight * mean over the label tokens with a soft target q of
+         T^2 KL(q || softmax(logits / T)), with T the soft_label_temperature
+
+`gradients` says how the parts of a batch are added up.
 """
 
 import dataclasses
@@ -21,6 +26,9 @@ import jax.numpy as jnp
 
 from dsbs_jax import contract
 from dsbs_jax.core import alpha_schedules, cross_entropy
+
+SOFT_IDS, SOFT_PROBS = 'decoder_soft_ids', 'decoder_soft_probs'
+SOFT_LABELS = 'soft_labels'  # of the term, in counts and sums
 
 Array = jax.Array
 Rows = dict[str, Array]
@@ -45,6 +53,10 @@ class Distillation:
     verdict_weight: weight of the verdict task, see `data/task_forms`; 0, without
       that task, as in the paper. Liu et al. 2024 (Mind's Mirror, arXiv
       2311.09214) distil self-evaluation beside rationales in this way.
+    soft_label_weight: weight of the term of soft labels, which pulls the
+      student towards the LLM's probabilities, see `data/soft_labels`; 0 as in
+      the paper.
+    soft_label_temperature: T in it; more than 1 softens both sides.
     alpha_schedule: None, or how alpha varies over the run, see
       `core/alpha_schedules`; None as in the paper.
 
@@ -57,6 +69,8 @@ class Distillation:
   label_smoothing: float = 0.0
   mi_weight: float = 0.0
   verdict_weight: float = 0.0
+  soft_label_weight: float = 0.0
+  soft_label_temperature: float = 1.0
   alpha_schedule: alpha_schedules.Schedule = None
 
   def __post_init__(self):
@@ -66,6 +80,12 @@ class Distillation:
       ('label_smoothing', lambda value: value < 1.0, 'in [0, 1)'),
       ('mi_weight', lambda value: True, '>= 0'),
       ('verdict_weight', math.isfinite, '>= 0'),
+      ('soft_label_weight', math.isfinite, '>= 0'),
+      (
+        'soft_label_temperature',
+        lambda value: 0 < value < math.inf,
+        '> 0',
+      ),
     ):
       value = getattr(self, name)
       if not (isinstance(value, int | float) and value >= 0 and most(value)):
@@ -103,9 +123,14 @@ def token_counts(distillation: Distillation, batch: dict[str, Rows]) -> Sums:
     batch: view -> row group, as in `contract`.
 
   Returns:
-    term -> float32 scalar, the sum of `decoder_loss_weights` of the term.
+    term -> float32 scalar, the sum of `decoder_loss_weights` of the term; of
+    soft labels the number of tokens with a soft target.
   """
-  return {
+  soft = {}
+  if distillation.soft_label_weight:
+    found = [_has_soft(rows) for rows in batch.values() if SOFT_PROBS in rows]
+    soft[SOFT_LABELS] = sum(map(jnp.sum, found), jnp.zeros([]))
+  return soft | {
     term: sum(
       jnp.sum(_weights_of_term(rows, task_id)) for rows in batch.values()
     )
@@ -202,6 +227,14 @@ def rows_loss(
     term: _weights_of_term(rows, task_id)
     for term, task_id in distillation.terms.items()
   }
+  if distillation.soft_label_weight and SOFT_PROBS in rows:
+    count = jnp.maximum(counts[SOFT_LABELS], 1e-9)
+    tokens |= {
+      'soft_ids': rows[SOFT_IDS],
+      'soft_probs': rows[SOFT_PROBS],
+      'soft': _has_soft(rows),
+      'soft_weights': _has_soft(rows) * distillation.soft_label_weight / count,
+    }
   num_rows, length = tokens['targets'].shape
   num_chunks = 1
   if chunk_tokens:
@@ -213,6 +246,13 @@ def rows_loss(
     functools.partial(_cut, num_chunks=num_chunks), (hidden, tokens)
   )
   return _chunked(chunk_loss, logits_params, *chunks)
+
+
+def _has_soft(rows: Rows) -> Array:
+  """1 where a target has a soft target, else 0; [B, T] float32."""
+  mass = jnp.sum(rows[SOFT_PROBS], axis=-1)
+  real = rows['decoder_loss_weights'] > 0
+  return jnp.where(real & (mass > 0), 1.0, 0.0)
 
 
 def _weights_of_term(rows: Rows, task_id: int) -> Array:
@@ -233,12 +273,16 @@ def _tokens_loss(
   """Loss and sums of some target positions, all of their logits at once.
 
   `tokens` are `targets` [B, t] int32, `weights` [B, t] float32 of their losses
-  in the objective, and per term the loss weights of its tokens; the other
+  in the objective, and per term the loss weights of its tokens; with soft
+  labels `soft_ids` and `soft_probs` [B, t, W], `soft_weights` of their losses
+  and `soft` [B, t], 1 where there is one; the other
   arguments are those of `rows_loss`.
   """
   # A product of two matrices is faster than one with [B, t, D].
   hidden = hidden.reshape(-1, hidden.shape[-1])  # [B * t, D]
-  tokens = jax.tree.map(jnp.ravel, tokens)
+  tokens = jax.tree.map(
+    lambda array: array.reshape(-1, *array.shape[2:]), tokens
+  )
   logits = logits_fn(logits_params, hidden)
   losses, correct = cross_entropy.token_losses(
     logits,
@@ -252,6 +296,19 @@ def _tokens_loss(
     sums[f'{term}/loss_sum'] = jnp.sum(tokens[term] * losses)
     sums[f'{term}/tokens'] = jnp.sum(tokens[term])
     sums[f'{term}/correct'] = jnp.sum(tokens[term] * correct)
+  if distillation.soft_label_weight:
+    soft = {'loss_sum': jnp.zeros([]), 'tokens': jnp.zeros([])}
+    if 'soft' in tokens:
+      losses = cross_entropy.soft_losses(
+        logits,
+        tokens['soft_ids'],
+        tokens['soft_probs'],
+        temperature=distillation.soft_label_temperature,
+      )
+      loss += jnp.sum(tokens['soft_weights'] * losses)
+      soft['loss_sum'] = jnp.sum(tokens['soft'] * losses)
+      soft['tokens'] = jnp.sum(tokens['soft'])
+    sums |= {f'{SOFT_LABELS}/{name}': value for name, value in soft.items()}
   if logits_loss is not None:
     extra, extra_sums = logits_loss(logits)
     loss, sums = loss + extra, sums | extra_sums

@@ -193,6 +193,8 @@ class Example:
       `prepared/rationale_file`.
     verdict: what the LLM said when it was asked whether the rationale is
       right: 'yes', 'no', or '' where it was not asked or did not say.
+    label_probs: the LLM's probability of each of the benchmark's labels, see
+      `soft_labels`; () where its server did not tell.
   """
 
   index: int
@@ -207,6 +209,7 @@ class Example:
   samples: int = 0
   options: tuple[str, ...] = ()
   verdict: str = ''
+  label_probs: tuple[float, ...] = ()
   rationales: tuple[Rationale, ...] = ()
 
 

@@ -77,6 +77,12 @@ class DistillationModel(models.EncoderDecoderModel):
         ' task is not built for T5X, which pairs labels and rationales. Take'
         ' the built-in engine, python -m dsbs_jax.train.'
       )
+    if objective.soft_label_weight:
+      raise contract.UserError(
+        f'SOFT_LABEL_WEIGHT is {objective.soft_label_weight}, expected 0: soft'
+        ' labels are not built for T5X, whose batches do not have them. Take'
+        ' the built-in engine, python -m dsbs_jax.train.'
+      )
     if objective.alpha_schedule:
       raise contract.UserError(
         f'ALPHA_SCHEDULE is {objective.alpha_schedule!r}, expected None: T5X'

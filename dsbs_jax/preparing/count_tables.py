@@ -84,6 +84,12 @@ def counts(prepared: store.Prepared) -> rich.table.Table:
     add('argues for another label %', _percent_against)
   if any(c.get('rationales') for c in columns.values()):
     add('rationales to choose from', lambda c: f'{c.get("rationales", 0):,}')
+  if any(c.get('soft_labels') for c in columns.values()):
+    add('soft labels', lambda c: f'{c.get("soft_labels", 0):,}')
+    add(
+      'hard labels alone',
+      lambda c: f'{c["answered"] - c.get("soft_labels", 0):,}',
+    )
   for verdict in verdicts:
     add(
       f'verdicts: {verdict}',

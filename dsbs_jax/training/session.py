@@ -224,4 +224,5 @@ def open_data(
     pair_ids=bool(train_config.objective_of(run).mi_weight),
     rationale_choice=run.rationale_choice,
     verdicts=bool(run.objective.verdict_weight),
+    soft=train_config.soft_targets(run, source),
   )

@@ -12,9 +12,14 @@ from dsbs_jax import contract
 from dsbs_jax.core import lora as lora_lib
 from dsbs_jax.core import network, partitioning
 from dsbs_jax.core import objective as objective_lib
-from dsbs_jax.data import object_store, register, vocabularies
-from dsbs_jax.data.batching import batch_order
-from dsbs_jax.data.prepared import rationale_rules, views
+from dsbs_jax.data import (
+  object_store,
+  register,
+  soft_labels,
+  vocabularies,
+)
+from dsbs_jax.data.batching import batch_order, soft_label_rows
+from dsbs_jax.data.prepared import rationale_rules, tokens, views
 from dsbs_jax.runs import results
 from dsbs_jax.runtime import field_checks
 
@@ -162,6 +167,7 @@ class TrainConfig:
         ' MI_WEIGHT=0.0 or change the others.'
       )
     _check_verdicts(self)
+    _check_soft_labels(self)
     if self.module is not None:
       register.load_module(self.module)
     if self.lora.rank:
@@ -204,12 +210,34 @@ def objective_of(run: TrainConfig) -> objective_lib.Distillation:
   if name is None or name.form == 'dsbs':
     return run.objective
   term = contract.term_of(name.form)
+  soft = name.form in soft_label_rows.FORMS
   return dataclasses.replace(
     run.objective,
+    soft_label_weight=run.objective.soft_label_weight if soft else 0.0,
     alpha=float(term == contract.LABEL_ID),
     mi_weight=0.0,
     verdict_weight=float(term == contract.VERDICT_ID),
     alpha_schedule=None,
+  )
+
+
+def soft_targets(
+  run: TrainConfig, source: tokens.Source
+) -> soft_labels.SoftTargets | None:
+  """The soft labels that the run trains on; None where they have no weight.
+
+  Args:
+    run: all settings.
+    source: where its tokens come from.
+  """
+  objective = objective_of(run)
+  if not objective.soft_label_weight:
+    return None
+  return soft_label_rows.load(
+    run.mixture_or_task_name,
+    'train',
+    source,
+    temperature=objective.soft_label_temperature,
   )
 
 
@@ -255,6 +283,19 @@ def _check_verdicts(run: TrainConfig) -> None:
       f' {run.mixture_or_task_name} and MI_WEIGHT {objective.mi_weight},'
       ' expected a _dsbs mixture of this project and no other further term.'
       ' Set VERDICT_WEIGHT=0.0 or change the others.'
+    )
+
+
+def _check_soft_labels(run: TrainConfig) -> None:
+  name = views.own_name(run.mixture_or_task_name)
+  if run.objective.soft_label_weight and (
+    name is None or (name.form == 'dsbs' and not run.paired)
+  ):
+    raise contract.UserError(
+      f'SOFT_LABEL_WEIGHT is {run.objective.soft_label_weight} with'
+      f' {run.mixture_or_task_name} and PAIRED {run.paired}, expected a task of'
+      ' this project, and pairs. Set SOFT_LABEL_WEIGHT=0.0 or change the'
+      ' others.'
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from dsbs_jax import contract
 from dsbs_jax.contract import LABEL_ID, RATIONALE_ID
-from dsbs_jax.core import objective
+from dsbs_jax.core import cross_entropy, objective
 
 VOCAB = 11
 WIDTH = 5
@@ -142,6 +142,86 @@ def test_verdicts_are_a_third_term_with_a_weight_of_its_own(weight):
   np.testing.assert_allclose(chunked, expected, rtol=1e-6)
   # Without a weight the task is no part of the program.
   assert ('verdict/loss_sum' in sums) == (weight > 0)
+
+
+def add_soft_targets(rows, seed=5, width=3):
+  """Soft targets of invented tokens on half of the real positions."""
+  random = np.random.default_rng(seed)
+  shape = rows['decoder_target_tokens'].shape
+  ids = np.argsort(random.random((*shape, VOCAB)), axis=-1)[..., :width]
+  probs = random.dirichlet(np.ones(width), shape) * (
+    random.random((*shape, 1)) < 0.5
+  )
+  return rows | {
+    'decoder_soft_ids': ids.astype(np.int32),
+    'decoder_soft_probs': probs.astype(np.float32),
+  }
+
+
+def slow_soft_term(rows, logits, temperature):
+  """T^2 KL(q || softmax(logits / T)) in float64, and how many there are."""
+  total, count = 0.0, 0
+  for place in np.ndindex(rows['decoder_target_tokens'].shape):
+    probs = rows['decoder_soft_probs'][place].astype(np.float64)
+    if not rows['decoder_loss_weights'][place] or not probs.any():
+      continue
+    scaled = logits[place] / temperature
+    log_predicted = scaled - np.log(np.sum(np.exp(scaled)))
+    for token, prob in zip(rows['decoder_soft_ids'][place], probs, strict=True):
+      total += temperature**2 * prob * (np.log(prob) - log_predicted[token])
+    count += 1
+  return total, count
+
+
+@pytest.mark.parametrize('temperature', [1.0, 3.0])
+@pytest.mark.parametrize('chunk_tokens', [0, 20])
+def test_soft_labels_equal_the_float64_reference(temperature, chunk_tokens):
+  batch, hidden = paired_batch()
+  batch['label'] = add_soft_targets(batch['label'])
+  config = objective.Distillation(
+    alpha=0.3, soft_label_weight=0.6, soft_label_temperature=temperature
+  )
+  kernel = make_kernel()
+  logits = {v: h.astype(np.float64) @ kernel for v, h in hidden.items()}
+  total, count = slow_soft_term(batch['label'], logits['label'], temperature)
+  assert count > 3
+  expected = slow_objective(config, batch, logits) + 0.6 * total / count
+  loss, sums = whole_loss(config, batch, hidden, kernel, chunk_tokens)
+  np.testing.assert_allclose(loss, expected, rtol=1e-5)
+  np.testing.assert_allclose(sums['soft_labels/loss_sum'], total, rtol=1e-5)
+  assert sums['soft_labels/tokens'] == count
+
+
+def test_soft_labels_without_a_weight_change_nothing():
+  batch, hidden = paired_batch()
+  config, kernel = objective.Distillation(alpha=0.3), make_kernel()
+  plain, plain_sums = whole_loss(config, batch, hidden, kernel)
+  batch['label'] = add_soft_targets(batch['label'])
+  loss, sums = whole_loss(config, batch, hidden, kernel)
+  assert loss == plain and sums.keys() == plain_sums.keys()
+
+
+def test_a_student_that_agrees_with_its_teacher_has_no_soft_loss():
+  """And its gradient is zero: the term's minimum is the teacher itself."""
+  rows = add_soft_targets(make_rows(4, 3, 4, [LABEL_ID]), width=VOCAB)
+  probs = rows['decoder_soft_probs']
+  agreed = np.log(np.maximum(probs, 1e-30)) * 2.0  # at temperature 2
+
+  def loss_of(logits):
+    return jnp.sum(
+      cross_entropy.soft_losses(
+        logits,
+        rows['decoder_soft_ids'],
+        probs,
+        temperature=2.0,
+      )
+    )
+
+  logits = np.zeros_like(agreed)
+  np.put_along_axis(logits, rows['decoder_soft_ids'], agreed, axis=-1)
+  loss, gradient = jax.value_and_grad(loss_of)(logits.astype(np.float32))
+  np.testing.assert_allclose(loss, 0.0, atol=1e-4)
+  np.testing.assert_allclose(gradient, 0.0, atol=1e-5)
 
 
 def test_the_two_means_are_not_one_mean_over_the_union():

@@ -4,7 +4,9 @@
 import collections
 import dataclasses
 import json
+import math
 import random
+import re
 from collections.abc import Callable
 
 from tests.rationales import batches, sums
@@ -55,6 +57,7 @@ class Behaviour:
     most_n: a request for more choices is answered by 400; 0 allows all.
     loading: so many calls are answered by 503 first.
     extras: whether answers have llama.cpp's fields of its own, too.
+    logprobs: whether alternatives are told where they are asked for.
   """
 
   faults: float = 0.0
@@ -84,6 +87,33 @@ class Behaviour:
   most_n: int = 0
   loading: int = 0
   extras: bool = False
+  logprobs: bool = True
+
+
+def logprobs(text: str, *, chat: bool) -> dict:
+  """Words as tokens, each with half of the mass; a number more has a quarter."""
+  words = re.findall(r'\s*\w+|\s*\W', text)
+  half, quarter = math.log(0.5), math.log(0.25)
+  others = []
+  for word in words:
+    number = word.strip().isdigit() and f' {int(word) + 1}'
+    others.append({word: half} | ({number: quarter} if number else {}))
+  if not chat:
+    return {
+      'tokens': words,
+      'token_logprobs': [half] * len(words),
+      'top_logprobs': others,
+    }
+  return {
+    'content': [
+      {
+        'token': word,
+        'logprob': half,
+        'top_logprobs': [{'token': t, 'logprob': p} for t, p in other.items()],
+      }
+      for word, other in zip(words, others, strict=True)
+    ]
+  }
 
 
 class Teacher:
@@ -164,11 +194,15 @@ class Teacher:
       cut = any(word in question for word in self.behaviour.cut)
       if cut:
         said['message']['content'] = said['message']['content'][:12]
+      if body.get('logprobs') and self.behaviour.logprobs:
+        said['logprobs'] = logprobs(text, chat=chat)
       choices.append(
         {
           'index': index,
           'finish_reason': 'length' if cut else 'stop',
-          **(said if chat else {'text': text}),
+          **(
+            said if chat else {'text': text, 'logprobs': said.get('logprobs')}
+          ),
         }
       )
     self.answered += 1

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run, broken anywhere, ends where an unbroken one ends, bit for bit."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -338,3 +339,55 @@ def test_runs_that_differ_in_their_seed_share_one_program(settings, tmp_path):
     run = settings(tmp_path / str(seed), f'SEED = {seed}', 'DROPOUT_RATE = 0.1')
     texts.add(step_functions.lower_train_step(run, mesh, views).as_text())
   assert len(texts) == 1
+
+
+def test_soft_labels_are_trained_beside_hard_ones(tmp_path):
+  """Half of the examples have one; the others learn from labels alone."""
+  data_dir, folder = tmp_path / 'data', tmp_path / 'run'
+  examples = [
+    dataclasses.replace(
+      example,
+      gt_label=('first', 'second')[number % 2],
+      label_probs=() if number % 2 else (0.75, 0.25),
+    )
+    for number, example in enumerate(small_prepared.examples('train', number=8))
+  ]
+  bindings = (
+    "MIXTURE_OR_TASK_NAME = 'parcels_gt_dsbs'",
+    'TRAIN_STEPS = 1',
+    'LOG_PERIOD = 1',
+    'BATCH_SIZE = 8',
+    'MICROBATCHES = 2',
+    'EVAL_SPLITS = ()',
+    'DROPOUT_RATE = 0.0',
+  )
+  weight = 'SOFT_LABEL_WEIGHT = 0.5'
+
+  def prepare(examples):
+    store.write(
+      'parcels',
+      {'train': examples},
+      data_dir=data_dir,
+      about={'source': 'invented'},
+      overwrite=True,
+    )
+
+  prepare([dataclasses.replace(e, label_probs=()) for e in examples])
+  run = small_runs.settings(folder, data_dir, *bindings, weight)
+  with pytest.raises(ValueError, match='none of the 8 examples .* --logprobs'):
+    loop.train(run)
+  prepare(examples)
+  assert loop.train(run) == 0
+  (line,) = (json.loads(line) for line in small_runs.lines(run).splitlines())
+  # One place per label: 'first' and 'second' part at once.
+  assert line['soft_labels/tokens'] == 4
+  expected = (line['label/loss'] + line['rationale/loss']) / 2
+  expected += 0.5 * line['soft_labels/loss']
+  assert line['loss'] == pytest.approx(expected, rel=1e-5)
+  # A random student knows neither of the two, of 384 tokens.
+  entropy = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25))
+  assert line['soft_labels/loss'] == pytest.approx(
+    np.log(384) - entropy, abs=1.5
+  )
+  with pytest.raises(ValueError, match='and PAIRED False, expected'):
+    small_runs.settings(folder, data_dir, *bindings, weight, 'PAIRED = False')

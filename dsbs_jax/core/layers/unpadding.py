@@ -86,7 +86,7 @@ def make_unpadding(
 
 
 def unpad_targets(rows: dict[str, jax.Array]) -> dict[str, jax.Array]:
-  """A row group whose decoder arrays [B, T] have become [C, n].
+  """A row group whose decoder arrays [B, T, ...] have become [C, n, ...].
 
   Unchanged where the row group has no decoder_token_index.
   """
@@ -96,7 +96,9 @@ def unpad_targets(rows: dict[str, jax.Array]) -> dict[str, jax.Array]:
   if unpadding is None:
     return rows
   return {
-    name: unpadding.unpad(array).reshape(unpadding.token_index.shape)
+    name: unpadding.unpad(array).reshape(
+      *unpadding.token_index.shape, *array.shape[2:]
+    )
     if name.startswith('decoder_')
     else array
     for name, array in rows.items()

@@ -18,6 +18,7 @@ import grain
 import numpy as np
 
 from dsbs_jax import contract
+from dsbs_jax.data import soft_labels
 from dsbs_jax.data.batching import (
   batch_grid,
   batch_order,
@@ -113,6 +114,7 @@ class Loader:
     skip_padding: bool = False,
     rationale_choice: str = rationale_rules.FIRST,
     verdicts: bool = False,
+    soft: soft_labels.SoftTargets | None = None,
   ):
     """Opens the batches that a task or mixture trains on.
 
@@ -133,6 +135,7 @@ class Loader:
       rationale_choice: which of a row's several rationales its visits choose
         from, a rule of `rationale_rules`.
       verdicts: whether a `_dsbs` mixture has the verdict task, too.
+      soft: soft targets of the labels' tokens, see `soft_label_rows`.
 
     Raises:
       UserError: the name or split is unknown, or an explicit length is short.
@@ -173,7 +176,7 @@ class Loader:
     self.packers = {
       view: dataclasses.replace(
         layout.for_view(view).packer(
-          token_table.from_tasks(parts),
+          self._table(view, parts, soft),
           self._samples[view],
           batch_size=order.batch_size,
           multiple=shard_info.multiple,
@@ -183,6 +186,17 @@ class Loader:
       )
       for view, parts in found.items()
     }
+
+  def _table(
+    self,
+    view: str,
+    parts: list[tokens.Tokens],
+    soft: soft_labels.SoftTargets | None,
+  ) -> token_table.TokenTable:
+    table = token_table.from_tasks(parts)
+    if view != contract.LABEL_VIEW:
+      return table
+    return dataclasses.replace(table, soft=soft)
 
   @property
   def num_examples(self) -> int:
@@ -205,6 +219,12 @@ class Loader:
       for view, packer in self.packers.items()
     ]
     lines += [f'  rationales: {choices}' for choices in self._choices]
+    lines += [
+      f'  soft labels: {packer.table.soft.num_examples:,} examples, the others'
+      ' have hard labels alone'
+      for packer in self.packers.values()
+      if packer.table.soft is not None
+    ]
     return '\n'.join([head, *lines])
 
   def positions(self, step: int) -> np.ndarray:

@@ -151,6 +151,12 @@ class Packer:
       }
     if self.pair_ids:
       rows['decoder_pair_ids'] = target.repeat(numbers, np.int32)
+    if self.table.soft is not None:
+      soft_ids, soft_probs = self.table.soft.at(
+        np.repeat(positions, target.lengths), target.within
+      )
+      rows['decoder_soft_ids'] = target.scatter(soft_ids, np.int32)
+      rows['decoder_soft_probs'] = target.scatter(soft_probs, np.float32)
     if shape.input_slots:
       rows['encoder_token_index'] = source.token_index(grid, shape.input_slots)
       rows['decoder_token_index'] = target.token_index(grid, shape.target_slots)
@@ -194,6 +200,7 @@ class _Side:
   """The encoder's or decoder's half of a row group while it is filled.
 
   Attributes:
+    lengths: [n] int64, tokens of each example that are laid out.
     within: [tokens] int64, each token's position within its example.
   """
 
@@ -211,15 +218,15 @@ class _Side:
     self._shape = shape
     self._begin = ids.starts_at(positions)
     full = ids.lengths_at(positions)
-    self._lengths = np.minimum(full, shape[1] - start)
-    ends = np.cumsum(self._lengths)
+    self.lengths = np.minimum(full, shape[1] - start)
+    ends = np.cumsum(self.lengths)
     self.within = np.arange(ends[-1] if len(ends) else 0) - np.repeat(
-      ends - self._lengths, self._lengths
+      ends - self.lengths, self.lengths
     )
     first = row * shape[1] + start
-    self._flat = np.repeat(first, self._lengths) + self.within
-    self._cut_ends = (first + self._lengths - 1)[self._lengths < full]
-    self._cut_lengths = self._lengths[self._lengths < full]
+    self._flat = np.repeat(first, self.lengths) + self.within
+    self._cut_ends = (first + self.lengths - 1)[self.lengths < full]
+    self._cut_lengths = self.lengths[self.lengths < full]
 
   def ids(self, end: tuple[int, ...] = (contract.EOS_ID,)) -> np.ndarray:
     """The ids, with an end, such as EOS_ID, of what had to be cut."""
@@ -231,18 +238,19 @@ class _Side:
 
   def take(self, values: ragged.Ragged) -> np.ndarray:
     """Values laid out like the ids; `values` has the ids' offsets."""
-    taken = np.repeat(self._begin, self._lengths) + self.within
+    taken = np.repeat(self._begin, self.lengths) + self.within
     return self.scatter(values.flat[taken], np.int32)
 
   def scatter(self, values: np.ndarray, dtype) -> np.ndarray:
-    """One value per token, laid out like the ids."""
-    out = np.zeros(self._shape, dtype)
-    out.reshape(-1)[self._flat] = values
+    """One value, or [n, ...] of equal shape, per token, laid out like ids."""
+    shape = values.shape[1:]
+    out = np.zeros((*self._shape, *shape), dtype)
+    out.reshape(-1, *shape)[self._flat] = values
     return out
 
   def repeat(self, values: np.ndarray, dtype) -> np.ndarray:
     """One value per example, repeated for each of its tokens."""
-    return self.scatter(np.repeat(values, self._lengths), dtype)
+    return self.scatter(np.repeat(values, self.lengths), dtype)
 
   def token_index(self, grid: batch_grid.BatchGrid, slots: int) -> np.ndarray:
     """Where the tokens of each cell are, [C, slots / C]."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dsbs_jax import contract
+from dsbs_jax.data import soft_labels
 from dsbs_jax.data.batching import rationale_draw
 from dsbs_jax.data.prepared import ragged, tokens
 
@@ -21,6 +22,7 @@ class TokenTable:
     terms: [N] int32, the task id of all target tokens of an example.
     task_ids: the task id of each target token; None where `terms` tells.
     input_end: what ends an input, also one that is cut.
+    soft: soft targets of the examples' tokens, if there are any.
   """
 
   inputs: ragged.Ragged | ragged.Repeated
@@ -28,6 +30,7 @@ class TokenTable:
   terms: np.ndarray
   task_ids: ragged.Ragged | None = None
   input_end: tuple[int, ...] = (contract.EOS_ID,)
+  soft: soft_labels.SoftTargets | None = None
 
   def __len__(self) -> int:
     return len(self.inputs)

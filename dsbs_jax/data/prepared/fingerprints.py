@@ -20,6 +20,8 @@ FIELDS = ('index', *TEXT_FIELDS)
 # Answer choices, as a JSON array.
 OPTIONS = 'options'
 VERDICT = 'verdict'
+# Probabilities of the labels, as a JSON array.
+LABEL_PROBS = 'label_probs'
 
 
 class Digest:
@@ -36,6 +38,8 @@ class Digest:
       values.append(example.options)
     if example.verdict:
       values.append({VERDICT: example.verdict})
+    if example.label_probs:
+      values.append({LABEL_PROBS: example.label_probs})
     line = json.dumps(values, ensure_ascii=False, separators=(',', ':'))
     self._hasher.update(line.encode() + b'\n')
     self.rows += 1

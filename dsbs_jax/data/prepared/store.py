@@ -357,6 +357,9 @@ def _example(record: Mapping[str, Any]) -> benchmark.Example:
     index=int(record['index']),
     options=tuple(options),
     verdict=_text(record.get(fingerprints.VERDICT, '')),
+    label_probs=tuple(
+      json.loads(_text(record.get(fingerprints.LABEL_PROBS, '[]')))
+    ),
     **texts,
   )
 

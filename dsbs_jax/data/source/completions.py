@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from dsbs_jax import contract
-from dsbs_jax.data import parsing
+from dsbs_jax.data import parsing, soft_labels
 from dsbs_jax.data.source import json_reader, rows
 
 HEADER = 'header'
@@ -40,6 +40,7 @@ class Sample:
     model: who wrote it; '' where that is not said.
     verdict: whether the LLM called it right when it was asked, see
       `parsing.verdict`; '' where it was not asked.
+    logprobs: of the answer's tokens, see `soft_labels`; () where not given.
   """
 
   text: str
@@ -47,6 +48,7 @@ class Sample:
   hinted: bool = False
   model: str = ''
   verdict: str = ''
+  logprobs: Sequence[soft_labels.Token] = ()
 
 
 class Completions:
@@ -189,7 +191,13 @@ class ById(Completions):
       text = line['text']
       if 'prompt_hash' in line:  # earlier versions left reasoning in there
         text, _ = split_reasoning(text)
-      sample = Sample(_encodable(text), number, hinted, model)
+      sample = Sample(
+        _encodable(text),
+        number,
+        hinted,
+        model,
+        logprobs=_logprobs(line.get('logprobs')),
+      )
       if line.get('retry'):
         samples[hinted, number] = sample
       samples.setdefault((hinted, number), sample)
@@ -273,6 +281,17 @@ def split_reasoning(text: str) -> tuple[str, str]:
       return text, ''
     thought, answer = text, ''
   return answer.lstrip(), thought.strip().removeprefix(_THINK).strip()
+
+
+def _logprobs(found: Any) -> Sequence[soft_labels.Token]:
+  """The tokens of an answer; () where they are missing or malformed."""
+  try:
+    return tuple(
+      (str(token), float(log_prob), {str(t): float(p) for t, p in o.items()})
+      for token, log_prob, o in found or ()
+    )
+  except (TypeError, ValueError, AttributeError):
+    return ()
 
 
 def digest(text: str) -> str:

@@ -37,6 +37,7 @@ class Counts:
       ones are left out.
     rationales: rationales that rows with several have to choose from, before
       the rules of `filters`.
+    soft_labels: answered rows whose LLM told how likely each label is.
     verdicts: what the LLM said of completions, see `parsing.verdict` -> how
       often.
   """
@@ -59,6 +60,7 @@ class Counts:
   argues: Mapping[str, int] = dataclasses.field(default_factory=dict)
   rationales: int = 0
   verdicts: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  soft_labels: int = 0
 
   @property
   def accuracy(self) -> float | None:
@@ -126,6 +128,7 @@ class CountsBuilder:
     add['blank_rationales'] += not rationale
     add['blank_labels'] += not label
     add['outside_labels'] += bool(problem)
+    add['soft_labels'] += bool(example.label_probs)
     add['scored'] += example.correct is not None
     add['correct'] += correct
     add['usable_correct'] += correct and bool(label and rationale)

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from dsbs_jax.data import benchmark as benchmark_lib
-from dsbs_jax.data import conclusions, parsing
+from dsbs_jax.data import conclusions, parsing, soft_labels
 from dsbs_jax.data.source import completions, rows
 
 # Statuses beside the parsers' reasons and the problems of labels (rows.py).
@@ -131,6 +131,10 @@ def join(
     if right:
       result, status, correct = right[0], RATIONALIZED, True
       offered = right
+  taken = next(
+    (s for s, outcome in zip(asked, free, strict=True) if outcome is result),
+    completions.Sample(''),
+  )
   example = benchmark_lib.Example(
     index=row.index,
     example_id=row.example_id,
@@ -143,7 +147,13 @@ def join(
     votes=votes,
     samples=len(free),
     options=tuple(benchmark.options(row.fields)) if benchmark.options else (),
-    verdict=_verdict(result, free, asked),
+    verdict=taken.verdict.replace(parsing.UNREADABLE, ''),
+    label_probs=soft_labels.distribution(
+      taken.logprobs, result.label, benchmark.labels
+    )
+    or ()
+    if taken.logprobs
+    else (),
   )
   said = [
     (outcome.rationale, outcome.label)
@@ -153,15 +163,3 @@ def join(
   return dataclasses.replace(
     example, rationales=all_rationales(benchmark, said, example)
   )
-
-
-def _verdict(
-  result: Outcome,
-  outcomes: Sequence[Outcome],
-  samples: Sequence[completions.Sample],
-) -> str:
-  """What the LLM said of the outcome that was taken; '' where it did not."""
-  for outcome, sample in zip(outcomes, samples, strict=True):
-    if outcome is result and sample.verdict != parsing.UNREADABLE:
-      return sample.verdict
-  return ''
