@@ -13,6 +13,7 @@ from dsbs_jax import contract
 from dsbs_jax.data import soft_labels
 from dsbs_jax.data.source import completions as completions_lib
 from rationales import completions_file
+from rationales import logprobs as logprobs_lib
 
 CHAT = 'chat'
 COMPLETIONS = 'completions'
@@ -213,7 +214,7 @@ def read_answer(body: Any, call: Call) -> Answer:
       zip(*map(_said, choices), strict=True) if choices else ((), ())
     )
     reasons = tuple(choice.get('finish_reason') for choice in choices)
-    logprobs = tuple(map(_logprobs, choices))
+    logprobs = tuple(map(logprobs_lib.read, choices))
     model = str(body.get('model') or '')
   except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
     raise ValueError(f'{type(error).__name__}: {error}') from None
@@ -231,31 +232,6 @@ def _usage(body: Mapping[str, Any]) -> dict[str, int] | None:
   if not completions_file.is_usage(usage):
     return None
   return {name: usage[name] for name in completions_file.USAGE_FIELDS}
-
-
-def _logprobs(choice: Mapping[str, Any]) -> list[soft_labels.Token] | None:
-  """The tokens of a choice; None where they are missing or malformed.
-
-  Source: https://platform.openai.com/docs/api-reference, of both endpoints.
-  """
-  found = choice.get('logprobs') or {}
-  try:
-    if 'content' in found:  # chat
-      return [
-        (
-          token['token'],
-          float(token['logprob']),
-          {t['token']: float(t['logprob']) for t in token['top_logprobs']},
-        )
-        for token in found['content']
-      ]
-    columns = found['tokens'], found['token_logprobs'], found['top_logprobs']
-    return [
-      (token, float(log_prob), dict(others or {}))
-      for token, log_prob, others in zip(*columns, strict=True)
-    ]
-  except (KeyError, TypeError, ValueError):
-    return None
 
 
 def _said(choice: Mapping[str, Any]) -> tuple[str, dict[str, str]]:

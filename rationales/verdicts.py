@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from dsbs_jax import contract
 from dsbs_jax.data import parsing
-from dsbs_jax.data.source import archive, completions
+from dsbs_jax.data.source import answer_notes, archive
 from dsbs_jax.data.source import rows as rows_lib
 from rationales import calls, completions_file
 from rationales import prompt as prompt_lib
@@ -172,7 +172,7 @@ class VerdictPass:
       gold='',
       fingerprint=row.fingerprint,
       replaces=index.offset(key),
-      about=completions.digest(line['text']),
+      about=answer_notes.digest(line['text']),
     )
     before = index.read(key, file)
     if before is None or before.get('about') != call.about:

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from dsbs_jax import contract
-from dsbs_jax.core import alpha_schedules, cross_entropy
+from dsbs_jax.core import alpha_schedules, chunked_loss, cross_entropy
 
 SOFT_IDS, SOFT_PROBS = 'decoder_soft_ids', 'decoder_soft_probs'
 SOFT_LABELS = 'soft_labels'  # of the term, in counts and sums
@@ -179,13 +179,7 @@ def rows_loss(
   """What one row group contributes to the loss, and its metric sums.
 
   With `chunk_tokens`, target positions are visited in chunks, and only the
-  logits of one chunk exist at a time. A chunk's gradient is computed together
-  with its loss: as the token weights are known beforehand, nothing later can
-  change it but a common factor. So no logits are kept or computed twice.
-
-  Chunks cut the target axis, never the row axis, so rows sharded over devices
-  stay where they are. Each chunk adds its gradient of the logits' parameters
-  up over the devices, so on many devices a few large chunks are better.
+  logits of one chunk exist at a time: see `chunked_loss`.
 
   Args:
     distillation: the weights of the terms.
@@ -242,10 +236,9 @@ def rows_loss(
     num_chunks = -(-length // positions)
   if num_chunks <= 1:
     return chunk_loss(logits_params, hidden, tokens)
-  chunks = jax.tree.map(
-    functools.partial(_cut, num_chunks=num_chunks), (hidden, tokens)
+  return chunked_loss.of(
+    chunk_loss, logits_params, (hidden, tokens), num_chunks=num_chunks
   )
-  return _chunked(chunk_loss, logits_params, *chunks)
 
 
 def _has_soft(rows: Rows) -> Array:
@@ -313,98 +306,3 @@ def _tokens_loss(
     extra, extra_sums = logits_loss(logits)
     loss, sums = loss + extra, sums | extra_sums
   return loss, jax.lax.stop_gradient(sums)
-
-
-def _cut(array: Array, num_chunks: int) -> Array:
-  """[B, T, ...] -> [num_chunks, B, t, ...], padded by zeros at the end."""
-  num_rows, length = array.shape[:2]
-  positions = -(-length // num_chunks)
-  widths = [(0, 0)] * array.ndim
-  widths[1] = (0, num_chunks * positions - length)
-  padded = jnp.pad(array, widths)
-  return jnp.moveaxis(
-    padded.reshape(num_rows, num_chunks, positions, *array.shape[2:]), 1, 0
-  )
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _chunked(
-  chunk_loss: Callable[[Any, Array, dict[str, Array]], tuple[Array, Sums]],
-  logits_params: Any,
-  hidden: Array,
-  tokens: dict[str, Array],
-) -> tuple[Array, Sums]:
-  """Sums `chunk_loss` over chunks, the leading axis of hidden and tokens."""
-
-  def visit(totals, chunk):
-    return jax.tree.map(
-      jnp.add, totals, chunk_loss(logits_params, *chunk)
-    ), None
-
-  zeros = _zero_totals(chunk_loss, logits_params, hidden, tokens)
-  return jax.lax.scan(visit, zeros, (hidden, tokens))[0]
-
-
-def _chunked_forward(chunk_loss, logits_params, hidden, tokens):
-  """As `_chunked`; the residuals are the gradients of the loss itself.
-
-  Arguments are `jax.custom_derivatives.CustomVJPPrimal`s, which say what is
-  differentiated: a frozen parameter (LoRA) gets no gradient.
-  """
-  flat, structure = jax.tree.flatten(logits_params)
-  trained = [leaf.value for leaf in flat if leaf.perturbed]
-  hidden, tokens = jax.tree.map(lambda leaf: leaf.value, (hidden, tokens))
-
-  def params_of(trained):
-    leaves = iter(trained)
-    return structure.unflatten(
-      next(leaves) if leaf.perturbed else leaf.value for leaf in flat
-    )
-
-  def visit(carry, chunk):
-    totals, params_gradient = carry
-    hidden_chunk, tokens_chunk = chunk
-    loss, pull_back, sums = jax.vjp(
-      lambda params, hidden: chunk_loss(
-        params_of(params), hidden, tokens_chunk
-      ),
-      trained,
-      hidden_chunk,
-      has_aux=True,
-    )
-    gradient, hidden_gradient = pull_back(jnp.ones_like(loss))
-    carry = jax.tree.map(
-      jnp.add, (totals, params_gradient), ((loss, sums), gradient)
-    )
-    return carry, hidden_gradient
-
-  zeros = _zero_totals(chunk_loss, params_of(trained), hidden, tokens)
-  no_gradient = jax.tree.map(jnp.zeros_like, trained)
-  (totals, params_gradient), hidden_gradient = jax.lax.scan(
-    visit, (zeros, no_gradient), (hidden, tokens)
-  )
-  gradients = iter(params_gradient)
-  params_gradient = structure.unflatten(
-    next(gradients) if leaf.perturbed else None for leaf in flat
-  )
-  return totals, (params_gradient, hidden_gradient)
-
-
-def _chunked_backward(chunk_loss, gradients, cotangents):
-  """The gradients times the cotangent; the sums are metrics and have none."""
-  del chunk_loss
-  factor, _ = cotangents
-  params_gradient, hidden_gradient = jax.tree.map(
-    lambda gradient: (factor * gradient).astype(gradient.dtype), gradients
-  )
-  return params_gradient, hidden_gradient, None
-
-
-_chunked.defvjp(_chunked_forward, _chunked_backward, symbolic_zeros=True)
-
-
-def _zero_totals(chunk_loss, logits_params, hidden, tokens):
-  """Zeros like the loss and the sums of one chunk."""
-  first = jax.tree.map(lambda array: array[0], (hidden, tokens))
-  shapes = jax.eval_shape(chunk_loss, logits_params, *first)
-  return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)

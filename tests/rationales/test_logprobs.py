@@ -3,7 +3,8 @@
 
 import pytest
 
-from dsbs_jax.data.source import sources
+from dsbs_jax.data.source import answer_notes, sources
+from rationales import logprobs
 from tests.rationales import command, sums
 
 LABELS = tuple(str(number) for number in range(80))
@@ -57,3 +58,17 @@ def test_alternatives_are_replayed(extract, out, tmp_path):
     for file in (out, other)
   )
   assert len(kept) == 4 and kept == again and all(kept.values())
+
+
+@pytest.mark.parametrize(
+  'wrong',
+  [7, 'text', [[1]], [['a', 'x', {}]], [['a', 9.0, {}]], [['a', -1.0, None]]],
+)
+def test_what_is_no_log_probability_is_left_out(wrong):
+  assert answer_notes.logprobs(wrong) == ()
+
+
+def test_a_malformed_part_of_an_answer_is_no_part_of_it():
+  assert logprobs.read({'logprobs': {'content': [{'token': 'a'}]}}) is None
+  assert logprobs.read({'logprobs': None}) is None
+  assert logprobs.read({}) is None

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from dsbs_jax.data import parsing
-from dsbs_jax.data.source import completions, sources
+from dsbs_jax.data.source import answer_notes, sources
 from rationales import completions_file, verdicts
 from tests.rationales import command, sums
 
@@ -134,4 +134,4 @@ def test_the_first_yes_or_no_is_the_verdict(text, verdict):
 
 
 def test_a_digest_is_of_any_text():
-  assert completions.digest('\ud800') != completions.digest('')
+  assert answer_notes.digest('\ud800') != answer_notes.digest('')

@@ -16,7 +16,7 @@ import numpy as np
 
 from dsbs_jax import contract
 from dsbs_jax.data import parsing, soft_labels
-from dsbs_jax.data.source import json_reader, rows
+from dsbs_jax.data.source import answer_notes, json_reader, rows
 
 HEADER = 'header'
 COMPLETION = 'completion'
@@ -196,7 +196,7 @@ class ById(Completions):
         number,
         hinted,
         model,
-        logprobs=_logprobs(line.get('logprobs')),
+        logprobs=answer_notes.logprobs(line.get('logprobs')),
       )
       if line.get('retry'):
         samples[hinted, number] = sample
@@ -283,28 +283,11 @@ def split_reasoning(text: str) -> tuple[str, str]:
   return answer.lstrip(), thought.strip().removeprefix(_THINK).strip()
 
 
-def _logprobs(found: Any) -> Sequence[soft_labels.Token]:
-  """The tokens of an answer; () where they are missing or malformed."""
-  try:
-    return tuple(
-      (str(token), float(log_prob), {str(t): float(p) for t, p in o.items()})
-      for token, log_prob, o in found or ()
-    )
-  except (TypeError, ValueError, AttributeError):
-    return ()
-
-
-def digest(text: str) -> str:
-  """What a verdict names the completion by that it is about."""
-  data = text.encode('utf-8', 'surrogatepass')
-  return hashlib.sha256(data).hexdigest()[:16]
-
-
 def _with_verdict(
   sample: Sample, verdicts: Mapping[tuple[int, str], str]
 ) -> Sample:
   """The sample with the verdict on it; those on hinted ones are not asked."""
-  said = verdicts.get((sample.number, digest(sample.text)))
+  said = verdicts.get((sample.number, answer_notes.digest(sample.text)))
   if sample.hinted or said is None:
     return sample
   answer, _ = split_reasoning(said)
