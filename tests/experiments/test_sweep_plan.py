@@ -267,7 +267,7 @@ def _flags(path):
     ('figure6_xxl', 64),
     ('ablation', 48),
     ('alpha', 42),
-    ('alpha_schedule', 24),
+    ('alpha_schedule', 12),
     ('cpu', 45),
     ('cpu_cqa', 45),
   ],
