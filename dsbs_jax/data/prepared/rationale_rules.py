@@ -13,10 +13,14 @@ A visit takes one of what a rule leaves (see `batching/rationale_draw`). Where i
 leaves nothing, and for rows with one rationale, that is the prepared one.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
 
 from dsbs_jax import contract
 from dsbs_jax.data import benchmark, conclusions
+from dsbs_jax.data.prepared import ragged
 
 FIRST = 'first'
 # Rationales that share more of their word triples are said to be the same.
@@ -24,6 +28,42 @@ MAX_SIMILARITY = 0.5
 _WORDS = 3
 
 Rationales = Sequence[benchmark.Rationale]
+
+
+@dataclasses.dataclass(frozen=True)
+class Choices:
+  """What a rule leaves of each row of a task: visits choose from it.
+
+  Attributes:
+    rule: its name.
+    fingerprint: digest of all rationales of rows with several.
+    targets: decoder ids of every rationale, row after row, EOS_ID last.
+    counts: [N] int64, how many each row has, 1 or more.
+    texts: the same targets as UTF-8 bytes.
+    num_empty: rows with several of which the rule left none, so that the
+      prepared one is taken.
+  """
+
+  rule: str
+  fingerprint: str
+  targets: ragged.Ragged
+  counts: np.ndarray
+  texts: ragged.Ragged
+  num_empty: int
+
+  def text(self, rationale: int) -> str:
+    """The decoder's text, by its number among those of all rows."""
+    return self.texts[rationale].tobytes().decode()
+
+  def __str__(self) -> str:
+    several = int((self.counts > 1).sum())
+    words = (
+      f'{self.rule} leaves {self.counts.mean():.2f} rationales per example,'
+      f' several for {several:,} of {len(self.counts):,}'
+    )
+    if self.num_empty:
+      words += f', none for {self.num_empty:,}, which keep the prepared one'
+    return words
 
 
 def check(rule: str, *, place: str = 'RATIONALE_CHOICE') -> None:

@@ -26,42 +26,6 @@ FORMS = ('rationale', *task_forms.MARKERS)
 _CHUNK = 4096
 
 
-@dataclasses.dataclass(frozen=True)
-class Choices:
-  """What the visits to each row of a task choose from.
-
-  Attributes:
-    rule: the rule of `rationale_rules`.
-    fingerprint: digest of all rationales of rows with several.
-    targets: decoder ids of every rationale, row after row, EOS_ID last.
-    counts: [N] int64, how many each row has, 1 or more.
-    texts: the same targets as UTF-8 bytes.
-    num_empty: rows with several of which the rule left none, so that the
-      prepared one is taken.
-  """
-
-  rule: str
-  fingerprint: str
-  targets: ragged.Ragged
-  counts: np.ndarray
-  texts: ragged.Ragged
-  num_empty: int
-
-  def text(self, rationale: int) -> str:
-    """The decoder's text, by its number among those of all rows."""
-    return self.texts[rationale].tobytes().decode()
-
-  def __str__(self) -> str:
-    several = int((self.counts > 1).sum())
-    words = (
-      f'{self.rule} leaves {self.counts.mean():.2f} rationales per example,'
-      f' several for {several:,} of {len(self.counts):,}'
-    )
-    if self.num_empty:
-      words += f', none for {self.num_empty:,}, which keep the prepared one'
-    return words
-
-
 def load(
   task: tokens.Tokens, source: tokens.Source, *, rule: str, label_source: str
 ) -> tokens.Tokens:
@@ -100,7 +64,7 @@ def load(
     counts, columns = _tokenise(chosen, name, task.vocabulary)
     array_folder.write(folder, counts, columns)
   found, counts = array_folder.opened(folder, ('targets', 'target', 'empty'))
-  choices = Choices(
+  choices = rationale_rules.Choices(
     rule=rule,
     fingerprint=prepared.rationales_fingerprint(task.split),
     targets=found['targets'],

@@ -29,7 +29,12 @@ from dsbs_jax.data import (
   vocabularies,
   vocabulary_files,
 )
-from dsbs_jax.data.prepared import array_folder, ragged, store
+from dsbs_jax.data.prepared import (
+  array_folder,
+  ragged,
+  rationale_rules,
+  store,
+)
 
 _FORMAT = 2
 _SECONDS_BETWEEN_LINES = 5.0
@@ -83,7 +88,7 @@ class Tokens:
       passed through the vocabulary).
     vocabulary: encodes and decodes these ids.
     choices: where visits choose among several rationales, what they choose
-      from (`rationale_tokens.Choices`); None where each row has one target.
+      from; None where each row has one target.
   """
 
   name: str
@@ -95,7 +100,7 @@ class Tokens:
   task_ids: ragged.Ragged | None
   texts: dict[str, ragged.Ragged]
   vocabulary: vocabularies.Vocabulary
-  choices: Any = None
+  choices: rationale_rules.Choices | None = None
 
   def __len__(self) -> int:
     return len(self.inputs)
