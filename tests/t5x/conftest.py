@@ -56,13 +56,15 @@ def parts():
     'tied': {'mlp_activations': ('relu',), 'logits_via_embedding': True},
   }
 
-  def model(optimizer_def, *, alpha=0.5, variant='gated', decode_fn=None):
+  def model(
+    optimizer_def, *, alpha=0.5, variant='gated', decode_fn=None, **further
+  ):
     config = t5x_network.T5Config(
       **SIZE, **variants[variant], dtype='float32', dropout_rate=0.0
     )
     vocabulary = seqio.ByteVocabulary()
     return t5x_model.DistillationModel(
-      objective=objective.Distillation(alpha=alpha),
+      objective=objective.Distillation(alpha=alpha, **further),
       module=t5x_network.Transformer(config=config),
       input_vocabulary=vocabulary,
       output_vocabulary=vocabulary,

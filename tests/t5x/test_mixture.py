@@ -150,3 +150,25 @@ def test_a_mixture_without_ids_says_what_to_do(mixture):
       layout=layouts.Padded,
       lengths=None,
     )
+
+
+@pytest.mark.parametrize(
+  ('further', 'named'),
+  [
+    ({'alpha_schedule': 'tscl'}, "ALPHA_SCHEDULE is 'tscl', expected None"),
+    ({'verdict_weight': 0.1}, 'VERDICT_WEIGHT is 0.1, expected 0'),
+    ({'soft_label_weight': 0.1}, 'SOFT_LABEL_WEIGHT is 0.1, expected 0'),
+  ],
+)
+def test_terms_that_t5x_does_not_train_are_refused(parts, further, named):
+  with pytest.raises(contract.UserError, match=named):
+    parts.model(None, **further)
+
+
+def test_the_verdict_task_is_refused():
+  from dsbs_jax.interop import t5x_batches
+
+  with pytest.raises(contract.UserError, match="'cqa_verdict', expected a ta"):
+    t5x_batches.vocabulary(
+      spec='bytes', data_dir=None, prefixes=None, task='cqa_verdict'
+    )
