@@ -7,7 +7,7 @@ import types
 
 import pytest
 
-from dsbs_jax.core import partitioning
+from dsbs_jax.core import objective, partitioning
 from dsbs_jax.data import register
 from dsbs_jax.data.batching import batch_order, loader, row_shapes
 from dsbs_jax.hardware import batch_shapes
@@ -93,12 +93,14 @@ def test_typical_rows_have_room_for_their_tokens_at_every_batch_size():
       mixture_or_task_name='cqa_gt_dsbs',
       skip_padding=True,
       batch_size=batch_size,
+      objective=objective.Distillation(verdict_weight=batch_size % 2),
     )
     for multiple in (1, 8):
       for shape in batch_shapes.typical(run, multiple=multiple).values():
         assert shape.rows > 0 and shape.rows % multiple == 0
         assert shape.rows * shape.inputs >= shape.input_slots
         assert shape.rows * shape.targets >= shape.target_slots
-    label, rationale = batch_shapes.typical(run, multiple=1).values()
+    label, rationale, *more = batch_shapes.typical(run, multiple=1).values()
+    assert len(more) == batch_size % 2
     assert label.input_slots * 64 >= 3408 * batch_size
     assert rationale.input_slots * 64 >= 3472 * batch_size
