@@ -11,7 +11,7 @@ import jax
 from flax import traverse_util
 
 from dsbs_jax import contract
-from dsbs_jax.core import optimizer
+from dsbs_jax.core import objective, optimizer
 from dsbs_jax.data import vocabularies
 from dsbs_jax.data.prepared import rationale_rules, store, tokens, views
 
@@ -120,7 +120,9 @@ def _flat(facts: Mapping[str, Any]) -> dict[str, Any]:
   flat = traverse_util.flatten_dict(facts, sep='.')
   flat.pop('model.remat', None)
   flat.setdefault('model.relpos_bias_per_layer', False)
-  # Older runs name the term's weight otherwise, or not at all.
-  weight = flat.pop('objective.mutual_information', 0.0)
-  flat.setdefault('objective.mi_weight', weight)
+  # Older runs name a term's weight otherwise, or not at all.
+  if 'objective.mutual_information' in flat:
+    flat['objective.mi_weight'] = flat.pop('objective.mutual_information')
+  for field in dataclasses.fields(objective.Distillation):
+    flat.setdefault(f'objective.{field.name}', field.default)
   return flat

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a checkpoint carries, and what may change when a run goes on."""
 
+import dataclasses
 import json
 import pathlib
 import types
@@ -8,6 +9,7 @@ import types
 import jax
 import pytest
 
+from dsbs_jax.core import objective
 from dsbs_jax.data import vocabularies
 from dsbs_jax.interop import read_checkpoint
 from dsbs_jax.preparing import prepare
@@ -100,6 +102,23 @@ def test_facts_of_older_runs_are_understood():
   now['optimizer']['weight_decay'] = 0.1
   with pytest.raises(ValueError, match='optimizer.weight_decay: 0.0 -> 0.1'):
     resume_check.check(older, now, run, step=1)
+
+
+def test_a_run_from_before_further_terms_is_one_without_them():
+  terms = {'z_loss': 0.0, 'label_smoothing': 0.0, 'mi_weight': 0.0}
+  older = {'objective': {'alpha': 0.3} | terms}
+  run = types.SimpleNamespace(model_dir='runs/x', train_steps=7)
+  now = objective.Distillation(alpha=0.3)
+  resume_check.check(older, {'objective': vars(now)}, run, step=1)
+  for field, value in (
+    ('alpha_schedule', 'tscl'),
+    ('verdict_weight', 0.1),
+    ('soft_label_weight', 0.1),
+    ('soft_label_temperature', 2.0),
+  ):
+    changed = dataclasses.replace(now, **{field: value})
+    with pytest.raises(ValueError, match=f'objective.{field}: '):
+      resume_check.check(older, {'objective': vars(changed)}, run, step=1)
 
 
 def test_other_data_is_refused(finished, tmp_path):
