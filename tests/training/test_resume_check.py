@@ -85,7 +85,11 @@ def test_another_precision_makes_another_run(settings, finished):
 
 
 def test_facts_of_older_runs_are_understood():
-  older = {'optimizer': 'adamw', 'objective': {'mutual_information': 0.5}}
+  older = {
+    'optimizer': 'adamw',
+    'objective': {'mutual_information': 0.5},
+    'model': {'emb_dim': 8},
+  }
   now = {
     'optimizer': {
       'name': 'adamw',
@@ -95,10 +99,15 @@ def test_facts_of_older_runs_are_understood():
       'weight_decay': 0.0,
     },
     'objective': {'mi_weight': 0.5},
+    'model': {'emb_dim': 8, 'relpos_bias_per_layer': False},
     'train_steps': 7,
   }
   run = types.SimpleNamespace(model_dir='runs/x', train_steps=7)
   resume_check.check(older, now, run, step=1)
+  now['model']['relpos_bias_per_layer'] = True
+  with pytest.raises(ValueError, match='relpos_bias_per_layer: False -> True'):
+    resume_check.check(older, now, run, step=1)
+  now['model']['relpos_bias_per_layer'] = False
   now['optimizer']['weight_decay'] = 0.1
   with pytest.raises(ValueError, match='optimizer.weight_decay: 0.0 -> 0.1'):
     resume_check.check(older, now, run, step=1)
