@@ -47,6 +47,10 @@ CASES = {
   ),
 }
 GEMMAS = ('gemma3', 't5gemma2')
+# How far losses may be apart, relatively. A T5Gemma 2 of this size enlarges
+# rounding: on one device, with initial parameters changed by 6e-8, losses moved
+# by 1.3e-5. A wrong mask or sum moves them by 1e-2.
+ROUNDING = {'2x4 t5gemma2': 1e-4}
 REFERENCES = {
   'adamw_hf': ('1x1', 'standard_rules', 'adamw_hf', 1),
   'adafactor': ('1x1', 'standard_rules', 'adafactor', 1),
@@ -113,7 +117,7 @@ def check(losses, case):
   assert ours[-1] < 0.9 * ours[0]  # it trains, so that 20 steps are a test
   worst = np.max(np.abs(ours / expected - 1))
   print(f'{case}: {worst:.1e}')
-  assert worst <= 1e-5
+  assert worst <= ROUNDING.get(case, 1e-5)
 
 
 def test_gradients_are_reduced_once_per_step(losses):
