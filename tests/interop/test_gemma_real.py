@@ -3,8 +3,8 @@
 
 Both read the same GGUF file, each with its own code: transformers by
 `gguf_file=`, this project by `gguf_checkpoint`. Needs the file
-(DSBS_GEMMA_GGUF), torch, transformers, gguf and the paper's data; some minutes
-of CPU time and 5 GB of memory:
+(DSBS_GEMMA_GGUF), torch, transformers, accelerate, gguf and the paper's data;
+some minutes of CPU time and 5 GB of memory:
 
   DSBS_GEMMA_GGUF=gemma3-270m.gguf python -m pytest -s -m long \
     tests/interop/test_gemma_real.py
@@ -32,7 +32,7 @@ def file():
   path = pathlib.Path(os.environ.get('DSBS_GEMMA_GGUF', ''))
   if not path.is_file():
     pytest.skip('DSBS_GEMMA_GGUF names no file with the real Gemma 3 270M')
-  for name in ('torch', 'transformers', 'gguf'):
+  for name in ('torch', 'transformers', 'accelerate', 'gguf'):
     pytest.importorskip(name, reason=f'{name} is not installed')
   return path
 
@@ -88,13 +88,19 @@ def logits_of_ours(folder, inputs, targets):
   return [found[row] for row in range(len(inputs))]
 
 
-def logits_of_theirs(file, inputs, targets):
+def opened_by_transformers(file):
   import torch
   import transformers
 
-  model = transformers.AutoModelForCausalLM.from_pretrained(
+  return transformers.AutoModelForCausalLM.from_pretrained(
     file.parent, gguf_file=file.name, dtype=torch.float32
   ).eval()
+
+
+def logits_of_theirs(model, inputs, targets):
+  """As `logits_of_ours`, row by row."""
+  import torch
+
   with torch.no_grad():
     for source, target in zip(inputs, targets, strict=True):
       ids = torch.tensor([[*source, *target]])
@@ -106,6 +112,7 @@ def logits_of_theirs(file, inputs, targets):
 def test_logits_of_200_real_rows_are_those_of_transformers(
   file, shared_dir, tmp_path
 ):
+  model = opened_by_transformers(file)
   folder = tmp_path / 'converted'
   gguf_checkpoint.to_hugging_face(file, folder)
   vocabulary = vocabularies.load(str(folder))
@@ -115,7 +122,7 @@ def test_logits_of_200_real_rows_are_those_of_transformers(
   ours = logits_of_ours(folder, inputs, targets)
   worst, relative, same, places, squares = 0.0, 0.0, 0, 0, 0.0
   for mine, theirs in zip(
-    ours, logits_of_theirs(file, inputs, targets), strict=True
+    ours, logits_of_theirs(model, inputs, targets), strict=True
   ):
     difference = np.abs(mine - theirs)
     worst = max(worst, difference.max())
