@@ -43,7 +43,7 @@ def test_tensors_have_the_names_and_orientation_of_hugging_face(saved):
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
-    ({'model_type': 'umt5'}, "model_type is 'umt5'"),
+    ({'model_type': 'longt5'}, "model_type is 'longt5'"),
     ({'feed_forward_proj': 'gelu'}, "feed_forward_proj is 'gelu'"),
     ({'dense_act_fn': 'gelu'}, "dense_act_fn is 'gelu', expected.*'gelu_new'"),
     ({'is_gated_act': False}, 'is_gated_act is False'),
