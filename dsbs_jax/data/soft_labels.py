@@ -11,8 +11,9 @@ and P_k = p(a_0) ... p(a_k-1) the probability of those before a_k,
            P_k p(b) [y can go on from a_0 ... a_k-1 b] / labels that can
        + P_K [y is the answer]
 
-up to the first K from which on only one label can go on, and q(y) = m(y) /
-sum of m. A text that is a label counts for that label alone. What is not among the alternatives, or begins no label, is left out.
+up to the first K from which on only one label can go on, and q(y) = m(y) / sum
+of m. A text that is a label counts for that label alone. What is not among the
+alternatives, or begins no label, is left out.
 
 Training compares the student with q at a temperature, see `core/objective`.
 A label y is a path of the student's tokens. At a place on the path to the

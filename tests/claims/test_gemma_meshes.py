@@ -6,9 +6,6 @@ test_meshes, this file is also the program that sees the simulated devices.
 """
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -28,21 +25,7 @@ pytestmark = pytest.mark.long
 
 @pytest.fixture(scope='module')
 def losses():
-  flags = os.environ.get('XLA_FLAGS', '')
-  done = subprocess.run(
-    [sys.executable, __file__],
-    env=os.environ
-    | {
-      'JAX_PLATFORMS': 'cpu',
-      'XLA_FLAGS': f'{flags} --xla_force_host_platform_device_count=8',
-      'PYTHONPATH': os.pathsep.join(path for path in sys.path if path),
-    },
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  assert done.returncode == 0, done.stderr
-  return json.loads(done.stdout.splitlines()[-1])
+  return test_meshes.run(script=__file__)
 
 
 @pytest.mark.parametrize('case', CASES)

@@ -79,11 +79,11 @@ def more_losses():
   return run(*LONG)
 
 
-def run(*cases):
-  """{case: losses} of these cases and of their references."""
+def run(*cases, script=__file__):
+  """{case: losses} that a script prints of these cases and their references."""
   flags = os.environ.get('XLA_FLAGS', '')
   done = subprocess.run(
-    [sys.executable, __file__, *cases],
+    [sys.executable, script, *cases],
     env=os.environ
     | {
       'JAX_PLATFORMS': 'cpu',

@@ -4,10 +4,10 @@
 Gemma 3's decoder reads an example's inputs and targets as one sequence. Here
 its inputs run first, like an encoder, and leave keys and values in every layer;
 no more of them is computed, and no logits. Then run the targets, which attend
-to these and to themselves. The logits of the first target are those of the last input, so
-its place is taken by that token: it stands where T5 has its start token, and
-only the keys of the inputs before it are attended to. Positions go on from the
-inputs' own.
+to these and to themselves. The logits of the first target are those of the last
+input, so its place is taken by that token: it stands where T5 has its start
+token, and only the keys of the inputs before it are attended to. Positions go
+on from the inputs' own.
 
 All sums are those of one sequence, in another order.
 
