@@ -2,7 +2,7 @@
 """Writes the bundled benchmark: which of two parcels is heavier?
 
   python examples/parcels/generate.py [--out=examples/parcels]
-    [--samples=5] [--weight_errors=0.3]
+    [--samples=5] [--weight_errors=0.3] [--verdicts] [--logprobs]
 
 Everything here is made up by this program, the completions included: no LLM
 was asked, and a student's accuracy on it says nothing about real data. What
@@ -20,11 +20,16 @@ concludes wrongly from the right weights, it gives no answer that was asked
 for, or it breaks off.
 
 `--samples=5` asks it five times per pair. Its first answer is the one of the
-bundled files; the others have errors and wordings of their own.
+bundled files; the others have errors and wordings of their own. `--verdicts`
+asks it of each answer whether it is right, of which it misjudges a tenth.
+`--logprobs` has it say how likely each label is by what it takes the weights
+for: 1 kg is hardly ever mistaken for more than 9, but 5 often is.
 """
 
 import argparse
+import hashlib
 import json
+import math
 import pathlib
 import random
 from collections.abc import Iterator
@@ -41,6 +46,7 @@ THINGS = (
 ).split()
 # Share of completions with each kind of error; the rest is right.
 ERRORS = {'weight': 0.05, 'slip': 0.01, 'no_answer': 0.01, 'cut': 0.01}
+VERDICT_ERRORS = 0.1
 SIDES = ('first', 'second')
 # Wordings of further samples; the first one's is `rationale`.
 WORDINGS = (
@@ -89,8 +95,8 @@ def completion(
   *,
   errors: dict[str, float] = ERRORS,
   wording: str | None = None,
-) -> str:
-  """What the teacher writes about a pair, errors included."""
+) -> tuple[str, bool]:
+  """What the teacher writes about a pair, and whether all of it is right."""
   kilograms = [known[thing] for thing in pair]
   error = draw_error(rng, errors)
   if error == 'weight':
@@ -106,8 +112,42 @@ def completion(
   if wording is not None:
     reasons = wording.format(first=kilograms[0], second=kilograms[1])
   if error == 'cut':
-    return reasons.partition(' than')[0].removesuffix('.')
-  return f'{reasons} So the answer is {answer}.'
+    return reasons.partition(' than')[0].removesuffix('.'), False
+  return f'{reasons} So the answer is {answer}.', error is None
+
+
+def verdict(text: str, right: bool, rng: random.Random) -> dict:
+  """A line that says what the teacher thinks of what it wrote."""
+  misjudged = rng.random() < VERDICT_ERRORS
+  return {
+    'kind': 'verdict',
+    'about': hashlib.sha256(text.encode()).hexdigest()[:16],
+    'text': 'yes' if right != misjudged else 'no',
+  }
+
+
+def label_probs(
+  pair: tuple[str, str], known: dict[str, int], weight_errors: float
+) -> dict[str, float]:
+  """How often the teacher concludes each label, by its errors in weights."""
+  kilograms = [known[thing] for thing in pair]
+  wrong = [w for w in KILOGRAMS if w not in kilograms]
+  chances = {heavier(*kilograms): 1 - weight_errors}
+  for side in (0, 1):
+    for weight in wrong:
+      taken = [*kilograms]
+      taken[side] = weight
+      label = heavier(*taken)
+      share = weight_errors / 2 / len(wrong)
+      chances[label] = chances.get(label, 0.0) + share
+  return chances
+
+
+def logprobs(text: str, probs: dict[str, float]) -> dict:
+  """The line's field with the tokens of the answer, as extract writes it."""
+  logs = {f' {label}': math.log(chance) for label, chance in probs.items()}
+  label = text.rpartition(' is')[2].removesuffix('.')
+  return {'logprobs': [[label, logs[label], logs]]} if label in logs else {}
 
 
 def draw_error(rng: random.Random, errors: dict[str, float]) -> str | None:
@@ -121,11 +161,15 @@ def draw_error(rng: random.Random, errors: dict[str, float]) -> str | None:
 
 
 def files(
-  *, samples: int = 1, weight_errors: float = ERRORS['weight']
+  *,
+  samples: int = 1,
+  weight_errors: float = ERRORS['weight'],
+  verdicts: bool = False,
+  soft_labels: bool = False,
 ) -> Iterator[tuple[str, list[dict]]]:
   """(file name, its objects) of the whole benchmark."""
   errors = {**ERRORS, 'weight': weight_errors}
-  rng, more = random.Random(SEED), random.Random(SEED + 1)
+  rng, more, judge = (random.Random(SEED + number) for number in range(3))
   known = weights(rng)
   left = iter(pairs(known, rng))
   for split, size in SIZES.items():
@@ -141,12 +185,20 @@ def files(
           'heavier': heavier(*(known[thing] for thing in pair)),
         }
       )
-      text = completion(pair, known, rng, errors=errors)
-      completions.append({'id': row_id, 'text': text})
-      for sample in range(1, samples):
-        wording = pick(WORDINGS, more)
-        text = completion(pair, known, more, errors=errors, wording=wording)
-        completions.append({'id': row_id, 'sample': sample, 'text': text})
+      probs = label_probs(pair, known, weight_errors)
+      for sample in range(samples):
+        name = {'id': row_id, **({'sample': sample} if sample else {})}
+        text, right = completion(
+          pair,
+          known,
+          more if sample else rng,
+          errors=errors,
+          wording=pick(WORDINGS, more) if sample else None,
+        )
+        notes = logprobs(text, probs) if soft_labels else {}
+        completions.append({**name, 'text': text, **notes})
+        if verdicts:
+          completions.append({**name, **verdict(text, right, judge)})
     yield f'{split}.jsonl', rows
     yield f'llm/{split}.jsonl', completions
 
@@ -171,10 +223,17 @@ def main() -> None:
     default=ERRORS['weight'],
     help='Share of completions that take a thing for lighter or heavier.',
   )
+  parser.add_argument('--verdicts', action='store_true')
+  parser.add_argument('--logprobs', action='store_true')
   given = parser.parse_args()
   out = pathlib.Path(given.out)
   (out / 'llm').mkdir(parents=True, exist_ok=True)
-  made = files(samples=given.samples, weight_errors=given.weight_errors)
+  made = files(
+    samples=given.samples,
+    weight_errors=given.weight_errors,
+    verdicts=given.verdicts,
+    soft_labels=given.logprobs,
+  )
   for name, objects in made:
     lines = [json.dumps(value) + '\n' for value in objects]
     (out / name).write_text(''.join(lines), encoding='utf-8')
