@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """python -m bench.original: a worker that trains as the original code does.
 
-PyTorch and transformers' T5 (`pip install -e '.[hf]'`), both tasks of the same
-examples in every step, each padded to the longest of its batch, the weighted
+PyTorch and transformers' T5 or Gemma 3 (`pip install -e '.[hf]'`), both tasks of
+the same examples in every step, each padded to the longest of its batch, the weighted
 sum of two mean losses, clipping, AdamW, a linear schedule. What a Trainer adds
 around that (logging, callbacks) is left out, which only makes it faster.
 """
@@ -31,10 +31,7 @@ def main() -> None:
   arguments = parser.parse_args()
   torch.set_num_threads(arguments.threads)
   torch.manual_seed(0)
-  model = transformers.T5ForConditionalGeneration(
-    config_of(arguments.model, arguments.vocab_size, arguments.dropout)
-  )
-  model = model.to(arguments.device)
+  model = _model(arguments).to(arguments.device)
   ready = {
     'torch': torch.__version__,
     'transformers': transformers.__version__,
@@ -46,6 +43,32 @@ def main() -> None:
   else:
     data = workload.load(arguments.workload)
     worker.serve(trainer(data, model), ready | {'num_steps': data.num_steps})
+
+
+def _model(arguments) -> transformers.PreTrainedModel:
+  name, *sizes = arguments.model, arguments.vocab_size, arguments.dropout
+  if name.startswith('gemma'):
+    return transformers.Gemma3ForCausalLM(gemma_config(name, *sizes))
+  return transformers.T5ForConditionalGeneration(config_of(name, *sizes))
+
+
+def gemma_config(
+  name: str, vocab_size: int, dropout: float
+) -> transformers.Gemma3TextConfig:
+  """The same model in transformers' words, which know no dropout but one."""
+  assert not dropout, 'Gemma 3 is trained without dropout: --dropout=0'
+  ours = workload.model(name, vocab_size=vocab_size)
+  return transformers.Gemma3TextConfig(
+    vocab_size=vocab_size,
+    hidden_size=ours.emb_dim,
+    num_attention_heads=ours.num_heads,
+    num_key_value_heads=ours.num_kv_heads,
+    head_dim=ours.head_dim,
+    intermediate_size=ours.mlp_dim,
+    num_hidden_layers=ours.num_layers,
+    sliding_window=ours.window,
+    use_cache=False,
+  )
 
 
 def config_of(
@@ -71,13 +94,14 @@ def config_of(
 def trainer(data: workload.Workload, model):
   """(batch number) -> one optimizer step."""
   model.train()
+  causal = not model.config.is_encoder_decoder
   optimizer = torch.optim.AdamW(model.parameters(), lr=5e-5, weight_decay=0.0)
   schedule = transformers.get_linear_schedule_with_warmup(optimizer, 0, 10_000)
 
   def step(request):
     losses = []
     for view in workload.VIEWS:
-      rows = padded(data, int(request), view).items()
+      rows = padded(data, int(request), view, causal).items()
       rows = {name: ids.to(model.device) for name, ids in rows}
       losses.append(model(**rows).loss)
     loss = ALPHA * losses[0] + (1 - ALPHA) * losses[1]
@@ -117,9 +141,23 @@ def decoder(model, arguments):
   return generate
 
 
-def padded(data: workload.Workload, step: int, view: str) -> dict:
-  """A batch as transformers' collator lays it out."""
+def padded(
+  data: workload.Workload, step: int, view: str, causal: bool = False
+) -> dict:
+  """A batch as transformers' collator lays it out.
+
+  Args:
+    data: the workload.
+    step: batch number.
+    view: 'label' or 'rationale'.
+    causal: whether inputs and targets are one sequence, as for a decoder alone,
+      whose labels are the targets.
+  """
   inputs, targets = zip(*data.examples(step, view), strict=True)
+  if causal:
+    pairs = list(zip(inputs, targets, strict=True))
+    inputs = [np.concatenate(pair) for pair in pairs]
+    targets = [np.concatenate([np.full_like(i, -100), t]) for i, t in pairs]
   ids, mask = _pad(inputs, 0)
   labels, _ = _pad(targets, -100)
   return {

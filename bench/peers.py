@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from bench import table, worker, workload
 
 VOCAB_SIZE = 32_128  # of the public vocabulary
+GEMMA_VOCAB_SIZE = 262_144
 _LENGTHS = (8, 64)  # of a label's limit, and of a rationale
 _OURS = 'this project'
 
@@ -160,6 +161,48 @@ def training(
       against=name,
       cpu=_cpu_seconds(found),
     )
+
+
+def gemma_training(
+  peers: Mapping[str, Peer], path: pathlib.Path, *, rounds: int
+) -> Iterator[table.Row]:
+  """Pairs per second and memory of training steps of Gemma 3 270M, all cores.
+
+  Args:
+    peers: by the name 'transformers'.
+    path: of the workload, whose ids are those of Gemma's vocabulary.
+    rounds: steps of each.
+  """
+  threads = len(os.sched_getaffinity(0))
+  data = workload.load(path)
+  flags = (
+    *(f'--workload={path}', '--model=gemma3_270m', '--dropout=0'),
+    f'--vocab_size={GEMMA_VOCAB_SIZE}',
+  )
+  commands = {_OURS: (_OURS_AS, 'bench.ours', *flags)}
+  if 'transformers' in peers:
+    command = 'bench.original', f'--threads={threads}'
+    commands['transformers'] = (peers['transformers'], *command, *flags)
+  with _started(commands, None) as workers:
+    found = worker.race(workers, rounds=rounds, requests=['0'])
+  pairs = data.facts['batch_size']
+  for results in found.values():
+    for result in results:
+      result['pairs'] = pairs
+  title = (
+    f'Training of Gemma 3 270M, {_named(threads)},'
+    f' {pairs} pairs of {data.facts["mixture"]}'
+  )
+  against = 'transformers' if 'transformers' in found else _OURS
+  speed = _per_second(found, 'pairs')
+  yield from table.rows(
+    title, speed, 'pairs/s', against=against, cpu=_cpu_seconds(found)
+  )
+  memory = {
+    f'{name}, most memory': [result['peak_bytes'] / 2**30 for result in results]
+    for name, results in found.items()
+  }
+  yield from table.rows(title, memory, 'GiB')
 
 
 @contextlib.contextmanager

@@ -8,7 +8,8 @@ with names some of it. With a prepared benchmark:
   python -m bench.suite --mixture=cqa_gt_dsbs --data_dir=data \\
     --vocabulary=sentencepiece.model
 
-Engines that need an interpreter of their own: --hf_python (torch and
+--sections=gemma measures Gemma 3 270M, with rows that its vocabulary cut up
+(--vocabulary=tokenizer.model). Engines that need an interpreter of their own: --hf_python (torch and
 transformers), --ct2_python, --t5x_python with --t5x_path.
 """
 
@@ -121,6 +122,9 @@ def measure(
       found_peers(arguments), rounds=arguments.rounds
     ),
     'training': lambda: peers.training_table(
+      found_peers(arguments), one, rounds=arguments.rounds
+    ),
+    'gemma': lambda: peers.gemma_training(
       found_peers(arguments), one, rounds=arguments.rounds
     ),
     'layouts': lambda: step_time.compare(task, 'layouts'),

@@ -10,6 +10,7 @@ it is ready, then one for every line it reads.
 import functools
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -95,10 +96,17 @@ def serve(measure: Callable[[str], object], ready: Mapping) -> None:
     result = {
       'seconds': time.perf_counter() - started,
       'cpu_seconds': time.process_time() - cpu,
+      'peak_bytes': _peak_bytes(),
     }
     if isinstance(more, Mapping):
       result |= more
     print(json.dumps(result), flush=True)
+
+
+def _peak_bytes() -> int:
+  """The most memory that this process has had so far."""
+  unit = 1 if sys.platform == 'darwin' else 1024
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def take_turns(
@@ -125,12 +133,13 @@ def take_turns(
 def race(
   workers: Mapping[str, Worker], *, rounds: int, requests: Sequence[str] = ('',)
 ) -> dict[str, list[dict]]:
-  """Asks workers in turn; a result holds the sums over all requests."""
+  """Asks workers in turn; a result has sums over all requests, and one peak."""
 
   def ask(asked: Worker) -> dict:
     time.sleep(0.3)  # the threads of the one before stop spinning
     results = [asked.ask(request) for request in requests]
-    return {key: sum(r[key] for r in results) for key in results[0]}
+    summed = {key: sum(r[key] for r in results) for key in results[0]}
+    return summed | {'peak_bytes': results[-1]['peak_bytes']}
 
   return take_turns(
     {name: functools.partial(ask, one) for name, one in workers.items()},

@@ -60,8 +60,18 @@ def configured(arguments: argparse.Namespace) -> network.T5Config:
   )
 
 
-def model(name: str, **options) -> network.T5Config:
-  """A T5 1.1 by name; options are fields of T5Config."""
+def model(name: str, **options) -> network.Config:
+  """A T5 1.1 by name, or 'gemma3_270m'; options are fields of its config."""
+  if name == 'gemma3_270m':
+    return network.GemmaConfig(
+      emb_dim=640,
+      num_heads=4,
+      num_kv_heads=1,
+      head_dim=256,
+      mlp_dim=2048,
+      num_layers=18,
+      **options,
+    )
   emb_dim, num_heads, head_dim, mlp_dim, num_layers = SIZES[name]
   return network.T5Config(
     emb_dim=emb_dim,
