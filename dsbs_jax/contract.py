@@ -16,8 +16,10 @@ indices: of cells):
   encoder_input_tokens   [B, S] int32    source ids, 0 where padded
   decoder_input_tokens   [B, T] int32    targets shifted right, 0 as start
   decoder_target_tokens  [B, T] int32    target ids, 0 where padded
-  decoder_loss_weights   [B, T] float32  1 on real targets (EOS too), else 0
-  decoder_task_ids       [B, T] int32    a value of TASK_IDS, 0 = padding
+  decoder_loss_weights   [B, T] float32  1 on real targets (EOS too), else 0;
+                         also 0 on targets that are only read
+  decoder_task_ids       [B, T] int32    a value of TASK_IDS, 0 where the
+                         weight is 0
   packed rows add, all int32: encoder_segment_ids [B, S],
   encoder_positions [B, S], decoder_segment_ids [B, T],
   decoder_positions [B, T]; segments count from 1, 0 = padding
@@ -31,10 +33,10 @@ indices: of cells):
                          core/layers/unpadding.py
 
 A *batch* is a dict of row groups. Paired batches hold {'label': rows,
-'rationale': rows}, and 'verdict' where that task has a weight: views of the
-same examples whose target lengths may differ. A single task of this project
-gives one of them, so that its steps are those of that view in a pair; sampled
-mixtures give {'mixture': rows}.
+'rationale': rows}, and 'verdict' or 'counterfactual' where that task has a
+weight: views of the same examples whose target lengths may differ. A single
+task of this project gives one of them, so that its steps are those of that view
+in a pair; sampled mixtures give {'mixture': rows}.
 """
 
 import dataclasses
@@ -58,23 +60,32 @@ BOS_ID = 2  # of Gemma's vocabulary
 LABEL_ID = 1
 RATIONALE_ID = 2
 VERDICT_ID = 3
+COUNTERFACTUAL_ID = 4
 # The tasks of a row by their names, which are those of their views, too.
 TASK_IDS = {
   'label': LABEL_ID,
   'rationale': RATIONALE_ID,
   'verdict': VERDICT_ID,
+  'counterfactual': COUNTERFACTUAL_ID,
 }
 
 # Row groups of a batch, in the order in which the train step visits them.
 LABEL_VIEW = 'label'
 RATIONALE_VIEW = 'rationale'
 VERDICT_VIEW = 'verdict'
+COUNTERFACTUAL_VIEW = 'counterfactual'
 MIXTURE_VIEW = 'mixture'
-VIEWS = (LABEL_VIEW, RATIONALE_VIEW, VERDICT_VIEW, MIXTURE_VIEW)
+VIEWS = (
+  LABEL_VIEW,
+  RATIONALE_VIEW,
+  VERDICT_VIEW,
+  COUNTERFACTUAL_VIEW,
+  MIXTURE_VIEW,
+)
 
 LABEL_SOURCES = ('gt', 'llm')
 # Forms of task without a label, whose names have no source of labels.
-WITHOUT_LABEL = ('rationale', 'verdict')
+WITHOUT_LABEL = ('rationale', 'verdict', 'counterfactual')
 FORMS = (
   'finetune',
   'label',
@@ -113,7 +124,7 @@ def parse_task_name(name: str) -> TaskName:
 
   Args:
     name: `{benchmark}_{gt|llm}_{finetune|label|single|answer_first|dsbs}`
-      or `{benchmark}_{rationale|verdict}`.
+      or `{benchmark}_{rationale|verdict|counterfactual}`.
 
   Returns:
     The name's parts.
@@ -126,7 +137,7 @@ def parse_task_name(name: str) -> TaskName:
     raise UserError(
       f'{name!r} is not a task name of this project, expected'
       ' BENCHMARK_{gt|llm}_{finetune|label|single|answer_first|dsbs} or'
-      " BENCHMARK_{rationale|verdict}, such as 'cqa_gt_dsbs'."
+      f" BENCHMARK_{{{'|'.join(WITHOUT_LABEL)}}}, such as 'cqa_gt_dsbs'."
     )
   form = match['form'] or match['without_label']
   return TaskName(match['benchmark'], match['source'], form)

@@ -36,7 +36,8 @@ class Call:
     content: the prompt's text, or its chat messages.
     prompt_hash: identifies the prompt, see `worklist`.
     prompt_bytes: length of the prompt in UTF-8.
-    gold: the row's human label, '' where it has none.
+    gold: the label that counts as right: the row's human label, '' where it has
+      none; of a counterfactual the wrong label that was asked for.
     hinted: whether the prompt contains that label.
     fingerprint: the row's, see `dsbs_jax.data.source.rows`.
     replaces: offset in the file of the newest answer that this call's will

@@ -12,6 +12,8 @@ Each line is a JSON object with a `kind`:
   rationalization  the same with `hint`, the label that the prompt contained
   verdict          the same with `about`, the digest of the completion of this
                    sample, of which the text says whether it is right
+  counterfactual   an answer that argues for a wrong label, as it was asked to:
+                   the same with `hint`, that label
   failure          a row that failed for good: `of`, `error`, `status`
   lost             a call that may have been paid and gave no answer, or one of
                    another model, with its texts
@@ -42,11 +44,12 @@ HEADER = 'header'
 COMPLETION = 'completion'
 RATIONALIZATION = 'rationalization'
 VERDICT = 'verdict'
+COUNTERFACTUAL = 'counterfactual'
 FAILURE = 'failure'
 LOST = 'lost'
 BATCH = 'batch'
 
-ANSWERS = (COMPLETION, RATIONALIZATION, VERDICT)
+ANSWERS = (COMPLETION, RATIONALIZATION, VERDICT, COUNTERFACTUAL)
 USAGE_FIELDS = ('prompt_tokens', 'completion_tokens')
 
 _HASH = re.compile('[0-9a-f]{1,16}')

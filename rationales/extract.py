@@ -20,7 +20,9 @@ from rationales import (
   bucket_file,
   calls,
   costs,
+  counterfactuals,
   extraction,
+  further_passes,
   limiter,
   prompt_checks,
   prompt_template,
@@ -123,6 +125,19 @@ flags.DEFINE_string(
   'Text file that asks it, with {input}, {rationale} and {label}.',
 )
 
+flags.DEFINE_bool(
+  'counterfactuals',
+  False,
+  'Further pass: ask the LLM for a rationale that argues for a wrong label, for'
+  ' each row whose completion can be read.',
+)
+flags.DEFINE_string(
+  'counterfactual_prompt',
+  None,
+  'Text file that asks for it, with {input} and {label}, the wrong one; by'
+  ' default the prompt, with the wrong label as its hint.',
+)
+
 flags.DEFINE_enum(
   'retry',
   None,
@@ -168,7 +183,13 @@ def main() -> int:
   """Runs the command; returns its exit status."""
   given = flags.FLAGS
   needed = ['benchmark']
-  if given.verdicts or not (given.preview or given.write_prompt):
+  passes = [
+    name
+    for name in ('rationalize', 'verdicts', 'counterfactuals')
+    if given[name].value
+  ]
+  further = bool(set(passes) - {'rationalize'})
+  if further or not (given.preview or given.write_prompt):
     needed.append('out')
   for name in needed:
     if not given[name].value:
@@ -177,9 +198,10 @@ def main() -> int:
     raise contract.UserError(
       f'--preview is {given.preview}, expected 1 row or more.'
     )
-  if given.verdicts and given.rationalize:
+  if len(passes) > 1:
     raise contract.UserError(
-      '--verdicts and --rationalize are two passes, expected one of them. Run'
+      f'{" and ".join(f"--{name}" for name in passes)} are'
+      f' {("two", "three")[len(passes) - 2]} passes, expected one of them. Run'
       ' the command once with each.'
     )
   benchmark = _benchmark()
@@ -189,7 +211,7 @@ def main() -> int:
     print(prompt_template.write(path, benchmark, rows))
     return 0
   prompt = _prompt(benchmark)
-  if given.preview and not given.verdicts:
+  if given.preview and not further:
     work = _worklist(benchmark, prompt)
     text = work.preview(given.preview, hinted=given.rationalize)
     print(terminal_text.visible(text))
@@ -215,11 +237,11 @@ def main() -> int:
         **_values('outage_timeout', 'key_variable'),
       ),
       prices=costs.Prices(given.price_in, given.price_out, given.budget),
-      verdicts=_verdict_pass(work),
+      further=_further_pass(work),
       **_values('rationalize', 'stop_early'),
     )
     if given.preview:
-      return job.preview_verdicts(given.preview)
+      return job.preview_further(given.preview)
     return job.show_costs() if given.dry_run else job.run()
 
 
@@ -252,11 +274,20 @@ def _sampling(prompt: prompt_lib.Prompt) -> calls.Sampling:
   )
 
 
-def _verdict_pass(work: worklist.Worklist) -> verdicts.VerdictPass | None:
+def _further_pass(
+  work: worklist.Worklist,
+) -> further_passes.FurtherPass | None:
   given = flags.FLAGS
-  if not given.verdicts:
-    return None
-  return verdicts.VerdictPass(work, verdicts.load(given.verdict_prompt))
+  for name, module, made in (
+    ('verdict', verdicts, verdicts.VerdictPass),
+    ('counterfactual', counterfactuals, counterfactuals.CounterfactualPass),
+  ):
+    path = given[f'{name}_prompt'].value
+    if given[f'{name}s'].value and path:
+      return made(work, module.TEMPLATE.load(path))
+    if given[f'{name}s'].value:
+      return made(work)
+  return None
 
 
 def _benchmark() -> benchmark_lib.Benchmark:

@@ -18,6 +18,7 @@ from rationales import (
   calls,
   costs,
   first_answers,
+  further_passes,
   ledger,
   monitor,
   online,
@@ -26,7 +27,6 @@ from rationales import (
   worklist,
 )
 from rationales import prompt as prompt_lib
-from rationales import verdicts as verdicts_lib
 
 # Exit statuses beside 0, and 2 for a user's mistake.
 _FAILED_ROWS = 1
@@ -52,7 +52,7 @@ class Extraction:
     server: who answers.
     prices: what it costs.
     rationalize: whether this is the second pass, with hints.
-    verdicts: the pass that asks whether completions are right, if this is it.
+    further: the pass over rows that have completions, if this is one.
     stop_early: whether a run whose first calls are of no use ends.
   """
 
@@ -63,7 +63,7 @@ class Extraction:
   server: server_config.ServerConfig
   prices: costs.Prices
   rationalize: bool = False
-  verdicts: verdicts_lib.VerdictPass | None = None
+  further: further_passes.FurtherPass | None = None
   stop_early: bool = True
 
   def show_costs(self) -> int:
@@ -166,15 +166,15 @@ class Extraction:
       )
     return estimate, lines
 
-  def preview_verdicts(self, count: int) -> int:
-    """Prints the first prompts for verdicts as they would be sent."""
-    text = self.verdicts.preview(count, self._read().index, self.path)
+  def preview_further(self, count: int) -> int:
+    """Prints the first prompts of a further pass as they would be sent."""
+    text = self.further.preview(count, self._read().index, self.path)
     print(terminal_text.visible(text))
     return 0
 
   def _calls(self, contents: ledger.Contents) -> Iterator[calls.Call]:
-    if self.verdicts:
-      return self.verdicts.todo(contents.index, self.path)
+    if self.further:
+      return self.further.todo(contents.index, self.path)
     if not self.rationalize:
       return self.work.first_pass(contents.index, self.path)
     if not self.path.is_file():

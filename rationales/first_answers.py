@@ -6,7 +6,7 @@ import dataclasses
 
 from dsbs_jax.data import benchmark as benchmark_lib
 from dsbs_jax.data import parsing
-from dsbs_jax.data.source import rows
+from dsbs_jax.data.source import counterfactuals, rows
 from dsbs_jax.runtime import progress, terminal_text
 from rationales import calls, completions_file, worklist
 
@@ -27,6 +27,23 @@ def problem(benchmark: benchmark_lib.Benchmark, text: str) -> str | None:
     return outcome.reason
   fixed = dataclasses.replace(benchmark, options=None)
   return rows.label_problem(fixed, {}, outcome.label)
+
+
+def counterfactual_problem(
+  benchmark: benchmark_lib.Benchmark, text: str, wrong_label: str
+) -> str | None:
+  """Why an answer does not argue for a wrong label; None if it does.
+
+  Args:
+    benchmark: whose parser reads it.
+    text: the answer.
+    wrong_label: what was asked for.
+  """
+  outcome = benchmark.parse(text)
+  if isinstance(outcome, parsing.Unparsed):
+    return outcome.reason
+  argued = counterfactuals.argued(benchmark, outcome, wrong_label)
+  return None if argued else 'another_label'
 
 
 def verdict_problem(text: str) -> str | None:
@@ -88,6 +105,8 @@ class FirstAnswers:
     wanted = f'a label that the benchmark {self._benchmark.name!r} reads'
     if call.kind == completions_file.VERDICT:
       wanted = 'a yes or no'
+    if call.kind == completions_file.COUNTERFACTUAL:
+      wanted = 'the wrong label that was asked for'
     return (
       f'none of the first {JUDGED_CALLS} answers has {wanted}'
       f' ({reasons}{cut}), such as'
@@ -99,6 +118,8 @@ class FirstAnswers:
     """Why an answer is of no use; None if it is of use."""
     if call.kind == completions_file.VERDICT:
       return verdict_problem(text)
+    if call.kind == completions_file.COUNTERFACTUAL:
+      return counterfactual_problem(self._benchmark, text, call.gold)
     return problem(self._benchmark, text)
 
   def _show(self, call: calls.Call, answer: calls.Answer) -> None:
@@ -112,7 +133,10 @@ class FirstAnswers:
       lines.append(f'  verdict    {parsing.verdict(text)}: {_short(text)}')
     elif wrong is None:
       said = self._benchmark.parse(text)
-      human = f' (the human label: {_short(call.gold)})' if call.gold else ''
+      whose = 'the human label'
+      if call.kind == completions_file.COUNTERFACTUAL:
+        whose = 'asked for'
+      human = f' ({whose}: {_short(call.gold)})' if call.gold else ''
       lines += [
         f'  rationale  {_short(said.rationale)}',
         f'  label      {_short(said.label)}{human}',

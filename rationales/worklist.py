@@ -78,7 +78,7 @@ class Worklist:
     """
     return '\n'.join(
       preview_call(
-        self._call(row, (0,), hinted=hinted),
+        self.call(row, (0,), hint=row.gt_label if hinted else None),
         f'{row.example_id} ({row.place})',
         f', human label {row.gt_label!r}',
       )
@@ -99,7 +99,7 @@ class Worklist:
         has an answer to another prompt for it.
     """
     for row in self.rows():
-      whole = self._call(row, range(self.samples))
+      whole = self.call(row, range(self.samples))
       missing, replaces = [], -1
       for key in whole.sample_keys():
         answered = index.prompt_hash(key)
@@ -144,7 +144,7 @@ class Worklist:
         ):
           continue
         if self._was_wrong(row, index, file):
-          call = self._call(row, (0,), hinted=True)
+          call = self.call(row, (0,), hint=row.gt_label)
           yield dataclasses.replace(call, replaces=index.offset(hinted))
 
   def answers_of_no_row(self, index: completions_file.Index) -> list[int]:
@@ -193,12 +193,9 @@ class Worklist:
   def _was_wrong(
     self, row: rows_lib.Row, index: completions_file.Index, file: BinaryIO
   ) -> bool:
-    keys = self._call(row, range(self.samples)).sample_keys()
-    found = [index.read(key, file) for key in keys]
-    parsed = [self.benchmark.parse(line['text']) for line in found if line]
-    if not parsed:
+    result = self.llm_answer(row, index, file)
+    if result is None:
       return False
-    result, _ = joining.majority_vote(self.benchmark, parsed)
     correct = joining.is_correct(self.benchmark, row.gt_label, result.label)
     if correct is None:
       raise contract.UserError(
@@ -207,32 +204,71 @@ class Worklist:
       )
     return not correct
 
+  def llm_answer(
+    self,
+    row: rows_lib.Row,
+    index: completions_file.Index,
+    file: BinaryIO | None,
+  ) -> joining.Outcome | None:
+    """What most samples of the first pass say; None without a sample.
+
+    Args:
+      row: the row.
+      index: the file's answers.
+      file: the file, opened in binary mode; None where it has no answers.
+    """
+    found = [
+      index.read(
+        completions_file.SampleKey(
+          completions_file.COMPLETION, row.example_id, sample
+        ),
+        file,
+      )
+      for sample in range(self.samples)
+    ]
+    parsed = [self.benchmark.parse(line['text']) for line in found if line]
+    return joining.majority_vote(self.benchmark, parsed)[0] if parsed else None
+
   def rows(self) -> Iterator[rows_lib.Row]:
     """The rows, up to the limit."""
     found = sources.read_rows(self.benchmark, self.source, self.split)
     return itertools.islice(found, self.limit)
 
-  def _call(
-    self, row: rows_lib.Row, samples: Iterable[int], *, hinted: bool = False
+  def call(
+    self,
+    row: rows_lib.Row,
+    samples: Iterable[int],
+    *,
+    hint: str | None = None,
+    kind: str = completions_file.RATIONALIZATION,
   ) -> calls.Call:
+    """The call for some samples of a row.
+
+    Args:
+      row: the row.
+      samples: their numbers.
+      hint: a label that the prompt is to contain; None for none.
+      kind: of the answer to a prompt with one.
+
+    Raises:
+      contract.UserError: the row does not fill the prompt, or it is too long.
+    """
     fields = {**row.fields, 'rendered': row.input}
-    hint = row.gt_label if hinted else None
     # Of all exemplars, so that files of before are continued.
     named = prompt_lib.completion_text(self.prompt, fields, hint=hint)
     shown = prompt_lib.without_answer(self.prompt, fields)
     content = text = prompt_lib.completion_text(shown, fields, hint=hint)
     if self.endpoint == calls.CHAT:
       content = prompt_lib.chat_messages(shown, fields, hint=hint)
-    kinds = completions_file.COMPLETION, completions_file.RATIONALIZATION
     call = calls.Call(
-      kind=kinds[hinted],
+      kind=completions_file.COMPLETION if hint is None else kind,
       example_id=row.example_id,
       samples=tuple(samples),
       content=content,
       prompt_hash=prompt_lib.text_hash(f'{self.endpoint}\0{named}'),
       prompt_bytes=len(text.encode('utf-8', 'surrogatepass')),
-      gold=row.gt_label,
-      hinted=hinted,
+      gold=row.gt_label if hint is None else hint,
+      hinted=hint is not None,
       fingerprint=row.fingerprint,
     )
     tokens = costs.prompt_tokens(call)

@@ -78,6 +78,7 @@ _VIEW_KEYS = {
   contract.MIXTURE_VIEW: 0,
   contract.RATIONALE_VIEW: 1,
   contract.VERDICT_VIEW: 2,
+  contract.COUNTERFACTUAL_VIEW: 3,
 }
 
 

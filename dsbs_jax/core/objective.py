@@ -5,7 +5,7 @@
          weight * (sum of the losses of its target tokens / their number)
 
 The paper has two tasks, labels with the weight alpha and rationales with the
-weight 1 - alpha; verdicts are a third one. Sums and numbers are those of the
+weight 1 - alpha; verdicts and counterfactuals are further ones. Sums and numbers are those of the
 *whole* batch. A task without tokens contributes 0, and one without a weight is
 no part of the program. Soft labels add a term of their own:
 
@@ -53,6 +53,9 @@ class Distillation:
     verdict_weight: weight of the verdict task, see `data/task_forms`; 0, without
       that task, as in the paper. Liu et al. 2024 (Mind's Mirror, arXiv
       2311.09214) distil self-evaluation beside rationales in this way.
+    counterfactual_weight: weight of the counterfactual task, see
+      `data/task_forms`; 0, without that task, as in the paper. Wang et al. 2023
+      (SCOTT, arXiv 2305.01879) mix it with their other loss by alpha = 0.5.
     soft_label_weight: weight of the term of soft labels, which pulls the
       student towards the LLM's probabilities, see `data/soft_labels`; 0 as in
       the paper.
@@ -69,6 +72,7 @@ class Distillation:
   label_smoothing: float = 0.0
   mi_weight: float = 0.0
   verdict_weight: float = 0.0
+  counterfactual_weight: float = 0.0
   soft_label_weight: float = 0.0
   soft_label_temperature: float = 1.0
   alpha_schedule: alpha_schedules.Schedule = None
@@ -80,6 +84,7 @@ class Distillation:
       ('label_smoothing', lambda value: value < 1.0, 'in [0, 1)'),
       ('mi_weight', lambda value: True, '>= 0'),
       ('verdict_weight', math.isfinite, '>= 0'),
+      ('counterfactual_weight', math.isfinite, '>= 0'),
       ('soft_label_weight', math.isfinite, '>= 0'),
       (
         'soft_label_temperature',
@@ -105,9 +110,15 @@ class Distillation:
     if alpha is None:
       alpha = self.alpha
     found = {'label': alpha, 'rationale': 1.0 - alpha}
-    if self.verdict_weight:
-      found['verdict'] = self.verdict_weight
+    for task in self.further_tasks:
+      found[task] = getattr(self, f'{task}_weight')
     return found
+
+  @property
+  def further_tasks(self) -> tuple[str, ...]:
+    """The tasks with a weight beside labels and rationales, in their order."""
+    further = 'verdict', 'counterfactual'
+    return tuple(task for task in further if getattr(self, f'{task}_weight'))
 
   @property
   def terms(self) -> dict[str, int]:

@@ -193,6 +193,9 @@ class Example:
       `prepared/rationale_file`.
     verdict: what the LLM said when it was asked whether the rationale is
       right: 'yes', 'no', or '' where it was not asked or did not say.
+    counterfactual: a wrong label, neither gt_label nor llm_label, and the
+      rationale that the LLM wrote for it when it was asked to; () where it was
+      not asked or did not.
     label_probs: the LLM's probability of each of the benchmark's labels, see
       `soft_labels`; () where its server did not tell.
   """
@@ -209,6 +212,7 @@ class Example:
   samples: int = 0
   options: tuple[str, ...] = ()
   verdict: str = ''
+  counterfactual: tuple[str, str] | tuple[()] = ()
   label_probs: tuple[float, ...] = ()
   rationales: tuple[Rationale, ...] = ()
 

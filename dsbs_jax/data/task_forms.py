@@ -7,6 +7,9 @@
   rationale     [rationale] input rationale
   verdict       [verdict] input   yes or no: is the rationale right?
                 rationale
+  counterfactual
+                [counterfactual]  wrong rationale [label] wrong label, of which
+                input             the label alone is trained on
   single        input             rationale [label] label
   answer_first  input             label [rationale] rationale
 
@@ -18,6 +21,16 @@ always the human one, because that is what is scored. `[rationale] ` and
 `verdict` is the self-evaluation of Liu et al. 2024, Mind's Mirror,
 arXiv:2311.09214: the student judges the LLM's rationale as the LLM itself did
 when asked again. A row without a verdict has neither input nor target.
+
+`counterfactual` is that of Wang et al. 2023, SCOTT, arXiv:2305.01879, in the
+form of their code: the student is given a rationale that the LLM wrote for a
+wrong label, and must answer as the rationale says,
+
+  loss = - log p(wrong label | [counterfactual] input, wrong rationale)
+
+so that it learns to heed rationales rather than to guess past them. A row
+without such a rationale has neither input nor target. SCOTT's other loss is
+that of `single`, here without its prefix `[factual]`.
 
 `single` is the paper's ablation, equation 5. `answer_first` is not in the
 paper: Wadhwa et al. 2024, arXiv:2406.14511, find that rationales teach more
@@ -32,6 +45,8 @@ from dsbs_jax import contract
 from dsbs_jax.data import benchmark, vocabularies
 
 SINGLE_MARKER = '[label]'
+# Forms that only some rows have: those with the field of this name.
+OPTIONAL = ('verdict', 'counterfactual')
 # What divides the two parts of a target that holds both.
 MARKERS = {'single': SINGLE_MARKER, 'answer_first': '[rationale]'}
 
@@ -43,6 +58,7 @@ class Prefixes:
   label: str
   rationale: str
   verdict: str
+  counterfactual: str
 
   def of(self, form: str) -> str:
     """The prefix of a form, '' where it has none."""
@@ -51,10 +67,16 @@ class Prefixes:
 
 PREFIXES = {
   'paper': Prefixes(
-    label='[label] ', rationale='[rationale] ', verdict='[verdict] '
+    label='[label] ',
+    rationale='[rationale] ',
+    verdict='[verdict] ',
+    counterfactual='[counterfactual] ',
   ),
   'code': Prefixes(
-    label='predict: ', rationale='explain: ', verdict='evaluate: '
+    label='predict: ',
+    rationale='explain: ',
+    verdict='evaluate: ',
+    counterfactual='counterfactual: ',
   ),
 }
 
@@ -90,14 +112,20 @@ def source(form: str, example: benchmark.Example, *, prefix: str) -> str:
     example: the example.
     prefix: of the form.
   """
-  if form != 'verdict':
-    return prefix + example.input
-  if not example.verdict:
+  if form in OPTIONAL and not getattr(example, form):
     return ''
-  return f'{prefix}{example.input} {example.rationale}'
+  text = prefix + example.input
+  return f'{text} {example.rationale}' if form == 'verdict' else text
 
 
-def target(form: str, *, label: str, rationale: str, verdict: str = '') -> str:
+def target(
+  form: str,
+  *,
+  label: str,
+  rationale: str,
+  verdict: str = '',
+  counterfactual: tuple[str, str] | tuple[()] = (),
+) -> str:
   """The decoder's text for one example.
 
   Args:
@@ -105,6 +133,7 @@ def target(form: str, *, label: str, rationale: str, verdict: str = '') -> str:
     label: the label that the task uses.
     rationale: the LLM's rationale.
     verdict: the LLM's verdict on it, '' where there is none.
+    counterfactual: a wrong label and its rationale; () where there is none.
 
   Returns:
     The text, without an end marker.
@@ -113,11 +142,18 @@ def target(form: str, *, label: str, rationale: str, verdict: str = '') -> str:
     return rationale
   if form == 'verdict':
     return verdict
+  if form == 'counterfactual':
+    return read_only(counterfactual) + ' '.join(counterfactual[:1])
   if form == 'single':
     return f'{rationale} {MARKERS[form]} {label}'
   if form == 'answer_first':
     return f'{label} {MARKERS[form]} {rationale}'
   return label
+
+
+def read_only(counterfactual: tuple[str, str] | tuple[()]) -> str:
+  """What stands before the label in a target of `counterfactual`."""
+  return ''.join(f'{said} {SINGLE_MARKER} ' for said in counterfactual[1:])
 
 
 def answer(name: str, text: str, *, vocabulary: vocabularies.Vocabulary) -> str:

@@ -20,8 +20,15 @@ from dsbs_jax.training import train_config
 
 # Macros that the plan sets in every run.
 RESERVED = ('MODEL_DIR', 'DATA_DIR', 'MIXTURE_OR_TASK_NAME', 'SEED')
-# Weights of the terms of a pair's objective.
-_OF_TWO_TERMS = ('ALPHA', 'ALPHA_SCHEDULE', 'MI_WEIGHT', 'VERDICT_WEIGHT')
+# Weights of the terms of a pair's objective -> the plain loss of one term, as
+# in the original.
+_OF_TWO_TERMS = {
+  'ALPHA': 1.0,
+  'ALPHA_SCHEDULE': None,
+  'MI_WEIGHT': 0.0,
+  'VERDICT_WEIGHT': 0.0,
+  'COUNTERFACTUAL_WEIGHT': 0.0,
+}
 # Macros that may differ when a run is resumed: how often it evaluates and on
 # which devices, but not what it computes.
 _FREE = RESERVED + (
@@ -112,13 +119,10 @@ class Sweep:
     points = {}
     for values in itertools.product(*axes.values()):
       point = run_names.Coordinates(**dict(zip(axes, values, strict=True)))
-      if not _has_two_terms(point):
-        # ALPHA does nothing where there is one term: such points are one run.
-        kept = (
-          s for s in point.setting if s.split('=')[0] not in _OF_TWO_TERMS
-        )
-        point = dataclasses.replace(point, setting=tuple(kept))
-      points[point] = None
+      # ALPHA does nothing where there is one term: such points are one run.
+      idle = _without_effect(point)
+      kept = tuple(s for s in point.setting if s.split('=')[0] not in idle)
+      points[dataclasses.replace(point, setting=kept)] = None
     return list(points)
 
 
@@ -164,14 +168,7 @@ def _job(
   if sweep.vocabulary:
     bindings.append(f'VOCABULARY = {_absolute(sweep.vocabulary)!r}')
   bindings += [setting.replace('=', ' = ', 1) for setting in point.setting]
-  if not _has_two_terms(point):
-    # The plain loss, as in the original.
-    bindings += [
-      'ALPHA = 1.0',
-      'ALPHA_SCHEDULE = None',
-      'MI_WEIGHT = 0.0',
-      'VERDICT_WEIGHT = 0.0',
-    ]
+  bindings += [f'{name} = {v}' for name, v in _without_effect(point).items()]
   bindings += [
     f'MODEL_DIR = {model_dir!r}',
     f'DATA_DIR = {subset.data_dir!r}',
@@ -261,8 +258,12 @@ def _check_data(sweep: Sweep, found: jobs.SweepPlan) -> None:
     )
 
 
-def _has_two_terms(point: run_names.Coordinates) -> bool:
-  return point.method.endswith('_dsbs')
+def _without_effect(point: run_names.Coordinates) -> dict[str, float | None]:
+  """The weights that do nothing in a run, as it is trained without them."""
+  if point.method.endswith('_dsbs'):
+    return {}
+  used = 'COUNTERFACTUAL_WEIGHT' if point.method.endswith('_single') else ''
+  return {n: plain for n, plain in _OF_TWO_TERMS.items() if n != used}
 
 
 def model_name(file: str) -> str:

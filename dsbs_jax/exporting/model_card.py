@@ -28,6 +28,10 @@ METHODS = {
   ('llm', 'label'): "the label task of distilling step-by-step, LLM's labels",
   (None, 'rationale'): 'the rationale task of distilling step-by-step alone',
   (None, 'verdict'): 'judging the rationales of distilling step-by-step alone',
+  (
+    None,
+    'counterfactual',
+  ): 'answering as given rationales say, wrong ones, too',
   ('gt', 'single'): 'single task: rationale, then human label, in one target',
   ('llm', 'single'): "single task: rationale, then the LLM's label, in one"
   ' target',
@@ -131,9 +135,10 @@ def _facts(exported: Checkpoint, macros: Mapping[str, Any]) -> Iterator:
     alpha = metadata.get('objective', {}).get('alpha')
     yield 'alpha (weight of the label term)', escape(alpha)
     schedule = metadata.get('objective', {}).get('alpha_schedule')
-    weight = metadata.get('objective', {}).get('verdict_weight')
-    if weight:
-      yield 'weight of the verdict task', escape(weight)
+    for task in ('verdict', 'counterfactual'):
+      weight = metadata.get('objective', {}).get(f'{task}_weight')
+      if weight:
+        yield f'weight of the {task} task', escape(weight)
     if schedule:
       yield 'alpha over the run', escape(schedule)
   yield 'Data', _data_text(name, data)
@@ -280,6 +285,7 @@ def _intended(name: contract.TaskName | None) -> str:
   answer = {
     'rationale': 'writes rationales',
     'verdict': 'says whether a rationale is right',
+    'counterfactual': 'answers as a given rationale says',
     'single': 'writes a rationale and then its label',
     'answer_first': 'writes its label and then a rationale',
   }.get(name.form, 'answers with a label alone')

@@ -69,7 +69,7 @@ def of_data(run: train_config.TrainConfig, *, multiple: int) -> dict:
     ),
     skip_padding=run.skip_padding,
     rationale_choice=run.rationale_choice,
-    verdicts=bool(run.objective.verdict_weight),
+    further_tasks=run.objective.further_tasks,
   )
   return {view: packer.shapes[0] for view, packer in data.packers.items()}
 
@@ -93,13 +93,24 @@ def typical(run: train_config.TrainConfig, *, multiple: int) -> dict:
     input_slots=label.input_slots
     and label.input_slots + rationale.target_slots,
   )
-  if run.objective.verdict_weight:
-    usual = usual | {contract.VERDICT_VIEW: verdict}
+  # A rationale and a label are its targets.
+  answer = rationale._replace(
+    targets=row_shapes.round_up(
+      label.targets + rationale.targets, row_shapes.MULTIPLE
+    ),
+    target_slots=label.target_slots + rationale.target_slots,
+  )
+  shapes = {'verdict': verdict, 'counterfactual': answer}
+  usual = usual | {task: shapes[task] for task in run.objective.further_tasks}
+  single = {contract.LABEL_VIEW: rationale}
+  if run.objective.counterfactual_weight:
+    single[contract.COUNTERFACTUAL_VIEW] = answer
   wanted = {
     'dsbs': usual,
     'rationale': {contract.RATIONALE_VIEW: rationale},
     'verdict': {contract.VERDICT_VIEW: verdict},
-    'single': {contract.LABEL_VIEW: rationale},
+    'counterfactual': {contract.COUNTERFACTUAL_VIEW: answer},
+    'single': single,
     'answer_first': {contract.LABEL_VIEW: rationale},
   }.get(form, {contract.LABEL_VIEW: label})
   chosen = {}

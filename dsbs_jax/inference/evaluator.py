@@ -36,7 +36,7 @@ def evaluated_task(name: str) -> str | None:
   """The task whose labels a model trained on `name` predicts.
 
   None where there is no label to predict: a model that learned rationales
-  or verdicts only, or a seqio task that is none of this project's.
+  or another task only, or a seqio task that is none of this project's.
   """
   parts = views.own_name(name)
   if parts is None or parts.form in contract.WITHOUT_LABEL:

@@ -23,7 +23,7 @@ from jax.experimental import multihost_utils
 from t5x import utils
 
 from dsbs_jax import contract
-from dsbs_jax.data import register
+from dsbs_jax.data import register, task_forms
 from dsbs_jax.data.batching import (
   batch_order,
   layouts,
@@ -198,11 +198,11 @@ def vocabulary(
   """
   register.configure(vocabulary=spec, data_dir=data_dir, prefixes=prefixes)
   parsed = views.own_name(task)
-  if parsed is not None and parsed.form == 'verdict':
+  if parsed is not None and parsed.form in task_forms.OPTIONAL:
     raise contract.UserError(
       f'MIXTURE_OR_TASK_NAME is {task!r}, expected a task of labels or'
-      ' rationales: the verdict task is not built for T5X. Take the built-in'
-      ' engine, python -m dsbs_jax.train.'
+      f' rationales: the {parsed.form} task is not built for T5X. Take the'
+      ' built-in engine, python -m dsbs_jax.train.'
     )
   if module is not None:
     utils.import_module(module)

@@ -71,11 +71,11 @@ class DistillationModel(models.EncoderDecoderModel):
         f'LORA_RANK is {lora_rank}, expected 0: T5X trains all parameters. Take'
         ' the built-in engine, python -m dsbs_jax.train.'
       )
-    if objective.verdict_weight:
+    for task in objective.further_tasks:
       raise contract.UserError(
-        f'VERDICT_WEIGHT is {objective.verdict_weight}, expected 0: the verdict'
-        ' task is not built for T5X, which pairs labels and rationales. Take'
-        ' the built-in engine, python -m dsbs_jax.train.'
+        f'{task.upper()}_WEIGHT is {objective.weights()[task]}, expected 0: the'
+        f' {task} task is not built for T5X, which pairs labels and rationales.'
+        ' Take the built-in engine, python -m dsbs_jax.train.'
       )
     if objective.soft_label_weight:
       raise contract.UserError(

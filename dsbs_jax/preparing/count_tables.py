@@ -90,6 +90,11 @@ def counts(prepared: store.Prepared) -> rich.table.Table:
       'hard labels alone',
       lambda c: f'{c["answered"] - c.get("soft_labels", 0):,}',
     )
+  if any(c.get('counterfactuals_asked') for c in columns.values()):
+    add(
+      'rationales for a wrong label',
+      lambda c: f'{c["counterfactuals"]:,} of {c["counterfactuals_asked"]:,}',
+    )
   for verdict in verdicts:
     add(
       f'verdicts: {verdict}',

@@ -92,6 +92,7 @@ class MetricsLog:
         ('label', 'label/loss'),
         ('rationale', 'rationale/loss'),
         ('verdict', 'verdict/loss'),
+        ('counterfactual', 'counterfactual/loss'),
       )
       if key in scalars
     )

@@ -223,6 +223,6 @@ def open_data(
     skip_padding=run.skip_padding,
     pair_ids=bool(train_config.objective_of(run).mi_weight),
     rationale_choice=run.rationale_choice,
-    verdicts=bool(run.objective.verdict_weight),
+    further_tasks=run.objective.further_tasks,
     soft=train_config.soft_targets(run, source),
   )

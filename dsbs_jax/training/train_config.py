@@ -166,7 +166,7 @@ class TrainConfig:
         ' the term ties each label to all of its rationale. Set'
         ' MI_WEIGHT=0.0 or change the others.'
       )
-    _check_verdicts(self)
+    _check_further_tasks(self)
     _check_soft_labels(self)
     if self.module is not None:
       register.load_module(self.module)
@@ -217,6 +217,9 @@ def objective_of(run: TrainConfig) -> objective_lib.Distillation:
     alpha=float(term == contract.LABEL_ID),
     mi_weight=0.0,
     verdict_weight=float(term == contract.VERDICT_ID),
+    counterfactual_weight=run.objective.counterfactual_weight
+    if name.form == 'single'
+    else float(term == contract.COUNTERFACTUAL_ID),
     alpha_schedule=None,
   )
 
@@ -273,16 +276,16 @@ def _is_pair(run: TrainConfig) -> bool:
   return name is not None and name.form == 'dsbs'
 
 
-def _check_verdicts(run: TrainConfig) -> None:
+def _check_further_tasks(run: TrainConfig) -> None:
   objective = run.objective
-  if objective.verdict_weight and (
-    objective.mi_weight or views.own_name(run.mixture_or_task_name) is None
-  ):
+  foreign = views.own_name(run.mixture_or_task_name) is None
+  for task in objective.further_tasks if objective.mi_weight or foreign else ():
+    macro = f'{task.upper()}_WEIGHT'
     raise contract.UserError(
-      f'VERDICT_WEIGHT is {objective.verdict_weight} with'
-      f' {run.mixture_or_task_name} and MI_WEIGHT {objective.mi_weight},'
-      ' expected a _dsbs mixture of this project and no other further term.'
-      ' Set VERDICT_WEIGHT=0.0 or change the others.'
+      f'{macro} is {objective.weights()[task]} with {run.mixture_or_task_name}'
+      f' and MI_WEIGHT {objective.mi_weight}, expected a _dsbs mixture of this'
+      f' project and no other further term. Set {macro}=0.0 or change the'
+      ' others.'
     )
 
 

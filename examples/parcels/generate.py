@@ -2,7 +2,8 @@
 """Writes the bundled benchmark: which of two parcels is heavier?
 
   python examples/parcels/generate.py [--out=examples/parcels]
-    [--samples=5] [--weight_errors=0.3] [--verdicts] [--logprobs]
+    [--samples=5] [--weight_errors=0.3]
+    [--verdicts] [--logprobs] [--counterfactuals]
 
 Everything here is made up by this program, the completions included: no LLM
 was asked, and a student's accuracy on it says nothing about real data. What
@@ -24,6 +25,10 @@ bundled files; the others have errors and wordings of their own. `--verdicts`
 asks it of each answer whether it is right, of which it misjudges a tenth.
 `--logprobs` has it say how likely each label is by what it takes the weights
 for: 1 kg is hardly ever mistaken for more than 9, but 5 often is.
+
+`--counterfactuals` adds what an LLM gives that is asked to argue for the wrong
+label (`extract --counterfactuals`): the same words about other weights. Where
+its own answer is not the right one there is no third label to argue for.
 """
 
 import argparse
@@ -150,6 +155,22 @@ def logprobs(text: str, probs: dict[str, float]) -> dict:
   return {'logprobs': [[label, logs[label], logs]]} if label in logs else {}
 
 
+def counterfactual(right: str, rng: random.Random) -> dict[str, str]:
+  """An answer that argues for the other label, as a completions file has it."""
+  wrong = SIDES[right == SIDES[0]]
+  kilograms = pick(
+    [
+      (first, second)
+      for first in KILOGRAMS
+      for second in KILOGRAMS
+      if first != second and heavier(first, second) == wrong
+    ],
+    rng,
+  )
+  text = f'{rationale(*kilograms)} So the answer is {wrong}.'
+  return {'kind': 'counterfactual', 'hint': wrong, 'text': text}
+
+
 def draw_error(rng: random.Random, errors: dict[str, float]) -> str | None:
   """A key of errors, or None."""
   drawn = rng.random()
@@ -166,10 +187,11 @@ def files(
   weight_errors: float = ERRORS['weight'],
   verdicts: bool = False,
   soft_labels: bool = False,
+  counterfactuals: bool = False,
 ) -> Iterator[tuple[str, list[dict]]]:
   """(file name, its objects) of the whole benchmark."""
   errors = {**ERRORS, 'weight': weight_errors}
-  rng, more, judge = (random.Random(SEED + number) for number in range(3))
+  rng, more, judge, other = (random.Random(SEED + n) for n in (0, 1, 2, 2))
   known = weights(rng)
   left = iter(pairs(known, rng))
   for split, size in SIZES.items():
@@ -199,6 +221,10 @@ def files(
         completions.append({**name, 'text': text, **notes})
         if verdicts:
           completions.append({**name, **verdict(text, right, judge)})
+        if counterfactuals and not sample:
+          label = rows[-1]['heavier']
+          if f'answer is {label}.' in text:
+            completions.append({**name, **counterfactual(label, other)})
     yield f'{split}.jsonl', rows
     yield f'llm/{split}.jsonl', completions
 
@@ -225,6 +251,11 @@ def main() -> None:
   )
   parser.add_argument('--verdicts', action='store_true')
   parser.add_argument('--logprobs', action='store_true')
+  parser.add_argument(
+    '--counterfactuals',
+    action='store_true',
+    help='Also a rationale for the wrong label of each pair.',
+  )
   given = parser.parse_args()
   out = pathlib.Path(given.out)
   (out / 'llm').mkdir(parents=True, exist_ok=True)
@@ -233,6 +264,7 @@ def main() -> None:
     weight_errors=given.weight_errors,
     verdicts=given.verdicts,
     soft_labels=given.logprobs,
+    counterfactuals=given.counterfactuals,
   )
   for name, objects in made:
     lines = [json.dumps(value) + '\n' for value in objects]

@@ -6,7 +6,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from dsbs_jax.contract import LABEL_ID, RATIONALE_ID, VERDICT_ID
+from dsbs_jax.contract import (
+  COUNTERFACTUAL_ID,
+  LABEL_ID,
+  RATIONALE_ID,
+  VERDICT_ID,
+)
 from dsbs_jax.core import joined_views
 from tests.core import test_steps
 from tests.core.layers import test_unpadding
@@ -58,20 +63,27 @@ def test_joined_views_give_the_step_of_views_apart(cells, options):
   ('cells', 'options'),
   [((2, 2), {'num_microbatches': 2, 'num_shards': 2})],
 )
-def test_three_views_are_joined_as_two_are(cells, options):
+def test_four_views_are_joined_as_two_are(cells, options):
   batch = make_batch(*cells)
   verdict = test_steps.make_rows(2, longest=2, term=VERDICT_ID, length=13)
-  batch |= test_unpadding.with_token_index({'verdict': verdict}, *cells)
-  apart, joined = steps_of(batch, verdict_weight=0.4, **options)
+  argued = test_steps.make_rows(3, longest=9, term=COUNTERFACTUAL_ID)
+  read = np.arange(11) < 3
+  argued['decoder_loss_weights'] *= ~read
+  argued['decoder_task_ids'] *= ~read
+  batch |= test_unpadding.with_token_index(
+    {'verdict': verdict, 'counterfactual': argued}, *cells
+  )
+  weights = {'verdict_weight': 0.4, 'counterfactual_weight': 0.6}
+  apart, joined = steps_of(batch, **weights, **options)
   check(apart, joined)
   _, metrics = joined
   means = {
     task: metrics[f'{task}/loss_sum'] / metrics[f'{task}/tokens']
-    for task in ('label', 'rationale', 'verdict')
+    for task in ('label', 'rationale', 'verdict', 'counterfactual')
   }
   expected = (
     0.3 * means['label'] + 0.7 * means['rationale'] + 0.4 * means['verdict']
-  )
+  ) + 0.6 * means['counterfactual']
   np.testing.assert_allclose(metrics['loss'], expected, rtol=1e-5)
 
 

@@ -55,7 +55,8 @@ def slow_token_loss(logits, target, z_loss, smoothing):
 
 def slow_objective(config, batch, logits):
   """Token means in float64, one token at a time."""
-  sums, counts = dict.fromkeys((1, 2, 3), 0.0), dict.fromkeys((1, 2, 3), 0)
+  ids = contract.TASK_IDS.values()
+  sums, counts = dict.fromkeys(ids, 0.0), dict.fromkeys(ids, 0)
   for view, rows in batch.items():
     for row, column in np.ndindex(rows['decoder_target_tokens'].shape):
       if rows['decoder_loss_weights'][row, column]:
@@ -67,11 +68,15 @@ def slow_objective(config, batch, logits):
           config.z_loss,
           config.label_smoothing,
         )
-  label, rationale, verdict = (
-    sums[term] / counts[term] if counts[term] else 0.0 for term in (1, 2, 3)
+  label, rationale, verdict, counterfactual = (
+    sums[term] / counts[term] if counts[term] else 0.0 for term in ids
   )
   paper = config.alpha * label + (1 - config.alpha) * rationale
-  return paper + config.verdict_weight * verdict
+  return (
+    paper
+    + config.verdict_weight * verdict
+    + config.counterfactual_weight * counterfactual
+  )
 
 
 def whole_loss(config, batch, hidden, kernel, chunk_tokens=0):
@@ -105,7 +110,7 @@ def mixed_batch():
   return batch, {'mixture': make_hidden(2, batch['mixture'])}
 
 
-def three_tasks():
+def all_tasks():
   batch = {'mixture': make_rows(2, 9, 7, list(contract.TASK_IDS.values()))}
   return batch, {'mixture': make_hidden(2, batch['mixture'])}
 
@@ -130,9 +135,13 @@ def test_loss_equals_the_float64_reference(alpha, make_batch, extras):
 
 
 @pytest.mark.parametrize('weight', [0.0, 0.7])
-def test_verdicts_are_a_third_term_with_a_weight_of_its_own(weight):
-  batch, hidden = three_tasks()
-  config = objective.Distillation(alpha=0.3, verdict_weight=weight)
+@pytest.mark.parametrize('task', ['verdict', 'counterfactual'])
+def test_further_tasks_are_terms_with_a_weight_of_their_own(task, weight):
+  batch, hidden = all_tasks()
+  # Some targets are only read.
+  batch['mixture']['decoder_loss_weights'][:, 1] = 0.0
+  batch['mixture']['decoder_task_ids'][:, 1] = 0
+  config = objective.Distillation(alpha=0.3, **{f'{task}_weight': weight})
   kernel = make_kernel()
   logits = {'mixture': hidden['mixture'].astype(np.float64) @ kernel}
   expected = slow_objective(config, batch, logits)
@@ -141,7 +150,8 @@ def test_verdicts_are_a_third_term_with_a_weight_of_its_own(weight):
   chunked, _ = whole_loss(config, batch, hidden, kernel, chunk_tokens=20)
   np.testing.assert_allclose(chunked, expected, rtol=1e-6)
   # Without a weight the task is no part of the program.
-  assert ('verdict/loss_sum' in sums) == (weight > 0)
+  assert (f'{task}/loss_sum' in sums) == (weight > 0)
+  assert config.further_tasks == ((task,) if weight else ())
 
 
 def add_soft_targets(rows, seed=5, width=3):

@@ -52,12 +52,22 @@ def make_mixture():
 
 
 @functools.cache
-def jitted_step(config=CONFIG, alpha=0.3, verdict_weight=0.0, **options):
+def jitted_step(
+  config=CONFIG,
+  alpha=0.3,
+  verdict_weight=0.0,
+  counterfactual_weight=0.0,
+  **options,
+):
   transformation = make_optimizer()
   return models.jit(
     steps.make_train_step(
       config,
-      objective.Distillation(alpha=alpha, verdict_weight=verdict_weight),
+      objective.Distillation(
+        alpha=alpha,
+        verdict_weight=verdict_weight,
+        counterfactual_weight=counterfactual_weight,
+      ),
       transformation,
       run_key=RUN_KEY,
       **options,

@@ -73,21 +73,27 @@ def write(folder, *, name='cqa', splits=tuple(SIZES), **options):
 
 
 def judged(examples):
-  """The same with verdicts on two of three rationales."""
+  """The same: verdicts on two of three, counterfactuals on two others."""
   return [
-    dataclasses.replace(example, verdict=('yes', 'no', '')[number % 3])
+    dataclasses.replace(
+      example,
+      verdict=('yes', 'no', '')[number % 3],
+      counterfactual=('7', f'Ann eats {number}, so 7.') if number % 3 else (),
+    )
     for number, example in enumerate(examples)
   ]
 
 
 def write_judged(folder, examples, *, name='cqa'):
-  """Writes a prepared train split with verdicts."""
+  """Writes a prepared train split with verdicts and counterfactuals."""
   return store.write(
     name,
     {'train': judged(examples)},
     data_dir=folder,
     about={'source': 'invented'},
-    counts=lambda split: {'counts': {'verdicts': {'yes': 15, 'no': 15}}},
+    counts=lambda split: {
+      'counts': {'verdicts': {'yes': 15, 'no': 15}, 'counterfactuals': 30}
+    },
   )
 
 

@@ -93,7 +93,9 @@ def test_typical_rows_have_room_for_their_tokens_at_every_batch_size():
       mixture_or_task_name='cqa_gt_dsbs',
       skip_padding=True,
       batch_size=batch_size,
-      objective=objective.Distillation(verdict_weight=batch_size % 2),
+      objective=objective.Distillation(
+        verdict_weight=batch_size % 2, counterfactual_weight=batch_size % 2
+      ),
     )
     for multiple in (1, 8):
       for shape in batch_shapes.typical(run, multiple=multiple).values():
@@ -101,6 +103,6 @@ def test_typical_rows_have_room_for_their_tokens_at_every_batch_size():
         assert shape.rows * shape.inputs >= shape.input_slots
         assert shape.rows * shape.targets >= shape.target_slots
     label, rationale, *more = batch_shapes.typical(run, multiple=1).values()
-    assert len(more) == batch_size % 2
+    assert len(more) == 2 * (batch_size % 2)
     assert label.input_slots * 64 >= 3408 * batch_size
     assert rationale.input_slots * 64 >= 3472 * batch_size

@@ -82,4 +82,12 @@ def answer(question: str, sample: int) -> str:
   return f'{said} The answer is {a + b + wrong}.'
 
 
+# The same sums as multiple choice: right, or up to three more.
+CHOICES = dataclasses.replace(
+  BENCHMARK,
+  name='sum_choices',
+  options=lambda row: [str(int(row['a']) + more) for more in range(4)],
+)
+
 benchmark.add(BENCHMARK)
+benchmark.add(CHOICES)

@@ -23,7 +23,7 @@ def questions(out, template=verdicts.DEFAULT):
       said, parsing.Parsed
     ):
       row = sums.row(int(line['id'].removeprefix('train-')))
-      asked[line['id']] = verdicts.fill(
+      asked[line['id']] = verdicts.TEMPLATE.fill(
         template,
         {
           'input': row['q'],

@@ -157,6 +157,7 @@ def test_a_mixture_without_ids_says_what_to_do(mixture):
   [
     ({'alpha_schedule': 'tscl'}, "ALPHA_SCHEDULE is 'tscl', expected None"),
     ({'verdict_weight': 0.1}, 'VERDICT_WEIGHT is 0.1, expected 0'),
+    ({'counterfactual_weight': 0.1}, 'COUNTERFACTUAL_WEIGHT is 0.1, expe'),
     ({'soft_label_weight': 0.1}, 'SOFT_LABEL_WEIGHT is 0.1, expected 0'),
   ],
 )
@@ -165,10 +166,11 @@ def test_terms_that_t5x_does_not_train_are_refused(parts, further, named):
     parts.model(None, **further)
 
 
-def test_the_verdict_task_is_refused():
+@pytest.mark.parametrize('task', ['cqa_verdict', 'cqa_counterfactual'])
+def test_further_tasks_are_refused(task):
   from dsbs_jax.interop import t5x_batches
 
-  with pytest.raises(contract.UserError, match="'cqa_verdict', expected a ta"):
+  with pytest.raises(contract.UserError, match=f"'{task}', expected a ta"):
     t5x_batches.vocabulary(
-      spec='bytes', data_dir=None, prefixes=None, task='cqa_verdict'
+      spec='bytes', data_dir=None, prefixes=None, task=task
     )

@@ -131,16 +131,18 @@ class Packer:
       )
     )
     ids, terms = target.ids(), self.table.terms[positions]
+    weights = target.repeat(np.ones(len(positions)), np.float32)
+    if self.table.task_ids is None:
+      task_ids = target.repeat(terms, np.int32)
+    else:
+      task_ids = target.take(self.table.task_ids)
+      weights *= task_ids > 0  # the others are only read
     rows = {
       'encoder_input_tokens': source.ids(self.table.input_end),
       'decoder_input_tokens': target.shifted(ids, packed=self.packed),
       'decoder_target_tokens': ids,
-      'decoder_loss_weights': target.repeat(
-        np.ones(len(positions)), np.float32
-      ),
-      'decoder_task_ids': target.repeat(terms, np.int32)
-      if self.table.task_ids is None
-      else target.take(self.table.task_ids),
+      'decoder_loss_weights': weights,
+      'decoder_task_ids': task_ids,
     }
     if self.packed:
       rows |= {

@@ -20,7 +20,8 @@ class TokenTable:
     inputs: encoder ids.
     targets: decoder ids.
     terms: [N] int32, the task id of all target tokens of an example.
-    task_ids: the task id of each target token; None where `terms` tells.
+    task_ids: the task id of each target token, 0 where it is only read; None
+      where `terms` tells.
     input_end: what ends an input, also one that is cut.
     soft: soft targets of the examples' tokens, if there are any.
   """

@@ -20,6 +20,8 @@ FIELDS = ('index', *TEXT_FIELDS)
 # Answer choices, as a JSON array.
 OPTIONS = 'options'
 VERDICT = 'verdict'
+# A wrong label and a rationale for it, as a JSON array, empty without.
+COUNTERFACTUAL = 'counterfactual'
 # Probabilities of the labels, as a JSON array.
 LABEL_PROBS = 'label_probs'
 
@@ -38,6 +40,8 @@ class Digest:
       values.append(example.options)
     if example.verdict:
       values.append({VERDICT: example.verdict})
+    if example.counterfactual:
+      values.append({COUNTERFACTUAL: example.counterfactual})
     if example.label_probs:
       values.append({LABEL_PROBS: example.label_probs})
     line = json.dumps(values, ensure_ascii=False, separators=(',', ':'))
@@ -76,9 +80,11 @@ def checked(
         f'{row} has a blank input or label, expected text in both. Fix or'
         ' drop the row.'
       )
-    for field in TEXT_FIELDS:
+    texts = {field: getattr(example, field) for field in TEXT_FIELDS}
+    texts[COUNTERFACTUAL] = ''.join(example.counterfactual)
+    for field, text in texts.items():
       try:
-        getattr(example, field).encode()
+        text.encode()
       except UnicodeEncodeError as error:
         raise contract.UserError(
           f'{row}: {field} is not valid Unicode ({error}). Fix or drop the row.'

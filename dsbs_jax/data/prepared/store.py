@@ -30,6 +30,11 @@ from dsbs_jax.data.prepared import (
 
 VERSION = '1.0.0'
 Split = Iterable[benchmark.Example]
+# What a pass of its own asks the LLM for -> how that is called.
+_ASKED_FOR = {
+  'verdict': 'verdicts of an LLM on its rationales',
+  'counterfactual': 'rationales of an LLM for wrong labels',
+}
 
 
 def dataset_name(name: str) -> str:
@@ -139,13 +144,12 @@ class Prepared:
   def check_targets(self, name: contract.TaskName) -> None:
     """Raises UserError where most targets of a task in train lack a text."""
     counts = self._about('train').get('counts', {})
-    if name.form == 'verdict':
-      if not counts.get('verdicts'):
+    if name.form in _ASKED_FOR:
+      if not counts.get(f'{name.form}s'):
         raise contract.UserError(
-          f'{folder(self.name, self.data_dir)} has no verdicts of an LLM on its'
-          f' rationales, expected some for {name}. Ask for them with dsbs'
-          ' extract --verdicts, and prepare the benchmark again with'
-          ' --overwrite.'
+          f'{folder(self.name, self.data_dir)} has no {_ASKED_FOR[name.form]},'
+          f' expected some for {name}. Ask for them with dsbs extract'
+          f' --{name.form}s, and prepare the benchmark again with --overwrite.'
         )
       return
     uses_rationales = name.form not in ('finetune', 'label')
@@ -357,6 +361,9 @@ def _example(record: Mapping[str, Any]) -> benchmark.Example:
     index=int(record['index']),
     options=tuple(options),
     verdict=_text(record.get(fingerprints.VERDICT, '')),
+    counterfactual=tuple(
+      json.loads(_text(record.get(fingerprints.COUNTERFACTUAL, '[]')))
+    ),
     label_probs=tuple(
       json.loads(_text(record.get(fingerprints.LABEL_PROBS, '[]')))
     ),

@@ -52,6 +52,7 @@ def build(
       features['index'] = tfds.features.Scalar(np.int64)
       features[fingerprints.OPTIONS] = tfds.features.Text()
       features[fingerprints.VERDICT] = tfds.features.Text()
+      features[fingerprints.COUNTERFACTUAL] = tfds.features.Text()
       features[fingerprints.LABEL_PROBS] = tfds.features.Text()
       return tfds.core.DatasetInfo(
         builder=self,
@@ -76,6 +77,7 @@ def build(
         fields = {f: getattr(example, f) for f in fingerprints.FIELDS}
         fields[fingerprints.OPTIONS] = json.dumps(example.options)
         fields[fingerprints.VERDICT] = example.verdict
+        fields[fingerprints.COUNTERFACTUAL] = json.dumps(example.counterfactual)
         fields[fingerprints.LABEL_PROBS] = json.dumps(example.label_probs)
         yield position, fields
       self.info.metadata['splits'][split] = {

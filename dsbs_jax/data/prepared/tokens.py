@@ -40,6 +40,8 @@ _FORMAT = 2
 _SECONDS_BETWEEN_LINES = 5.0
 _TEXTS = ('example_id', 'input', 'target', 'answer')
 _RAGGED = ('inputs', 'targets', *_TEXTS)
+# And where some targets are only read, the task id of each, 0 for those.
+_TASK_IDS = 'task_ids'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,8 +83,10 @@ class Tokens:
     inputs: encoder ids of each example, with what its vocabulary ends them by.
     targets: decoder ids of each example, EOS_ID last.
     index: [N] int64, position in the original file.
-    term: the task id of every target token, or None where `task_ids` tells.
-    task_ids: the task id of each target token, where they differ.
+    term: the task id of every target token that is trained on, or None where
+      `task_ids` tells.
+    task_ids: the task id of each target token, where they differ; 0 where it
+      is only read.
     texts: one Ragged of UTF-8 bytes for each of example_id, input, target
       (as prepared) and answer (what the metric compares with: the label,
       passed through the vocabulary).
@@ -238,7 +242,11 @@ def _tokenise(
     inputs = [task_forms.source(name.form, e, prefix=prefix) for e in batch]
     targets = [
       task_forms.target(
-        name.form, label=label, rationale=e.rationale, verdict=e.verdict
+        name.form,
+        label=label,
+        rationale=e.rationale,
+        verdict=e.verdict,
+        counterfactual=e.counterfactual,
       )
       for e, label in zip(batch, labels, strict=True)
     ]
@@ -246,9 +254,9 @@ def _tokenise(
     answers = [vocabulary.decode(i) for i in vocabulary.encode_all(answers)]
     index += [e.index for e in batch]
     ids = vocabulary.encode_inputs(inputs), target_ids(vocabulary, targets)
-    if name.form == 'verdict':  # a row without one has no token at all
+    if name.form in task_forms.OPTIONAL:  # a row without one has no token
       ids = [
-        [row if e.verdict else [] for e, row in zip(batch, side, strict=True)]
+        [row if text else [] for text, row in zip(inputs, side, strict=True)]
         for side in ids
       ]
     added = {
@@ -259,6 +267,18 @@ def _tokenise(
       'target': pack_texts(targets),
       'answer': pack_texts(answers),
     }
+    if name.form == 'counterfactual':
+      read = [task_forms.read_only(e.counterfactual).rstrip() for e in batch]
+      added[_TASK_IDS] = ragged.pack(
+        [
+          _task_ids(row, only_read, contract.COUNTERFACTUAL_ID)
+          for row, only_read in zip(
+            ids[1], vocabulary.encode_all(read), strict=True
+          )
+        ],
+        np.int32,
+      )
+      columns.setdefault(_TASK_IDS, [])
     for field, column in added.items():
       columns[field].append(column)
     if time.monotonic() - told > _SECONDS_BETWEEN_LINES:
@@ -267,6 +287,19 @@ def _tokenise(
       line = f'tokenising {name} {split}: {done:,} of {total:,}'
       print(line, file=sys.stderr, flush=True)
   return index, columns
+
+
+def _task_ids(
+  target: Sequence[int], read: Sequence[int], term: int
+) -> np.ndarray:
+  """The term of each target, 0 for those at the start that are only read.
+
+  A token across the boundary, as some vocabularies have, is trained on.
+  """
+  both = min(len(target), len(read))
+  differs = np.flatnonzero(np.array(target[:both]) != np.array(read[:both]))
+  start = differs[0] if len(differs) else both
+  return np.where(np.arange(len(target)) < start, 0, term)
 
 
 def target_ids(
@@ -289,15 +322,17 @@ def _open(
   *,
   vocabulary: vocabularies.Vocabulary,
 ) -> Tokens:
-  columns, index = array_folder.opened(folder, _RAGGED)
+  form = contract.parse_task_name(name).form
+  more = (_TASK_IDS,) if form == 'counterfactual' else ()
+  columns, index = array_folder.opened(folder, (*_RAGGED, *more))
   return Tokens(
     name=name,
     split=split,
     inputs=columns['inputs'],
     targets=columns['targets'],
     index=index,
-    term=contract.term_of(contract.parse_task_name(name).form),
-    task_ids=None,
+    term=contract.term_of(form),
+    task_ids=columns.get(_TASK_IDS),
     texts={field: columns[field] for field in _TEXTS},
     vocabulary=vocabulary,
   )

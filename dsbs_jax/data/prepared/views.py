@@ -2,7 +2,7 @@
 """A task's or mixture's name -> the tokens behind each row group."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -18,7 +18,7 @@ def load(
   paired: bool = True,
   rates: Mapping[str, float] | None = None,
   rationale_choice: str = rationale_rules.FIRST,
-  verdicts: bool = False,
+  further_tasks: Sequence[str] = (),
 ) -> tuple[dict[str, list[tokens.Tokens]], list[float] | None]:
   """The tasks behind each row group of a batch.
 
@@ -32,7 +32,8 @@ def load(
       mixture's own, equal for `_dsbs`.
     rationale_choice: which of a row's several rationales visits in train
       choose from, a rule of `rationale_rules`.
-    verdicts: whether a `_dsbs` mixture has the verdict task, too.
+    further_tasks: names of `contract.TASK_IDS` that a `_dsbs` mixture has, too.
+      Of these a `_single` task takes 'counterfactual'.
 
   Returns:
     The tokens of each row group, and the rate of each task where they are
@@ -69,10 +70,14 @@ def load(
 
   if parsed.form != 'dsbs':
     view = _VIEW_OF_TERM[contract.term_of(parsed.form)]
-    return {view: [load_task(name)]}, None
-  names = tasks_of(parsed)
-  if verdicts:
-    names += (str(contract.TaskName(parsed.benchmark, None, 'verdict')),)
+    further_tasks = set(further_tasks) & _WITH.get(parsed.form, set())
+    if not further_tasks:
+      return {view: [load_task(name)]}, None
+    paired = True
+  names = tasks_of(parsed) + tuple(
+    str(contract.TaskName(parsed.benchmark, None, form))
+    for form in further_tasks
+  )
   tasks = [load_task(task) for task in names]
   if not paired:
     return _mixture(tasks, [1.0] * len(tasks), rates)
@@ -86,6 +91,8 @@ def load(
   return {_VIEW_OF_TERM[task.term]: [task] for task in tasks}, None
 
 
+# Further tasks of what is no mixture.
+_WITH = {'single': {'counterfactual'}}
 _VIEW_OF_TERM = {task_id: name for name, task_id in contract.TASK_IDS.items()}
 
 

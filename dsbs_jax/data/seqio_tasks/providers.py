@@ -37,7 +37,7 @@ def add(benchmark: benchmark_lib.Benchmark, source_fn: SourceFn) -> None:
     source_fn: called whenever a task is used.
   """
   name = benchmark.name
-  for form in contract.WITHOUT_LABEL:
+  for form in ('rationale', 'verdict'):
     _add_task(benchmark, contract.TaskName(name, None, form), source_fn)
   for source in contract.LABEL_SOURCES:
     for form in ('finetune', 'label', *task_forms.MARKERS):

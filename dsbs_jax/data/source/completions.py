@@ -9,6 +9,7 @@ writes, and the user's own). Both check that nothing is left over.
 import array
 import dataclasses
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
@@ -23,6 +24,8 @@ COMPLETION = 'completion'
 RATIONALIZATION = 'rationalization'
 FAILURE = 'failure'
 VERDICT = 'verdict'
+COUNTERFACTUAL = 'counterfactual'
+_KINDS = COMPLETION, RATIONALIZATION, COUNTERFACTUAL
 
 _THINK, _THOUGHT = '<think>', '</think>'
 
@@ -40,6 +43,8 @@ class Sample:
     model: who wrote it; '' where that is not said.
     verdict: whether the LLM called it right when it was asked, see
       `parsing.verdict`; '' where it was not asked.
+    wrong_label: what the prompt asked to argue for, in place of what is right;
+      '' for other samples.
     logprobs: of the answer's tokens, see `soft_labels`; () where not given.
   """
 
@@ -48,6 +53,7 @@ class Sample:
   hinted: bool = False
   model: str = ''
   verdict: str = ''
+  wrong_label: str = ''
   logprobs: Sequence[soft_labels.Token] = ()
 
 
@@ -134,8 +140,8 @@ class ById(Completions):
   """JSON lines with an `id`, in any order; only their offsets are in memory.
 
   Lines are told apart by their `kind`: completions (also lines without one),
-  rationalizations, verdicts and failures are read, all others are skipped. A
-  verdict counts if the completion still reads as it was judged. Of two lines
+  rationalizations, verdicts, counterfactuals and failures are read, all others
+  are skipped. A verdict counts if the completion still reads as it was judged. Of two lines
   with the same id, sample and kind the first wins, or the last one with
   `retry`. A last line that was cut by a kill is left out and counted in `torn`.
 
@@ -185,7 +191,7 @@ class ById(Completions):
           verdicts[judged] = line['text']
         verdicts.setdefault(judged, line['text'])
         continue
-      hinted = line.get('kind') == RATIONALIZATION
+      kind = _KINDS.index(line.get('kind', COMPLETION))
       number = line.get('sample') or 0
       model = str(line.get('model') or '')
       text = line['text']
@@ -194,13 +200,14 @@ class ById(Completions):
       sample = Sample(
         _encodable(text),
         number,
-        hinted,
+        _KINDS[kind] == RATIONALIZATION,
         model,
+        wrong_label=line['hint'] if _KINDS[kind] == COUNTERFACTUAL else '',
         logprobs=answer_notes.logprobs(line.get('logprobs')),
       )
       if line.get('retry'):
-        samples[hinted, number] = sample
-      samples.setdefault((hinted, number), sample)
+        samples[kind, number] = sample
+      samples.setdefault((kind, number), sample)
     if failed and not samples:
       return None
     return tuple(
@@ -286,9 +293,9 @@ def split_reasoning(text: str) -> tuple[str, str]:
 def _with_verdict(
   sample: Sample, verdicts: Mapping[tuple[int, str], str]
 ) -> Sample:
-  """The sample with the verdict on it; those on hinted ones are not asked."""
+  """The sample with the verdict on it; completions alone are judged."""
   said = verdicts.get((sample.number, answer_notes.digest(sample.text)))
-  if sample.hinted or said is None:
+  if sample.hinted or sample.wrong_label or said is None:
     return sample
   answer, _ = split_reasoning(said)
   return dataclasses.replace(sample, verdict=parsing.verdict(answer))
@@ -298,13 +305,15 @@ def _is_sample(line: Any, place: str) -> bool:
   """Whether a line is about a row; checks the ones that are."""
   known = isinstance(line, dict)
   kind = line.get('kind', COMPLETION) if known else None
-  if known and kind not in (COMPLETION, RATIONALIZATION, VERDICT, FAILURE):
+  if known and kind not in (*_KINDS, VERDICT, FAILURE):
     return False
-  wanted = ('id',) if kind == FAILURE else ('id', 'text')
+  wanted = {FAILURE: ('id',), COUNTERFACTUAL: ('id', 'text', 'hint')}.get(
+    kind, ('id', 'text')
+  )
   if not known or not all(isinstance(line.get(key), str) for key in wanted):
     raise contract.UserError(
       f'{place} is {str(line)[:60]!r}, expected an object with the strings'
-      ' "id" and "text". Fix or drop the line.'
+      f' {" and ".join(map(json.dumps, wanted))}. Fix or drop the line.'
     )
   sample = line.get('sample') or 0
   if not isinstance(sample, int):

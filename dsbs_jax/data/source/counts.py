@@ -38,6 +38,9 @@ class Counts:
     rationales: rationales that rows with several have to choose from, before
       the rules of `filters`.
     soft_labels: answered rows whose LLM told how likely each label is.
+    counterfactuals: answered rows with a rationale that the LLM wrote for a
+      wrong label.
+    counterfactuals_asked: rows for which it was asked for one.
     verdicts: what the LLM said of completions, see `parsing.verdict` -> how
       often.
   """
@@ -61,6 +64,8 @@ class Counts:
   rationales: int = 0
   verdicts: Mapping[str, int] = dataclasses.field(default_factory=dict)
   soft_labels: int = 0
+  counterfactuals: int = 0
+  counterfactuals_asked: int = 0
 
   @property
   def accuracy(self) -> float | None:
@@ -110,7 +115,11 @@ class CountsBuilder:
     """
     self._statuses[example.status] += 1
     hints_count = example.status == joining.RATIONALIZED
-    self._models.update(s.model for s in samples if hints_count or not s.hinted)
+    self._models.update(
+      s.model
+      for s in samples
+      if not s.wrong_label and (hints_count or not s.hinted)
+    )
     self._verdicts.update(s.verdict for s in samples if s.verdict)
     add = self._numbers
     add['rows'] += 1
@@ -128,6 +137,8 @@ class CountsBuilder:
     add['blank_rationales'] += not rationale
     add['blank_labels'] += not label
     add['outside_labels'] += bool(problem)
+    add['counterfactuals'] += bool(example.counterfactual)
+    add['counterfactuals_asked'] += any(s.wrong_label for s in samples)
     add['soft_labels'] += bool(example.label_probs)
     add['scored'] += example.correct is not None
     add['correct'] += correct

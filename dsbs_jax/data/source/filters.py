@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dsbs_jax import contract
 from dsbs_jax.data import benchmark as benchmark_lib
 from dsbs_jax.data import conclusions, parsing
-from dsbs_jax.data.source import joining, rows
+from dsbs_jax.data.source import counterfactuals, joining, rows
 
 Rule = Callable[
   [benchmark_lib.Benchmark, rows.Row, benchmark_lib.Example],
@@ -165,8 +165,13 @@ def _relabelled(
 ) -> benchmark_lib.Example:
   """The example with these rationales, judged by its label as it is now."""
   said = [(r.text, r.label) for r in kept]
+  wrong = example.counterfactual
+  if wrong and counterfactuals.is_same(benchmark, wrong[0], example.llm_label):
+    wrong = ()
   return dataclasses.replace(
-    example, rationales=joining.all_rationales(benchmark, said, example)
+    example,
+    rationales=joining.all_rationales(benchmark, said, example),
+    counterfactual=wrong,
   )
 
 

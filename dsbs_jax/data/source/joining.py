@@ -106,9 +106,10 @@ def join(
     The example. Nothing is filtered: what could not be parsed carries the
     parser's sentinels and a status other than 'parsed'.
   """
-  asked = [s for s in samples or () if not s.hinted]
+  plain = [s for s in samples or () if not s.wrong_label]
+  asked = [s for s in plain if not s.hinted]
   free = [parse(s.text) for s in asked]
-  hinted = [parse(s.text) for s in samples or () if s.hinted]
+  hinted = [parse(s.text) for s in plain if s.hinted]
   if free:
     result, votes = majority_vote(benchmark, free)
   else:

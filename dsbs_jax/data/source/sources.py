@@ -14,6 +14,7 @@ from dsbs_jax import contract
 from dsbs_jax.data import benchmark as benchmark_lib
 from dsbs_jax.data.source import (
   archive,
+  counterfactuals,
   file_layout,
   filters,
   joining,
@@ -243,6 +244,15 @@ class Examples:
         parse=parse,
         rationalized=self.rationalized,
       )
+      wrong = counterfactuals.of_example(
+        self.benchmark,
+        row,
+        samples or (),
+        parse=parse,
+        llm_label=example.llm_label,
+      )
+      if wrong:
+        example = dataclasses.replace(example, counterfactual=wrong)
       yield row, samples or (), example
     said.finish(num_rows)
     if not num_rows:

@@ -38,6 +38,7 @@ def test_examples_come_back_in_order_also_through_tfds(source):
     'status',
     'options',
     'verdict',
+    'counterfactual',
     'label_probs',
   }
   assert records[0]['input'].decode() == first.input

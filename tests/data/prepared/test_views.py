@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verdict task beside labels and rationales: which rows have it, and how."""
+"""Further tasks beside labels and rationales: which rows have them, and how."""
+
+import dataclasses
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from tests.data import small_prepared
 
 @pytest.fixture(scope='module')
 def judged(source, tmp_path_factory):
-  """Prepared examples, two of three with a verdict."""
+  """Prepared examples, two of three with a verdict or a counterfactual."""
   folder = tmp_path_factory.mktemp('judged')
   small_prepared.write_judged(folder, small_prepared.examples('train'))
   return tokens.Source(str(folder), source.vocabulary)
@@ -41,6 +43,59 @@ def test_other_tasks_are_the_same_with_verdicts_and_without(source, judged):
       )
 
 
+@pytest.mark.parametrize('spec', [None, 'bytes'])
+def test_a_counterfactuals_rationale_is_read_and_its_label_trained(
+  judged, spec
+):
+  source = dataclasses.replace(judged, vocabulary=spec or judged.vocabulary)
+  found = tokens.load('cqa_counterfactual', 'train', source)
+  examples = small_prepared.judged(small_prepared.examples('train'))
+  for position, example in enumerate(examples):
+    task_ids = found.task_ids[position]
+    target = found.targets[position]
+    assert len(task_ids) == len(target)
+    if not example.counterfactual:
+      assert not len(found.inputs[position]) + len(target)
+      continue
+    label, rationale = example.counterfactual
+    text = f'{rationale} [label] {label}'
+    assert found.target_text(position) == text
+    assert found.input_text(position) == f'[counterfactual] {example.input}'
+    assert found.vocabulary.decode(target) == text.strip()
+    trained = target[task_ids == contract.COUNTERFACTUAL_ID]
+    assert found.vocabulary.decode(trained).strip() == label
+    assert trained[-1] == contract.EOS_ID
+    read = target[task_ids == 0]
+    assert found.vocabulary.decode(read) == f'{rationale} [label]'
+
+
+@pytest.mark.parametrize('layout', [layouts.Padded(), layouts.Packed()])
+def test_targets_that_are_read_have_no_weight(judged, layout):
+  order = batch_order.BatchOrder(batch_size=8, seed=3)
+  name, further = 'cqa_gt_single', ('verdict', 'counterfactual')
+  opened = loader.open(
+    name, judged, order, layout=layout, further_tasks=further
+  )
+  batch = opened.batch(1)
+  # SCOTT's two losses; a single task has no verdicts.
+  assert list(batch) == ['label', 'counterfactual']
+  rows = batch['counterfactual']
+  real = rows['decoder_target_tokens'] > 0
+  trained = rows['decoder_task_ids'] == contract.COUNTERFACTUAL_ID
+  np.testing.assert_array_equal(rows['decoder_loss_weights'], trained)
+  assert not rows['decoder_task_ids'][~trained].any()
+  assert 0 < trained.sum() < real.sum() / 2
+  # What is read stands before what is trained on.
+  np.testing.assert_array_equal(
+    rows['decoder_input_tokens'][:, 1:][real[:, :-1] & trained[:, 1:]],
+    rows['decoder_target_tokens'][:, :-1][real[:, :-1] & trained[:, 1:]],
+  )
+  table = tokens.load('cqa_counterfactual', 'train', judged)
+  expected = [i for p in opened.positions(1) for i in table.targets[p]]
+  found = rows['decoder_target_tokens'][real].tolist()
+  assert sorted(found) == sorted(expected)
+
+
 @pytest.mark.parametrize(
   'layout', [layouts.Padded(), layouts.Packed(), layouts.Bucketed()]
 )
@@ -51,7 +106,7 @@ def test_a_batch_has_the_verdicts_of_its_rows(judged, layout):
     judged,
     order,
     layout=layout,
-    verdicts=True,
+    further_tasks=('verdict',),
     skip_padding=True,
   )
   plain = loader.open('cqa_gt_dsbs', judged, order, layout=layout)
@@ -78,13 +133,20 @@ def test_a_batch_has_the_verdicts_of_its_rows(judged, layout):
 
 def test_a_sampled_mixture_has_the_task_too(judged):
   found, rates = views.load(
-    'cqa_gt_dsbs', 'train', judged, paired=False, verdicts=True
+    'cqa_gt_dsbs', 'train', judged, paired=False, further_tasks=('verdict',)
   )
   names = [part.name for part in found['mixture']]
   assert names == ['cqa_gt_label', 'cqa_rationale', 'cqa_verdict']
   assert rates == [1 / 3] * 3
 
 
+def test_data_without_counterfactuals_is_refused(source):
+  with pytest.raises(ValueError, match='for wrong labels.* --counterfactuals'):
+    views.load(
+      'cqa_gt_dsbs', 'train', source, further_tasks=('counterfactual',)
+    )
+
+
 def test_data_without_verdicts_is_refused(source):
   with pytest.raises(ValueError, match='has no verdicts .* dsbs extract'):
-    views.load('cqa_gt_dsbs', 'train', source, verdicts=True)
+    views.load('cqa_gt_dsbs', 'train', source, further_tasks=('verdict',))

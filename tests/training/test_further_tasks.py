@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Counterfactuals in whole runs: what is logged, refused, and resumed."""
+
+import dataclasses
+import json
+
+import pytest
+
+from dsbs_jax.data.prepared import store
+from dsbs_jax.runtime import signals
+from dsbs_jax.training import loop, train_config
+from tests import small_runs
+from tests.data import small_prepared
+
+SHORT = (
+  'TRAIN_STEPS = 4',
+  'LOG_PERIOD = 1',
+  'EVAL_PERIOD = 4',
+  'EVAL_SPLITS = ()',
+  'DROPOUT_RATE = 0.0',
+)
+COUNTERFACTUAL = 'COUNTERFACTUAL_WEIGHT = 0.5'
+SINGLE = 'MIXTURE_OR_TASK_NAME = svamp_gt_single'
+
+
+@pytest.fixture(scope='module')
+def data_dir(tmp_path_factory):
+  """A few rows of ours, two of three with a counterfactual."""
+  folder = tmp_path_factory.mktemp('data')
+  plain = small_runs.prepare(folder / 'plain')
+  rows = list(store.read('svamp', plain).examples('train'))
+  small_prepared.write_judged(folder / 'judged', rows, name='svamp')
+  return folder
+
+
+@pytest.fixture
+def run_of(data_dir, tmp_path):
+  def run_of(name, *bindings, data='judged'):
+    folders = tmp_path / name, data_dir / data
+    return small_runs.settings(*folders, *SHORT, *bindings)
+
+  return run_of
+
+
+def lines_of(run):
+  assert loop.train(run) == 0
+  return list(map(json.loads, small_runs.lines(run).splitlines()))
+
+
+def test_the_loss_has_the_task_in_any_layout(run_of):
+  """Packed rows in two microbatches learn as padded ones in one."""
+  packed, padded = (
+    lines_of(
+      run_of(f'{layout}', COUNTERFACTUAL, f'LAYOUT = @layouts.{layout}', more)
+    )
+    for layout, more in (('Packed', 'MICROBATCHES = 2'), ('Padded', 'SEED = 0'))
+  )
+  assert {line['counterfactual/tokens'] for line in packed} != {0.0}
+  for one, other in zip(packed, padded, strict=True):
+    for key in ('loss', 'counterfactual/loss', 'grad_norm'):
+      assert one[key] == pytest.approx(other[key], rel=2e-5)
+    expected = (one['label/loss'] + one['rationale/loss']) / 2
+    if one['counterfactual/tokens']:
+      expected += 0.5 * one['counterfactual/loss']
+    assert one['loss'] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_single_task_with_counterfactuals_is_that_of_scott(run_of):
+  run = run_of('single', COUNTERFACTUAL, SINGLE)
+  for line in lines_of(run):
+    assert line['counterfactual/tokens'] > 0
+    expected = line['label/loss'] + 0.5 * line['counterfactual/loss']
+    assert line['loss'] == pytest.approx(expected, rel=1e-5)
+  for task, weight in (('gt_finetune', 0.0), ('counterfactual', 1.0)):
+    other = dataclasses.replace(run, mixture_or_task_name=f'svamp_{task}')
+    found = train_config.objective_of(other).counterfactual_weight
+    assert found == weight
+
+
+def test_a_stopped_run_goes_on_as_an_unbroken_one(run_of, stop_after):
+  whole, broken = (run_of(name, COUNTERFACTUAL) for name in ('a', 'b'))
+  lines_of(whole)
+  stop_after(2)
+  assert loop.train(broken) == signals.INTERRUPTED_STATUS
+  assert loop.train(broken) == 0
+  assert small_runs.lines(whole) == small_runs.lines(broken)
+  with pytest.raises(ValueError, match='objective.counterfactual_weight'):
+    loop.train(run_of('b', 'COUNTERFACTUAL_WEIGHT = 0.4', 'TRAIN_STEPS = 6'))
+
+
+def test_what_has_no_counterfactuals_is_refused(run_of):
+  with pytest.raises(ValueError, match='COUNTERFACTUAL_WEIGHT is 0.5 with'):
+    run_of('tied', COUNTERFACTUAL, 'MI_WEIGHT = 0.1')
+  with pytest.raises(ValueError, match='no rationales of an LLM for wrong'):
+    loop.train(run_of('plain', COUNTERFACTUAL, data='plain'))
