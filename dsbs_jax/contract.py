@@ -33,8 +33,8 @@ indices: of cells):
                          core/layers/unpadding.py
 
 A *batch* is a dict of row groups. Paired batches hold {'label': rows,
-'rationale': rows}, and 'verdict' or 'counterfactual' where that task has a
-weight: views of the same examples whose target lengths may differ. A single
+'rationale': rows}, and 'verdict', 'counterfactual' or 'contrast' where these
+have a weight: views of the same examples whose target lengths may differ. A single
 task of this project gives one of them, so that its steps are those of that view
 in a pair; sampled mixtures give {'mixture': rows}.
 """
@@ -61,12 +61,14 @@ LABEL_ID = 1
 RATIONALE_ID = 2
 VERDICT_ID = 3
 COUNTERFACTUAL_ID = 4
+CONTRAST_ID = 5
 # The tasks of a row by their names, which are those of their views, too.
 TASK_IDS = {
   'label': LABEL_ID,
   'rationale': RATIONALE_ID,
   'verdict': VERDICT_ID,
   'counterfactual': COUNTERFACTUAL_ID,
+  'contrast': CONTRAST_ID,
 }
 
 # Row groups of a batch, in the order in which the train step visits them.
@@ -74,22 +76,25 @@ LABEL_VIEW = 'label'
 RATIONALE_VIEW = 'rationale'
 VERDICT_VIEW = 'verdict'
 COUNTERFACTUAL_VIEW = 'counterfactual'
+CONTRAST_VIEW = 'contrast'
 MIXTURE_VIEW = 'mixture'
 VIEWS = (
   LABEL_VIEW,
   RATIONALE_VIEW,
   VERDICT_VIEW,
   COUNTERFACTUAL_VIEW,
+  CONTRAST_VIEW,
   MIXTURE_VIEW,
 )
 
 LABEL_SOURCES = ('gt', 'llm')
 # Forms of task without a label, whose names have no source of labels.
-WITHOUT_LABEL = ('rationale', 'verdict', 'counterfactual')
+# That of 'contrast' names the view alone: it is no task.
+WITHOUT_LABEL = ('rationale', 'verdict', 'counterfactual', 'contrast')
 FORMS = (
   'finetune',
   'label',
-  *WITHOUT_LABEL,
+  *WITHOUT_LABEL[:-1],
   'single',
   'answer_first',
   'dsbs',
@@ -124,7 +129,7 @@ def parse_task_name(name: str) -> TaskName:
 
   Args:
     name: `{benchmark}_{gt|llm}_{finetune|label|single|answer_first|dsbs}`
-      or `{benchmark}_{rationale|verdict|counterfactual}`.
+      or `{benchmark}_{rationale|verdict|counterfactual|contrast}`.
 
   Returns:
     The name's parts.

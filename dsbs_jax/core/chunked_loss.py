@@ -23,6 +23,19 @@ Sums = dict[str, Array]
 ChunkLoss = Callable[[Any, Array, dict[str, Array]], tuple[Array, Sums]]
 
 
+def number(shape: tuple[int, int], chunk_tokens: int) -> int:
+  """How many chunks targets of a shape [B, T] are cut into.
+
+  Args:
+    shape: (B, T).
+    chunk_tokens: about how many targets a chunk has; 0: all.
+  """
+  if not chunk_tokens:
+    return 1
+  num_rows, length = shape
+  return -(-length // max(1, chunk_tokens // num_rows))
+
+
 def of(
   chunk_loss: ChunkLoss,
   logits_params: Any,
@@ -37,8 +50,10 @@ def of(
       loss and sums; must not close over traced values.
     logits_params: the parameters that it uses.
     targets: hidden [B, T, D], and tokens [B, T, ...] by name.
-    num_chunks: into which T is cut, padded by zeros at the end.
+    num_chunks: into which T is cut, padded by zeros at the end; 1: all at once.
   """
+  if num_chunks == 1:
+    return chunk_loss(logits_params, *targets)
   chunks = jax.tree.map(functools.partial(_cut, num_chunks=num_chunks), targets)
   return _chunked(chunk_loss, logits_params, *chunks)
 

@@ -42,7 +42,8 @@ microbatches and devices. How it is computed:
    the compiler places the sums (`partitioning.gradient_shards`).
 
 The mutual-information term (off by default) needs the probabilities of a pair's
-label when its rationale is scored; they are computed before step 3.
+label when its rationale is scored, the contrastive term (too) the losses of
+rationales; they are computed before step 3.
 
 Source: Hsieh et al. 2023, equations 1, 3 and 4; weighted as in its code.
 """
@@ -57,6 +58,7 @@ import jax.numpy as jnp
 from dsbs_jax import contract
 from dsbs_jax.core import (
   batch_parts,
+  contrast,
   joined_views,
   mutual_information,
   network,
@@ -79,6 +81,7 @@ _VIEW_KEYS = {
   contract.RATIONALE_VIEW: 1,
   contract.VERDICT_VIEW: 2,
   contract.COUNTERFACTUAL_VIEW: 3,
+  contract.CONTRAST_VIEW: 4,
 }
 
 
@@ -116,11 +119,12 @@ def batch_value_and_grad(
     num_shards: data shards that add up gradients of their own; 1 leaves the
       sums over devices to the compiler.
     chunk_tokens: target tokens of a part whose logits exist at once; 0: all.
-    num_pairs: pairs in a batch at most, for the mutual-information term.
+    num_pairs: pairs in a batch at most, for the mutual-information and the
+      contrastive term.
     join_views: whether the views of a packed batch pass through the network
       together, see `joined_views`. Not where label or rationale has no weight
-      in the whole run, nor with soft labels, which one view alone has, or the
-      mutual-information term.
+      in the whole run, nor with soft labels, which one view alone has, the
+      mutual-information or the contrastive term.
     network_params: params -> the network's parameter tree, for LoRA. What else
       it reads is constant, and no gradient of it is computed.
     alpha: float32 scalar, of a step whose alpha follows a schedule; None: that
@@ -129,7 +133,7 @@ def batch_value_and_grad(
   Returns:
     (loss, sums): float32 scalar; `{label,rationale}/{loss_sum,tokens,correct}`
       as float32 scalars, also of other tasks with a weight, and
-      `mutual_information` where it has one.
+      `mutual_information` and `contrast/...` where these have one.
     gradient: a tree like `params`, float32.
 
   Raises:
@@ -145,7 +149,7 @@ def batch_value_and_grad(
       (rows, keys), view, num_parts=num_microbatches, num_shards=num_shards
     )
   two_terms = alpha is not None or 0.0 < distillation.alpha < 1.0
-  further = distillation.mi_weight or distillation.soft_label_weight
+  further = distillation.needs_pair_ids or distillation.soft_label_weight
   if join_views and two_terms and not further:
     parts = joined_views.join_parts(parts)
 
@@ -163,6 +167,19 @@ def batch_value_and_grad(
       labels,
       weight=distillation.mi_weight,
       count=count,
+    )
+
+  constant, contrast_sums = 0.0, {}
+  if distillation.contrast_weight:
+    parts, constant, contrast_sums = contrast.of_batch(
+      network_params(params),
+      batch,
+      parts,
+      config=config,
+      distillation=distillation,
+      num_shards=num_shards,
+      num_pairs=num_pairs,
+      chunk_tokens=chunk_tokens,
     )
 
   total = None
@@ -186,7 +203,10 @@ def batch_value_and_grad(
       num_shards=num_shards,
       total=total,
     )
-  return batch_parts.sum_shards(total, num_shards)
+  (loss, sums), gradient = batch_parts.sum_shards(total, num_shards)
+  if contrast_sums:
+    loss, sums = loss + constant, sums | contrast_sums
+  return (loss, sums), gradient
 
 
 def _batch_views(batch: Batch) -> list[tuple[str, Rows]]:

@@ -12,6 +12,7 @@ no part of the program. Soft labels add a term of their own:
        + soft_label_weight * mean over the label tokens with a soft target q of
          T^2 KL(q || softmax(logits / T)), with T the soft_label_temperature
 
+and so does the contrast of rationales for right and wrong labels, see `contrast`.
 `gradients` says how the parts of a batch are added up.
 """
 
@@ -28,6 +29,8 @@ from dsbs_jax import contract
 from dsbs_jax.core import alpha_schedules, chunked_loss, cross_entropy
 
 SOFT_IDS, SOFT_PROBS = 'decoder_soft_ids', 'decoder_soft_probs'
+# Added to the factor of each target's loss: [B, T] float32, see `contrast`.
+FURTHER_WEIGHTS = 'decoder_further_weights'
 SOFT_LABELS = 'soft_labels'  # of the term, in counts and sums
 
 Array = jax.Array
@@ -56,6 +59,9 @@ class Distillation:
     counterfactual_weight: weight of the counterfactual task, see
       `data/task_forms`; 0, without that task, as in the paper. Wang et al. 2023
       (SCOTT, arXiv 2305.01879) mix it with their other loss by alpha = 0.5.
+    contrast_weight: weight of the term that makes rationales for wrong labels
+      less likely, see `core/contrast`; 0 as in the paper.
+    contrast_margin: by how much less, in nats per token.
     soft_label_weight: weight of the term of soft labels, which pulls the
       student towards the LLM's probabilities, see `data/soft_labels`; 0 as in
       the paper.
@@ -73,6 +79,8 @@ class Distillation:
   mi_weight: float = 0.0
   verdict_weight: float = 0.0
   counterfactual_weight: float = 0.0
+  contrast_weight: float = 0.0
+  contrast_margin: float = 1.0
   soft_label_weight: float = 0.0
   soft_label_temperature: float = 1.0
   alpha_schedule: alpha_schedules.Schedule = None
@@ -85,6 +93,8 @@ class Distillation:
       ('mi_weight', lambda value: True, '>= 0'),
       ('verdict_weight', math.isfinite, '>= 0'),
       ('counterfactual_weight', math.isfinite, '>= 0'),
+      ('contrast_weight', math.isfinite, '>= 0'),
+      ('contrast_margin', math.isfinite, '>= 0'),
       ('soft_label_weight', math.isfinite, '>= 0'),
       (
         'soft_label_temperature',
@@ -119,6 +129,17 @@ class Distillation:
     """The tasks with a weight beside labels and rationales, in their order."""
     further = 'verdict', 'counterfactual'
     return tuple(task for task in further if getattr(self, f'{task}_weight'))
+
+  @property
+  def further_views(self) -> tuple[str, ...]:
+    """The views that these and the contrastive term need."""
+    contrast = (contract.CONTRAST_VIEW,) if self.contrast_weight else ()
+    return self.further_tasks + contrast
+
+  @property
+  def needs_pair_ids(self) -> bool:
+    """Whether a term ties the views of an example together."""
+    return bool(self.mi_weight or self.contrast_weight)
 
   @property
   def terms(self) -> dict[str, int]:
@@ -240,15 +261,13 @@ def rows_loss(
       'soft': _has_soft(rows),
       'soft_weights': _has_soft(rows) * distillation.soft_label_weight / count,
     }
-  num_rows, length = tokens['targets'].shape
-  num_chunks = 1
-  if chunk_tokens:
-    positions = max(1, chunk_tokens // num_rows)
-    num_chunks = -(-length // positions)
-  if num_chunks <= 1:
-    return chunk_loss(logits_params, hidden, tokens)
+  if FURTHER_WEIGHTS in rows:
+    tokens['weights'] += rows[FURTHER_WEIGHTS]
   return chunked_loss.of(
-    chunk_loss, logits_params, (hidden, tokens), num_chunks=num_chunks
+    chunk_loss,
+    logits_params,
+    (hidden, tokens),
+    num_chunks=chunked_loss.number(tokens['targets'].shape, chunk_tokens),
   )
 
 

@@ -114,7 +114,7 @@ def make_train_step(
     num_microbatches: as in `gradients.batch_value_and_grad`.
     num_shards: likewise; see `partitioning.gradient_shards`.
     chunk_tokens: likewise; see `objective.rows_loss`.
-    num_pairs: likewise, for the mutual-information term.
+    num_pairs: likewise, for the terms that need pairs.
     join_views: likewise; see `joined_views`.
     lora: as in `init_state`.
     total_steps: of the run, which a named schedule of alpha divides.
@@ -125,8 +125,9 @@ def make_train_step(
     other tasks with a weight, `loss` (the
     objective), `grad_norm` (before clipping), `finite` (1 if both are finite,
     else 0), `learning_rate` if the optimizer's state has it, `alpha` if it
-    follows a schedule, and `mutual_information` (unweighted) if the objective
-    has that term.
+    follows a schedule, `mutual_information` (unweighted) and
+    `contrast/{loss_sum,tokens,correct}` (of pairs) if the objective has these
+    terms.
 
   Raises:
     UserError: num_microbatches is below 1, or the mutual-information term
@@ -144,6 +145,11 @@ def make_train_step(
       f' chunk_tokens {chunk_tokens} and num_pairs {num_pairs}, expected no'
       ' chunks, because the term needs all targets of a rationale at once, and'
       ' the number of pairs. Set chunk_tokens=0 and num_pairs=batch size.'
+    )
+  if distillation.contrast_weight and num_pairs < 1:
+    raise contract.UserError(
+      f'contrast_weight is {distillation.contrast_weight} with num_pairs'
+      f' {num_pairs}, expected the number of pairs. Set num_pairs=batch size.'
     )
 
   alpha_at = alpha_schedules.make(

@@ -10,6 +10,7 @@
   counterfactual
                 [counterfactual]  wrong rationale [label] wrong label, of which
                 input             the label alone is trained on
+  contrast      [rationale] input wrong rationale
   single        input             rationale [label] label
   answer_first  input             label [rationale] rationale
 
@@ -32,6 +33,9 @@ so that it learns to heed rationales rather than to guess past them. A row
 without such a rationale has neither input nor target. SCOTT's other loss is
 that of `single`, here without its prefix `[factual]`.
 
+`contrast` is no task but the view that the contrastive term reads beside that
+of `rationale`, see `core/contrast`.
+
 `single` is the paper's ablation, equation 5. `answer_first` is not in the
 paper: Wadhwa et al. 2024, arXiv:2406.14511, find that rationales teach more
 behind the label than before it. Its answer ends at the marker, so a student
@@ -45,8 +49,12 @@ from dsbs_jax import contract
 from dsbs_jax.data import benchmark, vocabularies
 
 SINGLE_MARKER = '[label]'
-# Forms that only some rows have: those with the field of this name.
-OPTIONAL = ('verdict', 'counterfactual')
+# Forms that only some rows have -> the field of an example that those have.
+OPTIONAL = {
+  'verdict': 'verdict',
+  'counterfactual': 'counterfactual',
+  'contrast': 'counterfactual',
+}
 # What divides the two parts of a target that holds both.
 MARKERS = {'single': SINGLE_MARKER, 'answer_first': '[rationale]'}
 
@@ -62,6 +70,7 @@ class Prefixes:
 
   def of(self, form: str) -> str:
     """The prefix of a form, '' where it has none."""
+    form = {'contrast': 'rationale'}.get(form, form)
     return getattr(self, form) if form in contract.TASK_IDS else ''
 
 
@@ -112,7 +121,7 @@ def source(form: str, example: benchmark.Example, *, prefix: str) -> str:
     example: the example.
     prefix: of the form.
   """
-  if form in OPTIONAL and not getattr(example, form):
+  if form in OPTIONAL and not getattr(example, OPTIONAL[form]):
     return ''
   text = prefix + example.input
   return f'{text} {example.rationale}' if form == 'verdict' else text
@@ -142,6 +151,8 @@ def target(
     return rationale
   if form == 'verdict':
     return verdict
+  if form == 'contrast':
+    return ''.join(counterfactual[1:])
   if form == 'counterfactual':
     return read_only(counterfactual) + ' '.join(counterfactual[:1])
   if form == 'single':

@@ -28,6 +28,7 @@ _OF_TWO_TERMS = {
   'MI_WEIGHT': 0.0,
   'VERDICT_WEIGHT': 0.0,
   'COUNTERFACTUAL_WEIGHT': 0.0,
+  'CONTRAST_WEIGHT': 0.0,
 }
 # Macros that may differ when a run is resumed: how often it evaluates and on
 # which devices, but not what it computes.

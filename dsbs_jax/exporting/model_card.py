@@ -135,10 +135,10 @@ def _facts(exported: Checkpoint, macros: Mapping[str, Any]) -> Iterator:
     alpha = metadata.get('objective', {}).get('alpha')
     yield 'alpha (weight of the label term)', escape(alpha)
     schedule = metadata.get('objective', {}).get('alpha_schedule')
-    for task in ('verdict', 'counterfactual'):
-      weight = metadata.get('objective', {}).get(f'{task}_weight')
+    for view in ('verdict', 'counterfactual', 'contrast'):
+      weight = metadata.get('objective', {}).get(f'{view}_weight')
       if weight:
-        yield f'weight of the {task} task', escape(weight)
+        yield f'weight of the {view} task or term', escape(weight)
     if schedule:
       yield 'alpha over the run', escape(schedule)
   yield 'Data', _data_text(name, data)

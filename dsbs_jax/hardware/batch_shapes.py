@@ -69,7 +69,7 @@ def of_data(run: train_config.TrainConfig, *, multiple: int) -> dict:
     ),
     skip_padding=run.skip_padding,
     rationale_choice=run.rationale_choice,
-    further_tasks=run.objective.further_tasks,
+    further_views=run.objective.further_views,
   )
   return {view: packer.shapes[0] for view, packer in data.packers.items()}
 
@@ -100,8 +100,12 @@ def typical(run: train_config.TrainConfig, *, multiple: int) -> dict:
     ),
     target_slots=label.target_slots + rationale.target_slots,
   )
-  shapes = {'verdict': verdict, 'counterfactual': answer}
-  usual = usual | {task: shapes[task] for task in run.objective.further_tasks}
+  shapes = {
+    'verdict': verdict,
+    'counterfactual': answer,
+    'contrast': rationale,
+  }
+  usual = usual | {task: shapes[task] for task in run.objective.further_views}
   single = {contract.LABEL_VIEW: rationale}
   if run.objective.counterfactual_weight:
     single[contract.COUNTERFACTUAL_VIEW] = answer

@@ -71,11 +71,12 @@ class DistillationModel(models.EncoderDecoderModel):
         f'LORA_RANK is {lora_rank}, expected 0: T5X trains all parameters. Take'
         ' the built-in engine, python -m dsbs_jax.train.'
       )
-    for task in objective.further_tasks:
+    for view in objective.further_views:
+      weight = getattr(objective, f'{view}_weight')
       raise contract.UserError(
-        f'{task.upper()}_WEIGHT is {objective.weights()[task]}, expected 0: the'
-        f' {task} task is not built for T5X, which pairs labels and rationales.'
-        ' Take the built-in engine, python -m dsbs_jax.train.'
+        f'{view.upper()}_WEIGHT is {weight}, expected 0: {view}s are not built'
+        ' for T5X, which pairs labels and rationales. Take the built-in engine,'
+        ' python -m dsbs_jax.train.'
       )
     if objective.soft_label_weight:
       raise contract.UserError(

@@ -93,6 +93,7 @@ class MetricsLog:
         ('rationale', 'rationale/loss'),
         ('verdict', 'verdict/loss'),
         ('counterfactual', 'counterfactual/loss'),
+        ('contrast', 'contrast/loss'),
       )
       if key in scalars
     )

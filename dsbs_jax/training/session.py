@@ -221,8 +221,8 @@ def open_data(
       microbatches=run.microbatches,
     ),
     skip_padding=run.skip_padding,
-    pair_ids=bool(train_config.objective_of(run).mi_weight),
+    pair_ids=train_config.objective_of(run).needs_pair_ids,
     rationale_choice=run.rationale_choice,
-    further_tasks=run.objective.further_tasks,
+    further_views=run.objective.further_views,
     soft=train_config.soft_targets(run, source),
   )

@@ -316,7 +316,7 @@ def lower_train_step(
   Raises:
     UserError: rows do not divide over the mesh and the microbatches.
   """
-  tied = bool(train_config.objective_of(run).mi_weight)
+  tied = train_config.objective_of(run).needs_pair_ids
   batch = batch_shapes(
     views, mesh, pair_ids=tied, microbatches=run.microbatches
   )

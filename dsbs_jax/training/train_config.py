@@ -220,6 +220,7 @@ def objective_of(run: TrainConfig) -> objective_lib.Distillation:
     counterfactual_weight=run.objective.counterfactual_weight
     if name.form == 'single'
     else float(term == contract.COUNTERFACTUAL_ID),
+    contrast_weight=0.0,
     alpha_schedule=None,
   )
 
@@ -278,14 +279,27 @@ def _is_pair(run: TrainConfig) -> bool:
 
 def _check_further_tasks(run: TrainConfig) -> None:
   objective = run.objective
-  foreign = views.own_name(run.mixture_or_task_name) is None
-  for task in objective.further_tasks if objective.mi_weight or foreign else ():
-    macro = f'{task.upper()}_WEIGHT'
+  name = views.own_name(run.mixture_or_task_name)
+  for view in (
+    objective.further_views if objective.mi_weight or not name else ()
+  ):
+    macro = f'{view.upper()}_WEIGHT'
+    weight = getattr(objective, f'{view}_weight')
     raise contract.UserError(
-      f'{macro} is {objective.weights()[task]} with {run.mixture_or_task_name}'
-      f' and MI_WEIGHT {objective.mi_weight}, expected a _dsbs mixture of this'
-      f' project and no other further term. Set {macro}=0.0 or change the'
-      ' others.'
+      f'{macro} is {weight} with {run.mixture_or_task_name} and MI_WEIGHT'
+      f' {objective.mi_weight}, expected a _dsbs mixture of this project and no'
+      f' other further term. Set {macro}=0.0 or change the others.'
+    )
+  if name and name.form == 'contrast':
+    raise contract.UserError(
+      f'MIXTURE_OR_TASK_NAME is {name}, expected a task: contrast is a term'
+      f' beside others. Train on {name.benchmark}_gt_dsbs with CONTRAST_WEIGHT.'
+    )
+  if objective_of(run).contrast_weight and not run.paired:
+    raise contract.UserError(
+      f'CONTRAST_WEIGHT is {objective.contrast_weight} with PAIRED False,'
+      ' expected pairs: the term compares two rationales of one example. Set'
+      ' CONTRAST_WEIGHT=0.0 or PAIRED=True.'
     )
 
 

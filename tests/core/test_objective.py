@@ -68,7 +68,7 @@ def slow_objective(config, batch, logits):
           config.z_loss,
           config.label_smoothing,
         )
-  label, rationale, verdict, counterfactual = (
+  label, rationale, verdict, counterfactual, _ = (
     sums[term] / counts[term] if counts[term] else 0.0 for term in ids
   )
   paper = config.alpha * label + (1 - config.alpha) * rationale

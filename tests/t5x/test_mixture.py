@@ -158,6 +158,7 @@ def test_a_mixture_without_ids_says_what_to_do(mixture):
     ({'alpha_schedule': 'tscl'}, "ALPHA_SCHEDULE is 'tscl', expected None"),
     ({'verdict_weight': 0.1}, 'VERDICT_WEIGHT is 0.1, expected 0'),
     ({'counterfactual_weight': 0.1}, 'COUNTERFACTUAL_WEIGHT is 0.1, expe'),
+    ({'contrast_weight': 0.1}, 'CONTRAST_WEIGHT is 0.1, expected 0'),
     ({'soft_label_weight': 0.1}, 'SOFT_LABEL_WEIGHT is 0.1, expected 0'),
   ],
 )
@@ -166,7 +167,9 @@ def test_terms_that_t5x_does_not_train_are_refused(parts, further, named):
     parts.model(None, **further)
 
 
-@pytest.mark.parametrize('task', ['cqa_verdict', 'cqa_counterfactual'])
+@pytest.mark.parametrize(
+  'task', ['cqa_verdict', 'cqa_counterfactual', 'cqa_contrast']
+)
 def test_further_tasks_are_refused(task):
   from dsbs_jax.interop import t5x_batches
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Counterfactuals in whole runs: what is logged, refused, and resumed."""
+"""Counterfactuals and contrast in whole runs: logged, refused, and resumed."""
 
 import dataclasses
 import json
@@ -20,6 +20,7 @@ SHORT = (
   'DROPOUT_RATE = 0.0',
 )
 COUNTERFACTUAL = 'COUNTERFACTUAL_WEIGHT = 0.5'
+CONTRAST = 'CONTRAST_WEIGHT = 0.25'
 SINGLE = 'MIXTURE_OR_TASK_NAME = svamp_gt_single'
 
 
@@ -47,22 +48,25 @@ def lines_of(run):
   return list(map(json.loads, small_runs.lines(run).splitlines()))
 
 
-def test_the_loss_has_the_task_in_any_layout(run_of):
+def test_the_loss_has_both_in_any_layout(run_of):
   """Packed rows in two microbatches learn as padded ones in one."""
   packed, padded = (
-    lines_of(
-      run_of(f'{layout}', COUNTERFACTUAL, f'LAYOUT = @layouts.{layout}', more)
+    lines_of(run_of(name, COUNTERFACTUAL, CONTRAST, *more))
+    for name, *more in (
+      ('packed', 'MICROBATCHES = 2', 'CHUNK_TOKENS = 32'),
+      ('padded', 'LAYOUT = @layouts.Padded'),
     )
-    for layout, more in (('Packed', 'MICROBATCHES = 2'), ('Padded', 'SEED = 0'))
   )
-  assert {line['counterfactual/tokens'] for line in packed} != {0.0}
   for one, other in zip(packed, padded, strict=True):
-    for key in ('loss', 'counterfactual/loss', 'grad_norm'):
-      assert one[key] == pytest.approx(other[key], rel=2e-5)
+    for key in ('loss', 'counterfactual/loss', 'contrast/loss', 'grad_norm'):
+      assert one[key] == pytest.approx(other[key], rel=5e-5)
     expected = (one['label/loss'] + one['rationale/loss']) / 2
-    if one['counterfactual/tokens']:
-      expected += 0.5 * one['counterfactual/loss']
+    expected += 0.5 * one['counterfactual/loss']
+    expected += 0.25 * one['contrast/loss']
     assert one['loss'] == pytest.approx(expected, rel=1e-5)
+    assert 0 < one['contrast/tokens'] < 4 and 'contrast/accuracy' in one
+  # The pairs of a batch are its rows with a rationale for a wrong label.
+  assert len({line['contrast/tokens'] for line in packed}) > 1
 
 
 def test_a_single_task_with_counterfactuals_is_that_of_scott(run_of):
@@ -73,19 +77,21 @@ def test_a_single_task_with_counterfactuals_is_that_of_scott(run_of):
     assert line['loss'] == pytest.approx(expected, rel=1e-5)
   for task, weight in (('gt_finetune', 0.0), ('counterfactual', 1.0)):
     other = dataclasses.replace(run, mixture_or_task_name=f'svamp_{task}')
-    found = train_config.objective_of(other).counterfactual_weight
-    assert found == weight
+    found = train_config.objective_of(other)
+    assert found.counterfactual_weight == weight and not found.contrast_weight
 
 
 def test_a_stopped_run_goes_on_as_an_unbroken_one(run_of, stop_after):
-  whole, broken = (run_of(name, COUNTERFACTUAL) for name in ('a', 'b'))
+  whole, broken = (run_of(name, COUNTERFACTUAL, CONTRAST) for name in 'ab')
   lines_of(whole)
   stop_after(2)
   assert loop.train(broken) == signals.INTERRUPTED_STATUS
   assert loop.train(broken) == 0
   assert small_runs.lines(whole) == small_runs.lines(broken)
   with pytest.raises(ValueError, match='objective.counterfactual_weight'):
-    loop.train(run_of('b', 'COUNTERFACTUAL_WEIGHT = 0.4', 'TRAIN_STEPS = 6'))
+    loop.train(run_of('b', 'COUNTERFACTUAL_WEIGHT = 0.4', CONTRAST))
+  with pytest.raises(ValueError, match='objective.contrast_margin'):
+    loop.train(run_of('b', COUNTERFACTUAL, CONTRAST, 'CONTRAST_MARGIN = 2.0'))
 
 
 def test_what_has_no_counterfactuals_is_refused(run_of):
@@ -93,3 +99,9 @@ def test_what_has_no_counterfactuals_is_refused(run_of):
     run_of('tied', COUNTERFACTUAL, 'MI_WEIGHT = 0.1')
   with pytest.raises(ValueError, match='no rationales of an LLM for wrong'):
     loop.train(run_of('plain', COUNTERFACTUAL, data='plain'))
+  with pytest.raises(ValueError, match='no rationales of an LLM for wrong'):
+    loop.train(run_of('plain', CONTRAST, data='plain'))
+  with pytest.raises(ValueError, match='with PAIRED False, expected pairs'):
+    run_of('sampled', CONTRAST, 'PAIRED = False')
+  with pytest.raises(ValueError, match='is svamp_contrast, expected a task'):
+    run_of('alone', 'MIXTURE_OR_TASK_NAME = svamp_contrast')

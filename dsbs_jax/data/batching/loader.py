@@ -113,7 +113,7 @@ class Loader:
     pair_ids: bool = False,
     skip_padding: bool = False,
     rationale_choice: str = rationale_rules.FIRST,
-    further_tasks: Sequence[str] = (),
+    further_views: Sequence[str] = (),
     soft: soft_labels.SoftTargets | None = None,
   ):
     """Opens the batches that a task or mixture trains on.
@@ -134,7 +134,7 @@ class Loader:
         network need not compute padding.
       rationale_choice: which of a row's several rationales its visits choose
         from, a rule of `rationale_rules`.
-      further_tasks: as in `views.load`.
+      further_views: as in `views.load`.
       soft: soft targets of the labels' tokens, see `soft_label_rows`.
 
     Raises:
@@ -147,7 +147,7 @@ class Loader:
       paired=order.paired,
       rates=order.rates,
       rationale_choice=rationale_choice,
-      further_tasks=further_tasks,
+      further_views=further_views,
     )
     self.name = name
     self._parts = next(iter(found.values()))

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from dsbs_jax import contract
-from dsbs_jax.data import benchmark, buckets, object_store
+from dsbs_jax.data import benchmark, buckets, object_store, task_forms
 from dsbs_jax.data.prepared import (
   fingerprints,
   metadata_file,
@@ -144,12 +144,13 @@ class Prepared:
   def check_targets(self, name: contract.TaskName) -> None:
     """Raises UserError where most targets of a task in train lack a text."""
     counts = self._about('train').get('counts', {})
-    if name.form in _ASKED_FOR:
-      if not counts.get(f'{name.form}s'):
+    if name.form in task_forms.OPTIONAL:
+      field = task_forms.OPTIONAL[name.form]
+      if not counts.get(f'{field}s'):
         raise contract.UserError(
-          f'{folder(self.name, self.data_dir)} has no {_ASKED_FOR[name.form]},'
+          f'{folder(self.name, self.data_dir)} has no {_ASKED_FOR[field]},'
           f' expected some for {name}. Ask for them with dsbs extract'
-          f' --{name.form}s, and prepare the benchmark again with --overwrite.'
+          f' --{field}s, and prepare the benchmark again with --overwrite.'
         )
       return
     uses_rationales = name.form not in ('finetune', 'label')

@@ -18,7 +18,7 @@ def load(
   paired: bool = True,
   rates: Mapping[str, float] | None = None,
   rationale_choice: str = rationale_rules.FIRST,
-  further_tasks: Sequence[str] = (),
+  further_views: Sequence[str] = (),
 ) -> tuple[dict[str, list[tokens.Tokens]], list[float] | None]:
   """The tasks behind each row group of a batch.
 
@@ -32,7 +32,7 @@ def load(
       mixture's own, equal for `_dsbs`.
     rationale_choice: which of a row's several rationales visits in train
       choose from, a rule of `rationale_rules`.
-    further_tasks: names of `contract.TASK_IDS` that a `_dsbs` mixture has, too.
+    further_views: of `contract.TASK_IDS`, those that a `_dsbs` mixture has, too.
       Of these a `_single` task takes 'counterfactual'.
 
   Returns:
@@ -70,13 +70,13 @@ def load(
 
   if parsed.form != 'dsbs':
     view = _VIEW_OF_TERM[contract.term_of(parsed.form)]
-    further_tasks = set(further_tasks) & _WITH.get(parsed.form, set())
-    if not further_tasks:
+    further_views = set(further_views) & _WITH.get(parsed.form, set())
+    if not further_views:
       return {view: [load_task(name)]}, None
     paired = True
   names = tasks_of(parsed) + tuple(
     str(contract.TaskName(parsed.benchmark, None, form))
-    for form in further_tasks
+    for form in further_views
   )
   tasks = [load_task(task) for task in names]
   if not paired:
@@ -91,7 +91,7 @@ def load(
   return {_VIEW_OF_TERM[task.term]: [task] for task in tasks}, None
 
 
-# Further tasks of what is no mixture.
+# Further views of what is no mixture.
 _WITH = {'single': {'counterfactual'}}
 _VIEW_OF_TERM = {task_id: name for name, task_id in contract.TASK_IDS.items()}
 

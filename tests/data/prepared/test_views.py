@@ -74,7 +74,7 @@ def test_targets_that_are_read_have_no_weight(judged, layout):
   order = batch_order.BatchOrder(batch_size=8, seed=3)
   name, further = 'cqa_gt_single', ('verdict', 'counterfactual')
   opened = loader.open(
-    name, judged, order, layout=layout, further_tasks=further
+    name, judged, order, layout=layout, further_views=further
   )
   batch = opened.batch(1)
   # SCOTT's two losses; a single task has no verdicts.
@@ -91,6 +91,12 @@ def test_targets_that_are_read_have_no_weight(judged, layout):
     rows['decoder_target_tokens'][:, :-1][real[:, :-1] & trained[:, 1:]],
   )
   table = tokens.load('cqa_counterfactual', 'train', judged)
+  contrast = tokens.load('cqa_contrast', 'train', judged)
+  rationale = tokens.load('cqa_rationale', 'train', judged)
+  for position, wrong in enumerate(contrast.targets.lengths):
+    inputs = rationale.inputs[position].tolist() if wrong else []
+    assert contrast.inputs[position].tolist() == inputs
+    assert bool(wrong) == bool(table.targets.lengths[position])
   expected = [i for p in opened.positions(1) for i in table.targets[p]]
   found = rows['decoder_target_tokens'][real].tolist()
   assert sorted(found) == sorted(expected)
@@ -106,7 +112,7 @@ def test_a_batch_has_the_verdicts_of_its_rows(judged, layout):
     judged,
     order,
     layout=layout,
-    further_tasks=('verdict',),
+    further_views=('verdict',),
     skip_padding=True,
   )
   plain = loader.open('cqa_gt_dsbs', judged, order, layout=layout)
@@ -133,7 +139,7 @@ def test_a_batch_has_the_verdicts_of_its_rows(judged, layout):
 
 def test_a_sampled_mixture_has_the_task_too(judged):
   found, rates = views.load(
-    'cqa_gt_dsbs', 'train', judged, paired=False, further_tasks=('verdict',)
+    'cqa_gt_dsbs', 'train', judged, paired=False, further_views=('verdict',)
   )
   names = [part.name for part in found['mixture']]
   assert names == ['cqa_gt_label', 'cqa_rationale', 'cqa_verdict']
@@ -143,10 +149,10 @@ def test_a_sampled_mixture_has_the_task_too(judged):
 def test_data_without_counterfactuals_is_refused(source):
   with pytest.raises(ValueError, match='for wrong labels.* --counterfactuals'):
     views.load(
-      'cqa_gt_dsbs', 'train', source, further_tasks=('counterfactual',)
+      'cqa_gt_dsbs', 'train', source, further_views=('counterfactual',)
     )
 
 
 def test_data_without_verdicts_is_refused(source):
   with pytest.raises(ValueError, match='has no verdicts .* dsbs extract'):
-    views.load('cqa_gt_dsbs', 'train', source, further_tasks=('verdict',))
+    views.load('cqa_gt_dsbs', 'train', source, further_views=('verdict',))
