@@ -56,6 +56,23 @@ def test_the_generator_reproduces_every_file_byte_for_byte(generator):
   assert sum(map(len, kept.values())) < 1_000_000
 
 
+def test_counterfactuals_argue_for_the_other_label(generator):
+  known = register.benchmark('parcels')
+  plain = dict(generator.files())
+  for name, objects in generator.files(counterfactuals=True):
+    argued = [line for line in objects if line.get('kind') == 'counterfactual']
+    assert [line for line in objects if line not in argued] == plain[name]
+    if not name.startswith('llm/'):
+      continue
+    labels = {row['id']: row['heavier'] for row in plain[name[4:]]}
+    assert len(argued) > 0.9 * len(labels)
+    for line in argued:
+      said = known.parse(line['text'])
+      first, second = (int(word) for word in re.findall(r'\d+', said.rationale))
+      assert said.label == line['hint'] == generator.heavier(first, second)
+      assert said.label != labels[line['id']]
+
+
 def test_labels_follow_from_the_weights_that_most_rationales_give(examples):
   votes = collections.defaultdict(collections.Counter)
   for split, (found, _) in examples.items():
