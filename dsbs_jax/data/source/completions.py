@@ -310,7 +310,10 @@ def _is_sample(line: Any, place: str) -> bool:
   wanted = {FAILURE: ('id',), COUNTERFACTUAL: ('id', 'text', 'hint')}.get(
     kind, ('id', 'text')
   )
-  if not known or not all(isinstance(line.get(key), str) for key in wanted):
+  if not known or not all(
+    isinstance(line.get(key), str) and (line[key] or key != 'hint')
+    for key in wanted
+  ):
     raise contract.UserError(
       f'{place} is {str(line)[:60]!r}, expected an object with the strings'
       f' {" and ".join(map(json.dumps, wanted))}. Fix or drop the line.'

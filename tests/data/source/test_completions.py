@@ -84,6 +84,10 @@ def test_rows_may_lack_completions_and_record_failures(tmp_path):
       r':2 has sample',
     ),
     (toy.SAID + b'[]\n', r':2 is'),
+    (
+      toy.SAID + b'{"id": "r0", "text": "x", "kind": "counterfactual"}\n',
+      r':2 .*strings "id" and "text" and "hint"',
+    ),
   ],
 )
 def test_wrong_completions_by_id_are_one_clear_error(

@@ -127,6 +127,21 @@ def test_corrupted_labels_among_several_are_dropped_or_repaired(tmp_path):
   assert (row.llm_label, row.status, dropped) == ('yes', 'repaired', {})
 
 
+def test_a_label_that_is_repaired_to_the_wrong_one_argues_for_itself(tmp_path):
+  source = toy.source(tmp_path)
+  argued = {'kind': 'counterfactual', 'hint': 'no'}
+  lines = [toy.said(0, 'No'), toy.said(0, 'no', **argued)]
+  lines += [toy.said(i, 'yes') for i in (1, 2, 3)]
+  toy.write_lines(source / 'llm/train.jsonl', lines)
+  for clean, kept in (
+    ('none', ('no', 'It is 0 for sample 0.')),
+    ('repair', ()),
+  ):
+    rules = filters.CLEAN[clean]
+    found = sources.Examples(toy.BENCHMARK, source, split='train', rules=rules)
+    assert next(iter(found)).counterfactual == kept
+
+
 def test_consistent_drops_what_argues_for_another_label(tmp_path):
   rules = filters.KEEP['consistent']
   row, dropped = several(tmp_path, ('no', 'no'), rules=rules)
