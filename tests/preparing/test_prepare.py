@@ -2,6 +2,7 @@
 """`prepare` and `show` say what is in the data, or what is wrong with it."""
 
 import dataclasses
+import json
 import pathlib
 import shutil
 import subprocess
@@ -69,6 +70,24 @@ def row_of(printed, name):
   cells = [[cell.strip() for cell in line] for line in lines]
   (found,) = [line[1:] for line in cells if line[0] == name]
   return found
+
+
+def test_rationales_for_wrong_labels_are_kept_and_counted(
+  prepare, source_dir, tmp_path
+):
+  file = source_dir / 'llm' / 'train.jsonl'
+  argued = [
+    toy.said(i, said, kind='counterfactual', hint='no')
+    for i, said in ((0, 'no'), (1, 'no'), (2, 'maybe'), (9, 'no'))
+  ]
+  with file.open('a') as opened:
+    opened.writelines(json.dumps(line) + '\n' for line in argued)
+  printed = prepare(splits=('train',))
+  assert row_of(printed, 'rationales for a wrong label') == ['1 of 3']
+  found = store.read('evens', tmp_path / 'data').examples('train')
+  assert [e.counterfactual for e in found if e.counterfactual] == [
+    ('no', 'It is 0 for sample 0.')
+  ]
 
 
 def test_counts_and_lengths_are_printed(prepare, tmp_path):

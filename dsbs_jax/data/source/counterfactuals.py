@@ -4,7 +4,8 @@
 Wrong labels are the benchmark's `labels`, or the row's `options`, without the
 human label and the LLM's. Which one is asked about is drawn by the row's
 fingerprint, so that every run draws the same. Benchmarks with open labels, such
-as SVAMP, have none: another row's answer is no answer to this question.
+as SVAMP, have none that could be drawn: another row's answer is no answer to
+this question. Lines of the user's own may have them.
 
 Source: the counterfactual data of Wang et al. 2023, SCOTT, arXiv:2305.01879,
 whose four data sets are multiple choice or yes and no, too.
@@ -35,19 +36,31 @@ def wrong_labels(
   """The row's possible answers that neither the human nor the LLM gave.
 
   Args:
-    benchmark: what answers there are, and its metric which are equal.
+    benchmark: what answers there are.
     row: the row.
     llm_label: the LLM's label.
   """
   found = benchmark.labels or (
     benchmark.options(row.fields) if benchmark.options else ()
   )
-  given = row.gt_label, llm_label
   return [
     label
     for label in dict.fromkeys(found)
-    if not any(is_same(benchmark, label, one) for one in given)
+    if _is_wrong(benchmark, row, label, llm_label=llm_label)
   ]
+
+
+def _is_wrong(
+  benchmark: benchmark_lib.Benchmark,
+  row: rows.Row,
+  label: str,
+  *,
+  llm_label: str,
+) -> bool:
+  """Whether a label is possible, and neither the human one nor the LLM's."""
+  return rows.label_problem(benchmark, row.fields, label) is None and not any(
+    is_same(benchmark, label, given) for given in (row.gt_label, llm_label)
+  )
 
 
 def is_same(benchmark: benchmark_lib.Benchmark, label: str, other: str) -> bool:
@@ -109,10 +122,10 @@ def of_example(
     parse: the parser for these completions.
     llm_label: the LLM's label.
   """
-  wrong = wrong_labels(benchmark, row, llm_label)
   for sample in samples:
-    if sample.wrong_label and sample.wrong_label in wrong:
+    label = sample.wrong_label
+    if label and _is_wrong(benchmark, row, label, llm_label=llm_label):
       outcome = parse(sample.text)
-      if argued(benchmark, outcome, sample.wrong_label):
-        return sample.wrong_label, outcome.rationale
+      if argued(benchmark, outcome, label):
+        return label, outcome.rationale
   return ()
