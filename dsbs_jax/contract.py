@@ -34,9 +34,9 @@ indices: of cells):
 
 A *batch* is a dict of row groups. Paired batches hold {'label': rows,
 'rationale': rows}, and 'verdict', 'counterfactual' or 'contrast' where these
-have a weight: views of the same examples whose target lengths may differ. A single
-task of this project gives one of them, so that its steps are those of that view
-in a pair; sampled mixtures give {'mixture': rows}.
+have a weight: views of the same examples whose target lengths may differ. A
+single task of this project gives one of them, so that its steps are those of
+that view in a pair; sampled mixtures give {'mixture': rows}.
 """
 
 import dataclasses

@@ -6,9 +6,10 @@ benchmark's own exemplars with their labels as hints, where the row's hint is a
 wrong label in place of the human one.
 
 Source: the counterfactual data of Wang et al. 2023, SCOTT, arXiv:2305.01879,
-where the teacher reads the question and a perturbed answer, too. Its contrastive
-decoding compares the teacher's probabilities of each next token under two
-prompts; servers of OpenAI's protocol do not decode so, and it is not built.
+where the teacher reads the question and a perturbed answer, too. Its
+contrastive decoding compares the teacher's probabilities of each next token
+under two prompts; servers of OpenAI's protocol do not decode so, and it is not
+built.
 """
 
 import dataclasses

@@ -3,7 +3,7 @@
 
   loss += weight * mean over pairs i of max(0, margin - s_i + s'_i)
 
-  s_i   the mean of log p over the target tokens of i's rationale
+  s_i   the mean of log p over the target tokens of i's own rationale
   s'_i  the same of the rationale that the LLM wrote for a wrong label of i
 
 both for the input of the rationale task. Pairs are the examples of the batch
@@ -19,9 +19,10 @@ tokens of known weights, +weight / (N n_i) for the n_i tokens of the rationale
 and -weight / (N n'_i) for the others, plus a constant; its gradient is that of
 the hinge. So packing, microbatches and devices change nothing.
 
-Source: the ranking loss of Liu et al. 2022, BRIO, arXiv:2203.16804, equations 8
-and 9, for two candidates and length penalty 1. SCOTT, arXiv:2305.01879, contrasts
-rationales for right and wrong labels when the teacher decodes, not here.
+Source: Liu et al. 2022, BRIO, arXiv:2203.16804, with two candidates and length
+penalty 1; RankingLoss in github.com/yixinL7/BRIO at 0fe0117. SCOTT,
+arXiv:2305.01879, contrasts rationales for right and wrong labels when the
+teacher decodes.
 """
 
 from typing import Any

@@ -42,8 +42,8 @@ microbatches and devices. How it is computed:
    the compiler places the sums (`partitioning.gradient_shards`).
 
 The mutual-information term (off by default) needs the probabilities of a pair's
-label when its rationale is scored, the contrastive term (too) the losses of
-rationales; they are computed before step 3.
+label when its rationale is scored, and the contrastive term (off, too) the
+losses of both rationales of a pair; these are computed before step 3.
 
 Source: Hsieh et al. 2023, equations 1, 3 and 4; weighted as in its code.
 """

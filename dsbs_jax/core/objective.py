@@ -5,15 +5,16 @@
          weight * (sum of the losses of its target tokens / their number)
 
 The paper has two tasks, labels with the weight alpha and rationales with the
-weight 1 - alpha; verdicts and counterfactuals are further ones. Sums and numbers are those of the
-*whole* batch. A task without tokens contributes 0, and one without a weight is
-no part of the program. Soft labels add a term of their own:
+weight 1 - alpha; verdicts and counterfactuals are further ones. Sums and
+numbers are those of the *whole* batch. A task without tokens contributes 0, and
+one without a weight is no part of the program. Soft labels add a term of their
+own:
 
        + soft_label_weight * mean over the label tokens with a soft target q of
          T^2 KL(q || softmax(logits / T)), with T the soft_label_temperature
 
-and so does the contrast of rationales for right and wrong labels, see `contrast`.
-`gradients` says how the parts of a batch are added up.
+and so does the contrast of rationales for right and wrong labels, see
+`contrast`. `gradients` says how the parts of a batch are added up.
 """
 
 import dataclasses

@@ -32,8 +32,8 @@ def load(
       mixture's own, equal for `_dsbs`.
     rationale_choice: which of a row's several rationales visits in train
       choose from, a rule of `rationale_rules`.
-    further_views: of `contract.TASK_IDS`, those that a `_dsbs` mixture has, too.
-      Of these a `_single` task takes 'counterfactual'.
+    further_views: of `contract.TASK_IDS`, those that a `_dsbs` mixture has,
+      too. Of these a `_single` task takes 'counterfactual'.
 
   Returns:
     The tokens of each row group, and the rate of each task where they are
