@@ -268,6 +268,7 @@ def _flags(path):
     ('ablation', 48),
     ('alpha', 42),
     ('alpha_schedule', 12),
+    ('counterfactual', 18),
     ('rationales', 12),
     ('cpu', 45),
     ('cpu_cqa', 45),
