@@ -93,7 +93,10 @@ def _export(export: export_lib.ExportConfig) -> int:
         ' it out.'
       )
   if FORMAT.value == 'hf':
-    said = export_lib.to_hugging_face(export)
+    # Imported here: no other format needs safetensors.
+    from dsbs_jax.exporting import hf_folder
+
+    said = hf_folder.to_hugging_face(export)
   elif FORMAT.value == 'stablehlo':
     said = export_lib.to_stablehlo(export)
   else:

@@ -2,10 +2,7 @@
 """Exports a checkpoint of any known format to a folder that others load."""
 
 import dataclasses
-import itertools
-import json
 import pathlib
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dsbs_jax import contract
@@ -19,47 +16,9 @@ from dsbs_jax.interop import (
   t5x_read_checkpoint,
   t5x_write_checkpoint,
 )
-from dsbs_jax.runs import checkpoints, run_folder, self_description
+from dsbs_jax.runs import checkpoints, self_description
 from dsbs_jax.runtime import field_checks, progress
 
-_HUGGING_FACE_USE = """\
-```python
-import transformers
-
-tokenizer = transformers.AutoTokenizer.from_pretrained('.')
-model = transformers.AutoModelForSeq2SeqLM.from_pretrained('.')
-batch = tokenizer([{text}], return_tensors='pt', padding=True)
-outputs = model.generate(**batch, max_new_tokens={length})
-print(tokenizer.batch_decode(outputs, skip_special_tokens=True))
-```
-
-{around}; decoding is greedy. {checked}
-"""
-_GEMMA_USE = """\
-```python
-import transformers
-
-tokenizer = transformers.AutoTokenizer.from_pretrained('.')
-model = transformers.AutoModelForCausalLM.from_pretrained('.')
-ids = tokenizer({text}, return_tensors='pt')
-output = model.generate(**ids, max_new_tokens={length})
-print(tokenizer.decode(output[0, ids['input_ids'].shape[1]:]))
-```
-
-{around}; decoding is greedy.
-{checked}
-"""
-_WITHOUT_TOKENIZER_USE = """\
-```python
-import transformers
-
-model = transformers.AutoModelForSeq2SeqLM.from_pretrained('.')
-```
-
-There is no tokenizer in this folder: which vocabulary the model was trained
-with is not known.
-"""
-_NUM_CHECKED_ROWS = 200
 _OUTPUT_LENGTH = 64
 _STABLEHLO_USE = """\
 ```sh
@@ -124,74 +83,6 @@ def default_out(folder: str, form: str) -> str:
   if step != name:
     name = f'{path.parent.name}-{step}'
   return f'{name}-{form}'
-
-
-def to_hugging_face(export: ExportConfig) -> str:
-  """Writes a folder for transformers; returns a sentence that says so."""
-  # Imported here: no other format needs safetensors.
-  from dsbs_jax.interop.hf import hf_checkpoint, hf_layout, hf_tokenizer
-
-  found, params = open_checkpoint(export)
-  vocabulary = find_vocabulary(export, found)
-  macros = self_description.macros(found.path)
-  generation, theirs = {}, found.path / 'generation_config.json'
-  if theirs.is_file():
-    generation = hf_layout.read_json(theirs)
-  elif 'MAX_DECODE_LEN' in macros:
-    generation = {'max_new_tokens': macros['MAX_DECODE_LEN']}
-  usage, files, said = _WITHOUT_TOKENIZER_USE, {}, 'without a tokenizer'
-  if vocabulary is not None:
-    files = hf_tokenizer.tokenizer_files(vocabulary)
-    texts = list(_texts(found, macros))
-    other = 0
-    if 'tokenizer.json' in files and not vocabulary.input_end_text:
-      other = hf_tokenizer.count_differences(files, vocabulary, texts)
-    else:
-      texts = []
-    checked = (
-      f'Of {len(texts)} texts of its training data, {other} get other ids from'
-      ' this tokenizer than they had in training.'
-      if texts
-      else 'Its training data is not here to check this tokenizer on.'
-    )
-    prefix = vocabulary.input_start_text + prefix_of(found.metadata)
-    end = vocabulary.input_end_text
-    usage = _hugging_face_use(found.config).format(
-      text=f"{prefix!r} + 'your input'" + (f' + {end!r}' if end else ''),
-      around=f'{prefix!r} stands before every input'
-      + (f', {end!r} behind it' if end else ''),
-      length=generation.get('max_new_tokens', 64),
-      checked=checked,
-    )
-    said = f'with its tokenizer. {checked}'
-  hf_checkpoint.save_hf(
-    export.out, params, found.config, tokenizer=files, generation=generation
-  )
-  if found.metadata:
-    text = json.dumps(found.metadata, indent=2) + '\n'
-    file = pathlib.Path(export.out) / self_description.METADATA_FILE
-    file.write_text(text, encoding='utf-8')
-  model_card.write(export.out, found, library='transformers', usage=usage)
-  return f'{export.out}: {found.path} for Hugging Face, {said}'
-
-
-def _hugging_face_use(config: network.Config) -> str:
-  is_decoder = (
-    isinstance(config, network.GemmaConfig) and not config.has_encoder
-  )
-  return _GEMMA_USE if is_decoder else _HUGGING_FACE_USE
-
-
-def _texts(
-  found: model_card.Checkpoint, macros: Mapping[str, Any]
-) -> Iterator[str]:
-  """Some texts that the run trained on, where its data is still there."""
-  data = model_card.prepared_data(found, macros)
-  if data is not None:
-    rows = data.examples(run_folder.TRAIN, chunk=_NUM_CHECKED_ROWS)
-    for row in itertools.islice(rows, _NUM_CHECKED_ROWS):
-      yield prefix_of(found.metadata) + row.input
-      yield from (row.gt_label, row.rationale)
 
 
 def to_t5x(export: ExportConfig, *, legacy: bool = False) -> str:

@@ -37,7 +37,7 @@ from typing import Any
 
 from dsbs_jax import contract
 from dsbs_jax.data import object_store
-from dsbs_jax.runtime import files, progress
+from dsbs_jax.runtime import files, process_identity, progress
 
 BEAT_SECONDS = 15
 STALE_SECONDS = 120
@@ -65,8 +65,8 @@ class FolderLock:
       {
         'host': socket.gethostname(),
         'pid': os.getpid(),
-        'place': _machine(),
-        'started': _started(os.getpid()),
+        'place': process_identity.machine(),
+        'started': process_identity.started(os.getpid()),
         'since': f'{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M:%S} UTC',
         'token': self._token,
       }
@@ -131,7 +131,7 @@ class FolderLock:
 
   def _refusal(self, other: Mapping[str, Any]) -> str:
     wait = 'Wait until it has ended, stop it'
-    if other.get('place') != _machine():
+    if other.get('place') != process_identity.machine():
       wait += (
         f', or, if it is gone, wait {STALE_SECONDS} s for its lock to run out or'
         f' remove {self._path}'
@@ -278,10 +278,10 @@ def _name(facts: Mapping[str, Any]) -> str:
 
 def _is_alive(path: pathlib.Path | str, facts: Mapping[str, Any]) -> bool:
   """Whether the process that wrote a lock file is still there."""
-  if facts.get('place') == _machine():
+  if facts.get('place') == process_identity.machine():
     if facts['pid'] == os.getpid():
       return facts['token'] in _HELD
-    return _started(facts['pid']) == facts['started']
+    return process_identity.started(facts['pid']) == facts['started']
   try:
     return abs(_age(path)) < STALE_SECONDS
   except FileNotFoundError:
@@ -296,27 +296,3 @@ def _age(path: pathlib.Path | str) -> float:
     now.write(b'now')
     now.flush()
     return os.fstat(now.fileno()).st_mtime - os.stat(path).st_mtime
-
-
-def _machine() -> str:
-  """Where a number names one process: a boot of a machine, a namespace."""
-  try:
-    boot = pathlib.Path('/proc/sys/kernel/random/boot_id').read_text().strip()
-    return f'{boot} {os.readlink("/proc/self/ns/pid")}'
-  except OSError:
-    return socket.gethostname()
-
-
-def _started(pid: int) -> str | None:
-  """When a process started, in ticks since the boot; None if it has ended."""
-  with contextlib.suppress(PermissionError):  # it is another user's
-    try:
-      os.kill(pid, 0)
-    except ProcessLookupError:
-      return None
-  try:
-    stat = pathlib.Path(f'/proc/{pid}/stat').read_text()
-  except OSError:
-    return ''  # a system that does not tell
-  state, *rest = stat.rpartition(')')[2].split()
-  return None if state in 'ZX' else rest[18]

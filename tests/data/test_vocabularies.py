@@ -8,7 +8,7 @@ import pytest
 import sentencepiece
 import seqio
 
-from dsbs_jax.data import vocabularies, vocabulary_files
+from dsbs_jax.data import base_vocabulary, vocabularies, vocabulary_files
 from dsbs_jax.data.prepared import tokens
 from dsbs_jax.data.seqio_tasks import providers
 from dsbs_jax.interop.hf import hf_tokenizer
@@ -248,7 +248,7 @@ def test_a_text_of_ones_own_stands_around_inputs(gemma):
   (ids,) = own.encode_inputs(['Ann has 12'])
   assert ids[0] == 2
   assert own.decode(ids) == 'pens: Ann has 12\nmodel '
-  same = vocabularies.load(f'{gemma}#{{input}}{vocabularies.INPUT_END}')
+  same = vocabularies.load(f'{gemma}#{{input}}{base_vocabulary.INPUT_END}')
   plain = vocabularies.load(gemma)
   assert same.fingerprint == plain.fingerprint
   assert same.encode_inputs(['12']) == plain.encode_inputs(['12'])

@@ -13,6 +13,7 @@ from flax import traverse_util
 
 from dsbs_jax.core import network, optimizer
 from dsbs_jax.exporting import export as export_lib
+from dsbs_jax.exporting import hf_folder
 from dsbs_jax.interop import (
   read_checkpoint,
   t5x_read_checkpoint,
@@ -91,7 +92,7 @@ def test_hugging_face_and_back(tmp_path, params):
   export = export_lib.ExportConfig(
     model_dir=str(tmp_path / 't5x' / 'checkpoint_9'), out=str(tmp_path / 'hf')
   )
-  assert 'without a tokenizer' in export_lib.to_hugging_face(export)
+  assert 'without a tokenizer' in hf_folder.to_hugging_face(export)
   assert 'AutoTokenizer' not in (tmp_path / 'hf' / 'README.md').read_text()
   assert_equal(
     read_checkpoint.load_params(str(tmp_path / 'hf'), CONFIG), params
@@ -113,7 +114,7 @@ def test_the_network_travels_through_t5x(tmp_path, params, legacy):
 
   def to_hugging_face(**options):
     out = tmp_path / f'again{len(list(tmp_path.iterdir()))}'
-    export_lib.to_hugging_face(
+    hf_folder.to_hugging_face(
       export_lib.ExportConfig(
         model_dir=str(tmp_path / 't5x'), out=str(out), **options
       )
@@ -145,7 +146,7 @@ def test_settings_of_generation_are_kept(tmp_path, params):
   hf_checkpoint.save_hf(
     tmp_path / 'hf', params, CONFIG, generation={'max_length': 77}
   )
-  export_lib.to_hugging_face(
+  hf_folder.to_hugging_face(
     export_lib.ExportConfig(
       model_dir=str(tmp_path / 'hf'), out=str(tmp_path / 'again')
     )
@@ -161,7 +162,7 @@ def test_another_vocabulary_is_refused(tmp_path, params):
     model_dir=str(run), out=str(tmp_path / 'hf'), vocabulary=str(model)
   )
   with pytest.raises(ValueError, match='trained with vocabulary none'):
-    export_lib.to_hugging_face(export)
+    hf_folder.to_hugging_face(export)
 
 
 def test_a_pickle_is_read_by_no_format_without_the_flag(tmp_path, params):
@@ -170,7 +171,7 @@ def test_a_pickle_is_read_by_no_format_without_the_flag(tmp_path, params):
   (folder / 'model.safetensors').unlink()
   (folder / 'pytorch_model.bin').write_bytes(b'no pickle either')
   for export in (
-    export_lib.to_hugging_face,
+    hf_folder.to_hugging_face,
     export_lib.to_t5x,
     export_lib.to_stablehlo,
   ):

@@ -14,7 +14,7 @@ from dsbs_jax import contract
 from dsbs_jax.core import decoding, network
 from dsbs_jax.data import vocabularies
 from dsbs_jax.exporting import export as export_lib
-from dsbs_jax.exporting import model_card, stablehlo
+from dsbs_jax.exporting import hf_folder, model_card, stablehlo
 from dsbs_jax.inference import infer_file
 from dsbs_jax.interop import read_checkpoint
 from dsbs_jax.runtime import gin_config
@@ -213,7 +213,7 @@ def test_nothing_of_the_data_becomes_markup(exported):
 def test_a_foreign_checkpoint_has_a_card_that_knows_little(run, tmp_path):
   pytest.importorskip('tokenizers', reason='tokenizers is not installed')
   export = export_lib.ExportConfig(model_dir=str(run), out=str(tmp_path / 'hf'))
-  assert 'data is not here to check' in export_lib.to_hugging_face(export)
+  assert 'data is not here to check' in hf_folder.to_hugging_face(export)
   assert 'max_new_tokens=9' in (tmp_path / 'hf' / 'README.md').read_text()
   # Of others: neither our files nor a tokenizer.
   for name in ('run.json', 'training.gin', 'spiece.model', 'tokenizer.json'):
@@ -241,7 +241,7 @@ def test_transformers_loads_the_folder_and_answers_alike(
   )
   pytest.importorskip('torch', reason='torch is not installed')
   export = export_lib.ExportConfig(model_dir=str(run), out=str(tmp_path / 'hf'))
-  export_lib.to_hugging_face(export)
+  hf_folder.to_hugging_face(export)
   tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / 'hf')
   model = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / 'hf')
   tokens = input_ids(vocabulary, length=64)
@@ -265,7 +265,7 @@ def test_transformers_loads_the_folder_and_answers_alike(
 def test_programs_refuse_a_tokenizer_json(run, tmp_path):
   pytest.importorskip('tokenizers', reason='tokenizers is not installed')
   export = export_lib.ExportConfig(model_dir=str(run), out=str(tmp_path / 'hf'))
-  export_lib.to_hugging_face(export)
+  hf_folder.to_hugging_face(export)
   export = export_lib.ExportConfig(
     model_dir=str(tmp_path / 'hf'),
     out=str(tmp_path / 'out'),
@@ -274,7 +274,7 @@ def test_programs_refuse_a_tokenizer_json(run, tmp_path):
   with pytest.raises(ValueError, match='is a tokenizer.json, expected'):
     export_lib.to_stablehlo(export)
   again = dataclasses.replace(export, vocabulary=str(tmp_path / 'hf'))
-  assert 'with its tokenizer' in export_lib.to_hugging_face(again)
+  assert 'with its tokenizer' in hf_folder.to_hugging_face(again)
   copies = [tmp_path / name / 'spiece.model' for name in ('hf', 'out')]
   assert copies[0].read_bytes() == copies[1].read_bytes()
 
@@ -294,6 +294,6 @@ def test_an_exported_tokenizer_is_checked_on_the_runs_data(tmp_path):
   )
   export = export_lib.ExportConfig(model_dir=str(run), out=str(tmp_path / 'hf'))
   said = 'Of 135 texts of its training data, 0 get other ids'
-  assert said in export_lib.to_hugging_face(export)
+  assert said in hf_folder.to_hugging_face(export)
   card = (tmp_path / 'hf' / 'README.md').read_text()
   assert said in card and 'max_new_tokens=64' in card

@@ -4,7 +4,7 @@
 import pytest
 
 from dsbs_jax import contract
-from dsbs_jax.exporting import answer_check, engine_folders
+from dsbs_jax.exporting import answer_check, engine_folders, hf_folder
 from dsbs_jax.exporting import export as export_lib
 from dsbs_jax.interop.hf import hf_checkpoint
 from tests import models
@@ -21,7 +21,7 @@ def _asked(recorded, tmp_path):
 
 @recorded_gemma.both
 def test_to_transformers_and_back(recorded, tmp_path):
-  said = export_lib.to_hugging_face(_asked(recorded, tmp_path))
+  said = hf_folder.to_hugging_face(_asked(recorded, tmp_path))
   assert 'for Hugging Face' in said
   out = tmp_path / 'out'
   assert hf_checkpoint.config_from_hf(out) == recorded.config

@@ -115,7 +115,7 @@ def test_its_vocabulary_starts_and_ends_inputs_as_a_decoder_needs(tmp_path):
   vocabulary = vocabularies.load(str(tmp_path / 'hf'))
   assert vocabulary.size == len(list(_pieces()))
   (ids,) = vocabulary.encode_inputs(['an  an é'])
-  assert ids[0] == vocabularies.BOS_ID and 1 not in ids
+  assert ids[0] == contract.BOS_ID and 1 not in ids
   pieces = [vocabulary.piece(token) for token in ids]
   assert pieces[1:5] == ['an', '▁▁', 'an', '▁']
   assert pieces[5:7] == ['<0xC3>', '<0xA9>']

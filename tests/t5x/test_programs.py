@@ -234,13 +234,13 @@ def test_infer(trained, shared, tmp_path):
 
 def test_initial_checkpoints_of_every_format(trained, shared, tmp_path):
   """T5X starts from its own, from Hugging Face and from ours: step 0, alike."""
-  from dsbs_jax.exporting import export
+  from dsbs_jax.exporting import export, hf_folder
 
   source = export.ExportConfig(
     model_dir=str(trained.folder / f'checkpoint_{STEPS}'),
     out=str(tmp_path / 'hf'),
   )
-  export.to_hugging_face(source)
+  hf_folder.to_hugging_face(source)
   started = {}
   for name, path in (
     ('t5x', trained.folder),

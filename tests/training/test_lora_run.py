@@ -13,7 +13,7 @@ from etils import epath
 from flax import traverse_util
 
 from dsbs_jax.core import lora, partitioning
-from dsbs_jax.exporting import export, model_card
+from dsbs_jax.exporting import export, hf_folder, model_card
 from dsbs_jax.inference import evaluate_checkpoint, evaluator
 from dsbs_jax.interop import read_checkpoint, t5x_read_checkpoint, t5x_storage
 from dsbs_jax.runs import checkpoints
@@ -103,7 +103,7 @@ def test_its_answers_are_those_of_its_checkpoint_and_of_its_exports(
 ):
   hf, t5x = str(tmp_path / 'hf'), str(tmp_path / 't5x')
   run = {'model_dir': trained.model_dir}
-  export.to_hugging_face(export.ExportConfig(out=hf, **run))
+  hf_folder.to_hugging_face(export.ExportConfig(out=hf, **run))
   export.to_t5x(export.ExportConfig(out=t5x, **run))
   card = pathlib.Path(hf, model_card.CARD_FILE).read_text()
   assert 'LoRA rank 2, alpha 8' in card

@@ -2,8 +2,8 @@
 """Hugging Face folders of T5 and Gemma <-> our parameters, without torch.
 
 A folder holds config.json and model.safetensors, or shards of it with
-model.safetensors.index.json; names and shapes: see hf_layout.py and
-gemma_layout.py.
+model.safetensors.index.json; names and shapes: see hf_layout.py,
+gemma_config.py and gemma_layout.py.
 """
 
 import dataclasses
@@ -20,7 +20,12 @@ from flax import traverse_util
 from dsbs_jax import contract
 from dsbs_jax.core import network
 from dsbs_jax.interop import same_network, t5x_layers
-from dsbs_jax.interop.hf import gemma_layout, hf_layout, hf_weights
+from dsbs_jax.interop.hf import (
+  gemma_config,
+  gemma_layout,
+  hf_layout,
+  hf_weights,
+)
 
 # One table under up to four names; some files hold all of them.
 _EMBEDDING_NAMES = (
@@ -70,12 +75,12 @@ def _gemma_values(folder: pathlib.Path) -> dict | None:
   """What the config.json of a Gemma says, None for another one."""
   path = folder / 'config.json'
   values = hf_layout.read_json(path) if path.is_file() else {}
-  is_gemma = values.get('model_type') in gemma_layout.MODEL_TYPES
+  is_gemma = values.get('model_type') in gemma_config.MODEL_TYPES
   return values if is_gemma else None
 
 
 def _layout(config: network.Config) -> types.ModuleType:
-  """What says the names and the config.json of a network's family."""
+  """What says the names of the tensors of a network's family."""
   is_gemma = isinstance(config, network.GemmaConfig)
   return gemma_layout if is_gemma else hf_layout
 
@@ -90,7 +95,7 @@ def _open(folder: pathlib.Path, *, allow_pickle: bool) -> _Folder:
   values = _gemma_values(folder)
   if values is not None:
     tensors = hf_weights.open_folder(folder, allow_pickle=allow_pickle)
-    config = gemma_layout.config_of(values, folder / 'config.json')
+    config = gemma_config.config_of(values, folder / 'config.json')
     return _Folder(config, gemma_layout.text_tensors(tensors, folder, config))
   config, is_tied = hf_layout.read_config(folder)
   tensors = hf_weights.open_folder(folder, allow_pickle=allow_pickle)
@@ -214,7 +219,8 @@ def save_hf(
       ' a new folder.'
     )
   layout = _layout(config)
-  generation = {**(generation or {}), **layout.special_ids()}
+  described = hf_layout if layout is hf_layout else gemma_config
+  generation = {**(generation or {}), **described.special_ids()}
   if (
     layout is hf_layout
     and config.num_decoder_layers > config.num_encoder_layers
@@ -222,7 +228,7 @@ def save_hf(
     # transformers makes a cache as deep as the encoder: generate() would fail.
     generation['use_cache'] = False
   files = {
-    'config.json': _json(layout.config_values(config)),
+    'config.json': _json(described.config_values(config)),
     'generation_config.json': _json(generation),
     **(tokenizer or {}),
   }
