@@ -21,7 +21,7 @@ from dsbs_jax.experiments import jobs
 from dsbs_jax.inference import evaluator
 from dsbs_jax.interop import read_checkpoint
 from dsbs_jax.reporting import predictions
-from dsbs_jax.runs import checkpoints, run_folder
+from dsbs_jax.runs import checkpoint_folders, run_folder
 from dsbs_jax.runtime import terminal_text
 from dsbs_jax.training import train_config
 
@@ -53,7 +53,7 @@ def write_rationales(
     ),
     mesh=partitioning.make_mesh(run.mesh),
   )
-  path, step = checkpoints.find_checkpoint(run.model_dir, 'best')
+  path, step = checkpoint_folders.find_checkpoint(run.model_dir, 'best')
   params = read_checkpoint.load_params(path, run.model)
   texts = evaluating.predict(params, run_folder.TEST)
   return evaluating.write(run.model_dir, step, run_folder.TEST, texts)
@@ -96,7 +96,7 @@ def plain(text: str) -> rich.text.Text:
 
 def _predictions(job: jobs.Job) -> dict[int, dict[str, Any]]:
   """A run's labels at its best step on validation, by index."""
-  _, step = checkpoints.find_checkpoint(str(job.path), 'best')
+  _, step = checkpoint_folders.find_checkpoint(str(job.path), 'best')
   task = evaluator.evaluated_task(job.point.task)
   name = f'{task}-{run_folder.TEST}-{step:06}.jsonl'
   return predictions.read(job.path / evaluator.PREDICTIONS / name)

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dsbs_jax import contract
 from dsbs_jax.data import buckets, object_store, register
 from dsbs_jax.experiments import jobs
-from dsbs_jax.runs import checkpoints, run_folder, run_names
+from dsbs_jax.runs import checkpoint_folders, run_folder, run_names
 from dsbs_jax.runtime import gin_config
 from dsbs_jax.training import train_config
 
@@ -185,7 +185,7 @@ def _job(
   config_text = gin_config.operative_text()
   macros = run_folder.parse_macros(config_text)
   _check_settings(path, settings, run_folder.parse_settings(config_text))
-  step = max(checkpoints.folders(path), default=0)
+  step = max(checkpoint_folders.folders(path), default=0)
   job = jobs.Job(
     point=point,
     path=path,

@@ -23,7 +23,7 @@ from dsbs_jax.data import register, task_forms, vocabularies
 from dsbs_jax.exporting import export as export_lib
 from dsbs_jax.exporting import model_card
 from dsbs_jax.inference import decode_functions, length_buckets
-from dsbs_jax.runs import self_description
+from dsbs_jax.runs import run_metadata
 from dsbs_jax.runtime import progress
 
 NOTHING = 'none'
@@ -171,7 +171,7 @@ def _questions(
   """What is asked; None where the prepared data is gone."""
   if config.source and pathlib.Path(config.source).is_file():
     return _read(pathlib.Path(config.source), config.max_rows)
-  macros = self_description.macros(found.path)
+  macros = run_metadata.macros(found.path)
   data = model_card.prepared_data(found, macros)
   if data is None:
     if config.source:

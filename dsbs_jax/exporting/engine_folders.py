@@ -20,7 +20,7 @@ from dsbs_jax.exporting import answer_check, model_card
 from dsbs_jax.exporting import export as export_lib
 from dsbs_jax.interop import ct2_model, gguf_model
 from dsbs_jax.interop.hf import hf_tokenizer
-from dsbs_jax.runs import self_description
+from dsbs_jax.runs import run_metadata
 
 DROPPED_STATUS = 1
 
@@ -201,7 +201,7 @@ def _write_settings(
     content = hf_tokenizer.tokenizer_files(vocabulary)[name]
   if content is not None:
     (folder / name).write_bytes(content)
-  macros = self_description.macros(found.path)
+  macros = run_metadata.macros(found.path)
   length = asked.output_length or macros.get('MAX_DECODE_LEN', _OUTPUT_LENGTH)
   settings = {
     'prefix': export_lib.prefix_of(found.metadata),

@@ -16,7 +16,7 @@ from dsbs_jax.interop import (
   t5x_read_checkpoint,
   t5x_write_checkpoint,
 )
-from dsbs_jax.runs import checkpoints, self_description
+from dsbs_jax.runs import checkpoint_folders, run_metadata, self_description
 from dsbs_jax.runtime import field_checks, progress
 
 _OUTPUT_LENGTH = 64
@@ -79,7 +79,10 @@ def default_out(folder: str, form: str) -> str:
     form: its format: 'hf' gives 'cqa-hf' or 'cqa-500-hf'.
   """
   path = pathlib.Path(folder).absolute()
-  name, step = path.name, path.name.removeprefix(f'{checkpoints.PREFIX}_')
+  name, step = (
+    path.name,
+    path.name.removeprefix(f'{checkpoint_folders.PREFIX}_'),
+  )
   if step != name:
     name = f'{path.parent.name}-{step}'
   return f'{name}-{form}'
@@ -211,13 +214,13 @@ def prefix_of(metadata: dict[str, Any]) -> str:
 def open_checkpoint(export: ExportConfig) -> tuple[model_card.Checkpoint, Any]:
   """The checkpoint, and its parameters as NumPy arrays."""
   asked = int(export.step) if export.step.isdigit() else export.step
-  path, step = checkpoints.find_checkpoint(export.model_dir, asked)
-  choice = checkpoints.describe_choice(export.model_dir, asked)
+  path, step = checkpoint_folders.find_checkpoint(export.model_dir, asked)
+  choice = checkpoint_folders.describe_choice(export.model_dir, asked)
   progress.say(f'reading {path}{choice}')
-  step = self_description.trained_steps(path, step)
-  metadata = self_description.metadata(path)
+  step = run_metadata.trained_steps(path, step)
+  metadata = run_metadata.metadata(path)
   if metadata:
-    metadata = {**metadata, self_description.EXPORTED_STEP: step}
+    metadata = {**metadata, run_metadata.EXPORTED_STEP: step}
   if read_checkpoint.is_hugging_face(str(path)):
     from dsbs_jax.interop.hf import hf_checkpoint
 

@@ -12,7 +12,7 @@ from dsbs_jax.data import vocabularies
 from dsbs_jax.exporting import export as export_lib
 from dsbs_jax.exporting import model_card
 from dsbs_jax.interop.hf import hf_checkpoint, hf_layout, hf_tokenizer
-from dsbs_jax.runs import run_folder, self_description
+from dsbs_jax.runs import run_folder, run_metadata
 
 _HUGGING_FACE_USE = """\
 ```python
@@ -58,7 +58,7 @@ def to_hugging_face(export: export_lib.ExportConfig) -> str:
   """Writes a folder for transformers; returns a sentence that says so."""
   found, params = export_lib.open_checkpoint(export)
   vocabulary = export_lib.find_vocabulary(export, found)
-  macros = self_description.macros(found.path)
+  macros = run_metadata.macros(found.path)
   generation, theirs = {}, found.path / 'generation_config.json'
   if theirs.is_file():
     generation = hf_layout.read_json(theirs)
@@ -76,7 +76,7 @@ def to_hugging_face(export: export_lib.ExportConfig) -> str:
   )
   if found.metadata:
     text = json.dumps(found.metadata, indent=2) + '\n'
-    file = pathlib.Path(export.out) / self_description.METADATA_FILE
+    file = pathlib.Path(export.out) / run_metadata.METADATA_FILE
     file.write_text(text, encoding='utf-8')
   model_card.write(export.out, found, library='transformers', usage=usage)
   return f'{export.out}: {found.path} for Hugging Face, {said}'

@@ -15,7 +15,7 @@ from typing import Any
 from dsbs_jax import contract
 from dsbs_jax.core import network
 from dsbs_jax.data.prepared import store, views
-from dsbs_jax.runs import results, run_folder, self_description
+from dsbs_jax.runs import results, run_folder, run_metadata
 
 CARD_FILE = 'README.md'
 UNKNOWN = 'unknown'
@@ -98,10 +98,10 @@ def write(
   """
   out = pathlib.Path(out)
   run = exported.path.parent
-  source = self_description.config_file(exported.path)
+  source = run_metadata.config_file(exported.path)
   macros = run_folder.read_macros(source) if source else {}
   if macros:
-    (out / self_description.EXPORTED_CONFIG).write_text(
+    (out / run_metadata.EXPORTED_CONFIG).write_text(
       source.read_text(encoding='utf-8')
     )
   family = getattr(exported.config, 'family', 't5')

@@ -10,7 +10,7 @@ from dsbs_jax.core import partitioning
 from dsbs_jax.data import buckets, register
 from dsbs_jax.inference import backend, student
 from dsbs_jax.inference import evaluator as evaluator_lib
-from dsbs_jax.runs import checkpoints
+from dsbs_jax.runs import checkpoint_folders
 from dsbs_jax.runtime import field_checks, files, progress
 
 SCORES_FILE = 'eval.jsonl'
@@ -120,5 +120,5 @@ def evaluate(config: EvalConfig) -> None:
 
 def _home(checkpoint: pathlib.Path) -> pathlib.Path:
   """The run of a checkpoint; of an exported or foreign folder, that folder."""
-  is_numbered = checkpoint.name.startswith(f'{checkpoints.PREFIX}_')
+  is_numbered = checkpoint.name.startswith(f'{checkpoint_folders.PREFIX}_')
   return checkpoint.parent if is_numbered else checkpoint

@@ -25,7 +25,7 @@ from dsbs_jax.inference import (
   predictor,
 )
 from dsbs_jax.interop import read_checkpoint
-from dsbs_jax.runs import checkpoints, self_description
+from dsbs_jax.runs import checkpoint_folders, run_metadata
 from dsbs_jax.runtime import compilation_cache, field_checks, progress
 
 # Parameters of up to this many elements identify a checkpoint.
@@ -186,11 +186,13 @@ class CheckpointConfig:
 
   def _find(self) -> tuple[pathlib.Path, int]:
     """The checkpoint's folder and its step."""
-    path, step = checkpoints.find_checkpoint(self.checkpoint_path, self.step)
+    path, step = checkpoint_folders.find_checkpoint(
+      self.checkpoint_path, self.step
+    )
     vocabularies.check_size(self.load_vocabulary(), self.model.vocab_size)
-    choice = checkpoints.describe_choice(self.checkpoint_path, self.step)
+    choice = checkpoint_folders.describe_choice(self.checkpoint_path, self.step)
     progress.say(f'reading {path}{choice}')
-    return path, self_description.trained_steps(path, step)
+    return path, run_metadata.trained_steps(path, step)
 
   def _read(self, path: pathlib.Path, shardings: Any = None) -> Any:
     return read_checkpoint.load_params(

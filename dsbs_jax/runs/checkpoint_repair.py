@@ -12,7 +12,7 @@ from jax.experimental import multihost_utils
 from dsbs_jax import contract
 from dsbs_jax.data import buckets
 from dsbs_jax.interop import checksums
-from dsbs_jax.runs import checkpoints
+from dsbs_jax.runs import checkpoint_folders
 from dsbs_jax.runtime import progress
 
 # Of checkpoints that are not read, larger files are compared by size only.
@@ -49,7 +49,7 @@ def latest_valid_step(model_dir: str) -> int | None:
     checksums.meet(f'latest_valid_step_{turn}')
     found, done = multihost_utils.broadcast_one_to_all(np.int32([found, done]))
     if not done:
-      candidate = folder / f'{checkpoints.PREFIX}_{found}'
+      candidate = folder / f'{checkpoint_folders.PREFIX}_{found}'
       problem = checksums.damage(candidate, share=share)
       checksums.meet(f'checkpoint_is_compared_{turn}')
       damaged = multihost_utils.process_allgather(np.bool_(problem is not None))
@@ -63,7 +63,7 @@ def latest_valid_step(model_dir: str) -> int | None:
       f'process 0 found no whole checkpoint in {model_dir}.'
     )
   if share[0] and buckets.url_of(model_dir):
-    for step, own in checkpoints.folders(folder).items():
+    for step, own in checkpoint_folders.folders(folder).items():
       if step > found:  # process 0 has renamed it in its own copy
         shutil.rmtree(own)
   return None if found == _NONE else int(found)
@@ -75,7 +75,7 @@ def _search(model_dir: pathlib.Path) -> Generator[int, str | None, int]:
   Each time it is sent what is wrong with the checkpoint, or None. Returns the
   step of the newest whole one.
   """
-  folders = checkpoints.folders(model_dir)
+  folders = checkpoint_folders.folders(model_dir)
   if not folders:
     return _NONE
   # A list that is missing is damage where checkpoints before it have one.

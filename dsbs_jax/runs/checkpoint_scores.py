@@ -67,6 +67,15 @@ def read_accuracy(folder: pathlib.Path) -> float | None:
     return None
 
 
+def accuracies(saved: Mapping[int, pathlib.Path]) -> dict[int, float]:
+  """The accuracy at each step that was evaluated, of step -> folder."""
+  return {
+    step: found
+    for step, folder in saved.items()
+    if (found := read_accuracy(folder)) is not None
+  }
+
+
 def accuracy(scores: Mapping[str, float]) -> float:
   """Accuracy on the first split that was evaluated; -inf if none has one."""
   found = (v for k, v in scores.items() if k.endswith('/accuracy'))
@@ -92,13 +101,10 @@ def best_step(saved: Mapping[int, pathlib.Path]) -> int:
   Raises:
     UserError: none was evaluated, or scores are damaged.
   """
-  accuracies = {}
-  for step, folder in saved.items():
+  for folder in saved.values():
     checksums.check(folder, below=f'{ITEM}/')
-    found = read_accuracy(folder)
-    if found is not None:
-      accuracies[step] = found
-  chosen = best(accuracies, accuracies)
+  found = accuracies(saved)
+  chosen = best(found, found)
   if chosen is None:
     names = sorted(folder.name for folder in saved.values())
     raise contract.UserError(

@@ -20,7 +20,6 @@ clock.
 import contextlib
 import importlib.metadata
 import pathlib
-import re
 import shutil
 from collections.abc import Mapping
 from typing import Any
@@ -30,13 +29,14 @@ import orbax.checkpoint as ocp
 
 from dsbs_jax import contract
 from dsbs_jax.core import lora, steps
-from dsbs_jax.data import buckets, object_store
 from dsbs_jax.interop import checksums
-from dsbs_jax.runs import checkpoint_parts, checkpoint_scores
+from dsbs_jax.runs import (
+  checkpoint_folders,
+  checkpoint_parts,
+  checkpoint_scores,
+)
 from dsbs_jax.runtime import files
 
-PREFIX = 'checkpoint'
-_STEP = re.compile(rf'{PREFIX}_(\d+)')
 _TRASH = 'deleted_checkpoints'
 _all_finite = jax.jit(steps.all_finite)
 _ITEMS = ('state', 'position', 'run')
@@ -55,15 +55,13 @@ class Checkpoints:
     self.model_dir = pathlib.Path(model_dir).absolute()
     self._saving = self.model_dir  # the checkpoint that is being saved
     self._empty_trash()
-    self._accuracies = {
-      step: accuracy
-      for step, folder in folders(self.model_dir).items()
-      if (accuracy := checkpoint_scores.read_accuracy(folder)) is not None
-    }
+    self._accuracies = checkpoint_scores.accuracies(
+      checkpoint_folders.folders(self.model_dir)
+    )
     self._scores = {}  # of checkpoints that may not be on disk yet
     self._policy = checkpoint_scores.NewestAndBest(keep, self._accuracies)
     options = ocp.CheckpointManagerOptions(
-      step_prefix=PREFIX,
+      step_prefix=checkpoint_folders.PREFIX,
       cleanup_tmp_directories=True,
       todelete_subdir=_TRASH,
       async_options=ocp.AsyncOptions(
@@ -119,7 +117,7 @@ class Checkpoints:
       )
     self.wait()
     self._empty_trash()
-    self._saving = self.model_dir / f'{PREFIX}_{step}'
+    self._saving = self.model_dir / f'{checkpoint_folders.PREFIX}_{step}'
     checkpoint_parts.prepare(self._saving)
     with files.writing(self._saving):
       self._manager.save(
@@ -151,7 +149,7 @@ class Checkpoints:
     """Writes what was added; all processes come here at the same time."""
     while self._scores:
       step, scores = self._scores.popitem()
-      folder = self.model_dir / f'{PREFIX}_{step}'
+      folder = self.model_dir / f'{checkpoint_folders.PREFIX}_{step}'
       steps = sorted(self._manager.all_steps())
       if step not in steps or not folder.is_dir():
         continue  # its save has failed, or it was removed: told elsewhere
@@ -163,7 +161,9 @@ class Checkpoints:
 
   def has_scores(self, step: int) -> bool:
     """Whether the evaluation of a checkpoint was added."""
-    return checkpoint_scores.is_written(self.model_dir / f'{PREFIX}_{step}')
+    return checkpoint_scores.is_written(
+      self.model_dir / f'{checkpoint_folders.PREFIX}_{step}'
+    )
 
   def restore(
     self, step: int, like: steps.TrainState
@@ -194,7 +194,7 @@ class Checkpoints:
     except Exception as error:
       # Orbax raises exceptions of many types because of a file. They are other
       # bugs where the files still have the checksums they were saved with.
-      folder = self.model_dir / f'{PREFIX}_{step}'
+      folder = self.model_dir / f'{checkpoint_folders.PREFIX}_{step}'
       if checksums.is_listed(folder) and not checksums.damage(folder):
         raise
       raise contract.UserError(
@@ -207,10 +207,10 @@ class Checkpoints:
     """Says which checkpoint on disk is the newest."""
     with contextlib.suppress(Exception):  # told by whoever asks
       self._manager.wait_until_finished()
-    step = max(folders(self.model_dir), default=None)
+    step = max(checkpoint_folders.folders(self.model_dir), default=None)
     if step is None:
       return f'There is no checkpoint in {self.model_dir}.'
-    return f'The newest checkpoint is {self.model_dir}/{PREFIX}_{step}.'
+    return f'The newest checkpoint is {self.model_dir}/{checkpoint_folders.PREFIX}_{step}.'
 
   def check_for_errors(self) -> None:
     """Raises if a save has failed; does not wait for one under way.
@@ -233,12 +233,6 @@ class Checkpoints:
     with files.writing(self._saving):
       self._manager.close()
     self._empty_trash()
-
-
-def folders(model_dir: pathlib.Path) -> dict[int, pathlib.Path]:
-  """The checkpoints of a run by step, whole or not; none that is set aside."""
-  matches = ((_STEP.fullmatch(p.name), p) for p in model_dir.glob('*'))
-  return {int(match[1]): path for match, path in matches if match}
 
 
 def versions() -> dict[str, str]:
@@ -283,82 +277,3 @@ def shapes_with_shardings(shapes: Any, shardings: Any) -> Any:
   return jax.tree.map(
     lambda shape, sharding: shape.update(sharding=sharding), shapes, shardings
   )
-
-
-def find_checkpoint(
-  checkpoint_path: str, step: str | int, *, arrays: bool = True
-) -> tuple[pathlib.Path, int]:
-  """Turns a run's folder and a choice of step into one checkpoint.
-
-  Args:
-    checkpoint_path: a run's folder or any one checkpoint.
-    step: 'latest', 'best' or a number; for a run's folder only.
-    arrays: whether those of one in a bucket are fetched.
-
-  Returns:
-    The checkpoint's folder (of one in a bucket, its copy here) and its step (0 where its name has none).
-
-  Raises:
-    UserError: the folder or the step does not exist, or the best is asked for
-      where none was evaluated.
-  """
-  path = local_copy(checkpoint_path)
-  if not any(path.glob(f'{PREFIX}_*')):
-    if not path.exists():
-      raise contract.UserError(
-        f'there is no checkpoint at {str(path)!r}. Check CHECKPOINT_PATH.'
-      )
-    if arrays:
-      buckets.complete(path)
-    numbered = _STEP.fullmatch(path.name)
-    return path, int(numbered[1]) if numbered else 0
-  saved, choice = folders(path), step
-  if step == 'latest':
-    choice = max(saved, default=None)
-  elif step == 'best':
-    choice = checkpoint_scores.best_step(saved)
-  folder = path / f'{PREFIX}_{choice}'
-  if not folder.is_dir():
-    names = sorted(p.name for p in path.glob(f'{PREFIX}_*'))
-    raise contract.UserError(
-      f'step is {step!r}, expected latest, best or the number of one of'
-      f' {names}.'
-    )
-  if arrays:
-    buckets.complete(folder)
-  return folder, int(choice)
-
-
-def local_copy(checkpoint_path: str) -> pathlib.Path:
-  """Its folder here; of one in a bucket a copy, as yet without arrays."""
-  if not object_store.is_bucket(checkpoint_path):
-    return pathlib.Path(checkpoint_path).absolute()
-  path = buckets.fetch(checkpoint_path, arrays=False)
-  if _STEP.fullmatch(path.name):  # what is beside it says more
-    buckets.fetch(
-      f'{checkpoint_path.rstrip("/").rpartition("/")[0]}/config.gin'
-    )
-  return path
-
-
-def describe_choice(checkpoint_path: str, step: str | int) -> str:
-  """What a run's folder leaves to choose: ' (latest; ...)', else ''.
-
-  Args:
-    checkpoint_path: as for `find_checkpoint`.
-    step: the same.
-  """
-  saved = folders(local_copy(checkpoint_path))
-  if step != 'latest' or not saved:
-    return '' if step != 'best' else ' (best on validation)'
-  accuracies = {
-    number: accuracy
-    for number, folder in saved.items()
-    if (accuracy := checkpoint_scores.read_accuracy(folder)) is not None
-  }
-  best = checkpoint_scores.best(accuracies, accuracies)
-  if best is None:
-    return ' (latest; none was evaluated)'
-  if best == max(saved):
-    return ' (latest, and best on validation)'
-  return f' (latest; best on validation: --step={best})'

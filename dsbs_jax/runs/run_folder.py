@@ -11,7 +11,7 @@ from typing import Any
 
 from dsbs_jax import contract
 from dsbs_jax.data.prepared import store, views
-from dsbs_jax.runs import checkpoints, metrics_log
+from dsbs_jax.runs import checkpoint_folders, metrics_log
 
 CONFIG_FILE = 'config.gin'
 METRICS_FILE = metrics_log.METRICS_FILE
@@ -168,8 +168,8 @@ def is_finished(
     return False
   if any(last not in evaluated.get(split, {}) for split in splits):
     return False
-  saved = list(path.glob(f'{checkpoints.PREFIX}_*'))
-  return not saved or path / f'{checkpoints.PREFIX}_{last}' in saved
+  saved = list(path.glob(f'{checkpoint_folders.PREFIX}_*'))
+  return not saved or path / f'{checkpoint_folders.PREFIX}_{last}' in saved
 
 
 def prepared(name: str, data_dir: str | None) -> store.Prepared | None:

@@ -7,12 +7,9 @@ an error that names the flag.
 """
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
-
-from etils import epath
 
 from dsbs_jax import contract
 from dsbs_jax.data import benchmark as benchmark_lib
@@ -28,16 +25,8 @@ from dsbs_jax.interop import (
   read_checkpoint,
   same_network,
   t5x_read_checkpoint,
-  t5x_storage,
 )
-from dsbs_jax.runs import checkpoints, run_folder
-
-# What an exported folder keeps of its run: the metadata of the checkpoint, and
-# the run's config.
-METADATA_FILE = 'run.json'
-EXPORTED_CONFIG = 'training.gin'
-# Key of the metadata: the step of the checkpoint that was exported.
-EXPORTED_STEP = 'exported_step'
+from dsbs_jax.runs import checkpoint_folders, run_folder, run_metadata
 
 # Field of the settings -> macro of the run's config.
 _MACROS = {
@@ -54,6 +43,12 @@ _TOKENIZERS = (
   'tokenizer.model',
   'tokenizer.json',
   'tokenizer_config.json',
+)
+# Fields whose values are files, which may have moved since.
+_MOVABLE = (
+  ('vocabulary', 'the vocabulary', '--vocabulary=FILE'),
+  ('data_dir', 'the data in', '--data_dir=FOLDER'),
+  ('module', 'the module', '--module=FILE'),
 )
 # What export writes for StableHLO, llama.cpp and CTranslate2.
 _PROGRAMS = ('model.stablehlo', 'model.gguf', 'model.bin')
@@ -112,15 +107,14 @@ def training(folder: str, *, step: str | int = 'latest') -> Training:
   if not path.is_dir():
     problem = 'is a file' if path.exists() else 'does not exist'
     raise contract.UserError(f'{folder!r} {problem}, {_EXPECTED}.')
-  if (path / run_folder.CONFIG_FILE).is_file() and not checkpoints.folders(
-    path
-  ):
-    return _training(folder, macros(path), {})
+  is_run = (path / run_folder.CONFIG_FILE).is_file()
+  if is_run and not checkpoint_folders.folders(path):
+    return _training(folder, run_metadata.macros(path), {})
   checkpoint = _checkpoint(folder, step)
-  run = metadata(checkpoint)
+  run = run_metadata.metadata(checkpoint)
   if run.get(declared.KEY):
     _declare(declared.from_json(run[declared.KEY], str(checkpoint)))
-  return _training(folder, macros(checkpoint), run)
+  return _training(folder, run_metadata.macros(checkpoint), run)
 
 
 def network(
@@ -176,60 +170,6 @@ def bindings(network: Mapping[str, Any]) -> dict[str, Any]:
   return {'GemmaConfig' if is_gemma else 'T5Config': network}
 
 
-def metadata(checkpoint: pathlib.Path) -> dict[str, Any]:
-  """What the run of a checkpoint was made of, {} where that is not known."""
-  if not read_checkpoint.is_hugging_face(str(checkpoint)):
-    return read_checkpoint.run_metadata(str(checkpoint))
-  file = checkpoint / METADATA_FILE
-  if not file.is_file():
-    return {}
-  try:
-    return dict(json.loads(file.read_text(encoding='utf-8')))
-  except (ValueError, TypeError) as error:
-    raise contract.UserError(
-      f'{file} cannot be read ({error}), expected the JSON object that export'
-      ' writes. Export the run again.'
-    ) from error
-
-
-def trained_steps(checkpoint: pathlib.Path, step: int) -> int:
-  """How many steps trained the student in a checkpoint.
-
-  Args:
-    checkpoint: its folder.
-    step: what the folder's name says, 0 for nothing.
-
-  Returns:
-    What export wrote down, else `step`.
-  """
-  if not _is_checkpoint(checkpoint):
-    return step
-  return int(metadata(checkpoint).get(EXPORTED_STEP, step))
-
-
-def config_file(checkpoint: pathlib.Path) -> pathlib.Path | None:
-  """The config of the run that a checkpoint is of, None without one."""
-  is_whole = read_checkpoint.is_hugging_face(str(checkpoint))
-  folders = (checkpoint,) if is_whole else (checkpoint, checkpoint.parent)
-  files = (
-    folder / name
-    for folder in folders
-    for name in (run_folder.CONFIG_FILE, EXPORTED_CONFIG)
-  )
-  return next(filter(pathlib.Path.is_file, files), None)
-
-
-def macros(checkpoint: pathlib.Path) -> dict[str, Any]:
-  """The macros of that config that are values, not references."""
-  file = config_file(checkpoint)
-  found = run_folder.read_macros(file) if file else {}
-  return {
-    macro: value
-    for macro, value in found.items()
-    if not (isinstance(value, str) and value.startswith(('%', '@')))
-  }
-
-
 def _declare(said: declared.Description) -> None:
   """Makes a benchmark known whose data is perhaps on another machine."""
   with register.without_seqio():
@@ -241,14 +181,17 @@ def _declare(said: declared.Description) -> None:
 def _path(folder: str) -> pathlib.Path:
   """The folder; of one in a bucket, the copy here."""
   if object_store.is_bucket(folder):
-    return checkpoints.local_copy(folder)
+    return checkpoint_folders.local_copy(folder)
   return pathlib.Path(folder)
 
 
 def _checkpoint(folder: str, step: str | int) -> pathlib.Path:
   path = _path(folder)
   if (path / run_folder.CONFIG_FILE).is_file() and not any(
-    (*path.glob(f'{checkpoints.PREFIX}_*'), _is_checkpoint(path))
+    (
+      *path.glob(f'{checkpoint_folders.PREFIX}_*'),
+      run_metadata.is_checkpoint(path),
+    )
   ):
     raise contract.UserError(
       f'{folder} is a run without a checkpoint, expected one that was trained'
@@ -258,21 +201,12 @@ def _checkpoint(folder: str, step: str | int) -> pathlib.Path:
     raise contract.UserError(
       f'{folder} is a program, {_EXPECTED}. Run it: python {folder}/run.py.'
     )
-  checkpoint, _ = checkpoints.find_checkpoint(folder, step, arrays=False)
-  if _is_checkpoint(checkpoint):
+  checkpoint, _ = checkpoint_folders.find_checkpoint(folder, step, arrays=False)
+  if run_metadata.is_checkpoint(checkpoint):
     return checkpoint
   names = sorted(child.name for child in path.iterdir())
   there = ', '.join(names[:6]) or 'nothing'
   raise contract.UserError(f'{folder} holds {there}, {_EXPECTED}.')
-
-
-def _is_checkpoint(path: pathlib.Path) -> bool:
-  place = epath.Path(path)
-  return (
-    read_checkpoint.is_hugging_face(str(path))
-    or t5x_storage.is_legacy(place)
-    or t5x_storage.orbax_state(place) is not None
-  )
 
 
 def _training(
@@ -299,33 +233,25 @@ def _training(
         f'{folder} has no tokenizer ({", ".join(_TOKENIZERS)}), so that its'
         ' vocabulary is not known. Add --vocabulary=FILE.'
       )
-  moved = (
-    f'{folder} was trained with {{}} {{!r}}, which is not there.{{}} Add {{}}'
-  )
-  vocabulary, data_dir = found['vocabulary'], found['data_dir']
-  if vocabulary and not _is_there(vocabulary_files.parse_spec(vocabulary).path):
-    missing['vocabulary'] = moved.format(
-      *('the vocabulary', vocabulary, _relative(vocabulary)),
-      '--vocabulary=FILE with its new place.',
-    )
-  if data_dir and not _is_there(data_dir):
-    missing['data_dir'] = moved.format(
-      *('the data in', data_dir, _relative(data_dir)),
-      '--data_dir=FOLDER with its new place.',
-    )
-  module = found['module']
-  if module and task_modules.is_path(module) and not _is_there(module):
-    missing['module'] = moved.format(
-      *('the module', module, _relative(module)),
-      '--module=FILE with its new place.',
-    )
+  for name, words, flag in _MOVABLE:
+    value = found[name]
+    if value and not _is_there(name, value):
+      missing[name] = (
+        f'{folder} was trained with {words} {value!r}, which is not there.'
+        f'{_relative(value)} Add {flag} with its new place.'
+      )
   known = {name: value for name, value in found.items() if value is not None}
   return Training(folder, known, missing)
 
 
-def _is_there(path: str) -> bool:
-  is_name = path == vocabulary_files.BYTES or '://' in path
-  return is_name or pathlib.Path(path).expanduser().exists()
+def _is_there(field: str, value: str) -> bool:
+  """Whether what a field names is here, or need not be."""
+  if field == 'module' and not task_modules.is_path(value):
+    return True
+  if field == 'vocabulary':
+    value = vocabulary_files.parse_spec(value).path
+  is_name = value == vocabulary_files.BYTES or '://' in value
+  return is_name or pathlib.Path(value).expanduser().exists()
 
 
 def _relative(path: str) -> str:

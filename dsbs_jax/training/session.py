@@ -17,6 +17,7 @@ from dsbs_jax.data.prepared import tokens, views
 from dsbs_jax.inference import evaluator as evaluator_lib
 from dsbs_jax.interop import read_checkpoint
 from dsbs_jax.runs import (
+  checkpoint_folders,
   checkpoint_repair,
   checkpoints,
   metrics_log,
@@ -104,7 +105,7 @@ def open_session(
     state = init_state(run, mesh, init_key, vocabulary=vocabulary)
   else:
     saved_run = read_checkpoint.run_metadata(
-      f'{run.model_dir}/{checkpoints.PREFIX}_{latest_step}'
+      f'{run.model_dir}/{checkpoint_folders.PREFIX}_{latest_step}'
     )
     resume_check.check(saved_run, fingerprint, run, step=latest_step)
     like = step_functions.state(run, mesh).like

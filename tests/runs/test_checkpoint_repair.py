@@ -10,7 +10,7 @@ import pytest
 from dsbs_jax.core import optimizer, steps
 from dsbs_jax.exporting import export
 from dsbs_jax.interop import checksums, read_checkpoint
-from dsbs_jax.runs import checkpoint_repair, checkpoints
+from dsbs_jax.runs import checkpoint_folders, checkpoint_repair, checkpoints
 from dsbs_jax.training import loop
 from tests import models, small_runs
 
@@ -210,4 +210,4 @@ def test_no_command_reads_a_damaged_checkpoint(
     )
   (newest / 'metrics/metrics').write_text('{')
   with pytest.raises(ValueError, match='checkpoint_12.* is damaged: metrics/'):
-    checkpoints.find_checkpoint(str(broken_run), 'best')
+    checkpoint_folders.find_checkpoint(str(broken_run), 'best')

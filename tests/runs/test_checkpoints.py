@@ -7,7 +7,7 @@ import pytest
 
 from dsbs_jax.core import optimizer, steps
 from dsbs_jax.interop import checksums, read_checkpoint
-from dsbs_jax.runs import checkpoints
+from dsbs_jax.runs import checkpoint_folders, checkpoints
 from tests import models
 
 CONFIG = models.t5(vocab_size=32, emb_dim=8, head_dim=4, mlp_dim=16)
@@ -61,7 +61,7 @@ def test_newest_and_best_are_kept(state, tmp_path):
   for step, accuracy in ((1, 10.0), (2, 90.0), (3, 50.0), (4, None), (5, 20.0)):
     _save(saved, state, step, accuracy)
   assert saved.latest_step() == 5
-  assert checkpoints.find_checkpoint(str(tmp_path), 'best')[1] == 2
+  assert checkpoint_folders.find_checkpoint(str(tmp_path), 'best')[1] == 2
   kept = sorted(path.name for path in tmp_path.glob('checkpoint_*'))
   assert kept == ['checkpoint_2', 'checkpoint_4', 'checkpoint_5']
 
@@ -70,7 +70,7 @@ def test_of_equal_bests_the_newest_is_best_and_kept(state, tmp_path):
   saved = checkpoints.Checkpoints(tmp_path, keep=2)
   for step in (1, 2):
     _save(saved, state, step, 50.0)
-  assert checkpoints.find_checkpoint(str(tmp_path), 'best')[1] == 2
+  assert checkpoint_folders.find_checkpoint(str(tmp_path), 'best')[1] == 2
   for step in (3, 4):
     _save(saved, state, step, 20.0)
   kept = sorted(path.name for path in tmp_path.glob('checkpoint_*'))
@@ -114,20 +114,20 @@ def test_scores_count_once_they_are_in_the_list(state, tmp_path, monkeypatch):
 def test_only_a_checkpoints_name_tells_a_step(tmp_path):
   for name, step in (('flan_1_1', 0), ('checkpoint_12', 12)):
     (tmp_path / name).mkdir()
-    found = checkpoints.find_checkpoint(str(tmp_path / name), 'latest')
+    found = checkpoint_folders.find_checkpoint(str(tmp_path / name), 'latest')
     assert found == (tmp_path / name, step)
 
 
 def test_reading_a_run_that_is_not_there_is_an_error(tmp_path):
   with pytest.raises(ValueError, match='there is no checkpoint at'):
-    checkpoints.find_checkpoint(str(tmp_path / 'nowhere'), 'best')
+    checkpoint_folders.find_checkpoint(str(tmp_path / 'nowhere'), 'best')
 
 
 def test_the_best_is_that_of_the_first_evaluated_split(state, tmp_path):
   saved = checkpoints.Checkpoints(tmp_path, keep=1)
   _save(saved, state, 1)
   with pytest.raises(ValueError, match="step is 'best', but none of"):
-    checkpoints.find_checkpoint(str(tmp_path), 'best')
+    checkpoint_folders.find_checkpoint(str(tmp_path), 'best')
   for step, test, train in ((2, 50.0, 1.0), (3, 90.0, 2.0), (4, 20.0, 3.0)):
     saved.save(
       state.replace(step=np.int32(step)),
@@ -140,4 +140,4 @@ def test_the_best_is_that_of_the_first_evaluated_split(state, tmp_path):
   saved.close()
   kept = sorted(path.name for path in tmp_path.glob('checkpoint_*'))
   assert kept == ['checkpoint_3', 'checkpoint_4']
-  assert checkpoints.find_checkpoint(str(tmp_path), 'best')[1] == 3
+  assert checkpoint_folders.find_checkpoint(str(tmp_path), 'best')[1] == 3

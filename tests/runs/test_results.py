@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from dsbs_jax.runs import checkpoints, results, run_folder
+from dsbs_jax.runs import checkpoint_folders, results, run_folder
 
 
 def _lines(path):
@@ -50,7 +50,7 @@ def test_a_checkpoint_still_being_written_does_not_count(make_run):
   path = make_run()
   (path / 'checkpoint_20').rename(path / 'checkpoint_20.orbax-checkpoint-tmp')
   assert not _finished(path)
-  assert not checkpoints.folders(path)
+  assert not checkpoint_folders.folders(path)
 
 
 def test_checkpoints_removed_to_save_space_do_not_matter(make_run):

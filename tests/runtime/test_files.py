@@ -15,7 +15,7 @@ import pytest
 from dsbs_jax import contract
 from dsbs_jax.core import steps
 from dsbs_jax.interop import checksums
-from dsbs_jax.runs import checkpoints, tensorboard
+from dsbs_jax.runs import checkpoint_folders, checkpoints, tensorboard
 from dsbs_jax.runtime import files, signals
 from dsbs_jax.training import loop
 from tests import small_runs
@@ -161,8 +161,8 @@ def test_a_clock_that_jumps_back_changes_nothing(
     small_runs.params(run, 12),
     small_runs.params(unbroken, 12),
   )
-  _, best = checkpoints.find_checkpoint(str(tmp_path), 'best')
-  assert checkpoints.find_checkpoint(str(tmp_path), 'latest')[1] == 12
+  _, best = checkpoint_folders.find_checkpoint(str(tmp_path), 'best')
+  assert checkpoint_folders.find_checkpoint(str(tmp_path), 'latest')[1] == 12
   kept = {int(path.name[11:]) for path in tmp_path.glob('checkpoint_*')}
   assert kept == {best, 12}
 

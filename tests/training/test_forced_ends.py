@@ -13,7 +13,12 @@ import pytest
 from dsbs_jax import contract
 from dsbs_jax.data.batching import eval_loader, loader
 from dsbs_jax.inference import evaluator
-from dsbs_jax.runs import checkpoints, metrics_log, run_folder
+from dsbs_jax.runs import (
+  checkpoint_folders,
+  checkpoints,
+  metrics_log,
+  run_folder,
+)
 from dsbs_jax.runtime import folder_lock, signals
 from dsbs_jax.training import loop
 from tests import small_runs
@@ -95,7 +100,8 @@ def test_an_evaluation_that_is_stopped_is_made_up_for(
   small_runs.assert_same_run(run, unbroken)
   assert _predictions(run) == _predictions(unbroken)
   best = [
-    checkpoints.find_checkpoint(x.model_dir, 'best')[1] for x in (run, unbroken)
+    checkpoint_folders.find_checkpoint(x.model_dir, 'best')[1]
+    for x in (run, unbroken)
   ]
   assert best[0] == best[1]
   assert checkpoints.Checkpoints(run.model_dir).has_scores(12)

@@ -16,7 +16,7 @@ from dsbs_jax.core import lora, partitioning
 from dsbs_jax.exporting import export, hf_folder, model_card
 from dsbs_jax.inference import evaluate_checkpoint, evaluator
 from dsbs_jax.interop import read_checkpoint, t5x_read_checkpoint, t5x_storage
-from dsbs_jax.runs import checkpoints
+from dsbs_jax.runs import checkpoint_folders, checkpoints
 from dsbs_jax.runtime import signals
 from dsbs_jax.training import loop, step_functions
 from tests import models, small_runs
@@ -205,7 +205,7 @@ def test_a_kill_between_two_checkpoints_changes_nothing(
     check=False,
   )
   assert done.returncode == -signal.SIGKILL, done.stderr
-  assert sorted(checkpoints.folders(pathlib.Path(run.model_dir))) == [6]
+  assert sorted(checkpoint_folders.folders(pathlib.Path(run.model_dir))) == [6]
   assert loop.train(run) == 0
   small_runs.assert_same_run(run, trained)
   (left, here), (right, there) = state_of(run), state_of(trained)

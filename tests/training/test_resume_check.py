@@ -13,7 +13,7 @@ from dsbs_jax.core import objective
 from dsbs_jax.data import vocabularies
 from dsbs_jax.interop import read_checkpoint
 from dsbs_jax.preparing import prepare
-from dsbs_jax.runs import checkpoints
+from dsbs_jax.runs import checkpoint_folders
 from dsbs_jax.training import loop, resume_check
 from tests import small_runs
 
@@ -146,7 +146,7 @@ def test_the_newest_and_the_best_stay(settings, tmp_path):
   run = settings(tmp_path, 'EVAL_PERIOD = 3', 'KEEP_CHECKPOINTS = 2')
   assert loop.train(run) == 0
   kept = {int(path.name[11:]) for path in tmp_path.glob('checkpoint_*')}
-  _, best = checkpoints.find_checkpoint(str(tmp_path), 'best')
+  _, best = checkpoint_folders.find_checkpoint(str(tmp_path), 'best')
   assert kept == {9, 12, best}
   # Nothing is left of the others.
   folders = {p.name for p in pathlib.Path(tmp_path).iterdir() if p.is_dir()}
