@@ -18,7 +18,7 @@ from dsbs_jax import contract
 from dsbs_jax.core import partitioning
 from dsbs_jax.hardware import batch_shapes, tpu_compiler
 from dsbs_jax.runtime import accelerators
-from dsbs_jax.training import step_functions, train_config
+from dsbs_jax.training import lowered_step, step_functions, train_config
 
 _NEEDED = re.compile(r'(?:Used |temporaries \()(\d+(?:\.\d+)?)([KMGT])')
 # Compiles in half the time, with the same memory; the program is never run.
@@ -93,9 +93,7 @@ def parts(
     views: view -> shape of its rows, of all devices together.
   """
   state = step_functions.state(run, mesh).like
-  batch = step_functions.batch_shapes(
-    views, mesh, microbatches=run.microbatches
-  )
+  batch = lowered_step.batch_shapes(views, mesh, microbatches=run.microbatches)
   trained = bytes_per_device(state.params)
   return Parts(
     params=bytes_per_device(state.frozen) + trained,

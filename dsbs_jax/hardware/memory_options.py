@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dsbs_jax.core import optimizer, partitioning
 from dsbs_jax.hardware import batch_shapes, memory
 from dsbs_jax.runtime import accelerators
-from dsbs_jax.training import step_functions, train_config
+from dsbs_jax.training import lowered_step, train_config
 
 _MICROBATCHES = (2, 4, 8)
 _LARGER = (2, 4)
@@ -128,7 +128,7 @@ def compile_option(
   if parts.held > device.memory:
     return FitResult(option, parts, None)
   # Simulated devices stand for GPUs, and all accelerators join views.
-  lowered = step_functions.lower_train_step(
+  lowered = lowered_step.lower_train_step(
     option.run, mesh, views, join_views=True
   )
   return FitResult(option, parts, memory.compile_program(lowered, mesh))

@@ -22,7 +22,7 @@ from dsbs_jax.hardware import (
 from dsbs_jax.hardware import memory as memory_lib
 from dsbs_jax.runs import results
 from dsbs_jax.runtime import accelerators, progress
-from dsbs_jax.training import step_functions, train_config
+from dsbs_jax.training import lowered_step, step_functions, train_config
 
 DOES_NOT_FIT_STATUS = 1
 
@@ -154,7 +154,7 @@ def make(run: train_config.TrainConfig, request: PlanRequest) -> HardwarePlan:
   mesh = memory_lib.mesh_of(device, request.mesh)
   views = shapes(run, request.mesh)
   partitioning.check_batch(
-    step_functions.batch_shapes(views, mesh),
+    lowered_step.batch_shapes(views, mesh),
     mesh,
     num_microbatches=run.microbatches,
   )

@@ -8,7 +8,7 @@ import pathlib
 from dsbs_jax import contract
 from dsbs_jax.core import partitioning
 from dsbs_jax.data import buckets, register
-from dsbs_jax.inference import backend, student
+from dsbs_jax.inference import backend, student_config
 from dsbs_jax.inference import evaluator as evaluator_lib
 from dsbs_jax.runs import checkpoint_folders
 from dsbs_jax.runtime import field_checks, files, progress
@@ -17,7 +17,7 @@ SCORES_FILE = 'eval.jsonl'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvalConfig(student.CheckpointConfig):
+class EvalConfig(student_config.CheckpointConfig):
   """Settings of an evaluation; gin/eval.gin binds every field.
 
   Attributes:

@@ -22,6 +22,7 @@ from dsbs_jax.inference import (
   input_lines,
   length_buckets,
   student,
+  student_config,
 )
 from dsbs_jax.runtime import field_checks, folder_lock, progress, signals
 
@@ -33,7 +34,7 @@ _OWN_FIELDS = ('line', 'label', 'probability', 'rationale', 'error')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class InferConfig(student.StudentConfig):
+class InferConfig(student_config.StudentConfig):
   """Settings of inference; gin/infer.gin binds every field.
 
   Attributes:

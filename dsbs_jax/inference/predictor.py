@@ -35,7 +35,7 @@ class PredictorConfig:
     model: the network.
     prefixes: what stands before the inputs.
     labels: the closed set of labels, () for free ones.
-    max_decode_len: the others are those of `student.StudentConfig`.
+    max_decode_len: the others are those of `student_config.StudentConfig`.
   """
 
   task: str

@@ -13,11 +13,11 @@ from typing import Any, TypeVar
 from absl import flags
 
 from dsbs_jax import contract
-from dsbs_jax.inference import student
+from dsbs_jax.inference import student_config
 from dsbs_jax.runs import self_description
 from dsbs_jax.runtime import gin_flags, gin_macros
 
-Config = TypeVar('Config', bound=student.CheckpointConfig)
+Config = TypeVar('Config', bound=student_config.CheckpointConfig)
 
 # The flags below belong to the door that asks for them.
 flags.disclaim_key_flags()

@@ -16,7 +16,12 @@ import signal
 import time
 
 from dsbs_jax import contract
-from dsbs_jax.inference import length_buckets, predictor, student
+from dsbs_jax.inference import (
+  length_buckets,
+  predictor,
+  student,
+  student_config,
+)
 from dsbs_jax.runtime import field_checks, progress
 from dsbs_jax.serving import (
   batcher,
@@ -36,7 +41,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ServeConfig(student.StudentConfig):
+class ServeConfig(student_config.StudentConfig):
   """Settings of a server; gin/serve.gin binds every field.
 
   Attributes:

@@ -1,39 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The jitted step functions of a run, and the shapes of their arguments.
+"""The jitted step functions of a run, and the shapes of its state.
 
 Training calls them with arrays. The planner lowers and compiles the same ones
-from shapes, for machines that are not there.
+from shapes (`lowered_step`), for machines that are not there.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Self
 
 import jax
-import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dsbs_jax.core import lora as lora_lib
 from dsbs_jax.core import network, objective, partitioning, platform, steps
-from dsbs_jax.data.batching import row_shapes
 from dsbs_jax.runs import checkpoints
 from dsbs_jax.training import train_config
 
 # Of this many kinds of runs, programs are kept: a sweep's methods.
 _MAX_SHARED = 8
-_PACKED_ROWS = {
-  'encoder_input_tokens': jnp.int32,
-  'decoder_input_tokens': jnp.int32,
-  'decoder_target_tokens': jnp.int32,
-  'decoder_loss_weights': jnp.float32,
-  'decoder_task_ids': jnp.int32,
-  'encoder_segment_ids': jnp.int32,
-  'encoder_positions': jnp.int32,
-  'decoder_segment_ids': jnp.int32,
-  'decoder_positions': jnp.int32,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -261,69 +248,3 @@ def _train_step(facts: _Facts) -> jax.stages.Wrapped:
     out_shardings=(shardings, replicated),
     donate_argnums=0,
   )
-
-
-def batch_shapes(
-  views: Mapping[str, row_shapes.Shape],
-  mesh: Mesh,
-  *,
-  pair_ids: bool = False,
-  microbatches: int = 1,
-) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:
-  """A packed batch by shapes: view -> row group, see contract.py."""
-  sharding = partitioning.batch_sharding(mesh)
-  num_cells = mesh.shape[partitioning.DATA_AXIS] * microbatches
-  names = dict(_PACKED_ROWS)
-  if pair_ids:
-    names['decoder_pair_ids'] = jnp.int32
-
-  def group(shape):
-    lengths = {'encoder': shape.inputs, 'decoder': shape.targets}
-    found = {
-      name: ((shape.rows, lengths[name.split('_')[0]]), dtype)
-      for name, dtype in names.items()
-    }
-    if shape.input_slots:
-      for stack, slots in zip(lengths, shape.tokens, strict=True):
-        cells = num_cells, slots // num_cells
-        found[f'{stack}_token_index'] = cells, jnp.int32
-    return {
-      name: jax.ShapeDtypeStruct(*described, sharding=sharding)
-      for name, described in found.items()
-    }
-
-  return {view: group(shape) for view, shape in views.items()}
-
-
-def lower_train_step(
-  run: train_config.TrainConfig,
-  mesh: Mesh,
-  views: Mapping[str, row_shapes.Shape],
-  *,
-  join_views: bool | None = None,
-) -> jax.stages.Lowered:
-  """The train step for a mesh whose devices need not be there.
-
-  Args:
-    run: all settings.
-    mesh: of real, simulated or compile-only devices.
-    views: the shape of each view's row group, packed.
-    join_views: as in `train_step`.
-
-  Returns:
-    What `.compile()` turns into a program for the mesh's devices.
-
-  Raises:
-    UserError: rows do not divide over the mesh and the microbatches.
-  """
-  tied = train_config.objective_of(run).needs_pair_ids
-  batch = batch_shapes(
-    views, mesh, pair_ids=tied, microbatches=run.microbatches
-  )
-  partitioning.check_batch(batch, mesh, num_microbatches=run.microbatches)
-  described = state(run, mesh)
-  key_data = jax.eval_shape(
-    lambda: jax.random.key_data(jax.random.key(run.seed))
-  )
-  step = train_step(run, mesh, join_views=join_views)
-  return step.lower(described.like, batch, key_data)

@@ -13,7 +13,7 @@ from dsbs_jax.data.batching import batch_order, loader, row_shapes
 from dsbs_jax.hardware import batch_shapes
 from dsbs_jax.preparing import prepare
 from dsbs_jax.runtime import gin_config
-from dsbs_jax.training import step_functions, train_config
+from dsbs_jax.training import lowered_step, train_config
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 BINDINGS = (
@@ -79,12 +79,12 @@ def test_prepared_data_gives_its_own_shapes_and_tied_pairs_lower(tmp_path):
   batch = data.batch(0)
   assert views.keys() == batch.keys()
   mesh = partitioning.make_mesh('1x1')
-  described = step_functions.batch_shapes(views, mesh, pair_ids=True)
+  described = lowered_step.batch_shapes(views, mesh, pair_ids=True)
   for view, rows in batch.items():
     assert {key: array.shape for key, array in rows.items()} == {
       key: array.shape for key, array in described[view].items()
     }
-  assert step_functions.lower_train_step(run, mesh, views).as_text()
+  assert lowered_step.lower_train_step(run, mesh, views).as_text()
 
 
 def test_typical_rows_have_room_for_their_tokens_at_every_batch_size():

@@ -16,7 +16,7 @@ from dsbs_jax.core import lora, partitioning
 from dsbs_jax.hardware import batch_shapes, memory
 from dsbs_jax.runs import results
 from dsbs_jax.runtime import accelerators
-from dsbs_jax.training import step_functions
+from dsbs_jax.training import lowered_step, step_functions
 from tests.hardware import small_run
 
 LORA = (
@@ -91,7 +91,7 @@ def test_t5_xl_is_too_large_for_24_gb_unless_its_weights_are_frozen():
 def test_a_step_of_t5_xl_with_lora_fits_24_gb():
   """Compiled for a CPU, which makes float32 copies that no GPU needs."""
   run, mesh, shapes, parts = plan_xl(*LORA)
-  lowered = step_functions.lower_train_step(run, mesh, shapes, join_views=True)
+  lowered = lowered_step.lower_train_step(run, mesh, shapes, join_views=True)
   peak = memory.compile_program(lowered, mesh).peak
   print(f'peak {peak:,}, of which by shapes {parts.total:,}')
   assert parts.total < peak < accelerators.device('l4').memory
@@ -128,13 +128,13 @@ def main(model, *bindings):
   shapes = batch_shapes.typical(run, multiple=1)
   views = {'rationale': shapes['rationale']}
   mesh = partitioning.make_mesh('1x1', devices=jax.devices()[:1])
-  lowered = step_functions.lower_train_step(run, mesh, views)
+  lowered = lowered_step.lower_train_step(run, mesh, views)
   planned = memory.compile_program(lowered, mesh).peak
   step = lowered.compile(compiler_options=memory.QUICK)
   state = step_functions.state(run, mesh)
   arrays = jax.tree.map(
     lambda leaf: jax.device_put(np.ones(leaf.shape, leaf.dtype), leaf.sharding),
-    (state.like, step_functions.batch_shapes(views, mesh)),
+    (state.like, lowered_step.batch_shapes(views, mesh)),
   )
   key_data = jax.random.key_data(jax.random.key(run.seed))
   held = memory.bytes_per_device(arrays)

@@ -14,7 +14,7 @@ import pytest
 from dsbs_jax.core import decoding, partitioning
 from dsbs_jax.hardware import batch_shapes, memory, tpu_compiler
 from dsbs_jax.runtime import accelerators, gin_config
-from dsbs_jax.training import step_functions, train_config
+from dsbs_jax.training import lowered_step, step_functions, train_config
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 GIB = accelerators.GIB
@@ -99,7 +99,7 @@ def test_the_train_step_compiles_and_fits(case):
   mesh = memory.mesh_of(device, case.mesh)
   views = batch_shapes.typical(run, multiple=mesh.shape[partitioning.DATA_AXIS])
   compiled = memory.compile_program(
-    step_functions.lower_train_step(run, mesh, views), mesh
+    lowered_step.lower_train_step(run, mesh, views), mesh
   )
   batch = ' + '.join(map(str, views.values()))
   report('train', case, compiled, batch)

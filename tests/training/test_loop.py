@@ -15,7 +15,7 @@ from dsbs_jax.data.prepared import store
 from dsbs_jax.inference import evaluate_checkpoint
 from dsbs_jax.runs import checkpoints, run_folder
 from dsbs_jax.runtime import folder_lock, signals
-from dsbs_jax.training import loop, step_functions, train_config
+from dsbs_jax.training import loop, lowered_step, train_config
 from tests import small_runs
 from tests.data import small_prepared
 
@@ -337,7 +337,7 @@ def test_runs_that_differ_in_their_seed_share_one_program(settings, tmp_path):
   texts = set()
   for seed in (0, 1):
     run = settings(tmp_path / str(seed), f'SEED = {seed}', 'DROPOUT_RATE = 0.1')
-    texts.add(step_functions.lower_train_step(run, mesh, views).as_text())
+    texts.add(lowered_step.lower_train_step(run, mesh, views).as_text())
   assert len(texts) == 1
 
 

@@ -165,13 +165,13 @@ def build(model, rules, optimizer='adamw_hf'):
 def lower(model, mesh, mesh_name, *, one_view):
   """Lowers a train step; the partitions that the program asks for."""
   from dsbs_jax.hardware import batch_shapes
-  from dsbs_jax.training import step_functions
+  from dsbs_jax.training import lowered_step
 
   run = build(model, rules_of(mesh_name))
   views = batch_shapes.typical(run, multiple=8)
   if one_view:
     views = {'rationale': views['rationale']}
-  text = step_functions.lower_train_step(run, mesh, views).as_text()
+  text = lowered_step.lower_train_step(run, mesh, views).as_text()
   return int(re.search(r'mhlo.num_partitions = (\d+)', text)[1])
 
 
@@ -195,14 +195,12 @@ def cross_lower(mesh):
   import jax.export
 
   from dsbs_jax.hardware import batch_shapes
-  from dsbs_jax.training import step_functions
+  from dsbs_jax.training import lowered_step, step_functions
 
   run = build('tiny', 'standard')
   described = step_functions.state(run, mesh)
   step = step_functions.train_step(run, mesh)
-  batch = step_functions.batch_shapes(
-    batch_shapes.typical(run, multiple=8), mesh
-  )
+  batch = lowered_step.batch_shapes(batch_shapes.typical(run, multiple=8), mesh)
   exported = jax.export.export(step, platforms=('cuda', 'tpu'))(
     described.like, batch, jax.random.key_data(jax.random.key(0))
   )
