@@ -10,6 +10,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dsbs_jax import contract
+from dsbs_jax.core import partitioning
+
 Array = jax.Array
 Rows = dict[str, Array]
 
@@ -20,6 +23,15 @@ def cut(tree: Any, view: str, *, num_parts: int, num_shards: int) -> Any:
   Part i has every num_parts-th row of each shard's block. So do token indices,
   [C, n], whose cells are ordered by shard, then by part. With one shard there
   is no shard axis.
+
+  Args:
+    tree: arrays [B, ...], of any dtype.
+    view: what an error calls them.
+    num_parts: parts that are computed one after the other.
+    num_shards: data shards that compute at the same time.
+
+  Raises:
+    ValueError: B is no multiple of both.
   """
   for array in jax.tree.leaves(tree):
     if len(array) % (num_shards * num_parts):
@@ -45,9 +57,13 @@ def add_up(
   num_shards: int,
   total: Any = None,
 ) -> Any:
-  """Adds function(rows, keys) of each part to the total; None starts from 0.
+  """Adds function(rows, keys) of each part to the total.
 
-  Parts are [num_parts, (num_shards,) b, ...], and the total has the shard axis.
+  Args:
+    function: rows and keys of one part of one shard -> arrays to add up.
+    parts: rows and keys, [num_parts, (num_shards,) b, ...].
+    num_shards: data shards; with one there is no shard axis.
+    total: what to add to, with the shard axis; None starts from 0.
   """
   if num_shards > 1:
     function = jax.vmap(function)
@@ -66,7 +82,15 @@ def add_up(
 
 
 def sum_shards(total: Any, num_shards: int) -> Any:
-  """[num_shards, ...] -> [...]; one shard has no shard axis."""
+  """The sum over data shards.
+
+  Args:
+    total: arrays [num_shards, ...], or [...] where there is one shard.
+    num_shards: data shards.
+
+  Returns:
+    Arrays [...].
+  """
   if num_shards == 1:
     return total
   return jax.tree.map(lambda array: jnp.sum(array, axis=0), total)
@@ -74,3 +98,26 @@ def sum_shards(total: Any, num_shards: int) -> Any:
 
 def _add(left: Any, right: Any) -> Any:
   return jax.tree.map(jnp.add, left, right)
+
+
+def check_batch(
+  batch: Any, mesh: jax.sharding.Mesh, *, num_microbatches: int = 1
+) -> None:
+  """Raises UserError unless rows divide over data shards and microbatches.
+
+  Args:
+    batch: view -> row group; arrays or shapes of the *global* batch.
+    mesh: the mesh.
+    num_microbatches: how many parts a step cuts the batch into.
+  """
+  num_shards = mesh.shape[partitioning.DATA_AXIS]
+  parts = num_shards * num_microbatches
+  for view, rows in batch.items():
+    num_rows = len(rows['decoder_target_tokens'])
+    if num_rows % parts:
+      raise contract.UserError(
+        f'view {view!r} has {num_rows} rows, expected a multiple of {parts}'
+        f' ({num_shards} data shards x {num_microbatches}'
+        ' microbatches). Change the batch size (or the packed row count), the'
+        ' mesh or the number of microbatches.'
+      )

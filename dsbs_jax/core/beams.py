@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Beam search over the cached decoder, by T5X's rules or by Hugging Face's."""
+"""Beam search over the cached decoder; the rules: beam_rules.py."""
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -9,100 +8,10 @@ import jax.numpy as jnp
 from flax import struct
 
 from dsbs_jax import contract
-from dsbs_jax.core import network
+from dsbs_jax.core import beam_rules, network
 
 # Log probability of what must never be chosen, as in T5X.
 NEG_INF = -1e9
-
-
-@dataclasses.dataclass(frozen=True)
-class BrevityPenalty:
-  """T5X's rules: sum of log p / ((5 + length) / 6) ** alpha.
-
-  Every candidate that ends is a result; an output that is cut off at the last
-  position is one only if nothing ended in its row. The search stops when no
-  live output can overtake, so stopping early never changes the result.
-
-  Source: Wu et al. 2016 (arXiv:1609.08144), equation 14; t5x/decoding.py.
-  """
-
-  alpha: float = 0.6
-
-  def __post_init__(self):
-    if self.alpha < 0.0:
-      raise contract.UserError(
-        f'BrevityPenalty.alpha is {self.alpha}, expected a number >= 0.'
-      )
-
-  def score(self, log_probs: jax.Array, length: jax.Array) -> jax.Array:
-    """The score of finished outputs.
-
-    Args:
-      log_probs: float32 of any shape, sums of log p.
-      length: int32, tokens, the end token included.
-
-    Returns:
-      float32, shaped as `log_probs`.
-    """
-    length = jnp.asarray(length, jnp.float32)
-    return log_probs / ((5.0 + length) / 6.0) ** self.alpha
-
-  def best_attainable_score(
-    self, log_probs: jax.Array, length: jax.Array, max_decode_len: int
-  ) -> jax.Array:
-    """The best score that live outputs of a length may still reach.
-
-    Args:
-      log_probs: float32 of any shape, sums of log p so far.
-      length: int32, tokens so far.
-      max_decode_len: tokens at most.
-
-    Returns:
-      float32, shaped as `log_probs`: no lower than what `score` will give.
-    """
-    del length
-    return self.score(log_probs, max_decode_len + 1)  # T5X counts the start.
-
-  def finished(self, ended: jax.Array, is_last: jax.Array) -> jax.Array:
-    """Which candidates become results.
-
-    Args:
-      ended: [B, 2G] bool, candidates with an end token, best first.
-      is_last: bool scalar, whether no further token may follow.
-
-    Returns:
-      [B, 2G] bool.
-    """
-    del is_last
-    return ended
-
-
-@dataclasses.dataclass(frozen=True)
-class LengthPenalty:
-  """The rules of Hugging Face transformers: sum of log p / length ** exponent.
-
-  Only the better half of the candidates may end; at the last position all of
-  that half does. Live outputs are scored at their present length, so a row may
-  stop before a longer, better output is found. Methods as in BrevityPenalty.
-
-  Source: transformers 4.57.6, generation/utils.py, early_stopping=False.
-  """
-
-  exponent: float = 1.0
-
-  def score(self, log_probs, length):
-    return log_probs / jnp.asarray(length, jnp.float32) ** self.exponent
-
-  def best_attainable_score(self, log_probs, length, max_decode_len):
-    del max_decode_len
-    return self.score(log_probs, length)
-
-  def finished(self, ended, is_last):
-    better_half = jnp.arange(ended.shape[1]) < ended.shape[1] // 2
-    return (ended | is_last) & better_half
-
-
-BeamRules = BrevityPenalty | LengthPenalty
 
 
 @struct.dataclass
@@ -170,7 +79,7 @@ def _advance(
   log_probs: jax.Array,
   *,
   config: network.Config,
-  rules: BeamRules,
+  rules: beam_rules.BeamRules,
 ) -> BeamState:
   """Chooses the next live beams and merges the outputs that ended.
 
@@ -226,7 +135,7 @@ def beam_search(
   *,
   num_beams: int,
   max_decode_len: int,
-  rules: BeamRules | None = None,
+  rules: beam_rules.BeamRules | None = None,
 ) -> tuple[jax.Array, jax.Array]:
   """Keeps the G best unfinished outputs of each row, returns the best finished.
 
@@ -258,7 +167,7 @@ def beam_steps(
   prefilled: network.Prefilled,
   *,
   num_beams: int,
-  rules: BeamRules | None = None,
+  rules: beam_rules.BeamRules | None = None,
 ) -> tuple[jax.Array, jax.Array]:
   """What `beam_search` does after the encoder.
 
@@ -271,13 +180,11 @@ def beam_steps(
   """
   if num_beams < 1:
     raise contract.UserError(f'num_beams is {num_beams}, expected at least 1.')
-  rules = BrevityPenalty() if rules is None else rules
+  rules = beam_rules.BrevityPenalty() if rules is None else rules
   cache = network.cache(config)
   params = cache.decoding_params(params, config)
-  batch, max_decode_len = (
-    prefilled.empty_mask.shape[0],
-    prefilled.max_decode_len,
-  )
+  (batch,) = prefilled.empty_mask.shape
+  max_decode_len = prefilled.max_decode_len
 
   def step(state: BeamState):
     hidden, kv_cache = cache.decode_step(
@@ -298,9 +205,8 @@ def beam_steps(
   )
   state = jax.lax.while_loop(lambda s: s.decode.unfinished, step, state)
   tokens = jnp.where(state.finished_mask[:, :, None], state.tokens, 0)
-  live = (~jnp.any(state.finished_mask, axis=1) & ~prefilled.empty_mask)[
-    :, None
-  ]
+  nothing_ended = ~jnp.any(state.finished_mask, axis=1)
+  live = (nothing_ended & ~prefilled.empty_mask)[:, None]
   # Sums of log p stay NaN once they are, and beat no finished output.
   broken = jnp.any(jnp.isnan(state.live_log_probs), axis=1)[:, None]
   scores = jnp.where(live, state.live_log_probs, state.scores)

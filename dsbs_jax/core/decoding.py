@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 
 from dsbs_jax import contract
-from dsbs_jax.core import beams, network, platform
+from dsbs_jax.core import beam_rules, beams, network, platform
 
 beam_search = beams.beam_search
 beam_steps = beams.beam_steps
-BrevityPenalty = beams.BrevityPenalty
-LengthPenalty = beams.LengthPenalty
+BrevityPenalty = beam_rules.BrevityPenalty
+LengthPenalty = beam_rules.LengthPenalty
 
 # Ids of a block of `argmax_for_cpu`; divides the public vocabulary of 32,128.
 _BLOCK = 128

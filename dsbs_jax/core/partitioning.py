@@ -242,26 +242,6 @@ def gradient_shards(mesh: Mesh, rules: Rules) -> int:
   return 1 if split else mesh.shape[DATA_AXIS]
 
 
-def check_batch(batch: Any, mesh: Mesh, *, num_microbatches: int = 1) -> None:
-  """Raises UserError unless rows divide over data shards and microbatches.
-
-  Args:
-    batch: view -> row group; arrays or shapes of the *global* batch.
-    mesh: the mesh.
-    num_microbatches: how many parts a step cuts the batch into.
-  """
-  parts = mesh.shape[DATA_AXIS] * num_microbatches
-  for view, rows in batch.items():
-    num_rows = len(rows['decoder_target_tokens'])
-    if num_rows % parts:
-      raise contract.UserError(
-        f'view {view!r} has {num_rows} rows, expected a multiple of {parts}'
-        f' ({mesh.shape[DATA_AXIS]} data shards x {num_microbatches}'
-        ' microbatches). Change the batch size (or the packed row count), the'
-        ' mesh or the number of microbatches.'
-      )
-
-
 def _spec(path: Any, shape: Sequence[int], rules: Rules) -> PartitionSpec:
   """The one matching row's spec, padded to the parameter's rank."""
   name = path_name(path)

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from dsbs_jax import contract
-from dsbs_jax.core import partitioning
+from dsbs_jax.core import batch_parts, partitioning
 from dsbs_jax.data.batching import row_shapes
 from dsbs_jax.hardware import (
   batch_shapes,
@@ -153,7 +153,7 @@ def make(run: train_config.TrainConfig, request: PlanRequest) -> HardwarePlan:
   shapes = functools.partial(_shapes, given)
   mesh = memory_lib.mesh_of(device, request.mesh)
   views = shapes(run, request.mesh)
-  partitioning.check_batch(
+  batch_parts.check_batch(
     lowered_step.batch_shapes(views, mesh),
     mesh,
     num_microbatches=run.microbatches,

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from dsbs_jax.core import partitioning
+from dsbs_jax.core import batch_parts, partitioning
 from dsbs_jax.data.batching import row_shapes
 from dsbs_jax.training import step_functions, train_config
 
@@ -88,7 +88,7 @@ def lower_train_step(
   batch = batch_shapes(
     views, mesh, pair_ids=tied, microbatches=run.microbatches
   )
-  partitioning.check_batch(batch, mesh, num_microbatches=run.microbatches)
+  batch_parts.check_batch(batch, mesh, num_microbatches=run.microbatches)
   described = step_functions.state(run, mesh)
   key_data = jax.eval_shape(
     lambda: jax.random.key_data(jax.random.key(run.seed))

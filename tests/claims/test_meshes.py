@@ -219,7 +219,13 @@ def train(
   """
   import jax
 
-  from dsbs_jax.core import lora, objective, optimizer, partitioning
+  from dsbs_jax.core import (
+    batch_parts,
+    lora,
+    objective,
+    optimizer,
+    partitioning,
+  )
   from dsbs_jax.core import steps as steps_lib
 
   devices = jax.devices()[:1] if mesh_shape == '1x1' else None
@@ -263,7 +269,7 @@ def train(
       batch = pairs(batch['mixture'])
     if num_microbatches > 1:
       batch = with_token_index(batch, mesh, num_microbatches)
-    partitioning.check_batch(batch, mesh, num_microbatches=num_microbatches)
+    batch_parts.check_batch(batch, mesh, num_microbatches=num_microbatches)
     return jax.device_put(batch, rows_layout)
 
   program = step.lower(jax.eval_shape(init), batch_of(0)).compile()

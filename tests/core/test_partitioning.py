@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, PartitionSpec
 
-from dsbs_jax.core import network, optimizer, partitioning, steps
+from dsbs_jax.core import batch_parts, network, optimizer, partitioning, steps
 from tests import models
 
 BASE = models.t5(
@@ -164,7 +164,7 @@ def test_a_mesh_of_other_size_than_the_devices_is_refused():
 
 def test_rows_must_divide_over_data_shards_and_microbatches():
   batch = {'label': {'decoder_target_tokens': np.zeros((12, 3))}}
-  partitioning.check_batch(batch, MESH)
-  partitioning.check_batch(batch, MESH, num_microbatches=3)
+  batch_parts.check_batch(batch, MESH)
+  batch_parts.check_batch(batch, MESH, num_microbatches=3)
   with pytest.raises(ValueError, match='12 rows, expected a multiple of 8'):
-    partitioning.check_batch(batch, MESH, num_microbatches=2)
+    batch_parts.check_batch(batch, MESH, num_microbatches=2)
