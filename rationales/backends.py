@@ -23,6 +23,7 @@ from rationales import (
   bounded_response,
   calls,
   completions_file,
+  failures,
   probe,
   secret,
   server_config,
@@ -76,7 +77,7 @@ class Http:
     """Makes one attempt.
 
     Raises:
-      calls.TransientError, calls.PermanentError, calls.FatalError: it failed.
+      failures.TransientError, failures.PermanentError, failures.FatalError: it failed.
     """
     key, timeout = self._server.key, self._server.timeout
     try:
@@ -84,27 +85,27 @@ class Http:
         response = await self._post(self._sampling.body(call))
         await self._check_delivery(response)
     except (TimeoutError, openai.APITimeoutError) as error:
-      raise calls.TransientError(
+      raise failures.TransientError(
         f'no answer within {timeout:g} s',
         overload=True,
         maybe_paid=not isinstance(error.__cause__, _NOT_SENT),
-        server=calls.UNREACHABLE
+        server=failures.UNREACHABLE
         if isinstance(error.__cause__, _UNREACHABLE)
         else None,
       ) from None
     except API_ERRORS as error:
       found = classify(error, key)
-      if isinstance(found, calls.FatalError) and not key.reveal():
-        found = calls.FatalError(f'{found}{self._server.key_hint}')
+      if isinstance(found, failures.FatalError) and not key.reveal():
+        found = failures.FatalError(f'{found}{self._server.key_hint}')
       raise found from None
     try:
       return calls.read_answer(json.loads(response.content), call)
     except ValueError as error:
       reason = key.redact(f'malformed answer: {error}')[:_MESSAGE_LENGTH]
-      raise calls.TransientError(reason, maybe_paid=True) from None
+      raise failures.TransientError(reason, maybe_paid=True) from None
 
   async def explain(
-    self, call: calls.Call, error: calls.PermanentError
+    self, call: calls.Call, error: failures.PermanentError
   ) -> str | None:
     """What to change after the first call was refused; None if unknown."""
     return await probe.explain(
@@ -147,7 +148,7 @@ class Http:
     if copy or stream in self._distrusted:
       self._distrusted.add(stream)
       await stream.aclose()
-      raise calls.TransientError(
+      raise failures.TransientError(
         'one answer was delivered twice', maybe_paid=True
       )
 
@@ -185,15 +186,17 @@ class Replay:
     """Looks the answer up.
 
     Raises:
-      calls.PermanentError: the file has none to this call.
-      calls.FatalError: it has one to another row.
+      failures.PermanentError: the file has none to this call.
+      failures.FatalError: it has one to another row.
     """
     found = [self._index.read(key, self._file) for key in call.sample_keys()]
     if None in found:
-      raise calls.PermanentError('the recorded file has no answer for this row')
+      raise failures.PermanentError(
+        'the recorded file has no answer for this row'
+      )
     rows = {record.get('fingerprint') for record in found}
     if not rows <= {None, call.fingerprint}:
-      raise calls.FatalError(
+      raise failures.FatalError(
         f'the recorded answer for {call.example_id} is to another row: replay'
         ' the file of these rows'
       )
@@ -214,7 +217,7 @@ class Replay:
 
 def classify(
   error: openai.APIStatusError | openai.APIConnectionError, key: secret.Secret
-) -> calls.TransientError | calls.PermanentError | calls.FatalError:
+) -> failures.TransientError | failures.PermanentError | failures.FatalError:
   """The error to raise instead, by what can be done about it.
 
   Args:
@@ -224,12 +227,12 @@ def classify(
   if not isinstance(error, openai.APIStatusError):
     cause = error.__cause__ or error
     if isinstance(cause, bounded_response.TooLongError):
-      return calls.PermanentError(str(cause), maybe_paid=True)
+      return failures.PermanentError(str(cause), maybe_paid=True)
     not_sent = isinstance(cause, _NOT_SENT)
     unreachable = isinstance(cause, _UNREACHABLE)
-    server = calls.UNREACHABLE if unreachable else None
+    server = failures.UNREACHABLE if unreachable else None
     reason = key.redact(f'{type(cause).__name__}: {cause}')[:_MESSAGE_LENGTH]
-    return calls.TransientError(
+    return failures.TransientError(
       reason, overload=not_sent, maybe_paid=not not_sent, server=server
     )
   status = error.status_code
@@ -237,18 +240,18 @@ def classify(
   words = str(body.get('message') or error.message)
   reason = f'{status}: {key.redact(words)}'[:_MESSAGE_LENGTH]
   if status in _FATAL or error.code == _NO_MONEY:
-    return calls.FatalError(reason)
+    return failures.FatalError(reason)
   if status in _RETRIED or status >= 500:
     wait = retry_after(error.response.headers)
-    return calls.TransientError(
+    return failures.TransientError(
       reason,
       retry_after=wait,
       overload=status in _OVERLOAD,
-      server=calls.LOADING
+      server=failures.LOADING
       if status in _DOWN and wait is None
-      else calls.ANSWERED,
+      else failures.ANSWERED,
     )
-  return calls.PermanentError(reason, status)
+  return failures.PermanentError(reason, status)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

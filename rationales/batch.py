@@ -31,11 +31,12 @@ from rationales import (
   backends,
   batch_jobs,
   calls,
+  failures,
   ledger,
-  online,
   recorder,
   server_config,
 )
+from rationales.exit_reason import INTERRUPTED, ExitReason
 
 _RUNNING = {'validating', 'in_progress', 'finalizing', 'cancelling'}
 _CLOCK_SKEW_SECONDS = 3600  # between this machine and the server
@@ -67,7 +68,7 @@ class BatchRunner:
     contents: ledger.Contents,
     substitutes: calls.Substitutes,
   ):
-    self.exit_reason, self.message = online.ExitReason.DONE, ''
+    self.exit_reason, self.message = ExitReason.DONE, ''
     self.again, self._substitutes = False, substitutes
     self._sampling, self._server, self._record = sampling, server, record
     self._jobs, self._index = contents.jobs, contents.index
@@ -82,22 +83,20 @@ class BatchRunner:
       ):
         await self._submit(chunk)
       await self._collect_all()
-    except calls.FatalError as error:
-      self._stop(online.ExitReason.REFUSED, str(error))
+    except failures.FatalError as error:
+      self._stop(ExitReason.REFUSED, str(error))
     except asyncio.CancelledError:  # Ctrl-C; batches can be collected later
-      self._stop(online.ExitReason.INTERRUPTED, online.INTERRUPTED)
+      self._stop(ExitReason.INTERRUPTED, INTERRUPTED)
     finally:
       await self._client.close()
 
-  def _stop(self, reason: online.ExitReason, message: str) -> None:
+  def _stop(self, reason: ExitReason, message: str) -> None:
     self.exit_reason, self.message = reason, message
 
   def _affordable(self, todo: Iterator[calls.Call]) -> Iterator[calls.Call]:
     for call in todo:
       if not self._record.tracker.try_reserve(call):
-        self._stop(
-          online.ExitReason.BUDGET, 'the next call might exceed the budget'
-        )
+        self._stop(ExitReason.BUDGET, 'the next call might exceed the budget')
         return
       yield call
 
@@ -179,7 +178,7 @@ class BatchRunner:
     except openai.NotFoundError as error:
       if self._server.forget_batches:
         return None
-      raise calls.FatalError(
+      raise failures.FatalError(
         f'the server does not know the batch {job.batch_id} (404): it belongs'
         ' to another account or --base_url, or its answers were deleted. Give'
         ' the right one, or ask its rows again with --forget_batches'
@@ -220,7 +219,7 @@ class BatchRunner:
       message = (
         f'batch {job.batch_id} is {state.status}: {words or "no reason"}'
       )
-      self._stop(online.ExitReason.REFUSED, self._server.key.redact(message))
+      self._stop(ExitReason.REFUSED, self._server.key.redact(message))
 
   def _record_line(
     self, call: calls.Call, line: dict[str, Any], sent: set[str]
@@ -256,9 +255,9 @@ class BatchRunner:
         return await request()
       except backends.API_ERRORS as error:
         failure = backends.classify(error, self._server.key)
-      transient = isinstance(failure, calls.TransientError)
+      transient = isinstance(failure, failures.TransientError)
       if not transient or attempt >= backoff.attempts:
-        raise calls.FatalError(str(failure)) from None
+        raise failures.FatalError(str(failure)) from None
       await asyncio.sleep(backoff.wait(attempt, failure.retry_after))
 
   def _note(self, job: batch_jobs.BatchJob) -> None:

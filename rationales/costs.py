@@ -17,6 +17,7 @@ A call that may have been paid but gave no answer counts with its upper bound.
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from typing import Any
 
 from dsbs_jax import contract
@@ -224,3 +225,42 @@ class CostTracker:
 
 def _tokens(usage: dict[str, int]) -> Tokens:
   return Tokens(usage['prompt_tokens'], usage['completion_tokens'])
+
+
+@dataclasses.dataclass
+class Estimate:
+  """The work that is left, counted before the first call.
+
+  Attributes:
+    calls: calls to make.
+    samples: completions they ask for.
+    tokens: estimate of what they use.
+    upper_bound: what they cannot exceed.
+    longest: estimated tokens of the longest prompt.
+  """
+
+  calls: int = 0
+  samples: int = 0
+  tokens: Tokens = Tokens()
+  upper_bound: Tokens = Tokens()
+  longest: float = 0.0
+
+
+def estimate_calls(
+  todo: Iterator[calls.Call], tracker: CostTracker
+) -> Estimate:
+  """Counts the calls, and by the tracker what they will cost.
+
+  Args:
+    todo: the calls that are left; the iterator is used up.
+    tracker: knows tokens per row and what was paid.
+  """
+  result = Estimate()
+  for call in todo:
+    tokens = tracker.estimate(call)
+    result.tokens += tokens
+    result.upper_bound += tracker.upper_bound(call)
+    result.calls += 1
+    result.samples += len(call.samples)
+    result.longest = max(result.longest, tokens.prompt)
+  return result

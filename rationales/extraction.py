@@ -27,12 +27,13 @@ from rationales import (
   worklist,
 )
 from rationales import prompt as prompt_lib
+from rationales.exit_reason import ExitReason
 
 # Exit statuses beside 0, and 2 for a user's mistake.
 _FAILED_ROWS = 1
 _STATUSES = {
-  online.ExitReason.BUDGET: 3,
-  online.ExitReason.INTERRUPTED: 130,
+  ExitReason.BUDGET: 3,
+  ExitReason.INTERRUPTED: 130,
 }
 # Without an exemplar to go by: two sentences.
 _ANSWER_BYTES = 200.0
@@ -100,7 +101,7 @@ class Extraction:
           file.append(self._header(self._substitutes(contents)))
         todo = self._calls(contents)
         runner, counts = self._ask(todo, estimate, file, contents)
-        if not runner.again or runner.exit_reason != online.ExitReason.DONE:
+        if not runner.again or runner.exit_reason != ExitReason.DONE:
           return self._status(runner, counts)
         contents = self._read()
 
@@ -148,9 +149,9 @@ class Extraction:
 
   def _estimate(
     self, contents: ledger.Contents
-  ) -> tuple[worklist.Estimate, list[str]]:
+  ) -> tuple[costs.Estimate, list[str]]:
     """The work that is left, and the same in words."""
-    estimate = worklist.estimate(self._calls(contents), contents.tracker)
+    estimate = costs.estimate_calls(self._calls(contents), contents.tracker)
     foreign = self.work.answers_of_no_row(contents.index)
     lines = _cost_lines(
       estimate, contents, answered=len(contents.index) - len(foreign)
@@ -196,12 +197,12 @@ class Extraction:
         ' --backend=batch first: their rows would be paid twice.'
       )
     progress.say(f'waiting for batches of an earlier run: {ids}')
-    return self._ask(iter(()), worklist.Estimate(), file, contents)
+    return self._ask(iter(()), costs.Estimate(), file, contents)
 
   def _ask(
     self,
     todo: Iterator[calls.Call],
-    estimate: worklist.Estimate,
+    estimate: costs.Estimate,
     file: ledger.Ledger,
     contents: ledger.Contents,
   ) -> tuple[_Runner, monitor.Monitor]:
@@ -261,7 +262,7 @@ class Extraction:
 
   def _status(self, runner: _Runner, counts: monitor.Monitor) -> int:
     """Says how the run ended; returns the exit status."""
-    if runner.exit_reason == online.ExitReason.REFUSED:
+    if runner.exit_reason == ExitReason.REFUSED:
       raise contract.UserError(
         f'The run was stopped: {runner.message}. What was answered is in'
         f' {self.path}; the same command continues from there.'
@@ -274,7 +275,7 @@ class Extraction:
 
 
 def _cost_lines(
-  estimate: worklist.Estimate, contents: ledger.Contents, *, answered: int
+  estimate: costs.Estimate, contents: ledger.Contents, *, answered: int
 ) -> list[str]:
   """What is to be done and what it costs, for the user."""
   tokens, bound = estimate.tokens, estimate.upper_bound

@@ -28,7 +28,7 @@ class Monitor:
   def __init__(
     self,
     benchmark: benchmark_lib.Benchmark,
-    estimate: worklist.Estimate,
+    estimate: costs.Estimate,
     tracker: costs.CostTracker,
     *,
     line: progress.ProgressLine | None = None,

@@ -7,7 +7,6 @@ file, or nothing because the run was stopped (a rerun makes it again).
 
 import asyncio
 import dataclasses
-import enum
 import signal
 from collections.abc import Iterator
 
@@ -15,29 +14,20 @@ from dsbs_jax.runtime import progress
 from rationales import (
   backends,
   calls,
+  failures,
   first_answers,
   limiter,
   outage,
   recorder,
   server_config,
 )
-
-INTERRUPTED = 'interrupted; the same command continues'
+from rationales.exit_reason import INTERRUPTED, ExitReason
 
 _SYNC_SECONDS = 1.0
 # Calls that wait for another attempt do not count as in flight, so that a few
 # failures do not slow down the others; there may be so many per call in flight.
 _WAITING_PER_CALL = 4
 _MAX_FAILURES_IN_A_ROW = 20
-
-
-class ExitReason(enum.Enum):
-  """Why a run ended."""
-
-  DONE = 'done'
-  BUDGET = 'the budget is used up'
-  REFUSED = 'the server refuses all calls'
-  INTERRUPTED = 'interrupted'
 
 
 @dataclasses.dataclass
@@ -63,10 +53,7 @@ class OnlineRunner:
     self.exit_reason, self.message, self.again = ExitReason.DONE, '', False
     server = self.server
     self._limiter = limiter.Limiter(
-      server.concurrency,
-      rpm=server.rpm,
-      tpm=server.tpm,
-      timeout=server.timeout,
+      server.concurrency, rpm=server.rpm, tpm=server.tpm, timeout=server.timeout
     )
     self._outage = outage.Outage(self.backend.name, server.outage_timeout)
     self._probing = self.first is not None
@@ -140,7 +127,7 @@ class OnlineRunner:
     while missing is not None:
       try:
         answer = await self._with_retries(missing)
-      except calls.PermanentError as error:
+      except failures.PermanentError as error:
         await self._fail(missing, error)
         answer = None
       finally:
@@ -148,35 +135,28 @@ class OnlineRunner:
       if answer is None:
         return
       try:
-        missing = self._record_answer(missing, answer)
-      except calls.FatalError as error:
+        answered, missing = missing, self.record.answer(missing, answer)
+        useless = self.first and self.first.add(answered, answer)
+      except failures.FatalError as error:
         self.record.lost(missing, str(error), answer)
         self._stop(ExitReason.REFUSED, str(error))
         return
+      if useless:
+        self._stop(ExitReason.REFUSED, useless)
       self._failures_in_a_row = 0
       if missing is not None and not tracker.try_reserve(missing):
         self._stop_for_budget()
         return
-
-  def _record_answer(
-    self, call: calls.Call, answer: calls.Answer
-  ) -> calls.Call | None:
-    """Records an answer; returns what is still missing."""
-    missing = self.record.answer(call, answer)
-    useless = self.first and self.first.add(call, answer)
-    if useless:
-      self._stop(ExitReason.REFUSED, useless)
-    return missing
 
   async def _with_retries(self, call: calls.Call) -> calls.Answer | None:
     """Tries until there is an answer; None if the run stops first."""
     backoff, attempt = self.server.backoff, 0
     while attempt < backoff.attempts:
       result = await self._attempt(call)
-      if not isinstance(result, calls.TransientError):
+      if not isinstance(result, failures.TransientError):
         return result
       if result.down and not self._stopped:
-        loading = result.server == calls.LOADING
+        loading = result.server == failures.LOADING
         if not self._outage.begin(str(result), loading=loading):
           continue  # waits with the others: no row fails for it
       attempt += 1
@@ -195,11 +175,11 @@ class OnlineRunner:
       if attempt < backoff.attempts:
         self.record.monitor.retried(str(result))
         await asyncio.sleep(backoff.wait(attempt, result.retry_after))
-    raise calls.PermanentError(f'{result} ({backoff.attempts} attempts)')
+    raise failures.PermanentError(f'{result} ({backoff.attempts} attempts)')
 
   async def _attempt(
     self, call: calls.Call
-  ) -> calls.Answer | calls.TransientError | None:
+  ) -> calls.Answer | failures.TransientError | None:
     """One attempt within the limits; None if the run has to stop."""
     tokens = self.record.tracker.estimate(call).total
     epoch = await self._limiter.acquire(tokens)
@@ -217,23 +197,25 @@ class OnlineRunner:
       self._outage.end()
       self._limiter.on_success(clock() - sent)
       return answer
-    except calls.TransientError as error:
-      if error.server == calls.ANSWERED:
+    except failures.TransientError as error:
+      if error.server == failures.ANSWERED:
         self._outage.end()
       if error.overload and self._outage.seconds is None:
         self._limiter.on_overload(epoch, error.retry_after)
       return error
-    except calls.PermanentError:
+    except failures.PermanentError:
       self._outage.end()
       raise
-    except calls.FatalError as error:
+    except failures.FatalError as error:
       self._stop(ExitReason.REFUSED, str(error))
       return None
     finally:
       self._in_flight.discard(asyncio.current_task())
       self._limiter.release(unused_tokens=tokens - used)
 
-  async def _fail(self, call: calls.Call, error: calls.PermanentError) -> None:
+  async def _fail(
+    self, call: calls.Call, error: failures.PermanentError
+  ) -> None:
     """Records a failure, unless it is known what all calls would meet."""
     explain = getattr(self.backend, 'explain', None)
     if self._probing and explain and (why := await explain(call, error)):
@@ -242,7 +224,7 @@ class OnlineRunner:
       self._record_failure(call, error)
 
   def _record_failure(
-    self, call: calls.Call, error: calls.PermanentError
+    self, call: calls.Call, error: failures.PermanentError
   ) -> None:
     if error.maybe_paid:
       self.record.lost(call, str(error))

@@ -8,7 +8,7 @@ import urllib.parse
 import httpx2
 import openai
 
-from rationales import calls, server_config
+from rationales import calls, failures, server_config
 
 _SECONDS = 10.0
 _LISTED_MODELS = 10
@@ -22,7 +22,7 @@ async def explain(
   sampling: calls.Sampling,
   *,
   call: calls.Call,
-  error: calls.PermanentError,
+  error: failures.PermanentError,
 ) -> str | None:
   """What to change so that calls are answered; None where that is not clear.
 

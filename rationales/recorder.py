@@ -7,7 +7,7 @@ from typing import Any
 
 from dsbs_jax.data import soft_labels
 from dsbs_jax.runtime import progress, terminal_text
-from rationales import calls, completions_file, costs, ledger
+from rationales import calls, completions_file, costs, failures, ledger
 from rationales import monitor as monitor_lib
 
 
@@ -47,7 +47,7 @@ class Recorder:
       A call for the samples without a text, None if there is none.
 
     Raises:
-      calls.FatalError: another model has answered; nothing is recorded.
+      failures.FatalError: another model has answered; nothing is recorded.
     """
     self._check_model(answer.model)
     given = len(answer.texts)
@@ -147,7 +147,7 @@ class Recorder:
         f' {self.file.path} are of {", ".join(sorted(self.models))}'
       )
       if not self.mixed:
-        raise calls.FatalError(
+        raise failures.FatalError(
           f'{words}; serve that model again, give another --out, or mix them'
           ' with --force'
         )

@@ -13,6 +13,7 @@ from rationales import (
   bounded_response,
   calls,
   completions_file,
+  failures,
   secret,
   server_config,
 )
@@ -60,9 +61,9 @@ def _ask(server, *asked, timeout=600, sampling=None):
       try:
         found.append(await backend.complete(call))
       except (
-        calls.TransientError,
-        calls.PermanentError,
-        calls.FatalError,
+        failures.TransientError,
+        failures.PermanentError,
+        failures.FatalError,
       ) as error:
         found.append(error)
     await backend.close()
@@ -110,7 +111,7 @@ def test_a_second_copy_is_not_taken_for_the_next_rows_answer(server, kind):
   for number, answer in list(enumerate(found))[::2]:
     assert answer.texts == (sums.answer(sums.row(number)['q'], 0),)
   for error in found[1::2]:
-    assert isinstance(error, calls.TransientError) and error.maybe_paid
+    assert isinstance(error, failures.TransientError) and error.maybe_paid
     assert 'delivered twice' in str(error)
 
 
@@ -129,7 +130,7 @@ def test_faults_that_may_pass_are_transient(
 ):
   server.configure(faults=1.0, kinds=[kind], retry_after=1.5)
   [error] = _ask(server, _call(1), timeout=0.4 if kind == 'hang' else 600)
-  assert isinstance(error, calls.TransientError), error
+  assert isinstance(error, failures.TransientError), error
   assert words in str(error)
   assert (error.overload, error.maybe_paid) == (overload, maybe_paid)
   assert error.retry_after == (1.5 if kind == 'rate_limit' else None)
@@ -141,7 +142,7 @@ def test_a_slow_answer_is_awaited_and_an_endless_one_is_not(server):
   assert isinstance(answer, calls.Answer)
   server.configure(faults=1.0, kinds=['drip_forever'])
   [error] = _ask(server, _call(1), timeout=0.3)
-  assert isinstance(error, calls.TransientError)
+  assert isinstance(error, failures.TransientError)
   assert 'no answer within 0.3 s' in str(error)
 
 
@@ -152,7 +153,7 @@ def test_an_answer_of_too_many_bytes_is_not_read(server, kind):
   [error] = _ask(server, _call(1))
   _, peak = tracemalloc.get_traced_memory()
   tracemalloc.stop()
-  assert isinstance(error, calls.PermanentError) and error.maybe_paid
+  assert isinstance(error, failures.PermanentError) and error.maybe_paid
   assert 'an answer of more than 4,194,304 bytes' in str(error)
   assert peak < 5 * bounded_response.MAX_ANSWER_BYTES
 
@@ -166,16 +167,16 @@ def test_packed_answers_are_unpacked(server):
 @pytest.mark.parametrize(
   'status, code, kind',
   [
-    (400, None, calls.PermanentError),
-    (401, None, calls.FatalError),
-    (403, None, calls.FatalError),
-    (404, None, calls.PermanentError),
-    (408, None, calls.TransientError),
-    (422, None, calls.PermanentError),
-    (429, None, calls.TransientError),
-    (429, 'insufficient_quota', calls.FatalError),
-    (503, None, calls.TransientError),
-    (529, None, calls.TransientError),
+    (400, None, failures.PermanentError),
+    (401, None, failures.FatalError),
+    (403, None, failures.FatalError),
+    (404, None, failures.PermanentError),
+    (408, None, failures.TransientError),
+    (422, None, failures.PermanentError),
+    (429, None, failures.TransientError),
+    (429, 'insufficient_quota', failures.FatalError),
+    (503, None, failures.TransientError),
+    (529, None, failures.TransientError),
   ],
 )
 def test_statuses_are_sorted_and_the_key_is_masked(server, status, code, kind):
@@ -191,7 +192,7 @@ def test_nobody_listening_is_an_overload_and_free(server):
     base_url = 'http://127.0.0.1:9/v1'
 
   [error] = _ask(Closed, _call(1))
-  assert isinstance(error, calls.TransientError)
+  assert isinstance(error, failures.TransientError)
   assert error.overload and not error.maybe_paid
 
 
@@ -277,5 +278,5 @@ def test_replay_answers_by_id_and_sample(tmp_path):
   replay = backends.Replay(path)
   answer = asyncio.run(replay.complete(_call(1, samples=2)))
   assert answer.texts == ('said 0', 'said 1') and answer.usage is None
-  with pytest.raises(calls.PermanentError, match='no answer for this row'):
+  with pytest.raises(failures.PermanentError, match='no answer for this row'):
     asyncio.run(replay.complete(_call(2)))

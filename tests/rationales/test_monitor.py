@@ -6,7 +6,7 @@ import io
 import pytest
 
 from dsbs_jax.runtime import progress
-from rationales import calls, completions_file, costs, monitor, worklist
+from rationales import calls, completions_file, costs, monitor
 from tests.rationales import sums
 
 
@@ -36,7 +36,7 @@ def tracker():
 @pytest.fixture
 def counts(clock, out, tracker):
   tokens = costs.Tokens(10_000, 2000)
-  estimate = worklist.Estimate(calls=100, samples=100, tokens=tokens)
+  estimate = costs.Estimate(calls=100, samples=100, tokens=tokens)
   return monitor.Monitor(
     sums.BENCHMARK,
     estimate,

@@ -8,7 +8,8 @@ import types
 import pytest
 
 from dsbs_jax.runtime import progress
-from rationales import calls, limiter, online
+from rationales import calls, failures, limiter, online
+from rationales.exit_reason import ExitReason
 from tests.rationales import virtual_time
 from tests.rationales.test_online import CALL, Record
 
@@ -20,7 +21,7 @@ class Backend:
 
   name = 'chat http://x/v1'
 
-  def __init__(self, down_from, down_until, server=calls.UNREACHABLE):
+  def __init__(self, down_from, down_until, server=failures.UNREACHABLE):
     self.down_from, self.down_until, self.server = down_from, down_until, server
     self.attempts = []  # while it was down
 
@@ -29,7 +30,7 @@ class Backend:
     await asyncio.sleep(0.5)
     if self.down_from <= clock() < self.down_until:
       self.attempts.append(clock())
-      raise calls.TransientError(
+      raise failures.TransientError(
         'nobody listens', overload=True, server=self.server
       )
     await asyncio.sleep(0.5)
@@ -88,11 +89,11 @@ def _run(backend, todo=(CALL,) * 200, *, after=None, act=None):
   return runner, record, seconds
 
 
-@pytest.mark.parametrize('server', [calls.UNREACHABLE, calls.LOADING])
+@pytest.mark.parametrize('server', [failures.UNREACHABLE, failures.LOADING])
 def test_no_row_fails_while_the_server_is_down_for_half_an_hour(server, said):
   backend = Backend(5.0, 1800.0, server)
   runner, record, seconds = _run(backend)
-  assert runner.exit_reason == online.ExitReason.DONE
+  assert runner.exit_reason == ExitReason.DONE
   assert record.answered == 200 and not record.failed
   # It is asked by one call at a time, every ten seconds, not by all.
   assert len(backend.attempts) < 16 + 1800 / 10 + 10
@@ -105,7 +106,7 @@ def test_no_row_fails_while_the_server_is_down_for_half_an_hour(server, said):
 
 def test_the_run_ends_where_the_server_stays_away(said):
   runner, record, seconds = _run(Backend(5.0, 1e9))
-  assert runner.exit_reason == online.ExitReason.REFUSED
+  assert runner.exit_reason == ExitReason.REFUSED
   assert 'gave up waiting for chat http://x/v1, down for 1:00:' in (
     runner.message
   )
@@ -115,11 +116,11 @@ def test_the_run_ends_where_the_server_stays_away(said):
 
 def test_an_address_where_nobody_ever_answered_is_doubted_soon(said):
   runner, record, seconds = _run(Backend(0.0, 1e9))
-  assert runner.exit_reason == online.ExitReason.REFUSED
+  assert runner.exit_reason == ExitReason.REFUSED
   assert not record.failed and 60 < seconds < 90
   assert 'Is it started, and the address right?' in said[0]
   # What is loading is there.
-  runner, record, _ = _run(Backend(0.0, 600.0, calls.LOADING))
+  runner, record, _ = _run(Backend(0.0, 600.0, failures.LOADING))
   assert record.answered == 200
 
 
@@ -128,7 +129,7 @@ def test_ctrl_c_says_what_was_waited_for(said):
   runner, record, seconds = _run(
     backend, after=48.0, act=lambda runner: runner._interrupt()
   )
-  assert runner.exit_reason == online.ExitReason.INTERRUPTED
+  assert runner.exit_reason == ExitReason.INTERRUPTED
   assert runner.message == (
     'interrupted; the same command continues; the run was waiting for'
     ' chat http://x/v1, down for 0:00:42 (nobody listens)'
@@ -151,7 +152,7 @@ def test_a_row_for_which_alone_the_server_is_down_fails(said):
   class Spiteful(Backend):
     async def complete(self, call):
       if call.example_id == 'bad':
-        raise calls.TransientError('503', server=calls.LOADING)
+        raise failures.TransientError('503', server=failures.LOADING)
       return await super().complete(call)
 
   bad = dataclasses.replace(CALL, example_id='bad')
