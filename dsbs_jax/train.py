@@ -15,7 +15,7 @@ settings of --gin.NAME can stand beside the flags; the latter override them.
 from absl import flags
 
 from dsbs_jax import contract
-from dsbs_jax.data import buckets, task_modules, vocabulary_files
+from dsbs_jax.data import object_store, task_modules, vocabulary_files
 from dsbs_jax.runtime import (
   command,
   distributed,
@@ -67,7 +67,7 @@ DISTRIBUTED = flags.DEFINE_bool(
 )
 # Makes a path good in other folders, too.
 ABSOLUTE = {
-  'DATA_DIR': buckets.absolute,
+  'DATA_DIR': object_store.absolute,
   'MODULE': task_modules.absolute,
   'VOCABULARY': start.absolute_spec,
 }

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterator
 
 from dsbs_jax import contract
-from dsbs_jax.data import buckets, object_store
+from dsbs_jax.data import object_cache, object_store
 from dsbs_jax.runtime import files, folder_lock, progress
 
 UPLOAD_SECONDS = 60.0
@@ -61,7 +61,7 @@ class Upload:
   def __init__(self, url: str, lock: folder_lock.FolderLock):
     self._url, self._lock = url, lock
     name = hashlib.sha256(url.encode()).hexdigest()[:16]
-    folder = buckets.cache_folder() / 'answers' / name
+    folder = object_cache.folder() / 'answers' / name
     self.path = folder / url.rpartition('/')[2]
     self._sent = folder / 'sent'  # how many bytes the bucket had
     self._stopped = threading.Event()

@@ -3,8 +3,8 @@
 
 A process has one temporary folder in which `gs://bucket/name` is the local file
 `gs/bucket/name`; what it fetches goes there, what it writes there is uploaded
-by `push`. Large files are links into a cache that processes share, keyed by
-what the store says of an object's version. docs/buckets.md tells more.
+by `push`. Large files are links into a cache that processes share
+(`object_cache`). docs/buckets.md tells more.
 
 An object store has no rename. A folder that must be whole (`_WHOLE`: a
 checkpoint, prepared data) is accompanied by an object `<folder>.incomplete`
@@ -15,18 +15,16 @@ import atexit
 import contextlib
 import fcntl
 import functools
-import hashlib
 import os
 import pathlib
 import re
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from dsbs_jax import contract
-from dsbs_jax.data import object_store
+from dsbs_jax.data import object_cache, object_store
 
 _INCOMPLETE = '.incomplete'
 _WHOLE = re.compile(r'(?:.*/)?(?:checkpoint_\d+|dsbs_\w+/\d[\d.]*)(?=/)')
@@ -38,25 +36,10 @@ _LOCAL_ONLY = re.compile(
 )
 _APPENDED = re.compile(r'.*\.(jsonl|log)|(.*/)?events\.out\..*')
 _LINKED_BYTES = 1 << 24  # larger files are linked, not copied
-_KEPT_SECONDS = 30 * 24 * 3600  # of a cached file that nobody uses
-# What an object's version may be called in a store's listing.
-_VERSION = ('generation', 'etag', 'ETag', 'md5Hash', 'crc32c', 'created')
 # Local path -> (mtime_ns, size) of what the store has, too.
 _known: dict[pathlib.Path, tuple[int, int]] = {}
 # Local path -> version of the object that was fetched there.
 _versions: dict[pathlib.Path, str] = {}
-
-
-def is_local(path: str | os.PathLike) -> bool:
-  """Whether a path is in no bucket and no copy of one."""
-  return url_of(path) is None
-
-
-def absolute(path: str) -> str:
-  """A path that means the same in another working directory."""
-  if object_store.is_bucket(path):
-    return path
-  return os.path.abspath(os.path.expanduser(path))
 
 
 def local_path(url: str) -> pathlib.Path:
@@ -86,16 +69,10 @@ def shown(text: str) -> str:
   return text
 
 
-def cache_folder() -> pathlib.Path:
-  """$DSBS_CACHE, or ~/.cache/dsbs."""
-  given = os.environ.get('DSBS_CACHE')
-  return pathlib.Path(given or '~/.cache/dsbs').expanduser().absolute()
-
-
 @functools.cache
 def _root() -> pathlib.Path:
   """This process's folder of copies; those of killed processes are removed."""
-  parent = cache_folder() / 'processes'
+  parent = object_cache.folder() / 'processes'
   parent.mkdir(parents=True, exist_ok=True)
   for other in parent.iterdir():
     with contextlib.suppress(OSError), (other / '.lock').open() as file:
@@ -105,20 +82,13 @@ def _root() -> pathlib.Path:
   held = os.open(root / '.lock', os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
   fcntl.flock(held, fcntl.LOCK_EX)  # until the process ends, however it ends
   atexit.register(_remove, root, os.getpid())
-  for blob in (cache_folder() / 'objects').glob('*'):
-    with contextlib.suppress(OSError):
-      if time.time() - blob.stat().st_mtime > _KEPT_SECONDS:
-        blob.unlink()
+  object_cache.remove_unused()
   return root
 
 
 def _remove(root: pathlib.Path, pid: int) -> None:
   if os.getpid() == pid:  # not in a forked child
     shutil.rmtree(root, ignore_errors=True)
-
-
-def _version(about: Mapping[str, Any]) -> str:
-  return repr([about['size'], *(str(about.get(key)) for key in _VERSION)])
 
 
 def fetch(
@@ -148,14 +118,13 @@ def fetch(
     for key in found
     if key.endswith(_INCOMPLETE)
   )
-  wanted = {}
-  for key, about in found.items():
-    if key.endswith(_INCOMPLETE) or key.startswith(partial):
-      continue
-    if not arrays and _ARRAYS.match(key):
-      continue
-    if _versions.get(local_path(key)) != _version(about):
-      wanted[key] = about
+  wanted = {
+    key: about
+    for key, about in found.items()
+    if not key.endswith(_INCOMPLETE) and not key.startswith(partial)
+    if arrays or not _ARRAYS.match(key)
+    if _versions.get(local_path(key)) != object_cache.version(about)
+  }
   for path in [p for p in _versions if p.is_relative_to(local_path(url))]:
     if (gone := url_of(path)) not in found or gone.startswith(partial):
       path.unlink(missing_ok=True)
@@ -187,24 +156,7 @@ def complete(path: str | os.PathLike) -> None:
 
 def _download(wanted: Mapping[str, Mapping[str, Any]], *, cached: bool) -> None:
   """Fetches objects at the same time, and puts each in its place."""
-  folder = cache_folder() / 'objects' if cached else _root() / '.fetched'
-  folder.mkdir(parents=True, exist_ok=True)
-  blobs = {
-    key: folder
-    / hashlib.sha256(f'{key} {_version(about)}'.encode()).hexdigest()
-    for key, about in wanted.items()
-  }
-  missing = [key for key in wanted if not blobs[key].exists()]
-  parts = {key: f'{blobs[key]}.{os.getpid()}' for key in missing}
-  if parts:
-    object_store.get(missing, list(parts.values()))
-  for key, part in parts.items():
-    if (size := os.path.getsize(part)) != wanted[key]['size']:
-      raise object_store.StoreError(
-        f'{key}: {size:,} bytes came, expected {wanted[key]["size"]:,}. Try'
-        ' again.'
-      )
-    os.replace(part, blobs[key])
+  blobs = object_cache.get(wanted, None if cached else _root() / '.fetched')
   for key, blob in blobs.items():
     path = local_path(key)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -217,7 +169,10 @@ def _download(wanted: Mapping[str, Mapping[str, Any]], *, cached: bool) -> None:
       path.symlink_to(blob)
     if cached:
       os.utime(blob)
-    _versions[path], _known[path] = _version(wanted[key]), _signature(path)
+    _versions[path], _known[path] = (
+      object_cache.version(wanted[key]),
+      _signature(path),
+    )
 
 
 def _is_shared(path: pathlib.Path) -> bool:
@@ -322,8 +277,7 @@ def remove_incomplete(url: str) -> list[str]:
   found = object_store.find(url)
   folders = [k.removesuffix(_INCOMPLETE) for k in found if _INCOMPLETE in k]
   for folder in folders:
-    parts = [key for key in found if key.startswith(f'{folder}/')]
-    object_store.delete(parts)
+    object_store.delete([key for key in found if key.startswith(f'{folder}/')])
     object_store.remove(f'{folder}{_INCOMPLETE}')
   return folders
 

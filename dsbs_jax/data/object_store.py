@@ -8,6 +8,7 @@ unavailable is made again; one that is refused is an error that says so.
 import contextlib
 import functools
 import importlib.util
+import os
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -29,6 +30,11 @@ def is_bucket(path: Any) -> bool:
   """Whether a path names an object or a folder in a bucket."""
   scheme, separator, _ = str(path).partition('://')
   return bool(separator) and scheme in _PACKAGES
+
+
+def absolute(path: str) -> str:
+  """A path that means the same in another working directory."""
+  return path if is_bucket(path) else os.path.abspath(os.path.expanduser(path))
 
 
 def is_installed(scheme: str) -> bool:

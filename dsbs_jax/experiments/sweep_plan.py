@@ -159,7 +159,9 @@ def _job(
   model_file: str,
   subset: jobs.Subset,
 ) -> jobs.Job:
-  model_dir = f'{buckets.absolute(sweep.runs_dir).rstrip("/")}/{point.name}'
+  model_dir = (
+    f'{object_store.absolute(sweep.runs_dir).rstrip("/")}/{point.name}'
+  )
   path = pathlib.Path(model_dir)
   if object_store.is_bucket(model_dir):
     path = buckets.local_path(model_dir)
@@ -204,7 +206,7 @@ def _job(
 
 def _subset(sweep: Sweep, point: run_names.Coordinates) -> jobs.Subset:
   """The data of a run; runs on all of the data share one folder."""
-  root = buckets.absolute(sweep.data_dir or f'{sweep.runs_dir}/data')
+  root = object_store.absolute(sweep.data_dir or f'{sweep.runs_dir}/data')
   folder = f'fraction-{run_names.decimal_text(point.fraction)}'
   subset_seed = 0
   if point.fraction < 1:

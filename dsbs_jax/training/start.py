@@ -13,7 +13,6 @@ from typing import Any
 
 from dsbs_jax import contract
 from dsbs_jax.data import (
-  buckets,
   object_store,
   register,
   vocabulary_files,
@@ -106,7 +105,7 @@ def defaults(request: Request) -> gin_macros.Defaults:
   source = register.source(
     data_dir=request.data_dir or request.macros.get('DATA_DIR')
   )
-  fields = {'data_dir': buckets.absolute(source.data_dir)}
+  fields = {'data_dir': object_store.absolute(source.data_dir)}
   if not request.task and request.benchmark:
     fields['mixture_or_task_name'] = _task(request, source.data_dir)
   network, missing = _network(request)

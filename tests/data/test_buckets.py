@@ -180,8 +180,8 @@ def test_copies_are_named_by_their_urls():
   assert buckets.url_of(folder / 'a') == f'{URL}/a'
   assert buckets.url_of('/elsewhere/a') is None
   assert buckets.shown(f'see {folder}/a, /b') == f'see {URL}/a, /b'
-  assert buckets.absolute(URL) == URL
-  assert buckets.absolute('a') == os.path.abspath('a')
+  assert object_store.absolute(URL) == URL
+  assert object_store.absolute('a') == os.path.abspath('a')
 
 
 def test_the_copies_of_a_killed_process_are_removed():

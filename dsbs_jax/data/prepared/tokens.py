@@ -23,7 +23,7 @@ from absl import logging
 
 from dsbs_jax import contract
 from dsbs_jax.data import (
-  buckets,
+  object_cache,
   object_store,
   task_forms,
   vocabularies,
@@ -69,7 +69,7 @@ class Source:
   def cache(self) -> pathlib.Path:
     """Folder of the token cache; of data in a bucket, one on this machine."""
     if not self.cache_dir and object_store.is_bucket(self.data_dir):
-      return buckets.cache_folder() / 'tokens'
+      return object_cache.folder() / 'tokens'
     return pathlib.Path(self.cache_dir or os.path.join(self.data_dir, 'tokens'))
 
 
