@@ -2,15 +2,14 @@
 """Preparing a benchmark: join, parse, count, write, and say what came out."""
 
 import dataclasses
-import functools
-import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import rich.console
+import rich.progress
 
 from dsbs_jax import contract
 from dsbs_jax.data import benchmark as benchmark_lib
@@ -19,7 +18,6 @@ from dsbs_jax.data import (
   declared,
   download,
   object_store,
-  task_forms,
   vocabularies,
 )
 from dsbs_jax.data.prepared import own_vocabularies, store
@@ -27,7 +25,6 @@ from dsbs_jax.data.source import (
   archive,
   file_layout,
   filters,
-  json_reader,
   sources,
 )
 from dsbs_jax.preparing import (
@@ -35,6 +32,7 @@ from dsbs_jax.preparing import (
   declaration,
   progress_bars,
   row_checks,
+  source_digest,
   vocabulary_training,
 )
 from dsbs_jax.runtime import folder_lock
@@ -94,51 +92,18 @@ class PrepareConfig(declaration.RowsConfig):
     decisive = {name: getattr(self, name) for name in _DECISIVE}
     # Files that have changed since make other examples.
     decisive['completions_bytes'] = sum(
-      file.stat().st_size for file in _files(self.completions)
+      file.stat().st_size
+      for file in source_digest.files_below(self.completions)
     )
-    decisive['files'] = _digest(known, self)
+    decisive['files'] = source_digest.digest(
+      known, self.source, self.completions
+    )
     said = declared.description(known)
     return decisive | ({declared.KEY: said.to_json()} if said else {})
 
 
 def _one_of(names: Iterable[str]) -> str:
   return f'one of {", ".join(names)}'
-
-
-def _files(path: str | None) -> list[pathlib.Path]:
-  """The files at a path or below it."""
-  if path is None:
-    return []
-  place = pathlib.Path(path).expanduser()
-  if place.is_file():
-    return [place]
-  return [file for file in place.rglob('*') if file.is_file()]
-
-
-def _digest(
-  known: benchmark_lib.Benchmark, config: PrepareConfig
-) -> str | None:
-  """Of all rows and completions; None where the source is not at hand."""
-  if not pathlib.Path(config.source).expanduser().exists():
-    return None
-  source = archive.open_archive(config.source)
-  openers = {
-    str(file): functools.partial(file.open, 'rb')
-    for file in sorted(_files(config.completions))
-  }
-  for split in known.splits:
-    for part in file_layout.find_parts(known, source, split) or ():
-      beside = archive.beside(source, part.file, 'llm/*')
-      if declared.is_made(known):  # see _write
-        beside = []
-      for name in (part.file, *beside):
-        openers[f'{source.root}/{name}'] = functools.partial(source.open, name)
-  digest = hashlib.sha256()
-  for place, opener in openers.items():
-    with opener() as file:
-      while some := json_reader.read_some(file.read, 1 << 20, place):
-        digest.update(some)
-  return digest.hexdigest()
 
 
 def prepare(config: PrepareConfig) -> None:
@@ -161,18 +126,15 @@ def prepare(config: PrepareConfig) -> None:
     )
     prepared = store.read(config.benchmark, config.data_dir)
   else:
-    lock = folder_lock.FolderLock(
-      lock_file(known.name, config.data_dir),
-      doing=f'given {known.name}',
-      remedy='give another --data_dir',
-    )
-    with folder_lock.hold(lock):
+    with folder_lock.hold(_lock(known.name, config.data_dir)):
       prepared = _write(config, known)
   console.print(count_tables.counts(prepared))
   spec = config.vocabulary
   if config.train_vocab is not None:
-    spec, kept = _train_vocabulary(prepared, config.train_vocab)
-    if left := _left_text(prepared):
+    spec, kept = vocabulary_training.train_and_write(
+      prepared, config.train_vocab
+    )
+    if left := vocabulary_training.left_text(prepared):
       console.print(left)
     console.print(f'vocabulary written: --vocabulary={buckets.shown(spec)}')
     if kept:
@@ -193,12 +155,7 @@ def prepare(config: PrepareConfig) -> None:
 def _prepare_in_bucket(config: PrepareConfig) -> None:
   """Prepares in a local copy, which is uploaded at the end."""
   _, known = declaration.resolve(config)
-  lock = folder_lock.FolderLock(
-    lock_file(known.name, config.data_dir),
-    doing=f'given {known.name}',
-    remedy='give another --data_dir',
-  )
-  with folder_lock.hold(lock):
+  with folder_lock.hold(_lock(known.name, config.data_dir)) as lock:
     store.exists(known.name, config.data_dir)  # fetches what is there
     buckets.fetch(f'{config.data_dir.rstrip("/")}/vocabularies')
     folder = buckets.local_path(config.data_dir)
@@ -207,8 +164,21 @@ def _prepare_in_bucket(config: PrepareConfig) -> None:
     buckets.push(folder, *buckets.changes(folder))
 
 
+def _lock(name: str, data_dir: str) -> folder_lock.FolderLock:
+  return folder_lock.FolderLock(
+    lock_file(name, data_dir),
+    doing=f'given {name}',
+    remedy='give another --data_dir',
+  )
+
+
 def lock_file(name: str, data_dir: str) -> pathlib.Path | str:
-  """The file, or object, that says who prepares a benchmark in a folder."""
+  """The file, or object, that says who prepares a benchmark in a folder.
+
+  Args:
+    name: the benchmark's.
+    data_dir: the folder above all datasets, on this machine or in a bucket.
+  """
   if object_store.is_bucket(data_dir):
     return f'{data_dir.rstrip("/")}/{store.dataset_name(name)}.lock'
   folder = pathlib.Path(data_dir).expanduser()
@@ -247,26 +217,40 @@ def _flat(about: Mapping[str, Any]) -> dict[str, Any]:
   return rest | (about.get(declared.KEY) or {})
 
 
+def _local_source(
+  config: PrepareConfig, progress: rich.progress.Progress
+) -> pathlib.Path:
+  """The archive or folder of the rows on this machine; downloads a URL."""
+  if '://' not in config.source:
+    return pathlib.Path(config.source).expanduser()
+  return download.fetch(
+    config.source,
+    pathlib.Path(config.data_dir) / 'downloads',
+    check=archive.open_archive,
+    progress=progress_bars.download_bar(progress),
+  )
+
+
+def _split_names(
+  config: PrepareConfig, known: benchmark_lib.Benchmark, local: pathlib.Path
+) -> Sequence[str]:
+  """The splits to prepare: those that are asked for, or all that are there."""
+  names = config.splits or sources.available(known, local)
+  if unknown := set(names) - set(known.split_names()):
+    raise contract.UserError(
+      f'--splits names {", ".join(sorted(unknown))}, expected some of'
+      f' {", ".join(known.split_names())}.'
+    )
+  return names
+
+
 def _write(
   config: PrepareConfig, known: benchmark_lib.Benchmark
 ) -> store.Prepared:
   """Joins, parses and writes all splits."""
   with progress_bars.progress() as progress:
-    local = pathlib.Path(config.source).expanduser()
-    if '://' in config.source:
-      local = download.fetch(
-        config.source,
-        pathlib.Path(config.data_dir) / 'downloads',
-        check=archive.open_archive,
-        progress=progress_bars.download_bar(progress),
-      )
-    names = config.splits or sources.available(known, local)
-    unknown = set(names) - set(known.split_names())
-    if unknown:
-      raise contract.UserError(
-        f'--splits names {", ".join(sorted(unknown))}, expected some of'
-        f' {", ".join(known.split_names())}.'
-      )
+    local = _local_source(config, progress)
+    names = _split_names(config, known, local)
     for split, files in file_layout.files(known, local, names).items():
       progress.console.print(f'{known.name} {split}: {", ".join(files)}')
     if declared.is_made(known) and (cut := declaration.derived_text(known)):
@@ -316,44 +300,3 @@ def _write(
     for finding in checks.findings():
       progress.console.print(finding, markup=False)
     return prepared
-
-
-def _left_text(prepared: store.Prepared) -> str:
-  """Says that rows are missing in a vocabulary's texts, '' where none are."""
-  counts = prepared.metadata['splits'].get('train', {}).get('counts', {})
-  rows, kept = counts.get('rows', 0), counts.get('kept', 0)
-  if kept >= rows:
-    return ''
-  return (
-    f'the vocabulary was trained on the {kept:,} of {rows:,} rows that --keep'
-    ' and --clean left. For one of all rows prepare without them, in another'
-    ' --data_dir, and give its file by --vocabulary'
-  )
-
-
-def _train_vocabulary(
-  prepared: store.Prepared, size: int
-) -> tuple[str, str | None]:
-  """Trains a vocabulary on everything that the tasks read and write.
-
-  Returns:
-    The file, and where its predecessor is now, as `own_vocabularies.write`.
-  """
-  split = 'train' if 'train' in prepared.splits else prepared.splits[0]
-  prefixes = task_forms.prefixes('paper')
-
-  def texts() -> Iterator[str]:
-    for example in prepared.examples(split):
-      for field in count_tables.FIELDS:
-        yield getattr(example, field)
-      # Every input of these tasks begins so; few pieces make it short.
-      for form in ('label', 'rationale'):
-        yield prefixes.of(form) + example.input
-
-  with progress_bars.progress() as progress:
-    name = f'vocabulary of {size} pieces'
-    watched = progress.track(texts(), description=name)
-    model = vocabulary_training.train(watched, size=size)
-  return own_vocabularies.write(
-    prepared.name, prepared.data_dir, size=size, model=model
-  )

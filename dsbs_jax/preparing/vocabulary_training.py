@@ -2,12 +2,14 @@
 """Training a SentencePiece vocabulary on a benchmark's own texts."""
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import sentencepiece
 
 from dsbs_jax import contract
 from dsbs_jax.data import task_forms, vocabularies
+from dsbs_jax.data.prepared import own_vocabularies, store
+from dsbs_jax.preparing import count_tables, progress_bars
 
 _MAX_TEXTS = 500_000  # the first ones; more change a vocabulary little
 # What this project itself writes around a benchmark's texts.
@@ -61,3 +63,48 @@ def train(
       f'no vocabulary of {size} pieces could be trained on these texts: {error}'
     ) from error
   return model.getvalue()
+
+
+def left_text(prepared: store.Prepared) -> str:
+  """Says that rows are missing in a vocabulary's texts, '' where none are."""
+  counts = prepared.metadata['splits'].get('train', {}).get('counts', {})
+  rows, kept = counts.get('rows', 0), counts.get('kept', 0)
+  if kept >= rows:
+    return ''
+  return (
+    f'the vocabulary was trained on the {kept:,} of {rows:,} rows that --keep'
+    ' and --clean left. For one of all rows prepare without them, in another'
+    ' --data_dir, and give its file by --vocabulary'
+  )
+
+
+def train_and_write(
+  prepared: store.Prepared, size: int
+) -> tuple[str, str | None]:
+  """Trains a vocabulary on everything that the tasks read and write.
+
+  Args:
+    prepared: whose train split, or else its first one, is read.
+    size: number of pieces wanted.
+
+  Returns:
+    The file, and where its predecessor is now, as `own_vocabularies.write`.
+  """
+  split = 'train' if 'train' in prepared.splits else prepared.splits[0]
+  prefixes = task_forms.prefixes('paper')
+
+  def texts() -> Iterator[str]:
+    for example in prepared.examples(split):
+      for field in count_tables.FIELDS:
+        yield getattr(example, field)
+      # Every input of these tasks begins so; few pieces make it short.
+      for form in ('label', 'rationale'):
+        yield prefixes.of(form) + example.input
+
+  with progress_bars.progress() as progress:
+    name = f'vocabulary of {size} pieces'
+    watched = progress.track(texts(), description=name)
+    model = train(watched, size=size)
+  return own_vocabularies.write(
+    prepared.name, prepared.data_dir, size=size, model=model
+  )

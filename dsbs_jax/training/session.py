@@ -32,6 +32,9 @@ from dsbs_jax.training import (
   train_config,
 )
 
+# The paper's, for a pretrained T5, is 5e-5.
+_FINETUNING_RATE = 1e-4
+
 
 @dataclasses.dataclass
 class Session:
@@ -178,7 +181,7 @@ def init_state(
     vocabulary: another one in the checkpoint is a UserError.
   """
   if not run.initial_checkpoint_path:
-    for hint in train_config.random_start_hints(run, vocabulary):
+    for hint in random_start_hints(run, vocabulary):
       progress.say(hint)
   num_params = results.num_params(run.model)
   progress.say(f'initialising {num_params:,} parameters')
@@ -227,3 +230,38 @@ def open_data(
     further_views=run.objective.further_views,
     soft=train_config.soft_targets(run, source),
   )
+
+
+def random_start_hints(
+  run: train_config.TrainConfig, vocabulary: vocabularies.Vocabulary
+) -> list[str]:
+  """What to say of a run that starts from random parameters.
+
+  Args:
+    run: all settings.
+    vocabulary: of its data.
+
+  Returns:
+    A sentence per setting that does not suit it, [] for none.
+  """
+  hints = []
+  if run.learning_rate <= _FINETUNING_RATE:
+    hints.append(
+      f'LEARNING_RATE is {run.learning_rate:g}, a rate for finetuning, but the'
+      ' parameters are random: set INITIAL_CHECKPOINT_PATH, or a rate such as'
+      ' 1e-3.'
+    )
+  if run.lora.rank:
+    hints.append(
+      f'LORA_RANK is {run.lora.rank}, but the parameters are random, and LoRA'
+      ' leaves them so: set INITIAL_CHECKPOINT_PATH, or LORA_RANK=0.'
+    )
+  rows = vocabularies.padded_size(vocabulary)
+  if run.model.vocab_size > 2 * rows:
+    small = dataclasses.replace(run.model, vocab_size=rows)
+    hints.append(
+      f'VOCAB_SIZE is {run.model.vocab_size:,}, but the vocabulary has'
+      f' {vocabulary.size:,} ids: {results.num_params(run.model):,} parameters'
+      f' for {results.num_params(small):,}. Leave VOCAB_SIZE out.'
+    )
+  return hints

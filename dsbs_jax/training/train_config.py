@@ -16,11 +16,9 @@ from dsbs_jax.data import (
   object_store,
   register,
   soft_labels,
-  vocabularies,
 )
 from dsbs_jax.data.batching import batch_order, soft_label_rows
 from dsbs_jax.data.prepared import rationale_rules, tokens, views
-from dsbs_jax.runs import results
 from dsbs_jax.runtime import field_checks
 
 _COUNTS = (
@@ -33,10 +31,6 @@ _COUNTS = (
   'log_period',
   'keep_checkpoints',
 )
-
-
-# The paper's, for a pretrained T5, is 5e-5.
-_FINETUNING_RATE = 1e-4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -243,33 +237,6 @@ def soft_targets(
     source,
     temperature=objective.soft_label_temperature,
   )
-
-
-def random_start_hints(
-  run: TrainConfig, vocabulary: vocabularies.Vocabulary
-) -> list[str]:
-  """What to say of a run that starts from random parameters, [] if nothing."""
-  hints = []
-  if run.learning_rate <= _FINETUNING_RATE:
-    hints.append(
-      f'LEARNING_RATE is {run.learning_rate:g}, a rate for finetuning, but the'
-      ' parameters are random: set INITIAL_CHECKPOINT_PATH, or a rate such as'
-      ' 1e-3.'
-    )
-  if run.lora.rank:
-    hints.append(
-      f'LORA_RANK is {run.lora.rank}, but the parameters are random, and LoRA'
-      ' leaves them so: set INITIAL_CHECKPOINT_PATH, or LORA_RANK=0.'
-    )
-  rows = vocabularies.padded_size(vocabulary)
-  if run.model.vocab_size > 2 * rows:
-    small = dataclasses.replace(run.model, vocab_size=rows)
-    hints.append(
-      f'VOCAB_SIZE is {run.model.vocab_size:,}, but the vocabulary has'
-      f' {vocabulary.size:,} ids: {results.num_params(run.model):,} parameters'
-      f' for {results.num_params(small):,}. Leave VOCAB_SIZE out.'
-    )
-  return hints
 
 
 def _is_pair(run: TrainConfig) -> bool:

@@ -12,7 +12,7 @@ from dsbs_jax.inference import evaluate_checkpoint, infer_file
 from dsbs_jax.runs import results, run_folder
 from dsbs_jax.runtime import gin_config
 from dsbs_jax.serving import server
-from dsbs_jax.training import train_config
+from dsbs_jax.training import session, train_config
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 MODELS = sorted(path.stem for path in (REPOSITORY / 'gin/models').glob('*.gin'))
@@ -120,14 +120,14 @@ def test_the_vocabulary_decides_the_rows_of_the_embedding(bindings, size):
 def test_a_random_start_at_a_finetuning_rate_or_in_a_large_table_is_said():
   bindings = "VOCABULARY = 'bytes'", 'VOCAB_SIZE = 32128'
   run = _train('models/tiny', 'benchmarks/cqa', bindings=bindings)
-  rate, size = train_config.random_start_hints(run, vocabularies.load('bytes'))
+  rate, size = session.random_start_hints(run, vocabularies.load('bytes'))
   assert 'LEARNING_RATE is 5e-05' in rate
   assert '359 ids: 9,012,992 parameters for 886,528' in size
   run = _train(
     *('models/tiny', 'benchmarks/cqa'),
     bindings=[bindings[0], 'LEARNING_RATE = 1e-3'],
   )
-  assert not train_config.random_start_hints(run, vocabularies.load('bytes'))
+  assert not session.random_start_hints(run, vocabularies.load('bytes'))
 
 
 ARGUMENTS = {
