@@ -51,6 +51,10 @@ class Vocabulary:
       for ids in self.encode_all(texts)
     ]
 
+  def encode_targets(self, texts: Sequence[str]) -> list[list[int]]:
+    """Decoder ids of many texts, EOS_ID last."""
+    return [[*ids, contract.EOS_ID] for ids in self.encode_all(texts)]
+
   def put_inputs_into(self, input_format: str) -> list[bytes]:
     """Sets what stands around inputs, for a decoder's vocabulary.
 

@@ -20,7 +20,7 @@ from dsbs_jax.data import (
   object_store,
   vocabularies,
 )
-from dsbs_jax.data.prepared import own_vocabularies, store
+from dsbs_jax.data.prepared import dataset_writer, own_vocabularies, store
 from dsbs_jax.data.source import (
   archive,
   file_layout,
@@ -275,16 +275,13 @@ def _write(
     }
 
     def counted(split: str) -> dict[str, Any]:
-      found = examples[split]
-      return {
-        'counts': found.counts.to_dict(),
-        'file_counts': found.file_counts.to_dict(),
-      }
+      counts, by_file = examples[split].counts, examples[split].file_counts
+      return {'counts': counts.to_dict(), 'file_counts': by_file.to_dict()}
 
     checks = row_checks.RowChecks(
       check_labels=declared.is_made(known) and not known.options
     )
-    prepared = store.write(
+    prepared = dataset_writer.write(
       known.name,
       {
         split: checks.watch(

@@ -5,7 +5,7 @@ import dataclasses
 import random
 
 from dsbs_jax.data import benchmark, vocabulary_files
-from dsbs_jax.data.prepared import store
+from dsbs_jax.data.prepared import dataset_writer
 from dsbs_jax.preparing import vocabulary_training
 
 NAMES = ('Ann', 'Bo', 'Café Zoë', 'Dr. Ng')
@@ -63,7 +63,7 @@ def several(split='train', *, name='cqa', number=None):
 
 def write(folder, *, name='cqa', splits=tuple(SIZES), **options):
   """Writes a prepared dataset of that name."""
-  return store.write(
+  return dataset_writer.write(
     name,
     {split: examples(split, name=name) for split in splits},
     data_dir=folder,
@@ -86,7 +86,7 @@ def judged(examples):
 
 def write_judged(folder, examples, *, name='cqa'):
   """Writes a prepared train split with verdicts and counterfactuals."""
-  return store.write(
+  return dataset_writer.write(
     name,
     {'train': judged(examples)},
     data_dir=folder,

@@ -11,7 +11,7 @@ import pytest
 
 from dsbs_jax import contract
 from dsbs_jax.data import declared, register
-from dsbs_jax.data.prepared import store
+from dsbs_jax.data.prepared import dataset_writer, store
 from dsbs_jax.data.source import sources
 from tasks import cqa
 from tests.data import small_prepared, toy
@@ -29,7 +29,7 @@ SAID = declared.Description(
 
 def prepare(data_dir, said=SAID):
   """A dataset whose rows nobody cares about, with this description."""
-  store.write(
+  dataset_writer.write(
     said.name,
     {'train': small_prepared.examples('train', name='cqa')},
     data_dir=data_dir,

@@ -9,7 +9,7 @@ import pytest
 from dsbs_jax import contract
 from dsbs_jax.data import register
 from dsbs_jax.data.batching import batch_order, layouts, loader
-from dsbs_jax.data.prepared import store
+from dsbs_jax.data.prepared import dataset_writer
 from tests.data import small_prepared
 
 
@@ -18,7 +18,7 @@ def several(tmp_path):
   """`cqa` with up to four rationales per row, where tasks read from."""
   before = register.source()
   rows = {'train': small_prepared.several()}
-  store.write('cqa', rows, data_dir=tmp_path, about={})
+  dataset_writer.write('cqa', rows, data_dir=tmp_path, about={})
   vocabulary = small_prepared.vocabulary(tmp_path)
   register.configure(data_dir=str(tmp_path), vocabulary=vocabulary)
   yield register.source()
@@ -98,7 +98,9 @@ def test_lengths_hold_the_longest_rationale_of_all(several):
   last = rows[3].rationales[-1]
   long = dataclasses.replace(last, text='many more pens ' * 30)
   rows[3] = dataclasses.replace(rows[3], rationales=(last, long))
-  store.write('cqa', {'train': rows}, data_dir=folder, about={}, overwrite=True)
+  dataset_writer.write(
+    'cqa', {'train': rows}, data_dir=folder, about={}, overwrite=True
+  )
   plain, every = (
     t5x_batches.lengths(task='cqa_gt_dsbs', rationale_choice=rule)
     for rule in ('first', 'all')

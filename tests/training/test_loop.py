@@ -11,7 +11,7 @@ import pytest
 
 from dsbs_jax.core import partitioning
 from dsbs_jax.data.batching import row_shapes
-from dsbs_jax.data.prepared import store
+from dsbs_jax.data.prepared import dataset_writer, store
 from dsbs_jax.inference import evaluate_checkpoint
 from dsbs_jax.runs import checkpoints, run_folder
 from dsbs_jax.runtime import folder_lock, signals
@@ -364,7 +364,7 @@ def test_soft_labels_are_trained_beside_hard_ones(tmp_path):
   weight = 'SOFT_LABEL_WEIGHT = 0.5'
 
   def prepare(examples):
-    store.write(
+    dataset_writer.write(
       'parcels',
       {'train': examples},
       data_dir=data_dir,

@@ -170,10 +170,7 @@ def _encoded_kv(
 
 
 def init_decode_state(
-  config: T5Config,
-  prefilled: Prefilled,
-  *,
-  num_beams: int = 1,
+  config: T5Config, prefilled: Prefilled, *, num_beams: int = 1
 ) -> decode_state.DecodeState:
   """The state before the first token.
 

@@ -95,3 +95,10 @@ def join(pieces: Sequence[Ragged]) -> Ragged:
   offsets = np.zeros(1 + sum(len(piece) for piece in pieces), np.int64)
   np.cumsum(np.concatenate([p.lengths for p in pieces]), out=offsets[1:])
   return Ragged(np.concatenate([p.flat for p in pieces]), offsets)
+
+
+def pack_texts(texts: Sequence[str]) -> Ragged:
+  """UTF-8 bytes of texts."""
+  return pack(
+    [np.frombuffer(text.encode(), np.uint8) for text in texts], np.uint8
+  )

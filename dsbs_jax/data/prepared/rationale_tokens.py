@@ -117,8 +117,8 @@ def _tokenise(
         for rationale in rationales
       ]
     columns['targets'].append(
-      ragged.pack(tokens.target_ids(vocabulary, texts), np.int32)
+      ragged.pack(vocabulary.encode_targets(texts), np.int32)
     )
-    columns['target'].append(tokens.pack_texts(texts))
+    columns['target'].append(ragged.pack_texts(texts))
   columns['empty'] = [ragged.pack([empty], np.int64)]
   return counts, columns

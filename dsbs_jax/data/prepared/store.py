@@ -1,22 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""(TF to write) Prepared examples on disk: one TFDS dataset per benchmark.
+"""Prepared examples on disk: one TFDS dataset per benchmark.
 
 `data_dir/dsbs_<benchmark>/1.0.0/` holds array_record files that
 `tfds.builder('dsbs_cqa', data_dir=...).as_data_source('train')` reads, and
 `metadata.json`: where the examples come from, with which options, how many,
 a fingerprint of their contents, and a digest of all that. Whoever reads a whole
-split compares it with its fingerprint. Reading needs no TensorFlow.
+split compares it with its fingerprint. Reading needs no TensorFlow, writing
+(`dataset_writer`) does.
 """
 
 import contextlib
 import dataclasses
-import errno
 import json
 import os
 import pathlib
-import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dsbs_jax import contract
@@ -25,11 +23,9 @@ from dsbs_jax.data.prepared import (
   fingerprints,
   metadata_file,
   rationale_file,
-  tfds_builder,
 )
 
 VERSION = '1.0.0'
-Split = Iterable[benchmark.Example]
 # What a pass of its own asks the LLM for -> how that is called.
 _ASKED_FOR = {
   'verdict': 'verdicts of an LLM on its rationales',
@@ -43,7 +39,13 @@ def dataset_name(name: str) -> str:
 
 
 def folder(name: str, data_dir: str | os.PathLike[str]) -> pathlib.Path:
-  """Where a benchmark's prepared dataset lies, whether it exists or not."""
+  """Where a benchmark's prepared dataset lies, whether it exists or not.
+
+  Args:
+    name: the benchmark's name.
+    data_dir: the folder above all datasets; of one in a bucket, this process's
+      copy is meant.
+  """
   root = pathlib.Path(data_dir).expanduser()
   if object_store.is_bucket(data_dir):
     root = buckets.local_path(data_dir)
@@ -186,30 +188,37 @@ class Prepared:
     return self.metadata['splits'][split]
 
 
-def _replaced(target: pathlib.Path) -> pathlib.Path:
+def replaced(target: pathlib.Path) -> pathlib.Path:
   """Where a dataset waits until the one that replaces it is in its place."""
   return target.with_name(f'.{VERSION}.replaced')
 
 
-def _find(name: str, data_dir: str | os.PathLike[str]) -> pathlib.Path:
+def find_folder(name: str, data_dir: str | os.PathLike[str]) -> pathlib.Path:
   """As `folder`; puts back what a kill left between two renames.
 
-  Of a dataset in a bucket it is this process's copy.
+  Args:
+    name: the benchmark's name.
+    data_dir: the folder above all datasets; from a bucket it is fetched.
   """
   target = folder(name, data_dir)
   if object_store.is_bucket(data_dir):
     if not (target / 'metadata.json').is_file():
       buckets.fetch(f'{data_dir.rstrip("/")}/{dataset_name(name)}/{VERSION}')
     return target
-  if not target.exists() and _replaced(target).exists():
+  if not target.exists() and replaced(target).exists():
     with contextlib.suppress(OSError):  # a writer, or a reader, was faster
-      os.replace(_replaced(target), target)
+      os.replace(replaced(target), target)
   return target
 
 
 def exists(name: str, data_dir: str | os.PathLike[str]) -> bool:
-  """Whether a benchmark is prepared in a folder."""
-  return (_find(name, data_dir) / 'metadata.json').is_file()
+  """Whether a benchmark is prepared in a folder.
+
+  Args:
+    name: the benchmark's name.
+    data_dir: the folder above all datasets.
+  """
+  return (find_folder(name, data_dir) / 'metadata.json').is_file()
 
 
 def read(name: str, data_dir: str | os.PathLike[str]) -> Prepared:
@@ -222,7 +231,7 @@ def read(name: str, data_dir: str | os.PathLike[str]) -> Prepared:
   Raises:
     UserError: it has not been prepared there, or by another version.
   """
-  path = _find(name, data_dir) / 'metadata.json'
+  path = find_folder(name, data_dir) / 'metadata.json'
   if not path.is_file():
     raise contract.UserError(
       f'benchmark {name!r} is not prepared in {str(data_dir)!r} ({path} does'
@@ -265,93 +274,6 @@ def _prepared_there(data_dir: str | os.PathLike[str]) -> str:
   """What else is prepared in a folder, for the error."""
   found = prepared_names(data_dir)
   return f'; prepared there: {", ".join(found)}' if found else ''
-
-
-def write(
-  name: str,
-  splits: Mapping[str, Split],
-  *,
-  data_dir: str | os.PathLike[str],
-  about: Mapping[str, Any],
-  counts: Callable[[str], Mapping[str, Any]] = lambda split: {},
-  overwrite: bool = False,
-) -> Prepared:
-  """Writes a prepared dataset, whole or not at all.
-
-  Args:
-    name: the benchmark's name.
-    splits: examples of each split; each is walked through once.
-    data_dir: the folder above all datasets.
-    about: source and options, kept in the metadata; JSON values.
-    counts: split -> more metadata of it, called once it is written.
-    overwrite: whether an existing dataset is replaced.
-
-  Returns:
-    The dataset, read back and checked.
-
-  Raises:
-    UserError: it exists, a split is empty, or an example is not sound.
-  """
-  target = _find(name, data_dir)
-  if target.exists() and not overwrite:
-    raise contract.UserError(
-      f'{target} exists already. Give another --data_dir, or --overwrite to'
-      ' replace it.'
-    )
-  root = pathlib.Path(data_dir).expanduser()
-  root.mkdir(parents=True, exist_ok=True)
-  scratch = pathlib.Path(tempfile.mkdtemp(prefix='.preparing-', dir=root))
-  writers = {
-    split: rationale_file.Writer(rationale_file.path(scratch, split))
-    for split in splits
-  }
-
-  def all_counts(split: str) -> dict[str, Any]:
-    kept = writers[split].about
-    return {**counts(split), **({rationale_file.KEY: kept} if kept else {})}
-
-  try:
-    tfds_builder.build(
-      dataset_name(name),
-      {split: writers[split].watch(found) for split, found in splits.items()},
-      data_dir=scratch,
-      version=VERSION,
-      metadata={**about, 'benchmark': name, 'format': VERSION},
-      counts=all_counts,
-    )
-    for split, writer in writers.items():
-      if writer.about:
-        file = rationale_file.path(folder(name, scratch), split)
-        os.replace(rationale_file.path(scratch, split), file)
-    metadata_file.seal(folder(name, scratch) / 'metadata.json')
-    _check(read(name, scratch))
-    target.parent.mkdir(exist_ok=True)
-    _replace(target, folder(name, scratch))
-  finally:
-    shutil.rmtree(scratch, ignore_errors=True)
-  return read(name, data_dir)
-
-
-def _replace(target: pathlib.Path, new: pathlib.Path) -> None:
-  """Puts a dataset in the place of another one, if there is one."""
-  replaced = _replaced(target)
-  while new.exists():
-    if target.exists():
-      shutil.rmtree(replaced, ignore_errors=True)
-      os.replace(target, replaced)
-    try:
-      os.replace(new, target)
-    except OSError as error:
-      if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-        raise  # else a reader has just put the old one back: see `_find`
-  shutil.rmtree(replaced, ignore_errors=True)
-
-
-def _check(prepared: Prepared) -> None:
-  """Reads everything back, which compares fingerprints."""
-  for split in prepared.splits:
-    for _ in prepared.examples(split):
-      pass
 
 
 def _example(record: Mapping[str, Any]) -> benchmark.Example:

@@ -15,7 +15,6 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -253,7 +252,7 @@ def _tokenise(
     answers = targets if name.form in contract.WITHOUT_LABEL else labels
     answers = [vocabulary.decode(i) for i in vocabulary.encode_all(answers)]
     index += [e.index for e in batch]
-    ids = vocabulary.encode_inputs(inputs), target_ids(vocabulary, targets)
+    ids = vocabulary.encode_inputs(inputs), vocabulary.encode_targets(targets)
     if name.form in task_forms.OPTIONAL:  # a row without one has no token
       ids = [
         [row if text else [] for text, row in zip(inputs, side, strict=True)]
@@ -262,10 +261,10 @@ def _tokenise(
     added = {
       'inputs': ragged.pack(ids[0], np.int32),
       'targets': ragged.pack(ids[1], np.int32),
-      'example_id': pack_texts([e.example_id for e in batch]),
-      'input': pack_texts(inputs),
-      'target': pack_texts(targets),
-      'answer': pack_texts(answers),
+      'example_id': ragged.pack_texts([e.example_id for e in batch]),
+      'input': ragged.pack_texts(inputs),
+      'target': ragged.pack_texts(targets),
+      'answer': ragged.pack_texts(answers),
     }
     if name.form == 'counterfactual':
       read = [task_forms.read_only(e.counterfactual).rstrip() for e in batch]
@@ -300,19 +299,6 @@ def _task_ids(
   differs = np.flatnonzero(np.array(target[:both]) != np.array(read[:both]))
   start = differs[0] if len(differs) else both
   return np.where(np.arange(len(target)) < start, 0, term)
-
-
-def target_ids(
-  vocabulary: vocabularies.Vocabulary, texts: Sequence[str]
-) -> list[list[int]]:
-  """Decoder ids of texts, EOS_ID last."""
-  return [[*row, contract.EOS_ID] for row in vocabulary.encode_all(texts)]
-
-
-def pack_texts(texts: Sequence[str]) -> ragged.Ragged:
-  """UTF-8 bytes of texts."""
-  rows = [np.frombuffer(text.encode(), np.uint8) for text in texts]
-  return ragged.pack(rows, np.uint8)
 
 
 def _open(

@@ -114,7 +114,7 @@ def _read(task: seqio.Task, split: str) -> tokens.Tokens:
     index=np.arange(len(examples)),
     term=term,
     task_ids=task_ids,
-    texts={f: tokens.pack_texts(values) for f, values in texts.items()},
+    texts={f: ragged.pack_texts(values) for f, values in texts.items()},
     vocabulary=vocabulary,
   )
 

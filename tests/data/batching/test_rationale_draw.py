@@ -9,7 +9,11 @@ import pytest
 
 from dsbs_jax import contract
 from dsbs_jax.data.batching import batch_order, layouts, loader, rationale_draw
-from dsbs_jax.data.prepared import rationale_rules, store, tokens
+from dsbs_jax.data.prepared import (
+  dataset_writer,
+  rationale_rules,
+  tokens,
+)
 from tests.data import small_prepared
 
 ORDER = batch_order.BatchOrder(batch_size=8, seed=3)
@@ -26,7 +30,7 @@ def several(tmp_path_factory):
   """`cqa` with up to four rationales per row."""
   folder = tmp_path_factory.mktemp('several')
   splits = {split: small_prepared.several(split) for split in ('train', 'test')}
-  store.write('cqa', splits, data_dir=folder, about={})
+  dataset_writer.write('cqa', splits, data_dir=folder, about={})
   return tokens.Source(str(folder), small_prepared.vocabulary(folder))
 
 

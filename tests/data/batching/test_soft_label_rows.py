@@ -12,7 +12,7 @@ from dsbs_jax.data.batching import (
   loader,
   soft_label_rows,
 )
-from dsbs_jax.data.prepared import store, tokens
+from dsbs_jax.data.prepared import dataset_writer, tokens
 from tests.data import small_prepared
 
 LABELS = 'first', 'second'
@@ -31,7 +31,9 @@ def parcels(tmp_path_factory):
     for number, example in enumerate(small_prepared.examples('train'))
   ]
   about = {'source': 'invented'}
-  store.write('parcels', {'train': examples}, data_dir=folder, about=about)
+  dataset_writer.write(
+    'parcels', {'train': examples}, data_dir=folder, about=about
+  )
   return tokens.Source(str(folder), 'bytes')
 
 

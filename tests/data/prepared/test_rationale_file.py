@@ -6,12 +6,12 @@ import dataclasses
 import pytest
 
 from dsbs_jax import contract
-from dsbs_jax.data.prepared import store
+from dsbs_jax.data.prepared import dataset_writer, store
 from tests.data import small_prepared
 
 
 def write(folder, examples, **options):
-  return store.write(
+  return dataset_writer.write(
     'sums', {'train': examples}, data_dir=folder, about={}, **options
   )
 

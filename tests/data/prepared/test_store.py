@@ -13,7 +13,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from dsbs_jax import contract
-from dsbs_jax.data.prepared import store
+from dsbs_jax.data.prepared import dataset_writer, store
 from tests.data import small_prepared
 
 
@@ -52,7 +52,7 @@ def test_fingerprint_follows_contents_and_order(tmp_path):
   variants = [rows, rows[::-1], changed, chosen, rows[:4], rows]
   found = []
   for variant in variants:
-    opened = store.write(
+    opened = dataset_writer.write(
       'sums',
       {'train': variant},
       data_dir=tmp_path,
@@ -67,16 +67,18 @@ def test_fingerprint_follows_contents_and_order(tmp_path):
 
 def test_nothing_is_replaced_or_half_written(tmp_path):
   rows = small_prepared.examples('train', number=5)
-  store.write('sums', {'train': rows}, data_dir=tmp_path, about={})
+  dataset_writer.write('sums', {'train': rows}, data_dir=tmp_path, about={})
   with pytest.raises(ValueError, match='exists already.*--overwrite'):
-    store.write('sums', {'train': rows[:1]}, data_dir=tmp_path, about={})
+    dataset_writer.write(
+      'sums', {'train': rows[:1]}, data_dir=tmp_path, about={}
+    )
 
   def broken():
     yield rows[0]
     raise RuntimeError('the reader fails')
 
   with pytest.raises(RuntimeError, match='the reader fails'):
-    store.write(
+    dataset_writer.write(
       'sums', {'train': broken()}, data_dir=tmp_path, about={}, overwrite=True
     )
   assert list(store.read('sums', tmp_path).examples('train')) == rows
@@ -85,7 +87,7 @@ def test_nothing_is_replaced_or_half_written(tmp_path):
 
 def test_a_kill_while_a_dataset_is_replaced_leaves_one(tmp_path, monkeypatch):
   rows = small_prepared.examples('train', number=5)
-  store.write('sums', {'train': rows}, data_dir=tmp_path, about={})
+  dataset_writer.write('sums', {'train': rows}, data_dir=tmp_path, about={})
 
   def killed(source, target):
     if pathlib.Path(target) == store.folder('sums', tmp_path):
@@ -95,7 +97,7 @@ def test_a_kill_while_a_dataset_is_replaced_leaves_one(tmp_path, monkeypatch):
   rename = os.replace
   monkeypatch.setattr(os, 'replace', killed)
   with pytest.raises(KeyboardInterrupt):
-    store.write(
+    dataset_writer.write(
       'sums', {'train': rows[:1]}, data_dir=tmp_path, about={}, overwrite=True
     )
   monkeypatch.undo()
@@ -118,13 +120,13 @@ def test_unsound_examples_are_refused_with_their_place(
   rows = small_prepared.examples('train', number=2)
   rows[1] = dataclasses.replace(rows[1], **change)
   with pytest.raises(ValueError, match=f'sums train row 4.*{message}'):
-    store.write('sums', {'train': rows}, data_dir=tmp_path, about={})
+    dataset_writer.write('sums', {'train': rows}, data_dir=tmp_path, about={})
   assert not store.exists('sums', tmp_path)
 
 
 def test_what_is_not_there_says_how_to_get_it(source, tmp_path):
   with pytest.raises(ValueError, match='sums train has no examples'):
-    store.write('sums', {'train': []}, data_dir=tmp_path, about={})
+    dataset_writer.write('sums', {'train': []}, data_dir=tmp_path, about={})
   with pytest.raises(ValueError, match='dsbs_jax.prepare --benchmark=svamp'):
     store.read('svamp', source.data_dir)
   opened = small_prepared.write(tmp_path, splits=('validation',))
@@ -145,7 +147,9 @@ def _flipped(content, bit):
 def test_no_flipped_bit_is_read_as_something_else(tmp_path):
   """The file format checks records; JSON files check nothing by themselves."""
   rows = small_prepared.examples('train', number=5)
-  store.write('sums', {'train': rows}, data_dir=tmp_path, about={'from': 'us'})
+  dataset_writer.write(
+    'sums', {'train': rows}, data_dir=tmp_path, about={'from': 'us'}
+  )
   metadata = store.read('sums', tmp_path).metadata
   draw, told = random.Random(1), collections.Counter()
   for path in sorted(store.folder('sums', tmp_path).iterdir()):
@@ -168,7 +172,9 @@ def test_records_of_another_dataset_are_missed(tmp_path):
   """Whole files, which a copy has mixed up."""
   rows = small_prepared.examples('train', number=5)
   for name, written in (('a', rows), ('b', rows[::-1])):
-    store.write('sums', {'train': written}, data_dir=tmp_path / name, about={})
+    dataset_writer.write(
+      'sums', {'train': written}, data_dir=tmp_path / name, about={}
+    )
   (record,) = store.folder('sums', tmp_path / 'a').glob('*record*')
   shutil.copy(record, store.folder('sums', tmp_path / 'b'))
   opened = store.read('sums', tmp_path / 'b')
@@ -184,7 +190,7 @@ def test_a_reader_between_two_renames_stops_no_writer(
 ):
   """It finds no dataset and puts back the one that was there."""
   rows = small_prepared.examples('train', number=5)
-  store.write('sums', {'train': rows}, data_dir=tmp_path, about={})
+  dataset_writer.write('sums', {'train': rows}, data_dir=tmp_path, about={})
   rename, moves = os.replace, []
 
   def read_between(source, target):
@@ -195,7 +201,7 @@ def test_a_reader_between_two_renames_stops_no_writer(
         assert list(store.read('sums', tmp_path).examples('train')) == rows
 
   monkeypatch.setattr(os, 'replace', read_between)
-  store.write(
+  dataset_writer.write(
     'sums', {'train': rows[:1]}, data_dir=tmp_path, about={}, overwrite=True
   )
   assert len(moves) == number + 1

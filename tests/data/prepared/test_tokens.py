@@ -92,7 +92,7 @@ def test_the_cache_is_written_once_and_follows_what_decides_it(tmp_path):
   small_prepared.write(tmp_path, splits=('train', 'test'), overwrite=True)
   assert new_folders(source) == 0  # the same train examples
   other = small_prepared.examples('train')[:3]
-  small_prepared.store.write(
+  small_prepared.dataset_writer.write(
     'cqa', {'train': other}, data_dir=tmp_path, about={}, overwrite=True
   )
   assert new_folders(source) == 1

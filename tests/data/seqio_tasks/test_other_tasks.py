@@ -9,7 +9,7 @@ import tensorflow as tf
 from dsbs_jax import contract
 from dsbs_jax.data import register
 from dsbs_jax.data.batching import batch_order, layouts, loader
-from dsbs_jax.data.prepared import store, tokens
+from dsbs_jax.data.prepared import dataset_writer, tokens
 from tests.data import small_prepared
 
 TEXTS = [('copy this', 'this'), ('and that', 'that'), ('or those', 'those')]
@@ -88,7 +88,7 @@ def test_texts_of_foreign_tasks_can_be_shown(source):
 
 
 def test_seqio_is_not_given_rationales_that_no_llm_wrote(tmp_path, monkeypatch):
-  store.write(
+  dataset_writer.write(
     'cqa',
     {'train': small_prepared.examples('train', number=5)},
     data_dir=tmp_path,
