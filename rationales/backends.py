@@ -107,7 +107,12 @@ class Http:
   async def explain(
     self, call: calls.Call, error: failures.PermanentError
   ) -> str | None:
-    """What to change after the first call was refused; None if unknown."""
+    """What to change after the first call was refused; None if unknown.
+
+    Args:
+      call: the call.
+      error: how it was refused.
+    """
     return await probe.explain(
       self._client, self._server, self._sampling, call=call, error=error
     )

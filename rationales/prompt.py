@@ -226,7 +226,12 @@ def chat_messages(
 
 
 def exemplar_answer(prompt: Prompt, exemplar: Exemplar) -> str:
-  """The completion that the LLM should give to this exemplar."""
+  """The completion that the LLM should give to this exemplar.
+
+  Args:
+    prompt: the prompt.
+    exemplar: one of its exemplars.
+  """
   return _fill(prompt.answer, dataclasses.asdict(exemplar))
 
 
@@ -247,10 +252,8 @@ def _opening(
 
 def _question(prompt: Prompt, row: Row | str, hint: str | None) -> str:
   fields = {'rendered': row} if isinstance(row, str) else row
-  question = _fill(prompt.question, fields)
-  return question + (
-    '' if hint is None else _fill(prompt.hint, {'label': hint})
-  )
+  asked = _fill(prompt.question, fields)
+  return asked if hint is None else asked + _fill(prompt.hint, {'label': hint})
 
 
 def _fill(template: str, fields: Row) -> str:

@@ -89,7 +89,15 @@ def stack_layers(params: Params, config: Config) -> Params:
 
 
 def unstack_layers(params: Params, config: Config) -> Params:
-  """The inverse of `stack_layers`, with the same arguments."""
+  """The inverse of `stack_layers`.
+
+  Args:
+    params: parameters of stacked layers, as scan wants them.
+    config: the network's size.
+
+  Returns:
+    The tree with one entry per layer.
+  """
   return tree(config).unstack(params)
 
 
@@ -132,7 +140,11 @@ def apply(
 ) -> jax.Array:
   """The logits of every target position, [B, T, V] float32.
 
-  Arguments as in `hidden`.
+  Args:
+    params: the whole parameter tree.
+    config: its size.
+    rows: a row group, see contract.py.
+    dropout_key: typed key, one or [B]; None for no dropout.
   """
   states = hidden(params, config, rows, dropout_key=dropout_key)
   target_unpadding = unpadding.make_unpadding(
@@ -155,5 +167,10 @@ def logits(params: Params, config: Config, hidden: jax.Array) -> jax.Array:
 
 
 def logits_params(params: Params, config: Config) -> Params:
-  """The part of the whole parameter tree that `logits` reads."""
+  """The part of the whole parameter tree that `logits` reads.
+
+  Args:
+    params: the whole parameter tree.
+    config: its size.
+  """
   return _NETWORKS[type(config)].logits_params(params, config)

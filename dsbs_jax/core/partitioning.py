@@ -205,7 +205,10 @@ def state_shardings(state_shapes: Any, mesh: Mesh, rules: Rules) -> Any:
 def dropped_axes(shapes: Any, mesh: Mesh, rules: Rules) -> list[str]:
   """One line of text for each mesh axis that does not divide its dimension.
 
-  Arguments as in `shardings`.
+  Args:
+    shapes: parameter tree with shapes.
+    mesh: the mesh.
+    rules: the table.
   """
   lines = []
 

@@ -56,7 +56,13 @@ def constant(
 ) -> Schedule:
   """One rate, after a linear rise from 0 during the warm-up.
 
-  Arguments and result as in `linear_decay`; total_steps is ignored.
+  Args:
+    learning_rate: the rate after the warm-up.
+    total_steps: ignored.
+    warmup_steps: steps of the rise.
+
+  Returns:
+    Step -> learning rate, float32 scalars.
   """
   del total_steps
   check_ranges(warmup_steps=warmup_steps)
@@ -77,7 +83,13 @@ def rsqrt(
 ) -> Schedule:
   """learning_rate / sqrt(max(step, warmup_steps)): T5's pretraining rate.
 
-  Arguments and result as in `linear_decay`; total_steps is ignored.
+  Args:
+    learning_rate: the factor.
+    total_steps: ignored.
+    warmup_steps: steps, from 1, whose rate is that of the last of them.
+
+  Returns:
+    Step -> learning rate, float32 scalars.
 
   Raises:
     UserError: warmup_steps is below 1.

@@ -73,6 +73,10 @@ def fill(template: str, row: Mapping[str, Any], *, lists: bool = False) -> str:
 def cell(row: Mapping[str, Any], column: str) -> Any:
   """A cell; 'choices.text' is also the `text` of an object `choices`.
 
+  Args:
+    row: column -> value.
+    column: its name.
+
   Raises:
     KeyError: the row has no such column.
   """

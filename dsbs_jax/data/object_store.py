@@ -179,7 +179,15 @@ def names(url: str) -> list[str]:
 
 
 def create(url: str, content: bytes) -> bool:
-  """Writes an object that was not there; returns whether it was not."""
+  """Writes an object that was not there; returns whether it was not.
+
+  Args:
+    url: of the object.
+    content: what it is to hold.
+
+  Raises:
+    StoreError: there is no such bucket, it refuses, or it is unavailable.
+  """
   try:
     _call(url, 'pipe_file', _key(url), content, mode='create')
   except FileExistsError:
@@ -190,7 +198,15 @@ def create(url: str, content: bytes) -> bool:
 
 
 def write(url: str, content: bytes) -> None:
-  """Writes an object, whether it was there or not."""
+  """Writes an object, whether it was there or not.
+
+  Args:
+    url: of the object.
+    content: what it is to hold.
+
+  Raises:
+    StoreError: there is no such bucket, it refuses, or it is unavailable.
+  """
   try:
     _call(url, 'pipe_file', _key(url), content)
   except FileNotFoundError as error:

@@ -63,6 +63,10 @@ def outcome(rationale: str, label: str) -> Parsed | Unparsed:
   """`Parsed` where both texts are visible, else `Unparsed` with the two.
 
   A missing label is named before a missing rationale.
+
+  Args:
+    rationale: as the LLM wrote it.
+    label: what was found as its answer.
   """
   if not label.strip():
     return Unparsed(BLANK_LABEL, rationale, label)

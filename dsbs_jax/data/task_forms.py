@@ -108,7 +108,12 @@ def prefixes(style: str) -> Prefixes:
 
 
 def label_source(name: contract.TaskName, split: str) -> str:
-  """Whose label a task uses in a split: 'gt' or 'llm'."""
+  """Whose label a task uses in a split: 'gt' or 'llm'.
+
+  Args:
+    name: the task.
+    split: the split.
+  """
   llm = name.label_source == 'llm' and split == 'train'
   return 'llm' if llm else 'gt'
 
@@ -208,7 +213,12 @@ def decode_answer(
 
 
 def written_marker(form: str, *, vocabulary: vocabularies.Vocabulary) -> str:
-  """The marker of a form of `MARKERS` as the vocabulary can write it."""
+  """The marker of a form of `MARKERS` as the vocabulary can write it.
+
+  Args:
+    form: of `MARKERS`.
+    vocabulary: the vocabulary.
+  """
   ids = vocabulary.encode(MARKERS[form])
   return vocabulary.decode_with_unknown(ids).strip()
 
@@ -219,5 +229,9 @@ def round_trip(text: str, *, vocabulary: vocabularies.Vocabulary) -> str:
   Gold labels pass through this before they are compared, so that what a
   vocabulary normalises (blanks, NFKC) or cannot write is no error of the
   model.
+
+  Args:
+    text: any string.
+    vocabulary: the vocabulary.
   """
   return vocabulary.decode(vocabulary.encode(text))

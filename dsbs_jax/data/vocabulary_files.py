@@ -239,7 +239,12 @@ def _fetch(path: str, folder: pathlib.Path) -> pathlib.Path:
 
 
 def write_file(path: pathlib.Path, contents: bytes) -> None:
-  """Writes a file whole or not at all, and creates its folder."""
+  """Writes a file whole or not at all, and creates its folder.
+
+  Args:
+    path: the file.
+    contents: what it is to hold.
+  """
   path.parent.mkdir(parents=True, exist_ok=True)
   with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
     file.write(contents)

@@ -124,7 +124,12 @@ def run(demo: Demo) -> int:
 
 
 def sweep_of(demo: Demo, source: pathlib.Path) -> sweep_plan.Sweep:
-  """The runs of the demo."""
+  """The runs of the demo.
+
+  Args:
+    demo: what the demo runs.
+    source: where the rows are.
+  """
   return sweep_plan.Sweep(
     benchmarks=(BENCHMARK,),
     methods=tuple(METHODS),
@@ -145,7 +150,12 @@ def sweep_of(demo: Demo, source: pathlib.Path) -> sweep_plan.Sweep:
 
 
 def explain(demo: Demo, found: Sequence[jobs.Job]) -> rich.table.Table:
-  """Writes one student's rationales per fraction; returns the middle table."""
+  """Writes one student's rationales per fraction; returns the middle table.
+
+  Args:
+    demo: what the demo runs.
+    found: its finished runs.
+  """
   tables = []
   for fraction in sorted(demo.fractions):
     pair = {
@@ -169,7 +179,14 @@ def explain(demo: Demo, found: Sequence[jobs.Job]) -> rich.table.Table:
 def farewell(
   demo: Demo, job: jobs.Job, page: pathlib.Path, *, seconds: float
 ) -> str:
-  """The closing text: where the results are, and what to try next."""
+  """The closing text: where the results are, and what to try next.
+
+  Args:
+    demo: what the demo runs.
+    job: the run to try.
+    page: the report.
+    seconds: that it took.
+  """
   python = [os.path.relpath(sys.executable), '-m']
   flags = {
     'VOCAB_SIZE': VOCABULARY_PIECES,

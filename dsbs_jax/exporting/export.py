@@ -255,7 +255,16 @@ def _infer_config(path: str, given: str | None) -> network.T5Config:
 def find_vocabulary(
   export: ExportConfig, found: model_card.Checkpoint
 ) -> vocabularies.Vocabulary | None:
-  """The vocabulary to export, None if unknown."""
+  """The vocabulary to export, None if unknown.
+
+  Args:
+    export: what to export, and where to.
+    found: its checkpoint.
+
+  Raises:
+    UserError: the file is not that of training, or has more ids than the model
+      has rows.
+  """
   trained = self_description.training(str(found.path))
   given = export.vocabulary or trained.fields.get('vocabulary')
   if given is None:

@@ -249,7 +249,12 @@ def _assumed(run: train_config.TrainConfig) -> dict[str, Any]:
 
 
 def show(plan: HardwarePlan, *, as_json: bool) -> int:
-  """Prints a plan; the exit status says whether the step fits."""
+  """Prints a plan; the exit status says whether the step fits.
+
+  Args:
+    plan: what to print.
+    as_json: whether as JSON, for programs.
+  """
   if as_json:
     print(json.dumps(dataclasses.asdict(plan), indent=2))
   else:

@@ -54,7 +54,12 @@ def usable_cores() -> int:
 
 
 def num_threads(num_rows: int, *, num_cores: int) -> int:
-  """Threads for a batch: equal shares, of `_MIN_ROWS` rows or more."""
+  """Threads for a batch: equal shares, of `_MIN_ROWS` rows or more.
+
+  Args:
+    num_rows: rows of the batch, at least 1.
+    num_cores: threads at most.
+  """
   threads = max(1, min(num_cores, num_rows // _MIN_ROWS))
   while num_rows % threads:
     threads -= 1

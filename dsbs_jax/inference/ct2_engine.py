@@ -239,7 +239,15 @@ class DecodeFns:
   def score_options(
     self, tokens: np.ndarray, options: np.ndarray
   ) -> np.ndarray:
-    """Scores given outputs; those just generated are known."""
+    """Scores given outputs; those just generated are known.
+
+    Args:
+      tokens: [B, S] int32, inputs.
+      options: [B, options, T] int32, 0 where padded.
+
+    Returns:
+      [B, options] float32, log p.
+    """
     inputs, known = self._last
     return self._engine.score_options(
       tokens, options, known=known if inputs is tokens else None

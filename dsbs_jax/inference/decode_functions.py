@@ -151,6 +151,10 @@ def jit_score(
   """(params, [B, S] inputs, [B, options, T] outputs) -> [B, options] log p.
 
   The function raises UserError where logits are not finite.
+
+  Args:
+    model: the network.
+    mesh: the devices.
   """
 
   program = score_program(model, mesh)
@@ -176,6 +180,13 @@ def decode_program(
 
   A single CPU runs the encoder and the steps as two programs: see
   `cpu_compiler`.
+
+  Args:
+    model: the network.
+    mesh: the devices.
+    max_decode_len: tokens of an output at most.
+    num_beams: 1 for greedy decoding.
+    stop: ids at which a row may stop before the end id; greedy only.
   """
 
   single_cpu = cpu_threads.is_single_cpu(mesh)
@@ -209,7 +220,12 @@ def decode_program(
 def score_program(
   model: network.Config, mesh: jax.sharding.Mesh
 ) -> jax.stages.Wrapped:
-  """The jitted part of `jit_score`; one for all that ask for the same."""
+  """The jitted part of `jit_score`; one for all that ask for the same.
+
+  Args:
+    model: the network.
+    mesh: the devices.
+  """
 
   def score(params, tokens, options):
     return decoding.score_options(
@@ -230,7 +246,12 @@ def check_finite(broken: np.bool_) -> None:
 
 
 def option_parts(options: np.ndarray, size: int) -> list[np.ndarray]:
-  """[B, options, T] in parts of at most `size` >= 1 options."""
+  """[B, options, T] in parts of at most `size` >= 1 options.
+
+  Args:
+    options: [B, options, T] int32.
+    size: options of a part at most, 1 or more.
+  """
   starts = range(0, options.shape[1], size)
   return [options[:, start : start + size] for start in starts]
 

@@ -93,7 +93,12 @@ def target_buckets(longest: int) -> tuple[int, ...]:
 
 
 def next_bucket(length: int, shortest: int) -> int:
-  """The least of shortest x (1, 1.5, 2, 3, 4, 6, ...) that is >= length."""
+  """The least of shortest x (1, 1.5, 2, 3, 4, 6, ...) that is >= length.
+
+  Args:
+    length: tokens that must fit.
+    shortest: tokens of the shortest bucket, at least 1.
+  """
   while shortest < length:
     if shortest * 3 // 2 >= length:
       return shortest * 3 // 2

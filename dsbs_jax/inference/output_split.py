@@ -79,7 +79,12 @@ def split(
 def end_ids(
   form: str, *, vocabulary: vocabularies.Vocabulary
 ) -> tuple[int, ...]:
-  """The ids that end a label: the end id, or the marker before a rationale."""
+  """The ids that end a label: the end id, or the marker before a rationale.
+
+  Args:
+    form: of the task.
+    vocabulary: of the student.
+  """
   if form != 'answer_first':
     return (contract.EOS_ID,)
   return tuple(vocabulary.encode(f' {task_forms.MARKERS[form]}'))
@@ -88,7 +93,12 @@ def end_ids(
 def stop_ids(
   form: str, *, vocabulary: vocabularies.Vocabulary
 ) -> tuple[int, ...]:
-  """The ids at which decoding may stop before the end id: the label is whole."""
+  """The ids at which decoding may stop before the end id: the label is whole.
+
+  Args:
+    form: of the task.
+    vocabulary: of the student.
+  """
   if form != 'answer_first':
     return ()
   return end_ids(form, vocabulary=vocabulary)

@@ -61,7 +61,12 @@ def add(folder: pathlib.Path, name: str) -> None:
 
 
 def lists(folder: pathlib.Path, name: str) -> bool:
-  """Whether a checkpoint's list has a file."""
+  """Whether a checkpoint's list has a file.
+
+  Args:
+    folder: of the checkpoint.
+    name: the file's path in it.
+  """
   if not is_listed(folder):
     return False
   return name in json.loads((folder / FILE).read_text())['files']

@@ -85,7 +85,12 @@ def unrolled_shapes(config: network.Config) -> dict:
 
 
 def unrolled_params(params: Mapping, config: network.Config) -> dict:
-  """Parameters in the layout of `config` as NumPy's float32, unrolled."""
+  """Parameters in the layout of `config` as NumPy's float32, unrolled.
+
+  Args:
+    params: the whole parameter tree.
+    config: its size, and whether its layers are stacked.
+  """
   if config.scan_layers:
     params = network.unstack_layers(params, config)
   return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), params)

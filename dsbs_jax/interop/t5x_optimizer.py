@@ -61,7 +61,12 @@ def wrap(
 ) -> OptaxOptimizer:
   """For `optimizer_def`: what the built-in engine builds of the same macros.
 
-  The arguments are those of `train_config.TrainConfig`.
+  Args:
+    optimizer: schedule and clip_norm -> gradient transformation.
+    schedule: peak rate and total_steps -> learning rate at a step.
+    learning_rate: peak learning rate.
+    total_steps: steps of the whole run.
+    clip_norm: global norm to which gradients are clipped, None for never.
   """
   rate = schedule(learning_rate, total_steps=total_steps)
   return OptaxOptimizer(optimizer(rate, clip_norm=clip_norm))
@@ -70,7 +75,13 @@ def wrap(
 def learning_rate_fn(
   *, schedule: Callable[..., Any], learning_rate: float, total_steps: int
 ) -> Callable[[Any], Any]:
-  """The same schedule for `Trainer.learning_rate_fn`, which logs it."""
+  """The same schedule for `Trainer.learning_rate_fn`, which logs it.
+
+  Args:
+    schedule: peak rate and total_steps -> learning rate at a step.
+    learning_rate: peak learning rate.
+    total_steps: steps of the whole run.
+  """
   rate = schedule(learning_rate, total_steps=total_steps)
   return lambda step: jnp.asarray(rate(step), jnp.float32)
 

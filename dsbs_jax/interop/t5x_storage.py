@@ -53,7 +53,12 @@ class Leaf:
     return np.asarray(self.fetch(index))
 
   def take(self, axis: int, position: int) -> 'Leaf':
-    """One position along an axis, such as one layer of a scanned stack."""
+    """One position along an axis, such as one layer of a scanned stack.
+
+    Args:
+      axis: counted from 0.
+      position: on that axis.
+    """
     shape = self.shape[:axis] + self.shape[axis + 1 :]
 
     def fetch(index: Index) -> np.ndarray:

@@ -93,7 +93,12 @@ Groups = Mapping[tuple[str, str], Sequence[Row]]
 
 
 def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
-  """Key -> the items that have it, both in the order of the items."""
+  """Key -> the items that have it, both in the order of the items.
+
+  Args:
+    items: any, in order.
+    key: item -> what it is grouped by.
+  """
   groups = {}
   for item in items:
     groups.setdefault(key(item), []).append(item)

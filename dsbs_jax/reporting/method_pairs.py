@@ -98,7 +98,12 @@ class Compared:
   untouched: Sequence[references.Reference]
 
   def pair(self, first: Method, second: Method) -> Pair:
-    """Two of the methods, in any order."""
+    """Two of the methods, in any order.
+
+    Args:
+      first: one of `methods`.
+      second: another one.
+    """
     i, j = self.methods.index(first), self.methods.index(second)
     return self.pairs[i, j] if i < j else self.pairs[j, i].reversed()
 
@@ -240,6 +245,10 @@ def compare(first: Method, second: Method) -> Pair:
 
   Where both have predictions, both tests are of them; otherwise the test over
   seeds is of the logged accuracies, and there is none over examples.
+
+  Args:
+    first: what is compared.
+    second: with what.
   """
   common = _common(first.answers, second.answers)
   by_example = _by_example([(a, b) for _, a, b in common])

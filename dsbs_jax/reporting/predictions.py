@@ -30,7 +30,12 @@ def file_of(run: results.Run, task: str, step: int) -> pathlib.Path | None:
 
 
 def labels_at(run: results.Run, step: int) -> pathlib.Path | None:
-  """The file with the labels that a run predicted at a step."""
+  """The file with the labels that a run predicted at a step.
+
+  Args:
+    run: the run.
+    step: of training.
+  """
   return file_of(run, evaluator.evaluated_task(run.coordinates.task), step)
 
 
@@ -68,7 +73,12 @@ def read(path: pathlib.Path) -> dict[int, dict[str, Any]]:
 
 
 def right(path: pathlib.Path, is_right: IsRight) -> dict[int, bool]:
-  """Index of an example -> whether its prediction in a file is right."""
+  """Index of an example -> whether its prediction in a file is right.
+
+  Args:
+    path: file of predictions.
+    is_right: target and prediction -> whether that counts.
+  """
   return {
     index: is_right(line['target'], line['prediction'])
     for index, line in read(path).items()

@@ -84,7 +84,12 @@ def start_of(run: results.Run) -> str | None:
 def beside(
   rows: Iterable[comparison.Row], references: Sequence[Reference]
 ) -> list[Reference]:
-  """The references of some rows."""
+  """The references of some rows.
+
+  Args:
+    rows: of a comparison.
+    references: to choose from.
+  """
   rows = list(rows)
   return [r for r in references if any(map(r.is_beside, rows))]
 

@@ -35,7 +35,12 @@ class NewestAndBest:
   def should_preserve(
     self, checkpoints: Sequence[Any], *, context: Any
   ) -> list[bool]:
-    """Whether each of the checkpoints, in the order of their steps, stays."""
+    """Whether each of the checkpoints stays.
+
+    Args:
+      checkpoints: in the order of their steps.
+      context: Orbax's, not used.
+    """
     del context
     return self.stay([checkpoint.step for checkpoint in checkpoints])
 
@@ -46,7 +51,12 @@ class NewestAndBest:
 
 
 def write(folder: pathlib.Path, scores: Mapping[str, float]) -> None:
-  """Adds scores, '<split>/<metric>' -> value, to a checkpoint on disk."""
+  """Adds scores to a checkpoint on disk.
+
+  Args:
+    folder: of the checkpoint.
+    scores: '<split>/<metric>' -> value.
+  """
   path = folder / _FILE
   with files.writing(path):
     path.parent.mkdir(exist_ok=True)
@@ -83,7 +93,12 @@ def accuracy(scores: Mapping[str, float]) -> float:
 
 
 def best(accuracies: Mapping[int, float], steps: Iterable[int]) -> int | None:
-  """The step of the highest accuracy, the newest of equals, if there is one."""
+  """The step of the highest accuracy, the newest of equals, if there is one.
+
+  Args:
+    accuracies: step -> accuracy, -inf where there is none.
+    steps: those to choose from.
+  """
   found = [
     (accuracies[step], step)
     for step in steps

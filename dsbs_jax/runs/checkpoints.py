@@ -273,7 +273,12 @@ def _as_state(tree: Mapping[str, Any]) -> steps.TrainState:
 
 
 def shapes_with_shardings(shapes: Any, shardings: Any) -> Any:
-  """Adds shardings to a tree of shapes, to restore into."""
+  """Adds shardings to a tree of shapes, to restore into.
+
+  Args:
+    shapes: tree of ShapeDtypeStructs.
+    shardings: tree of shardings of the same structure.
+  """
   return jax.tree.map(
     lambda shape, sharding: shape.update(sharding=sharding), shapes, shardings
   )

@@ -102,13 +102,24 @@ class MetricsLog:
   def evaluation(
     self, step: int, split: str, scalars: Mapping[str, float]
   ) -> None:
-    """Writes the metrics of one evaluated split."""
+    """Writes the metrics of one evaluated split.
+
+    Args:
+      step: of training.
+      split: that was evaluated.
+      scalars: metric -> value.
+    """
     self._write(step, split, scalars)
     shown = '  '.join(f'{key} {value:.2f}' for key, value in scalars.items())
     self.say(f'step {step:,}  {split}: {shown}')
 
   def timings(self, step: int, seconds: Mapping[str, float] | None) -> None:
-    """Writes rates and seconds, which no two runs have in common."""
+    """Writes rates and seconds, which no two runs have in common.
+
+    Args:
+      step: of training.
+      seconds: name -> rate or seconds; None for none.
+    """
     if self._events is None or not seconds:
       return
     self._append(TIMING_FILE, {'step': step, **seconds})
@@ -179,6 +190,10 @@ def summarise(metrics: list[Mapping[str, jax.Array]]) -> dict[str, float]:
 
 def drop_lines_after(path: pathlib.Path, step: int) -> list[dict[str, Any]]:
   """Removes lines of later steps, and a half-written last line.
+
+  Args:
+    path: a log of JSON lines; it may not exist.
+    step: the last step whose lines stay.
 
   Returns:
     The lines that stay, read.

@@ -65,7 +65,12 @@ class Run:
     return self.last_step if best is None else best
 
   def accuracy(self, split: str, step: int | None) -> float | None:
-    """Accuracy in percent, None where it was not evaluated."""
+    """Accuracy in percent, None where it was not evaluated.
+
+    Args:
+      split: the split.
+      step: of training.
+    """
     return self.evaluated.get(split, {}).get(step, {}).get('accuracy')
 
   @property

@@ -104,7 +104,12 @@ def read_metrics(
 
 
 def evaluations(model_dir: str, step: int) -> dict[str, Metrics]:
-  """The splits of a run that were evaluated at a step -> their metrics."""
+  """The splits of a run that were evaluated at a step -> their metrics.
+
+  Args:
+    model_dir: the run's folder.
+    step: of training.
+  """
   path = pathlib.Path(model_dir) / METRICS_FILE
   if not path.is_file():
     return {}
@@ -115,7 +120,12 @@ def evaluations(model_dir: str, step: int) -> dict[str, Metrics]:
 def last_step(
   trained: Mapping[int, Metrics], evaluated: Mapping[str, Mapping[int, Metrics]]
 ) -> int:
-  """The last step of any line, 0 where there is none."""
+  """The last step of any line, 0 where there is none.
+
+  Args:
+    trained: step -> metrics of training.
+    evaluated: split -> step -> its metrics.
+  """
   return max([0, *trained, *(s for steps in evaluated.values() for s in steps)])
 
 
@@ -173,7 +183,12 @@ def is_finished(
 
 
 def prepared(name: str, data_dir: str | None) -> store.Prepared | None:
-  """The prepared data of a benchmark, None where it cannot be found."""
+  """The prepared data of a benchmark, None where it cannot be found.
+
+  Args:
+    name: the benchmark's name.
+    data_dir: the folder above all datasets; None where it is not known.
+  """
   if not data_dir or not store.exists(name, data_dir):
     return None
   return store.read(name, data_dir)

@@ -55,7 +55,12 @@ class EventFile:
       self.scalars(step, {tag: value})
 
   def scalars(self, step: int, values: Mapping[str, float]) -> None:
-    """Writes the values of a step by their tags."""
+    """Writes the values of a step by their tags.
+
+    Args:
+      step: of training.
+      values: tag -> value.
+    """
     for tag, value in values.items():
       self._write(
         event_pb2.Event(summary=summary.scalar(tag, value), step=step)

@@ -122,6 +122,10 @@ def device(name: str) -> Device:
 def layout(device: Device, num_chips: int) -> str:
   """The physical layout of a TPU slice with so many chips.
 
+  Args:
+    device: the kind of chip.
+    num_chips: of the slice.
+
   Raises:
     UserError: no slice has this number of chips.
   """

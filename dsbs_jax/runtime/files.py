@@ -115,14 +115,31 @@ def check_writable(folder: str | os.PathLike) -> None:
 
 
 def replace_text(path: pathlib.Path, text: str) -> None:
-  """Writes a file so that a kill leaves the old one or the new one."""
+  """Writes a file so that a kill leaves the old one or the new one.
+
+  Args:
+    path: the file.
+    text: its new content.
+
+  Raises:
+    NotWritten: there is no room, or no right to write.
+  """
   replace_bytes(path, text.encode())
 
 
 def replace_bytes(
   path: pathlib.Path, content: bytes, *, partial: pathlib.Path | None = None
 ) -> None:
-  """The same of bytes; `partial` is the new file until it is whole."""
+  """The same of bytes.
+
+  Args:
+    path: the file.
+    content: its new content.
+    partial: the new file until it is whole; None for one beside it.
+
+  Raises:
+    NotWritten: as for `replace_text`.
+  """
   partial = partial or path.with_name(f'{path.name}.tmp')
   with writing(path):
     partial.write_bytes(content)

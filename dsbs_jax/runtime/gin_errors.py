@@ -77,6 +77,11 @@ def line(error: Exception) -> str:
 
 
 def near(name: str, known: Iterable[str]) -> str:
-  """' Did you mean ...?', or '' where nothing is near."""
+  """' Did you mean ...?', or '' where nothing is near.
+
+  Args:
+    name: what was given.
+    known: what could have been meant.
+  """
   found = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.8)
   return f' Did you mean {" or ".join(found)}?' if found else ''

@@ -47,7 +47,15 @@ def locate(file: str, search_paths: Sequence[str]) -> pathlib.Path:
 
 
 def read(file: str, search_paths: Sequence[str]) -> str:
-  """What a gin file says, found as `locate` does."""
+  """What a gin file says, found as `locate` does.
+
+  Args:
+    file: its path.
+    search_paths: folders where it is looked for.
+
+  Raises:
+    UserError: there is no such file, or it is not plain UTF-8.
+  """
   found = locate(file, search_paths)
   try:
     text = found.read_text(encoding='utf-8')
@@ -65,7 +73,15 @@ def read(file: str, search_paths: Sequence[str]) -> str:
 
 
 def check_order(settings: type, texts: Mapping[str, str]) -> None:
-  """Raises where no file is the engine, or where it follows another."""
+  """Raises where no file is the engine, or where it follows another.
+
+  Args:
+    settings: the dataclass that the engine file binds.
+    texts: file -> its text, in the order of the command.
+
+  Raises:
+    UserError: no file is the engine, or one stands before it.
+  """
   binds = _binds(settings)
   engines = [file for file, text in texts.items() if binds.search(text)]
   first = next(iter(texts))
@@ -87,7 +103,16 @@ def check_order(settings: type, texts: Mapping[str, str]) -> None:
 def has_engine(
   settings: type, files: Sequence[str], search_paths: Sequence[str]
 ) -> bool:
-  """Whether one of the gin files binds the settings, or includes others."""
+  """Whether one of the gin files binds the settings, or includes others.
+
+  Args:
+    settings: the dataclass that an engine file binds.
+    files: gin files.
+    search_paths: folders where they are looked for.
+
+  Raises:
+    UserError: a file cannot be read.
+  """
   texts = [read(file, search_paths) for file in files]
   return any(
     _binds(settings).search(text) or _INCLUDE.search(text) for text in texts

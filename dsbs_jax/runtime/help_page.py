@@ -89,7 +89,12 @@ def of_command(doc: str, more: str = '') -> str:
 
 
 def entry(name: str, text: str) -> str:
-  """A name, and beside or below it what it means."""
+  """A name, and beside or below it what it means.
+
+  Args:
+    name: of a flag or a macro.
+    text: what it means.
+  """
   wrapped = textwrap.fill(
     text,
     _WIDTH,

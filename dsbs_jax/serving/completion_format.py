@@ -136,8 +136,11 @@ def for_benchmark(
 ) -> CompletionFormat | None:
   """The format of a benchmark, None where it has none.
 
-  The arguments are those of `CompletionFormat`; a `completion` of None takes
-  the benchmark's own.
+  Args:
+    benchmark: the benchmark.
+    prompt: as in `CompletionFormat`.
+    completion: as there; None for the benchmark's own.
+    rationales: as there.
 
   Raises:
     UserError: the benchmark's parser does not read such completions.

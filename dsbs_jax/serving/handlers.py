@@ -46,7 +46,12 @@ class Handlers:
   created: int = dataclasses.field(default_factory=lambda: int(time.time()))
 
   async def answers(self, content: bytes, call: CallFn) -> dict[str, Any]:
-    """/v1/answers: labels, probabilities and rationales, in order."""
+    """/v1/answers: labels, probabilities and rationales, in order.
+
+    Args:
+      content: the body of the request.
+      call: calls a function, in a thread if the body is large.
+    """
     body = await call(json_body.decode, content)
     openai_api.check_model(body, self.model, required=False)
     inputs, rationales = await call(self.reader.read, body)
@@ -64,14 +69,24 @@ class Handlers:
     }
 
   async def completions(self, content: bytes, call: CallFn) -> dict[str, Any]:
-    """/v1/completions: the text that continues a prompt."""
+    """/v1/completions: the text that continues a prompt.
+
+    Args:
+      content: the body of the request.
+      call: calls a function, in a thread if the body is large.
+    """
     body = await call(json_body.decode, content)
     openai_api.check_model(body, self.model, required=True)
     request = openai_api.read_plain(body, most=self.reader.max_inputs)
     return await self._complete(request, call)
 
   async def chat(self, content: bytes, call: CallFn) -> dict[str, Any]:
-    """/v1/chat/completions: the reply to the last message."""
+    """/v1/chat/completions: the reply to the last message.
+
+    Args:
+      content: the body of the request.
+      call: calls a function, in a thread if the body is large.
+    """
     body = await call(json_body.decode, content)
     openai_api.check_model(body, self.model, required=True)
     return await self._complete(openai_api.read_chat(body), call)

@@ -37,7 +37,12 @@ class Profile:
       self._running = True
 
   def after(self, step: int, state: Any) -> None:
-    """Ends the trace where this was its last step, and is done."""
+    """Ends the trace where this was its last step, and is done.
+
+    Args:
+      step: that has ended, from 1.
+      state: its result, which is awaited.
+    """
     if self._running and step >= self._last:
       jax.block_until_ready(state)
       self._stop()

@@ -212,7 +212,13 @@ def init_state(
 def open_data(
   run: train_config.TrainConfig, source: tokens.Source, mesh: jax.sharding.Mesh
 ) -> loader.Loader:
-  """Opens this process's part of the batches."""
+  """Opens this process's part of the batches.
+
+  Args:
+    run: all settings.
+    source: where its tokens come from.
+    mesh: rows are split over its data axis.
+  """
   return loader.open(
     run.mixture_or_task_name,
     source,

@@ -96,14 +96,24 @@ class _Facts:
 
 
 def state(run: train_config.TrainConfig, mesh: Mesh) -> State:
-  """The run's abstract train state on a mesh; computes nothing."""
+  """The run's abstract train state on a mesh; computes nothing.
+
+  Args:
+    run: all settings.
+    mesh: the devices.
+  """
   return _state(_facts(run, mesh))
 
 
 def init_state(
   run: train_config.TrainConfig, mesh: Mesh
 ) -> Callable[[jax.Array], steps.TrainState]:
-  """The jitted start of a run: typed key -> state of random parameters."""
+  """The jitted start of a run: typed key -> state of random parameters.
+
+  Args:
+    run: all settings.
+    mesh: the devices.
+  """
   return _shared(_init_state, _facts(run, mesh))
 
 

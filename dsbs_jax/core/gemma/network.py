@@ -229,6 +229,11 @@ def logits(params: dict, config: GemmaConfig, hidden: jax.Array) -> jax.Array:
 
 
 def logits_params(params: dict, config: GemmaConfig) -> dict:
-  """The part of the whole parameter tree that `logits` reads."""
+  """The part of the whole parameter tree that `logits` reads.
+
+  Args:
+    params: the whole parameter tree.
+    config: its size.
+  """
   del config
   return {'token_embedder': params['token_embedder']}

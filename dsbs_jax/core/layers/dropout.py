@@ -37,6 +37,10 @@ def row_keys(key: jax.Array | None, num_rows: int) -> jax.Array | None:
   """One typed key -> a key per row, [num_rows].
 
   Keys of rows, and None (no dropout), are returned unchanged.
+
+  Args:
+    key: a typed key, keys of rows [B], or None.
+    num_rows: B.
   """
   if key is None or key.ndim:
     return key
@@ -44,7 +48,12 @@ def row_keys(key: jax.Array | None, num_rows: int) -> jax.Array | None:
 
 
 def split_keys(keys: jax.Array | None, num: int) -> jax.Array | list[None]:
-  """Splits keys of rows [B] into [num, B]; None into `num` Nones."""
+  """Splits keys of rows [B] into [num, B]; None into `num` Nones.
+
+  Args:
+    keys: typed keys [B], or None for no dropout.
+    num: how many of each.
+  """
   if keys is None:
     return [None] * num
   return jax.vmap(lambda key: jax.random.split(key, num), out_axes=1)(keys)

@@ -169,7 +169,12 @@ def dense(
 
 
 def split_heads(joined: jax.Array, num_heads: int) -> jax.Array:
-  """[B, L, H * K] -> [B, H, L, K]; a head is a contiguous block."""
+  """[B, L, H * K] -> [B, H, L, K]; a head is a contiguous block.
+
+  Args:
+    joined: [B, L, H * K] of any dtype.
+    num_heads: H.
+  """
   batch, length, width = joined.shape
   heads = joined.reshape(batch, length, num_heads, width // num_heads)
   return jnp.swapaxes(heads, 1, 2)

@@ -155,7 +155,12 @@ def logits(params: dict, config: T5Config, hidden: jax.Array) -> jax.Array:
 
 
 def logits_params(params: dict, config: T5Config) -> dict:
-  """The part of the whole parameter tree that `logits` reads."""
+  """The part of the whole parameter tree that `logits` reads.
+
+  Args:
+    params: the whole parameter tree.
+    config: its size.
+  """
   if config.logits_via_embedding:
     return {'token_embedder': params['token_embedder']}
   return {'decoder': {'logits_dense': params['decoder']['logits_dense']}}

@@ -214,5 +214,10 @@ def _candidates(
 
 
 def round_up(value, multiple: int):
-  """The next multiple at or above a number or an array."""
+  """The next multiple at or above a number or an array.
+
+  Args:
+    value: a whole number, or an array of them.
+    multiple: 1 or more.
+  """
   return -(-value // multiple) * multiple

@@ -66,7 +66,15 @@ def check(folder: pathlib.Path) -> None:
 
 
 def read(folder: pathlib.Path, field: str) -> ragged.Ragged:
-  """Memory-maps one column."""
+  """Memory-maps one column.
+
+  Args:
+    folder: that `write` made.
+    field: the column's name.
+
+  Raises:
+    UserError: the file does not hold what it should.
+  """
   flat = folder / f'{field}.npy'
   # An empty array cannot be memory-mapped.
   mode = 'r' if flat.stat().st_size > 128 else None

@@ -19,7 +19,15 @@ _DIGITS = 8  # of a fingerprint, as many as tell two vocabularies apart
 
 
 def find(name: str | None, data_dir: str | os.PathLike[str]) -> list[str]:
-  """The vocabularies of a benchmark, sorted; replaced ones left out."""
+  """The vocabularies of a benchmark, sorted; replaced ones left out.
+
+  Args:
+    name: the benchmark's name.
+    data_dir: the folder above all datasets.
+
+  Returns:
+    Their files, or URLs.
+  """
   if object_store.is_bucket(data_dir):
     folder = f'{str(data_dir).rstrip("/")}/vocabularies'
     there = object_store.names(folder)

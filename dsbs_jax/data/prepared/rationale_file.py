@@ -22,7 +22,12 @@ _FIELDS = tuple(f.name for f in dataclasses.fields(benchmark.Rationale))
 
 
 def path(folder: pathlib.Path, split: str) -> pathlib.Path:
-  """Where the file of a split lies, whether it exists or not."""
+  """Where the file of a split lies, whether it exists or not.
+
+  Args:
+    folder: of the dataset.
+    split: the split.
+  """
   return folder / f'rationales-{split}.jsonl'
 
 

@@ -62,7 +62,15 @@ def read(file: BinaryIO, name: str) -> Iterator[json_reader.Record]:
 
 
 def count(file: BinaryIO, name: str) -> int:
-  """Number of rows that `read` yields; arguments and errors as there."""
+  """Number of rows that `read` yields.
+
+  Args:
+    file: opened in binary mode, at its start; closed at the end.
+    name: its name, for errors.
+
+  Raises:
+    UserError: the file is damaged.
+  """
   with file, _damage(name):
     return sum(batch.num_rows for batch in _open(file, name, columns=[])[1])
 

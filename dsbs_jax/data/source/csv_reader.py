@@ -77,7 +77,12 @@ def read_each(
 
 
 def count(file: BinaryIO, name: str) -> int:
-  """Number of rows, broken ones included; arguments as in `read_each`."""
+  """Number of rows, broken ones included.
+
+  Args:
+    file: opened in binary mode, at its start; closed at the end.
+    name: its name, for errors.
+  """
   return sum(1 for _ in read_each(file, name))
 
 

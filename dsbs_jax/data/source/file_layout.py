@@ -57,7 +57,16 @@ def find_parts(
 def parts(
   benchmark: benchmark_lib.Benchmark, source: archive.Archive, split: str
 ) -> tuple[benchmark_lib.Part, ...]:
-  """The same, or a UserError that says what was looked for."""
+  """As `find_parts`, but none is an error that says what was looked for.
+
+  Args:
+    benchmark: the benchmark.
+    source: where its files are.
+    split: one of its splits.
+
+  Raises:
+    UserError: the benchmark has no such split, or no file of it is there.
+  """
   if split not in benchmark.splits:
     raise contract.UserError(
       f'{benchmark.name!r} has no file for the split {split!r}, expected one'
@@ -106,12 +115,22 @@ def files(
 
 
 def home_of(benchmark: benchmark_lib.Benchmark, split: str) -> str:
-  """The split whose file holds the rows of a split."""
+  """The split whose file holds the rows of a split.
+
+  Args:
+    benchmark: the benchmark.
+    split: one of its splits.
+  """
   return 'train' if split in benchmark.derived else split
 
 
 def file_names(benchmark: benchmark_lib.Benchmark, split: str) -> str:
-  """The file names that hold a split, for errors."""
+  """The file names that hold a split, for errors.
+
+  Args:
+    benchmark: the benchmark.
+    split: one of its splits.
+  """
   files = benchmark.splits[split]
   names = [files] if isinstance(files, str) else list(files)
   text = ' and '.join(names)
@@ -120,7 +139,12 @@ def file_names(benchmark: benchmark_lib.Benchmark, split: str) -> str:
 
 
 def size(source: archive.Archive, part: benchmark_lib.Part) -> int:
-  """Number of rows of a part."""
+  """Number of rows of a part.
+
+  Args:
+    source: where the file is.
+    part: rows of a file.
+  """
   total = record_reader.count(source.open(part.file), part.file)
   return total if part.select is None else len(part.select(total))
 

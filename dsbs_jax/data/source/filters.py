@@ -16,6 +16,8 @@ from dsbs_jax.data import benchmark as benchmark_lib
 from dsbs_jax.data import conclusions, parsing
 from dsbs_jax.data.source import counterfactuals, joining, rows
 
+# Every rule below takes the benchmark, a row and the example that it was joined
+# to, and returns the example, perhaps changed, or why it is dropped.
 Rule = Callable[
   [benchmark_lib.Benchmark, rows.Row, benchmark_lib.Example],
   benchmark_lib.Example | str,

@@ -58,7 +58,15 @@ def read_each(
 
 
 def count(file: BinaryIO, name: str) -> int:
-  """Number of rows that `read` yields; arguments and errors as there."""
+  """Number of rows that `read` yields.
+
+  Args:
+    file: opened in binary mode, at its start; closed at the end.
+    name: its name, whose suffix says the format.
+
+  Raises:
+    UserError: the file is damaged, or of no known format.
+  """
   return _reader(name).count(file, name)
 
 
