@@ -4,6 +4,8 @@
 import dataclasses
 import json
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 from dsbs_jax import contract
 from dsbs_jax.core import partitioning
@@ -92,6 +94,7 @@ def evaluate(config: EvalConfig) -> None:
   place = config.output_dir or _home(loaded.path)
   if url := buckets.url_of(place):  # lines are added to those of others
     buckets.fetch(f'{url}/{SCORES_FILE}')
+  facts = {} if engine is None else {'backend': chosen}
   with buckets.output(place) as folder:
     folder.mkdir(parents=True, exist_ok=True)
     for split in evaluator.splits:
@@ -104,18 +107,26 @@ def evaluate(config: EvalConfig) -> None:
         'task': evaluator.task,
         'split': split,
         'answers': 'chosen' if config.score_labels else 'generated',
-        **({} if engine is None else {'backend': chosen}),
-        **metrics,
+        **facts,
       }
-      with (folder / SCORES_FILE).open('a') as file:
-        file.write(json.dumps(line) + '\n')
-      shown = '  '.join(
-        f'{name} {value:.2f}' for name, value in metrics.items()
-      )
-      print(
-        f'{evaluator.task} {split}  step {loaded.step:,}  {shown}  ->'
-        f' {buckets.shown(str(written))}'
-      )
+      _write_scores(folder, line, metrics, predictions=written)
+
+
+def _write_scores(
+  folder: pathlib.Path,
+  line: Mapping[str, Any],
+  metrics: Mapping[str, float],
+  *,
+  predictions: pathlib.Path,
+) -> None:
+  """Adds the scores of a split to the file of scores, and prints them."""
+  with (folder / SCORES_FILE).open('a') as file:
+    file.write(json.dumps({**line, **metrics}) + '\n')
+  shown = '  '.join(f'{name} {value:.2f}' for name, value in metrics.items())
+  print(
+    f'{line["task"]} {line["split"]}  step {line["step"]:,}  {shown}  ->'
+    f' {buckets.shown(str(predictions))}'
+  )
 
 
 def _home(checkpoint: pathlib.Path) -> pathlib.Path:

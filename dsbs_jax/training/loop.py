@@ -8,6 +8,8 @@ callbacks: what happens, happens in `train_locked`.
 import contextlib
 import dataclasses
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 
@@ -66,6 +68,65 @@ def train(
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class _Checkpointing:
+  """Saves the state of a session, and scores what was saved."""
+
+  run: train_config.TrainConfig
+  mesh: jax.sharding.Mesh
+  now: session.Session
+  lock: folder_lock.FolderLock
+  copy: working_copy.WorkingCopy
+  config_text: str | None
+
+  def save(self, *, eval_due: bool = False) -> None:
+    """Starts to save; `eval_due` says that its scores are still missing."""
+    now = self.now
+    position = {'loader': now.batches.get_state(), 'eval_due': eval_due}
+    position |= now.buffer.to_json()
+    facts = {**now.fingerprint, 'config': self.config_text}
+    if now.description:
+      facts[declared.KEY] = now.description
+    self.lock.check()
+    with now.clock.phase('save'):
+      now.saved.save(
+        now.state,
+        position=position,
+        run=facts,
+        params=step_functions.network_params(self.run, self.mesh, now.state),
+      )
+      if self.copy.is_remote:  # it goes up while it is evaluated
+        now.saved.wait()
+        self.copy.push()
+
+  def evaluate(
+    self,
+    step: int,
+    stop: signals.StopRequest,
+    *,
+    done: Mapping[str, Any] | None = None,
+  ) -> bool:
+    """Scores the state after `step` steps; False if a signal ended that.
+
+    `done` are the scores of the splits that were evaluated before.
+    """
+    now, run = self.now, self.run
+    with now.clock.phase('evaluation'):
+      params = step_functions.network_params(
+        run, self.mesh, now.state, dtype=run.model.dtype
+      )
+      scores = now.evaluator.evaluate_all(
+        params, step, run.model_dir, now.log, done=done, stop=stop
+      )
+    if scores is not None:
+      self.lock.check()
+      self.copy.wait()
+      now.saved.add_scores(step, scores)
+      self.copy.push()
+    now.log.timings(step, now.clock.pauses())
+    return scores is not None
+
+
 def train_locked(
   run: train_config.TrainConfig,
   lock: folder_lock.FolderLock,
@@ -76,8 +137,12 @@ def train_locked(
 ) -> int:
   """As `train`, which see, with the lock of the folder held.
 
-  `copy` is the folder, of one in a bucket the copy that is written to.
-  `started` is a time of time.monotonic(), from which start-up counts.
+  Args:
+    run: all settings.
+    lock: of the folder; it is checked before each write.
+    copy: the folder, of one in a bucket the copy that is written to.
+    config_text: the gin config behind the settings.
+    started: a time of time.monotonic(), from which start-up counts.
   """
   malloc.keep_freed_memory()
   compilation_cache.use_cache()
@@ -86,41 +151,7 @@ def train_locked(
   batch_sharding = partitioning.batch_sharding(mesh)
   log, saved, buffer, clock = now.log, now.saved, now.buffer, now.clock
   profile = profiling.Profile(run.model_dir, run.profile_steps)
-
-  def save(*, eval_due=False):
-    position = {'loader': now.batches.get_state(), 'eval_due': eval_due}
-    position |= buffer.to_json()
-    facts = {**now.fingerprint, 'config': config_text}
-    if now.description:
-      facts[declared.KEY] = now.description
-    lock.check()
-    with clock.phase('save'):
-      saved.save(
-        now.state,
-        position=position,
-        run=facts,
-        params=step_functions.network_params(run, mesh, now.state),
-      )
-      if copy.is_remote:  # it goes up while it is evaluated
-        saved.wait()
-        copy.push()
-
-  def evaluate(done=None):
-    with clock.phase('evaluation'):
-      params = step_functions.network_params(
-        run, mesh, now.state, dtype=run.model.dtype
-      )
-      scores = now.evaluator.evaluate_all(
-        params, step, run.model_dir, log, done=done, stop=stop
-      )
-    if scores is not None:
-      lock.check()
-      copy.wait()
-      saved.add_scores(step, scores)
-      copy.push()
-    log.timings(step, clock.pauses())
-    return scores is not None
-
+  checkpoint = _Checkpointing(run, mesh, now, lock, copy, config_text)
   stop = signals.StopRequest()
   step = now.first_step
   evaluated = not now.eval_due
@@ -130,7 +161,9 @@ def train_locked(
     with contextlib.closing(log), contextlib.closing(saved), profile:
       if not evaluated:  # the run ended between the save and the last score
         done = run_folder.evaluations(run.model_dir, step)
-        evaluated = evaluate(distributed.broadcast(done))
+        evaluated = checkpoint.evaluate(
+          step, stop, done=distributed.broadcast(done)
+        )
       while step < run.train_steps and not stop.requested():
         profile.before(step + 1)
         with clock.phase('data'):
@@ -152,11 +185,11 @@ def train_locked(
           log.train(step, means, clock.pop())
           saved.check_for_errors()
         if eval_due:
-          save(eval_due=True)
-          evaluated = evaluate()
+          checkpoint.save(eval_due=True)
+          evaluated = checkpoint.evaluate(step, stop)
       if stop.name and step != saved.latest_step():
         # The buffer goes along: the next log line is that of an unbroken run.
-        save()
+        checkpoint.save()
   except object_store.StoreError as error:
     raise contract.UserError(
       f'{error} The run had done {step:,} steps.'

@@ -98,7 +98,6 @@ def open_session(
   progress.say(data.describe())
   batches = data.iterate()
 
-  # The train state: from the newest checkpoint, or at its start.
   latest_step = checkpoint_repair.latest_valid_step(run.model_dir)
   saved = checkpoints.Checkpoints(run.model_dir, keep=run.keep_checkpoints)
   fingerprint = resume_check.run_fingerprint(run, source, vocabulary)
@@ -107,12 +106,9 @@ def open_session(
   if latest_step is None:
     state = init_state(run, mesh, init_key, vocabulary=vocabulary)
   else:
-    saved_run = read_checkpoint.run_metadata(
-      f'{run.model_dir}/{checkpoint_folders.PREFIX}_{latest_step}'
+    state, position = _resumed_state(
+      run, mesh, saved, step=latest_step, fingerprint=fingerprint
     )
-    resume_check.check(saved_run, fingerprint, run, step=latest_step)
-    like = step_functions.state(run, mesh).like
-    state, position = saved.restore(latest_step, like)
     batches.set_state(position['loader'])
     progress.say(f'resuming {run.model_dir} from step {latest_step:,}')
   step = int(state.step)
@@ -156,6 +152,22 @@ def open_session(
       data.lengths, run.model, mesh.devices.flat, lora=run.lora
     ),
   )
+
+
+def _resumed_state(
+  run: train_config.TrainConfig,
+  mesh: jax.sharding.Mesh,
+  saved: checkpoints.Checkpoints,
+  *,
+  step: int,
+  fingerprint: Mapping[str, Any],
+) -> tuple[steps.TrainState, dict[str, Any]]:
+  """The train state of a checkpoint, and the position saved with it."""
+  saved_run = read_checkpoint.run_metadata(
+    f'{run.model_dir}/{checkpoint_folders.PREFIX}_{step}'
+  )
+  resume_check.check(saved_run, fingerprint, run, step=step)
+  return saved.restore(step, step_functions.state(run, mesh).like)
 
 
 def _description(task: str, source: tokens.Source) -> dict[str, Any] | None:

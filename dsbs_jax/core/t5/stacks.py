@@ -68,6 +68,49 @@ def _embed(
   return jnp.take(embedding, tokens, axis=0, mode='fill')
 
 
+def _layer_fn(
+  config: T5Config,
+  stack: str,
+  *,
+  kv_fn: KVFn,
+  bias_fn: BiasFn,
+  masks: Sequence[jax.Array],
+  unpadding: Unpadding | None,
+) -> Callable[..., tuple[jax.Array, Any]]:
+  """One layer of a stack; arguments as in `run`.
+
+  Returns:
+    (layer_params, inputs, the layer's entry of layer_kv, keys of rows) ->
+    (outputs, new entry); inputs and outputs as the result of `run`.
+  """
+  drop = functools.partial(dropout.dropout, rate=config.dropout_rate)
+
+  def layer(layer_params, inputs, layer_kv, keys):
+    head_masks, mlp_mask, output_masks = dropout.layer_masks(
+      keys, config, *(mask.shape[-1] for mask in masks), unpadding=unpadding
+    )
+    for i, (name, norm_name) in enumerate(_ATTENTIONS[stack].items()):
+      normed = norm.rms_norm(inputs, layer_params[norm_name]['scale'])
+      if i == 0:
+        keys_values, changed = kv_fn(layer_params, normed, layer_kv)
+      output = attention.multi_head_attention(
+        layer_params[name],
+        normed,
+        keys_values[i],
+        mask=masks[i],
+        bias=bias_fn(layer_params, layer_kv) if i == 0 else None,
+        dropout_rate=config.dropout_rate,
+        dropout_mask=head_masks[i],
+        unpadding=unpadding,
+      )
+      inputs = inputs + drop(output, output_masks[i])
+    normed = norm.rms_norm(inputs, layer_params['pre_mlp_layer_norm']['scale'])
+    output = _mlp(layer_params['mlp'], normed, config, mlp_mask)
+    return inputs + drop(output, output_masks[-1]), changed
+
+  return layer
+
+
 def run(
   params: dict,
   config: T5Config,
@@ -109,29 +152,14 @@ def run(
       keys, config, (config.emb_dim,), unpadding=unpadding
     )[0]
 
-  def layer(layer_params, inputs, layer_kv, keys):
-    head_masks, mlp_mask, output_masks = dropout.layer_masks(
-      keys, config, *(mask.shape[-1] for mask in masks), unpadding=unpadding
-    )
-    for i, (name, norm_name) in enumerate(_ATTENTIONS[stack].items()):
-      normed = norm.rms_norm(inputs, layer_params[norm_name]['scale'])
-      if i == 0:
-        keys_values, changed = kv_fn(layer_params, normed, layer_kv)
-      output = attention.multi_head_attention(
-        layer_params[name],
-        normed,
-        keys_values[i],
-        mask=masks[i],
-        bias=bias_fn(layer_params, layer_kv) if i == 0 else None,
-        dropout_rate=config.dropout_rate,
-        dropout_mask=head_masks[i],
-        unpadding=unpadding,
-      )
-      inputs = inputs + drop(output, output_masks[i])
-    normed = norm.rms_norm(inputs, layer_params['pre_mlp_layer_norm']['scale'])
-    output = _mlp(layer_params['mlp'], normed, config, mlp_mask)
-    return inputs + drop(output, output_masks[-1]), changed
-
+  layer = _layer_fn(
+    config,
+    stack,
+    kv_fn=kv_fn,
+    bias_fn=bias_fn,
+    masks=masks,
+    unpadding=unpadding,
+  )
   embedded = _embed(params, tokens, unpadding).astype(config.dtype)
   hidden, changed = layer_loop.run(
     layer,
