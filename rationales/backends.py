@@ -77,7 +77,8 @@ class Http:
     """Makes one attempt.
 
     Raises:
-      failures.TransientError, failures.PermanentError, failures.FatalError: it failed.
+      failures.TransientError, failures.PermanentError, failures.FatalError: it
+        failed.
     """
     key, timeout = self._server.key, self._server.timeout
     try:
@@ -262,8 +263,8 @@ def classify(
 def retry_after(headers: Mapping[str, str]) -> float | None:
   """Seconds for which the server wants no calls, if it says so.
 
-  A date counts from the date of the answer, so that a clock of this machine that
-  is wrong, or jumps, does not matter.
+  A date counts from the date of the answer, so that a clock of this machine
+  that is wrong, or jumps, does not matter.
 
   Source: RFC 9110, section 10.2.3 (seconds or a date), and the
   `retry-after-ms` of OpenAI and Azure.

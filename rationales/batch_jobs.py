@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batches of the Batch API, as recorded beside the completions (see `batch`)."""
+"""Batches of the Batch API, as recorded beside the completions (`batch`)."""
 
 import dataclasses
 import json

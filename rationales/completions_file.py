@@ -7,8 +7,9 @@ Each line is a JSON object with a `kind`:
                    that the server refuses; the first line, again after a change
   completion       id, sample, text, finish_reason, usage, model, prompt_hash,
                    fingerprint (of the row), backend, time: one line per row
-                   and sample; reasoning and refusal if there were any; `logprobs`
-                   of the answer's tokens where they were asked for; `retry` if it replaces the answer of an earlier line
+                   and sample; reasoning and refusal if there were any;
+                   `logprobs` of the answer's tokens where they were asked for;
+                   `retry` if it replaces the answer of an earlier line
   rationalization  the same with `hint`, the label that the prompt contained
   verdict          the same with `about`, the digest of the completion of this
                    sample, of which the text says whether it is right

@@ -40,7 +40,8 @@ class Outage:
 
   def describe(self) -> str:
     """The server, for how long it has been down, and what was met."""
-    return f'{self._name}, down for {progress.duration(self.seconds)} ({self.reason})'
+    duration = progress.duration(self.seconds)
+    return f'{self._name}, down for {duration} ({self.reason})'
 
   def begin(self, reason: str, *, loading: bool) -> bool:
     """Notes that an attempt found the server down.

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """ASDiv, which the paper adds to SVAMP's training data without its labels.
 
-Record: {'Body': 'Ida has 8 pears and eats 3.', 'Question': 'How many are left?',
+Record: {'Body': 'Ida has 8 pears and eats 3.',
+         'Question': 'How many are left?',
          'Formula': '8-3=5', 'Answer': '5 (pears)'}
 Input:  'Ida has 8 pears and eats 3.\\nHow many are left?'
 Label:  '5', the first word of the answer: a number, where SVAMP has an equation

@@ -93,7 +93,7 @@ def greedy_steps(
 
 
 def argmax(logits: jax.Array) -> jax.Array:
-  """[R, V] -> [R] int32, the id of the highest score, or the lowest of equals."""
+  """[R, V] -> [R] int32, the id of the highest score, the lowest of equals."""
   return platform.choose(logits, cpu=argmax_for_cpu, others=plain_argmax)
 
 

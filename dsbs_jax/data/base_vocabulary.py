@@ -17,8 +17,8 @@ _TURN = re.compile(r'(<(?:start|end)_of_turn>)')
 class Vocabulary:
   """Ids of texts; what all kinds share.
 
-  Each has `encode_parts`, from texts that hold no `</s>` to their ids without an
-  end id, and `decode_ids`, from ids below `num_text_ids` to text.
+  Each has `encode_parts`, from texts that hold no `</s>` to their ids without
+  an end id, and `decode_ids`, from ids below `num_text_ids` to text.
 
   Attributes:
     size: number of ids, extra ids included; a model's table may be larger.

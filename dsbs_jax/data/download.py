@@ -138,7 +138,7 @@ def _alone_in(folder: pathlib.Path) -> Iterator[None]:
 def _try(
   url: str, part: pathlib.Path, *, checked: bool, tell: Progress | None
 ) -> object:
-  """One request for what is missing; None if the part is whole, else why not."""
+  """One request for what is missing; None if it is whole, else why not."""
   request = urllib.request.Request(url, headers={'Accept-Encoding': 'identity'})
   etag = _etag(part)
   # Without either, bytes of two versions could be glued together.

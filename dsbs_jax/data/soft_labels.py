@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Soft labels: what else an LLM might have answered, over a closed set of labels.
+"""Soft labels: what else an LLM might have answered, of a closed set.
 
 An LLM's server tells, for each token of a completion, its log probability and
 those of the likeliest other tokens. Where the answer stands in the completion,
 they become a distribution over the benchmark's labels, by their texts: the
-student's tokens need not be the LLM's. With a_0 a_1 ... the tokens of the answer
-and P_k = p(a_0) ... p(a_k-1) the probability of those before a_k,
+student's tokens need not be the LLM's. With a_0 a_1 ... the tokens of the
+answer and P_k = p(a_0) ... p(a_k-1) the probability of those before a_k,
 
   m(y) = sum over k, and over alternatives b of a_k, of
            P_k p(b) [y can go on from a_0 ... a_k-1 b] / labels that can

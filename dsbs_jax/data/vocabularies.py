@@ -231,8 +231,8 @@ def load(
   if parsed.input_format and not vocabulary.input_end_text:
     raise contract.UserError(
       f'vocabulary {spec!r} puts inputs into {parsed.input_format!r}, expected'
-      f' that of a decoder, whose id {contract.BOS_ID} is {BOS_TEXT} (Gemma). Leave out'
-      ' what begins at the #, or --input_format.'
+      f' that of a decoder, whose id {contract.BOS_ID} is {BOS_TEXT} (Gemma).'
+      ' Leave out what begins at the #, or --input_format.'
     )
   return vocabulary
 

@@ -211,7 +211,7 @@ Done in {seconds:.0f} s. The benchmark is synthetic and made so that rationales
 help: the table shows that everything works, and says nothing about real data.
 
   {page}
-      curves, table and every test example with all answers; open it in a browser
+      curves, table, all answers to every test example; open it in a browser
   {demo.out}
       runs: checkpoints, metrics, predictions, TensorBoard. Finished runs are
       kept; the demo trains only those that are missing

@@ -106,9 +106,9 @@ def to_t5x(export: ExportConfig, *, legacy: bool = False) -> str:
   check_t5(found, 't5x')
   if found.config.relpos_bias_per_layer:
     raise contract.UserError(
-      f'{found.path} has a table of relative positions per layer (umT5), but the'
-      " T5 of T5X's example has one per stack, so that --format=t5x cannot hold"
-      ' it. Export with --format=hf, ct2, gguf or stablehlo.'
+      f'{found.path} has a table of relative positions per layer (umT5), but'
+      " the T5 of T5X's example has one per stack, so that --format=t5x cannot"
+      ' hold it. Export with --format=hf, ct2, gguf or stablehlo.'
     )
   step, moments = found.step, None
   if not read_checkpoint.is_hugging_face(str(found.path)):

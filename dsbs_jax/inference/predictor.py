@@ -218,7 +218,7 @@ class Predictor:
   def _score(
     self, tokens: np.ndarray, options: Sequence[Sequence[list[int]]]
   ) -> np.ndarray:
-    """log p of options, [rows, options]; 0 for the empty one of a free label."""
+    """log p of options, [rows, options]; 0 for a free label's empty one."""
     num_options = self._shapes.num_options(max(map(len, options)))
     longest = max(len(ids) for own in options for ids in own)
     shape = len(tokens), num_options, self._shapes.target_length(longest)

@@ -78,7 +78,7 @@ def is_listed(folder: str | epath.Path) -> bool:
 
 
 def digests(folder: str | epath.Path) -> dict[str, str] | None:
-  """Path of each file of a checkpoint -> SHA-256; None where there is no list."""
+  """Path of each file of a checkpoint -> SHA-256; None without a list."""
   if not is_listed(folder):
     return None
   files = json.loads((epath.Path(folder) / FILE).read_text())['files']

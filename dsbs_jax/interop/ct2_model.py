@@ -86,7 +86,7 @@ def save(
 
 
 def _norms_to_bfloat16(spec: Any) -> None:
-  """What stays unquantized becomes bfloat16; CTranslate2 asks torch for that."""
+  """What stays unquantized becomes bfloat16; CTranslate2 asks torch for it."""
 
   def convert(owner, name, value):
     key = name.rsplit('/', 1)[-1]

@@ -60,8 +60,8 @@ def check(config: T5Config, vocabulary: vocabularies.Vocabulary) -> None:
   if config.num_decoder_layers > config.num_encoder_layers:
     raise contract.UserError(
       f'the decoder has {config.num_decoder_layers} layers, the encoder'
-      f' {config.num_encoder_layers}; llama.cpp loads no decoder that is deeper.'
-      f' {remedy}'
+      f' {config.num_encoder_layers}; llama.cpp loads no decoder that is'
+      f' deeper. {remedy}'
     )
   is_pieces = isinstance(vocabulary, vocabularies.SentencePieceVocabulary)
   if not is_pieces or _proto(vocabulary).trainer_spec.model_type != _UNIGRAM:

@@ -74,8 +74,8 @@ def load_params(
       raise contract.UserError(
         f'{folder!r} was trained with vocabulary {trained_with}, the one in use'
         f' is {vocabulary.fingerprint}: ids would mean other pieces. Set'
-        ' VOCABULARY to the one of the checkpoint. One that prepare has replaced'
-        ' lies in the folder vocabularies/replaced of the data.'
+        ' VOCABULARY to the one of the checkpoint. One that prepare has'
+        ' replaced lies in the folder vocabularies/replaced of the data.'
       )
   same_network.check(config, stated_network(folder), folder)
   params = t5x_read_checkpoint.load_params(folder, config, shardings=shardings)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""T5X trains T5s with one bias table per stack; asked for another, it says so."""
+"""T5X trains T5s with one bias table per stack; any other is refused."""
 
 import sys
 from collections.abc import Mapping

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The layouts in which a T5's layers are stored, brought to one.
 
-  unrolled  encoder/layers_3/attention/query/kernel [D, H*K]       T5X examples/t5
-  scalable  encoder/encoder/attention/query/kernel  [D, N, H, K]   T5X scalable_t5
-            encoder/layers_3/attention/query/kernel [D, H, K]      same, not scanned
+  unrolled  encoder/layers_3/attention/query/kernel [D, H*K]      examples/t5
+  scalable  encoder/encoder/attention/query/kernel  [D, N, H, K]  scalable_t5
+            encoder/layers_3/attention/query/kernel [D, H, K]     not scanned
   stacked   encoder/layers/attention/query/kernel   [N, D, H*K]    this project
 
 scalable_t5 keeps a relative bias table per layer, every other layout one table

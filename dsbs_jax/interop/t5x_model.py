@@ -102,7 +102,7 @@ class DistillationModel(models.EncoderDecoderModel):
   def add_token_weights(
     self, groups: Mapping[str, t5x_batch_format.Rows]
   ) -> dict[str, Any]:
-    """Adds the weight of each target token in the objective to a whole batch."""
+    """Adds the objective's weight of each target token to a whole batch."""
     counts = objective_lib.token_counts(self.objective, groups)
     token_weights = functools.partial(
       objective_lib.token_weights, self.objective, counts=counts

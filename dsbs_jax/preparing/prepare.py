@@ -205,8 +205,8 @@ def _is_prepared(config: PrepareConfig, known: benchmark_lib.Benchmark) -> bool:
     raise contract.UserError(
       f'{store.folder(config.benchmark, config.data_dir)} was prepared with'
       f' other {", ".join(changed) or "splits"}'
-      f' ({ {k: before.get(k) for k in changed} or list(prepared.splits) }). Give'
-      ' another --data_dir, or --overwrite to replace it.'
+      f' ({ {k: before.get(k) for k in changed} or list(prepared.splits) }).'
+      ' Give another --data_dir, or --overwrite to replace it.'
     )
   return True
 

@@ -65,9 +65,11 @@ def _gain(
     verdict = 'One seed only: this may be chance.'
   else:
     is_noise = abs(gain.mean) <= 2 * gain.error
+    size = 'No difference beyond noise'
+    if not is_noise:
+      size = 'More than two standard errors'
     verdict = (
-      f'{"No difference beyond noise" if is_noise else "More than two standard errors"}:'
-      f' {gain.mean:+.2f} points, standard error {gain.error:.2f},'
+      f'{size}: {gain.mean:+.2f} points, standard error {gain.error:.2f},'
       f' {gain.count} paired seeds.'
     )
   return Finding(

@@ -19,8 +19,8 @@ INTRODUCTION = (
   'Accuracy in percent: mean ± standard error over seeds. Each run is tested at'
   ' the step with its best validation accuracy and at its last step; test'
   ' accuracy never chooses a step. The gain is over finetuning on the same'
-  ' labels and data, paired by seed. Untouched student: the checkpoint that runs'
-  ' start from, before any step. Teacher: the labels that the LLM gave.'
+  ' labels and data, paired by seed. Untouched student: the checkpoint that'
+  ' runs start from, before any step. Teacher: the labels that the LLM gave.'
 )
 _COLUMNS = (
   'Method',

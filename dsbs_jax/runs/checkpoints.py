@@ -112,8 +112,8 @@ class Checkpoints:
     if not _all_finite(state):
       raise contract.UserError(
         f'after step {step:,} the parameters or the state of the optimizer are'
-        f' not finite, so that nothing was saved. {self.describe_newest()} Lower'
-        ' LEARNING_RATE.'
+        f' not finite, so that nothing was saved. {self.describe_newest()}'
+        ' Lower LEARNING_RATE.'
       )
     self.wait()
     self._empty_trash()
@@ -210,7 +210,8 @@ class Checkpoints:
     step = max(checkpoint_folders.folders(self.model_dir), default=None)
     if step is None:
       return f'There is no checkpoint in {self.model_dir}.'
-    return f'The newest checkpoint is {self.model_dir}/{checkpoint_folders.PREFIX}_{step}.'
+    name = f'{checkpoint_folders.PREFIX}_{step}'
+    return f'The newest checkpoint is {self.model_dir}/{name}.'
 
   def check_for_errors(self) -> None:
     """Raises if a save has failed; does not wait for one under way.

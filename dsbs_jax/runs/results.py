@@ -101,8 +101,8 @@ def read_all(folder: str | pathlib.Path) -> list[Run]:
   if not runs:
     raise contract.UserError(
       f'there is no run in {str(folder)!r}, expected folders with a'
-      f' {run_folder.METRICS_FILE} that has lines. Give the folder of a sweep or'
-      ' the MODEL_DIR of a run.'
+      f' {run_folder.METRICS_FILE} that has lines. Give the folder of a sweep'
+      ' or the MODEL_DIR of a run.'
     )
   return runs
 
@@ -156,7 +156,8 @@ def _coordinates(
   if not isinstance(task, str):
     raise contract.UserError(
       f'{path / run_folder.CONFIG_FILE} names no MIXTURE_OR_TASK_NAME, expected'
-      ' the operative config of a training run. Remove the folder from the report.'
+      ' the operative config of a training run. Remove the folder from the'
+      ' report.'
     )
   named = run_names.parse(path.name)
   if named is None:

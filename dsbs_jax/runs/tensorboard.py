@@ -77,7 +77,7 @@ class EventFile:
 
 
 def read(folder: pathlib.Path) -> list[tuple[int, str]]:
-  """Step and tag of every point in a folder's files, as often as it is there."""
+  """Step and tag of every point in a folder's files, as often as it occurs."""
   return [
     (event.step, value.tag)
     for path in sorted(folder.glob(_FILES))

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Accelerators by name: memory, peak rate, and the pods that they come in.
 
-Rates are the vendors' own, for dense bfloat16 products. Memory is what a program
-may use: for TPUs the limit that their compiler names when it refuses one, for
-GPUs what the driver leaves of the nominal size.
+Rates are the vendors' own, for dense bfloat16 products. Memory is what a
+program may use: for TPUs the limit that their compiler names when it refuses
+one, for GPUs what the driver leaves of the nominal size.
 """
 
 import dataclasses

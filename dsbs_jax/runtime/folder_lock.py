@@ -133,8 +133,8 @@ class FolderLock:
     wait = 'Wait until it has ended, stop it'
     if other.get('place') != process_identity.machine():
       wait += (
-        f', or, if it is gone, wait {STALE_SECONDS} s for its lock to run out or'
-        f' remove {self._path}'
+        f', or, if it is gone, wait {STALE_SECONDS} s for its lock to run out'
+        f' or remove {self._path}'
       )
     return (
       f'{self._folder} is being {self._doing} by {_name(other)}, expected'

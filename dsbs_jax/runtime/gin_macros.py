@@ -2,7 +2,8 @@
 """What a macro sets: the field of a settings dataclass, its type, its words.
 
 By the field's type, text needs no quotes of its own on the command line, and
-`--help` lists every macro. Gin itself is not needed: its config is read as text.
+`--help` lists every macro. Gin itself is not needed: its config is read as
+text.
 """
 
 import ast

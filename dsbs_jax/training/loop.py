@@ -49,9 +49,9 @@ def train(
     0, or signals.INTERRUPTED_STATUS if a signal ended the run early.
 
   Raises:
-    UserError: another process trains in the folder, the settings do not fit each
-      other, the data or a checkpoint, a file could not be written, or too many
-      steps were not finite.
+    UserError: another process trains in the folder, the settings do not fit
+      each other, the data or a checkpoint, a file could not be written, or too
+      many steps were not finite.
   """
   started = time.monotonic()
   files.check_writable(run.model_dir)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How fast a run trains: rates, utilisation, memory, and where the time goes."""
+"""How fast a run trains: rates, utilisation, memory, where the time goes."""
 
 import collections
 import contextlib

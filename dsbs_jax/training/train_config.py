@@ -184,7 +184,7 @@ class TrainConfig:
     return self.optimizer(rate, clip_norm=self.clip_norm)
 
   def depends_on_train_steps(self) -> bool:
-    """Whether a longer run has other rates or weights from its first steps on."""
+    """Whether a longer run has other rates or weights from the start."""
 
     def program(total_steps):
       rate = self.schedule(self.learning_rate, total_steps=total_steps)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A kernel with a correction of low rank, which is multiplied in two thin parts.
+"""A kernel with a correction of low rank, multiplied in two thin parts.
 
 x (W + A B) = x W + (x A) B: no matrix of the kernel's size is made, and none
 for its gradient where W is a constant. See core/lora.py.

@@ -156,7 +156,7 @@ def _bias(
 def _encoded_kv(
   params: dict, config: T5Config, tokens: jax.Array, *, num_tokens: int | None
 ) -> dict[str, attention.KeyValue]:
-  """`cross_attention_kv` of tokens [B, S], at most `num_tokens` of them real."""
+  """`cross_attention_kv` of tokens [B, S]; `num_tokens` are real at most."""
   rows, token_unpadding = {'encoder_input_tokens': tokens}, None
   if num_tokens is not None:
     (index,) = jnp.nonzero(

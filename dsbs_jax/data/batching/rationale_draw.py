@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which rationale a visit to a row trains on: a pure function of seed and visit.
+"""Which rationale a visit to a row trains on: a function of seed and visit.
 
 Visit v of row n, which is epoch v of its task, takes rationale
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rationales of rows that have several: a file beside the prepared examples.
+"""The rationales of rows that have several: a file beside the examples.
 
 `rationales-train.jsonl` in the dataset's folder has one line per such row: its
 position in the split and all its rationales. Data of which every row has one

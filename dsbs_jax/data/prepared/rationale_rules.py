@@ -9,8 +9,8 @@
   consistent  those that do not argue for another label than the task's target,
               by the rule of `conclusions`
 
-A visit takes one of what a rule leaves (see `batching/rationale_draw`). Where it
-leaves nothing, and for rows with one rationale, that is the prepared one.
+A visit takes one of what a rule leaves (see `batching/rationale_draw`). Where
+it leaves nothing, and for rows with one rationale, that is the prepared one.
 """
 
 import dataclasses

@@ -235,9 +235,9 @@ def read(name: str, data_dir: str | os.PathLike[str]) -> Prepared:
   if not path.is_file():
     raise contract.UserError(
       f'benchmark {name!r} is not prepared in {str(data_dir)!r} ({path} does'
-      f' not exist{_prepared_there(data_dir)}). Run python -m dsbs_jax.prepare --benchmark={name}'
-      f' --data_dir={data_dir} --source=..., or correct --data_dir or'
-      ' DSBS_DATA_DIR.'
+      f' not exist{_prepared_there(data_dir)}). Run python -m'
+      f' dsbs_jax.prepare --benchmark={name} --data_dir={data_dir}'
+      ' --source=..., or correct --data_dir or DSBS_DATA_DIR.'
     )
   try:
     metadata = metadata_file.load(path)

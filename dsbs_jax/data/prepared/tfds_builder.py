@@ -56,7 +56,8 @@ def build(
       features[fingerprints.LABEL_PROBS] = tfds.features.Text()
       return tfds.core.DatasetInfo(
         builder=self,
-        description=f'{metadata["benchmark"]}: inputs, labels and LLM rationales.',
+        description=f'{metadata["benchmark"]}: inputs, labels and LLM'
+        ' rationales.',
         features=tfds.features.FeaturesDict(features),
         disable_shuffling=True,
         metadata=tfds.core.MetadataDict({**metadata, 'splits': {}}),

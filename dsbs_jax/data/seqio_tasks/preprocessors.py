@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """(TF) A prepared example -> ids, as seqio preprocessors.
 
-These are the tf.data twins of `task_forms` and `tokens`, for T5X and other users
-of seqio; a test holds the two to the same ids.
+These are the tf.data twins of `task_forms` and `tokens`, for T5X and other
+users of seqio; a test holds the two to the same ids.
 """
 
 import functools

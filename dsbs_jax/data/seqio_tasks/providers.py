@@ -92,7 +92,7 @@ def _postprocess(
   example=None,
   is_target: bool = False,
 ) -> str:
-  """What the metric compares: see `task_forms.answer` and `task_forms.round_trip`."""
+  """What the metric compares: see `answer` and `round_trip` of `task_forms`."""
   vocabulary = vocabularies.load(source_fn().vocabulary)
   if not is_target:
     return task_forms.answer(name, text, vocabulary=vocabulary)

@@ -102,7 +102,8 @@ def _files_at(path: pathlib.Path, flag: str) -> list[pathlib.Path]:
     )
   if path.is_dir() or path.suffix.lower() not in record_reader.SUFFIXES:
     raise contract.UserError(
-      f'--{flag}={path} is {"a folder" if path.is_dir() else "of no known kind"}'
+      f'--{flag}={path} is'
+      f' {"a folder" if path.is_dir() else "of no known kind"}'
       f', expected {_KINDS} or a dataset saved by save_to_disk.'
     )
   return [path]

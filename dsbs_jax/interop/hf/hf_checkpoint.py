@@ -175,8 +175,8 @@ def load_params(
     if tensor.shape != shapes[path].shape:
       raise contract.UserError(
         f'{folder}: {name} gives {"/".join(path)} the shape {tensor.shape},'
-        f' expected {shapes[path].shape} (vocab_size {config.vocab_size}, emb_dim'
-        f' {config.emb_dim}). Take the config from the same folder.'
+        f' expected {shapes[path].shape} (vocab_size {config.vocab_size},'
+        f' emb_dim {config.emb_dim}). Take the config from the same folder.'
       )
     if name == 'lm_head.weight' and opened.head_scale != 1.0:
       tensor = tensor * np.float32(opened.head_scale)
@@ -199,7 +199,9 @@ def save_hf(
   tokenizer: Mapping[str, bytes] | None = None,
   generation: Mapping[str, Any] | None = None,
 ) -> None:
-  """Writes a folder that transformers' AutoModelForSeq2SeqLM loads, or AutoModelForCausalLM.
+  """Writes a folder that transformers loads.
+
+  By AutoModelForSeq2SeqLM, or of a decoder by AutoModelForCausalLM.
 
   Args:
     folder: does not exist yet, or is empty.

@@ -117,6 +117,6 @@ def open_folder(
   raise contract.UserError(
     f'{folder} has no model.safetensors and no model.safetensors.index.json'
     f' (it has {found[:8]}). A pickled pytorch_model.bin is read only with'
-    ' --gin.ALLOW_PICKLE=True, or export --allow_pickle, and then by the weights-only'
-    ' loader.'
+    ' --gin.ALLOW_PICKLE=True, or export --allow_pickle, and then by the'
+    ' weights-only loader.'
   )

@@ -87,7 +87,7 @@ def of_sentencepiece(
   else:
     ids = {p.piece: token for token, p in enumerate(proto.pieces)}
     model = _bpe(ids, list(_merges(proto))) | {'unk_token': special[2]}
-  # Normalized as a text is, the name gets the blank that a sentinel begins with.
+  # Normalized as a text is, the name gets the blank that sentinels begin with.
   blank = '' if spec.add_dummy_prefix else _BLANK
   added = _special_tokens(special, unk=vocabulary.unk)
   added += [
