@@ -104,7 +104,7 @@ def check(
   if asked is None:
     return Result('Its answers were not checked: the data is not here.')
   try:
-    run = _load(folder / 'run.py')
+    run = load_program(folder / 'run.py')
   except ModuleNotFoundError as error:
     return Result(
       f'Its answers were not checked: {error.name}, which run.py needs, is not'
@@ -170,7 +170,7 @@ def _questions(
 ) -> _Questions | None:
   """What is asked; None where the prepared data is gone."""
   if config.source and pathlib.Path(config.source).is_file():
-    return _read(pathlib.Path(config.source), config.max_rows)
+    return read_questions(pathlib.Path(config.source), config.max_rows)
   macros = run_metadata.macros(found.path)
   data = model_card.prepared_data(found, macros)
   if data is None:
@@ -199,8 +199,16 @@ def _questions(
   )
 
 
-def _read(path: pathlib.Path, max_rows: int) -> _Questions:
-  """The questions in a file of JSON lines."""
+def read_questions(path: pathlib.Path, max_rows: int) -> _Questions:
+  """The questions in a file of JSON lines.
+
+  Args:
+    path: the file.
+    max_rows: lines to read at most.
+
+  Raises:
+    UserError: a line is no question, or there is none.
+  """
   inputs, labels = [], []
   with path.open(encoding='utf-8') as file:
     for number, line in enumerate(itertools.islice(file, max_rows), 1):
@@ -244,7 +252,7 @@ def _greedy(
   return [outputs[i] for i in range(len(ids))]
 
 
-def _load(path: pathlib.Path) -> ModuleType:
+def load_program(path: pathlib.Path) -> ModuleType:
   """The exported run.py, as a module."""
   spec = importlib.util.spec_from_file_location('exported_run', path)
   module = importlib.util.module_from_spec(spec)

@@ -4,9 +4,9 @@
   unrolled  encoder/layers_3/attention/query/kernel [D, H*K]      examples/t5
   scalable  encoder/encoder/attention/query/kernel  [D, N, H, K]  scalable_t5
             encoder/layers_3/attention/query/kernel [D, H, K]     not scanned
-  stacked   encoder/layers/attention/query/kernel   [N, D, H*K]    this project
+  stacked   encoder/layers/attention/query/kernel   [N, D, H*K]   this project
 
-scalable_t5 keeps a relative bias table per layer, every other layout one table
+T5X's scalable_t5 keeps a relative bias table per layer, other layouts one table
 per stack, unless the network is a umT5: the way from the one to the other is
 exact only while all tables are equal.
 """

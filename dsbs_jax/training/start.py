@@ -153,7 +153,7 @@ def _network(request: Request) -> tuple[dict[str, Any], dict[str, str]]:
     return self_description.network(
       request.folder, allow_pickle=request.allow_pickle
     )
-  return _named_network(request.student or SCRATCH_MODEL), {}
+  return named_network(request.student or SCRATCH_MODEL), {}
 
 
 def describe(request: Request, run: train_config.TrainConfig) -> str:
@@ -215,7 +215,7 @@ def _task(request: Request, data_dir: str) -> str:
   return f'{known.name}_{request.labels_of}_{form}'
 
 
-def _named_network(name: str) -> dict[str, Any]:
+def named_network(name: str) -> dict[str, Any]:
   """Field of its config -> value, by a file of gin/models."""
   path = pathlib.Path(gin_files.find(f'models/{name}.gin'))
   macros = run_folder.read_macros(path)

@@ -43,7 +43,7 @@ def main():
   from dsbs_jax.core import network
   from dsbs_jax.training import start
 
-  fields = start._named_network('gemma3_nano')
+  fields = start.named_network('gemma3_nano')
   config = network.GemmaConfig(**fields, vocab_size=64)
   cases = {'one': ONE} | CASES
   print(

@@ -143,7 +143,7 @@ def test_bytes_and_files_of_tokenizers_are_read_too(tmp_path):
     check = answer_check.CheckConfig(source='none')
     assert engine_folders.export(asked, 'ct2', check=check) == 0
     vocabulary = vocabularies.load(spec)
-    run = answer_check._load(tmp_path / name / 'run.py')
+    run = answer_check.load_program(tmp_path / name / 'run.py')
     loaded = run.Student(tmp_path / name, threads=1)
     for text in ('two words', 'ﬁne</s> 🙂', ''):
       assert loaded.encode(text) == [*vocabulary.encode(text), 1]
@@ -201,4 +201,4 @@ def test_what_llama_cpp_does_not_know_is_refused(tmp_path):
 def test_a_file_of_something_else_is_refused(tmp_path, line):
   (tmp_path / 'file').write_text(line)
   with pytest.raises(ValueError, match='file:1 is not a question'):
-    answer_check._read(tmp_path / 'file', 3)
+    answer_check.read_questions(tmp_path / 'file', 3)

@@ -3,6 +3,7 @@
 
 import asyncio
 import dataclasses
+import signal
 import types
 
 import pytest
@@ -67,6 +68,10 @@ def said(monkeypatch):
   return lines
 
 
+def _ctrl_c(runner):
+  signal.raise_signal(signal.SIGINT)
+
+
 def _run(backend, todo=(CALL,) * 200, *, after=None, act=None):
   server = types.SimpleNamespace(
     concurrency=16,
@@ -126,9 +131,7 @@ def test_an_address_where_nobody_ever_answered_is_doubted_soon(said):
 
 def test_ctrl_c_says_what_was_waited_for(said):
   backend = Backend(5.0, 1e9)
-  runner, record, seconds = _run(
-    backend, after=48.0, act=lambda runner: runner._interrupt()
-  )
+  runner, record, seconds = _run(backend, after=48.0, act=_ctrl_c)
   assert runner.exit_reason == ExitReason.INTERRUPTED
   assert runner.message == (
     'interrupted; the same command continues; the run was waiting for'
@@ -138,9 +141,7 @@ def test_ctrl_c_says_what_was_waited_for(said):
 
 
 def test_ctrl_c_says_how_long_calls_in_flight_are_waited_for(said):
-  runner, record, _ = _run(
-    Backend(1e9, 1e9), after=1.2, act=lambda runner: runner._interrupt()
-  )
+  runner, record, _ = _run(Backend(1e9, 1e9), after=1.2, act=_ctrl_c)
   [line] = said
   assert 'waiting for 16 calls, at most 120 s' in line
   assert 'All answers are in out.jsonl' in line

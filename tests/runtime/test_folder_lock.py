@@ -17,7 +17,7 @@ import pytest
 
 from dsbs_jax import contract
 from dsbs_jax.data import object_store
-from dsbs_jax.runtime import files, folder_lock
+from dsbs_jax.runtime import files, folder_lock, progress
 
 # Holds a lock until it is told to end; SIGTERM ends it as it ends a run.
 PROGRAM = """
@@ -188,14 +188,21 @@ def test_of_many_that_take_over_one_does(path, other):
   assert not list(path.parent.iterdir())
 
 
-def test_a_lock_that_was_just_taken_over_is_left_alone(path, other):
+def test_a_lock_that_was_just_taken_over_is_left_alone(
+  path, other, monkeypatch
+):
   """One process reads a dead lock; before it removes it, another is faster."""
-  late = _lock(path)
-  dead = path.read_text()
-  _rewritten(path, token='of the one that was faster')
-  fresh = path.read_text()
-  late._remove(dead)
-  assert path.read_text() == fresh
+  other.kill()
+  other.wait()
+
+  def meanwhile(line):
+    assert line.endswith('taken over')
+    _rewritten(path, token='of the one that was faster', place='x', host='far')
+
+  monkeypatch.setattr(progress, 'say', meanwhile)
+  with pytest.raises(contract.UserError, match='by process .* on far since'):
+    _lock(path).acquire()
+  assert json.loads(path.read_text())['token'] == 'of the one that was faster'
 
 
 def test_a_lock_that_was_lost_is_noticed(path):
@@ -257,10 +264,12 @@ def test_a_bucket_is_locked_too(bucket):
 
 
 def test_of_two_that_write_into_a_bucket_at_once_one_goes_on(bucket):
-  first, second = _lock(bucket), _lock(bucket)
-  assert first._create()
-  assert not second._create()
-  assert object_store.read(bucket) == first._text.encode()
+  with folder_lock.hold(_lock(bucket)) as first:
+    held = object_store.read(bucket)
+    with pytest.raises(contract.UserError, match='is being trained by process'):
+      _lock(bucket).acquire()
+    assert object_store.read(bucket) == held
+    first.check()
 
 
 def test_of_two_that_take_over_in_a_bucket_at_once_one_goes_on(

@@ -158,7 +158,7 @@ def test_a_checkpoint_of_t5x_says_its_network_in_its_config(train, tmp_path):
 
 @pytest.mark.parametrize('name', gin_files.models())
 def test_each_model_file_is_a_size_for_random_parameters(name):
-  network = start._named_network(name)
+  network = start.named_network(name)
   needed = {'emb_dim', 'mlp_activations', 'logits_via_embedding'}
   if 'gemma' in name:
     needed = same_network.GEMMA_FIELDS.keys() - {'vocab_size'}
@@ -263,22 +263,28 @@ def test_the_labels_may_be_those_of_the_llm(train):
 
 
 def test_the_vocabulary_that_prepare_trained_is_taken(
-  train, small_data, tmp_path, monkeypatch
+  small_data, tmp_path, monkeypatch
 ):
-  folder = tmp_path / 'vocabularies'
-  folder.mkdir()
-  request = start.Request(benchmark='svamp', data_dir=str(small_data))
-  assert start._data_vocabulary(request, str(tmp_path)) is None
+  monkeypatch.delenv('DSBS_VOCABULARY', raising=False)
+  data = shutil.copytree(small_data, tmp_path / 'data')
+  folder = data / 'vocabularies'
+  folder.mkdir(exist_ok=True)
+  request = start.Request(benchmark='svamp', data_dir=str(data))
+
+  def vocabulary():
+    return start.defaults(request).fields['TrainConfig'].get('vocabulary')
+
+  assert vocabulary() is None
   model = folder / 'svamp.64.model'
   model.touch()
   (folder / 'cqa.64.model').touch()
-  assert start._data_vocabulary(request, str(tmp_path)) == str(model)
+  assert vocabulary() == str(model)
   monkeypatch.setenv('DSBS_VOCABULARY', 'bytes')
-  assert start._data_vocabulary(request, str(tmp_path)) is None
+  assert vocabulary() is None
   monkeypatch.delenv('DSBS_VOCABULARY')
   (folder / 'svamp.128.model').touch()
   with pytest.raises(ValueError, match='2 vocabularies of svamp, expected one'):
-    start._data_vocabulary(request, str(tmp_path))
+    vocabulary()
 
 
 def test_a_spec_keeps_its_number_and_its_names(tmp_path, monkeypatch):
