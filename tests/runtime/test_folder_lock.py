@@ -55,6 +55,21 @@ def other(path):
   process.communicate()
 
 
+def _count_reads(monkeypatch, path, number):
+  """An event that is set once a file was read so many times."""
+  read, done, seen = pathlib.Path.read_text, threading.Event(), []
+
+  def watched(self, *arguments, **options):
+    if self == path:
+      seen.append(self)
+      if len(seen) >= number:
+        done.set()
+    return read(self, *arguments, **options)
+
+  monkeypatch.setattr(pathlib.Path, 'read_text', watched)
+  return done
+
+
 def _rewritten(path, **facts):
   """Lets a lock file say something else."""
   text = {**json.loads(path.read_text()), **facts}
@@ -148,7 +163,8 @@ def test_whoever_holds_a_lock_touches_it(path, monkeypatch):
     text = path.read_text().replace(' ', '')
     path.write_text(text)  # of another process: left alone from now on
     _touched(path, 1000)
-    time.sleep(0.1)
+    looks = _count_reads(monkeypatch, path, 4)
+    assert looks.wait(60)  # two beats and more have ended
     assert path.stat().st_mtime < before + 1000
   assert path.read_text() == text
 
