@@ -11,7 +11,6 @@ from dsbs_jax.data import task_forms, vocabularies
 from dsbs_jax.data.prepared import own_vocabularies, store
 from dsbs_jax.preparing import count_tables, progress_bars
 
-_MAX_TEXTS = 500_000  # the first ones; more change a vocabulary little
 # What this project itself writes around a benchmark's texts.
 _REQUIRED = ''.join(
   style.label + style.rationale for style in task_forms.PREFIXES.values()

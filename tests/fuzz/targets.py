@@ -16,7 +16,12 @@ from collections.abc import Callable
 
 from dsbs_jax import contract
 from dsbs_jax.data import metrics, parsing, register
-from dsbs_jax.data.source import completions, json_reader, rows
+from dsbs_jax.data.source import (
+  completions,
+  completions_by_position,
+  json_reader,
+  rows,
+)
 from dsbs_jax.inference import input_lines
 from dsbs_jax.runtime import command, gin_config
 from rationales import costs
@@ -173,7 +178,9 @@ def _by_id(data: bytes) -> None:
 
 
 def _by_position(data: bytes) -> None:
-  found = completions.ByPosition([('file', lambda: io.BytesIO(data))])
+  found = completions_by_position.ByPosition(
+    [('file', lambda: io.BytesIO(data))]
+  )
   for number in range(3):
     found.take(rows.Row(number, '', {}, '', '', 'row', ''))
   found.finish(3)

@@ -2,15 +2,16 @@
 """Completions of one split, handed out row by row.
 
 Two kinds of files: arrays of strings that stand in the order of the rows (the
-original archive), and JSON lines that carry the row's id (what `rationales`
-writes, and the user's own). Both check that nothing is left over.
+original archive, `completions_by_position`), and JSON lines that carry the
+row's id (what `rationales` writes, and the user's own). Both check that nothing
+is left over.
 """
 
 import array
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -72,68 +73,6 @@ class Completions:
 
   def finish(self, num_rows: int) -> None:
     """Raises UserError where completions are left after the last row."""
-
-
-class ByPosition(Completions):
-  """Arrays of strings, one string per row, in the order of the rows."""
-
-  def __init__(self, files: Sequence[tuple[str, Opener]], *, model: str = ''):
-    self._files, self._model = files, model
-    self._texts = self._read()
-    self._taken = 0
-
-  def take(self, row: rows.Row) -> Sequence[Sample]:
-    text = next(self._texts, None)
-    if text is None:
-      raise contract.UserError(
-        f'{self._files[-1][0]} ends after {self._taken:,} completions, but'
-        f' {row.place} is row {self._taken + 1:,}; expected one completion per'
-        ' row. Add the missing file, or give the completions by id.'
-      )
-    self._taken += 1
-    return (Sample(text, model=self._model),)
-
-  def finish(self, num_rows: int) -> None:
-    extra = sum(1 for _ in self._texts)
-    if extra:
-      raise contract.UserError(
-        f'{" + ".join(name for name, _ in self._files)}: there are'
-        f' {num_rows + extra:,} completions for {num_rows:,} rows, expected'
-        ' one per row. Check that they belong to this split.'
-      )
-
-  def _read(self) -> Iterator[str]:
-    for name, opener in self._files:
-      for record in json_reader.read(opener(), name):
-        if not isinstance(record.value, str):
-          raise contract.UserError(
-            f'{record.place} is {str(record.value)!r:.60}, expected a JSON'
-            ' string, the completion of one row. Fix the file.'
-          )
-        yield _encodable(record.value)
-
-
-class Concatenated(Completions):
-  """ByPosition completions of several files of rows, one after another."""
-
-  def __init__(self, parts: Iterable[tuple[int, ByPosition]]):
-    self._parts = iter(parts)
-    self._left, self._size, self._current = 0, 0, None
-
-  def take(self, row: rows.Row) -> Sequence[Sample]:
-    while not self._left:
-      self._close()
-      self._size, self._current = next(self._parts)
-      self._left = self._size
-    self._left -= 1
-    return self._current.take(row)
-
-  def finish(self, num_rows: int) -> None:
-    self._close()
-
-  def _close(self) -> None:
-    if self._current is not None:
-      self._current.finish(self._size)
 
 
 class ById(Completions):
@@ -198,7 +137,7 @@ class ById(Completions):
       if 'prompt_hash' in line:  # earlier versions left reasoning in there
         text, _ = split_reasoning(text)
       sample = Sample(
-        _encodable(text),
+        encodable(text),
         number,
         _KINDS[kind] == RATIONALIZATION,
         model,
@@ -332,6 +271,6 @@ def _hash(example_id: str) -> int:
   return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest())
 
 
-def _encodable(text: str) -> str:
+def encodable(text: str) -> str:
   """The text with lone surrogates, which no file can hold, replaced."""
   return text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')

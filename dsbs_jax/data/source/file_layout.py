@@ -20,6 +20,7 @@ from dsbs_jax.data import benchmark as benchmark_lib
 from dsbs_jax.data.source import (
   archive,
   completions,
+  completions_by_position,
   json_reader,
   record_reader,
 )
@@ -195,10 +196,10 @@ def beside_rows(
     for found in files
   ]
   if len(opened) == 1:
-    return completions.ByPosition(opened[0], model=teacher)
+    return completions_by_position.ByPosition(opened[0], model=teacher)
   sizes = [size(source, part) for part in parts]
-  return completions.Concatenated(
-    (n, completions.ByPosition(o, model=teacher))
+  return completions_by_position.Concatenated(
+    (n, completions_by_position.ByPosition(o, model=teacher))
     for n, o in zip(sizes, opened, strict=True)
   )
 
