@@ -81,18 +81,11 @@ def fetch(
       failed tries.
   """
   checksum = checksum or CHECKSUMS.get(url)
-  address = url
-  if url.startswith('gs://'):
-    host = os.environ.get('STORAGE_EMULATOR_HOST')
-    host = host or 'https://storage.googleapis.com'
-    address = f'{host}/{url.removeprefix("gs://")}'
-  parsed = urllib.parse.urlsplit(address)
-  name = name or pathlib.PurePosixPath(urllib.parse.unquote(parsed.path)).name
-  if parsed.scheme not in ('http', 'https') or not parsed.netloc or not name:
-    raise contract.UserError(
-      f'The URL is {url!r}, expected http(s)://host/.../file or'
-      ' gs://bucket/file. Check it.'
-    )
+  address = _address(url)
+  last = urllib.parse.unquote(urllib.parse.urlsplit(address).path)
+  name = name or pathlib.PurePosixPath(last).name
+  if not name:
+    raise _no_url(url)
   path = pathlib.Path(folder).expanduser() / name
   path.parent.mkdir(parents=True, exist_ok=True)
   with _alone_in(path.parent):
@@ -122,6 +115,26 @@ def fetch(
     part.rename(path)
     _etag_file(part).unlink(missing_ok=True)
     return path
+
+
+def _address(url: str) -> str:
+  """Where a URL is read over http(s)."""
+  address = url
+  if url.startswith('gs://'):
+    host = os.environ.get('STORAGE_EMULATOR_HOST')
+    host = host or 'https://storage.googleapis.com'
+    address = f'{host}/{url.removeprefix("gs://")}'
+  parsed = urllib.parse.urlsplit(address)
+  if parsed.scheme not in ('http', 'https') or not parsed.netloc:
+    raise _no_url(url)
+  return address
+
+
+def _no_url(url: str) -> contract.UserError:
+  return contract.UserError(
+    f'The URL is {url!r}, expected http(s)://host/.../file or'
+    ' gs://bucket/file. Check it.'
+  )
 
 
 @contextlib.contextmanager
