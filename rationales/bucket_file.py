@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The completions file of an --out in a bucket: kept here, then uploaded.
+"""The completions file of an --out in a bucket: kept here, uploaded often.
 
 A bucket has no append, and answers are paid for. So the file that is appended
 to lies in the cache of this machine, in a folder of its URL, and stays there:
