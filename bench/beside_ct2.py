@@ -29,7 +29,7 @@ def main() -> None:
       folder,
       device='cpu',
       compute_type=arguments.kind,
-      inter_threads=parts,  # as `inference/ct2_engine.py` has it
+      inter_threads=parts,  # as `inference/backends/ct2_engine.py` has it
       intra_threads=arguments.threads // parts,
     )
   rows = workload.rows_to_decode(config.vocab_size)

@@ -12,7 +12,7 @@ import numpy as np
 from bench import programs, worker, workload
 from dsbs_jax.core import network, objective, optimizer, partitioning
 from dsbs_jax.core.layers import dot_product_attention, unpadding
-from dsbs_jax.inference import decode_functions
+from dsbs_jax.inference.backends import decode_functions
 from dsbs_jax.runtime import compilation_cache, malloc
 
 

@@ -22,7 +22,8 @@ from dsbs_jax.data import benchmark as benchmark_lib
 from dsbs_jax.data import register, task_forms, vocabularies
 from dsbs_jax.exporting import export as export_lib
 from dsbs_jax.exporting import model_card
-from dsbs_jax.inference import decode_functions, length_buckets
+from dsbs_jax.inference import length_buckets
+from dsbs_jax.inference.backends import decode_functions
 from dsbs_jax.runs import run_metadata
 from dsbs_jax.runtime import progress
 

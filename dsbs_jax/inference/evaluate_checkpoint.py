@@ -10,8 +10,9 @@ from typing import Any
 from dsbs_jax import contract
 from dsbs_jax.core import partitioning
 from dsbs_jax.data import buckets, register
-from dsbs_jax.inference import backend, student_config
 from dsbs_jax.inference import evaluator as evaluator_lib
+from dsbs_jax.inference import student_config
+from dsbs_jax.inference.backends import backend
 from dsbs_jax.runs import checkpoint_folders
 from dsbs_jax.runtime import field_checks, files, progress
 

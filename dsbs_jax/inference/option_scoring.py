@@ -17,7 +17,8 @@ from dsbs_jax.core import network, partitioning
 from dsbs_jax.data import register, task_forms
 from dsbs_jax.data.batching import eval_loader, loader
 from dsbs_jax.data.prepared import store, tokens
-from dsbs_jax.inference import ct2_engine, decode_functions, output_split
+from dsbs_jax.inference import output_split
+from dsbs_jax.inference.backends import ct2_engine, decode_functions
 
 
 def label_options(

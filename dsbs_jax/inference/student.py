@@ -5,14 +5,12 @@ import dataclasses
 from typing import Any
 
 from dsbs_jax.inference import (
-  backend,
-  ct2_engine,
-  decode_functions,
   length_buckets,
   output_split,
   predictor,
   student_config,
 )
+from dsbs_jax.inference.backends import backend, ct2_engine, decode_functions
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,13 +14,12 @@ from dsbs_jax import contract
 from dsbs_jax.core import network, partitioning
 from dsbs_jax.data import benchmark as benchmark_lib
 from dsbs_jax.data import register, task_forms, vocabularies
-from dsbs_jax.inference import (
+from dsbs_jax.inference import evaluator, predictor
+from dsbs_jax.inference.backends import (
   backend,
   ct2_cache,
   ct2_engine,
   decode_functions,
-  evaluator,
-  predictor,
 )
 from dsbs_jax.interop import read_checkpoint
 from dsbs_jax.runs import checkpoint_folders, run_metadata

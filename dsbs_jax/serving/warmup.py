@@ -8,13 +8,8 @@ import numpy as np
 
 from dsbs_jax import contract
 from dsbs_jax.data import task_forms, vocabularies
-from dsbs_jax.inference import (
-  ct2_engine,
-  decode_functions,
-  length_buckets,
-  output_split,
-  predictor,
-)
+from dsbs_jax.inference import length_buckets, output_split, predictor
+from dsbs_jax.inference.backends import ct2_engine, decode_functions
 
 
 def compiled_shapes(

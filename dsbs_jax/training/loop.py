@@ -16,7 +16,7 @@ import jax
 from dsbs_jax import contract
 from dsbs_jax.core import partitioning
 from dsbs_jax.data import declared, object_store
-from dsbs_jax.inference import decode_functions
+from dsbs_jax.inference.backends import decode_functions
 from dsbs_jax.runs import run_folder, working_copy
 from dsbs_jax.runtime import (
   compilation_cache,

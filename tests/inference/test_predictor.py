@@ -8,12 +8,8 @@ import pytest
 from dsbs_jax import contract
 from dsbs_jax.core import network, partitioning
 from dsbs_jax.data import task_forms
-from dsbs_jax.inference import (
-  decode_functions,
-  input_lines,
-  length_buckets,
-  predictor,
-)
+from dsbs_jax.inference import input_lines, length_buckets, predictor
+from dsbs_jax.inference.backends import decode_functions
 from tests.inference import small_student
 
 BYTES, MODEL = small_student.BYTES, small_student.MODEL

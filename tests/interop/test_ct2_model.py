@@ -13,7 +13,7 @@ from dsbs_jax.interop import ct2_model
 from tests import models
 
 ctranslate2 = pytest.importorskip('ctranslate2', reason='extra ct2')
-engines = pytest.importorskip('dsbs_jax.inference.ct2_engine')
+engines = pytest.importorskip('dsbs_jax.inference.backends.ct2_engine')
 
 SIZES = {'vocab_size': 96, 'emb_dim': 24, 'mlp_dim': 40}
 # 6 heads of 8 are wider than the network, as mT5's and ByT5's are not d_model.

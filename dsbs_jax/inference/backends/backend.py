@@ -14,7 +14,7 @@ import jax
 
 from dsbs_jax import contract
 from dsbs_jax.core import network
-from dsbs_jax.inference import cpu_threads
+from dsbs_jax.inference.backends import cpu_threads
 from dsbs_jax.interop import ct2_model
 from dsbs_jax.runtime import progress
 

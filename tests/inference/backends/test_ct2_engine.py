@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dsbs_jax.core import partitioning
-from dsbs_jax.inference import ct2_engine, decode_functions
+from dsbs_jax.inference.backends import ct2_engine, decode_functions
 from dsbs_jax.interop import ct2_model
 from tests.inference import small_student
 

@@ -6,7 +6,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from dsbs_jax.inference import ct2_cache, infer_file
+from dsbs_jax.inference import infer_file
+from dsbs_jax.inference.backends import ct2_cache
 from dsbs_jax.runtime import compilation_cache
 from tests.inference import small_student, test_infer_file
 

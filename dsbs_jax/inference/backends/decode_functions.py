@@ -15,7 +15,7 @@ import numpy as np
 
 from dsbs_jax import contract
 from dsbs_jax.core import decoding, network, partitioning
-from dsbs_jax.inference import cpu_compiler, cpu_threads
+from dsbs_jax.inference.backends import cpu_compiler, cpu_threads
 
 # Of this many kinds of functions, programs are kept.
 _MAX_SHARED = 8

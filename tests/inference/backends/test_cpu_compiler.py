@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dsbs_jax.core import decoding, partitioning
-from dsbs_jax.inference import cpu_compiler, decode_functions
+from dsbs_jax.inference.backends import cpu_compiler, decode_functions
 from tests.inference import small_student
 
 

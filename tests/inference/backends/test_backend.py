@@ -9,7 +9,8 @@ import jax
 import pytest
 
 from dsbs_jax.core import network
-from dsbs_jax.inference import backend, infer_file
+from dsbs_jax.inference import infer_file
+from dsbs_jax.inference.backends import backend
 from dsbs_jax.interop import ct2_model
 from tests.inference import small_student, test_infer_file
 

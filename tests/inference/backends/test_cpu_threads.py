@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dsbs_jax.core import decoding, network, partitioning
-from dsbs_jax.inference import cpu_threads
+from dsbs_jax.inference.backends import cpu_threads
 from tests import models
 
 CONFIG = models.t5(mlp_dim=24, dropout_rate=0.0)

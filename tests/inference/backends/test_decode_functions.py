@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dsbs_jax.core import partitioning
-from dsbs_jax.inference import decode_functions
+from dsbs_jax.inference.backends import decode_functions
 from tests.inference import small_student
 
 

@@ -21,7 +21,7 @@ from typing import Any
 from etils import epath
 
 from dsbs_jax.core.t5.config import T5Config
-from dsbs_jax.inference import ct2_engine
+from dsbs_jax.inference.backends import ct2_engine
 from dsbs_jax.interop import checksums, ct2_model
 from dsbs_jax.runtime import compilation_cache, progress
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from dsbs_jax import contract
-from dsbs_jax.inference import cpu_threads, decode_functions
+from dsbs_jax.inference.backends import cpu_threads, decode_functions
 
 # Log p of outputs: (row, ids) -> log p.
 _Known = dict[tuple[int, tuple[int, ...]], float]
