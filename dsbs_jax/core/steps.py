@@ -124,10 +124,10 @@ def make_train_step(
     `{label,rationale}/{loss_sum,tokens,correct}` over the batch, and those of
     other tasks with a weight, `loss` (the
     objective), `grad_norm` (before clipping), `finite` (1 if both are finite,
-    else 0), `learning_rate` if the optimizer's state has it, `alpha` if it
-    follows a schedule, `mutual_information` (unweighted) and
-    `contrast/{loss_sum,tokens,correct}` (of pairs) if the objective has these
-    terms.
+    else 0), those of `_update_norms`, `learning_rate` if the optimizer's state
+    has it, `alpha` if it follows a schedule, `mutual_information` (unweighted)
+    and `contrast/{loss_sum,tokens,correct}` (of pairs) if the objective has
+    these terms.
 
   Raises:
     UserError: num_microbatches is below 1, or the mutual-information term
@@ -181,12 +181,14 @@ def make_train_step(
     updates, opt_state = transformation.update(
       gradient, state.opt_state, state.params
     )
+    params = optax.apply_updates(state.params, updates)
     norm = optax.tree_utils.tree_norm(gradient)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     metrics = sums | {
       'loss': loss,
       'grad_norm': norm,
       'finite': finite.astype(jnp.float32),
+      **_update_norms(updates, params),
     }
     rate = optimizer.learning_rate_of(opt_state)
     if rate is not None:
@@ -195,12 +197,28 @@ def make_train_step(
       metrics['alpha'] = alpha
     new_state = state.replace(
       step=state.step + 1,
-      params=optax.apply_updates(state.params, updates),
+      params=params,
       opt_state=opt_state,
     )
     return new_state, metrics
 
   return train_step
+
+
+def _update_norms(updates: Any, params: Any) -> Metrics:
+  """How large an update is, and beside the parameters that it led to.
+
+  What was added is `updates`: clipped, preconditioned, with the learning rate
+  and weight decay. The parameters after the step are read, since those before
+  it were donated, and a second reader would keep them from being overwritten.
+  """
+  update_norm = optax.tree_utils.tree_norm(updates)
+  param_norm = optax.tree_utils.tree_norm(params)
+  return {
+    'update_norm': update_norm,
+    'param_norm': param_norm,
+    'relative_update': update_norm / param_norm,
+  }
 
 
 def skip_updates(train_step: TrainStep) -> TrainStep:

@@ -296,8 +296,12 @@ def test_20_steps_are_those_of_peft(tmp_path):
   )
   np.testing.assert_allclose(found[:, :3], recorded['terms'][:, :3], rtol=1e-5)
   np.testing.assert_allclose(found[:, 3], recorded['terms'][:, 3], rtol=1e-4)
-  for path, leaf in flat(state.params).items():
+  trained = flat(state.params)
+  for path, leaf in trained.items():
     np.testing.assert_allclose(leaf, theirs(path), rtol=0, atol=1e-4)
+  # What is watched is what is trained: adapters.
+  norm = np.linalg.norm([np.linalg.norm(leaf) for leaf in trained.values()])
+  np.testing.assert_allclose(metrics['param_norm'][-1], norm, rtol=1e-5)
 
 
 def _peft_start(name, shape):

@@ -157,6 +157,25 @@ def test_gradient_norm_is_that_before_clipping():
   np.testing.assert_allclose(metrics['grad_norm'], norm, rtol=1e-5)
 
 
+def norm_of(*leaves):
+  leaves = (np.asarray(leaf, np.float64) for leaf in leaves)
+  return np.sqrt(sum(np.sum(np.square(leaf)) for leaf in leaves))
+
+
+def test_update_norms_are_those_of_what_changed():
+  """As applied: clipped, by the optimizer, times the learning rate."""
+  state = fresh_state()
+  after, metrics = jitted_step()(state, make_mixture())
+  old, new = (jax.tree.leaves(tree.params) for tree in (state, after))
+  update = norm_of(*(b - a for a, b in zip(old, new, strict=True)))
+  assert update > 0.1
+  np.testing.assert_allclose(metrics['update_norm'], update, rtol=1e-5)
+  np.testing.assert_allclose(metrics['param_norm'], norm_of(*new), rtol=1e-6)
+  np.testing.assert_allclose(
+    metrics['relative_update'], update / norm_of(*new), rtol=1e-5
+  )
+
+
 def test_two_views_equal_one_mixture_of_them():
   state, metrics = jitted_step()(fresh_state(), make_batch())
   mixed_state, mixed_metrics = jitted_step()(fresh_state(), make_mixture())

@@ -27,6 +27,9 @@ def test_both_terms_fall_and_everything_is_written(unbroken):
   for term in ('label/loss', 'rationale/loss', 'loss'):
     assert train[-1][term] < train[0][term]
   assert train[-1]['learning_rate'] == pytest.approx(1e-2 / 12)
+  for line in train:
+    relative = line['update_norm'] / line['param_norm']
+    assert line['relative_update'] == pytest.approx(relative, rel=1e-2)
   evaluated = {
     (line['step'], line['split']) for line in lines if 'accuracy' in line
   }
