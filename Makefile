@@ -6,7 +6,7 @@ VENV ?= .venv
 RUN := $(CURDIR)/$(VENV)/bin/python
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: help env demo test test-long test-llm bench bench-gpu accelerator-check bench-extract bench-serve fuzz mutants t5x test-t5x lint clean
+.PHONY: help env demo test test-long test-llm bench bench-gpu accelerator-check tpu-check bench-extract bench-serve fuzz mutants t5x test-t5x lint clean
 
 help:
 	@echo 'make demo       set up, then train and evaluate on the bundled benchmark'
@@ -16,6 +16,7 @@ help:
 	@echo 'make bench      decoding and training beside other engines, as a table'
 	@echo 'make bench-gpu WORKLOAD=batches.npz  training or decoding on one accelerator'
 	@echo 'make accelerator-check INPUTS=a.npz  all figures of one accelerator, in nine minutes'
+	@echo 'make tpu-check INPUTS=a.npz  the same of a TPU VM, part after part'
 	@echo 'make bench-extract  throughput of stage 1 beside a bare client'
 	@echo 'make bench-serve  requests per second and latency of a server'
 	@echo 'make fuzz       hostile input for readers, parsers and gin, 10 minutes each'
@@ -65,6 +66,10 @@ bench-gpu:
 # MORE=b.npz: batches of more pairs. Needs no environment of ours.
 accelerator-check:
 	JAX_PLATFORMS= $(PYTHON) -m bench.accelerator_check --inputs=$(INPUTS) $(if $(MORE),--more=$(MORE)) $(BENCH)
+
+# Where no TPU can be opened it fails, and measures nothing else.
+tpu-check:
+	JAX_PLATFORMS=tpu,cpu $(PYTHON) -m bench.accelerator_check --kind=tpu --inputs=$(INPUTS) $(if $(MORE),--more=$(MORE)) $(BENCH)
 
 bench-extract: env
 	$(RUN) -m bench.bench_extract

@@ -6,32 +6,38 @@ flax, optax and numpy there: no TensorFlow, no vocabulary. Prints one JSON
 object: seconds per step, model FLOP utilisation against this device's own
 matrix products, what 10,000 steps would take, and where a step's time goes.
 With --decode_rows it decodes so many rows greedily instead, and prints tokens
-per second.
+per second. With --compile_for=v5e it only compiles, for a TPU that need not be
+there, and says what that took and what memory the program needs.
 """
 
 import argparse
-import collections
-import glob
 import json
 import pathlib
-import re
 import statistics
 import sys
-import tempfile
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from bench import attentions, programs, workload
-from dsbs_jax.core import decoding, network
+from bench import attentions, operation_times, programs, workload
+from dsbs_jax.core import decoding, network, platform
 from dsbs_jax.core.layers import dot_product_attention
+from dsbs_jax.hardware import tpu_compiler
+from dsbs_jax.runtime import accelerators
 
 _PROFILED_RUNS = 4
+_CHIPS_OF_A_HOST = 4  # where they are not there to be counted
 
 
 def main() -> None:
-  print(json.dumps(measure(parser().parse_args()), indent=1))
+  try:
+    found = measure(parser().parse_args())
+  except jax.errors.JaxRuntimeError as error:
+    # Such as a program that needs more memory than there is.
+    found = {'failed': str(error).splitlines()[0]}
+  print(json.dumps(found, indent=1))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,6 +51,14 @@ def parser() -> argparse.ArgumentParser:
     '--attention', choices=attentions.WAYS, help='In place of the usual one.'
   )
   made.add_argument('--join_views', type=int, default=1)
+  made.add_argument(
+    '--chips', type=int, default=1, help='That train data-parallel; 0: all.'
+  )
+  made.add_argument(
+    '--compile_for',
+    choices=[d.name for d in accelerators.DEVICES.values() if d.is_tpu],
+    help='And not measure.',
+  )
   made.add_argument('--decode_rows', type=int, default=0)
   made.add_argument('--decode_len', type=int, default=64)
   made.add_argument('--steps', type=int, default=200)
@@ -70,6 +84,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
   started = time.perf_counter()
   start, figures = make(arguments, data, config)  # compiles, holds no memory
   compiling = time.perf_counter() - started
+  if arguments.compile_for:
+    if arguments.wait:
+      arguments.wait.touch()
+    return {'compile_seconds': compiling, **figures()}
   if arguments.wait:
     arguments.wait.touch()
     sys.stdin.readline()
@@ -87,7 +105,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
     'seconds_per_step': seconds,
     'peak_bytes': memory.get('peak_bytes_in_use'),
     **figures(seconds, outputs),
-    **profile(run, _PROFILED_RUNS),
+    **operation_times.profile(run, _PROFILED_RUNS),
   }
 
 
@@ -98,20 +116,39 @@ def _keywords(attention):
   )
 
 
+def devices(arguments) -> list[jax.Device]:
+  """The chips that compute, or are compiled for."""
+  if arguments.compile_for:
+    kind = accelerators.device(arguments.compile_for)
+    return tpu_compiler.devices(kind, arguments.chips or _CHIPS_OF_A_HOST)
+  return jax.local_devices()[: arguments.chips or None]
+
+
 def trainer(arguments, data, config):
   """Compiles the train step, for every shape of a batch.
 
+  Of several chips each gets a batch of its own, the same.
+
   Returns:
     start: () -> (batch number) -> metrics of one optimizer step.
-    figures: seconds of a step and its metrics -> JSON values.
+    figures: seconds of a step and its metrics -> JSON values; what is known
+      without them where they are not given.
   """
+  chips = devices(arguments)
   init, step = programs.train_programs(
     config,
     chunk_tokens=arguments.chunk_tokens,
     join_views=bool(arguments.join_views),
+    devices=chips,
   )
   numbers = range(data.num_steps)
-  batches = [data.batch(arguments.layout, n) for n in numbers]
+  batches = [
+    jax.tree.map(
+      lambda array: np.concatenate([array] * len(chips)),
+      data.batch(arguments.layout, number),
+    )
+    for number in numbers
+  ]
   init = init.lower()
   shapes, init, compiled = init.out_info, init.compile(), {}
   for batch in batches:
@@ -121,7 +158,10 @@ def trainer(arguments, data, config):
 
   def start():
     state = init()
-    on_device = [jax.device_put(batch) for batch in batches]
+    on_device = [
+      jax.device_put(batch, compiled[_shapes(batch)].input_shardings[0][1])
+      for batch in batches
+    ]
 
     def run(number):
       nonlocal state
@@ -131,18 +171,24 @@ def trainer(arguments, data, config):
 
     return run
 
-  def figures(seconds, metrics):
+  def figures(seconds=None, metrics=None):
+    needed = {'compiled_bytes': max(map(_needed_bytes, compiled.values()))}
+    if seconds is None:
+      return needed
     ceiling = product_rate(arguments.dtype, arguments.product_size)
     useful = statistics.mean(data.useful_flops(config, n) for n in numbers)
     laid = statistics.mean(
       data.laid_flops(config, arguments.layout, n) for n in numbers
     )
-    return {
-      'pairs_per_step': data.facts['batch_size'],
-      'pairs_per_second': data.facts['batch_size'] / seconds,
+    peak = accelerators.peak_flops(chips[0].device_kind, arguments.dtype)
+    pairs = len(chips) * data.facts['batch_size']
+    return needed | {
+      'chips': len(chips),
+      'pairs_per_step': pairs,
+      'pairs_per_second': pairs / seconds,
       'loss': float(metrics['loss']),
-      'compiled_bytes': max(map(_needed_bytes, compiled.values())),
       'product_tflops': ceiling / 1e12,
+      'mfu': peak and useful / seconds / peak,
       'utilisation_useful': useful / seconds / ceiling,
       'utilisation_with_padding': laid / seconds / ceiling,
       'minutes_for_10000_steps': programs.NUM_STEPS * seconds / 60,
@@ -176,21 +222,30 @@ def decoder(arguments, data, config):
   )
   shape = arguments.decode_rows, inputs.shape[1]
   rows = {'encoder_input_tokens': np.resize(inputs, shape)}
+  chip = jax.sharding.SingleDeviceSharding(devices(arguments)[0])
   greedy = jax.jit(
     lambda params, rows: decoding.greedy(
       params, config, rows, max_decode_len=arguments.decode_len
     )
   )
-  greedy = greedy.lower(network.param_shapes(config), rows).compile()
+  greedy = greedy.lower(
+    *jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=chip),
+      (network.param_shapes(config), rows),
+    )
+  ).compile()
 
   def start():
     params = programs.endless_params(config)
     on_device = jax.device_put(rows)
     return lambda _: greedy(params, on_device)
 
-  def figures(seconds, tokens):
+  def figures(seconds=None, tokens=None):
+    needed = {'compiled_bytes': _needed_bytes(greedy)}
+    if seconds is None:
+      return needed
     number = int((tokens > 0).sum())
-    return {
+    return needed | {
       'rows': shape,
       'tokens_per_run': number,
       'tokens_per_second': number / seconds,
@@ -209,84 +264,21 @@ def seconds_per_run(run, times: int) -> float:
 
 
 def product_rate(dtype: str, size: int) -> float:
-  """FLOP/s of square matrix products on this device."""
+  """FLOP/s of square matrix products on this device, float32 as it is set."""
   # Random numbers: chips multiply zeros and constants faster.
   matrix = jax.random.normal(jax.random.key(0), (size, size)) / size**0.5
   matrix = matrix.astype(dtype)
-  times = 20
+  times, precision = 20, platform.precision(matrix.dtype)
 
   @jax.jit
   def power(matrix):
     result = matrix
     for _ in range(times):
-      result = result @ matrix
+      result = jnp.matmul(result, matrix, precision=precision)
     return result
 
   power(matrix).block_until_ready()
   return 2 * size**3 * times / seconds_per_run(lambda _: power(matrix), 3)
-
-
-def profile(run, times: int) -> dict[str, object]:
-  """Where a run's time goes, by a trace of some: milliseconds per run."""
-  with tempfile.TemporaryDirectory() as folder:
-    with jax.profiler.trace(folder):
-      for number in range(times):
-        outputs = run(number)
-      jax.block_until_ready(outputs)
-    (path,) = glob.glob(f'{folder}/**/*.xplane.pb', recursive=True)
-    totals, kinds = operation_times(path)
-
-  def milliseconds(counter, most=None):
-    return {
-      name: nanoseconds / 1e6 / times
-      for name, nanoseconds in counter.most_common(most)
-    }
-
-  return {
-    'operations_milliseconds': sum(totals.values()) / 1e6 / times,
-    'kinds_milliseconds': milliseconds(kinds),
-    'top_ten_milliseconds': milliseconds(totals, 10),
-  }
-
-
-def operation_times(
-  path: str,
-) -> tuple[collections.Counter[str], collections.Counter[str]]:
-  """Nanoseconds by operation, and by kind of operation.
-
-  On a GPU by kernels of one kind, a name without its number: a step runs
-  thousands, and those in a CUDA graph do not say which operation they are.
-  """
-  planes = list(jax.profiler.ProfileData.from_file(path).planes)
-  planes = [p for p in planes if p.name.startswith('/device:')] or planes
-  times: collections.Counter[str] = collections.Counter()
-  kinds: collections.Counter[str] = collections.Counter()
-  for plane in planes:
-    for line in plane.lines:
-      for event in line.events:
-        named = dict(event.stats)
-        if 'hlo_op' not in named:
-          continue
-        name = str(named['hlo_op'])
-        if 'GPU' in plane.name:
-          name = re.sub(r'[._]\d+$', '', event.name)
-        times[name] += event.duration_ns
-        kinds[kind_of(name)] += event.duration_ns
-  return times, kinds
-
-
-def kind_of(operation: str) -> str:
-  """What an operation or kernel does, by its name."""
-  for kind, pattern in (
-    ('attention', 'cudnn|fmha|sdpa|flash'),
-    ('products', 'gemm|nvjet|cutlass|dot|matmul|convolution'),
-    ('reductions', 'reduce|softmax'),
-    ('gathers and scatters', 'gather|scatter'),
-    ('copies', 'copy|memcpy|memset|concatenate|transpose|pad|slice|broadcast'),
-  ):
-    if re.search(pattern, operation, re.IGNORECASE):
-      return kind
-  return 'elementwise'
 
 
 if __name__ == '__main__':

@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """python -m bench.accelerator_check: what an accelerator does, in nine minutes.
 
-Runs on one GPU or TPU with jax, flax, optax and numpy: no network, no
-TensorFlow, no vocabulary. Inputs are batches of `python -m bench.batches`, of
-fewer and of more pairs. Each configuration is a process of its own
-(`bench.accelerator`), so that its peak memory is its own; all compile at the
-same time, then each measures alone.
+Runs on one GPU, or with --kind=tpu on a TPU VM, with jax, flax, optax and
+numpy: no network, no TensorFlow, no vocabulary. Inputs are batches of `python
+-m bench.batches`, of fewer and of more pairs. Each configuration is a process
+of its own (`bench.accelerator`), so that its peak memory is its own. On a GPU
+all compile at the same time, then each measures alone; a TPU is opened by one
+process after the other, and what they compiled is kept for the next check.
+
+With --compile_for=v5e,v6e nothing is measured: the programs are compiled for
+these TPUs, on any machine with libtpu.
 
 What was measured is written after every configuration, as JSON and as a table,
 so that a check that is stopped keeps what it has.
@@ -24,60 +28,17 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
-from bench import worker
+from bench import check_parts, worker
 
-# Part -> name of a configuration -> flags of `bench.accelerator`. MORE stands
-# for the batches of more pairs.
-_MORE = '--workload=MORE'
 _PEER_RUNS = 4  # the first of which warms up
 _COMPILING = 0.6  # share of the time that is left
-PARTS = {
-  'train': {
-    'base': ('--model=base',),
-    'base, more pairs': ('--model=base', _MORE),
-    'small': ('--model=small',),
-    'large': ('--model=large',),
-    'large, scanned, remat': (
-      '--model=large',
-      '--scan_layers',
-      '--remat=full',
-    ),
-  },
-  'decode': {
-    f'{model}, {rows} rows': (f'--model={model}', f'--decode_rows={rows}')
-    for model in ('base', 'small', 'large')
-    for rows in (1, 32, 256)
-  },
-  'float32': {
-    'base, float32': ('--model=base', '--dtype=float32'),
-    'base, float32 as TF32': (
-      '--model=base',
-      '--dtype=float32',
-      '--precision=default',
-    ),
-  },
-  'choices': {
-    'base, views apart': ('--model=base', '--join_views=0'),
-    'base, attention of cuDNN': ('--model=base', '--attention=cudnn'),
-    'base, attention written out': ('--model=base', '--attention=written_out'),
-    'base, more pairs, attention of cuDNN': (
-      '--model=base',
-      '--attention=cudnn',
-      _MORE,
-    ),
-    'base, both views in the same rows': ('--model=base', '--layout=mixed'),
-    'base, products of cuBLAS only': (
-      '--model=base',
-      '--xla_flags=--xla_gpu_enable_triton_gemm=false',
-    ),
-  },
-}
 # Greedy decoding by transformers on the same device, where it is installed.
 PEERS = {f'transformers, base, {rows} rows': rows for rows in (1, 32, 256)}
 _COLUMNS = (
   ('ms per run', 'seconds_per_step', 1e3, '.2f'),
   ('pairs/s', 'pairs_per_second', 1, ',.0f'),
   ('tokens/s', 'tokens_per_second', 1, ',.0f'),
+  ('MFU', 'mfu', 100, '.1f'),
   ('useful share', 'utilisation_useful', 100, '.1f'),
   ('with padding', 'utilisation_with_padding', 100, '.1f'),
   ('10,000 steps, min', 'minutes_for_10000_steps', 1, '.1f'),
@@ -89,24 +50,28 @@ _COLUMNS = (
 
 def main() -> None:
   arguments = parse()
-  names = arguments.parts.split(',')
+  kind = check_parts.KINDS[arguments.kind]
+  names = arguments.parts.split(',') if arguments.parts else kind.names
   deadline = time.monotonic() + arguments.minutes * 60
   check = Check(arguments, deadline)
-  parity = check.start_parity() if 'parity' in names else None
   wanted = {
     name: flags
     for part in names
-    if part in PARTS
-    for name, flags in PARTS[part].items()
+    if part in kind.parts
+    for name, flags in kind.parts[part].items()
   }
   if arguments.only:
     wanted = {n: f for n, f in wanted.items() if n in arguments.only}
-  check.measure(wanted)
-  if parity:
-    check.collect('parity', parity)
-  if 'peers' in names:
-    for name, rows in PEERS.items():
-      check.peer(name, rows)
+  if arguments.compile_for:
+    wanted = {
+      f'{device}: {name}': (*flags, f'--compile_for={device}')
+      for device in arguments.compile_for.split(',')
+      for name, flags in wanted.items()
+    }
+    names = []
+  check.run(
+    wanted, parity='parity' in names, peers=kind.peers and 'peers' in names
+  )
   print(check.table())
 
 
@@ -116,12 +81,9 @@ def parse() -> argparse.Namespace:
     '--inputs', type=pathlib.Path, required=True, help='Batches of 64 pairs.'
   )
   parser.add_argument('--more', type=pathlib.Path, help='Batches of 256.')
+  parser.add_argument('--kind', choices=check_parts.KINDS, default='gpu')
   parser.add_argument('--out', type=pathlib.Path, default='runs/accelerator')
-  parser.add_argument(
-    '--parts',
-    default=','.join(('parity', *PARTS, 'peers')),
-    help='Those to run.',
-  )
+  parser.add_argument('--parts', help='Those to run, such as parity,train.')
   parser.add_argument('--only', nargs='*', help='Configurations, by name.')
   parser.add_argument(
     '--minutes', type=float, default=9, help='What is not done then is left.'
@@ -133,9 +95,15 @@ def parse() -> argparse.Namespace:
   parser.add_argument('--product_size', type=int, default=8192)
   parser.add_argument('--peer_device', default='cuda', help="transformers'.")
   parser.add_argument(
-    '--at_once', type=int, default=8, help='Processes that compile together.'
+    '--at_once', type=int, help='Processes that compile together; 1 on a TPU.'
   )
-  return parser.parse_args()
+  parser.add_argument(
+    '--compile_for', help='TPUs, such as v5e,v5p,v6e. Nothing is measured.'
+  )
+  arguments = parser.parse_args()
+  if arguments.at_once is None:
+    arguments.at_once = check_parts.KINDS[arguments.kind].at_once
+  return arguments
 
 
 @dataclasses.dataclass
@@ -146,6 +114,28 @@ class Check:
   deadline: float
   found: dict[str, dict] = dataclasses.field(default_factory=dict)
 
+  def run(
+    self, wanted: Mapping[str, Sequence[str]], *, parity: bool, peers: bool
+  ) -> None:
+    """Measures what is wanted, until the time is over.
+
+    Args:
+      wanted: name of a configuration -> its flags.
+      parity: whether recordings are compared with: meanwhile, but first where
+        one process at a time may open the device.
+      peers: whether transformers decodes in the end.
+    """
+    comparing = self.start_parity() if parity else None
+    if comparing and self.arguments.at_once == 1:
+      self.collect('parity', comparing, share=_COMPILING)
+      comparing = None
+    self.measure(wanted)
+    if comparing:
+      self.collect('parity', comparing)
+    if peers:
+      for name, rows in PEERS.items():
+        self.peer(name, rows)
+
   def start_parity(self) -> subprocess.Popen:
     """How near the device comes to recordings of torch, meanwhile."""
     return subprocess.Popen(
@@ -153,7 +143,7 @@ class Check:
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       text=True,
-      env=_environment(),
+      env=self._environment(),
     )
 
   def measure(self, wanted: Mapping[str, Sequence[str]]) -> None:
@@ -180,10 +170,18 @@ class Check:
             process.kill()
           self.collect(name, process)
 
-  def collect(self, name: str, process: subprocess.Popen) -> None:
-    """Lets a process measure, and takes in its figures."""
+  def collect(
+    self, name: str, process: subprocess.Popen, *, share: float = 1.0
+  ) -> None:
+    """Lets a process measure, and takes in its figures.
+
+    Args:
+      name: of the configuration.
+      process: that runs it.
+      share: of the time that is left, which it may take.
+    """
     try:
-      output, _ = process.communicate('\n', timeout=self._left())
+      output, _ = process.communicate('\n', timeout=share * self._left())
     except subprocess.TimeoutExpired:
       process.kill()
       output, _ = process.communicate()
@@ -222,7 +220,7 @@ class Check:
     lines += [
       f'| {name} | ' + ' | '.join(_cells(figures)) + ' |'
       for name, figures in self.found.items()
-      if 'seconds_per_step' in figures
+      if 'compile_seconds' in figures or 'seconds_per_step' in figures
     ]
     return '\n'.join(lines)
 
@@ -233,7 +231,7 @@ class Check:
       flag.lstrip('-').split('=', 1) for flag in flags if '=' in flag
     )
     given.setdefault('workload', str(self.arguments.inputs))
-    if given['workload'] == 'MORE':
+    if given['workload'] == check_parts.MORE:
       given['workload'] = str(self.arguments.more or self.arguments.inputs)
     xla_flags = given.pop('xla_flags', '')
     if self.arguments.model:
@@ -257,8 +255,21 @@ class Check:
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       text=True,
-      env=_environment(xla_flags),
+      env=self._environment(xla_flags),
     )
+
+  def _environment(self, xla_flags: str = '') -> dict[str, str]:
+    """Of a process, which may share the device with others."""
+    flags = f'{os.environ.get("XLA_FLAGS", "")} {xla_flags}'.strip()
+    found = os.environ | {
+      'XLA_FLAGS': flags,
+      'XLA_PYTHON_CLIENT_PREALLOCATE': 'false',
+    }
+    if self.arguments.at_once == 1 and not self.arguments.compile_for:
+      # A check that was stopped goes on where it compiled.
+      cache = str((self.arguments.out / 'compiled').absolute())
+      found.setdefault('JAX_COMPILATION_CACHE_DIR', cache)
+    return found
 
   def _left(self) -> float:
     """Seconds until the deadline."""
@@ -274,16 +285,9 @@ class Check:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / 'accelerator.json').write_text(json.dumps(self.found, indent=1))
     (folder / 'accelerator.md').write_text(self.table() + '\n')
-    print(f'{name}: {"".join(_cells(self.found[name])).strip()}', flush=True)
-
-
-def _environment(xla_flags: str = '') -> dict[str, str]:
-  """Of a process that shares the device with others."""
-  flags = f'{os.environ.get("XLA_FLAGS", "")} {xla_flags}'.strip()
-  return os.environ | {
-    'XLA_FLAGS': flags,
-    'XLA_PYTHON_CLIENT_PREALLOCATE': 'false',
-  }
+    figures = self.found[name]
+    told = figures.get('failed') or '  '.join(filter(None, _cells(figures)))
+    print(f'{name}: {told}', flush=True)
 
 
 def _cells(figures: Mapping[str, float]) -> Iterator[str]:

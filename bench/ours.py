@@ -63,7 +63,7 @@ def trainer(data, config, arguments) -> tuple[Callable, dict]:
       optimizer.adafactor if arguments.adafactor else optimizer.adamw_hf
     ),
     chunk_tokens=arguments.chunk_tokens,
-    mesh=arguments.mesh or '1x1',
+    mesh=arguments.mesh,
     join_views=bool(arguments.join_views),
   )
 

@@ -3,7 +3,7 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 
@@ -29,8 +29,9 @@ def train_programs(
   *,
   make_optimizer: Callable = optimizer.adamw_hf,
   chunk_tokens: int = 0,
-  mesh: str = '1x1',
+  mesh: str | None = None,
   join_views: bool = False,
+  devices: Sequence[jax.Device] | None = None,
 ) -> tuple[Callable, Callable]:
   """() -> the first state, and (state, batch) -> (state, metrics), jitted.
 
@@ -38,8 +39,9 @@ def train_programs(
     config: of the model.
     make_optimizer: learning rates -> optimizer.
     chunk_tokens: tokens whose logits are computed at once; 0 for all.
-    mesh: data x model devices.
+    mesh: data x model devices; None: all are for data.
     join_views: whether labels and rationales pass through it together.
+    devices: that compute; None: as many as the mesh has, or one.
   """
   transformation = make_optimizer(
     optimizer.linear_decay(total_steps=NUM_STEPS), clip_norm=1.0
@@ -48,22 +50,23 @@ def train_programs(
   def init():
     return steps.init_state(jax.random.key(0), config, transformation)
 
-  number = math.prod(partitioning.mesh_sizes(mesh))
-  devices = partitioning.make_mesh(mesh, devices=jax.devices()[:number])
-  state = partitioning.state_shardings(
-    jax.eval_shape(init), devices, partitioning.standard_rules()
-  )
+  if devices is None:
+    devices = jax.devices()[: math.prod(partitioning.mesh_sizes(mesh or '1x1'))]
+  rules = partitioning.standard_rules()
+  grid = partitioning.make_mesh(mesh, devices=devices)
+  state = partitioning.state_shardings(jax.eval_shape(init), grid, rules)
   step = steps.make_train_step(
     config,
     objective.Distillation(),
     transformation,
     run_key=jax.random.key(1),
+    num_shards=partitioning.gradient_shards(grid, rules),
     chunk_tokens=chunk_tokens,
     join_views=join_views,
   )
   return jax.jit(init, out_shardings=state), jax.jit(
     step,
-    in_shardings=(state, partitioning.batch_sharding(devices)),
+    in_shardings=(state, partitioning.batch_sharding(grid)),
     out_shardings=(state, None),
     donate_argnums=0,
   )
