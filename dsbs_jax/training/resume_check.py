@@ -50,6 +50,7 @@ def run_fingerprint(
     'seed': run.seed,
     'vocabulary': vocabulary.fingerprint,
     'matmul_precision': jax.config.jax_default_matmul_precision,
+    'prng_impl': jax.config.jax_default_prng_impl,
   }
 
 

@@ -94,6 +94,25 @@ def test_a_stopped_run_ends_bit_for_bit_as_an_unbroken_one(
   small_runs.assert_same_run(run, unbroken)
 
 
+@pytest.mark.long
+def test_masks_of_the_devices_generator_are_resumed_bit_for_bit(
+  settings, tmp_path, stop_after
+):
+  with jax.default_prng_impl('rbg'):
+    whole, broken = (settings(tmp_path / name) for name in ('a', 'b'))
+    assert loop.train(whole) == 0
+    stop_after(3)
+    assert loop.train(broken) == signals.INTERRUPTED_STATUS
+    assert loop.train(broken) == 0
+    small_runs.assert_same_run(broken, whole)
+  usual = settings(tmp_path / 'c', 'TRAIN_STEPS = 1')
+  assert loop.train(usual) == 0
+  first = [
+    json.loads(small_runs.lines(run).splitlines()[0]) for run in (whole, usual)
+  ]
+  assert first[0]['loss'] != first[1]['loss']
+
+
 def test_a_finished_run_has_nothing_to_do(unbroken):
   before = small_runs.lines(unbroken)
   assert loop.train(unbroken, config_text='# other free settings') == 0

@@ -84,6 +84,12 @@ def test_another_precision_makes_another_run(settings, finished):
       loop.train(settings(finished))
 
 
+def test_another_generator_of_masks_makes_another_run(settings, finished):
+  with jax.default_prng_impl('rbg'):
+    with pytest.raises(ValueError, match="prng_impl: 'threefry2x32' -> 'rbg'"):
+      loop.train(settings(finished))
+
+
 def test_facts_of_older_runs_are_understood():
   older = {
     'optimizer': 'adamw',
