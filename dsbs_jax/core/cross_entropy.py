@@ -12,6 +12,8 @@ import math
 import jax
 import jax.numpy as jnp
 
+from dsbs_jax.core import platform
+
 
 def token_losses(
   logits: jax.Array,
@@ -76,7 +78,7 @@ def _forward(z_loss, smoothing, logits, targets):
   log_normalizer = largest + jnp.log(
     jnp.sum(jnp.exp(logits - largest[..., None]), axis=-1)
   )
-  picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+  picked = platform.choose(logits, targets, cpu=gathered, others=selected)
   expected = picked
   if smoothing:
     kept, others = _smoothed(smoothing, logits)
@@ -88,6 +90,26 @@ def _forward(z_loss, smoothing, logits, targets):
   return (losses, correct), (logits, targets, log_normalizer)
 
 
+def gathered(logits: jax.Array, targets: jax.Array) -> jax.Array:
+  """The logit of each target, [...]; NaN outside of the vocabulary."""
+  return jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+
+
+def selected(logits: jax.Array, targets: jax.Array) -> jax.Array:
+  """`gathered` as a sum, which accelerators add to that of the exponentials.
+
+  A gather of its own would be one more pass over all logits.
+  """
+  chosen = _classes(logits) == targets[..., None]
+  found = jnp.sum(jnp.where(chosen, logits, 0.0), axis=-1)
+  known = (targets >= 0) & (targets < logits.shape[-1])
+  return jnp.where(known, found, jnp.nan)
+
+
+def _classes(logits):
+  return jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+
+
 def _backward(z_loss, smoothing, residuals, cotangents):
   """`correct` is a count and carries no gradient."""
   logits, targets, log_normalizer = residuals
@@ -95,8 +117,7 @@ def _backward(z_loss, smoothing, residuals, cotangents):
   scale = 1.0 + 2.0 * z_loss * log_normalizer
   probabilities = jnp.exp(logits - log_normalizer[..., None])
   kept, others = _smoothed(smoothing, logits)
-  classes = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
-  wanted = jnp.where(classes == targets[..., None], kept, others)
+  wanted = jnp.where(_classes(logits) == targets[..., None], kept, others)
   return factor * (scale[..., None] * probabilities - wanted), None
 
 

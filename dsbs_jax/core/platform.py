@@ -12,6 +12,9 @@ there (docs/performance.md; `python -m bench.suite --sections choices`):
                           the logits' gradient, 100 MB: 0.95 of a whole step
   decoding.argmax         in two stages: 0.06
 
+The other way round, accelerators select a target's logit by a sum over the
+vocabulary (`cross_entropy`), in a pass that there is anyway, and CPUs gather it.
+
 The tests hold both forms of each against each other.
 """
 

@@ -82,3 +82,11 @@ def test_a_target_outside_of_the_vocabulary_is_not_a_number():
     jnp.zeros((2, VOCAB)), jnp.array([VOCAB, 0])
   )
   assert np.isnan(losses[0]) and np.isfinite(losses[1])
+
+
+def test_both_forms_find_the_same_logit():
+  logits = jnp.array([[1.0, -2.0, 3.0]] * 4 + [[jnp.inf, -jnp.inf, -0.5]])
+  targets = jnp.array([0, 1, 2, 3, 2])
+  expected = np.array([1.0, -2.0, 3.0, np.nan, -0.5])
+  for form in (cross_entropy.gathered, cross_entropy.selected):
+    np.testing.assert_array_equal(form(logits, targets), expected)

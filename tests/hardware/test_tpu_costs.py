@@ -7,6 +7,7 @@ chips of v5e, each with 64 pairs of CommonsenseQA, as one chip packs them:
   python -m pytest -m long -s tests/hardware/test_tpu_costs.py
 """
 
+import collections
 import functools
 import math
 import pathlib
@@ -16,7 +17,7 @@ from typing import NamedTuple
 import jax
 import pytest
 
-from dsbs_jax.core import network, partitioning
+from dsbs_jax.core import network
 from dsbs_jax.hardware import batch_shapes, memory, tpu_compiler
 from dsbs_jax.runtime import accelerators, gin_config
 from dsbs_jax.training import step_functions, train_config
@@ -73,12 +74,69 @@ def step(*bindings):
   return Step(run, alone, compiled.as_text(), costs['bytes accessed'])
 
 
+class Instruction(NamedTuple):
+  """One of a program's, at its top level or within a fusion."""
+
+  result: str  # shapes with layouts
+  operation: str
+  operands: tuple[str, ...]  # their results
+
+
 def instructions(text):
-  """(result, operation, its operands' shapes) of every instruction."""
+  """All instructions of a program, or of a part of it."""
+  found = []
   for line in text.splitlines():
-    found = re.match(r'\s*(?:ROOT )?%?[\w.-]+ = (.+?) ([\w-]+)\((.*)', line)
-    if found:
-      yield found.groups()
+    match = _INSTRUCTION.match(line)
+    if match:
+      name, result, operation, given = match.groups()
+      found.append((name, result, operation, _NAME.findall(given)))
+  results = {name: result for name, result, *_ in found}
+  return [
+    Instruction(result, operation, tuple(results.get(n, '') for n in names))
+    for _, result, operation, names in found
+  ]
+
+
+_INSTRUCTION = re.compile(
+  r'\s*(?:ROOT )?%?([\w.-]+) = (\(.*?\)|\S+) ([a-z][\w-]*)\((.*?)\)(?:, |$)'
+)
+_NAME = re.compile(r'%([\w.-]+)')
+_ARRAY = re.compile(r'(\w+)\[([\d,]*)\](\{[^}]*\})?')
+_ITEM_BYTES = {'pred': 1, 'bf16': 2, 'f32': 4, 's32': 4, 'u32': 4}
+# Of names, not of what is in memory.
+_FREE = {
+  *('parameter', 'tuple', 'get-tuple-element', 'bitcast', 'constant'),
+  *('copy-done', 'slice-done', 'all-reduce-done'),
+}
+
+
+def arrays(shapes):
+  """(entries, bytes, whether they are in the chip's own memory) of each."""
+  for kind, dims, layout in _ARRAY.findall(shapes):
+    entries = math.prod(map(int, dims.split(','))) if dims else 1
+    yield entries, entries * _ITEM_BYTES.get(kind, 0), 'S(1)' in (layout or '')
+
+
+def hbm_bytes(text):
+  """Bytes that a program reads and writes outside of the chip, by operation.
+
+  A fusion that reads a slice counts for the whole array. What is copied between
+  both memories, beside the program, counts once.
+  """
+  totals = collections.Counter()
+  for one in instructions(text[text.index('\nENTRY') :]):
+    if one.operation in _FREE:
+      continue
+    if one.operation == 'copy-start':  # (there, here, ..)
+      totals['copies'] += next(arrays(one.result))[1]
+    elif one.operation == 'slice-start':  # ((here), there, ..)
+      totals['copies'] += list(arrays(one.result))[1][1]
+    else:
+      for shapes in (one.result, *one.operands):
+        totals[one.operation] += sum(
+          size for _, size, inside in arrays(shapes) if not inside
+        )
+  return totals
 
 
 def hand_count(config, shapes):
@@ -159,3 +217,57 @@ def hand_count(config, shapes):
     'embeddings': FULL * config.vocab_size * config.emb_dim
     + (sources + outputs) * config.emb_dim * (3 * FULL + HALF),
   }
+
+
+def as_large_as_logits(shapes, found):
+  outputs = sum(shape.tokens[1] for shape in found.shapes.values())
+  count = outputs * found.run.model.vocab_size
+  return any(entries >= count for entries, *_ in arrays(shapes))
+
+
+def test_logits_are_neither_gathered_nor_moved():
+  found = step()
+  seen = [
+    one
+    for one in instructions(found.text)
+    if any(as_large_as_logits(x, found) for x in (one.result, *one.operands))
+  ]
+  operations = {one.operation for one in seen}
+  assert 'exponential' in operations  # they are there
+  assert not operations & {
+    *('gather', 'scatter', 'transpose', 'copy', 'copy-start', 'slice-start'),
+    *('all-gather', 'all-to-all', 'all-reduce', 'sort'),
+  }
+
+
+def test_every_gradient_is_summed_over_the_chips_once():
+  """In how many operations is the compiler's choice: it took three."""
+  found = step()
+  whole = instructions(found.text)
+  entry = instructions(found.text[found.text.index('\nENTRY') :])
+  talk = {'all-reduce', 'all-reduce-start', 'reduce-scatter', 'all-gather'}
+  assert not [one for one in whole if one.operation in talk - {'all-reduce'}]
+  sums = [one for one in entry if one.operation == 'all-reduce']
+  assert len(sums) == len([x for x in whole if x.operation == 'all-reduce'])
+  summed = [
+    sum(size for entries, size, _ in arrays(one.result) if entries > 1)
+    for one in sums
+  ]
+  print(f'all-reduces: {[f"{size / 1e6:.0f} MB" for size in summed]}')
+  sizes = jax.tree.leaves(network.param_shapes(found.run.model))
+  assert sum(summed) == FULL * sum(math.prod(leaf.shape) for leaf in sizes)
+  assert len([size for size in summed if size]) <= 3
+
+
+def test_bytes_are_near_what_must_be_read_and_written():
+  found = step()
+  parts = hand_count(found.run.model, found.shapes)
+  total = sum(parts.values())
+  for name, number in parts.items():
+    print(f'{name}: {number / 1e9:.2f} GB')
+  moved = sum(hbm_bytes(found.text).values())
+  print(
+    f'{moved / 1e9:.2f} GB outside of the chip, by hand {total / 1e9:.2f};'
+    f" the compiler's count of both memories: {found.bytes_accessed / 1e9:.2f}"
+  )
+  assert 0.5 * total < moved <= 1.3 * total
