@@ -76,7 +76,7 @@ def test_it_is_exported_for_ctranslate2(student, tmp_path):
     tmp_path,
     cache='export',
   )
-  assert f'{out}: {url}/checkpoint_1 for CTranslate2, int8' in said
+  assert f'{out}: {url}/checkpoint_1 for ctranslate2, int8' in said
   here = tmp_path / 'ct2'
   test_runs._run(
     ['-m', 'dsbs_jax.export', local, *flags, check, f'--out={here}'],
