@@ -185,7 +185,9 @@ print(statistics.median(faults))
   platform.libc_ver()[0] != 'glibc',
   reason='the C library is not GNU',
 )
-@pytest.mark.parametrize('keep', [True, False])
+@pytest.mark.parametrize(
+  'keep', [True, pytest.param(False, marks=pytest.mark.long)]
+)
 def test_a_program_finds_the_memory_of_its_last_run(keep):
   done = subprocess.run(
     [sys.executable, '-c', _FAULTS],

@@ -105,7 +105,7 @@ def constant_step(alpha, make_optimizer):
 @pytest.mark.parametrize(
   ('make_optimizer', 'options'),
   [
-    (optimizer.adamw_hf, {}),
+    pytest.param(optimizer.adamw_hf, {}, marks=pytest.mark.long),
     (optimizer.adafactor, {'num_microbatches': 2, 'chunk_tokens': 5}),
   ],
 )

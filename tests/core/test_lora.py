@@ -32,7 +32,6 @@ T5 = models.t5(vocab_size=50, mlp_dim=24, head_dim=10, dropout_rate=0.0)
 SCANNED = dataclasses.replace(T5, scan_layers=True, num_encoder_layers=2)
 GEMMA = dataclasses.replace(recorded_gemma.CONFIG, dropout_rate=0.0)
 CONFIGS = {'t5': T5, 'scanned': SCANNED, 'gemma': GEMMA}
-by_network = pytest.mark.parametrize('name', CONFIGS)
 
 
 def base(config):
@@ -86,7 +85,9 @@ def value_and_grad(config, settings=None, chunk_tokens=0):
   return models.jit(function)
 
 
-@by_network
+@pytest.mark.parametrize(
+  'name', ['t5', 'gemma', pytest.param('scanned', marks=pytest.mark.long)]
+)
 def test_step_0_is_the_model_that_it_starts_from(name):
   config, rows = CONFIGS[name], test_steps.make_batch()['label']
   params = base(config)
@@ -102,7 +103,12 @@ def test_step_0_is_the_model_that_it_starts_from(name):
 
 @pytest.mark.parametrize(
   ('name', 'chunk_tokens'),
-  [('t5', 0), ('t5', 16), ('scanned', 0), ('gemma', 0)],
+  [
+    pytest.param('t5', 0, marks=pytest.mark.long),
+    ('t5', 16),
+    ('scanned', 0),
+    pytest.param('gemma', 0, marks=pytest.mark.long),
+  ],
 )
 def test_gradients_are_those_of_the_whole_kernels_by_the_chain_rule(
   name, chunk_tokens
@@ -147,7 +153,9 @@ def test_gradients_are_those_of_the_whole_kernels_by_the_chain_rule(
       )
 
 
-@pytest.mark.parametrize('chunk_tokens', [0, 32])
+@pytest.mark.parametrize(
+  'chunk_tokens', [pytest.param(0, marks=pytest.mark.long), 32]
+)
 def test_no_gradient_of_a_frozen_weight_is_computed(chunk_tokens):
   """No product in the compiled program has a frozen matrix's shape."""
   config = dataclasses.replace(T5, head_dim=9)  # no two sizes are equal
@@ -192,7 +200,9 @@ def test_both_layouts_have_the_same_adapters():
       np.testing.assert_array_equal(found[name], layer, err_msg=name)
 
 
-@pytest.mark.parametrize('name', ['t5', 'gemma'])
+@pytest.mark.parametrize(
+  'name', ['t5', pytest.param('gemma', marks=pytest.mark.long)]
+)
 def test_a_bfloat16_base_computes_what_bfloat16_activations_do(name):
   """The layers round kernels to it anyway: not a bit of the loss differs."""
   config = dataclasses.replace(CONFIGS[name], dtype='bfloat16')

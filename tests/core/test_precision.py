@@ -83,7 +83,15 @@ def products(name, dtype, *platforms):
   return [line for line in text.splitlines() if 'stablehlo.dot' in line]
 
 
-@pytest.mark.parametrize('name', PROGRAMS)
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(
+      name, marks=[pytest.mark.long] * (name == 'scanned, in microbatches')
+    )
+    for name in PROGRAMS
+  ],
+)
 def test_products_of_float32_are_float32_in_precision_too(name):
   found = products(name, 'float32', 'cuda', 'tpu')
   assert len(found) >= 10

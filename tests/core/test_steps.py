@@ -183,7 +183,8 @@ def test_two_views_equal_one_mixture_of_them():
   assert_steps_agree(mixed_state, state)
 
 
-def test_microbatches_and_chunks_keep_the_step():
+@pytest.mark.long
+def test_microbatches_and_chunks_of_views_keep_the_step():
   state, metrics = jitted_step()(fresh_state(), make_batch())
   cut = jitted_step(num_microbatches=4, chunk_tokens=5)
   cut_state, cut_metrics = cut(fresh_state(), make_batch())
@@ -191,9 +192,9 @@ def test_microbatches_and_chunks_keep_the_step():
   assert_steps_agree(cut_state, state)
 
 
-def test_microbatches_of_single_rows_keep_the_step():
+def test_microbatches_of_single_rows_and_chunks_keep_the_step():
   state, metrics = jitted_step()(fresh_state(), make_mixture())
-  cut = jitted_step(num_microbatches=16)
+  cut = jitted_step(num_microbatches=16, chunk_tokens=5)
   cut_state, cut_metrics = cut(fresh_state(), make_mixture())
   assert_trees_close(cut_metrics, metrics)
   assert_steps_agree(cut_state, state)

@@ -24,6 +24,7 @@ BINDINGS = (
   'NUM_ENCODER_LAYERS = 1',
   'NUM_DECODER_LAYERS = 1',
   'BATCH_SIZE = 4',
+  'DROPOUT_RATE = 0.0',
   'MI_WEIGHT = 0.1',
 )
 

@@ -58,6 +58,7 @@ def test_planned_memory_is_what_a_step_takes(model):
 @pytest.mark.skipif(
   not os.path.exists('/proc/self/statm'), reason='needs Linux'
 )
+@pytest.mark.long
 def test_planned_memory_of_lora_is_what_a_step_takes():
   planned, measured = measured_peak('tiny', *LORA)
   print(f'tiny with LoRA: planned {planned:,}, measured {measured:,}')

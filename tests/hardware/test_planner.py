@@ -13,6 +13,13 @@ from dsbs_jax.runs import results
 from dsbs_jax.runtime import accelerators
 from tests.hardware import small_run
 
+SMALLER = (
+  *small_run.SMALL,
+  'SCAN_LAYERS = False',
+  'NUM_ENCODER_LAYERS = 1',
+  'NUM_DECODER_LAYERS = 1',
+)
+
 
 def test_a_mesh_must_be_a_slice():
   assert accelerators.layout(accelerators.device('v4'), 16) == '2x2x4'
@@ -46,13 +53,7 @@ def door(*arguments):
 
 
 def test_the_command_plans_for_gpus_that_are_not_there():
-  smaller = (
-    *small_run.SMALL,
-    'SCAN_LAYERS = False',
-    'NUM_ENCODER_LAYERS = 1',
-    'NUM_DECODER_LAYERS = 1',
-  )
-  bindings = [f'--gin.{line.replace(" = ", "=")}' for line in smaller]
+  bindings = [f'--gin.{line.replace(" = ", "=")}' for line in SMALLER]
   done = door(
     '--gin_file=gin/models/nano.gin',
     *bindings,
@@ -68,26 +69,19 @@ def test_the_command_plans_for_gpus_that_are_not_there():
   assert plan['compiled']['peak'] > parts['params'] + parts['optimizer']
   assert plan['views'] == {'label': [8, 32, 16, 0, 0]}
   assert plan['num_params'] == results.num_params(
-    small_run.build(bindings=smaller).model
+    small_run.build(bindings=SMALLER).model
   )
 
 
-def test_the_command_plans_lora():
+def test_lora_is_planned(capsys):
   """Frozen weights have no gradients and no optimizer state."""
-  bindings = [
-    f'--gin.{line.replace(" = ", "=")}'
-    for line in (*small_run.SMALL, 'LORA_RANK = 4')
-  ]
-  done = door(
-    '--gin_file=gin/models/nano.gin',
-    *bindings,
-    '--gin.LORA_BASE_DTYPE=bfloat16',
-    '--mesh=1x1',
-    '--device=l4',
-    '--batch=label:8x32/16',
+  more = ('LORA_RANK = 4', "LORA_BASE_DTYPE = 'bfloat16'")
+  request = planner.PlanRequest(
+    mesh='1x1', device='l4', batch=('label:8x32/16',)
   )
-  assert done.returncode == 0, done.stderr
-  said = ' '.join(done.stdout.split())
+  plan = planner.make(small_run.build(bindings=(*SMALLER, *more)), request)
+  assert planner.show(plan, as_json=False) == 0
+  said = ' '.join(capsys.readouterr().out.split())
   assert 'LORA_RANK=4' in said
   assert 'per device, frozen bfloat16 and adapters' in said
   assert 'of the adapters alone' in said

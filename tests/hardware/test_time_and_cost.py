@@ -51,7 +51,13 @@ def test_flops_are_those_that_xla_counts(config_):
   )
 
 
-@pytest.mark.parametrize('targets', ['.*/(query|value)/kernel', '.*/kernel'])
+@pytest.mark.parametrize(
+  'targets',
+  [
+    '.*/(query|value)/kernel',
+    pytest.param('.*/kernel', marks=pytest.mark.long),
+  ],
+)
 def test_flops_of_lora_are_those_that_xla_counts(targets):
   """One gradient per frozen product; of the first layer XLA leaves some out."""
   config = models.t5(

@@ -79,7 +79,7 @@ def test_a_second_run_in_a_folder_is_refused_before_it_does_anything(
   [
     pytest.param(1, 6, [], marks=pytest.mark.long),
     (2, 6, ['validation']),
-    (3, 12, []),
+    pytest.param(3, 12, [], marks=pytest.mark.long),
   ],
 )
 def test_an_evaluation_that_is_stopped_is_made_up_for(

@@ -15,7 +15,7 @@ from dsbs_jax.data.prepared import dataset_writer, store
 from dsbs_jax.inference import evaluate_checkpoint
 from dsbs_jax.runs import checkpoints, run_folder
 from dsbs_jax.runtime import folder_lock, signals
-from dsbs_jax.training import loop, lowered_step, train_config
+from dsbs_jax.training import loop, lowered_step, session, train_config
 from tests import small_runs
 from tests.data import small_prepared
 
@@ -54,9 +54,10 @@ def test_times_of_a_run_are_kept_apart(unbroken):
   assert all(entry['save_seconds'] > 0 for entry in pauses)
 
 
-def test_chosen_steps_are_profiled(settings, tmp_path):
-  run = settings(tmp_path, 'PROFILE_STEPS = (2, 3)', 'TRAIN_STEPS = 4')
-  assert loop.train(run) == 0
+def test_chosen_steps_are_profiled(settings, tmp_path, stop_after):
+  run = settings(tmp_path, 'PROFILE_STEPS = (2, 3)', 'EVAL_SPLITS = ()')
+  stop_after(4)
+  assert loop.train(run) == signals.INTERRUPTED_STATUS
   (trace,) = tmp_path.glob('plugins/profile/*/*.xplane.pb')
   events = [
     event
@@ -173,6 +174,21 @@ def test_a_vocabulary_larger_than_the_model_is_refused(settings, tmp_path):
 
 def test_a_run_starts_from_another_run(unbroken, settings, tmp_path):
   path = f"INITIAL_CHECKPOINT_PATH = '{unbroken.model_dir}'"
+  mesh = partitioning.make_mesh(None)
+  begun = session.open_session(settings(tmp_path, path), mesh, config_text=None)
+  assert begun.first_step == 0
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    begun.state.params,
+    small_runs.params(unbroken, 12),
+  )
+
+
+@pytest.mark.long
+def test_a_step_at_rate_0_is_the_run_that_it_starts_from(
+  unbroken, settings, tmp_path
+):
+  path = f"INITIAL_CHECKPOINT_PATH = '{unbroken.model_dir}'"
   run = settings(tmp_path, path, 'LEARNING_RATE = 0.0', 'TRAIN_STEPS = 1')
   assert loop.train(run) == 0
   jax.tree.map(
@@ -230,7 +246,7 @@ def test_the_baselines_train(settings, tmp_path, capsys, task):
   run = settings(
     tmp_path,
     f"MIXTURE_OR_TASK_NAME = '{task}'",
-    *('TRAIN_STEPS = 4', 'LEARNING_RATE = 1e-4'),
+    *('TRAIN_STEPS = 4', 'LEARNING_RATE = 1e-4', "EVAL_SPLITS = ('test',)"),
   )
   assert loop.train(run) == 0
   assert 'but the parameters are random' in capsys.readouterr().err
@@ -262,13 +278,15 @@ def test_the_mutual_information_term_is_trained_where_it_can_be(
       settings(tmp_path, tied, other)
 
 
-@pytest.mark.parametrize('layout', ['Packed', 'Padded'])
+@pytest.mark.parametrize(
+  'layout', ['Packed', pytest.param('Padded', marks=pytest.mark.long)]
+)
 def test_verdicts_are_trained_beside_labels_and_rationales(
   settings, tmp_path, unbroken, layout
 ):
   plain = (
     f'LAYOUT = @layouts.{layout}',
-    'TRAIN_STEPS = 2',
+    'TRAIN_STEPS = 4',  # the plain run is one program with the next test's
     'LOG_PERIOD = 1',
     'EVAL_SPLITS = ()',
     'DROPOUT_RATE = 0.0',
@@ -299,7 +317,9 @@ def test_verdicts_go_with_no_other_further_term(settings, tmp_path):
     settings(tmp_path, *weights)
 
 
-@pytest.mark.parametrize('layout', ['Packed', 'Padded'])
+@pytest.mark.parametrize(
+  'layout', ['Packed', pytest.param('Padded', marks=pytest.mark.long)]
+)
 def test_a_run_with_a_schedule_of_alpha_is_resumed_bit_for_bit(
   settings, tmp_path, stop_after, layout
 ):

@@ -63,6 +63,7 @@ def test_a_stopped_run_draws_on_as_an_unbroken_one(
   small_runs.assert_same_run(run, unbroken)
 
 
+@pytest.mark.long
 def test_the_default_is_another_run_of_the_same_labels_and_order(
   several, unbroken, tmp_path
 ):

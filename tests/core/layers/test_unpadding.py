@@ -93,7 +93,8 @@ CASES = {
 @pytest.mark.parametrize(
   'case',
   [
-    'plain',
+    # Cells of one shard and one microbatch are cells.
+    pytest.param('plain', marks=pytest.mark.long),
     'two shards of two microbatches',
     # Recorded steps are retraced with chunks and without padding.
     pytest.param('logits in chunks', marks=pytest.mark.long),

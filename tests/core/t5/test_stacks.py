@@ -17,7 +17,11 @@ pytestmark = pytest.mark.usefixtures('strict_promotion')
 
 
 @pytest.mark.parametrize(
-  'config', [tiny_t5.GATED, tiny_t5.PER_LAYER], ids=['gated', 'per_layer']
+  'config',
+  [
+    pytest.param(tiny_t5.GATED, marks=pytest.mark.long, id='gated'),
+    pytest.param(tiny_t5.PER_LAYER, id='per_layer'),
+  ],
 )
 def test_scanned_and_rematerialised_layers_have_the_same_gradients(config):
   params, rows = tiny_t5.params(config), tiny_t5.padded(tiny_t5.examples())

@@ -24,6 +24,8 @@ FORMS = (
   'gt_answer_first',
   'llm_answer_first',
 )
+# One of each kind of target; `make test-long` reads the other teacher's too.
+SHORT = ('gt_finetune', 'rationale', 'llm_single', 'gt_answer_first')
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +47,12 @@ def read(name, split='train', **options):
 @pytest.mark.parametrize(
   'name, split',
   [
-    *((f'cqa_{form}', 'train') for form in FORMS),
+    *(
+      pytest.param(
+        f'cqa_{form}', 'train', marks=[] if form in SHORT else pytest.mark.long
+      )
+      for form in FORMS
+    ),
     ('cqa_llm_label', 'test'),
     ('anli1_gt_label', 'validation'),
   ],
@@ -77,7 +84,10 @@ def test_verdicts_equal_the_built_in_engines(source, tmp_path):
     assert set(example['targets_task_ids']) == {ours.term}
 
 
-@pytest.mark.parametrize('spec, prefixes', [('bytes', 'paper'), (None, 'code')])
+@pytest.mark.parametrize(
+  'spec, prefixes',
+  [('bytes', 'paper'), pytest.param(None, 'code', marks=pytest.mark.long)],
+)
 def test_vocabulary_and_prefixes_are_those_set_at_use(source, spec, prefixes):
   spec = spec or source.vocabulary
   register.configure(vocabulary=spec, prefixes=prefixes)
@@ -180,7 +190,9 @@ def test_seqios_evaluator_scores_the_label_task(source):
   assert metrics.result()['cqa_gt_label']['accuracy'] == 90.0
 
 
-@pytest.mark.parametrize('pack', [True, False])
+@pytest.mark.parametrize(
+  'pack', [True, pytest.param(False, marks=pytest.mark.long)]
+)
 def test_plain_converters_work_on_mixtures(pack):
   dataset = seqio.get_dataset(
     mixture_or_task_name='cqa_llm_dsbs',
