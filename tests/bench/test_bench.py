@@ -260,6 +260,7 @@ def test_the_accelerator_benchmark_runs_without_tensorflow(tmp_path):
   assert 4 < found['loss'] < 6  # ln 128 = 4.9
 
 
+@pytest.mark.long
 def test_the_accelerator_benchmark_decodes_to_the_limit(tmp_path):
   found = accelerate(tmp_path, '--decode_rows=6', '--decode_len=3')
   assert found['rows'] == [6, 16]

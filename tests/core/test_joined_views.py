@@ -52,7 +52,7 @@ def check(apart, joined):
     pytest.param((1, 1), {}, marks=pytest.mark.long),
     # Parameters are sharded, so gradients are not added up.
     pytest.param((2, 1), {}, marks=pytest.mark.long),
-    # As tests/core/test_alpha_schedules.py has it with a schedule.
+    # As four views are joined below.
     pytest.param(
       (2, 2),
       {'num_microbatches': 2, 'num_shards': 2},
@@ -65,19 +65,22 @@ def test_joined_views_give_the_step_of_views_apart(cells, options):
 
 
 @pytest.mark.parametrize(
-  ('cells', 'options'),
+  ('config', 'lengths'),
   [
-    ((1, 1), {}),
+    # Of the same lengths; the masks of keys depend on the number of keys.
+    pytest.param(DROPPING, (11, 11), id='dropout'),
     pytest.param(
-      (2, 2),
-      {'num_microbatches': 2, 'num_shards': 2},
-      marks=pytest.mark.long,
+      test_steps.CONFIG, (9, 13), id='lengths', marks=pytest.mark.long
     ),
   ],
 )
-def test_four_views_are_joined_as_two_are(cells, options):
-  batch = make_batch(*cells)
-  verdict = test_steps.make_rows(2, longest=2, term=VERDICT_ID, length=13)
+def test_four_views_are_joined_as_two_are(config, lengths):
+  """In microbatches on two shards. Rows keep their dropout masks."""
+  cells = (2, 2)
+  batch = make_batch(*cells, label_length=lengths[0])
+  verdict = test_steps.make_rows(
+    2, longest=2, term=VERDICT_ID, length=lengths[1]
+  )
   argued = test_steps.make_rows(3, longest=9, term=COUNTERFACTUAL_ID)
   read = np.arange(11) < 3
   argued['decoder_loss_weights'] *= ~read
@@ -86,7 +89,9 @@ def test_four_views_are_joined_as_two_are(cells, options):
     {'verdict': verdict, 'counterfactual': argued}, *cells
   )
   weights = {'verdict_weight': 0.4, 'counterfactual_weight': 0.6}
-  apart, joined = steps_of(batch, **weights, **options)
+  apart, joined = steps_of(
+    batch, config, **weights, num_microbatches=2, num_shards=2
+  )
   check(apart, joined)
   _, metrics = joined
   means = {
@@ -99,6 +104,7 @@ def test_four_views_are_joined_as_two_are(cells, options):
   np.testing.assert_allclose(metrics['loss'], expected, rtol=1e-5)
 
 
+@pytest.mark.long
 def test_rows_keep_their_dropout_masks():
   """Of the same lengths; the masks of keys depend on the number of keys."""
   check(*steps_of(make_batch(label_length=11), DROPPING))

@@ -31,6 +31,7 @@ ALL = lora.LoRA(rank=3, alpha=5.0, targets=('.*/kernel',))
 T5 = models.t5(vocab_size=50, mlp_dim=24, head_dim=10, dropout_rate=0.0)
 SCANNED = dataclasses.replace(T5, scan_layers=True, num_encoder_layers=2)
 GEMMA = dataclasses.replace(recorded_gemma.CONFIG, dropout_rate=0.0)
+init = jax.jit(lora.init, static_argnums=(1, 2))
 CONFIGS = {'t5': T5, 'scanned': SCANNED, 'gemma': GEMMA}
 
 
@@ -48,7 +49,7 @@ def adapters(config, settings, seed=5):
     size = 0.3 if path[-1].key == lora.LORA_B else 0.0
     return leaf + size * rng.normal(size=leaf.shape).astype(np.float32)
 
-  drawn = lora.init(jax.random.key(seed), config, settings)
+  drawn = init(jax.random.key(seed), config, settings)
   return jax.tree_util.tree_map_with_path(draw, drawn)
 
 
@@ -91,7 +92,7 @@ def value_and_grad(config, settings=None, chunk_tokens=0):
 def test_step_0_is_the_model_that_it_starts_from(name):
   config, rows = CONFIGS[name], test_steps.make_batch()['label']
   params = base(config)
-  fresh = lora.init(jax.random.key(1), config, ALL)
+  fresh = init(jax.random.key(1), config, ALL)
   found = flat(fresh)
   assert all(leaf.any() == name.endswith('a') for name, leaf in found.items())
   attached = lora.attach(params, fresh, lora=ALL)
@@ -105,8 +106,9 @@ def test_step_0_is_the_model_that_it_starts_from(name):
   ('name', 'chunk_tokens'),
   [
     pytest.param('t5', 0, marks=pytest.mark.long),
-    ('t5', 16),
-    ('scanned', 0),
+    pytest.param('t5', 16, marks=pytest.mark.long),
+    pytest.param('scanned', 0, marks=pytest.mark.long),
+    ('scanned', 16),
     pytest.param('gemma', 0, marks=pytest.mark.long),
   ],
 )
@@ -269,7 +271,7 @@ def test_20_steps_are_those_of_peft(tmp_path):
     name = names[f'{path[:-7]}/kernel']
     return recorded[f'{name}.lora_{path[-1].upper()}.weight'].T
 
-  drawn = flat(lora.init(jax.random.key(0), config, settings))
+  drawn = flat(init(jax.random.key(0), config, settings))
   assert 2 * len(drawn) == 2 * (len(recorded.files) - 1)
   start = {
     path: _peft_start(names[f'{path[:-7]}/kernel'], leaf.shape)

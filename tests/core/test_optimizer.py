@@ -42,13 +42,16 @@ def make_gradients(params):
 
 
 def trained(transformation, params, gradients):
-  params = jax.tree.map(lambda p: jnp.asarray(p, jnp.float32), params)
-  state = transformation.init(params)
-  update = jax.jit(transformation.update)
+  params = jax.tree.map(np.float32, params)
+  state = jax.jit(transformation.init)(params)
+
+  @jax.jit
+  def step(params, state, gradient):
+    updates, state = transformation.update(gradient, state, params)
+    return optax.apply_updates(params, updates), state
+
   for gradient in gradients:
-    gradient = jax.tree.map(lambda g: jnp.asarray(g, jnp.float32), gradient)
-    updates, state = update(gradient, state, params)
-    params = optax.apply_updates(params, updates)
+    params, state = step(params, state, jax.tree.map(np.float32, gradient))
   return params, state
 
 
@@ -126,9 +129,9 @@ def test_adamw_equals_slow_arithmetic(name, decay):
 def test_weight_decay_spares_norm_scales_and_relative_biases(name):
   config = models.t5(logits_via_embedding=False)
   params = jax.tree.map(
-    lambda shape: jnp.ones(shape.shape), network.param_shapes(config)
+    lambda shape: np.ones(shape.shape), network.param_shapes(config)
   )
-  still = jax.tree.map(jnp.zeros_like, params)
+  still = jax.tree.map(np.zeros_like, params)
   moved, _ = trained(
     getattr(optimizer, name)(0.1, weight_decay=0.5), params, [still]
   )

@@ -81,7 +81,8 @@ def make_optimizer():
 
 @functools.cache
 def fresh_state():
-  return steps.init_state(jax.random.key(0), CONFIG, make_optimizer())
+  init = jax.jit(lambda key: steps.init_state(key, CONFIG, make_optimizer()))
+  return init(jax.random.key(0))
 
 
 def assert_trees_close(ours, expected, rtol=1e-5, atol=0.0):

@@ -297,6 +297,8 @@ def test_one_signal_stops_both_at_the_same_step(small_data, tmp_path):
       "MIXTURE_OR_TASK_NAME = 'svamp_gt_finetune'",  # one view to compile
       'TRAIN_STEPS = 100000',
       'EVAL_PERIOD = 100000',
+      'EVAL_SPLITS = ()',
+      'DROPOUT_RATE = 0.0',
     ),
   )
   _wait_for_first_step(processes[0])

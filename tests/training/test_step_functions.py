@@ -10,6 +10,7 @@ Devices are simulated, which JAX must know before it starts: the test runs this
 file as a program of its own and reads what it prints.
 """
 
+import functools
 import json
 import os
 import pathlib
@@ -138,6 +139,7 @@ def rules_of(mesh_name):
   return 'fully_sharded' if mesh_name == 'fully sharded' else 'standard'
 
 
+@functools.cache
 def build(model, rules, optimizer='adamw_hf'):
   """The settings of a training run, as the planner builds them."""
   from dsbs_jax.runtime import gin_config
@@ -171,13 +173,20 @@ def lower(model, mesh, mesh_name, *, one_view):
   return int(re.search(r'mhlo.num_partitions = (\d+)', text)[1])
 
 
+@functools.cache
+def param_shapes(model):
+  from dsbs_jax.core import network
+
+  return network.param_shapes(build(model, 'standard').model)
+
+
 def params_bytes(model, mesh, mesh_name):
   """Bytes of the parameters on one device."""
-  from dsbs_jax.core import network, partitioning
+  from dsbs_jax.core import partitioning
   from dsbs_jax.hardware import memory
   from dsbs_jax.runs import checkpoints
 
-  shapes = network.param_shapes(build(model, rules_of(mesh_name)).model)
+  shapes = param_shapes(model)
   rules = getattr(partitioning, f'{rules_of(mesh_name)}_rules')()
   shardings = partitioning.shardings(shapes, mesh, rules)
   return memory.bytes_per_device(
