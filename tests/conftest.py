@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fixtures that every test folder uses."""
 
+import gc
 import os
 import pathlib
 
@@ -34,6 +35,12 @@ def pytest_collection_modifyitems(items):
   for item in items:
     if item.get_closest_marker('long'):
       item.add_marker(pytest.mark.timeout(_LONG_SECONDS))
+
+
+def pytest_collection_finish():
+  """The garbage collector no longer looks through what was imported."""
+  gc.collect()
+  gc.freeze()
 
 
 @pytest.fixture(scope='session')
