@@ -127,9 +127,8 @@ def test_every_step_is_that_of_its_alpha(make_optimizer, options):
     state = expected
 
 
-@pytest.mark.parametrize(
-  'cells', [pytest.param((1, 1), marks=pytest.mark.long), (2, 2)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize('cells', [(1, 1), (2, 2)])
 def test_joined_views_follow_the_schedule(cells):
   shards, parts = cells
   batch = test_joined_views.make_batch(*cells)

@@ -57,6 +57,13 @@ def flat(tree):
   return traverse_util.flatten_dict(tree, sep='/')
 
 
+@models.jit
+def merge(params, adapters):
+  """W + (alpha / r) A B at all targets, in one program."""
+  kernels = lora.base_kernels(params, adapters)
+  return lora.merged_kernels(kernels, adapters, ALL)
+
+
 @functools.cache
 def apply(config):
   return models.jit(lambda params, rows: network.apply(params, config, rows))
@@ -98,8 +105,7 @@ def test_step_0_is_the_model_that_it_starts_from(name):
   attached = lora.attach(params, fresh, lora=ALL)
   expected = apply(config)(params, rows)
   np.testing.assert_array_equal(apply(config)(attached, rows), expected)
-  merged = lora.merged_kernels(lora.base_kernels(params, fresh), fresh, ALL)
-  models.assert_equal(lora.replace(params, merged), params)
+  models.assert_equal(lora.replace(params, merge(params, fresh)), params)
 
 
 @pytest.mark.parametrize(
@@ -130,11 +136,8 @@ def test_gradients_are_those_of_the_whole_kernels_by_the_chain_rule(
       merged[f'{path}/kernel'] + scale * a @ b
     )
   merged = traverse_util.unflatten_dict(merged, sep='/')
-  kernels = lora.merged_kernels(
-    lora.base_kernels(params, trained), trained, ALL
-  )
   tiny_t5.assert_trees_close(
-    lora.replace(params, kernels), merged, rtol=1e-5, atol=1e-6
+    lora.replace(params, merge(params, trained)), merged, rtol=1e-5, atol=1e-6
   )
   loss, whole = value_and_grad(config)(merged, {}, batch)
   found_loss, found = value_and_grad(config, ALL, chunk_tokens)(
