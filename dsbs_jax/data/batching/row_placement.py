@@ -58,24 +58,27 @@ def first_fit(
   lengths = list(
     zip(input_lengths.tolist(), target_lengths.tolist(), strict=True)
   )
-  # What is left in each row that was begun, its examples, its number. A batch of
-  # up to some hundred examples has few rows: arrays would take twice as long.
-  rows: list[list[int]] = []
+  # What is left in each row, in those that were not begun too.
+  left_inputs = np.full(len(lengths), inputs)
+  left_targets = np.full(len(lengths), targets)
+  used: list[tuple[int, int, int]] = []  # inputs, targets and segments
   placed = [(0, 0, 0, 0)] * len(lengths)
   for example in np.argsort(-size, kind='stable').tolist():
     source, target = lengths[example]
-    for row in rows:
-      if row[0] >= source and row[1] >= target:
-        break
-    else:
-      row = [inputs, targets, 0, len(rows)]
-      rows.append(row)
-    placed[example] = row[3], inputs - row[0], targets - row[1], row[2] + 1
-    row[0] -= source
-    row[1] -= target
-    row[2] += 1
+    # One row more than were begun, which has room for any example.
+    end = len(used) + 1
+    has_room = left_inputs[:end] >= source
+    has_room &= left_targets[:end] >= target
+    row = int(has_room.argmax())
+    if row == len(used):
+      used.append((0, 0, 0))
+    input_start, target_start, count = used[row]
+    placed[example] = row, input_start, target_start, count + 1
+    used[row] = input_start + source, target_start + target, count + 1
+    left_inputs[row] -= source
+    left_targets[row] -= target
   columns = np.array(placed, np.int64).reshape(-1, 4).T
-  return Placement(bit_reversal_order(len(rows))[columns[0]], *columns[1:])
+  return Placement(bit_reversal_order(len(used))[columns[0]], *columns[1:])
 
 
 @functools.cache
