@@ -57,8 +57,8 @@ def precision(dtype: jnp.dtype) -> jax.lax.Precision | None:
 
   float32 means float32, as in PyTorch. By default JAX rounds float32 factors to
   TF32 on GPUs and to bfloat16 on TPUs; who wants their speed chooses bfloat16
-  activations, or sets `jax_default_matmul_precision` (MATMUL_PRECISION), which
-  is then followed. CPUs compute the same either way.
+  activations, or sets the variable JAX_DEFAULT_MATMUL_PRECISION, which is then
+  followed. CPUs compute the same either way.
   """
   chosen = jax.config.jax_default_matmul_precision
   if dtype == jnp.float32 and chosen is None:
