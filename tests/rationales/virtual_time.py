@@ -11,10 +11,13 @@ class _Selector(selectors.DefaultSelector):
   now = 0.0
 
   def select(self, timeout=None):
-    if not timeout:
-      return super().select(timeout)
-    self.now += timeout
-    return super().select(0)
+    if timeout is None:
+      return super().select()
+    # What is there already, such as a signal, comes before the next timer.
+    ready = super().select(0)
+    if not ready:
+      self.now += timeout
+    return ready
 
 
 def run(coroutine):
