@@ -69,7 +69,10 @@ def two_checkpoints(tmp_path_factory):
 def test_every_file_is_missed(two_checkpoints, tmp_path, kind, capsys):
   newest = two_checkpoints / 'checkpoint_6'
   files = [p for p in sorted(newest.rglob('*')) if p.is_file()]
-  assert len(files) > 20
+  # Into how many files TensorStore puts the arrays depends on the machine.
+  items = {file.relative_to(newest).parts[0] for file in files}
+  assert items >= UNREAD | {'state', 'metrics', 'run', 'position'}
+  assert sum(file.parent.name == 'd' for file in files) > 1
   for number, file in enumerate(files):
     folder = tmp_path / str(number)
     shutil.copytree(two_checkpoints, folder)
