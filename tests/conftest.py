@@ -4,13 +4,17 @@
 import gc
 import os
 import pathlib
+import signal
 
+import hypothesis
 import pytest
 
 _LONG_SECONDS = 3600
 _SLOW = {'claims', 'core', 'hardware', 'runtime', 'training'}
 pytest_plugins = ['tests.run_folders']
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+# In a shell's background SIGINT is ignored, and tests would wait for it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before jax is imported: CPU unless told otherwise, programs compiled in a sixth
 # of the time (their code is slower, and tests' programs are small) and kept.
@@ -27,6 +31,14 @@ os.environ.setdefault(
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')
 # Models that are converted for CTranslate2 stay in the checkout.
 os.environ.setdefault('XDG_CACHE_HOME', str(REPOSITORY / '.cache' / 'user'))
+# The same examples everywhere, however long they take; other ones: `make fuzz`.
+hypothesis.settings.register_profile(
+  'same',
+  deadline=None,
+  derandomize=True,
+  suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile('same')
 
 
 def pytest_collection_modifyitems(items):
