@@ -86,13 +86,13 @@ def test_whatever_else_has_no_value_and_takes_no_time(text):
 
 
 @hypothesis.given(st.text(st.characters(codec=None)))
-@hypothesis.settings(max_examples=300, deadline=None)
+@hypothesis.settings(max_examples=300)
 def test_no_text_raises(text):
   assert isinstance(metrics.value(text), float)
 
 
 @hypothesis.given(st.text('0123456789.eE+-*/() \t\n', max_size=1200))
-@hypothesis.settings(max_examples=500, deadline=None)
+@hypothesis.settings(max_examples=500)
 def test_no_arithmetic_text_raises_or_differs_from_python(text):
   number = metrics.value(text)
   if not math.isnan(number):
@@ -112,7 +112,7 @@ equations = st.recursive(
 
 
 @hypothesis.given(equations)
-@hypothesis.settings(max_examples=300, deadline=None)
+@hypothesis.settings(max_examples=300)
 def test_values_equal_those_of_python(text):
   try:
     expected = arithmetic.python_value(text)

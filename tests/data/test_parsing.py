@@ -68,7 +68,7 @@ def test_every_golden_completion_is_read_as_the_original_reads_it(shared_dir):
 
 @pytest.mark.parametrize('name', PARSERS)
 @hypothesis.given(text=texts)
-@hypothesis.settings(max_examples=150, deadline=None)
+@hypothesis.settings(max_examples=150)
 def test_no_text_makes_a_parser_raise(name, text):
   result = PARSERS[name](text)
   assert isinstance(result.rationale, str) and isinstance(result.label, str)
@@ -186,7 +186,7 @@ def test_after_marker_reads_what_a_prompt_asks_for():
 
 
 @hypothesis.given(text=texts)
-@hypothesis.settings(max_examples=100, deadline=None)
+@hypothesis.settings(max_examples=100)
 def test_after_marker_never_raises(text):
   parse = parsing.after_marker('The answer is', label=r'(x)?', until=('Q:',))
   assert isinstance(parse(text), parsing.Parsed | parsing.Unparsed)

@@ -82,7 +82,7 @@ def test_no_bytes_break_a_promise(name):
   target = targets.TARGETS[name]
 
   @hypothesis.given(_inputs(target.pieces))
-  @hypothesis.settings(max_examples=40, deadline=None, derandomize=True)
+  @hypothesis.settings(max_examples=40)
   def search(data):
     target.run(data)
 

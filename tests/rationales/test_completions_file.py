@@ -41,7 +41,7 @@ def _scan(path):
   strategies.lists(strategies.tuples(KEYS, strategies.booleans()), max_size=9),
   strategies.lists(KEYS, max_size=9),
 )
-@hypothesis.settings(max_examples=50, deadline=None)
+@hypothesis.settings(max_examples=50)
 def test_the_index_finds_what_a_dictionary_finds(tmp_path_factory, put, asked):
   path = tmp_path_factory.getbasetemp() / 'index.jsonl'
   retries = [retry for _, retry in put]

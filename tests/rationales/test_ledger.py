@@ -39,7 +39,7 @@ def _ids(path):
 
 
 @hypothesis.given(strategies.data())
-@hypothesis.settings(max_examples=30, deadline=None)
+@hypothesis.settings(max_examples=30)
 def test_a_file_cut_anywhere_goes_on(tmp_path_factory, data):
   path = tmp_path_factory.getbasetemp() / 'ledger.jsonl'
   path.unlink(missing_ok=True)

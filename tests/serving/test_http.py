@@ -272,7 +272,7 @@ _VALUES = strategies.recursive(
 )
 
 
-@hypothesis.settings(max_examples=100, deadline=None, database=None)
+@hypothesis.settings(max_examples=100)
 @hypothesis.given(
   path=strategies.sampled_from(['answers', 'completions', 'chat/completions']),
   body=strategies.dictionaries(_NAMES, _VALUES, max_size=4),

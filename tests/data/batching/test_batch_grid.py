@@ -15,7 +15,7 @@ from dsbs_jax.data.batching import batch_grid
   length=st.integers(1, 5),
   seed=st.integers(0, 99),
 )
-@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.settings(max_examples=60)
 def test_token_indices_are_those_of_the_rows_that_the_step_deals(
   shards, parts, rows_each, length, seed
 ):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from dsbs_jax.data.batching import row_placement
 
 
-@hypothesis.settings(deadline=None, max_examples=60)
+@hypothesis.settings(max_examples=60)
 @hypothesis.given(
   st.lists(st.tuples(st.integers(1, 9), st.integers(1, 6)), min_size=1),
   st.integers(9, 30),

@@ -256,7 +256,7 @@ hostile = st.lists(
 
 
 @hypothesis.given(rows=hostile, said=hostile)
-@hypothesis.settings(max_examples=300, deadline=None)
+@hypothesis.settings(max_examples=300)
 def test_any_bytes_are_read_or_refused_with_a_value_error(
   tmp_path_factory, rows, said
 ):

@@ -149,7 +149,7 @@ def test_class_labels_of_datasets_are_read_by_name(tmp_path, suffix):
 
 @pytest.mark.parametrize('suffix', ['.jsonl', '.json', '.csv', '.tsv'])
 @hypothesis.given(data=st.data())
-@hypothesis.settings(max_examples=100, deadline=None)
+@hypothesis.settings(max_examples=100)
 def test_any_text_is_rows_or_one_error(tmp_path_factory, suffix, data):
   whole = row_tables.write(tmp_path_factory.mktemp('x') / f'x{suffix}')
   content = bytearray(whole.read_bytes())

@@ -74,7 +74,7 @@ def test_runs_draw_different_rows_and_repeat_their_own():
 @hypothesis.given(
   st.integers(20, 500), st.floats(0.2, 1.0), st.integers(0, 3), st.booleans()
 )
-@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.settings(max_examples=60)
 def test_train_and_validation_never_share_a_row(
   num_rows, fraction, run, derive
 ):
