@@ -10,8 +10,6 @@ import os
 import pathlib
 import signal
 import sys
-import threading
-import time
 
 import pytest
 
@@ -21,17 +19,17 @@ from dsbs_jax.runtime import folder_lock, progress, signals
 
 # Stands for a training run: it writes what one leaves behind.
 SCRIPT = """
-import json, pathlib, signal, sys, time
+import json, os, pathlib, signal, sys
 path, behaviour = pathlib.Path(sys.argv[1]), sys.argv[2]
 print('output of', path.name, flush=True)
 (path / 'starts').open('a').write('x')
 if behaviour == 'fail':
   raise SystemExit('boom')
-if behaviour == 'wait':
-  signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
-  (path / 'listens').touch()
-  while True:
-    time.sleep(0.02)
+if behaviour.startswith('SIG'):  # which the sweep gets now
+  signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+  os.kill(os.getppid(), signal.Signals[behaviour])
+  signal.sigwait({signal.SIGTERM})
+  sys.exit(75)
 if behaviour == 'preempted':
   sys.exit(75)
 steps = 10 if behaviour == 'short' else 20
@@ -203,31 +201,23 @@ def test_a_refused_run_is_no_failure(tmp_path, capsys):
   assert not (plan.jobs[0].path / run_folder.FAILURE_FILE).exists()
 
 
-def test_data_that_another_host_prepares_is_waited_for(tmp_path, capsys):
+def test_data_that_another_host_prepares_is_waited_for(tmp_path, monkeypatch):
   plan = _plan(tmp_path, 'finish')
   (subset,) = plan.subsets
   lock = _lock(subset)
   lock.acquire()
 
-  def finish():
-    pathlib.Path(subset.data_dir, 'ready').touch()
-    lock.release()
-
   said = []
-  say = progress.ProgressLine.say
 
-  def saying(self, text):
+  def say(self, text):
     said.append(text)
-    say(self, text)
+    if 'another process prepares' in text:  # and ends
+      pathlib.Path(subset.data_dir, 'ready').touch()
+      lock.release()
 
-  with pytest.MonkeyPatch.context() as patched:
-    patched.setattr(progress.ProgressLine, 'say', saying)
-    thread = _once(
-      lambda: any('another process prepares' in x for x in said), finish
-    )
-    assert executor.execute(plan) == 0
-    thread.join()
-  assert 'preparing' not in said[0] and _starts(plan.jobs[0]) == 1
+  monkeypatch.setattr(progress.ProgressLine, 'say', say)
+  assert executor.execute(plan) == 0
+  assert 'another process' in said[0] and _starts(plan.jobs[0]) == 1
 
 
 def test_a_file_system_without_locks_is_no_error(tmp_path, monkeypatch):
@@ -240,26 +230,9 @@ def test_a_file_system_without_locks_is_no_error(tmp_path, monkeypatch):
   assert _starts(plan.jobs[0]) == 1
 
 
-def _once(condition, call):
-  """Calls from another thread once a condition holds."""
-
-  def wait():
-    while not condition():
-      time.sleep(0.02)
-    call()
-
-  thread = threading.Thread(target=wait, daemon=True)
-  thread.start()
-  return thread
-
-
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_the_run_save_and_ends_the_sweep(tmp_path, number):
-  plan = _plan(tmp_path, 'wait', 'finish')
-  _once(
-    (plan.jobs[0].path / 'listens').exists,
-    lambda: os.kill(os.getpid(), number),
-  )
+  plan = _plan(tmp_path, number.name, 'finish')
   assert executor.execute(plan) == signals.INTERRUPTED_STATUS
   assert [_starts(job) for job in plan.jobs] == [1, 0]
   assert not (plan.jobs[0].path / run_folder.FAILURE_FILE).exists()
