@@ -2,6 +2,7 @@
 """Runs of a model that trains in seconds, through the real gin files."""
 
 import pathlib
+import socket
 
 import jax
 import numpy as np
@@ -13,6 +14,7 @@ from dsbs_jax.runtime import gin_config
 from dsbs_jax.training import train_config
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
+_HELD = []  # sockets
 FILES = ['gin/train.gin', 'gin/models/tiny.gin', 'gin/benchmarks/svamp.gin']
 BINDINGS = (
   "VOCABULARY = 'bytes'",
@@ -30,6 +32,15 @@ BINDINGS = (
   'MAX_DECODE_LEN = 8',
   'LEARNING_RATE = 1e-2',
 )
+
+
+def coordinator_address() -> str:
+  """An address for a coordinator; no other program is given its port."""
+  held = socket.socket()
+  held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # as gRPC does
+  held.bind(('127.0.0.1', 0))
+  _HELD.append(held)
+  return '{}:{}'.format(*held.getsockname())
 
 
 def prepare(data_dir) -> str:

@@ -3,7 +3,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 
@@ -21,9 +20,7 @@ data_dir = test_runs.data_dir
 
 def _start(arguments, tmp_path, count, *, name):
   """The processes of a run, each with a cache of its own, on one device."""
-  with socket.socket() as free:
-    free.bind(('127.0.0.1', 0))
-    address = f'127.0.0.1:{free.getsockname()[1]}'
+  address = small_runs.coordinator_address()
   processes = []
   for index in range(count):
     environment = os.environ | {

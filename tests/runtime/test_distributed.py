@@ -5,7 +5,6 @@ import json
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
 
@@ -84,9 +83,7 @@ def _start_command(command, *, devices=1, **environment):
 
 def _start_two(start, *arguments, devices=1):
   """Starts both processes of a run by a function that starts one."""
-  with socket.socket() as free:
-    free.bind(('127.0.0.1', 0))
-    address = f'127.0.0.1:{free.getsockname()[1]}'
+  address = small_runs.coordinator_address()
   return [
     start(
       *arguments,
