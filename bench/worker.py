@@ -7,6 +7,7 @@ one measurement each, round after round. A worker prints a line of JSON when
 it is ready, then one for every line it reads.
 """
 
+import contextlib
 import functools
 import json
 import os
@@ -14,7 +15,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 T = TypeVar('T')
@@ -45,14 +46,14 @@ class Worker:
       cores: that it may use, the last ones; None for all of this process's.
     """
     self.name = module
-    self._process = subprocess.Popen(
-      [python, '-m', module, *arguments],
-      stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE,
-      text=True,
-      env=os.environ | dict(environment or {}),
-      preexec_fn=cores and functools.partial(_keep_to, cores),
-    )
+    with _last_cores(cores):  # the process inherits them
+      self._process = subprocess.Popen(
+        [python, '-m', module, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | dict(environment or {}),
+      )
     self.ready = self._read()
 
   def ask(self, request: str = '') -> dict:
@@ -76,10 +77,18 @@ class Worker:
     raise Failed(f'{self.name} ended with status {self._process.wait()}')
 
 
-def _keep_to(cores: int) -> None:
-  """Lets this process use its last cores only, where the system can."""
-  if hasattr(os, 'sched_setaffinity'):  # not on macOS
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-cores:])
+@contextlib.contextmanager
+def _last_cores(number: int | None) -> Iterator[None]:
+  """Lets this thread use its last cores only, where the system can."""
+  if not number or not hasattr(os, 'sched_setaffinity'):  # as on macOS
+    yield
+    return
+  mine = os.sched_getaffinity(0)
+  os.sched_setaffinity(0, sorted(mine)[-number:])
+  try:
+    yield
+  finally:
+    os.sched_setaffinity(0, mine)
 
 
 def serve(measure: Callable[[str], object], ready: Mapping) -> None:
