@@ -267,7 +267,7 @@ def running() -> Iterator[int]:
     yield int(process.stdout.readline())
   finally:
     process.stdin.close()
-    process.wait(30)
+    process.wait()
 
 
 async def serve() -> None:

@@ -52,7 +52,7 @@ def test_faults_leave_exactly_one_good_line_per_row(
 
 def test_calls_that_hang_are_made_again(server, extract, out):
   server.configure(faults=0.3, kinds=['hang'])
-  done = extract(12, '--attempts=20', '--timeout=0.5')
+  done = extract(12, '--attempts=1000', '--timeout=0.5')
   assert done.status == 0, done.output
   assert_one_good_line_per_row(out, 12)
   lost = command.lines(out, completions_file.LOST)
