@@ -55,6 +55,11 @@ def pytest_collection_finish():
   gc.freeze()
 
 
+def pytest_sessionfinish():
+  """Nor through what tests left: xdist interrupts workers that end slowly."""
+  gc.freeze()
+
+
 @pytest.fixture(scope='session')
 def shared_dir() -> pathlib.Path:
   """The folder with reference data, which is never part of the repository."""
