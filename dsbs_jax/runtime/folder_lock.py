@@ -248,6 +248,7 @@ def _read(path: pathlib.Path | str) -> str | None:
   """The text of a lock file; None where there is none."""
   deadline = time.monotonic() + _HALF_WRITTEN_SECONDS
   while True:
+    late = time.monotonic() > deadline  # this process may be stopped, too
     try:
       text = (
         object_store.read(path).decode()
@@ -256,7 +257,7 @@ def _read(path: pathlib.Path | str) -> str | None:
       )
     except (FileNotFoundError, NotADirectoryError):
       return None
-    if _facts(text) or time.monotonic() > deadline:
+    if _facts(text) or late:
       return text
     time.sleep(0.02)
 

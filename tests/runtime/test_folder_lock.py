@@ -178,6 +178,22 @@ def test_a_torn_file_is_believed_for_as_long(path, monkeypatch):
     lock.check()
 
 
+def test_a_reader_that_was_stopped_looks_again(path, monkeypatch):
+  now, read = [0.0], pathlib.Path.read_text
+
+  def stopped(self):
+    text = read(self)
+    now[0] += 1000
+    self.write_bytes(FAR)  # meanwhile
+    return text
+
+  path.parent.mkdir()
+  path.write_text('')
+  monkeypatch.setattr(pathlib.Path, 'read_text', stopped)
+  monkeypatch.setattr(folder_lock.time, 'monotonic', lambda: now[0])
+  assert folder_lock.holder(path) == 'process 1 on far since May'
+
+
 def test_of_many_that_take_over_one_does(path, other):
   other.kill()
   other.wait()
