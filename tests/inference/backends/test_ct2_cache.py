@@ -2,6 +2,7 @@
 """A checkpoint is converted once; another one is never taken for it."""
 
 import dataclasses
+import os
 
 import numpy as np
 import pytest
@@ -33,6 +34,8 @@ def load(tmp_path, cache):
     return small_student.params(), {'parameters': str(load.readings)}
 
   def call(vocabulary='v', quantization='float32'):
+    for file in cache.glob(f'*/{ct2_cache.FACTS_FILE}'):  # a second passes
+      os.utime(file, ns=(0, file.stat().st_mtime_ns - 10**9))
     return ct2_cache.load(
       folder,
       read,
