@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from dsbs_jax import contract
-from dsbs_jax.core import batch_parts, partitioning
+from dsbs_jax.core import batch_parts, partitioning, platform
 from dsbs_jax.data.batching import row_shapes
 from dsbs_jax.hardware import (
   batch_shapes,
@@ -148,6 +148,7 @@ def make(run: train_config.TrainConfig, request: PlanRequest) -> HardwarePlan:
     UserError: the mesh is no slice of the device, the compiler is not
       installed, or the batch's rows do not divide.
   """
+  platform.use_precision(run.matmul_precision)
   device = accelerators.device(request.device)
   given = batch_shapes.given(request.batch)
   shapes = functools.partial(_shapes, given)

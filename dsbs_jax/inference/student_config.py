@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from dsbs_jax import contract
-from dsbs_jax.core import network, partitioning
+from dsbs_jax.core import network, partitioning, platform
 from dsbs_jax.data import benchmark as benchmark_lib
 from dsbs_jax.data import register, task_forms, vocabularies
 from dsbs_jax.inference import evaluator, predictor
@@ -83,6 +83,9 @@ class CheckpointConfig:
     prefixes: 'paper' ([label]), 'code' (predict: ), None for the default.
     module: your own module that registers the benchmark.
     model: the network.
+    matmul_precision: how float32 factors are multiplied, such as
+      'tensorfloat32' or 'bfloat16'; None as float32, unless the variable
+      JAX_DEFAULT_MATMUL_PRECISION says otherwise.
     max_decode_len: tokens of a label at most.
     num_beams: 1 for greedy decoding.
     score_labels: whether to take the likeliest label of the closed set, or of
@@ -111,10 +114,12 @@ class CheckpointConfig:
   mesh: str | None
   sharding_rules: Callable[[], partitioning.Rules]
   backend: str = backend.AUTO
+  matmul_precision: str | None = None
 
   def __post_init__(self):
     field_checks.texts(self, 'checkpoint_path', 'mixture_or_task_name')
     field_checks.one_of(self, 'backend', backend.BACKENDS)
+    field_checks.one_of(self, 'matmul_precision', (None, *platform.PRECISIONS))
     field_checks.texts_or_none(
       self, 'data_dir', 'vocabulary', 'prefixes', 'module'
     )
@@ -140,8 +145,9 @@ class CheckpointConfig:
 
     Raises:
       UserError: there is no such checkpoint, or it does not fit the model or
-        the vocabulary.
+        the vocabulary, or the variable names another precision.
     """
+    platform.use_precision(self.matmul_precision)
     compilation_cache.use_cache()
     mesh = partitioning.make_mesh(self.mesh)
     path, step = self._find()

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 
 from dsbs_jax import contract
-from dsbs_jax.core import partitioning
+from dsbs_jax.core import partitioning, platform
 from dsbs_jax.data import declared, object_store
 from dsbs_jax.inference.backends import decode_functions
 from dsbs_jax.runs import run_folder, working_copy
@@ -146,6 +146,7 @@ def train_locked(
   """
   malloc.keep_freed_memory()
   compilation_cache.use_cache()
+  platform.use_precision(run.matmul_precision)
   mesh = partitioning.make_mesh(run.mesh)
   now = session.open_session(run, mesh, config_text=config_text)
   batch_sharding = partitioning.batch_sharding(mesh)

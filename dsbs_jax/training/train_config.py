@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from dsbs_jax import contract
 from dsbs_jax.core import lora as lora_lib
-from dsbs_jax.core import network, partitioning
+from dsbs_jax.core import network, partitioning, platform
 from dsbs_jax.core import objective as objective_lib
 from dsbs_jax.data import (
   object_store,
@@ -49,6 +49,9 @@ class TrainConfig:
     initial_checkpoint_path: where a new run takes its parameters from.
     allow_pickle: whether these may be a pickled pytorch_model.bin.
     model: the network.
+    matmul_precision: how float32 factors are multiplied, such as
+      'tensorfloat32' or 'bfloat16'; None as float32, unless the variable
+      JAX_DEFAULT_MATMUL_PRECISION says otherwise.
     objective: the loss of a mixture; a single task trains on its plain loss.
     lora: with a rank, low-rank adapters are trained in place of all parameters.
     paired: whether each step sees both views of the same examples, as in the
@@ -95,6 +98,7 @@ class TrainConfig:
   initial_checkpoint_path: str | None
   allow_pickle: bool
   model: network.Config
+  matmul_precision: str | None = None
   objective: objective_lib.Distillation
   lora: lora_lib.LoRA = lora_lib.OFF
   paired: bool
@@ -129,6 +133,7 @@ class TrainConfig:
       self, 'data_dir', 'vocabulary', 'prefixes', 'initial_checkpoint_path'
     )
     field_checks.texts_or_none(self, 'module')
+    field_checks.one_of(self, 'matmul_precision', (None, *platform.PRECISIONS))
     field_checks.counts(self, *_COUNTS)
     field_checks.counts(self, 'chunk_tokens', 'max_nonfinite_steps', least=0)
     field_checks.counts(self, 'seed', least=0, below=1 << 32)

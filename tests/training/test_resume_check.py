@@ -9,7 +9,7 @@ import types
 import jax
 import pytest
 
-from dsbs_jax.core import objective
+from dsbs_jax.core import objective, platform
 from dsbs_jax.data import vocabularies
 from dsbs_jax.interop import read_checkpoint
 from dsbs_jax.preparing import prepare
@@ -78,10 +78,12 @@ def test_what_makes_another_run_is_refused(settings, finished, binding, named):
     loop.train(changed)
 
 
-def test_another_precision_makes_another_run(settings, finished):
-  with jax.default_matmul_precision('tensorfloat32'):
-    with pytest.raises(ValueError, match="matmul_precision: None -> 'tensorf"):
-      loop.train(settings(finished))
+def test_another_precision_makes_another_run(settings, finished, request):
+  request.addfinalizer(lambda: platform.use_precision(None))
+  changed = settings(finished, "MATMUL_PRECISION = 'tensorfloat32'")
+  with pytest.raises(ValueError, match="matmul_precision: None -> 'tensorf"):
+    loop.train(changed)
+  assert loop.train(settings(finished)) == 0  # in this process, as it was
 
 
 def test_another_generator_of_masks_makes_another_run(settings, finished):

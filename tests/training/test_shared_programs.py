@@ -42,6 +42,7 @@ NOT_PROGRAM = {
   'rationale_choice': 'all',
   'layout': layouts.Bucketed,
   'skip_padding': False,
+  'matmul_precision': 'bfloat16',  # JAX keeps the programs of each apart
   'seed': 1,
   'mesh': '1x1',
   'eval_period': 1,
