@@ -138,6 +138,7 @@ class Check:
 
   def start_parity(self) -> subprocess.Popen:
     """How near the device comes to recordings of torch, meanwhile."""
+    print('begun: parity', flush=True)
     return subprocess.Popen(
       [sys.executable, '-m', 'bench.parity'],
       stdin=subprocess.PIPE,
@@ -151,6 +152,7 @@ class Check:
     names = list(wanted)
     for start in range(0, len(names), self.arguments.at_once):
       group = names[start : start + self.arguments.at_once]
+      print(f'begun: {"; ".join(group)}', flush=True)  # it may take minutes
       with tempfile.TemporaryDirectory() as folder:
         marks = {
           name: pathlib.Path(folder) / str(i) for i, name in enumerate(group)
