@@ -6,8 +6,10 @@ import pathlib
 import shutil
 import types
 
+import jax
 import pytest
 
+from dsbs_jax.core import platform
 from dsbs_jax.inference import infer_file
 from dsbs_jax.runtime import gin_config
 from dsbs_jax.serving import server
@@ -69,6 +71,16 @@ def settings_of(monkeypatch):
     return caught[0]
 
   return catch
+
+
+@pytest.mark.parametrize('verb', ['infer', 'serve'])
+def test_a_student_multiplies_in_the_precision_that_is_set(
+  verb, unbroken, settings_of, request
+):
+  request.addfinalizer(lambda: platform.use_precision(None))
+  flag = '--gin.MATMUL_PRECISION=tensorfloat32'
+  settings_of(verb, dsbs, unbroken.model_dir, flag).load_params()
+  assert jax.config.jax_default_matmul_precision == 'tensorfloat32'
 
 
 def test_eval_scores_a_run_as_the_run_scored_itself(unbroken, tmp_path):
