@@ -289,7 +289,7 @@ class Check:
     (folder / 'accelerator.md').write_text(self.table() + '\n')
     figures = self.found[name]
     told = figures.get('failed') or '  '.join(filter(None, _cells(figures)))
-    print(f'{name}: {told}', flush=True)
+    print(f'{name}: {told or "done"}', flush=True)
 
 
 def _cells(figures: Mapping[str, float]) -> Iterator[str]:
