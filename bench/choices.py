@@ -16,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from bench import attentions, table, worker
-from dsbs_jax.core import cross_entropy, decoding
+from dsbs_jax.core import decoding
 from dsbs_jax.core.layers import dot_product_attention, dropout, norm
+from dsbs_jax.core.losses import cross_entropy
 from dsbs_jax.core.t5 import attention
 
 _ROWS, _LENGTH, _WIDTH, _HEADS, _VOCABULARY = 8, 256, 256, 4, 32128

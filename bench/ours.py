@@ -12,6 +12,7 @@ import numpy as np
 from bench import programs, worker, workload
 from dsbs_jax.core import network, objective, optimizer, partitioning
 from dsbs_jax.core.layers import dot_product_attention, unpadding
+from dsbs_jax.core.losses import weighted_loss
 from dsbs_jax.inference.backends import decode_functions
 from dsbs_jax.runtime import compilation_cache, malloc
 
@@ -94,12 +95,12 @@ def part(data, config, arguments) -> Callable:
   key = jax.random.key(1) if config.dropout_rate else None
 
   def loss(params, batch):
-    counts = objective.token_counts(objective.Distillation(), batch)
+    counts = weighted_loss.token_counts(objective.Distillation(), batch)
     total = 0.0
     for rows in batch.values():
       hidden = network.hidden(params, config, rows, dropout_key=key)
       rows = unpadding.unpad_targets(rows)
-      total += objective.rows_loss(
+      total += weighted_loss.rows_loss(
         objective.Distillation(),
         hidden,
         rows,

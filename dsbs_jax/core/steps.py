@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The training step, as a pure function to be jitted.
 
-The loss of a batch and its gradient: see `gradients`.
+The loss of a batch and its gradient: see `gradients/batch_gradient`.
 """
 
 import functools
@@ -16,12 +16,12 @@ import optax
 from dsbs_jax import contract
 from dsbs_jax.core import (
   alpha_schedules,
-  gradients,
   network,
   objective,
   optimizer,
 )
 from dsbs_jax.core import lora as lora_lib
+from dsbs_jax.core.gradients import batch_gradient
 
 Batch = dict[str, dict[str, jax.Array]]
 Metrics = dict[str, jax.Array]
@@ -111,9 +111,9 @@ def make_train_step(
     transformation: the optimizer.
     run_key: typed key of the run. A row's dropout masks depend only on it, the
       step, the view and the row's place in the batch.
-    num_microbatches: as in `gradients.batch_value_and_grad`.
+    num_microbatches: as in `batch_gradient.batch_value_and_grad`.
     num_shards: likewise; see `partitioning.gradient_shards`.
-    chunk_tokens: likewise; see `objective.rows_loss`.
+    chunk_tokens: likewise; see `weighted_loss.rows_loss`.
     num_pairs: likewise, for the terms that need pairs.
     join_views: likewise; see `joined_views`.
     lora: as in `init_state`.
@@ -164,7 +164,7 @@ def make_train_step(
     if lora.rank:
       attach = functools.partial(lora_lib.attach, state.frozen, lora=lora)
       options['network_params'] = attach
-    (loss, sums), gradient = gradients.batch_value_and_grad(
+    (loss, sums), gradient = batch_gradient.batch_value_and_grad(
       state.params,
       batch,
       config=config,

@@ -34,7 +34,7 @@ without such a rationale has neither input nor target. SCOTT's other loss is
 that of `single`, here without its prefix `[factual]`.
 
 `contrast` is no task but the view that the contrastive term reads beside that
-of `rationale`, see `core/contrast`.
+of `rationale`, see `core/losses/contrast`.
 
 `single` is the paper's ablation, equation 5. `answer_first` is not in the
 paper: Wadhwa et al. 2024, arXiv:2406.14511, find that rationales teach more

@@ -11,7 +11,8 @@ from typing import Any
 import jax
 
 from dsbs_jax import contract
-from dsbs_jax.core import batch_parts, partitioning, platform
+from dsbs_jax.core import partitioning, platform
+from dsbs_jax.core.gradients import batch_parts
 from dsbs_jax.data.batching import row_shapes
 from dsbs_jax.hardware import (
   batch_shapes,

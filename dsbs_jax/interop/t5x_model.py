@@ -23,8 +23,9 @@ from t5x import metrics as t5x_metrics
 from t5x import models
 
 from dsbs_jax import contract
-from dsbs_jax.core import cross_entropy, network
+from dsbs_jax.core import network
 from dsbs_jax.core import objective as objective_lib
+from dsbs_jax.core.losses import cross_entropy
 from dsbs_jax.data.seqio_tasks import features
 from dsbs_jax.interop import t5x_batch_format
 

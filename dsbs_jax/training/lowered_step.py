@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from dsbs_jax.core import batch_parts, partitioning
+from dsbs_jax.core import partitioning
+from dsbs_jax.core.gradients import batch_parts
 from dsbs_jax.data.batching import row_shapes
 from dsbs_jax.training import step_functions, train_config
 

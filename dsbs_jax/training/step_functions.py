@@ -128,7 +128,7 @@ def train_step(
   Args:
     run: all settings.
     mesh: the devices.
-    join_views: as in `gradients.batch_value_and_grad`; None: as the mesh's
+    join_views: as in `batch_gradient.batch_value_and_grad`; None: as the mesh's
       platform does.
   """
   return _shared(_train_step, _facts(run, mesh, join_views))

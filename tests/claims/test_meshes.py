@@ -219,14 +219,9 @@ def train(
   """
   import jax
 
-  from dsbs_jax.core import (
-    batch_parts,
-    lora,
-    objective,
-    optimizer,
-    partitioning,
-  )
+  from dsbs_jax.core import lora, objective, optimizer, partitioning
   from dsbs_jax.core import steps as steps_lib
+  from dsbs_jax.core.gradients import batch_parts
 
   devices = jax.devices()[:1] if mesh_shape == '1x1' else None
   mesh = partitioning.make_mesh(mesh_shape, devices=devices)

@@ -13,7 +13,6 @@ from flax import traverse_util
 from jax.sharding import AbstractMesh
 
 from dsbs_jax.core import (
-  gradients,
   lora,
   network,
   objective,
@@ -21,6 +20,7 @@ from dsbs_jax.core import (
   partitioning,
   steps,
 )
+from dsbs_jax.core.gradients import batch_gradient
 from dsbs_jax.interop.hf import hf_checkpoint, hf_layout
 from tests import models
 from tests.core import test_steps, tiny_t5
@@ -79,7 +79,7 @@ def value_and_grad(config, settings=None, chunk_tokens=0):
       options['network_params'] = functools.partial(
         lora.attach, frozen, lora=settings
       )
-    (loss, _), gradient = gradients.batch_value_and_grad(
+    (loss, _), gradient = batch_gradient.batch_value_and_grad(
       trained,
       batch,
       config=config,

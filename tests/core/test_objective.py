@@ -8,7 +8,8 @@ import pytest
 
 from dsbs_jax import contract
 from dsbs_jax.contract import LABEL_ID, RATIONALE_ID
-from dsbs_jax.core import cross_entropy, objective
+from dsbs_jax.core import objective
+from dsbs_jax.core.losses import cross_entropy, weighted_loss
 
 VOCAB = 11
 WIDTH = 5
@@ -80,9 +81,9 @@ def slow_objective(config, batch, logits):
 
 
 def whole_loss(config, batch, hidden, kernel, chunk_tokens=0):
-  counts = objective.token_counts(config, batch)
+  counts = weighted_loss.token_counts(config, batch)
   parts = [
-    objective.rows_loss(
+    weighted_loss.rows_loss(
       config,
       hidden[view],
       rows,
@@ -293,10 +294,10 @@ def test_cutting_rows_anywhere_keeps_the_loss():
   batch, hidden = mixed_batch()
   kernel = make_kernel()
   config = objective.Distillation(alpha=0.2)
-  counts = objective.token_counts(config, batch)
+  counts = weighted_loss.token_counts(config, batch)
   whole, _ = whole_loss(config, batch, hidden, kernel)
   parts = sum(
-    objective.rows_loss(
+    weighted_loss.rows_loss(
       config,
       hidden['mixture'][span],
       {name: array[span] for name, array in batch['mixture'].items()},

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, PartitionSpec
 
-from dsbs_jax.core import batch_parts, network, optimizer, partitioning, steps
+from dsbs_jax.core import network, optimizer, partitioning, steps
+from dsbs_jax.core.gradients import batch_parts
 from tests import models
 
 BASE = models.t5(

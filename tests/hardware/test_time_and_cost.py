@@ -8,7 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from dsbs_jax.core import flops, gradients, lora, network, objective
+from dsbs_jax.core import flops, lora, network, objective
+from dsbs_jax.core.gradients import batch_gradient
 from dsbs_jax.hardware import time_and_cost
 from dsbs_jax.runtime import accelerators
 from tests import models
@@ -85,7 +86,7 @@ def test_flops_of_lora_are_those_that_xla_counts(targets):
   }
 
   def gradient(adapters, frozen, rows):
-    return gradients.batch_value_and_grad(
+    return batch_gradient.batch_value_and_grad(
       adapters,
       {'mixture': rows},
       config=config,

@@ -9,7 +9,6 @@ import pytest
 
 from dsbs_jax import contract
 from dsbs_jax.core import (
-  gradients,
   network,
   objective,
   optimizer,
@@ -18,6 +17,7 @@ from dsbs_jax.core import (
   steps,
 )
 from dsbs_jax.core.gemma import network as gemma_network
+from dsbs_jax.core.gradients import batch_gradient
 from tests import models
 from tests.core.gemma import recorded_gemma
 
@@ -168,7 +168,7 @@ def test_joined_views_and_flat_rows_have_the_gradient_of_padded_ones(recorded):
 
   def value_and_grad(batch, join_views):
     function = models.jit(
-      lambda params, batch: gradients.batch_value_and_grad(
+      lambda params, batch: batch_gradient.batch_value_and_grad(
         params,
         batch,
         config=recorded.config,

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from dsbs_jax.contract import CONTRAST_ID, LABEL_ID, RATIONALE_ID
-from dsbs_jax.core import contrast, gradients, network, objective
+from dsbs_jax.core import network, objective
+from dsbs_jax.core.gradients import batch_gradient
+from dsbs_jax.core.losses import contrast
 from dsbs_jax.data.batching import layouts, token_table
 from dsbs_jax.data.prepared import ragged
 from tests import models
@@ -54,7 +56,7 @@ def make_batch(layout, multiple=1):
 def value_and_grad(margin, weight=WEIGHT, **options):
   return models.jit(
     functools.partial(
-      gradients.batch_value_and_grad,
+      batch_gradient.batch_value_and_grad,
       config=test_steps.CONFIG,
       distillation=objective.Distillation(
         alpha=ALPHA, contrast_weight=weight, contrast_margin=margin

@@ -12,7 +12,7 @@ from dsbs_jax.contract import (
   RATIONALE_ID,
   VERDICT_ID,
 )
-from dsbs_jax.core import joined_views
+from dsbs_jax.core.gradients import joined_views
 from tests.core import test_steps
 from tests.core.layers import test_unpadding
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Parts of a batch that are computed one after the other, and their totals.
 
-See `gradients`, steps 2 to 4.
+See `batch_gradient`, steps 2 to 4.
 """
 
 from collections.abc import Callable
@@ -79,6 +79,23 @@ def add_up(
     return _add(total, function(*part)), None
 
   return jax.lax.scan(visit, total, parts)[0]
+
+
+def total(
+  function: Callable[[Rows, Array], Any],
+  parts: tuple[Rows, Array],
+  *,
+  num_shards: int,
+) -> Any:
+  """The sum of function(rows, keys) over all parts of all shards.
+
+  Args:
+    function: as in `add_up`.
+    parts: likewise.
+    num_shards: data shards.
+  """
+  added = add_up(function, parts, num_shards=num_shards)
+  return sum_shards(added, num_shards)
 
 
 def sum_shards(total: Any, num_shards: int) -> Any:

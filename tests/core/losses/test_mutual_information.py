@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from dsbs_jax.contract import LABEL_ID, RATIONALE_ID
-from dsbs_jax.core import mutual_information, network, objective, steps
+from dsbs_jax.core import network, objective, steps
+from dsbs_jax.core.losses import mutual_information
 from dsbs_jax.data.batching import layouts, token_table
 from dsbs_jax.data.prepared import ragged
 from tests import models

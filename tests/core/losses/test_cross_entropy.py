@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsbs_jax.core import cross_entropy
+from dsbs_jax.core.losses import cross_entropy
 
 VOCAB = 11
 

@@ -11,7 +11,7 @@ both. The means are over the *whole* batch: all views,
 microbatches and devices. How it is computed:
 
 1. Count. N_label and N_rationale, float32 scalars, are the numbers of target
-   tokens of each term in the whole batch (`objective.token_counts`). They need
+   tokens of each term in the whole batch (`weighted_loss.token_counts`). They need
    no forward pass, so every target token has a known weight from the start:
 
      w = alpha / N_label  or  (1 - alpha) / N_rationale, 0 on padding   [B, T]
@@ -34,16 +34,15 @@ microbatches and devices. How it is computed:
      gradient: a float32 tree like the parameters, per shard
 
    Losses, metric sums and gradients are added to the running totals. Logits may
-   exist in chunks of target positions only: `objective.rows_loss`.
+   exist in chunks of target positions only: `weighted_loss.rows_loss`.
 
 4. Reduce. After the last microbatch the shards' totals are summed: devices talk
    once per step, not once per view and microbatch. Where parameters are split
    over the data axis no shard has a whole gradient; num_shards is then 1, and
    the compiler places the sums (`partitioning.gradient_shards`).
 
-The mutual-information term (off by default) needs the probabilities of a pair's
-label when its rationale is scored, and the contrastive term (off, too) the
-losses of both rationales of a pair; these are computed before step 3.
+What the mutual-information and the contrastive term need (both off by default)
+is computed before step 3: `pair_terms`.
 
 Source: Hsieh et al. 2023, equations 1, 3 and 4; weighted as in its code.
 """
@@ -53,25 +52,18 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from dsbs_jax import contract
-from dsbs_jax.core import (
-  batch_parts,
-  contrast,
-  joined_views,
-  mutual_information,
-  network,
-  objective,
-)
+from dsbs_jax.core import network, objective
+from dsbs_jax.core.gradients import batch_parts, joined_views, pair_terms
 from dsbs_jax.core.layers import dropout, unpadding
+from dsbs_jax.core.losses import weighted_loss
 
 Array = jax.Array
 Params = dict[str, Any]
 Rows = dict[str, Array]
 Batch = dict[str, Rows]
 Sums = dict[str, Array]
-LogitsLoss = Callable[[Rows, Array], tuple[Array, Sums]]
 
 # Folded into the dropout key. Labels draw the same masks as one view of a pair
 # and as the only view of a batch: alpha = 1 equals standard finetuning.
@@ -140,46 +132,31 @@ def batch_value_and_grad(
     ValueError: a view is unknown, its rows do not divide, or the
       mutual-information term meets a batch that is not paired.
   """
-  counts = objective.token_counts(distillation, batch)
-  parts = {}
-  for view, rows in _batch_views(batch):
-    view_key = jax.random.fold_in(dropout_key, _VIEW_KEYS[view])
-    keys = dropout.row_keys(view_key, len(rows['decoder_target_tokens']))
-    parts[view] = batch_parts.cut(
-      (rows, keys), view, num_parts=num_microbatches, num_shards=num_shards
-    )
+  counts = weighted_loss.token_counts(distillation, batch)
+  parts = _cut(batch, dropout_key, num_microbatches, num_shards)
   two_terms = alpha is not None or 0.0 < distillation.alpha < 1.0
   further = distillation.needs_pair_ids or distillation.soft_label_weight
   if join_views and two_terms and not further:
     parts = joined_views.join_parts(parts)
 
-  logits_losses = {}
+  pairs = {'config': config, 'num_shards': num_shards, 'num_pairs': num_pairs}
+  logits_losses, constant, contrast_sums = {}, 0.0, {}
   if distillation.mi_weight:
-    count = mutual_information.count_pairs(batch)  # refuses what is no pair
-    labels = _label_probabilities(
-      network_params(params),
-      config,
-      parts[contract.LABEL_VIEW],
-      num_shards=num_shards,
-      num_pairs=num_pairs,
-    )
-    logits_losses = _mutual_information_losses(
-      labels,
-      weight=distillation.mi_weight,
-      count=count,
-    )
-
-  constant, contrast_sums = 0.0, {}
-  if distillation.contrast_weight:
-    parts, constant, contrast_sums = contrast.of_batch(
+    logits_losses = pair_terms.mutual_information_losses(
       network_params(params),
       batch,
       parts,
-      config=config,
+      weight=distillation.mi_weight,
+      **pairs,
+    )
+  if distillation.contrast_weight:
+    parts, constant, contrast_sums = pair_terms.add_contrast(
+      network_params(params),
+      batch,
+      parts,
       distillation=distillation,
-      num_shards=num_shards,
-      num_pairs=num_pairs,
       chunk_tokens=chunk_tokens,
+      **pairs,
     )
 
   total = None
@@ -209,15 +186,25 @@ def batch_value_and_grad(
   return (loss, sums), gradient
 
 
-def _batch_views(batch: Batch) -> list[tuple[str, Rows]]:
-  """The batch's (view, rows) in the order of `contract.VIEWS`."""
+def _cut(
+  batch: Batch, dropout_key: Array, num_microbatches: int, num_shards: int
+) -> pair_terms.Parts:
+  """Each view's parts, and the dropout keys of their rows; step 2 above."""
   unknown = sorted(set(batch) - set(contract.VIEWS))
   if unknown or not batch:
     raise ValueError(
       f'batch has the views {sorted(batch)}, expected some of'
       f' {contract.VIEWS}. A batch is a dict of row groups, see contract.py.'
     )
-  return [(view, batch[view]) for view in contract.VIEWS if view in batch]
+  parts = {}
+  for view in (view for view in contract.VIEWS if view in batch):
+    rows = batch[view]
+    view_key = jax.random.fold_in(dropout_key, _VIEW_KEYS[view])
+    keys = dropout.row_keys(view_key, len(rows['decoder_target_tokens']))
+    parts[view] = batch_parts.cut(
+      (rows, keys), view, num_parts=num_microbatches, num_shards=num_shards
+    )
+  return parts
 
 
 def _view_loss(
@@ -230,7 +217,7 @@ def _view_loss(
   alpha: Array | None,
   dropout_key: Array,
   chunk_tokens: int,
-  logits_loss: LogitsLoss | None,
+  logits_loss: pair_terms.LogitsLoss | None,
   network_params: Callable[[Params], Params],
 ) -> tuple[Array, Sums]:
   """What b rows of one view contribute to the loss and the metric sums.
@@ -247,7 +234,7 @@ def _view_loss(
   def logits_fn(logits_params, hidden):
     return network.logits(logits_params, config, hidden)
 
-  return objective.rows_loss(
+  return weighted_loss.rows_loss(
     distillation,
     hidden,
     rows,
@@ -258,51 +245,3 @@ def _view_loss(
     chunk_tokens=chunk_tokens,
     logits_loss=logits_loss and functools.partial(logits_loss, rows),
   )
-
-
-def _label_probabilities(
-  params: Params,
-  config: network.Config,
-  parts: tuple[Rows, Array],
-  *,
-  num_shards: int,
-  num_pairs: int,
-) -> Array:
-  """The probabilities of all labels of the batch, [pairs, V].
-
-  A pair's label lies in exactly one part, and the others hold zeros for it. The
-  keys, and so the masks, are those of the label's loss.
-  """
-
-  def pooled(rows, keys):
-    logits = network.apply(params, config, rows, dropout_key=keys)
-    pair_ids = rows[mutual_information.PAIR_IDS]
-    return mutual_information.pool(logits, pair_ids, num_pairs=num_pairs)
-
-  total = batch_parts.add_up(pooled, parts, num_shards=num_shards)
-  return batch_parts.sum_shards(total, num_shards)
-
-
-def _mutual_information_losses(
-  labels: Array, *, weight: float, count: Array
-) -> dict[str, LogitsLoss]:
-  """View -> what the mutual-information term adds to the loss of its rows.
-
-  `labels` are the probabilities of all labels of the batch, [pairs, V].
-  """
-
-  def rationale_loss(rows, logits):
-    rationales = mutual_information.pool(
-      logits, rows[mutual_information.PAIR_IDS], num_pairs=len(labels)
-    )
-    value = mutual_information.cross_entropy(labels, rationales, count=count)
-    return weight * value, {mutual_information.METRIC: value}
-
-  def label_loss(rows, logits):  # so that both views have the same sums
-    del rows, logits
-    return 0.0, {mutual_information.METRIC: jnp.zeros([])}
-
-  return {
-    contract.LABEL_VIEW: label_loss,
-    contract.RATIONALE_VIEW: rationale_loss,
-  }

@@ -5,7 +5,7 @@ The views of a packed batch differ in their lengths only, and outside of
 attention nothing has a length where padding is left out (`unpadding`). So all
 may pass through the network together: half of the products for two views, each
 with twice the rows, half of the program to compile. The loss needs to know
-nothing of it, since each target has its own weight (`gradients`).
+nothing of it, since each target has its own weight (`batch_gradient`).
 """
 
 import functools

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Terms that tie the views of an example together: what is computed first.
+
+The mutual-information term (`losses/mutual_information`) needs the
+probabilities of a pair's label when its rationale is scored, the contrastive
+term (`losses/contrast`) the losses of both rationales of a pair. Each takes a
+pass without gradient over all parts of some views, with the dropout masks of
+the loss; from then on a part's rows have all they need.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dsbs_jax import contract
+from dsbs_jax.core import network, objective
+from dsbs_jax.core.gradients import batch_parts
+from dsbs_jax.core.layers import unpadding
+from dsbs_jax.core.losses import (
+  chunked_loss,
+  contrast,
+  cross_entropy,
+  mutual_information,
+  weighted_loss,
+)
+
+Array = jax.Array
+Rows = dict[str, Array]
+Parts = dict[str, tuple[Rows, Array]]
+LogitsLoss = Callable[[Rows, Array], tuple[Array, weighted_loss.Sums]]
+
+PAIR_IDS = mutual_information.PAIR_IDS
+
+
+def mutual_information_losses(
+  params: Any,
+  batch: dict[str, Rows],
+  parts: Parts,
+  *,
+  config: network.Config,
+  weight: float,
+  num_shards: int,
+  num_pairs: int,
+) -> dict[str, LogitsLoss]:
+  """View -> what the mutual-information term adds to the loss of its rows.
+
+  Args:
+    params: the network's parameter tree.
+    batch: label and rationale, with decoder_pair_ids.
+    parts: the same, cut as `batch_gradient` does.
+    config: the network.
+    weight: of the term.
+    num_shards: data shards that the parts are cut into.
+    num_pairs: P, examples in a batch at most.
+
+  Returns:
+    Functions from (rows, logits [b * T, V]) to a part of the loss and its sums.
+
+  Raises:
+    ValueError: the batch is not paired, or has no decoder_pair_ids.
+  """
+  count = mutual_information.count_pairs(batch)
+
+  def pooled_labels(rows, keys):  # zeros for labels of other parts
+    logits = network.apply(params, config, rows, dropout_key=keys)
+    return mutual_information.pool(logits, rows[PAIR_IDS], num_pairs=num_pairs)
+
+  labels = batch_parts.total(
+    pooled_labels, parts[contract.LABEL_VIEW], num_shards=num_shards
+  )  # [P, V]
+
+  def rationale_loss(rows, logits):
+    rationales = mutual_information.pool(
+      logits, rows[PAIR_IDS], num_pairs=num_pairs
+    )
+    value = mutual_information.cross_entropy(labels, rationales, count=count)
+    return weight * value, {mutual_information.METRIC: value}
+
+  def label_loss(rows, logits):  # so that both views have the same sums
+    del rows, logits
+    return 0.0, {mutual_information.METRIC: jnp.zeros([])}
+
+  return {
+    contract.LABEL_VIEW: label_loss,
+    contract.RATIONALE_VIEW: rationale_loss,
+  }
+
+
+def add_contrast(
+  params: Any,
+  batch: dict[str, Rows],
+  parts: Parts,
+  *,
+  config: network.Config,
+  distillation: objective.Distillation,
+  num_shards: int,
+  num_pairs: int,
+  chunk_tokens: int,
+) -> tuple[Parts, Array, weighted_loss.Sums]:
+  """The parts with weights of their tokens in the contrastive term.
+
+  Args:
+    params: the network's parameter tree.
+    batch: the views of `contrast.SIGNS`, with decoder_pair_ids.
+    parts: the same, cut as `batch_gradient` does.
+    config: the network.
+    distillation: weight and margin.
+    num_shards: data shards that the parts are cut into.
+    num_pairs: P, examples in a batch at most.
+    chunk_tokens: as in `weighted_loss.rows_loss`.
+
+  Returns:
+    The parts, those of the two views with `weighted_loss.FURTHER_WEIGHTS`; the
+    constant of the loss and the sums, see `contrast.hinges`.
+
+  Raises:
+    UserError: the rows have no decoder_pair_ids.
+  """
+  losses, counts = {}, {}
+  for view in contrast.SIGNS:
+    rows = batch[view]
+    if PAIR_IDS not in rows:
+      raise contract.UserError(
+        f'the rows have no {PAIR_IDS}, by which the contrastive term pairs'
+        ' rationales. Open the loader with pair_ids=True.'
+      )
+    weights = rows['decoder_loss_weights'].astype(jnp.float32)
+    counts[view] = contrast.sum_pairs(weights, rows[PAIR_IDS], num_pairs)
+
+    def pair_losses(rows, keys):
+      hidden = network.hidden(params, config, rows, dropout_key=keys)
+      return _pair_losses(
+        params,
+        hidden,
+        unpadding.unpad_targets(rows),
+        config=config,
+        distillation=distillation,
+        num_pairs=num_pairs,
+        chunk_tokens=chunk_tokens,
+      )
+
+    losses[view] = batch_parts.total(
+      pair_losses, parts[view], num_shards=num_shards
+    )
+  factors, constant, sums = contrast.hinges(distillation, losses, counts)
+  weighed = dict(parts)
+  for view, factor in factors.items():
+    rows, keys = parts[view]
+    further = {weighted_loss.FURTHER_WEIGHTS: factor[rows[PAIR_IDS]]}
+    weighed[view] = rows | further, keys
+  return weighed, constant, sums
+
+
+def _pair_losses(
+  params: Any,
+  hidden: Array,
+  rows: Rows,
+  *,
+  config: network.Config,
+  distillation: objective.Distillation,
+  num_pairs: int,
+  chunk_tokens: int,
+) -> Array:
+  """[P], the token losses of each pair, summed over some rows."""
+
+  def chunk_sums(logits_params, hidden, tokens):
+    flat = hidden.reshape(-1, hidden.shape[-1])
+    logits = network.logits(logits_params, config, flat)
+    losses, _ = cross_entropy.token_losses(
+      logits,
+      tokens['targets'].reshape(-1),
+      z_loss=distillation.z_loss,
+      label_smoothing=distillation.label_smoothing,
+    )
+    losses = losses * tokens['weights'].reshape(-1)
+    found = contrast.sum_pairs(losses, tokens['pairs'], num_pairs)
+    return jnp.zeros([]), {'pairs': found}
+
+  tokens = {
+    'targets': rows['decoder_target_tokens'],
+    'weights': rows['decoder_loss_weights'].astype(jnp.float32),
+    'pairs': rows[PAIR_IDS],
+  }
+  _, sums = chunked_loss.of(
+    chunk_sums,
+    network.logits_params(params, config),
+    (hidden, tokens),
+    num_chunks=chunked_loss.number(tokens['targets'].shape, chunk_tokens),
+  )
+  return sums['pairs']
