@@ -24,9 +24,10 @@ import numpy as np
 
 from bench import batches, programs, table, worker, workload
 from dsbs_jax.core import decoding
-from dsbs_jax.data import register, vocabularies
+from dsbs_jax.data import register
 from dsbs_jax.data.batching import batch_order, eval_loader, loader
 from dsbs_jax.data.prepared import tokens
+from dsbs_jax.data.vocabulary import vocabularies
 from dsbs_jax.preparing import prepare as prepare_lib
 
 _REPOSITORY = pathlib.Path(__file__).resolve().parents[1]

@@ -14,7 +14,7 @@ cqa-hf. Each has a model card, README.md.
 from absl import flags
 
 from dsbs_jax import contract
-from dsbs_jax.data import buckets, object_store
+from dsbs_jax.data.remote import buckets, object_store
 from dsbs_jax.exporting import answer_check, engine_folders
 from dsbs_jax.exporting import export as export_lib
 from dsbs_jax.runtime import command

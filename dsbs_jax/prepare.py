@@ -9,7 +9,8 @@ Rows of your own, without Python:
 
 from absl import flags
 
-from dsbs_jax.data import declared, download
+from dsbs_jax.data import declared
+from dsbs_jax.data.remote import download
 from dsbs_jax.data.source import filters
 from dsbs_jax.preparing import prepare
 from dsbs_jax.runtime import command

@@ -15,7 +15,9 @@ settings of --gin.NAME can stand beside the flags; the latter override them.
 from absl import flags
 
 from dsbs_jax import contract
-from dsbs_jax.data import object_store, task_modules, vocabulary_files
+from dsbs_jax.data import task_modules
+from dsbs_jax.data.remote import object_store
+from dsbs_jax.data.vocabulary import vocabulary_files
 from dsbs_jax.runtime import (
   command,
   distributed,

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterator
 
 from dsbs_jax import contract
-from dsbs_jax.data import object_cache, object_store
+from dsbs_jax.data.remote import object_cache, object_store
 from dsbs_jax.runtime import files, folder_lock, progress
 
 UPLOAD_SECONDS = 60.0

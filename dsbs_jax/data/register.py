@@ -24,13 +24,9 @@ from collections.abc import Iterator
 
 from dsbs_jax import contract
 from dsbs_jax.data import benchmark as benchmark_lib
-from dsbs_jax.data import (
-  declared,
-  task_modules,
-  vocabularies,
-  vocabulary_files,
-)
+from dsbs_jax.data import declared, task_modules
 from dsbs_jax.data.prepared import store, tokens
+from dsbs_jax.data.vocabulary import vocabularies, vocabulary_files
 
 # Setting -> the variable that may hold it, and what it is without.
 _DEFAULTS = {

@@ -46,7 +46,8 @@ import dataclasses
 from collections.abc import Iterable
 
 from dsbs_jax import contract
-from dsbs_jax.data import benchmark, vocabularies
+from dsbs_jax.data import benchmark
+from dsbs_jax.data.vocabulary import vocabularies
 
 SINGLE_MARKER = '[label]'
 # Forms that only some rows have -> the field of an example that those have.

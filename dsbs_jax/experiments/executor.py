@@ -19,7 +19,7 @@ import pathlib
 import time
 from collections.abc import Iterator
 
-from dsbs_jax.data import buckets, object_store
+from dsbs_jax.data.remote import buckets, object_store
 from dsbs_jax.experiments import eta, jobs, launchers
 from dsbs_jax.runs import run_folder
 from dsbs_jax.runtime import folder_lock, progress, signals

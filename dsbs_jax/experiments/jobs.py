@@ -7,8 +7,8 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 
-from dsbs_jax.data import buckets
 from dsbs_jax.data.prepared import store
+from dsbs_jax.data.remote import buckets
 from dsbs_jax.preparing import prepare
 from dsbs_jax.runs import run_folder, run_names
 from dsbs_jax.runtime import gin_config, gin_texts

@@ -12,7 +12,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 from dsbs_jax import contract
-from dsbs_jax.data import buckets, object_store, register
+from dsbs_jax.data import register
+from dsbs_jax.data.remote import buckets, object_store
 from dsbs_jax.experiments import jobs
 from dsbs_jax.runs import checkpoint_folders, run_folder, run_names
 from dsbs_jax.runtime import gin_config

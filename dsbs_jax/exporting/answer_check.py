@@ -19,7 +19,8 @@ import numpy as np
 from dsbs_jax import contract
 from dsbs_jax.core import partitioning
 from dsbs_jax.data import benchmark as benchmark_lib
-from dsbs_jax.data import register, task_forms, vocabularies
+from dsbs_jax.data import register, task_forms
+from dsbs_jax.data.vocabulary import vocabularies
 from dsbs_jax.exporting import export as export_lib
 from dsbs_jax.exporting import model_card
 from dsbs_jax.inference import length_buckets

@@ -15,7 +15,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from dsbs_jax import contract
-from dsbs_jax.data import buckets, vocabularies
+from dsbs_jax.data.remote import buckets
+from dsbs_jax.data.vocabulary import vocabularies
 from dsbs_jax.exporting import answer_check, model_card
 from dsbs_jax.exporting import export as export_lib
 from dsbs_jax.interop import ct2_model, gguf_model

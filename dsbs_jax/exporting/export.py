@@ -7,8 +7,9 @@ from typing import Any
 
 from dsbs_jax import contract
 from dsbs_jax.core import network
-from dsbs_jax.data import task_forms, vocabularies
+from dsbs_jax.data import task_forms
 from dsbs_jax.data.prepared import views
+from dsbs_jax.data.vocabulary import vocabularies
 from dsbs_jax.exporting import model_card
 from dsbs_jax.interop import (
   read_checkpoint,

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dsbs_jax.core import network
-from dsbs_jax.data import vocabularies
+from dsbs_jax.data.vocabulary import vocabularies
 from dsbs_jax.exporting import export as export_lib
 from dsbs_jax.exporting import model_card
 from dsbs_jax.interop.hf import hf_checkpoint, hf_layout, hf_tokenizer

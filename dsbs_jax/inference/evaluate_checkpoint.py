@@ -9,7 +9,8 @@ from typing import Any
 
 from dsbs_jax import contract
 from dsbs_jax.core import partitioning
-from dsbs_jax.data import buckets, register
+from dsbs_jax.data import register
+from dsbs_jax.data.remote import buckets
 from dsbs_jax.inference import evaluator as evaluator_lib
 from dsbs_jax.inference import student_config
 from dsbs_jax.inference.backends import backend

@@ -17,9 +17,10 @@ import jax
 
 from dsbs_jax import contract
 from dsbs_jax.core import network, partitioning
-from dsbs_jax.data import register, task_forms, vocabularies
+from dsbs_jax.data import register, task_forms
 from dsbs_jax.data.batching import eval_loader, loader
 from dsbs_jax.data.prepared import tokens, views
+from dsbs_jax.data.vocabulary import vocabularies
 from dsbs_jax.inference import option_scoring, output_split
 from dsbs_jax.inference.backends import ct2_engine, decode_functions
 from dsbs_jax.runs import metrics_log

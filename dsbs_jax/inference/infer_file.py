@@ -15,7 +15,8 @@ from collections.abc import Iterator
 import jax
 
 from dsbs_jax import contract
-from dsbs_jax.data import buckets, declared, object_store
+from dsbs_jax.data import declared
+from dsbs_jax.data.remote import buckets, object_store
 from dsbs_jax.inference import (
   answer_file,
   chunks,

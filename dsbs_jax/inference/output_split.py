@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from dsbs_jax import contract
-from dsbs_jax.data import task_forms, vocabularies
+from dsbs_jax.data import task_forms
+from dsbs_jax.data.vocabulary import vocabularies
 
 
 @dataclasses.dataclass(frozen=True)

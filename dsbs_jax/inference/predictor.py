@@ -16,7 +16,8 @@ import numpy as np
 
 from dsbs_jax import contract
 from dsbs_jax.core import network
-from dsbs_jax.data import task_forms, vocabularies
+from dsbs_jax.data import task_forms
+from dsbs_jax.data.vocabulary import vocabularies
 from dsbs_jax.inference import input_lines, length_buckets, output_split
 from dsbs_jax.inference.backends import ct2_engine, decode_functions
 

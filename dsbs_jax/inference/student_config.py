@@ -13,7 +13,8 @@ import numpy as np
 from dsbs_jax import contract
 from dsbs_jax.core import network, partitioning, platform
 from dsbs_jax.data import benchmark as benchmark_lib
-from dsbs_jax.data import register, task_forms, vocabularies
+from dsbs_jax.data import register, task_forms
+from dsbs_jax.data.vocabulary import vocabularies
 from dsbs_jax.inference import evaluator, predictor
 from dsbs_jax.inference.backends import (
   backend,

@@ -16,7 +16,7 @@ from flax import traverse_util
 
 from dsbs_jax import contract
 from dsbs_jax.core.t5.config import T5Config
-from dsbs_jax.data import sentencepiece_model, vocabularies
+from dsbs_jax.data.vocabulary import sentencepiece_model, vocabularies
 from dsbs_jax.interop import t5x_layers
 from dsbs_jax.interop.hf import hf_layout
 

@@ -10,7 +10,8 @@ from etils import epath
 
 from dsbs_jax import contract
 from dsbs_jax.core import network
-from dsbs_jax.data import buckets, object_store, vocabularies
+from dsbs_jax.data.remote import buckets, object_store
+from dsbs_jax.data.vocabulary import vocabularies
 from dsbs_jax.interop import (
   checksums,
   same_network,

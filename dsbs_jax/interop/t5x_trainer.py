@@ -18,8 +18,9 @@ import jax.numpy as jnp
 from absl import logging
 from t5x import partitioning, trainer, utils
 
-from dsbs_jax.data import register, vocabularies
+from dsbs_jax.data import register
 from dsbs_jax.data.seqio_tasks import providers
+from dsbs_jax.data.vocabulary import vocabularies
 from dsbs_jax.interop import read_checkpoint, t5x_batch_format, t5x_model
 
 

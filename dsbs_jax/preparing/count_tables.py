@@ -10,14 +10,9 @@ import rich.progress
 import rich.table
 
 from dsbs_jax import contract
-from dsbs_jax.data import (
-  benchmark,
-  conclusions,
-  register,
-  task_forms,
-  vocabularies,
-)
+from dsbs_jax.data import benchmark, conclusions, register, task_forms
 from dsbs_jax.data.prepared import store
+from dsbs_jax.data.vocabulary import vocabularies
 from dsbs_jax.runtime import terminal_text
 
 FIELDS = ('input', 'gt_label', 'llm_label', 'rationale')

@@ -13,20 +13,16 @@ import rich.progress
 
 from dsbs_jax import contract
 from dsbs_jax.data import benchmark as benchmark_lib
-from dsbs_jax.data import (
-  buckets,
-  declared,
-  download,
-  object_store,
-  vocabularies,
-)
+from dsbs_jax.data import declared
 from dsbs_jax.data.prepared import dataset_writer, own_vocabularies, store
+from dsbs_jax.data.remote import buckets, download, object_store
 from dsbs_jax.data.source import (
   archive,
   file_layout,
   filters,
   sources,
 )
+from dsbs_jax.data.vocabulary import vocabularies
 from dsbs_jax.preparing import (
   count_tables,
   declaration,

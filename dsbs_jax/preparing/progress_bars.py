@@ -4,7 +4,7 @@
 import rich.console
 import rich.progress
 
-from dsbs_jax.data import download
+from dsbs_jax.data.remote import download
 
 
 def progress() -> rich.progress.Progress:

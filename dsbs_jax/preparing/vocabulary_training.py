@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator
 import sentencepiece
 
 from dsbs_jax import contract
-from dsbs_jax.data import task_forms, vocabularies
+from dsbs_jax.data import task_forms
 from dsbs_jax.data.prepared import own_vocabularies, store
+from dsbs_jax.data.vocabulary import vocabularies
 from dsbs_jax.preparing import count_tables, progress_bars
 
 # What this project itself writes around a benchmark's texts.

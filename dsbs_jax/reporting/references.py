@@ -16,8 +16,8 @@ from typing import Any
 
 from dsbs_jax import contract
 from dsbs_jax.data import benchmark as benchmark_lib
-from dsbs_jax.data import object_store
 from dsbs_jax.data.prepared import views
+from dsbs_jax.data.remote import object_store
 from dsbs_jax.data.source import joining
 from dsbs_jax.inference import evaluate_checkpoint, evaluator
 from dsbs_jax.reporting import comparison, predictions

@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Sequence
 
 from dsbs_jax import contract
-from dsbs_jax.data import buckets
+from dsbs_jax.data.remote import buckets
 from dsbs_jax.reporting import (
   comparison,
   example_browser,

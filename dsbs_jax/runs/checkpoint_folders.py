@@ -5,7 +5,7 @@ import pathlib
 import re
 
 from dsbs_jax import contract
-from dsbs_jax.data import buckets, object_store
+from dsbs_jax.data.remote import buckets, object_store
 from dsbs_jax.runs import checkpoint_scores
 
 PREFIX = 'checkpoint'

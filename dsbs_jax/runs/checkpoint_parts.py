@@ -13,7 +13,7 @@ from collections.abc import Callable
 import jax
 import orbax.checkpoint as ocp
 
-from dsbs_jax.data import buckets, object_store
+from dsbs_jax.data.remote import buckets, object_store
 
 _PARTS = '.parts/'
 _TEMPORARY = '.orbax-checkpoint-tmp'

@@ -10,7 +10,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from dsbs_jax import contract
-from dsbs_jax.data import buckets
+from dsbs_jax.data.remote import buckets
 from dsbs_jax.interop import checksums
 from dsbs_jax.runs import checkpoint_folders
 from dsbs_jax.runtime import progress

@@ -13,14 +13,9 @@ from typing import Any
 
 from dsbs_jax import contract
 from dsbs_jax.data import benchmark as benchmark_lib
-from dsbs_jax.data import (
-  buckets,
-  declared,
-  object_store,
-  register,
-  task_modules,
-  vocabulary_files,
-)
+from dsbs_jax.data import declared, register, task_modules
+from dsbs_jax.data.remote import buckets, object_store
+from dsbs_jax.data.vocabulary import vocabulary_files
 from dsbs_jax.interop import (
   read_checkpoint,
   same_network,

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 import jax
 
-from dsbs_jax.data import buckets, object_store
+from dsbs_jax.data.remote import buckets, object_store
 from dsbs_jax.interop import checksums
 from dsbs_jax.runs import checkpoint_parts
 from dsbs_jax.runtime import progress

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from absl import app, flags, logging
 
 from dsbs_jax import contract
-from dsbs_jax.data import buckets
+from dsbs_jax.data.remote import buckets
 from dsbs_jax.runtime import files, gin_files, help_page, terminal_text
 
 USER_ERROR_STATUS = 2

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Iterator
 
 from dsbs_jax import contract
-from dsbs_jax.data import object_store
+from dsbs_jax.data.remote import object_store
 
 _FREE_SPACE = 'Free space on that disk; the same command goes on.'
 _PERMISSIONS = 'Change its permissions, or give another path.'

@@ -36,7 +36,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dsbs_jax import contract
-from dsbs_jax.data import object_store
+from dsbs_jax.data.remote import object_store
 from dsbs_jax.runtime import files, process_identity, progress
 
 BEAT_SECONDS = 15

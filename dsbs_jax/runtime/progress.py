@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-from dsbs_jax.data import buckets
+from dsbs_jax.data.remote import buckets
 
 _SECONDS_BETWEEN_LINES = 30.0
 

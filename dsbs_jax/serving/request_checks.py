@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dsbs_jax.data import benchmark as benchmark_lib
-from dsbs_jax.data import vocabularies
+from dsbs_jax.data.vocabulary import vocabularies
 from dsbs_jax.inference import input_lines
 from dsbs_jax.inference import predictor as predictor_lib
 from dsbs_jax.serving import errors, json_body

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from dsbs_jax import contract
-from dsbs_jax.data import task_forms, vocabularies
+from dsbs_jax.data import task_forms
+from dsbs_jax.data.vocabulary import vocabularies
 from dsbs_jax.inference import length_buckets, output_split, predictor
 from dsbs_jax.inference.backends import ct2_engine, decode_functions
 

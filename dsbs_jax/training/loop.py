@@ -15,7 +15,8 @@ import jax
 
 from dsbs_jax import contract
 from dsbs_jax.core import partitioning, platform
-from dsbs_jax.data import declared, object_store
+from dsbs_jax.data import declared
+from dsbs_jax.data.remote import object_store
 from dsbs_jax.inference.backends import decode_functions
 from dsbs_jax.runs import run_folder, working_copy
 from dsbs_jax.runtime import (

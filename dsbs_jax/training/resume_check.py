@@ -12,8 +12,8 @@ from flax import traverse_util
 
 from dsbs_jax import contract
 from dsbs_jax.core import objective, optimizer
-from dsbs_jax.data import vocabularies
 from dsbs_jax.data.prepared import rationale_rules, store, tokens, views
+from dsbs_jax.data.vocabulary import vocabularies
 
 
 def run_fingerprint(

@@ -11,9 +11,10 @@ import numpy as np
 
 from dsbs_jax.core import lora as lora_lib
 from dsbs_jax.core import partitioning, steps
-from dsbs_jax.data import declared, register, vocabularies
+from dsbs_jax.data import declared, register
 from dsbs_jax.data.batching import loader
 from dsbs_jax.data.prepared import tokens, views
+from dsbs_jax.data.vocabulary import vocabularies
 from dsbs_jax.inference import evaluator as evaluator_lib
 from dsbs_jax.interop import read_checkpoint
 from dsbs_jax.runs import (

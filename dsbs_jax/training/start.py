@@ -12,12 +12,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from dsbs_jax import contract
-from dsbs_jax.data import (
-  object_store,
-  register,
-  vocabulary_files,
-)
+from dsbs_jax.data import register
 from dsbs_jax.data.prepared import own_vocabularies, store, views
+from dsbs_jax.data.remote import object_store
+from dsbs_jax.data.vocabulary import vocabulary_files
 from dsbs_jax.interop import gguf_checkpoint, same_network
 from dsbs_jax.runs import results, run_folder, self_description
 from dsbs_jax.runtime import gin_files, gin_macros, progress

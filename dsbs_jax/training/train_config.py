@@ -12,13 +12,10 @@ from dsbs_jax import contract
 from dsbs_jax.core import lora as lora_lib
 from dsbs_jax.core import network, partitioning, platform
 from dsbs_jax.core import objective as objective_lib
-from dsbs_jax.data import (
-  object_store,
-  register,
-  soft_labels,
-)
+from dsbs_jax.data import register, soft_labels
 from dsbs_jax.data.batching import batch_order, soft_label_rows
 from dsbs_jax.data.prepared import rationale_rules, tokens, views
+from dsbs_jax.data.remote import object_store
 from dsbs_jax.runtime import field_checks
 
 _COUNTS = (

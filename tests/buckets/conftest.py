@@ -3,7 +3,7 @@
 
 import pytest
 
-from dsbs_jax.data import buckets, object_store
+from dsbs_jax.data.remote import buckets, object_store
 from tests.buckets import stores
 
 

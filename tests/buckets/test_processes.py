@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from dsbs_jax.data import buckets, object_store
+from dsbs_jax.data.remote import buckets, object_store
 from tests import small_runs
 from tests.buckets import stores, test_runs
 

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from dsbs_jax.data import buckets, object_store
+from dsbs_jax.data.remote import buckets, object_store
 from tests import small_runs
 from tests.buckets import stores
 

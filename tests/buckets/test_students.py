@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from dsbs_jax.data import buckets, object_store
+from dsbs_jax.data.remote import buckets, object_store
 from tests import small_runs
 from tests.buckets import stores, test_runs
 from tests.serving import serving_process

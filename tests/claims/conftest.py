@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 from dsbs_jax.core import network, steps
-from dsbs_jax.data import vocabularies
+from dsbs_jax.data.vocabulary import vocabularies
 from dsbs_jax.runs import checkpoints
 from dsbs_jax.runtime import gin_config
 from dsbs_jax.training import train_config

@@ -7,7 +7,7 @@ import pathlib
 import pytest
 
 from dsbs_jax.core import network, optimizer
-from dsbs_jax.data import vocabularies
+from dsbs_jax.data.vocabulary import vocabularies
 from dsbs_jax.inference import evaluate_checkpoint, infer_file
 from dsbs_jax.runs import results, run_folder
 from dsbs_jax.runtime import gin_config

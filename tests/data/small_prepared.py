@@ -4,8 +4,9 @@
 import dataclasses
 import random
 
-from dsbs_jax.data import benchmark, vocabulary_files
+from dsbs_jax.data import benchmark
 from dsbs_jax.data.prepared import dataset_writer
+from dsbs_jax.data.vocabulary import vocabulary_files
 from dsbs_jax.preparing import vocabulary_training
 
 NAMES = ('Ann', 'Bo', 'Café Zoë', 'Dr. Ng')

@@ -11,7 +11,8 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from dsbs_jax.data import benchmark, register, vocabularies, vocabulary_files
+from dsbs_jax.data import benchmark, register
+from dsbs_jax.data.vocabulary import vocabularies, vocabulary_files
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 TASKS = (

@@ -4,7 +4,8 @@
 import pytest
 
 from dsbs_jax import contract
-from dsbs_jax.data import task_forms, vocabularies
+from dsbs_jax.data import task_forms
+from dsbs_jax.data.vocabulary import vocabularies
 from dsbs_jax.preparing import vocabulary_training
 
 

@@ -13,7 +13,7 @@ import pytest
 import sentencepiece
 
 from dsbs_jax.core import network, steps
-from dsbs_jax.data import vocabularies
+from dsbs_jax.data.vocabulary import vocabularies
 from dsbs_jax.runs import checkpoints
 from tests import models
 

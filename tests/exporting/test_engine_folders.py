@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from dsbs_jax.data import vocabularies
+from dsbs_jax.data.vocabulary import vocabularies
 from dsbs_jax.exporting import answer_check, engine_folders
 from dsbs_jax.exporting import export as export_lib
 from dsbs_jax.interop import gguf_model

@@ -12,7 +12,7 @@ import safetensors.numpy
 
 from dsbs_jax import contract
 from dsbs_jax.core import decoding, network
-from dsbs_jax.data import vocabularies
+from dsbs_jax.data.vocabulary import vocabularies
 from dsbs_jax.exporting import export as export_lib
 from dsbs_jax.exporting import hf_folder, model_card, stablehlo
 from dsbs_jax.inference import infer_file

@@ -7,7 +7,7 @@ import json
 import pytest
 import sentencepiece
 
-from dsbs_jax.data import vocabularies
+from dsbs_jax.data.vocabulary import vocabularies
 from dsbs_jax.runs import self_description
 from tests.claims import doors
 

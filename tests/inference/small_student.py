@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from dsbs_jax.core import network, steps
-from dsbs_jax.data import vocabularies
+from dsbs_jax.data.vocabulary import vocabularies
 from dsbs_jax.runs import checkpoints
 
 BYTES = vocabularies.load('bytes')

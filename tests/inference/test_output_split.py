@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Labels are found in what was generated, with what precedes them."""
 
-from dsbs_jax.data import vocabularies
+from dsbs_jax.data.vocabulary import vocabularies
 from dsbs_jax.inference import output_split
 
 BYTES = vocabularies.load('bytes')

@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 
 from dsbs_jax.core import network
-from dsbs_jax.data import benchmark, register, vocabularies
+from dsbs_jax.data import benchmark, register
+from dsbs_jax.data.vocabulary import vocabularies
 from dsbs_jax.interop import gguf_checkpoint, read_checkpoint
 from dsbs_jax.interop.hf import hf_checkpoint
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from dsbs_jax import contract
-from dsbs_jax.data import vocabularies
+from dsbs_jax.data.vocabulary import vocabularies
 from dsbs_jax.interop import gguf_checkpoint
 from dsbs_jax.interop.hf import hf_checkpoint
 from tests.core.gemma import recorded_gemma as recorded

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dsbs_jax.core import decoding, network
-from dsbs_jax.data import vocabularies
+from dsbs_jax.data.vocabulary import vocabularies
 from dsbs_jax.interop import gguf_model
 from tests import models
 from tests.recordings import hf_folders

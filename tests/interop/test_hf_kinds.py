@@ -9,7 +9,7 @@ import pytest
 import safetensors.numpy
 
 from dsbs_jax.core import network
-from dsbs_jax.data import vocabularies
+from dsbs_jax.data.vocabulary import vocabularies
 from dsbs_jax.interop import read_checkpoint
 from dsbs_jax.interop.hf import hf_checkpoint
 from tests import models

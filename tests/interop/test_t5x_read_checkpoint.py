@@ -16,7 +16,7 @@ from flax import serialization, traverse_util
 
 from dsbs_jax import contract
 from dsbs_jax.core import network
-from dsbs_jax.data import vocabularies
+from dsbs_jax.data.vocabulary import vocabularies
 from dsbs_jax.interop import (
   read_checkpoint,
   t5x_read_checkpoint,

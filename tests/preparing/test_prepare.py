@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from dsbs_jax import contract
-from dsbs_jax.data import register, vocabularies
+from dsbs_jax.data import register
 from dsbs_jax.data.prepared import store, tokens, views
+from dsbs_jax.data.vocabulary import vocabularies
 from dsbs_jax.preparing import prepare as prepare_lib
 from dsbs_jax.preparing import show
 from dsbs_jax.runtime import folder_lock

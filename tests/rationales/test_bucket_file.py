@@ -5,7 +5,7 @@ import fsspec
 import pytest
 
 from dsbs_jax import contract
-from dsbs_jax.data import object_store
+from dsbs_jax.data.remote import object_store
 from rationales import bucket_file, ledger
 
 OUT = 'memory://ours/answers/train.jsonl'

@@ -16,7 +16,7 @@ import fsspec
 import pytest
 
 from dsbs_jax import contract
-from dsbs_jax.data import object_store
+from dsbs_jax.data.remote import object_store
 from dsbs_jax.runtime import files, folder_lock, progress
 
 # Holds a lock until it is told to end; SIGTERM ends it as it ends a run.

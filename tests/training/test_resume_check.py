@@ -10,7 +10,7 @@ import jax
 import pytest
 
 from dsbs_jax.core import objective, platform
-from dsbs_jax.data import vocabularies
+from dsbs_jax.data.vocabulary import vocabularies
 from dsbs_jax.interop import read_checkpoint
 from dsbs_jax.preparing import prepare
 from dsbs_jax.runs import checkpoint_folders

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from dsbs_jax.core import network
-from dsbs_jax.data import vocabularies
 from dsbs_jax.data.prepared import store
+from dsbs_jax.data.vocabulary import vocabularies
 from dsbs_jax.interop import same_network, t5x_write_checkpoint
 from dsbs_jax.interop.hf import hf_checkpoint
 from dsbs_jax.runs import run_folder

@@ -13,7 +13,8 @@ import os
 import pathlib
 
 from dsbs_jax import contract
-from dsbs_jax.data import object_store, vocabularies, vocabulary_files
+from dsbs_jax.data.remote import object_store
+from dsbs_jax.data.vocabulary import vocabularies, vocabulary_files
 
 _DIGITS = 8  # of a fingerprint, as many as tell two vocabularies apart
 

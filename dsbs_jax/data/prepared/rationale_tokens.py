@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from dsbs_jax import contract
-from dsbs_jax.data import benchmark, task_forms, vocabularies
+from dsbs_jax.data import benchmark, task_forms
 from dsbs_jax.data.prepared import (
   array_folder,
   ragged,
@@ -20,6 +20,7 @@ from dsbs_jax.data.prepared import (
   store,
   tokens,
 )
+from dsbs_jax.data.vocabulary import vocabularies
 
 # Forms whose targets hold a rationale.
 FORMS = ('rationale', *task_forms.MARKERS)

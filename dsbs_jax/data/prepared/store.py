@@ -18,12 +18,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dsbs_jax import contract
-from dsbs_jax.data import benchmark, buckets, object_store, task_forms
+from dsbs_jax.data import benchmark, task_forms
 from dsbs_jax.data.prepared import (
   fingerprints,
   metadata_file,
   rationale_file,
 )
+from dsbs_jax.data.remote import buckets, object_store
 
 VERSION = '1.0.0'
 # What a pass of its own asks the LLM for -> how that is called.

@@ -22,19 +22,15 @@ import numpy as np
 from absl import logging
 
 from dsbs_jax import contract
-from dsbs_jax.data import (
-  object_cache,
-  object_store,
-  task_forms,
-  vocabularies,
-  vocabulary_files,
-)
+from dsbs_jax.data import task_forms
 from dsbs_jax.data.prepared import (
   array_folder,
   ragged,
   rationale_rules,
   store,
 )
+from dsbs_jax.data.remote import object_cache, object_store
+from dsbs_jax.data.vocabulary import vocabularies, vocabulary_files
 
 _FORMAT = 2
 _SECONDS_BETWEEN_LINES = 5.0

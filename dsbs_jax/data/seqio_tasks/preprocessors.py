@@ -12,7 +12,8 @@ import seqio
 import tensorflow as tf
 
 from dsbs_jax import contract
-from dsbs_jax.data import task_forms, vocabularies
+from dsbs_jax.data import task_forms
+from dsbs_jax.data.vocabulary import vocabularies
 
 Preprocessor = Callable[..., tf.data.Dataset]
 

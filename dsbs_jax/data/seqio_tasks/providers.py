@@ -17,9 +17,10 @@ import tensorflow as tf
 
 from dsbs_jax import contract
 from dsbs_jax.data import benchmark as benchmark_lib
-from dsbs_jax.data import task_forms, vocabularies, vocabulary_files
+from dsbs_jax.data import task_forms
 from dsbs_jax.data.prepared import fingerprints, store, tokens
 from dsbs_jax.data.seqio_tasks import features, preprocessors
+from dsbs_jax.data.vocabulary import vocabularies, vocabulary_files
 
 _SHUFFLE_BUFFER = 10_000  # on top of the source's own shuffle of everything
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dsbs_jax import contract
-from dsbs_jax.data import sentencepiece_model, vocabularies
+from dsbs_jax.data.vocabulary import sentencepiece_model, vocabularies
 from dsbs_jax.interop.hf import tokenizer_json
 
 _HARD_TEXTS = (

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from dsbs_jax import contract
-from dsbs_jax.data import vocabularies
+from dsbs_jax.data.vocabulary import vocabularies
 
 _BLANK = '▁'
 # What <pad> and <unk> are looked for as: no text holds these noncharacters, so

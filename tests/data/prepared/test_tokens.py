@@ -10,8 +10,8 @@ import sys
 import numpy as np
 import pytest
 
-from dsbs_jax.data import vocabularies
 from dsbs_jax.data.prepared import ragged, tokens
+from dsbs_jax.data.vocabulary import vocabularies
 from tests.data import small_prepared
 
 FORMS = (

@@ -12,7 +12,7 @@ import safetensors.flax
 import safetensors.numpy
 
 from dsbs_jax.core import network
-from dsbs_jax.data import vocabularies
+from dsbs_jax.data.vocabulary import vocabularies
 from dsbs_jax.interop.hf import hf_checkpoint, hf_tokenizer
 from tests.interop import hf_models
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 import sentencepiece
 
-from dsbs_jax.data import vocabularies
+from dsbs_jax.data.vocabulary import vocabularies
 from dsbs_jax.interop.hf import hf_tokenizer
 from tests.data import small_prepared
 from tests.recordings import hf_folders

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from dsbs_jax import contract
-from dsbs_jax.data import object_cache, object_store
+from dsbs_jax.data.remote import object_cache, object_store
 
 _INCOMPLETE = '.incomplete'
 _WHOLE = re.compile(r'(?:.*/)?(?:checkpoint_\d+|dsbs_\w+/\d[\d.]*)(?=/)')

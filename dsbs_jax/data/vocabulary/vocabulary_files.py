@@ -23,12 +23,8 @@ import re
 import tempfile
 
 from dsbs_jax import contract
-from dsbs_jax.data import (
-  buckets,
-  download,
-  object_store,
-  sentencepiece_model,
-)
+from dsbs_jax.data.remote import buckets, download, object_store
+from dsbs_jax.data.vocabulary import sentencepiece_model
 
 T5_PUBLIC = download.T5_VOCABULARY
 BYTES = 'bytes'

@@ -11,8 +11,9 @@ import threading
 import pytest
 
 from dsbs_jax import contract
-from dsbs_jax.data import download, vocabularies
+from dsbs_jax.data.remote import download
 from dsbs_jax.data.source import archive
+from dsbs_jax.data.vocabulary import vocabularies
 from tests.data import small_prepared
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB

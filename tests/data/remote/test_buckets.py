@@ -13,7 +13,7 @@ import fsspec
 import pytest
 
 from dsbs_jax import contract
-from dsbs_jax.data import buckets, object_store
+from dsbs_jax.data.remote import buckets, object_store
 
 URL = 'memory://ours/run'
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from dsbs_jax import contract
-from dsbs_jax.data import vocabulary_files
+from dsbs_jax.data.vocabulary import vocabulary_files
 
 # Between a decoder's input and its target: in one sequence, the input's end id
 # would say that the text is over.

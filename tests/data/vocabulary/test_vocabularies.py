@@ -8,9 +8,13 @@ import pytest
 import sentencepiece
 import seqio
 
-from dsbs_jax.data import base_vocabulary, vocabularies, vocabulary_files
 from dsbs_jax.data.prepared import tokens
 from dsbs_jax.data.seqio_tasks import providers
+from dsbs_jax.data.vocabulary import (
+  base_vocabulary,
+  vocabularies,
+  vocabulary_files,
+)
 from dsbs_jax.interop.hf import hf_tokenizer
 from dsbs_jax.preparing import vocabulary_training
 from tests.data import small_prepared

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from dsbs_jax.data import object_store
+from dsbs_jax.data.remote import object_store
 
 _KEPT_SECONDS = 30 * 24 * 3600  # of a cached file that nobody uses
 # What an object's version may be called in a store's listing.

@@ -17,7 +17,7 @@ import numpy as np
 import sentencepiece
 
 from dsbs_jax import contract
-from dsbs_jax.data import (
+from dsbs_jax.data.vocabulary import (
   base_vocabulary,
   sentencepiece_model,
   vocabulary_files,
