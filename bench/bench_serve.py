@@ -29,7 +29,8 @@ from absl import flags
 
 from bench import worker
 from dsbs_jax.interop import ct2_model
-from dsbs_jax.runtime import command, gin_config
+from dsbs_jax.runtime import command
+from dsbs_jax.runtime.configuration import gin_config
 from dsbs_jax.serving import server as server_lib
 from tests.inference import small_student
 from tests.serving import serving_process

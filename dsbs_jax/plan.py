@@ -10,7 +10,8 @@ With the gin files and settings of a training command, it plans that command.
 from absl import flags
 
 from dsbs_jax.hardware import planner
-from dsbs_jax.runtime import accelerators, command, gin_flags
+from dsbs_jax.runtime import accelerators, command
+from dsbs_jax.runtime.configuration import gin_flags
 from dsbs_jax.training import start, train_config
 
 ENGINE = ('gin/train.gin', 'gin/plan.gin')

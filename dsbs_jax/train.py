@@ -18,13 +18,8 @@ from dsbs_jax import contract
 from dsbs_jax.data import task_modules
 from dsbs_jax.data.remote import object_store
 from dsbs_jax.data.vocabulary import vocabulary_files
-from dsbs_jax.runtime import (
-  command,
-  distributed,
-  gin_config,
-  gin_flags,
-  progress,
-)
+from dsbs_jax.runtime import command, distributed, progress
+from dsbs_jax.runtime.configuration import gin_config, gin_flags
 from dsbs_jax.training import loop, start, train_config
 
 S, N = flags.DEFINE_string, flags.DEFINE_integer

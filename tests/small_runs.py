@@ -10,7 +10,7 @@ import numpy as np
 from dsbs_jax.interop import read_checkpoint
 from dsbs_jax.preparing import prepare as prepare_lib
 from dsbs_jax.runs import metrics_log, tensorboard
-from dsbs_jax.runtime import gin_config
+from dsbs_jax.runtime.configuration import gin_config
 from dsbs_jax.training import train_config
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]

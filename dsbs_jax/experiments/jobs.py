@@ -11,7 +11,7 @@ from dsbs_jax.data.prepared import store
 from dsbs_jax.data.remote import buckets
 from dsbs_jax.preparing import prepare
 from dsbs_jax.runs import run_folder, run_names
-from dsbs_jax.runtime import gin_config, gin_texts
+from dsbs_jax.runtime.configuration import gin_config, gin_texts
 from dsbs_jax.training import train_config
 
 NEW, RESUME, FINISHED = 'new', 'resume', 'finished'

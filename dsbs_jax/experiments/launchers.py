@@ -13,7 +13,8 @@ from typing import Any
 
 from dsbs_jax.experiments import jobs
 from dsbs_jax.preparing import prepare
-from dsbs_jax.runtime import gin_config, signals
+from dsbs_jax.runtime import signals
+from dsbs_jax.runtime.configuration import gin_config
 from dsbs_jax.training import loop
 
 FAILED_STATUS = 1

@@ -16,7 +16,7 @@ from dsbs_jax.data import register
 from dsbs_jax.data.remote import buckets, object_store
 from dsbs_jax.experiments import jobs
 from dsbs_jax.runs import checkpoint_folders, run_folder, run_names
-from dsbs_jax.runtime import gin_config
+from dsbs_jax.runtime.configuration import gin_config
 from dsbs_jax.training import train_config
 
 # Macros that the plan sets in every run.

@@ -15,7 +15,7 @@ from absl import flags
 from dsbs_jax import contract
 from dsbs_jax.inference import student_config
 from dsbs_jax.runs import self_description
-from dsbs_jax.runtime import gin_flags, gin_macros
+from dsbs_jax.runtime.configuration import gin_flags, gin_macros
 
 Config = TypeVar('Config', bound=student_config.CheckpointConfig)
 

@@ -25,7 +25,7 @@ from t5x import models
 from dsbs_jax import contract
 from dsbs_jax.core import network
 from dsbs_jax.core import objective as objective_lib
-from dsbs_jax.core.losses import cross_entropy
+from dsbs_jax.core.losses import cross_entropy, weighted_loss
 from dsbs_jax.data.seqio_tasks import features
 from dsbs_jax.interop import t5x_batch_format
 
@@ -104,9 +104,9 @@ class DistillationModel(models.EncoderDecoderModel):
     self, groups: Mapping[str, t5x_batch_format.Rows]
   ) -> dict[str, Any]:
     """Adds the objective's weight of each target token to a whole batch."""
-    counts = objective_lib.token_counts(self.objective, groups)
+    counts = weighted_loss.token_counts(self.objective, groups)
     token_weights = functools.partial(
-      objective_lib.token_weights, self.objective, counts=counts
+      weighted_loss.token_weights, self.objective, counts=counts
     )
     return {
       view: rows | {WEIGHTS: token_weights(rows)}

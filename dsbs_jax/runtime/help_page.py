@@ -54,7 +54,10 @@ _WIDTH, _COLUMN = 80, 28
 _ADDED = re.compile(r'^<[^>]*>: |;\s+repeat this option.*$', re.DOTALL)
 _KINDS = {'string': 'TEXT', 'int': 'NUMBER', 'float': 'NUMBER'}
 # Flags of our own that every command has are defined here.
-_SHARED = ('dsbs_jax.runtime.gin_flags', 'dsbs_jax.runtime.command')
+_SHARED = (
+  'dsbs_jax.runtime.configuration.gin_flags',
+  'dsbs_jax.runtime.command',
+)
 
 
 def is_asked_for(arguments: Sequence[str]) -> bool:

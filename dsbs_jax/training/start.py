@@ -18,7 +18,8 @@ from dsbs_jax.data.remote import object_store
 from dsbs_jax.data.vocabulary import vocabulary_files
 from dsbs_jax.interop import gguf_checkpoint, same_network
 from dsbs_jax.runs import results, run_folder, self_description
-from dsbs_jax.runtime import gin_files, gin_macros, progress
+from dsbs_jax.runtime import gin_files, progress
+from dsbs_jax.runtime.configuration import gin_macros
 from dsbs_jax.training import train_config
 
 # From random parameters: the largest of our models for a CPU, and a rate at

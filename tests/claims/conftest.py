@@ -8,7 +8,7 @@ import pytest
 from dsbs_jax.core import network, steps
 from dsbs_jax.data.vocabulary import vocabularies
 from dsbs_jax.runs import checkpoints
-from dsbs_jax.runtime import gin_config
+from dsbs_jax.runtime.configuration import gin_config
 from dsbs_jax.training import train_config
 from tests.claims import doors
 from tests.claims.errors import FILES, MODEL, REPOSITORY

@@ -13,7 +13,7 @@ from absl import flags
 
 from dsbs_jax.runtime import command
 
-_FLAGS_OF = 'dsbs_jax.runtime.gin_flags'
+_FLAGS_OF = 'dsbs_jax.runtime.configuration.gin_flags'
 # What holds on to that module is loaded anew with it.
 _LOADED_ANEW = (_FLAGS_OF, 'dsbs_jax.inference.student_flags')
 # How absl names the module of a door: by its file, or as it was imported.

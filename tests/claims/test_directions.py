@@ -166,7 +166,7 @@ def test_gin_is_imported_in_one_file_only():
     for path in _files()
     if 'gin' in {name.split('.')[0] for name in _imports(path)}
   }
-  assert users <= {'dsbs_jax.runtime.gin_config'}
+  assert users <= {'dsbs_jax.runtime.configuration.gin_config'}
 
 
 def test_gin_folder_holds_no_python():

@@ -10,7 +10,7 @@ from dsbs_jax.core import network, optimizer
 from dsbs_jax.data.vocabulary import vocabularies
 from dsbs_jax.inference import evaluate_checkpoint, infer_file
 from dsbs_jax.runs import results, run_folder
-from dsbs_jax.runtime import gin_config
+from dsbs_jax.runtime.configuration import gin_config
 from dsbs_jax.serving import server
 from dsbs_jax.training import session, train_config
 

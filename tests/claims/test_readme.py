@@ -55,7 +55,7 @@ def _flags(module: str) -> set[str]:
   texts = [(REPOSITORY / (module.replace('.', '/') + '.py')).read_text()]
   for name in (
     'dsbs_jax/inference/student_flags',
-    'dsbs_jax/runtime/gin_flags',
+    'dsbs_jax/runtime/configuration/gin_flags',
     'bench/workload',
   ):
     if any(name.rpartition('/')[2] in text for text in texts):

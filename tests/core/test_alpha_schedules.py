@@ -9,7 +9,8 @@ import pytest
 
 from dsbs_jax.core import alpha_schedules, objective, optimizer, steps
 from tests import models
-from tests.core import test_joined_views, test_steps
+from tests.core import test_steps
+from tests.core.gradients import test_joined_views
 
 POINTS = ((2, 0.9), (4, 0.5), (4, 0.2), (7, 0.6), (7, 0.1))
 

@@ -9,7 +9,7 @@ import pytest
 
 from dsbs_jax.experiments import jobs, sweep_plan
 from dsbs_jax.experiments import sweep as sweep_lib
-from dsbs_jax.runtime import gin_config
+from dsbs_jax.runtime.configuration import gin_config
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 

@@ -17,7 +17,7 @@ from dsbs_jax.exporting import export as export_lib
 from dsbs_jax.exporting import hf_folder, model_card, stablehlo
 from dsbs_jax.inference import infer_file
 from dsbs_jax.interop import read_checkpoint
-from dsbs_jax.runtime import gin_config
+from dsbs_jax.runtime.configuration import gin_config
 from tests.data import small_prepared
 from tests.exporting import student
 from tests.inference import small_student

@@ -23,7 +23,8 @@ from dsbs_jax.data.source import (
   rows,
 )
 from dsbs_jax.inference import input_lines
-from dsbs_jax.runtime import command, gin_config
+from dsbs_jax.runtime import command
+from dsbs_jax.runtime.configuration import gin_config
 from rationales import costs
 from rationales import ledger as ledger_lib
 from tests import arithmetic

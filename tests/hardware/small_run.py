@@ -4,7 +4,7 @@
 import pathlib
 
 from dsbs_jax.data.batching import row_shapes
-from dsbs_jax.runtime import gin_config
+from dsbs_jax.runtime.configuration import gin_config
 from dsbs_jax.training import train_config
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]

@@ -12,7 +12,7 @@ from dsbs_jax.data import register
 from dsbs_jax.data.batching import batch_order, loader, row_shapes
 from dsbs_jax.hardware import batch_shapes
 from dsbs_jax.preparing import prepare
-from dsbs_jax.runtime import gin_config
+from dsbs_jax.runtime.configuration import gin_config
 from dsbs_jax.training import lowered_step, train_config
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]

@@ -19,7 +19,8 @@ import pytest
 
 from dsbs_jax.core import network
 from dsbs_jax.hardware import batch_shapes, memory, tpu_compiler
-from dsbs_jax.runtime import accelerators, gin_config
+from dsbs_jax.runtime import accelerators
+from dsbs_jax.runtime.configuration import gin_config
 from dsbs_jax.training import lowered_step, train_config
 
 pytestmark = [

@@ -12,7 +12,8 @@ import pytest
 
 from dsbs_jax import contract
 from dsbs_jax.inference import answer_file, infer_file, predictor
-from dsbs_jax.runtime import gin_config, signals
+from dsbs_jax.runtime import signals
+from dsbs_jax.runtime.configuration import gin_config
 from tests.inference import small_student
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]

@@ -11,7 +11,7 @@ import pytest
 
 from dsbs_jax.core import platform
 from dsbs_jax.inference import infer_file
-from dsbs_jax.runtime import gin_config
+from dsbs_jax.runtime.configuration import gin_config
 from dsbs_jax.serving import server
 from tests import small_runs
 from tests.claims import doors

@@ -15,7 +15,7 @@ from dsbs_jax.experiments import launchers
 from dsbs_jax.inference import infer_file
 from dsbs_jax.preparing import prepare as prepare_lib
 from dsbs_jax.runs import run_folder, self_description
-from dsbs_jax.runtime import gin_config
+from dsbs_jax.runtime.configuration import gin_config
 from dsbs_jax.training import loop
 from tests import small_runs
 from tests.data import row_tables, toy

@@ -20,7 +20,7 @@ from dsbs_jax.reporting import (
   tables,
 )
 from dsbs_jax.runs import results, run_folder
-from dsbs_jax.runtime import gin_config
+from dsbs_jax.runtime.configuration import gin_config
 from dsbs_jax.training import loop
 from tests.claims import doors
 

@@ -6,7 +6,8 @@ import shutil
 
 import pytest
 
-from dsbs_jax.runtime import command, gin_config, gin_files, gin_texts
+from dsbs_jax.runtime import command, gin_files
+from dsbs_jax.runtime.configuration import gin_config, gin_texts
 from dsbs_jax.training import train_config
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]

@@ -19,7 +19,7 @@ import urllib.parse
 import pytest
 
 from dsbs_jax.inference import infer_file, predictor, student
-from dsbs_jax.runtime import gin_config
+from dsbs_jax.runtime.configuration import gin_config
 from dsbs_jax.serving import batcher, sockets, warmup
 from dsbs_jax.serving import server as server_lib
 from tests.inference import small_student

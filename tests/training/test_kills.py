@@ -26,7 +26,7 @@ from dsbs_jax.core import steps
 from dsbs_jax.inference import evaluator
 from dsbs_jax.preparing import prepare
 from dsbs_jax.runs import checkpoints, metrics_log, run_folder
-from dsbs_jax.runtime import gin_config
+from dsbs_jax.runtime.configuration import gin_config
 from dsbs_jax.training import train_config
 from tests import small_runs
 from tests.recordings import hf_folders

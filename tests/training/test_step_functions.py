@@ -142,7 +142,7 @@ def rules_of(mesh_name):
 @functools.cache
 def build(model, rules, optimizer='adamw_hf'):
   """The settings of a training run, as the planner builds them."""
-  from dsbs_jax.runtime import gin_config
+  from dsbs_jax.runtime.configuration import gin_config
   from dsbs_jax.training import train_config
 
   return gin_config.build(

@@ -6,7 +6,7 @@ import textwrap
 
 import pytest
 
-from dsbs_jax.runtime import gin_config
+from dsbs_jax.runtime.configuration import gin_config
 
 
 @dataclasses.dataclass(frozen=True)

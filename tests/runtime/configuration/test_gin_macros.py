@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from dsbs_jax.runtime import gin_macros
+from dsbs_jax.runtime.configuration import gin_macros
 
 
 @dataclasses.dataclass(frozen=True)

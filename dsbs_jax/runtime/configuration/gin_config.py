@@ -18,7 +18,7 @@ from typing import TypeVar
 
 import gin
 from dsbs_jax import contract
-from dsbs_jax.runtime import gin_errors, gin_macros, gin_texts
+from dsbs_jax.runtime.configuration import gin_errors, gin_macros, gin_texts
 
 Settings = TypeVar('Settings')
 

@@ -6,13 +6,8 @@ from typing import Any, TypeVar
 
 from absl import flags
 
-from dsbs_jax.runtime import (
-  gin_config,
-  gin_files,
-  gin_macros,
-  gin_texts,
-  help_page,
-)
+from dsbs_jax.runtime import gin_files, help_page
+from dsbs_jax.runtime.configuration import gin_config, gin_macros, gin_texts
 
 Settings = TypeVar('Settings')
 
