@@ -92,11 +92,8 @@ def unstack_layers(params: Params, config: Config) -> Params:
   """The inverse of `stack_layers`.
 
   Args:
-    params: parameters of stacked layers, as scan wants them.
-    config: the network's size.
-
-  Returns:
-    The tree with one entry per layer.
+    params: parameters with a subtree `layers`, stacked.
+    config: the network.
   """
   return tree(config).unstack(params)
 

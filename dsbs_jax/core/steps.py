@@ -121,13 +121,10 @@ def make_train_step(
 
   Returns:
     (state, batch) -> (new state, metrics). Metrics are float32 scalars:
-    `{label,rationale}/{loss_sum,tokens,correct}` over the batch, and those of
-    other tasks with a weight, `loss` (the
-    objective), `grad_norm` (before clipping), `finite` (1 if both are finite,
-    else 0), those of `_update_norms`, `learning_rate` if the optimizer's state
-    has it, `alpha` if it follows a schedule, `mutual_information` (unweighted)
-    and `contrast/{loss_sum,tokens,correct}` (of pairs) if the objective has
-    these terms.
+    the sums of `batch_gradient.batch_value_and_grad`, `loss` (the objective),
+    `grad_norm` (before clipping), `finite` (1 if both are finite, else 0),
+    those of `_update_norms`, `learning_rate` if the optimizer's state has it,
+    and `alpha` if it follows a schedule.
 
   Raises:
     UserError: num_microbatches is below 1, or the mutual-information term
@@ -139,19 +136,7 @@ def make_train_step(
     raise contract.UserError(
       f'num_microbatches is {num_microbatches}, expected a number >= 1.'
     )
-  if distillation.mi_weight and (chunk_tokens or num_pairs < 1):
-    raise contract.UserError(
-      f'mi_weight is {distillation.mi_weight} with'
-      f' chunk_tokens {chunk_tokens} and num_pairs {num_pairs}, expected no'
-      ' chunks, because the term needs all targets of a rationale at once, and'
-      ' the number of pairs. Set chunk_tokens=0 and num_pairs=batch size.'
-    )
-  if distillation.contrast_weight and num_pairs < 1:
-    raise contract.UserError(
-      f'contrast_weight is {distillation.contrast_weight} with num_pairs'
-      f' {num_pairs}, expected the number of pairs. Set num_pairs=batch size.'
-    )
-
+  _check_pair_terms(distillation, chunk_tokens, num_pairs)
   alpha_at = alpha_schedules.make(
     distillation.alpha_schedule,
     alpha=distillation.alpha,
@@ -160,10 +145,8 @@ def make_train_step(
 
   def train_step(state, batch):
     alpha = alpha_at and alpha_at(state.step)
-    options = {}
-    if lora.rank:
-      attach = functools.partial(lora_lib.attach, state.frozen, lora=lora)
-      options['network_params'] = attach
+    attach = functools.partial(lora_lib.attach, state.frozen, lora=lora)
+    options = {'network_params': attach} if lora.rank else {}
     (loss, sums), gradient = batch_gradient.batch_value_and_grad(
       state.params,
       batch,
@@ -195,14 +178,29 @@ def make_train_step(
       metrics['learning_rate'] = rate
     if alpha is not None:
       metrics['alpha'] = alpha
-    new_state = state.replace(
-      step=state.step + 1,
-      params=params,
-      opt_state=opt_state,
-    )
-    return new_state, metrics
+    return state.replace(
+      step=state.step + 1, params=params, opt_state=opt_state
+    ), metrics
 
   return train_step
+
+
+def _check_pair_terms(
+  distillation: objective.Distillation, chunk_tokens: int, num_pairs: int
+) -> None:
+  """Raises UserError where a term that ties views together cannot do so."""
+  if distillation.mi_weight and (chunk_tokens or num_pairs < 1):
+    raise contract.UserError(
+      f'mi_weight is {distillation.mi_weight} with'
+      f' chunk_tokens {chunk_tokens} and num_pairs {num_pairs}, expected no'
+      ' chunks, because the term needs all targets of a rationale at once, and'
+      ' the number of pairs. Set chunk_tokens=0 and num_pairs=batch size.'
+    )
+  if distillation.contrast_weight and num_pairs < 1:
+    raise contract.UserError(
+      f'contrast_weight is {distillation.contrast_weight} with num_pairs'
+      f' {num_pairs}, expected the number of pairs. Set num_pairs=batch size.'
+    )
 
 
 def _update_norms(updates: Any, params: Any) -> Metrics:

@@ -2,7 +2,7 @@
 """What `prepare` prints: how many rows and completions, how many tokens."""
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -41,67 +41,64 @@ def counts(prepared: store.Prepared) -> rich.table.Table:
     if split == 'train' and about['file_counts'] != about['counts']:
       columns['train file'] = about['file_counts']
     columns[split] = about['counts']
-  statuses = dict.fromkeys(s for c in columns.values() for s in c['statuses'])
-  dropped = dict.fromkeys(s for c in columns.values() for s in c['dropped'])
-  models = dict.fromkeys(
-    m for c in columns.values() for m in c.get('models', ())
-  )
-  verdicts = dict.fromkeys(
-    v for c in columns.values() for v in c.get('verdicts', ())
-  )
   table = rich.table.Table(title=f'{prepared.name}: rows and completions')
   table.add_column('')
   for column in columns:
     table.add_column(column, justify='right')
 
-  def add(name: str, value) -> None:
-    table.add_row(name, *(value(c) for c in columns.values()))
+  def has(key: str) -> bool:
+    return any(c.get(key) for c in columns.values())
+
+  def add(name: str, value: Callable[[Mapping[str, Any]], str]) -> None:
+    table.add_row(name, *map(value, columns.values()))
+
+  def add_each(key: str, title: Callable[[str], str], names=None) -> None:
+    """A row for each name that a count of `key` is kept of."""
+    found = (name for c in columns.values() for name in c.get(key) or ())
+    for name in dict.fromkeys(found) if names is None else names:
+      add(title(name), lambda c, n=name: f'{(c.get(key) or {}).get(n, 0):,}')
 
   for key in _COUNTED:
     add(key.replace('_', ' '), lambda c, key=key: f'{c[key]:,}')
-  for model in models:
-    add(
-      f'completions of {terminal_text.visible(model) or "an unnamed model"}',
-      lambda c, m=model: f'{c.get("models", {}).get(m, 0):,}',
-    )
-  for status in statuses:
-    add(f'  {status}', lambda c, s=status: f'{c["statuses"].get(s, 0):,}')
-  if any(c['torn'] for c in columns.values()):
+  add_each('models', _model_title)
+  add_each('statuses', '  {}'.format)
+  if has('torn'):
     add('cut last lines', lambda c: f'{c["torn"]:,}')
   for key in ('accuracy', 'usable_accuracy'):
     add(
       f'LLM label {key.replace("_", " ")} %',
       lambda c, key=key: '-' if c[key] is None else f'{c[key]:.2f}',
     )
-  if any(c.get('argues') for c in columns.values()):
-    for argues, words in _ARGUES.items():
-      add(words, lambda c, v=argues: f'{c.get("argues", {}).get(v, 0):,}')
+  if has('argues'):
+    add_each('argues', _ARGUES.get, _ARGUES)
     add('argues for another label %', _percent_against)
-  if any(c.get('rationales') for c in columns.values()):
+  if has('rationales'):
     add('rationales to choose from', lambda c: f'{c.get("rationales", 0):,}')
-  if any(c.get('soft_labels') for c in columns.values()):
+  if has('soft_labels'):
     add('soft labels', lambda c: f'{c.get("soft_labels", 0):,}')
     add(
       'hard labels alone',
       lambda c: f'{c["answered"] - c.get("soft_labels", 0):,}',
     )
-  if any(c.get('counterfactuals_asked') for c in columns.values()):
+  if has('counterfactuals_asked'):
     add(
       'rationales for a wrong label',
       lambda c: f'{c["counterfactuals"]:,} of {c["counterfactuals_asked"]:,}',
     )
-  for verdict in verdicts:
-    add(
-      f'verdicts: {verdict}',
-      lambda c, v=verdict: f'{c.get("verdicts", {}).get(v, 0):,}',
-    )
-  for reason in dropped:
+  add_each('verdicts', 'verdicts: {}'.format)
+  for reason in dict.fromkeys(
+    r for c in columns.values() for r in c['dropped']
+  ):
     add(
       f'dropped: {reason}',
       lambda c, r=reason: f'{c["dropped"].get(r, 0):,}' if c['kept'] else '-',
     )
   add('examples written', lambda c: f'{c["kept"]:,}' if c['kept'] else '-')
   return table
+
+
+def _model_title(model: str) -> str:
+  return f'completions of {terminal_text.visible(model) or "an unnamed model"}'
 
 
 def _percent_against(counts: Mapping[str, Any]) -> str:

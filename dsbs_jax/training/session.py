@@ -103,9 +103,9 @@ def open_session(
   saved = checkpoints.Checkpoints(run.model_dir, keep=run.keep_checkpoints)
   fingerprint = resume_check.run_fingerprint(run, source, vocabulary)
   init_key, run_key = jax.random.split(jax.random.key(run.seed))
-  position = {}
   if latest_step is None:
     state = init_state(run, mesh, init_key, vocabulary=vocabulary)
+    position = {}
   else:
     state, position = _resumed_state(
       run, mesh, saved, step=latest_step, fingerprint=fingerprint
@@ -113,16 +113,7 @@ def open_session(
     batches.set_state(position['loader'])
     progress.say(f'resuming {run.model_dir} from step {latest_step:,}')
   step = int(state.step)
-
-  evaluator = evaluator_lib.Evaluator(
-    evaluator_lib.evaluated_task(run.mixture_or_task_name),
-    run.model,
-    splits=run.eval_splits,
-    batch_size=run.eval_batch_size,
-    max_decode_len=run.max_decode_len,
-    source=source,
-    mesh=mesh,
-  )
+  evaluator = _evaluator(run, source, mesh)
   log = metrics_log.MetricsLog(
     run.model_dir,
     train_steps=run.train_steps,
@@ -169,6 +160,20 @@ def _resumed_state(
   )
   resume_check.check(saved_run, fingerprint, run, step=step)
   return saved.restore(step, step_functions.state(run, mesh).like)
+
+
+def _evaluator(
+  run: train_config.TrainConfig, source: tokens.Source, mesh: jax.sharding.Mesh
+) -> evaluator_lib.Evaluator:
+  return evaluator_lib.Evaluator(
+    evaluator_lib.evaluated_task(run.mixture_or_task_name),
+    run.model,
+    splits=run.eval_splits,
+    batch_size=run.eval_batch_size,
+    max_decode_len=run.max_decode_len,
+    source=source,
+    mesh=mesh,
+  )
 
 
 def _description(task: str, source: tokens.Source) -> dict[str, Any] | None:

@@ -187,6 +187,50 @@ def _mlp(params: dict, inputs: jax.Array) -> jax.Array:
   return dense(hidden, params['wo']['kernel'])
 
 
+def _layer_fn(
+  config: GemmaConfig,
+  reaches: Reaches,
+  kv_fn: KVFn,
+  *,
+  unpadding: Unpadding | None,
+) -> Callable[..., tuple[jax.Array, Any]]:
+  """One layer; arguments as in `run`.
+
+  Returns:
+    (layer_params, inputs, the layer's entry of `_with_kinds`, keys of rows) ->
+    (outputs, second result of kv_fn); inputs and outputs as `run` returns them.
+  """
+  drop = functools.partial(dropout.dropout, rate=config.dropout_rate)
+
+  def layer(layer_params, inputs, of_layer, keys):
+    is_global, kv = of_layer
+    if isinstance(is_global, bool):
+      reach = reaches.whole if is_global else reaches.local
+    else:  # traced, in a scan or a checkpoint
+      reach = jax.tree.map(
+        lambda local, whole: jnp.where(is_global, whole, local), *reaches
+      )
+    masks = dropout.feature_masks(
+      keys, config, (config.emb_dim,) * 2, unpadding=unpadding
+    )
+    output, changed = _attention(
+      layer_params['self_attention'],
+      rms_norm(inputs, layer_params['pre_attention_norm']),
+      reach,
+      config=config,
+      kv_fn=lambda new: kv_fn(new, kv),
+      unpadding=unpadding,
+    )
+    output = rms_norm(output, layer_params['post_attention_norm'])
+    inputs = inputs + drop(output, masks[0])
+    normed = rms_norm(inputs, layer_params['pre_mlp_norm'])
+    output = _mlp(layer_params['mlp'], normed)
+    output = rms_norm(output, layer_params['post_mlp_norm'])
+    return inputs + drop(output, masks[1]), changed
+
+  return layer
+
+
 def run(
   params: dict,
   config: GemmaConfig,
@@ -216,41 +260,16 @@ def run(
     [B, T, D] in the activation dtype, after the final norm; flat, [C * n, D],
     with unpadding. Per layer the second result of its kv_fn.
   """
-  drop = functools.partial(dropout.dropout, rate=config.dropout_rate)
   row_keys = dropout.row_keys(dropout_key, tokens.shape[0])
   embed_keys, layers_keys = dropout.split_keys(row_keys, 2)
-  masks_of = functools.partial(dropout.feature_masks, unpadding=unpadding)
-
-  def layer(layer_params, inputs, of_layer, keys):
-    is_global, kv = of_layer
-    if isinstance(is_global, bool):
-      reach = reaches.whole if is_global else reaches.local
-    else:  # traced, in a scan or a checkpoint
-      reach = jax.tree.map(
-        lambda local, whole: jnp.where(is_global, whole, local), *reaches
-      )
-    masks = masks_of(keys, config, (config.emb_dim,) * 2)
-    output, changed = _attention(
-      layer_params['self_attention'],
-      rms_norm(inputs, layer_params['pre_attention_norm']),
-      reach,
-      config=config,
-      kv_fn=lambda new: kv_fn(new, kv),
-      unpadding=unpadding,
-    )
-    output = rms_norm(output, layer_params['post_attention_norm'])
-    inputs = inputs + drop(output, masks[0])
-    normed = rms_norm(inputs, layer_params['pre_mlp_norm'])
-    output = _mlp(layer_params['mlp'], normed)
-    output = rms_norm(output, layer_params['post_mlp_norm'])
-    return inputs + drop(output, masks[1]), changed
-
   embedded = _embed(params, config, tokens, unpadding)
-  embed_mask = masks_of(embed_keys, config, (config.emb_dim,))[0]
+  (embed_mask,) = dropout.feature_masks(
+    embed_keys, config, (config.emb_dim,), unpadding=unpadding
+  )
   hidden, changed = layer_loop.run(
-    layer,
+    _layer_fn(config, reaches, kv_fn, unpadding=unpadding),
     params[stack],
-    drop(embedded, embed_mask),
+    dropout.dropout(embedded, embed_mask, rate=config.dropout_rate),
     config=config,
     stack=stack,
     num_layers=config.num_layers,

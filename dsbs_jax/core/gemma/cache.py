@@ -45,9 +45,7 @@ def decoding_params(params: dict, config: GemmaConfig) -> dict:
 
   Rounded once, not once per token. What norms add to 1 stays float32.
 
-  Args:
-    params: the whole parameter tree, float32.
-    config: has the activation dtype.
+  Args: as in `core/t5/cache.decoding_params`.
   """
 
   def convert(path, array):
@@ -66,16 +64,7 @@ def prefill(
 ) -> Prefilled:
   """Runs the inputs.
 
-  Args:
-    params: the whole parameter tree.
-    config: its size.
-    rows: encoder_input_tokens [B, S] int32, one example per row.
-    max_decode_len: L, tokens of an output at most.
-    token_shares: as T5 has it; here padding is always computed.
-
-  Raises:
-    UserError: max_decode_len is below 1.
-    ValueError: the rows are packed.
+  Args and errors: as in `core/t5/cache.prefill`; padding is always computed.
   """
   decode_state.check_length(max_decode_len)
   del token_shares
@@ -106,10 +95,7 @@ def init_decode_state(
 
   A layer's cache is [R, J, S + L, K], the targets behind the inputs.
 
-  Args:
-    config: the network's size.
-    prefilled: of B rows, for outputs of L tokens.
-    num_beams: G; the state has R = B * G rows.
+  Args: as in `core/t5/cache.init_decode_state`.
   """
   first = int(config.scan_layers)  # the axis of rows, behind that of layers
 
@@ -135,15 +121,7 @@ def decode_step(
 ) -> tuple[jax.Array, dict[str, attention.KeyValue]]:
   """Runs the newest token of each row.
 
-  Args:
-    params: the whole parameter tree.
-    config: its size.
-    prefilled: from `prefill`.
-    state: with fewer than L tokens chosen.
-
-  Returns:
-    Hidden states [R, D] in the activation dtype, after the final norm; the
-    KV cache with one more position.
+  Args and result: as in `core/t5/cache.decode_step`.
   """
   index = state.index
   num_rows, max_decode_len = state.tokens.shape
@@ -203,14 +181,7 @@ def option_states(
 ) -> jax.Array:
   """Runs the inputs once per row, and then given outputs.
 
-  Args:
-    params: the whole parameter tree.
-    config: its size.
-    rows: encoder_input_tokens [B, S] int32, one example per row.
-    targets: [B * options, T] int32, neighbours of one row, 0 where padded.
-
-  Returns:
-    Hidden states [B * options, T, D] in the activation dtype.
+  Args and result: as in `core/t5/cache.option_states`.
   """
   tokens = decode_state.source_tokens(rows)
   num_options = len(targets) // len(tokens)

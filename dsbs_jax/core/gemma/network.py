@@ -168,24 +168,13 @@ def decode(
 ) -> jax.Array:
   """The final hidden states of given targets (teacher forcing).
 
-  Args:
-    params: the whole parameter tree.
-    config: its size.
-    encoded: from `encode`.
-    rows: a row group, padded or packed.
-    dropout_key: typed key, or one per row [B]; None for no dropout.
-
-  Returns:
-    [B, T, D] in the activation dtype, after the final norm; flat, [C * n, D],
-    with decoder_token_index.
+  Args and result: as in `core/t5/network.decode`; packed rows also have
+    positions.
   """
   joint = join(config, rows)
   target_mask = rows['decoder_target_tokens'] > 0
-  segments = rows.get('decoder_segment_ids')
-  self_mask = attention.make_causal_mask(
-    target_mask.shape[1]
-  ) & attention.make_attention_mask(
-    target_mask, target_mask, query_segments=segments, key_segments=segments
+  self_mask = attention.make_target_mask(
+    target_mask, rows.get('decoder_segment_ids')
   )
 
   def kv_fn(new, of_inputs):
@@ -216,24 +205,13 @@ def decode(
 
 
 def logits(params: dict, config: GemmaConfig, hidden: jax.Array) -> jax.Array:
-  """Scores of all tokens, [..., V], float32 for every activation dtype.
-
-  Args:
-    params: the whole parameter tree, or its `logits_params`.
-    config: its size.
-    hidden: [..., D] from `decode`, in the activation dtype.
-  """
+  """Scores of all tokens: see `core/network.logits`."""
   del config
   kernel = params['token_embedder']['embedding'].T
   return logits_dense.logits_dense(hidden, kernel)
 
 
 def logits_params(params: dict, config: GemmaConfig) -> dict:
-  """The part of the whole parameter tree that `logits` reads.
-
-  Args:
-    params: the whole parameter tree.
-    config: its size.
-  """
+  """The part of the whole parameter tree that `logits` reads."""
   del config
   return {'token_embedder': params['token_embedder']}

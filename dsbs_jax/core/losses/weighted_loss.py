@@ -87,7 +87,7 @@ def rows_loss(
   logits_params: Any,
   alpha: Array | None = None,
   chunk_tokens: int = 0,
-  logits_loss: Callable[[Array], tuple[Array, Sums]] | None = None,
+  logits_loss: LogitsLoss | None = None,
 ) -> tuple[Array, Sums]:
   """What one row group contributes to the loss, and its metric sums.
 
@@ -135,13 +135,8 @@ def rows_loss(
     for term, task_id in distillation.terms.items()
   }
   if distillation.soft_label_weight and SOFT_PROBS in rows:
-    count = jnp.maximum(counts[SOFT_LABELS], 1e-9)
-    tokens |= {
-      'soft_ids': rows[SOFT_IDS],
-      'soft_probs': rows[SOFT_PROBS],
-      'soft': _has_soft(rows),
-      'soft_weights': _has_soft(rows) * distillation.soft_label_weight / count,
-    }
+    weight = distillation.soft_label_weight
+    tokens |= _soft_tokens(rows, weight, counts[SOFT_LABELS])
   if FURTHER_WEIGHTS in rows:
     tokens['weights'] += rows[FURTHER_WEIGHTS]
   return chunked_loss.of(
@@ -150,6 +145,17 @@ def rows_loss(
     (hidden, tokens),
     num_chunks=chunked_loss.number(tokens['targets'].shape, chunk_tokens),
   )
+
+
+def _soft_tokens(rows: Rows, weight: float, count: Array) -> dict[str, Array]:
+  """What `_tokens_loss` reads of the rows' soft targets."""
+  has_soft = _has_soft(rows)
+  return {
+    'soft_ids': rows[SOFT_IDS],
+    'soft_probs': rows[SOFT_PROBS],
+    'soft': has_soft,
+    'soft_weights': has_soft * weight / jnp.maximum(count, 1e-9),
+  }
 
 
 def _has_soft(rows: Rows) -> Array:
@@ -172,7 +178,7 @@ def _tokens_loss(
   hidden: Array,
   tokens: dict[str, Array],
   *,
-  logits_loss: Callable[[Array], tuple[Array, Sums]] | None = None,
+  logits_loss: LogitsLoss | None = None,
 ) -> tuple[Array, Sums]:
   """Loss and sums of some target positions, all of their logits at once.
 

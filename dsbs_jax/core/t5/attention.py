@@ -145,6 +145,22 @@ def make_causal_mask(length: int) -> jax.Array:
   return (positions[:, None] >= positions[None, :])[None, None]
 
 
+def make_target_mask(
+  real: jax.Array, segments: jax.Array | None = None
+) -> jax.Array:
+  """[B, 1, T, T] bool: real targets attend to themselves and those before.
+
+  Args:
+    real: [B, T] bool, False on padding.
+    segments: [B, T] int32, number of the example in a packed row; None for one
+      example per row.
+  """
+  causal = make_causal_mask(real.shape[1])
+  return causal & make_attention_mask(
+    real, real, query_segments=segments, key_segments=segments
+  )
+
+
 def dense(
   inputs: jax.Array, kernel: jax.Array | low_rank.LowRankKernel
 ) -> jax.Array:

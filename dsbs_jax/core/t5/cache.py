@@ -279,15 +279,12 @@ def option_states(
   """
   encoded = network.encode(params, config, rows)
   length = targets.shape[1]
-  target_mask = targets > 0
 
   def kv_fn(layer_params, normed, cross_kv):
     weights = layer_params['self_attention']
     self_kv = attention.project_kv(weights, normed, config.num_heads)
     return (self_kv, cross_kv), None
 
-  self_mask = attention.make_causal_mask(length)
-  self_mask &= attention.make_attention_mask(target_mask, target_mask)
   return stacks.run(
     params,
     config,
@@ -295,6 +292,9 @@ def option_states(
     jnp.pad(targets[:, :-1], ((0, 0), (1, 0))),
     kv_fn=kv_fn,
     bias_fn=stacks.bias_fn(params, config, 'decoder', length),
-    masks=(self_mask, (decode_state.source_tokens(rows) > 0)[:, None, None, :]),
+    masks=(
+      attention.make_target_mask(targets > 0),
+      (decode_state.source_tokens(rows) > 0)[:, None, None, :],
+    ),
     layer_kv=cross_attention_kv(params, config, encoded),
   )[0]

@@ -94,11 +94,7 @@ def decode(
   target_mask = rows['decoder_target_tokens'] > 0
   segments = rows.get('decoder_segment_ids')
   length = target_mask.shape[1]
-  self_mask = attention.make_causal_mask(
-    length
-  ) & attention.make_attention_mask(
-    target_mask, target_mask, query_segments=segments, key_segments=segments
-  )
+  self_mask = attention.make_target_mask(target_mask, segments)
   cross_mask = attention.make_attention_mask(
     target_mask,
     rows['encoder_input_tokens'] > 0,
@@ -139,13 +135,7 @@ def decode(
 
 
 def logits(params: dict, config: T5Config, hidden: jax.Array) -> jax.Array:
-  """Scores of all tokens, [..., V], float32 for every activation dtype.
-
-  Args:
-    params: the whole parameter tree, or its `logits_params`.
-    config: its size.
-    hidden: [..., D] from `decode`, in the activation dtype.
-  """
+  """Scores of all tokens: see `core/network.logits`."""
   if config.logits_via_embedding:
     kernel = params['token_embedder']['embedding'].T
     hidden = hidden * config.emb_dim**-0.5
@@ -155,12 +145,7 @@ def logits(params: dict, config: T5Config, hidden: jax.Array) -> jax.Array:
 
 
 def logits_params(params: dict, config: T5Config) -> dict:
-  """The part of the whole parameter tree that `logits` reads.
-
-  Args:
-    params: the whole parameter tree.
-    config: its size.
-  """
+  """The part of the whole parameter tree that `logits` reads."""
   if config.logits_via_embedding:
     return {'token_embedder': params['token_embedder']}
   return {'decoder': {'logits_dense': params['decoder']['logits_dense']}}

@@ -11,10 +11,8 @@ batch's composition.
 import dataclasses
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import grain
 import numpy as np
 
 from dsbs_jax import contract
@@ -25,11 +23,8 @@ from dsbs_jax.data.batching import (
   layouts,
   token_table,
 )
+from dsbs_jax.data.batching.batch_iterator import Batch, BatchIterator
 from dsbs_jax.data.prepared import rationale_rules, tokens, views
-
-Batch = dict[str, dict[str, np.ndarray]]
-
-_READ_AHEAD = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,10 +157,7 @@ class Loader:
       [len(part) for part in self._parts],
       order,
       rates=rates,
-      contents=[
-        hashlib.sha256(part.index.tobytes()).hexdigest() for part in self._parts
-      ]
-      + [f'{each.rule} {each.fingerprint}' for each in self._choices],
+      contents=_contents(self._parts, self._choices),
     )
     self._shard_info = shard_info = shard_info or ShardInfo()
     samples = self._sampler.first_batches()
@@ -176,7 +168,9 @@ class Loader:
     self.packers = {
       view: dataclasses.replace(
         layout.for_view(view).packer(
-          self._table(view, parts, soft),
+          token_table.from_tasks(
+            parts, soft=soft if view == contract.LABEL_VIEW else None
+          ),
           self._samples[view],
           batch_size=order.batch_size,
           multiple=shard_info.multiple,
@@ -186,17 +180,6 @@ class Loader:
       )
       for view, parts in found.items()
     }
-
-  def _table(
-    self,
-    view: str,
-    parts: list[tokens.Tokens],
-    soft: soft_labels.SoftTargets | None,
-  ) -> token_table.TokenTable:
-    table = token_table.from_tasks(parts)
-    if view != contract.LABEL_VIEW:
-      return table
-    return dataclasses.replace(table, soft=soft)
 
   @property
   def num_examples(self) -> int:
@@ -273,63 +256,22 @@ class Loader:
       for view, packer in self.packers.items()
     }
 
-  def iterate(self, step: int = 0) -> 'BatchIterator':
+  def iterate(self, step: int = 0) -> BatchIterator:
     """Batches from a step on, read ahead by a thread."""
     return BatchIterator(self._sampler, self._assemble, step=step)
 
-  def __iter__(self) -> 'BatchIterator':
+  def __iter__(self) -> BatchIterator:
     return self.iterate()
 
 
 open = Loader  # read as `loader.open(...)`
 
 
-class BatchIterator:
-  """An iterator over batches whose state is the number of the next step."""
-
-  def __init__(
-    self,
-    sampler: batch_order.BatchSampler,
-    assemble: Callable[[np.ndarray], Batch],
-    *,
-    step: int,
-  ):
-    self._fingerprint = sampler.fingerprint
-    self._dataset = sampler.dataset.map(assemble)
-    self._start(step)
-
-  def _start(self, step: int) -> None:
-    self._step = step
-    rest = self._dataset[step:]
-    self._iterator = iter(rest.to_iter_dataset(_READ_AHEAD))
-
-  def __iter__(self) -> 'BatchIterator':
-    return self
-
-  def __next__(self) -> Batch:
-    batch = next(self._iterator)
-    self._step += 1
-    return batch
-
-  def get_state(self) -> dict[str, Any]:
-    """All that `set_state` needs; JSON values."""
-    return {'next_step': self._step, 'order': self._fingerprint}
-
-  def set_state(self, state: Mapping[str, Any]) -> None:
-    """Goes to where `get_state` was called.
-
-    Args:
-      state: what `get_state` returned, also in another process or with
-        another layout.
-
-    Raises:
-      UserError: the state belongs to another order of examples.
-    """
-    if state['order'] != self._fingerprint:
-      raise contract.UserError(
-        f'the loader state was saved with order {state["order"]!r}, expected'
-        f' {self._fingerprint!r}: the data, the batch size, the seed or'
-        ' the way of mixing has changed. Restore those, or start a new run.'
-      )
-    self._iterator.close()
-    self._start(int(state['next_step']))
+def _contents(
+  parts: Sequence[tokens.Tokens], choices: Sequence[rationale_rules.Choices]
+) -> list[str]:
+  """Fingerprints of what batches are made of, for the sampler's own."""
+  digests = [hashlib.sha256(part.index.tobytes()) for part in parts]
+  return [digest.hexdigest() for digest in digests] + [
+    f'{each.rule} {each.fingerprint}' for each in choices
+  ]

@@ -45,11 +45,19 @@ class TokenTable:
     return int(self.inputs.lengths.max()), int(self.targets.lengths.max())
 
 
-def from_tasks(parts: Sequence[tokens.Tokens]) -> TokenTable:
+def from_tasks(
+  parts: Sequence[tokens.Tokens],
+  *,
+  soft: soft_labels.SoftTargets | None = None,
+) -> TokenTable:
   """All targets of one or more tasks, one task after another.
 
   An example has one, or as many as its visits choose from. One task stays
   memory-mapped; several are copied into memory.
+
+  Args:
+    parts: the tasks.
+    soft: soft targets of their tokens, if there are any.
   """
   counts = [_counts(part) for part in parts]
   terms = [
@@ -75,6 +83,7 @@ def from_tasks(parts: Sequence[tokens.Tokens]) -> TokenTable:
     np.concatenate(terms),
     task_ids,
     end,
+    soft,
   )
 
 

@@ -12,6 +12,16 @@ from dsbs_jax.data import benchmark
 from dsbs_jax.data.prepared import fingerprints
 
 
+def _record(example: benchmark.Example) -> dict[str, Any]:
+  """What TFDS writes of an example: its fields, lists as JSON arrays."""
+  return {field: getattr(example, field) for field in fingerprints.FIELDS} | {
+    fingerprints.OPTIONS: json.dumps(example.options),
+    fingerprints.VERDICT: example.verdict,
+    fingerprints.COUNTERFACTUAL: json.dumps(example.counterfactual),
+    fingerprints.LABEL_PROBS: json.dumps(example.label_probs),
+  }
+
+
 def build(
   dataset: str,
   splits: Mapping[str, Iterable[benchmark.Example]],
@@ -46,14 +56,15 @@ def build(
     url_infos = {}  # nothing is downloaded, so no checksum file is looked for
 
     def _info(self):
-      features = {
-        field: tfds.features.Text() for field in fingerprints.TEXT_FIELDS
-      }
+      texts = (
+        *fingerprints.TEXT_FIELDS,
+        fingerprints.OPTIONS,
+        fingerprints.VERDICT,
+        fingerprints.COUNTERFACTUAL,
+        fingerprints.LABEL_PROBS,
+      )
+      features = {field: tfds.features.Text() for field in texts}
       features['index'] = tfds.features.Scalar(np.int64)
-      features[fingerprints.OPTIONS] = tfds.features.Text()
-      features[fingerprints.VERDICT] = tfds.features.Text()
-      features[fingerprints.COUNTERFACTUAL] = tfds.features.Text()
-      features[fingerprints.LABEL_PROBS] = tfds.features.Text()
       return tfds.core.DatasetInfo(
         builder=self,
         description=f'{metadata["benchmark"]}: inputs, labels and LLM'
@@ -75,12 +86,7 @@ def build(
         fingerprints.checked(examples, f'{metadata["benchmark"]} {split}')
       ):
         digest.add(example)
-        fields = {f: getattr(example, f) for f in fingerprints.FIELDS}
-        fields[fingerprints.OPTIONS] = json.dumps(example.options)
-        fields[fingerprints.VERDICT] = example.verdict
-        fields[fingerprints.COUNTERFACTUAL] = json.dumps(example.counterfactual)
-        fields[fingerprints.LABEL_PROBS] = json.dumps(example.label_probs)
-        yield position, fields
+        yield position, _record(example)
       self.info.metadata['splits'][split] = {
         'rows': digest.rows,
         'fingerprint': digest.hexdigest(),

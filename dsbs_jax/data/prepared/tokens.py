@@ -9,13 +9,9 @@ their digests, which are compared each time they are opened.
 
 import dataclasses
 import hashlib
-import itertools
 import json
 import os
 import pathlib
-import sys
-import time
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -28,16 +24,12 @@ from dsbs_jax.data.prepared import (
   ragged,
   rationale_rules,
   store,
+  tokenising,
 )
 from dsbs_jax.data.remote import object_cache, object_store
 from dsbs_jax.data.vocabulary import vocabularies, vocabulary_files
 
 _FORMAT = 2
-_SECONDS_BETWEEN_LINES = 5.0
-_TEXTS = ('example_id', 'input', 'target', 'answer')
-_RAGGED = ('inputs', 'targets', *_TEXTS)
-# And where some targets are only read, the task id of each, 0 for those.
-_TASK_IDS = 'task_ids'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,11 +152,15 @@ def load(name: str, split: str, source: Source) -> Tokens:
   if split == 'train':
     prepared.check_targets(parsed)
   fingerprint = prepared.fingerprint(split)
+  vocabulary = vocabularies.load(source.vocabulary)
   folder = cache_folder(parsed, split, source, examples=fingerprint)
   if not folder.is_dir():
     logging.info('Tokenising %s %s into %s', name, split, folder)
-    array_folder.write(folder, *_tokenise(parsed, split, source))
-  vocabulary = vocabularies.load(source.vocabulary)
+    prefix = task_forms.prefixes(source.prefixes).of(parsed.form)
+    arrays = tokenising.tokenise(
+      prepared, parsed, split, vocabulary=vocabulary, prefix=prefix
+    )
+    array_folder.write(folder, *arrays)
   tokens = _open(folder, name, split, vocabulary=vocabulary)
   if len(tokens) != prepared.num_examples(split):
     raise contract.UserError(
@@ -222,82 +218,6 @@ def cache_folder(
   return source.cache / '-'.join(part for part in parts if part)
 
 
-def _tokenise(
-  name: contract.TaskName, split: str, source: Source
-) -> tuple[list[int], dict[str, list[ragged.Ragged]]]:
-  """Positions in the original file, and the columns of `_RAGGED` in pieces."""
-  vocabulary = vocabularies.load(source.vocabulary)
-  prefix = task_forms.prefixes(source.prefixes).of(name.form)
-  llm = task_forms.label_source(name, split) == 'llm'
-  index, columns = [], {field: [] for field in _RAGGED}
-  prepared = store.read(name.benchmark, source.data_dir)
-  told = time.monotonic()
-  examples = prepared.examples(split)
-  while batch := list(itertools.islice(examples, 4096)):
-    labels = [e.llm_label if llm else e.gt_label for e in batch]
-    inputs = [task_forms.source(name.form, e, prefix=prefix) for e in batch]
-    targets = [
-      task_forms.target(
-        name.form,
-        label=label,
-        rationale=e.rationale,
-        verdict=e.verdict,
-        counterfactual=e.counterfactual,
-      )
-      for e, label in zip(batch, labels, strict=True)
-    ]
-    answers = targets if name.form in contract.WITHOUT_LABEL else labels
-    answers = [vocabulary.decode(i) for i in vocabulary.encode_all(answers)]
-    index += [e.index for e in batch]
-    ids = vocabulary.encode_inputs(inputs), vocabulary.encode_targets(targets)
-    if name.form in task_forms.OPTIONAL:  # a row without one has no token
-      ids = [
-        [row if text else [] for text, row in zip(inputs, side, strict=True)]
-        for side in ids
-      ]
-    added = {
-      'inputs': ragged.pack(ids[0], np.int32),
-      'targets': ragged.pack(ids[1], np.int32),
-      'example_id': ragged.pack_texts([e.example_id for e in batch]),
-      'input': ragged.pack_texts(inputs),
-      'target': ragged.pack_texts(targets),
-      'answer': ragged.pack_texts(answers),
-    }
-    if name.form == 'counterfactual':
-      read = [task_forms.read_only(e.counterfactual).rstrip() for e in batch]
-      added[_TASK_IDS] = ragged.pack(
-        [
-          _task_ids(row, only_read, contract.COUNTERFACTUAL_ID)
-          for row, only_read in zip(
-            ids[1], vocabulary.encode_all(read), strict=True
-          )
-        ],
-        np.int32,
-      )
-      columns.setdefault(_TASK_IDS, [])
-    for field, column in added.items():
-      columns[field].append(column)
-    if time.monotonic() - told > _SECONDS_BETWEEN_LINES:
-      told = time.monotonic()
-      done, total = len(index), prepared.num_examples(split)
-      line = f'tokenising {name} {split}: {done:,} of {total:,}'
-      print(line, file=sys.stderr, flush=True)
-  return index, columns
-
-
-def _task_ids(
-  target: Sequence[int], read: Sequence[int], term: int
-) -> np.ndarray:
-  """The term of each target, 0 for those at the start that are only read.
-
-  A token across the boundary, as some vocabularies have, is trained on.
-  """
-  both = min(len(target), len(read))
-  differs = np.flatnonzero(np.array(target[:both]) != np.array(read[:both]))
-  start = differs[0] if len(differs) else both
-  return np.where(np.arange(len(target)) < start, 0, term)
-
-
 def _open(
   folder: pathlib.Path,
   name: str,
@@ -306,8 +226,8 @@ def _open(
   vocabulary: vocabularies.Vocabulary,
 ) -> Tokens:
   form = contract.parse_task_name(name).form
-  more = (_TASK_IDS,) if form == 'counterfactual' else ()
-  columns, index = array_folder.opened(folder, (*_RAGGED, *more))
+  more = (tokenising.TASK_IDS,) if form == 'counterfactual' else ()
+  columns, index = array_folder.opened(folder, (*tokenising.FIELDS, *more))
   return Tokens(
     name=name,
     split=split,
@@ -315,7 +235,7 @@ def _open(
     targets=columns['targets'],
     index=index,
     term=contract.term_of(form),
-    task_ids=columns.get(_TASK_IDS),
-    texts={field: columns[field] for field in _TEXTS},
+    task_ids=columns.get(tokenising.TASK_IDS),
+    texts={field: columns[field] for field in tokenising.TEXTS},
     vocabulary=vocabulary,
   )

@@ -50,12 +50,10 @@ def load(
         f'RATIONALE_CHOICE is {rationale_choice!r}, but {name!r} is no task of'
         ' this project, expected one whose rows have rationales. Leave it out.'
       )
-    from dsbs_jax.data.seqio_tasks import (
-      other_tasks,  # brings seqio and TensorFlow
-    )
+    # Brings seqio and TensorFlow.
+    from dsbs_jax.data.seqio_tasks import other_tasks
 
-    parts, defaults = other_tasks.load(name, split, source)
-    return _mixture(parts, defaults, rates)
+    return _mixture(*other_tasks.load(name, split, source), rates)
 
   def load_task(task: str) -> tokens.Tokens:
     found = tokens.load(task, split, source)
@@ -81,6 +79,17 @@ def load(
   tasks = [load_task(task) for task in names]
   if not paired:
     return _mixture(tasks, [1.0] * len(tasks), rates)
+  _check_paired(tasks, source)
+  return {_VIEW_OF_TERM[task.term]: [task] for task in tasks}, None
+
+
+# Further views of what is no mixture.
+_WITH = {'single': {'counterfactual'}}
+_VIEW_OF_TERM = {task_id: name for name, task_id in contract.TASK_IDS.items()}
+
+
+def _check_paired(tasks: list[tokens.Tokens], source: tokens.Source) -> None:
+  """Raises UserError unless all tasks hold the same examples."""
   label = tasks[0]
   for other in tasks[1:]:
     if not np.array_equal(label.index, other.index):
@@ -88,12 +97,6 @@ def load(
         f'{label.name} and {other.name} hold different examples, expected'
         f' the same. Delete the token cache {source.cache}.'
       )
-  return {_VIEW_OF_TERM[task.term]: [task] for task in tasks}, None
-
-
-# Further views of what is no mixture.
-_WITH = {'single': {'counterfactual'}}
-_VIEW_OF_TERM = {task_id: name for name, task_id in contract.TASK_IDS.items()}
 
 
 def _mixture(

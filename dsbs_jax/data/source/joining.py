@@ -30,6 +30,20 @@ def is_correct(
   return scores['accuracy'] == 100.0 if 'accuracy' in scores else None
 
 
+def _parsed(outcomes: Sequence[Outcome]) -> list[parsing.Parsed]:
+  return [o for o in outcomes if isinstance(o, parsing.Parsed)]
+
+
+def _label_probs(
+  benchmark: benchmark_lib.Benchmark, taken: completions.Sample, label: str
+) -> tuple[float, ...]:
+  """The LLM's probability of each label in a sample; () where it has none."""
+  if not taken.logprobs:
+    return ()
+  labels = benchmark.labels
+  return soft_labels.distribution(taken.logprobs, label, labels) or ()
+
+
 def majority_vote(
   benchmark: benchmark_lib.Benchmark, outcomes: Sequence[Outcome]
 ) -> tuple[Outcome, int]:
@@ -44,7 +58,7 @@ def majority_vote(
     earlier label wins a tie. Where no sample parses: the first, and 0.
   """
   same = benchmark.vote or (lambda label: label)
-  ballots = [o for o in outcomes if isinstance(o, parsing.Parsed)]
+  ballots = _parsed(outcomes)
   if not ballots:
     return outcomes[0], 0
   keys = [same(o.label) for o in ballots]
@@ -110,24 +124,22 @@ def join(
   asked = [s for s in plain if not s.hinted]
   free = [parse(s.text) for s in asked]
   hinted = [parse(s.text) for s in plain if s.hinted]
+  reason = FAILED if samples is None else NO_COMPLETION
+  result, votes = parsing.Unparsed(reason), 0
   if free:
     result, votes = majority_vote(benchmark, free)
-  else:
-    reason = FAILED if samples is None else NO_COMPLETION
-    result, votes = parsing.Unparsed(reason), 0
   if isinstance(result, parsing.Unparsed):
     status = result.reason
   else:
     problem = rows.label_problem(benchmark, row.fields, result.label)
     status = problem or PARSED
   correct = is_correct(benchmark, row.gt_label, result.label)
-  offered = free
+  offered = _parsed(free)
   if rationalized and not correct:
     right = [
       outcome
-      for outcome in hinted
-      if isinstance(outcome, parsing.Parsed)
-      and is_correct(benchmark, row.gt_label, outcome.label)
+      for outcome in _parsed(hinted)
+      if is_correct(benchmark, row.gt_label, outcome.label)
     ]
     if right:
       result, status, correct = right[0], RATIONALIZED, True
@@ -149,18 +161,9 @@ def join(
     samples=len(free),
     options=tuple(benchmark.options(row.fields)) if benchmark.options else (),
     verdict=taken.verdict.replace(parsing.UNREADABLE, ''),
-    label_probs=soft_labels.distribution(
-      taken.logprobs, result.label, benchmark.labels
-    )
-    or ()
-    if taken.logprobs
-    else (),
+    label_probs=_label_probs(benchmark, taken, result.label),
   )
-  said = [
-    (outcome.rationale, outcome.label)
-    for outcome in offered
-    if isinstance(outcome, parsing.Parsed)
-  ]
+  said = [(outcome.rationale, outcome.label) for outcome in offered]
   return dataclasses.replace(
     example, rationales=all_rationales(benchmark, said, example)
   )
