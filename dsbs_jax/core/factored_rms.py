@@ -43,7 +43,9 @@ def scale_by_factored_rms(
   epsilon1: float,
   epsilon2: float,
 ) -> optax.GradientTransformation:
-  """Adafactor before the learning rate; arguments as in `optimizer.adafactor`.
+  """Adafactor before the learning rate.
+
+  Args: as in `optimizer.adafactor`.
 
   Returns:
     A transformation to updates of ascent, as large as their parameter if

@@ -84,11 +84,7 @@ class Distillation:
       ('contrast_weight', math.isfinite, '>= 0'),
       ('contrast_margin', math.isfinite, '>= 0'),
       ('soft_label_weight', math.isfinite, '>= 0'),
-      (
-        'soft_label_temperature',
-        lambda value: 0 < value < math.inf,
-        '> 0',
-      ),
+      ('soft_label_temperature', lambda value: 0 < value < math.inf, '> 0'),
     ):
       value = getattr(self, name)
       if not (isinstance(value, int | float) and value >= 0 and most(value)):

@@ -83,7 +83,7 @@ def adamw(
 ) -> optax.GradientTransformation:
   """AdamW as in torch and optax: -lr * m_hat / (sqrt(v_hat) + epsilon).
 
-  Arguments as in `adamw_hf`.
+  Args: as in `adamw_hf`.
   """
   schedules.check_ranges(epsilon=epsilon)
 

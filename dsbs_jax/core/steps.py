@@ -14,12 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from dsbs_jax import contract
-from dsbs_jax.core import (
-  alpha_schedules,
-  network,
-  objective,
-  optimizer,
-)
+from dsbs_jax.core import alpha_schedules, network, objective, optimizer
 from dsbs_jax.core import lora as lora_lib
 from dsbs_jax.core.gradients import batch_gradient
 

@@ -10,13 +10,7 @@ completion, how to score); the rest has defaults that suit most data.
 import dataclasses
 import difflib
 import re
-from collections.abc import (
-  Callable,
-  Hashable,
-  Iterable,
-  Mapping,
-  Sequence,
-)
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 from dsbs_jax import contract

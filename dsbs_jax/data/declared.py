@@ -15,6 +15,7 @@ from typing import Any
 from dsbs_jax import contract
 from dsbs_jax.data import benchmark as benchmark_lib
 from dsbs_jax.data import columns, metrics, parsing
+from dsbs_jax.data.benchmark import Benchmark
 from dsbs_jax.data.prepared import store
 
 KEY = 'declared'
@@ -26,7 +27,7 @@ METRICS = {
 }
 
 # Descriptions of the benchmarks that were made here, by name.
-_MADE: dict[str, tuple['Description', benchmark_lib.Benchmark]] = {}
+_MADE: dict[str, tuple['Description', Benchmark]] = {}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -161,18 +162,18 @@ def source(name: str, data_dir: str | None = None) -> str | None:
   return said and said.source
 
 
-def description(benchmark: benchmark_lib.Benchmark) -> Description | None:
+def description(benchmark: Benchmark) -> Description | None:
   """What a benchmark was made of; None for one in Python."""
   said, made = _MADE.get(benchmark.name, (None, None))
   return said if made is benchmark else None
 
 
-def is_made(benchmark: benchmark_lib.Benchmark) -> bool:
+def is_made(benchmark: Benchmark) -> bool:
   """Whether a benchmark was made here, and not in Python."""
   return description(benchmark) is not None
 
 
-def make(said: Description) -> benchmark_lib.Benchmark:
+def make(said: Description) -> Benchmark:
   """The benchmark of a description; of an equal one, the very same object."""
   before = _MADE.get(said.name)
   if before is None or before[0].to_json() != said.to_json():
@@ -180,7 +181,7 @@ def make(said: Description) -> benchmark_lib.Benchmark:
   return before[1]
 
 
-def _make(said: Description) -> benchmark_lib.Benchmark:
+def _make(said: Description) -> Benchmark:
   scores_values = said.metric == 'equation_accuracy'
   missing = {'validation', 'test'} - set(said.splits)
 
@@ -194,7 +195,7 @@ def _make(said: Description) -> benchmark_lib.Benchmark:
       raise ValueError(f'the label {found!r:.60} is no number or equation')
     return found
 
-  return benchmark_lib.Benchmark(
+  return Benchmark(
     name=said.name,
     splits={
       split: files[0] if len(files) == 1 else tuple(files)

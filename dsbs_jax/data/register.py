@@ -25,6 +25,7 @@ from collections.abc import Iterator
 from dsbs_jax import contract
 from dsbs_jax.data import benchmark as benchmark_lib
 from dsbs_jax.data import declared, task_modules
+from dsbs_jax.data.benchmark import Benchmark
 from dsbs_jax.data.prepared import store, tokens
 from dsbs_jax.data.vocabulary import vocabularies, vocabulary_files
 
@@ -40,7 +41,7 @@ _STATE = types.SimpleNamespace(
 )
 
 
-def register(benchmark: benchmark_lib.Benchmark) -> None:
+def register(benchmark: Benchmark) -> None:
   """Makes a benchmark's tasks and mixtures known to seqio.
 
   Args:
@@ -80,7 +81,7 @@ def without_seqio() -> Iterator[None]:
 
 def benchmark(
   name: str, *, module: str | None = None, data_dir: str | None = None
-) -> benchmark_lib.Benchmark:
+) -> Benchmark:
   """The benchmark of this name, found without importing seqio.
 
   Args:
@@ -107,7 +108,7 @@ def benchmark(
     return benchmark_lib.find(name)
 
 
-def declare(said: declared.Description) -> benchmark_lib.Benchmark:
+def declare(said: declared.Description) -> Benchmark:
   """Makes and registers the benchmark of a description.
 
   One that was described otherwise before, such as in another folder, is
@@ -172,11 +173,7 @@ def source(
     vocabulary: a vocabulary spec; else DSBS_VOCABULARY, else the public T5's.
     prefixes: 'paper' or 'code'; else DSBS_PREFIXES, else the paper's.
   """
-  given = {
-    'data_dir': data_dir,
-    'vocabulary': vocabulary,
-    'prefixes': prefixes,
-  }
+  given = {'data_dir': data_dir, 'vocabulary': vocabulary, 'prefixes': prefixes}
   chosen = {
     key: given[key]
     or _STATE.settings.get(key)

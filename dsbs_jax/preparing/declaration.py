@@ -12,6 +12,7 @@ from typing import Any
 from dsbs_jax import contract
 from dsbs_jax.data import benchmark as benchmark_lib
 from dsbs_jax.data import columns, declared, register
+from dsbs_jax.data.benchmark import Benchmark
 from dsbs_jax.data.prepared import store
 from dsbs_jax.data.source import archive, record_reader, row_files
 
@@ -89,7 +90,7 @@ def describe(config: RowsConfig, name: str) -> declared.Description | None:
 
 
 @register.without_seqio()  # nothing of it is needed to prepare
-def resolve(config: Any) -> tuple[Any, benchmark_lib.Benchmark]:
+def resolve(config: Any) -> tuple[Any, Benchmark]:
   """The benchmark that is to be prepared, and where its rows are.
 
   It is described by --rows and its flags; or it was described when it was
@@ -132,7 +133,7 @@ def resolve(config: Any) -> tuple[Any, benchmark_lib.Benchmark]:
   )
 
 
-def derived_text(benchmark: benchmark_lib.Benchmark) -> str:
+def derived_text(benchmark: Benchmark) -> str:
   """The line that says which splits are cut from train, '' for none."""
   cut = [s for s in benchmark_lib.SPLITS if s in benchmark.derived]
   if not cut:

@@ -12,16 +12,11 @@ import rich.console
 import rich.progress
 
 from dsbs_jax import contract
-from dsbs_jax.data import benchmark as benchmark_lib
 from dsbs_jax.data import declared
+from dsbs_jax.data.benchmark import Benchmark
 from dsbs_jax.data.prepared import dataset_writer, own_vocabularies, store
 from dsbs_jax.data.remote import buckets, download, object_store
-from dsbs_jax.data.source import (
-  archive,
-  file_layout,
-  filters,
-  sources,
-)
+from dsbs_jax.data.source import archive, file_layout, filters, sources
 from dsbs_jax.data.vocabulary import vocabularies
 from dsbs_jax.preparing import (
   count_tables,
@@ -83,7 +78,7 @@ class PrepareConfig(declaration.RowsConfig):
           f'--{flag} is {getattr(self, flag)!r}, expected {expected}.'
         )
 
-  def about(self, known: benchmark_lib.Benchmark) -> dict[str, Any]:
+  def about(self, known: Benchmark) -> dict[str, Any]:
     """What decides the prepared examples, for the metadata."""
     decisive = {name: getattr(self, name) for name in _DECISIVE}
     # Files that have changed since make other examples.
@@ -181,7 +176,7 @@ def lock_file(name: str, data_dir: str) -> pathlib.Path | str:
   return folder / f'{store.dataset_name(name)}.lock'
 
 
-def _is_prepared(config: PrepareConfig, known: benchmark_lib.Benchmark) -> bool:
+def _is_prepared(config: PrepareConfig, known: Benchmark) -> bool:
   """Whether the same config was served before; an error if another was."""
   if config.overwrite or not store.exists(config.benchmark, config.data_dir):
     return False
@@ -228,7 +223,7 @@ def _local_source(
 
 
 def _split_names(
-  config: PrepareConfig, known: benchmark_lib.Benchmark, local: pathlib.Path
+  config: PrepareConfig, known: Benchmark, local: pathlib.Path
 ) -> Sequence[str]:
   """The splits to prepare: those that are asked for, or all that are there."""
   names = config.splits or sources.available(known, local)
@@ -240,9 +235,7 @@ def _split_names(
   return names
 
 
-def _write(
-  config: PrepareConfig, known: benchmark_lib.Benchmark
-) -> store.Prepared:
+def _write(config: PrepareConfig, known: Benchmark) -> store.Prepared:
   """Joins, parses and writes all splits."""
   with progress_bars.progress() as progress:
     local = _local_source(config, progress)

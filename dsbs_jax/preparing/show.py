@@ -12,11 +12,7 @@ import rich.text
 from dsbs_jax import contract
 from dsbs_jax.data import register
 from dsbs_jax.data.batching import batch_order, layouts, loader
-from dsbs_jax.data.prepared import (
-  own_vocabularies,
-  rationale_rules,
-  views,
-)
+from dsbs_jax.data.prepared import own_vocabularies, rationale_rules, views
 from dsbs_jax.runtime import terminal_text
 
 _TERMS = {task_id: name for name, task_id in contract.TASK_IDS.items()}

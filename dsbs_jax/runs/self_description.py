@@ -16,11 +16,7 @@ from dsbs_jax.data import benchmark as benchmark_lib
 from dsbs_jax.data import declared, register, task_modules
 from dsbs_jax.data.remote import buckets, object_store
 from dsbs_jax.data.vocabulary import vocabulary_files
-from dsbs_jax.interop import (
-  read_checkpoint,
-  same_network,
-  t5x_read_checkpoint,
-)
+from dsbs_jax.interop import read_checkpoint, same_network, t5x_read_checkpoint
 from dsbs_jax.runs import checkpoint_folders, run_folder, run_metadata
 
 # Field of the settings -> macro of the run's config.

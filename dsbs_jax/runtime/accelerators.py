@@ -65,37 +65,16 @@ DEVICES = {
   device.name: device
   for device in (
     Device('v4', 30.75, 275, layouts=_DEEP, megacore=True, kinds=('TPU v4',)),
-    Device(
-      'v5e',
-      15.75,
-      197,
-      layouts=_FLAT,
-      kinds=(
-        'TPU v5 lite',
-        'TPU v5e',
-      ),
-    ),
+    Device('v5e', 15.75, 197, layouts=_FLAT, kinds=('TPU v5 lite', 'TPU v5e')),
     Device(
       'v5p',
       95.74,
       459,
       layouts=_DEEP,
       megacore=True,
-      kinds=(
-        'TPU v5',
-        'TPU v5p',
-      ),
+      kinds=('TPU v5', 'TPU v5p'),
     ),
-    Device(
-      'v6e',
-      31.25,
-      918,
-      layouts=_FLAT,
-      kinds=(
-        'TPU v6 lite',
-        'TPU v6e',
-      ),
-    ),
+    Device('v6e', 31.25, 918, layouts=_FLAT, kinds=('TPU v6 lite', 'TPU v6e')),
     # What CUDA shows of 24 GB: with error correction less.
     Device('l4', 22.0, 121, 30.3 / 121),
     Device('rtx4090', 23.5, 165.2, 82.6 / 165.2),

@@ -27,12 +27,7 @@ from dsbs_jax.runtime import (
   malloc,
   signals,
 )
-from dsbs_jax.training import (
-  profiling,
-  session,
-  step_functions,
-  train_config,
-)
+from dsbs_jax.training import profiling, session, step_functions, train_config
 
 
 def train(

@@ -47,7 +47,12 @@ class MetricsBuffer:
     self._on_device = []
 
   def add(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
-    """Takes the metrics of a step, counted from 1, without fetching them."""
+    """Takes the metrics of a step without fetching them.
+
+    Args:
+      step: counted from 1.
+      metrics: float32 scalars on the devices.
+    """
     self._on_device.append((step, metrics))
 
   def pop_means(self) -> dict[str, float]:

@@ -86,10 +86,7 @@ def prefill(
 
 
 def init_decode_state(
-  config: GemmaConfig,
-  prefilled: Prefilled,
-  *,
-  num_beams: int = 1,
+  config: GemmaConfig, prefilled: Prefilled, *, num_beams: int = 1
 ) -> decode_state.DecodeState:
   """The state before the first token.
 

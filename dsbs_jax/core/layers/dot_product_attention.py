@@ -62,7 +62,7 @@ def _scores(query, key, bias):
 
 
 def plain_attention(query, key, value, bias, mask):
-  """`dot_product_attention` as its formula says."""
+  """As its formula says; Args: as in `dot_product_attention`."""
   scores = _scores(query, key, bias)
   # Added, so that a query without keys has the gradient of an unmasked one.
   scores += jnp.where(mask, 0.0, MASKED_SCORE).astype(jnp.float32)
@@ -77,7 +77,7 @@ def plain_attention(query, key, value, bias, mask):
 
 @jax.custom_vjp
 def attention_for_cpu(query, key, value, bias, mask):
-  """`dot_product_attention` with its gradient written out."""
+  """Its gradient is written out; Args: as in `dot_product_attention`."""
   return _forward(query, key, value, bias, mask)[0]
 
 

@@ -69,7 +69,7 @@ def _logits_dense_backward(residuals, gradient, *, copy):
 
 @jax.custom_vjp
 def plain_logits_dense(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
-  """`logits_dense` as its formula says.
+  """As its formula says; Args: as in `logits_dense`.
 
   JAX would multiply a float32 gradient by bfloat16 factors, which accelerators
   do at the speed of float32.
@@ -79,7 +79,7 @@ def plain_logits_dense(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def logits_dense_for_cpu(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
-  """`logits_dense` whose kernel's gradient takes a copy of the inputs.
+  """The kernel's gradient takes a copy of the inputs; Args: as in `logits_dense`.
 
   Transposed. Without it, XLA's CPU backend copies the other factor, the
   gradient of all logits, of 100 MB.
@@ -88,10 +88,8 @@ def logits_dense_for_cpu(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 plain_logits_dense.defvjp(
-  _logits_dense_forward,
-  functools.partial(_logits_dense_backward, copy=False),
+  _logits_dense_forward, functools.partial(_logits_dense_backward, copy=False)
 )
 logits_dense_for_cpu.defvjp(
-  _logits_dense_forward,
-  functools.partial(_logits_dense_backward, copy=True),
+  _logits_dense_forward, functools.partial(_logits_dense_backward, copy=True)
 )

@@ -25,13 +25,13 @@ def rms_norm(inputs: jax.Array, scale: jax.Array) -> jax.Array:
 
 
 def plain_rms_norm(inputs: jax.Array, scale: jax.Array) -> jax.Array:
-  """`rms_norm` as its formula says."""
+  """As its formula says; Args: as in `rms_norm`."""
   return _forward(inputs, scale)[0]
 
 
 @jax.custom_vjp
 def rms_norm_for_cpu(inputs: jax.Array, scale: jax.Array) -> jax.Array:
-  """`rms_norm` with its gradient written out.
+  """Its gradient is written out; Args: as in `rms_norm`.
 
   The scale's gradient, a sum over all tokens, is written as a product: XLA's
   CPU backend is slow at sums over leading axes.

@@ -41,11 +41,7 @@ def token_losses(
 
 
 def soft_losses(
-  logits: jax.Array,
-  ids: jax.Array,
-  probs: jax.Array,
-  *,
-  temperature: float,
+  logits: jax.Array, ids: jax.Array, probs: jax.Array, *, temperature: float
 ) -> jax.Array:
   """How far each token's prediction is from a soft target, at a temperature.
 
@@ -91,14 +87,19 @@ def _forward(z_loss, smoothing, logits, targets):
 
 
 def gathered(logits: jax.Array, targets: jax.Array) -> jax.Array:
-  """The logit of each target, [...]; NaN outside of the vocabulary."""
+  """The logit of each target, [...]; NaN outside of the vocabulary.
+
+  Args:
+    logits: [..., V] float32.
+    targets: [...] int32.
+  """
   return jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
 
 
 def selected(logits: jax.Array, targets: jax.Array) -> jax.Array:
   """`gathered` as a sum, which accelerators add to that of the exponentials.
 
-  A gather of its own would be one more pass over all logits.
+  Args: as in `gathered`. A gather of its own would be one more pass over all logits.
   """
   chosen = _classes(logits) == targets[..., None]
   found = jnp.sum(jnp.where(chosen, logits, 0.0), axis=-1)

@@ -68,11 +68,7 @@ def token_weights(
   """
   return sum(
     _weights_of_term(rows, contract.TASK_IDS[term])
-    * jnp.where(
-      counts[term] > 0,
-      weight / jnp.maximum(counts[term], 1e-9),
-      0.0,
-    )
+    * jnp.where(counts[term] > 0, weight / jnp.maximum(counts[term], 1e-9), 0.0)
     for term, weight in distillation.weights(alpha).items()
   )
 

@@ -67,45 +67,36 @@ class T5Config:
     for field in dataclasses.fields(self):
       size = getattr(self, field.name)
       if field.type is int and not (isinstance(size, int) and size >= 1):
-        raise contract.UserError(
-          f'T5Config.{field.name} is {size!r}, expected an int >= 1.'
-        )
-    unknown = set(self.mlp_activations) - set(ACTIVATIONS)
-    if unknown or not self.mlp_activations:
-      raise contract.UserError(
-        f'T5Config.mlp_activations is {self.mlp_activations}, expected one'
-        f' or more of {sorted(ACTIVATIONS)}: T5 1.1 has (gelu, linear), T5'
-        ' 1.0 has (relu,).'
+        self._refuse(field.name, 'an int >= 1.')
+    if not self.mlp_activations or set(self.mlp_activations) - set(ACTIVATIONS):
+      self._refuse(
+        'mlp_activations',
+        f'one or more of {sorted(ACTIVATIONS)}: T5 1.1 has (gelu, linear), T5'
+        ' 1.0 has (relu,).',
       )
     if not isinstance(self.relpos_bias_per_layer, bool):
-      raise contract.UserError(
-        f'T5Config.relpos_bias_per_layer is {self.relpos_bias_per_layer!r},'
-        ' expected True (umT5) or False.'
-      )
+      self._refuse('relpos_bias_per_layer', 'True (umT5) or False.')
     if not 0.0 <= self.dropout_rate < 1.0:
-      raise contract.UserError(
-        f'T5Config.dropout_rate is {self.dropout_rate}, expected a number'
-        ' in [0, 1).'
-      )
+      self._refuse('dropout_rate', 'a number in [0, 1).')
     if self.dtype not in ('float32', 'bfloat16'):
-      raise contract.UserError(
-        f'T5Config.dtype is {self.dtype!r}, expected float32 or bfloat16'
-        ' (parameters stay float32). A T5 overflows in float16: use bfloat16.'
+      self._refuse(
+        'dtype',
+        'float32 or bfloat16 (parameters stay float32). A T5 overflows in'
+        ' float16: use bfloat16.',
       )
     if self.num_buckets < 4 or self.num_buckets % 4:
-      raise contract.UserError(
-        f'T5Config.num_buckets is {self.num_buckets}, expected a multiple'
-        ' of 4: half per direction, half of that one distance wide.'
+      self._refuse(
+        'num_buckets',
+        'a multiple of 4: half per direction, half of that one distance wide.',
       )
     if self.max_distance <= self.num_buckets // 2:
-      raise contract.UserError(
-        f'T5Config.max_distance is {self.max_distance}, expected more than'
-        f' {self.num_buckets // 2}, the distances with a bucket of their own.'
+      self._refuse(
+        'max_distance',
+        f'more than {self.num_buckets // 2}, the distances with a bucket of'
+        ' their own.',
       )
     if self.remat not in REMAT_CHOICES:
-      raise contract.UserError(
-        f'T5Config.remat is {self.remat!r}, expected one of {REMAT_CHOICES}.'
-      )
+      self._refuse('remat', f'one of {REMAT_CHOICES}.')
 
   def num_layers(self, stack: str) -> int:
     """Layers of 'encoder' or 'decoder'."""
@@ -117,3 +108,8 @@ class T5Config:
     if len(self.mlp_activations) == 1:
       return ('wi',)
     return tuple(f'wi_{i}' for i in range(len(self.mlp_activations)))
+
+  def _refuse(self, name: str, expected: str) -> None:
+    raise contract.UserError(
+      f'T5Config.{name} is {getattr(self, name)!r}, expected {expected}'
+    )

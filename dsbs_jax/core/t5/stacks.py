@@ -38,10 +38,7 @@ BiasFn = Callable[[dict, Any], jax.Array]
 
 
 def _mlp(
-  params: dict,
-  inputs: jax.Array,
-  config: T5Config,
-  keep_mask: jax.Array | None,
+  params: dict, inputs: jax.Array, config: T5Config, keep_mask: jax.Array | None
 ) -> jax.Array:
   hidden = None
   for name, activation in zip(

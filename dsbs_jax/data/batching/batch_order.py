@@ -77,13 +77,7 @@ class ShuffledEpochs:
   """
 
   def __init__(
-    self,
-    size: int,
-    first: int,
-    order: BatchOrder,
-    *,
-    stream: int,
-    stride: int,
+    self, size: int, first: int, order: BatchOrder, *, stream: int, stride: int
   ):
     """Makes the source.
 

@@ -16,12 +16,7 @@ from typing import ClassVar, Self
 import numpy as np
 
 from dsbs_jax import contract
-from dsbs_jax.data.batching import (
-  batch_grid,
-  packing,
-  row_shapes,
-  token_table,
-)
+from dsbs_jax.data.batching import batch_grid, packing, row_shapes, token_table
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,12 +17,7 @@ import numpy as np
 
 from dsbs_jax import contract
 from dsbs_jax.data import soft_labels
-from dsbs_jax.data.batching import (
-  batch_grid,
-  batch_order,
-  layouts,
-  token_table,
-)
+from dsbs_jax.data.batching import batch_grid, batch_order, layouts, token_table
 from dsbs_jax.data.batching.batch_iterator import Batch, BatchIterator
 from dsbs_jax.data.prepared import rationale_rules, tokens, views
 
@@ -219,7 +214,12 @@ class Loader:
     return self._sampler.decode(self._sampler.dataset[step])
 
   def targets(self, view: str, step: int) -> np.ndarray:
-    """[n] int64, which target of its table each example of a step trains on."""
+    """[n] int64, which target of its table each example of a step trains on.
+
+    Args:
+      view: the view whose table it is.
+      step: counted from 0.
+    """
     return self._rows(view, self.visits(step))
 
   def lengths(self, step: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:

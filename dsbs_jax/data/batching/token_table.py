@@ -46,9 +46,7 @@ class TokenTable:
 
 
 def from_tasks(
-  parts: Sequence[tokens.Tokens],
-  *,
-  soft: soft_labels.SoftTargets | None = None,
+  parts: Sequence[tokens.Tokens], *, soft: soft_labels.SoftTargets | None = None
 ) -> TokenTable:
   """All targets of one or more tasks, one task after another.
 

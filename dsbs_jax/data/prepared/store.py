@@ -19,11 +19,7 @@ from typing import Any
 
 from dsbs_jax import contract
 from dsbs_jax.data import benchmark, task_forms
-from dsbs_jax.data.prepared import (
-  fingerprints,
-  metadata_file,
-  rationale_file,
-)
+from dsbs_jax.data.prepared import fingerprints, metadata_file, rationale_file
 from dsbs_jax.data.remote import buckets, object_store
 
 VERSION = '1.0.0'

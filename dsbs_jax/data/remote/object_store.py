@@ -181,34 +181,28 @@ def names(url: str) -> list[str]:
 def create(url: str, content: bytes) -> bool:
   """Writes an object that was not there; returns whether it was not.
 
-  Args:
-    url: of the object.
-    content: what it is to hold.
-
-  Raises:
-    StoreError: there is no such bucket, it refuses, or it is unavailable.
+  Args and errors: as in `write`.
   """
   try:
-    _call(url, 'pipe_file', _key(url), content, mode='create')
+    write(url, content, mode='create')
   except FileExistsError:
     return False
-  except FileNotFoundError as error:
-    raise _no_bucket(url) from error
   return True
 
 
-def write(url: str, content: bytes) -> None:
+def write(url: str, content: bytes, **options: str) -> None:
   """Writes an object, whether it was there or not.
 
   Args:
     url: of the object.
     content: what it is to hold.
+    **options: fsspec's.
 
   Raises:
     StoreError: there is no such bucket, it refuses, or it is unavailable.
   """
   try:
-    _call(url, 'pipe_file', _key(url), content)
+    _call(url, 'pipe_file', _key(url), content, **options)
   except FileNotFoundError as error:
     raise _no_bucket(url) from error
 

@@ -64,9 +64,7 @@ def read(file: BinaryIO, name: str) -> Iterator[json_reader.Record]:
 def count(file: BinaryIO, name: str) -> int:
   """Number of rows that `read` yields.
 
-  Args:
-    file: opened in binary mode, at its start; closed at the end.
-    name: its name, for errors.
+  Args: as in `read`.
 
   Raises:
     UserError: the file is damaged.

@@ -80,9 +80,10 @@ class ById(Completions):
 
   Lines are told apart by their `kind`: completions (also lines without one),
   rationalizations, verdicts, counterfactuals and failures are read, all others
-  are skipped. A verdict counts if the completion still reads as it was judged. Of two lines
-  with the same id, sample and kind the first wins, or the last one with
-  `retry`. A last line that was cut by a kill is left out and counted in `torn`.
+  are skipped. A verdict counts if the completion still reads as it was judged.
+  Of two lines with the same id, sample and kind the first wins, or the last one
+  with `retry`. A last line that was cut by a kill is left out and counted in
+  `torn`.
 
   What `rationales` writes says which rows were asked about: the header names
   benchmark and split, each answer has its row's fingerprint.

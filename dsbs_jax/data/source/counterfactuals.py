@@ -15,12 +15,12 @@ import hashlib
 from collections.abc import Sequence
 
 from dsbs_jax import contract
-from dsbs_jax.data import benchmark as benchmark_lib
 from dsbs_jax.data import parsing
+from dsbs_jax.data.benchmark import Benchmark, Parser
 from dsbs_jax.data.source import completions, joining, rows
 
 
-def check(benchmark: benchmark_lib.Benchmark) -> None:
+def check(benchmark: Benchmark) -> None:
   """Raises UserError where no wrong labels are known."""
   if not benchmark.labels and benchmark.options is None:
     raise contract.UserError(
@@ -31,7 +31,7 @@ def check(benchmark: benchmark_lib.Benchmark) -> None:
 
 
 def wrong_labels(
-  benchmark: benchmark_lib.Benchmark, row: rows.Row, llm_label: str
+  benchmark: Benchmark, row: rows.Row, llm_label: str
 ) -> list[str]:
   """The row's possible answers that neither the human nor the LLM gave.
 
@@ -51,11 +51,7 @@ def wrong_labels(
 
 
 def _is_wrong(
-  benchmark: benchmark_lib.Benchmark,
-  row: rows.Row,
-  label: str,
-  *,
-  llm_label: str,
+  benchmark: Benchmark, row: rows.Row, label: str, *, llm_label: str
 ) -> bool:
   """Whether a label is possible, and neither the human one nor the LLM's."""
   return rows.label_problem(benchmark, row.fields, label) is None and not any(
@@ -63,7 +59,7 @@ def _is_wrong(
   )
 
 
-def is_same(benchmark: benchmark_lib.Benchmark, label: str, other: str) -> bool:
+def is_same(benchmark: Benchmark, label: str, other: str) -> bool:
   """Whether two labels are one answer, as texts or by the metric.
 
   Args:
@@ -86,7 +82,7 @@ def draw(labels: Sequence[str], row: rows.Row) -> str:
 
 
 def argued(
-  benchmark: benchmark_lib.Benchmark,
+  benchmark: Benchmark,
   outcome: parsing.Parsed | parsing.Unparsed,
   wrong_label: str,
 ) -> bool:
@@ -103,11 +99,11 @@ def argued(
 
 
 def of_example(
-  benchmark: benchmark_lib.Benchmark,
+  benchmark: Benchmark,
   row: rows.Row,
   samples: Sequence[completions.Sample],
   *,
-  parse: benchmark_lib.Parser,
+  parse: Parser,
   llm_label: str,
 ) -> tuple[str, str] | tuple[()]:
   """The wrong label and its rationale that an example has; () for none.

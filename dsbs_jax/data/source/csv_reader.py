@@ -43,9 +43,7 @@ def read_each(
 
   Behind a quote that is never closed there is no next row.
 
-  Args:
-    file: as in `read`.
-    name: as in `read`.
+  Args: as in `read`.
 
   Raises:
     UserError: the header is wrong, or the file is not UTF-8.
@@ -79,9 +77,7 @@ def read_each(
 def count(file: BinaryIO, name: str) -> int:
   """Number of rows, broken ones included.
 
-  Args:
-    file: opened in binary mode, at its start; closed at the end.
-    name: its name, for errors.
+  Args: as in `read`.
   """
   return sum(1 for _ in read_each(file, name))
 

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 
 from dsbs_jax import contract
 from dsbs_jax.data import benchmark as benchmark_lib
+from dsbs_jax.data.benchmark import Benchmark, Part
 from dsbs_jax.data.source import (
   archive,
   completions,
@@ -35,8 +36,8 @@ _NUMBER = re.compile(r'(\d+)\.json$')
 
 
 def find_parts(
-  benchmark: benchmark_lib.Benchmark, source: archive.Archive, split: str
-) -> tuple[benchmark_lib.Part, ...] | None:
+  benchmark: Benchmark, source: archive.Archive, split: str
+) -> tuple[Part, ...] | None:
   """The files of a split, as paths inside the source, or None.
 
   Args:
@@ -49,15 +50,15 @@ def find_parts(
   find = functools.partial(archive.find, source, prefer=benchmark.name)
   found = [find(name) for name in names]
   if names and all(found):
-    return tuple(benchmark_lib.Part(name) for name in found)
+    return tuple(Part(name) for name in found)
   fallback = benchmark.fallbacks.get(split)
   name = fallback and find(fallback.file)
-  return (benchmark_lib.Part(name, fallback.select),) if name else None
+  return (Part(name, fallback.select),) if name else None
 
 
 def parts(
-  benchmark: benchmark_lib.Benchmark, source: archive.Archive, split: str
-) -> tuple[benchmark_lib.Part, ...]:
+  benchmark: Benchmark, source: archive.Archive, split: str
+) -> tuple[Part, ...]:
   """As `find_parts`, but none is an error that says what was looked for.
 
   Args:
@@ -83,7 +84,7 @@ def parts(
 
 
 def files(
-  benchmark: benchmark_lib.Benchmark, path: Path, names: Sequence[str]
+  benchmark: Benchmark, path: Path, names: Sequence[str]
 ) -> dict[str, list[str]]:
   """The files that hold the rows of some splits, with the source's path.
 
@@ -115,7 +116,7 @@ def files(
   return {s: [f'{source.root}/{f}' for f in found[s]] for s in found}
 
 
-def home_of(benchmark: benchmark_lib.Benchmark, split: str) -> str:
+def home_of(benchmark: Benchmark, split: str) -> str:
   """The split whose file holds the rows of a split.
 
   Args:
@@ -125,7 +126,7 @@ def home_of(benchmark: benchmark_lib.Benchmark, split: str) -> str:
   return 'train' if split in benchmark.derived else split
 
 
-def file_names(benchmark: benchmark_lib.Benchmark, split: str) -> str:
+def file_names(benchmark: Benchmark, split: str) -> str:
   """The file names that hold a split, for errors.
 
   Args:
@@ -139,7 +140,7 @@ def file_names(benchmark: benchmark_lib.Benchmark, split: str) -> str:
   return f'{text} or {fallback.file}' if fallback else text
 
 
-def size(source: archive.Archive, part: benchmark_lib.Part) -> int:
+def size(source: archive.Archive, part: Part) -> int:
   """Number of rows of a part.
 
   Args:
@@ -151,12 +152,12 @@ def size(source: archive.Archive, part: benchmark_lib.Part) -> int:
 
 
 def beside_rows(
-  benchmark: benchmark_lib.Benchmark,
+  benchmark: Benchmark,
   source: archive.Archive,
   split: str,
   *,
   teacher: str,
-  parts: Sequence[benchmark_lib.Part],
+  parts: Sequence[Part],
 ) -> completions.Completions:
   """The completions that lie where the archive has them.
 
@@ -205,9 +206,7 @@ def beside_rows(
 
 
 def by_id(
-  benchmark: benchmark_lib.Benchmark,
-  given: Path | Mapping[str, Path],
-  split: str,
+  benchmark: Benchmark, given: Path | Mapping[str, Path], split: str
 ) -> completions.Completions:
   """The completions that the user names, for one split.
 

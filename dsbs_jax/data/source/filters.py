@@ -14,14 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dsbs_jax import contract
 from dsbs_jax.data import benchmark as benchmark_lib
 from dsbs_jax.data import conclusions, parsing
+from dsbs_jax.data.benchmark import Benchmark, Example, Rationale
 from dsbs_jax.data.source import counterfactuals, joining, rows
 
 # Every rule below takes the benchmark, a row and the example that it was joined
 # to, and returns the example, perhaps changed, or why it is dropped.
-Rule = Callable[
-  [benchmark_lib.Benchmark, rows.Row, benchmark_lib.Example],
-  benchmark_lib.Example | str,
-]
+Rule = Callable[[Benchmark, rows.Row, Example], Example | str]
 
 _USABLE = (joining.PARSED, joining.REPAIRED, joining.RATIONALIZED)
 _LABEL_FAULTS = (
@@ -36,22 +34,14 @@ _STRAY = re.compile(r'\s*\n\s*Answer:?\s*$')
 _PUNCTUATION = '.,;:!?\'"()[] \t\n'
 
 
-def parsed(
-  benchmark: benchmark_lib.Benchmark,
-  row: rows.Row,
-  example: benchmark_lib.Example,
-):
+def parsed(benchmark: Benchmark, row: rows.Row, example: Example):
   """Keeps examples whose completion has a rationale and a possible label."""
   if example.status not in _USABLE:
     return example.status
   return _only(example, lambda r: not _problem(benchmark, row, r))
 
 
-def correct(
-  benchmark: benchmark_lib.Benchmark,
-  row: rows.Row,
-  example: benchmark_lib.Example,
-):
+def correct(benchmark: Benchmark, row: rows.Row, example: Example):
   """Keeps examples whose LLM label is right."""
   if example.correct is None:
     raise contract.UserError(
@@ -61,12 +51,11 @@ def correct(
   if not example.correct:
     return 'wrong_label'
   return _only(
-    example,
-    lambda r: joining.is_correct(benchmark, row.gt_label, r.label),
+    example, lambda r: joining.is_correct(benchmark, row.gt_label, r.label)
   )
 
 
-def majority(_, row: rows.Row, example: benchmark_lib.Example):
+def majority(_, row: rows.Row, example: Example):
   """Keeps examples whose label has more than half of the row's samples."""
   won = example.status == joining.RATIONALIZED or (
     2 * example.votes > example.samples
@@ -74,11 +63,7 @@ def majority(_, row: rows.Row, example: benchmark_lib.Example):
   return _only(example, lambda r: r.agrees) if won else 'no_majority'
 
 
-def consistent(
-  benchmark: benchmark_lib.Benchmark,
-  row: rows.Row,
-  example: benchmark_lib.Example,
-):
+def consistent(benchmark: Benchmark, row: rows.Row, example: Example):
   """Drops rationales that argue for another label than the human one, or none.
 
   The LLM's label may be corrupted: what the rationale says counts. Where a row
@@ -110,22 +95,14 @@ def consistent(
   return 'argues_for_another_label'
 
 
-def drop_corrupted(
-  benchmark: benchmark_lib.Benchmark,
-  row: rows.Row,
-  example: benchmark_lib.Example,
-):
+def drop_corrupted(benchmark: Benchmark, row: rows.Row, example: Example):
   """Drops labels that are blank, cut off or otherwise no answer."""
   if example.status in _LABEL_FAULTS:
     return example.status
   return _only(example, lambda r: not _problem(benchmark, row, r))
 
 
-def repair_corrupted(
-  benchmark: benchmark_lib.Benchmark,
-  row: rows.Row,
-  example: benchmark_lib.Example,
-):
+def repair_corrupted(benchmark: Benchmark, row: rows.Row, example: Example):
   """Repairs labels that name one answer after all; drops the other bad ones.
 
   A stray marker at the end of a rationale is removed too.
@@ -151,20 +128,15 @@ def repair_corrupted(
   return example
 
 
-def _only(
-  example: benchmark_lib.Example,
-  keep: Callable[[benchmark_lib.Rationale], bool],
-) -> benchmark_lib.Example:
+def _only(example: Example, keep: Callable[[Rationale], bool]) -> Example:
   """The example with some of its rationales; one alone is no choice."""
   kept = tuple(filter(keep, example.rationales))
   return dataclasses.replace(example, rationales=kept if len(kept) > 1 else ())
 
 
 def _relabelled(
-  benchmark: benchmark_lib.Benchmark,
-  example: benchmark_lib.Example,
-  kept: Sequence[benchmark_lib.Rationale],
-) -> benchmark_lib.Example:
+  benchmark: Benchmark, example: Example, kept: Sequence[Rationale]
+) -> Example:
   """The example with these rationales, judged by its label as it is now."""
   said = [(r.text, r.label) for r in kept]
   wrong = example.counterfactual
@@ -178,26 +150,18 @@ def _relabelled(
 
 
 def _problem(
-  benchmark: benchmark_lib.Benchmark,
-  row: rows.Row,
-  rationale: benchmark_lib.Rationale,
+  benchmark: Benchmark, row: rows.Row, rationale: Rationale
 ) -> str | None:
   return rows.label_problem(benchmark, row.fields, rationale.label)
 
 
-def _status(
-  benchmark: benchmark_lib.Benchmark,
-  row: rows.Row,
-  rationale: benchmark_lib.Rationale,
-) -> str:
+def _status(benchmark: Benchmark, row: rows.Row, rationale: Rationale) -> str:
   return _problem(benchmark, row, rationale) or joining.PARSED
 
 
 def _all_repaired(
-  benchmark: benchmark_lib.Benchmark,
-  row: rows.Row,
-  example: benchmark_lib.Example,
-) -> benchmark_lib.Example:
+  benchmark: Benchmark, row: rows.Row, example: Example
+) -> Example:
   """The example with its several rationales repaired, each as the one is."""
   kept = []
   for each in example.rationales:
@@ -226,11 +190,8 @@ CLEAN: Mapping[str, Sequence[Rule]] = {
 
 
 def apply(
-  rules: Sequence[Rule],
-  benchmark: benchmark_lib.Benchmark,
-  row: rows.Row,
-  example: benchmark_lib.Example,
-) -> benchmark_lib.Example | str:
+  rules: Sequence[Rule], benchmark: Benchmark, row: rows.Row, example: Example
+) -> Example | str:
   """Applies rules in order, until one drops the example.
 
   Args:
@@ -250,7 +211,7 @@ def apply(
 
 
 def repaired(
-  benchmark: benchmark_lib.Benchmark, fields: benchmark_lib.Row, label: str
+  benchmark: Benchmark, fields: benchmark_lib.Row, label: str
 ) -> str | None:
   """The one answer that a corrupted label stands for, or None.
 

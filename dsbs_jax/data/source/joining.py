@@ -5,8 +5,8 @@ import collections
 import dataclasses
 from collections.abc import Sequence
 
-from dsbs_jax.data import benchmark as benchmark_lib
 from dsbs_jax.data import conclusions, parsing, soft_labels
+from dsbs_jax.data.benchmark import Benchmark, Example, Parser, Rationale
 from dsbs_jax.data.source import completions, rows
 
 # Statuses beside the parsers' reasons and the problems of labels (rows.py).
@@ -20,11 +20,17 @@ Outcome = parsing.Parsed | parsing.Unparsed
 
 
 def is_correct(
-  benchmark: benchmark_lib.Benchmark, gt_label: str, llm_label: str
+  benchmark: Benchmark, gt_label: str, llm_label: str
 ) -> bool | None:
   """Whether the benchmark's own metric counts this one label as right.
 
-  None where the metric gives no 'accuracy'.
+  Args:
+    benchmark: whose metric it is.
+    gt_label: the human label.
+    llm_label: the label to judge.
+
+  Returns:
+    None where the metric gives no 'accuracy'.
   """
   scores = benchmark.metric([gt_label], [llm_label])
   return scores['accuracy'] == 100.0 if 'accuracy' in scores else None
@@ -35,7 +41,7 @@ def _parsed(outcomes: Sequence[Outcome]) -> list[parsing.Parsed]:
 
 
 def _label_probs(
-  benchmark: benchmark_lib.Benchmark, taken: completions.Sample, label: str
+  benchmark: Benchmark, taken: completions.Sample, label: str
 ) -> tuple[float, ...]:
   """The LLM's probability of each label in a sample; () where it has none."""
   if not taken.logprobs:
@@ -45,7 +51,7 @@ def _label_probs(
 
 
 def majority_vote(
-  benchmark: benchmark_lib.Benchmark, outcomes: Sequence[Outcome]
+  benchmark: Benchmark, outcomes: Sequence[Outcome]
 ) -> tuple[Outcome, int]:
   """The answer that most samples of a row give.
 
@@ -67,10 +73,8 @@ def majority_vote(
 
 
 def all_rationales(
-  benchmark: benchmark_lib.Benchmark,
-  said: Sequence[tuple[str, str]],
-  example: benchmark_lib.Example,
-) -> tuple[benchmark_lib.Rationale, ...]:
+  benchmark: Benchmark, said: Sequence[tuple[str, str]], example: Example
+) -> tuple[Rationale, ...]:
   """What an example's `rationales` are.
 
   Args:
@@ -91,20 +95,18 @@ def all_rationales(
       for target in (example.gt_label, example.llm_label)
     )
     agrees = label == example.llm_label or same(label) == winner
-    found.append(
-      benchmark_lib.Rationale(text, label, agrees=agrees, gt=gt, llm=llm)
-    )
+    found.append(Rationale(text, label, agrees=agrees, gt=gt, llm=llm))
   return tuple(found)
 
 
 def join(
-  benchmark: benchmark_lib.Benchmark,
+  benchmark: Benchmark,
   row: rows.Row,
   samples: Sequence[completions.Sample] | None,
   *,
-  parse: benchmark_lib.Parser,
+  parse: Parser,
   rationalized: bool = False,
-) -> benchmark_lib.Example:
+) -> Example:
   """Joins one row with its completions.
 
   Args:
@@ -148,7 +150,7 @@ def join(
     (s for s, outcome in zip(asked, free, strict=True) if outcome is result),
     completions.Sample(''),
   )
-  example = benchmark_lib.Example(
+  example = Example(
     index=row.index,
     example_id=row.example_id,
     input=row.input,

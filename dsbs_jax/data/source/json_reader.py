@@ -67,9 +67,7 @@ def read_each(
 ) -> Iterator[Record | contract.UserError]:
   """As `read`, but a line that is no JSON is yielded as its error.
 
-  Args:
-    file: as in `read`.
-    name: as in `read`.
+  Args: as in `read`.
 
   Raises:
     UserError: an array is no JSON, or a line is over `MAX_LINE_BYTES`.
@@ -96,9 +94,7 @@ def read_each(
 def count(file: BinaryIO, name: str) -> int:
   """Number of values that `read` yields, without decoding JSON lines.
 
-  Args:
-    file: opened in binary mode, at its start; closed at the end.
-    name: of the file, for errors.
+  Args: as in `read`.
 
   Raises:
     UserError: the file is cut, has a line that is too long, or is an array that

@@ -46,9 +46,7 @@ def read_each(
 ) -> Iterator[json_reader.Record | contract.UserError]:
   """As `read`, but a broken row of a text file is yielded as its error.
 
-  Args:
-    file: as in `read`.
-    name: as in `read`.
+  Args: as in `read`.
 
   Raises:
     UserError: nothing behind that place can be read.
@@ -60,9 +58,7 @@ def read_each(
 def count(file: BinaryIO, name: str) -> int:
   """Number of rows that `read` yields.
 
-  Args:
-    file: opened in binary mode, at its start; closed at the end.
-    name: its name, whose suffix says the format.
+  Args: as in `read`.
 
   Raises:
     UserError: the file is damaged, or of no known format.

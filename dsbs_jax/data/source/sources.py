@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from dsbs_jax import contract
 from dsbs_jax.data import benchmark as benchmark_lib
+from dsbs_jax.data.benchmark import Benchmark, Example, Part
 from dsbs_jax.data.source import (
   archive,
   counterfactuals,
@@ -29,9 +30,7 @@ from dsbs_jax.data.source import counts as counts_lib
 Path = str | pathlib.Path
 
 
-def available(
-  benchmark: benchmark_lib.Benchmark, source: Path
-) -> tuple[str, ...]:
+def available(benchmark: Benchmark, source: Path) -> tuple[str, ...]:
   """The benchmark's splits that a source has rows for, derived ones too.
 
   Args:
@@ -61,7 +60,7 @@ def available(
 
 
 def read_rows(
-  benchmark: benchmark_lib.Benchmark, source: Path, split: str
+  benchmark: Benchmark, source: Path, split: str
 ) -> Iterator[rows.Row]:
   """Streams the rows of a split's files, checked and rendered.
 
@@ -91,7 +90,7 @@ def read_rows(
 
 
 def _row(
-  benchmark: benchmark_lib.Benchmark,
+  benchmark: Benchmark,
   record: json_reader.Record | contract.UserError,
   *,
   split: str,
@@ -112,9 +111,7 @@ def _row(
   return row
 
 
-def count_rows(
-  benchmark: benchmark_lib.Benchmark, source: Path, split: str
-) -> int:
+def count_rows(benchmark: Benchmark, source: Path, split: str) -> int:
   """The number of rows that `read_rows` yields, found without decoding.
 
   Args:
@@ -155,7 +152,7 @@ class Examples:
       shows while iterating.
   """
 
-  benchmark: benchmark_lib.Benchmark = dataclasses.field(kw_only=False)
+  benchmark: Benchmark = dataclasses.field(kw_only=False)
   source: Path = dataclasses.field(kw_only=False)
   split: str
   teacher: str = file_layout.PALM
@@ -171,7 +168,7 @@ class Examples:
       self.benchmark, archive.open_archive(self.source), self._home
     )
 
-  def __iter__(self) -> Iterator[benchmark_lib.Example]:
+  def __iter__(self) -> Iterator[Example]:
     of_file = of_split = counts_lib.CountsBuilder(self.benchmark)
     rank = self._rank()
     if rank is not None:
@@ -229,9 +226,7 @@ class Examples:
 
   def _joined(
     self, said: completions_lib.Completions
-  ) -> Iterator[
-    tuple[rows.Row, Sequence[completions_lib.Sample], benchmark_lib.Example]
-  ]:
+  ) -> Iterator[tuple[rows.Row, Sequence[completions_lib.Sample], Example]]:
     parse = self.benchmark.parser(self.teacher)
     num_rows = 0
     for row in read_rows(self.benchmark, self.source, self._home):
@@ -278,7 +273,7 @@ class Examples:
 
 
 def _records(
-  source: archive.Archive, part: benchmark_lib.Part
+  source: archive.Archive, part: Part
 ) -> Iterator[json_reader.Record | contract.UserError]:
   """The records of some rows; what cannot be read, as its error."""
   place = f'{source.root}/{part.file}'
