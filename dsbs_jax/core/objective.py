@@ -41,8 +41,8 @@ class Distillation:
       perfect prediction costs 0. 0 as in the paper.
     mi_weight: weight of the term that ties the rationale of an example to its
       label, see `losses/mutual_information`; 0 as in the paper.
-    verdict_weight: weight of the verdict task, see `data/task_forms`; 0, without
-      that task, as in the paper. Liu et al. 2024 (Mind's Mirror, arXiv
+    verdict_weight: weight of the verdict task, see `data/task_forms`; 0,
+      without that task, as in the paper. Liu et al. 2024 (Mind's Mirror, arXiv
       2311.09214) distil self-evaluation beside rationales in this way.
     counterfactual_weight: weight of the counterfactual task, see
       `data/task_forms`; 0, without that task, as in the paper. Wang et al. 2023

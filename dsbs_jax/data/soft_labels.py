@@ -15,8 +15,8 @@ up to the first K from which on only one label can go on, and q(y) = m(y) / sum
 of m. A text that is a label counts for that label alone. What is not among the
 alternatives, or begins no label, is left out.
 
-Training compares the student with q at a temperature, see `core/losses/weighted_loss`.
-A label y is a path of the student's tokens. At a place on the path to the
+Training compares the student with q at a temperature, see `core/objective`. A
+label y is a path of the student's tokens. At a place on the path to the
 target where labels part, the soft target is
 
   q(v) ~ sum over labels y that go on with v of q(y)^(1 / temperature)

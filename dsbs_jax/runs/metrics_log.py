@@ -47,8 +47,8 @@ class MetricsLog:
     self._events = None
     if writes:
       self._folder.mkdir(parents=True, exist_ok=True)
-      lines = drop_lines_after(self._folder / METRICS_FILE, start_step)
-      drop_lines_after(self._folder / TIMING_FILE, start_step)
+      lines = _drop_lines_after(self._folder / METRICS_FILE, start_step)
+      _drop_lines_after(self._folder / TIMING_FILE, start_step)
       with files.writing(self._folder):
         self._events = tensorboard.EventFile(
           self._folder, start_step=start_step, points=_points(lines)
@@ -188,16 +188,8 @@ def summarise(metrics: list[Mapping[str, jax.Array]]) -> dict[str, float]:
   return means
 
 
-def drop_lines_after(path: pathlib.Path, step: int) -> list[dict[str, Any]]:
-  """Removes lines of later steps, and a half-written last line.
-
-  Args:
-    path: a log of JSON lines; it may not exist.
-    step: the last step whose lines stay.
-
-  Returns:
-    The lines that stay, read.
-  """
+def _drop_lines_after(path: pathlib.Path, step: int) -> list[dict[str, Any]]:
+  """Removes later lines and a torn last one; returns those that stay."""
   if not path.exists():
     return []
   kept, entries = [], []

@@ -2,7 +2,7 @@
 """The training run: step after step, with checkpoints and evaluations between.
 
 What a run starts from, and how it resumes, is in `session`. No hooks and no
-callbacks: what happens, happens in `train_locked`.
+callbacks: what happens, happens in `_train_locked`.
 """
 
 import contextlib
@@ -59,7 +59,7 @@ def train(
   with distributed.hold(lock), working_copy.open(run.model_dir) as copy:
     if copy.is_remote:
       run = dataclasses.replace(run, model_dir=copy.folder)
-    return train_locked(
+    return _train_locked(
       run, lock, copy, config_text=config_text, started=started
     )
 
@@ -123,7 +123,7 @@ class _Checkpointing:
     return scores is not None
 
 
-def train_locked(
+def _train_locked(
   run: train_config.TrainConfig,
   lock: folder_lock.FolderLock,
   copy: working_copy.WorkingCopy,
@@ -131,14 +131,9 @@ def train_locked(
   config_text: str | None,
   started: float,
 ) -> int:
-  """As `train`, which see, with the lock of the folder held.
+  """As `train`, with the lock of the folder held; writes to its copy.
 
-  Args:
-    run: all settings.
-    lock: of the folder; it is checked before each write.
-    copy: the folder, of one in a bucket the copy that is written to.
-    config_text: the gin config behind the settings.
-    started: a time of time.monotonic(), from which start-up counts.
+  `started` is a time of time.monotonic(), from which start-up counts.
   """
   malloc.keep_freed_memory()
   compilation_cache.use_cache()

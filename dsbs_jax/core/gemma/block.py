@@ -90,24 +90,14 @@ def make_reaches(
   )
 
 
-def rms_norm(inputs: jax.Array, params: dict) -> jax.Array:
-  """Gemma's norm: by 1 + scale, rounded to the activation dtype at its end.
-
-  Args:
-    inputs: [..., D] in the activation dtype.
-    params: the norm's.
-  """
+def _rms_norm(inputs: jax.Array, params: dict) -> jax.Array:
+  """Gemma's norm of [..., D]: by 1 + scale, rounded to its dtype at its end."""
   normed = norm.rms_norm(inputs.astype(jnp.float32), 1.0 + params['scale'])
   return normed.astype(inputs.dtype)
 
 
-def rotate(inputs: jax.Array, angles: jax.Array) -> jax.Array:
-  """Rotates pairs of features, one of each half, by the angles.
-
-  Args:
-    inputs: [B, H, T, K] in the activation dtype.
-    angles: [B, 1, T, K / 2] float32.
-  """
+def _rotate(inputs: jax.Array, angles: jax.Array) -> jax.Array:
+  """Rotates pairs of features [B, H, T, K], one of each half, by the angles."""
   first, second = jnp.split(inputs.astype(jnp.float32), 2, axis=-1)
   cos, sin = jnp.cos(angles), jnp.sin(angles)
   rotated = [first * cos - second * sin, second * cos + first * sin]
@@ -145,7 +135,7 @@ def project_kv(
     _project(params, inputs, name, config.num_kv_heads, unpadding)
     for name in ('key', 'value')
   )
-  return KeyValue(rms_norm(key, params['key_norm']), value)
+  return KeyValue(_rms_norm(key, params['key_norm']), value)
 
 
 def _attention(
@@ -159,11 +149,11 @@ def _attention(
 ) -> tuple[jax.Array, Any]:
   """The output, like the inputs, and the second result of kv_fn."""
   query = _project(params, inputs, 'query', config.num_heads, unpadding)
-  query = rms_norm(query, params['query_norm'])
+  query = _rms_norm(query, params['query_norm'])
   key, value = project_kv(params, inputs, config, unpadding=unpadding)
   scaled = query * jnp.asarray(config.query_scale_dim**-0.5, query.dtype)
-  query = rotate(scaled, reach.angles)
-  keys_values, changed = kv_fn(KeyValue(rotate(key, reach.angles), value))
+  query = _rotate(scaled, reach.angles)
+  keys_values, changed = kv_fn(KeyValue(_rotate(key, reach.angles), value))
 
   # Heads that share keys are further queries: [B, H, T, K] -> [B, J, H/J*T, K].
   batch, _, length, width = query.shape
@@ -215,17 +205,17 @@ def _layer_fn(
     )
     output, changed = _attention(
       layer_params['self_attention'],
-      rms_norm(inputs, layer_params['pre_attention_norm']),
+      _rms_norm(inputs, layer_params['pre_attention_norm']),
       reach,
       config=config,
       kv_fn=lambda new: kv_fn(new, kv),
       unpadding=unpadding,
     )
-    output = rms_norm(output, layer_params['post_attention_norm'])
+    output = _rms_norm(output, layer_params['post_attention_norm'])
     inputs = inputs + drop(output, masks[0])
-    normed = rms_norm(inputs, layer_params['pre_mlp_norm'])
+    normed = _rms_norm(inputs, layer_params['pre_mlp_norm'])
     output = _mlp(layer_params['mlp'], normed)
-    output = rms_norm(output, layer_params['post_mlp_norm'])
+    output = _rms_norm(output, layer_params['post_mlp_norm'])
     return inputs + drop(output, masks[1]), changed
 
   return layer
@@ -276,7 +266,7 @@ def run(
     layer_kv=_with_kinds(config, layer_kv),
     keys=layers_keys,
   )
-  return rms_norm(hidden, params[stack][f'{stack}_norm']), changed
+  return _rms_norm(hidden, params[stack][f'{stack}_norm']), changed
 
 
 def _embed(

@@ -11,8 +11,8 @@ both. The means are over the *whole* batch: all views,
 microbatches and devices. How it is computed:
 
 1. Count. N_label and N_rationale, float32 scalars, are the numbers of target
-   tokens of each term in the whole batch (`weighted_loss.token_counts`). They need
-   no forward pass, so every target token has a known weight from the start:
+   tokens of each term in the whole batch (`weighted_loss.token_counts`). They
+   need no forward pass, so every target token has a known weight from the start:
 
      w = alpha / N_label  or  (1 - alpha) / N_rationale, 0 on padding   [B, T]
 

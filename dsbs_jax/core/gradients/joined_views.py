@@ -43,26 +43,20 @@ def join_parts(
   """
   if not can_join({view: rows for view, (rows, _) in parts.items()}):
     return parts
-  both = join
+  both = _join
   for _ in parts[contract.LABEL_VIEW][1].shape[:-1]:
     both = jax.vmap(both)
   return {contract.MIXTURE_VIEW: functools.reduce(both, parts.values())}
 
 
-def join(
+def _join(
   first: tuple[Rows, jax.Array], second: tuple[Rows, jax.Array]
 ) -> tuple[Rows, jax.Array]:
   """Two packed row groups, and the dropout keys of their rows, as one.
 
-  Args:
-    first: b1 rows of S1 source and T1 target tokens in C cells; keys [b1].
-    second: b2 rows of S2 and T2 tokens in as many cells, with the same names
-      of arrays; keys [b2].
-
-  Returns:
-    b1 + b2 rows of max(S1, S2) and max(T1, T2) tokens: in each cell first those
-    of the first group, then those of the second, and its slots likewise. The
-    keys in that order.
+  From b1 rows of S1 source and T1 target tokens and b2 of S2 and T2, in as many
+  cells, to b1 + b2 rows of max(S1, S2) and max(T1, T2): in each cell first the
+  rows, slots and keys of the first group, then those of the second.
   """
   rows, keys = zip(first, second, strict=True)
   num_cells = len(rows[0][unpadding.ENCODER_TOKEN_INDEX])

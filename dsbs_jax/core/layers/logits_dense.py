@@ -79,9 +79,9 @@ def plain_logits_dense(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def logits_dense_for_cpu(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
-  """The kernel's gradient takes a copy of the inputs; Args: as in `logits_dense`.
+  """The kernel's gradient takes a copy; Args: as in `logits_dense`.
 
-  Transposed. Without it, XLA's CPU backend copies the other factor, the
+  Of the inputs, transposed. Without it, XLA's CPU backend copies the other factor, the
   gradient of all logits, of 100 MB.
   """
   return _logits_dense_forward(inputs, kernel)[0]

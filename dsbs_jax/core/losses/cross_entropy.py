@@ -99,7 +99,7 @@ def gathered(logits: jax.Array, targets: jax.Array) -> jax.Array:
 def selected(logits: jax.Array, targets: jax.Array) -> jax.Array:
   """`gathered` as a sum, which accelerators add to that of the exponentials.
 
-  Args: as in `gathered`. A gather of its own would be one more pass over all logits.
+  A gather of its own would be one more pass over all logits. Args: as there.
   """
   chosen = _classes(logits) == targets[..., None]
   found = jnp.sum(jnp.where(chosen, logits, 0.0), axis=-1)

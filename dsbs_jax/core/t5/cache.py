@@ -62,24 +62,17 @@ def decoding_params(params: dict, config: T5Config) -> dict:
   return jax.tree_util.tree_map_with_path(convert, params)
 
 
-def cross_attention_kv(
+def _cross_attention_kv(
   params: dict,
   config: T5Config,
   encoded: jax.Array,
   *,
   unpadding: Unpadding | None = None,
 ) -> dict[str, attention.KeyValue]:
-  """The cross-attention keys and values of every decoder layer.
+  """Each decoder layer's cross-attention KeyValue of [B, H, S, K], by its name.
 
-  Args:
-    params: the whole parameter tree.
-    config: its size.
-    encoded: from network.encode, [B, S, D] or flat.
-    unpadding: of the encoder's tokens where `encoded` is flat; else None.
-
-  Returns:
-    Under the layers' names KeyValue of [B, H, S, K]; for scanned layers one
-    entry with a leading axis N.
+  Of what the encoder gave, [B, S, D] or flat; scanned layers are one entry with
+  a leading axis N.
   """
 
   def project(layer):
@@ -156,7 +149,7 @@ def _bias(
 def _encoded_kv(
   params: dict, config: T5Config, tokens: jax.Array, *, num_tokens: int | None
 ) -> dict[str, attention.KeyValue]:
-  """`cross_attention_kv` of tokens [B, S]; `num_tokens` are real at most."""
+  """`_cross_attention_kv` of tokens [B, S]; `num_tokens` are real at most."""
   rows, token_unpadding = {'encoder_input_tokens': tokens}, None
   if num_tokens is not None:
     (index,) = jnp.nonzero(
@@ -166,7 +159,7 @@ def _encoded_kv(
     rows[unpadding_lib.ENCODER_TOKEN_INDEX] = index
     token_unpadding = unpadding_lib.make_unpadding(index, tokens)
   encoded = network.encode(params, config, rows)
-  return cross_attention_kv(params, config, encoded, unpadding=token_unpadding)
+  return _cross_attention_kv(params, config, encoded, unpadding=token_unpadding)
 
 
 def init_decode_state(
@@ -296,5 +289,5 @@ def option_states(
       attention.make_target_mask(targets > 0),
       (decode_state.source_tokens(rows) > 0)[:, None, None, :],
     ),
-    layer_kv=cross_attention_kv(params, config, encoded),
+    layer_kv=_cross_attention_kv(params, config, encoded),
   )[0]

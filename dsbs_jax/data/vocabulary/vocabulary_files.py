@@ -134,7 +134,7 @@ def resolve(spec: str) -> Spec:
     if pathlib.Path(path).expanduser().is_dir():
       path, extra_ids = _in_folder(pathlib.Path(path).expanduser())
   if path != BYTES:
-    path = str(local_file(path))
+    path = str(_local_file(path))
   if parsed.extra_ids is None:
     return Spec(path, extra_ids, parsed.input_format)
   if path.endswith('.json'):
@@ -191,16 +191,8 @@ def _in_folder(folder: pathlib.Path) -> tuple[str, int]:
   )
 
 
-def local_file(path: str) -> pathlib.Path:
-  """A file on this machine with the contents of `path`.
-
-  Args:
-    path: a local file, or gs://bucket/name, which is fetched once into the
-      user's cache folder.
-
-  Raises:
-    UserError: there is no such file, or it cannot be reached.
-  """
+def _local_file(path: str) -> pathlib.Path:
+  """A file with the contents of `path`; gs:// is fetched once, and kept."""
   if not path.startswith('gs://'):
     local = pathlib.Path(path).expanduser()
     if local.is_file():

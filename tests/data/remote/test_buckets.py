@@ -186,7 +186,7 @@ def test_copies_are_named_by_their_urls():
 
 def test_the_copies_of_a_killed_process_are_removed():
   program = (
-    'import os, signal; from dsbs_jax.data import buckets;'
+    'import os, signal; from dsbs_jax.data.remote import buckets;'
     " print(buckets.local_path('memory://a'), flush=True);"
     ' os.kill(os.getpid(), signal.SIGKILL)'
   )
