@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from dsbs_jax import contract
 from dsbs_jax.runs import tensorboard
 from dsbs_jax.runtime import files, progress
 
@@ -85,16 +86,10 @@ class MetricsLog:
       if 'mfu' in rates:
         speed += f'  MFU {rates["mfu"]:.1f} %'
       speed += f'  ETA {eta}'
+    losses = {name: f'{name}/loss' for name in contract.TASK_IDS}
     shown = '  '.join(
       f'{name} {scalars[key]:.4f}'
-      for name, key in (
-        ('loss', 'loss'),
-        ('label', 'label/loss'),
-        ('rationale', 'rationale/loss'),
-        ('verdict', 'verdict/loss'),
-        ('counterfactual', 'counterfactual/loss'),
-        ('contrast', 'contrast/loss'),
-      )
+      for name, key in ({'loss': 'loss'} | losses).items()
       if key in scalars
     )
     self.say(f'step {step:,}/{self._train_steps:,}  {shown}{speed}')

@@ -189,27 +189,22 @@ def _shared(make: Callable[[_Facts], Any], facts: _Facts) -> Any:
   return make.__wrapped__(facts)
 
 
-def _state(facts: _Facts) -> State:
+def _start(facts: _Facts) -> Callable[[jax.Array], steps.TrainState]:
   transformation = facts.transformation()
-  shapes = jax.eval_shape(
-    lambda key: steps.init_state(
-      key, facts.model, transformation, lora=facts.lora
-    ),
-    jax.random.key(0),
+  return lambda key: steps.init_state(
+    key, facts.model, transformation, lora=facts.lora
   )
+
+
+def _state(facts: _Facts) -> State:
+  shapes = jax.eval_shape(_start(facts), jax.random.key(0))
   shardings = partitioning.state_shardings(shapes, facts.mesh, facts.rules)
   return State(shapes, shardings)
 
 
 @functools.lru_cache(_MAX_SHARED)
 def _init_state(facts: _Facts) -> jax.stages.Wrapped:
-  transformation = facts.transformation()
-  return jax.jit(
-    lambda key: steps.init_state(
-      key, facts.model, transformation, lora=facts.lora
-    ),
-    out_shardings=_state(facts).shardings,
-  )
+  return jax.jit(_start(facts), out_shardings=_state(facts).shardings)
 
 
 @functools.lru_cache(_MAX_SHARED)

@@ -129,21 +129,9 @@ def _agreeing(rationales: Rationales) -> list[int]:
   return [i for i, rationale in enumerate(rationales) if rationale.agrees]
 
 
-def _all(rationales: Rationales, label_source: str) -> list[int]:
-  return list(range(len(rationales)))
-
-
-def _majority(rationales: Rationales, label_source: str) -> list[int]:
-  return _agreeing(rationales)
-
-
-def _shortest(rationales: Rationales, label_source: str) -> list[int]:
+def _shortest(rationales: Rationales) -> list[int]:
   found = _agreeing(rationales)
   return sorted(found, key=lambda i: len(rationales[i].text.split()))[:1]
-
-
-def _diverse(rationales: Rationales, label_source: str) -> list[int]:
-  return diverse(rationales, _agreeing(rationales))
 
 
 def _consistent(rationales: Rationales, label_source: str) -> list[int]:
@@ -153,10 +141,10 @@ def _consistent(rationales: Rationales, label_source: str) -> list[int]:
 
 
 _RULES: Mapping[str, Callable[[Rationales, str], list[int]]] = {
-  'all': _all,
-  'majority': _majority,
-  'shortest': _shortest,
-  'diverse': _diverse,
+  'all': lambda rationales, _: list(range(len(rationales))),
+  'majority': lambda rationales, _: _agreeing(rationales),
+  'shortest': lambda rationales, _: _shortest(rationales),
+  'diverse': lambda rationales, _: diverse(rationales, _agreeing(rationales)),
   'consistent': _consistent,
 }
 NAMES = (FIRST, *_RULES)

@@ -94,11 +94,7 @@ class CountsBuilder:
   def __init__(self, benchmark: benchmark_lib.Benchmark):
     self._benchmark = benchmark
     self._numbers = collections.Counter()
-    self._statuses = collections.Counter()
-    self._dropped = collections.Counter()
-    self._models = collections.Counter()
-    self._argues = collections.Counter()
-    self._verdicts = collections.Counter()
+    self._by_name = collections.defaultdict(collections.Counter)
 
   def add(
     self,
@@ -113,20 +109,17 @@ class CountsBuilder:
       samples: all completions of the row, those to a hint included.
       example: what they were joined to.
     """
-    self._statuses[example.status] += 1
-    hints_count = example.status == joining.RATIONALIZED
-    self._models.update(
-      s.model
-      for s in samples
-      if not s.wrong_label and (hints_count or not s.hinted)
+    add, add_name = self._numbers, self._by_name
+    add_name['statuses'][example.status] += 1
+    hinted = example.status == joining.RATIONALIZED
+    add_name['models'].update(
+      s.model for s in samples if not s.wrong_label and (hinted or not s.hinted)
     )
-    self._verdicts.update(s.verdict for s in samples if s.verdict)
-    add = self._numbers
+    add_name['verdicts'].update(s.verdict for s in samples if s.verdict)
     add['rows'] += 1
     if not example.samples:
       return
     label, rationale = example.llm_label.strip(), example.rationale.strip()
-    hinted = example.status == joining.RATIONALIZED
     correct = bool(example.correct) and not hinted
     problem = label and rows.label_problem(
       self._benchmark, row.fields, example.llm_label
@@ -145,31 +138,25 @@ class CountsBuilder:
     add['usable_correct'] += correct and bool(label and rationale)
     add['rationales'] += len(example.rationales)
     if rationale:
-      self._argues[
-        conclusions.argues(
-          self._benchmark,
-          example.rationale,
-          label=example.llm_label,
-          options=example.options,
-          target=example.gt_label,
-        )
-      ] += 1
+      argues = conclusions.argues(
+        self._benchmark,
+        example.rationale,
+        label=example.llm_label,
+        options=example.options,
+        target=example.gt_label,
+      )
+      add_name['argues'][argues] += 1
 
   def add_outcome(self, result: benchmark_lib.Example | str) -> None:
     """Counts what the rules made of an example: kept, or the reason."""
     if isinstance(result, str):
-      self._dropped[result] += 1
+      self._by_name['dropped'][result] += 1
     else:
       self._numbers['kept'] += 1
 
   def counts(self, *, torn: int = 0) -> Counts:
     """The counts so far."""
-    return Counts(
-      **self._numbers,
-      statuses=dict(self._statuses.most_common()),
-      dropped=dict(self._dropped.most_common()),
-      torn=torn,
-      models=dict(self._models.most_common()),
-      argues=dict(self._argues.most_common()),
-      verdicts=dict(self._verdicts.most_common()),
-    )
+    by_name = {
+      field: dict(names.most_common()) for field, names in self._by_name.items()
+    }
+    return Counts(**self._numbers, **by_name, torn=torn)

@@ -88,7 +88,7 @@ def consistent(benchmark: Benchmark, row: rows.Row, example: Example):
         kept,
         rationale=other.text,
         llm_label=other.label,
-        status=_status(benchmark, row, other),
+        status=_problem(benchmark, row, other) or joining.PARSED,
         correct=joining.is_correct(benchmark, row.gt_label, other.label),
       )
       return _relabelled(benchmark, kept, kept.rationales)
@@ -153,10 +153,6 @@ def _problem(
   benchmark: Benchmark, row: rows.Row, rationale: Rationale
 ) -> str | None:
   return rows.label_problem(benchmark, row.fields, rationale.label)
-
-
-def _status(benchmark: Benchmark, row: rows.Row, rationale: Rationale) -> str:
-  return _problem(benchmark, row, rationale) or joining.PARSED
 
 
 def _all_repaired(
