@@ -278,6 +278,7 @@ def option_states(
     self_kv = attention.project_kv(weights, normed, config.num_heads)
     return (self_kv, cross_kv), None
 
+  self_mask = attention.make_target_mask(targets > 0)
   return stacks.run(
     params,
     config,
@@ -285,9 +286,6 @@ def option_states(
     jnp.pad(targets[:, :-1], ((0, 0), (1, 0))),
     kv_fn=kv_fn,
     bias_fn=stacks.bias_fn(params, config, 'decoder', length),
-    masks=(
-      attention.make_target_mask(targets > 0),
-      (decode_state.source_tokens(rows) > 0)[:, None, None, :],
-    ),
+    masks=(self_mask, (decode_state.source_tokens(rows) > 0)[:, None, None, :]),
     layer_kv=_cross_attention_kv(params, config, encoded),
   )[0]
