@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dsbs_jax import contract
-from dsbs_jax.data import task_forms
+from dsbs_jax.data import benchmark, task_forms
 from dsbs_jax.data.prepared import ragged, store
 from dsbs_jax.data.vocabulary import vocabularies
 
@@ -19,6 +19,7 @@ FIELDS = ('inputs', 'targets', *TEXTS)
 TASK_IDS = 'task_ids'
 
 _SECONDS_BETWEEN_LINES = 5.0
+_CHUNK = 4096
 
 
 def tokenise(
@@ -46,56 +47,61 @@ def tokenise(
   index, columns = [], {field: [] for field in FIELDS}
   told = time.monotonic()
   examples = prepared.examples(split)
-  while batch := list(itertools.islice(examples, 4096)):
+  while batch := list(itertools.islice(examples, _CHUNK)):
     labels = [e.llm_label if llm else e.gt_label for e in batch]
-    inputs = [task_forms.source(name.form, e, prefix=prefix) for e in batch]
-    targets = [
-      task_forms.target(
-        name.form,
-        label=label,
-        rationale=e.rationale,
-        verdict=e.verdict,
-        counterfactual=e.counterfactual,
-      )
-      for e, label in zip(batch, labels, strict=True)
-    ]
-    answers = targets if name.form in contract.WITHOUT_LABEL else labels
-    answers = [vocabulary.decode(i) for i in vocabulary.encode_all(answers)]
-    index += [e.index for e in batch]
-    ids = vocabulary.encode_inputs(inputs), vocabulary.encode_targets(targets)
-    if name.form in task_forms.OPTIONAL:  # a row without one has no token
-      ids = [
-        [row if text else [] for text, row in zip(inputs, side, strict=True)]
-        for side in ids
-      ]
-    added = {
-      'inputs': ragged.pack(ids[0], np.int32),
-      'targets': ragged.pack(ids[1], np.int32),
-      'example_id': ragged.pack_texts([e.example_id for e in batch]),
-      'input': ragged.pack_texts(inputs),
-      'target': ragged.pack_texts(targets),
-      'answer': ragged.pack_texts(answers),
-    }
-    if name.form == 'counterfactual':
-      read = [task_forms.read_only(e.counterfactual).rstrip() for e in batch]
-      added[TASK_IDS] = ragged.pack(
-        [
-          _task_ids(row, only_read, contract.COUNTERFACTUAL_ID)
-          for row, only_read in zip(
-            ids[1], vocabulary.encode_all(read), strict=True
-          )
-        ],
-        np.int32,
-      )
-      columns.setdefault(TASK_IDS, [])
+    added = _columns(batch, labels, name.form, vocabulary, prefix)
     for field, column in added.items():
-      columns[field].append(column)
+      columns.setdefault(field, []).append(column)
+    index += [e.index for e in batch]
     if time.monotonic() - told > _SECONDS_BETWEEN_LINES:
       told = time.monotonic()
       done, total = len(index), prepared.num_examples(split)
       line = f'tokenising {name} {split}: {done:,} of {total:,}'
       print(line, file=sys.stderr, flush=True)
   return index, columns
+
+
+def _columns(
+  batch: Sequence[benchmark.Example],
+  labels: Sequence[str],
+  form: str,
+  vocabulary: vocabularies.Vocabulary,
+  prefix: str,
+) -> dict[str, ragged.Ragged]:
+  """The columns of some examples, whose labels are those that the task uses."""
+  inputs = [task_forms.source(form, e, prefix=prefix) for e in batch]
+  targets = [
+    task_forms.target(
+      form,
+      label=label,
+      rationale=e.rationale,
+      verdict=e.verdict,
+      counterfactual=e.counterfactual,
+    )
+    for e, label in zip(batch, labels, strict=True)
+  ]
+  answers = targets if form in contract.WITHOUT_LABEL else labels
+  answers = [vocabulary.decode(i) for i in vocabulary.encode_all(answers)]
+  ids = vocabulary.encode_inputs(inputs), vocabulary.encode_targets(targets)
+  if form in task_forms.OPTIONAL:  # a row without one has no token
+    ids = [
+      [row if text else [] for text, row in zip(inputs, side, strict=True)]
+      for side in ids
+    ]
+  columns = {
+    'inputs': ragged.pack(ids[0], np.int32),
+    'targets': ragged.pack(ids[1], np.int32),
+    'example_id': ragged.pack_texts([e.example_id for e in batch]),
+    'input': ragged.pack_texts(inputs),
+    'target': ragged.pack_texts(targets),
+    'answer': ragged.pack_texts(answers),
+  }
+  if form == 'counterfactual':
+    read = [task_forms.read_only(e.counterfactual).rstrip() for e in batch]
+    pairs = zip(ids[1], vocabulary.encode_all(read), strict=True)
+    found = [_task_ids(*pair, contract.COUNTERFACTUAL_ID) for pair in pairs]
+    columns[TASK_IDS] = ragged.pack(found, np.int32)
+  return columns
 
 
 def _task_ids(
