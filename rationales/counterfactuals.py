@@ -20,7 +20,8 @@ from dsbs_jax import contract
 from dsbs_jax.data import parsing
 from dsbs_jax.data.source import counterfactuals
 from dsbs_jax.data.source import rows as rows_lib
-from rationales import calls, completions_file, further_passes
+from rationales import further_passes
+from rationales.record import calls, completions_file
 
 TEMPLATE = further_passes.Template(
   'counterfactual_prompt',

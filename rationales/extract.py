@@ -17,21 +17,17 @@ from dsbs_jax.data import declared, register
 from dsbs_jax.data.source import sources
 from dsbs_jax.runtime import command, terminal_text
 from rationales import (
-  bucket_file,
-  calls,
-  costs,
   counterfactuals,
   extraction,
   further_passes,
-  limiter,
   prompt_checks,
   prompt_template,
-  secret,
-  server_config,
   verdicts,
   worklist,
 )
 from rationales import prompt as prompt_lib
+from rationales.record import bucket_file, calls, costs
+from rationales.server import limiter, secret, server_config
 
 flags.DEFINE_string('benchmark', None, 'Name of the benchmark.')
 flags.DEFINE_string('module', None, 'Module that registers your benchmark.')

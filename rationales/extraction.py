@@ -12,22 +12,19 @@ from typing import Any
 from dsbs_jax import contract
 from dsbs_jax.data import soft_labels
 from dsbs_jax.runtime import progress, terminal_text
-from rationales import (
+from rationales import further_passes, worklist
+from rationales import prompt as prompt_lib
+from rationales.record import calls, costs, ledger
+from rationales.server import (
   backends,
   batch,
-  calls,
-  costs,
   first_answers,
-  further_passes,
-  ledger,
   monitor,
   online,
   recorder,
   server_config,
-  worklist,
 )
-from rationales import prompt as prompt_lib
-from rationales.exit_reason import ExitReason
+from rationales.server.exit_reason import ExitReason
 
 # Exit statuses beside 0, and 2 for a user's mistake.
 _FAILED_ROWS = 1

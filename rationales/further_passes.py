@@ -12,9 +12,9 @@ from typing import Any, BinaryIO, ClassVar
 from dsbs_jax import contract
 from dsbs_jax.data.source import archive
 from dsbs_jax.data.source import rows as rows_lib
-from rationales import calls, completions_file
 from rationales import prompt as prompt_lib
 from rationales import worklist as worklist_lib
+from rationales.record import calls, completions_file
 
 
 @dataclasses.dataclass(frozen=True)

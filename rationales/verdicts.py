@@ -12,7 +12,8 @@ from typing import BinaryIO
 from dsbs_jax.data import parsing
 from dsbs_jax.data.source import answer_notes
 from dsbs_jax.data.source import rows as rows_lib
-from rationales import calls, completions_file, further_passes
+from rationales import further_passes
+from rationales.record import calls, completions_file
 
 TEMPLATE = further_passes.Template(
   'verdict_prompt',

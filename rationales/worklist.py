@@ -16,12 +16,10 @@ from dsbs_jax import contract
 from dsbs_jax.data import benchmark as benchmark_lib
 from dsbs_jax.data.source import completions, joining, sources
 from dsbs_jax.data.source import rows as rows_lib
-from rationales import calls, completions_file, costs
 from rationales import prompt as prompt_lib
+from rationales.record import calls, completions_file, costs
 
 CUT, EMPTY, UNPARSED, ALL = RETRIES = ('cut', 'empty', 'unparsed', 'all')
-# Why a completion ended: at max_tokens, or withheld by the server.
-FINISHED_CUT, _WITHHELD = 'length', 'content_filter'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,8 +182,9 @@ class Worklist:
       return False
     reason = line.get('finish_reason')
     faults = {
-      CUT: reason == FINISHED_CUT,
-      EMPTY: not line['text'].strip() or reason == _WITHHELD,
+      CUT: reason == completions_file.LENGTH,
+      EMPTY: not line['text'].strip()
+      or reason == completions_file.CONTENT_FILTER,
       UNPARSED: unread,
     }
     return faults.get(self.retry, any(faults.values()))

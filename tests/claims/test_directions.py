@@ -33,6 +33,7 @@ ORDER = (
   'dsbs_jax.preparing',
   'dsbs_jax.experiments',
 )
+_BELOW_RATIONALES = ('dsbs_jax.contract', 'dsbs_jax.data', 'dsbs_jax.runtime')
 # Rooms, and rooms within them, that are asked for less than what lies above.
 NARROW = {
   'dsbs_jax.core': ('dsbs_jax.contract', 'dsbs_jax.core'),
@@ -69,13 +70,13 @@ NARROW = {
     'dsbs_jax.runtime',
   ),
   'tasks': ('dsbs_jax.contract', 'dsbs_jax.data', 'tasks'),
-  'rationales': (
-    'dsbs_jax.contract',
-    'dsbs_jax.data',
-    'dsbs_jax.runtime',
-    'rationales',
-    'tasks',
+  'rationales.record': (*_BELOW_RATIONALES, 'rationales.record'),
+  'rationales.server': (
+    *_BELOW_RATIONALES,
+    'rationales.record',
+    'rationales.server',
   ),
+  'rationales': (*_BELOW_RATIONALES, 'rationales', 'tasks'),
 }
 CORE_PACKAGES = {'jax', 'flax', 'optax', 'numpy', 'dsbs_jax'}
 # Files of the data room that may import TensorFlow, in functions, besides the

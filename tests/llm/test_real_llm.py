@@ -13,7 +13,7 @@ import urllib.request
 
 import pytest
 
-from rationales import completions_file
+from rationales.record import completions_file
 from tests.llm import conftest
 from tests.rationales import command
 

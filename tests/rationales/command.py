@@ -16,7 +16,7 @@ from multiprocessing import context as context_lib
 from multiprocessing import process as process_lib
 
 from dsbs_jax.runtime import command
-from rationales import completions_file
+from rationales.record import completions_file
 
 KEY = 'sk-loopback-0123456789'
 # Loaded in the child only: other tests run it as a program in this process.

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from dsbs_jax.data.source import sources
-from rationales import completions_file
+from rationales.record import completions_file
 from tests.rationales import command, sums
 
 FLAG = '--counterfactuals'

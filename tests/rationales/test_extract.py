@@ -11,7 +11,7 @@ import pytest
 
 from dsbs_jax import contract
 from dsbs_jax.data.source import sources
-from rationales import completions_file
+from rationales.record import completions_file
 from tests.rationales import command, sums
 
 

@@ -4,7 +4,7 @@
 import json
 
 from dsbs_jax.data.source import sources
-from rationales import completions_file
+from rationales.record import completions_file
 from tests.rationales import command, sums
 
 

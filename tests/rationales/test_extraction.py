@@ -3,7 +3,7 @@
 
 import pytest
 
-from rationales import completions_file
+from rationales.record import completions_file
 from tests.rationales import command, sums, teaching
 
 

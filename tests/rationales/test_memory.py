@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from rationales import completions_file
+from rationales.record import completions_file
 from tests.rationales import sums
 
 # What a row may cost: 100 MiB for half a million of them, and what varies

@@ -7,7 +7,8 @@ import pytest
 
 from dsbs_jax.data import parsing
 from dsbs_jax.data.source import answer_notes, sources
-from rationales import completions_file, verdicts
+from rationales import verdicts
+from rationales.record import completions_file
 from tests.rationales import command, sums
 
 WRONG = f'train-{sums.WRONG_DIGIT}'

@@ -4,7 +4,8 @@
 import dataclasses
 import json
 
-from rationales import calls, completions_file, prompt, worklist
+from rationales import prompt, worklist
+from rationales.record import calls, completions_file
 from tests.rationales import sums
 
 
