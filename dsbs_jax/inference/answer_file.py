@@ -211,9 +211,6 @@ class AnswerStream:
     self._file.flush()
     self.num_errors += sum('error' in line for line in lines)
 
-  def close(self) -> None:
-    """Does nothing: the stream belongs to the caller."""
-
 
 def _to_json_lines(lines: Sequence[Mapping[str, Any]]) -> bytes:
   """JSON lines in ASCII, so that odd characters of ids cannot break them."""

@@ -10,7 +10,8 @@ unbroken run.
 import itertools
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from dsbs_jax.inference import answer_file, input_lines, predictor
 from dsbs_jax.runtime import progress, signals
@@ -51,31 +52,11 @@ def predict_lines(
     if chunk[-1].number <= written:
       continue
     answers.check_in_place()
-    entries = [{'line': line.number, **line.input.ids} for line in chunk]
-    valid = []
-    lengths = _num_tokens(chunk, student)
-    for i, (line, length) in enumerate(zip(chunk, lengths, strict=True)):
-      if length is None:
-        entries[i]['error'] = line.input.reason
-      elif length > max_input_len:
-        entries[i]['error'] = (
-          f'{line.place} has {length:,} tokens, expected at most'
-          f' {max_input_len:,}. Shorten it, or raise MAX_INPUT_LEN.'
-        )
-      else:
-        valid.append(i)
-    for positions, predictions in student.predict_batches(
-      [chunk[i].input for i in valid]
-    ):
-      for position, prediction in zip(positions, predictions, strict=True):
-        entry = entries[valid[position]]
-        entry['label'] = prediction.label
-        entry['probability'] = prediction.probability
-        if prediction.rationale is not None:
-          entry['rationale'] = prediction.rationale
-      meter.note_answered(len(positions))
-      if stop.requested():
-        return written
+    entries = _answer_chunk(
+      chunk, student, meter, max_input_len=max_input_len, stop=stop
+    )
+    if entries is None:
+      return written
     num_written = max(0, written - chunk[0].number + 1)
     answers.append(entries[num_written:])
     written = chunk[-1].number
@@ -83,17 +64,43 @@ def predict_lines(
   return written
 
 
-def _num_tokens(
-  chunk: list[input_lines.Line], student: predictor.Predictor
-) -> list[int | None]:
-  """Tokens of each line's input, None where it cannot be read."""
-  found = [one.input for one in chunk]
-  readable = [x for x in found if isinstance(x, input_lines.ModelInput)]
-  lengths = iter(student.num_tokens(readable))
-  return [
-    next(lengths) if isinstance(x, input_lines.ModelInput) else None
-    for x in found
-  ]
+def _answer_chunk(
+  chunk: Sequence[input_lines.Line],
+  student: predictor.Predictor,
+  meter: '_Progress',
+  *,
+  max_input_len: int,
+  stop: signals.StopRequest,
+) -> list[dict[str, Any]] | None:
+  """An entry of the output per line; None where it was stopped."""
+  entries = [{'line': line.number, **line.input.ids} for line in chunk]
+  readable, valid = [], []
+  for i, line in enumerate(chunk):
+    if isinstance(line.input, input_lines.ModelInput):
+      readable.append(i)
+    else:
+      entries[i]['error'] = line.input.reason
+  lengths = student.num_tokens([chunk[i].input for i in readable])
+  for i, length in zip(readable, lengths, strict=True):
+    if length <= max_input_len:
+      valid.append(i)
+    else:
+      entries[i]['error'] = (
+        f'{chunk[i].place} has {length:,} tokens, expected at most'
+        f' {max_input_len:,}. Shorten it, or raise MAX_INPUT_LEN.'
+      )
+  inputs = [chunk[i].input for i in valid]
+  for positions, predictions in student.predict_batches(inputs):
+    for position, prediction in zip(positions, predictions, strict=True):
+      entry = entries[valid[position]]
+      entry['label'] = prediction.label
+      entry['probability'] = prediction.probability
+      if prediction.rationale is not None:
+        entry['rationale'] = prediction.rationale
+    meter.note_answered(len(positions))
+    if stop.requested():
+      return None
+  return entries
 
 
 class _Progress:

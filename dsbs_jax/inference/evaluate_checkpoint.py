@@ -8,12 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from dsbs_jax import contract
-from dsbs_jax.core import partitioning
 from dsbs_jax.data import register
 from dsbs_jax.data.remote import buckets
 from dsbs_jax.inference import evaluator as evaluator_lib
 from dsbs_jax.inference import student_config
-from dsbs_jax.inference.backends import backend
 from dsbs_jax.runs import checkpoint_folders
 from dsbs_jax.runtime import field_checks, files, progress
 
@@ -56,23 +54,7 @@ def evaluate(config: EvalConfig) -> None:
     vocabulary=config.vocabulary,
     prefixes=config.prefixes,
   )
-  chosen = backend.choose(
-    config.backend,
-    backend.Work(
-      model=config.model,
-      num_beams=config.num_beams,
-      mesh=config.mesh,
-      generates=not config.score_labels,
-      num_options=0,
-    ),
-  )
-  if chosen == backend.JAX:
-    loaded = config.load_params()
-    params, mesh, engine = loaded.params, loaded.mesh, None
-  else:
-    loaded = config.load_ct2(chosen)
-    params, engine = None, loaded.engine
-    mesh = partitioning.make_mesh(config.mesh)
+  loaded = config.load(generates=not config.score_labels, num_options=0)
   evaluator = evaluator_lib.Evaluator(
     evaluator_lib.evaluated_task(config.mixture_or_task_name),
     config.model,
@@ -82,8 +64,8 @@ def evaluate(config: EvalConfig) -> None:
     num_beams=config.num_beams,
     score_labels=config.score_labels,
     source=source,
-    mesh=mesh,
-    engine=engine,
+    mesh=loaded.mesh,
+    engine=loaded.engine,
   )
   if not evaluator.splits:
     raise contract.UserError(
@@ -96,11 +78,10 @@ def evaluate(config: EvalConfig) -> None:
   place = config.output_dir or _home(loaded.path)
   if url := buckets.url_of(place):  # lines are added to those of others
     buckets.fetch(f'{url}/{SCORES_FILE}')
-  facts = {} if engine is None else {'backend': chosen}
   with buckets.output(place) as folder:
     folder.mkdir(parents=True, exist_ok=True)
     for split in evaluator.splits:
-      predictions = evaluator.predict(params, split)
+      predictions = evaluator.predict(loaded.params, split)
       metrics = evaluator.score(split, predictions)
       written = evaluator.write(folder, loaded.step, split, predictions)
       line = {
@@ -109,8 +90,9 @@ def evaluate(config: EvalConfig) -> None:
         'task': evaluator.task,
         'split': split,
         'answers': 'chosen' if config.score_labels else 'generated',
-        **facts,
       }
+      if loaded.engine is not None:
+        line['backend'] = loaded.facts['backend']
       _write_scores(folder, line, metrics, predictions=written)
 
 

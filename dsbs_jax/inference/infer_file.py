@@ -10,7 +10,8 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO
 
 import jax
 
@@ -90,37 +91,21 @@ def infer(config: InferConfig) -> int:
       ' input, one file per process.'
     )
   _check_columns(config)
-  id_fields = _id_fields(config)
   stop = signals.StopRequest()
-  is_stream = config.input == STREAM
-  with (
-    (
-      contextlib.nullcontext(sys.stdin.buffer)
-      if is_stream
-      else open(buckets.file(config.input), 'rb')
-    ) as file,
-    contextlib.ExitStack() as stack,
-  ):
+  with _input(config.input) as file:
     shapes = length_buckets.LengthBuckets(config.eval_batch_size)
     loaded = student.load_student(config, shapes=shapes)
     if config.score_labels:
       progress.say('choosing the likeliest of the closed set, not generating')
+    id_fields = _id_fields(config)
+    settings = loaded.fingerprint | {
+      'id_fields': id_fields,
+      'max_input_len': config.max_input_len,
+    }
     lines = input_lines.read_lines(
-      file,
-      config.input,
-      benchmark=config.row_benchmark,
-      id_fields=id_fields,
+      file, config.input, benchmark=config.row_benchmark, id_fields=id_fields
     )
-    if config.output == STREAM:
-      opened = answer_file.AnswerStream(sys.stdout.buffer)
-    else:
-      settings = loaded.fingerprint | {
-        'id_fields': id_fields,
-        'max_input_len': config.max_input_len,
-      }
-      output = stack.enter_context(_output(config.output))
-      opened = answer_file.AnswerFile(output, settings)
-    with contextlib.closing(opened) as answers:
+    with _answers(config.output, settings) as answers:
       before, started = answers.num_lines, time.monotonic()
       if before:
         progress.say(f'going on after line {before:,} of {config.output}')
@@ -144,6 +129,28 @@ def infer(config: InferConfig) -> int:
         progress.say(f'stopped by {stop.name}; the same command goes on')
         return signals.INTERRUPTED_STATUS
       return ERRORS_STATUS if answers.num_errors else 0
+
+
+def _input(path: str) -> contextlib.AbstractContextManager[BinaryIO]:
+  """The lines to answer, open."""
+  if path == STREAM:
+    return contextlib.nullcontext(sys.stdin.buffer)
+  return open(buckets.file(path), 'rb')
+
+
+@contextlib.contextmanager
+def _answers(
+  path: str, settings: Mapping[str, Any]
+) -> Iterator[answer_file.AnswerFile | answer_file.AnswerStream]:
+  """Where the predictions go, open."""
+  if path == STREAM:
+    yield answer_file.AnswerStream(sys.stdout.buffer)
+    return
+  with (
+    _output(path) as output,
+    contextlib.closing(answer_file.AnswerFile(output, settings)) as answers,
+  ):
+    yield answers
 
 
 def _check_columns(config: InferConfig) -> None:

@@ -10,7 +10,7 @@ from dsbs_jax.inference import (
   predictor,
   student_config,
 )
-from dsbs_jax.inference.backends import backend, ct2_engine, decode_functions
+from dsbs_jax.inference.backends import ct2_engine, decode_functions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,10 @@ def load_student(
   """
   vocabulary = config.load_vocabulary()
   predictor_config = config.predictor_config()
-  chosen = backend.choose(config.backend, config.work(predictor_config))
+  most = max(1, len(predictor_config.labels), config.max_given_choices)
+  loaded = config.load(
+    generates=predictor_config.generates_labels, num_options=most
+  )
   lengths = {
     'max_decode_len': config.max_decode_len,
     'max_rationale_len': config.max_rationale_len,
@@ -50,9 +53,7 @@ def load_student(
     if config.rationales
     else output_split.stop_ids(predictor_config.form, vocabulary=vocabulary),
   }
-  if chosen == backend.JAX:
-    loaded = config.load_params()
-    facts = {'parameters': student_config.hash_params(loaded.params)}
+  if loaded.engine is None:
     decode_fns = decode_functions.DecodeFns(
       config.model,
       loaded.params,
@@ -61,14 +62,14 @@ def load_student(
       **lengths,
     )
   else:
-    loaded = config.load_ct2(chosen)
-    facts = {'parameters': loaded.parameters, 'backend': chosen}
     decode_fns = ct2_engine.DecodeFns(loaded.engine, **lengths)
   fingerprint = dataclasses.asdict(predictor_config) | {
     'step': loaded.step,
     'vocabulary': vocabulary.fingerprint,
     'benchmark': config.benchmark,
-    **facts,
+    **(
+      loaded.facts or {'parameters': student_config.hash_params(loaded.params)}
+    ),
   }
   return LoadedStudent(
     predictor.Predictor(

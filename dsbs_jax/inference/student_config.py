@@ -31,38 +31,26 @@ _MAX_HASHED_SIZE = 1 << 16
 
 
 @dataclasses.dataclass(frozen=True)
-class LoadedParams:
-  """Parameters on their devices.
+class LoadedCheckpoint:
+  """A checkpoint that is ready to compute.
 
   Attributes:
-    params: the parameter tree.
-    mesh: the devices.
-    path: the checkpoint's folder.
+    path: its folder.
     step: how many steps trained it; 0 where neither its name nor its export
       says it.
+    mesh: the devices.
+    params: the parameter tree on them; None with an engine.
+    engine: CTranslate2 in place of jitted functions, which has its parameters.
+    facts: what an engine's predictions depend on: its name, and the digest of
+      its parameters.
   """
 
-  params: Any
+  path: pathlib.Path
+  step: int
   mesh: jax.sharding.Mesh
-  path: pathlib.Path
-  step: int
-
-
-@dataclasses.dataclass(frozen=True)
-class LoadedEngine:
-  """A checkpoint in CTranslate2.
-
-  Attributes:
-    engine: computes.
-    path: the checkpoint's folder.
-    step: as in `LoadedParams`.
-    parameters: digest of its parameters.
-  """
-
-  engine: ct2_engine.Engine
-  path: pathlib.Path
-  step: int
-  parameters: str
+  params: Any
+  engine: ct2_engine.Engine | None
+  facts: dict[str, str]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -141,36 +129,45 @@ class CheckpointConfig:
     source = register.source(vocabulary=self.vocabulary)
     return vocabularies.load(source.vocabulary)
 
-  def load_params(self) -> LoadedParams:
-    """Reads the checkpoint, each device its own part.
+  def load(self, *, generates: bool, num_options: int) -> LoadedCheckpoint:
+    """Reads the checkpoint for the backend that suits the work.
 
-    Raises:
-      UserError: there is no such checkpoint, or it does not fit the model or
-        the vocabulary, or the variable names another precision.
-    """
-    platform.use_precision(self.matmul_precision)
-    compilation_cache.use_cache()
-    mesh = partitioning.make_mesh(self.mesh)
-    path, step = self._find()
-    params = self._read(
-      path,
-      partitioning.shardings(
-        network.param_shapes(self.model), mesh, self.sharding_rules()
-      ),
-    )
-    return LoadedParams(params, mesh, path, step)
-
-  def load_ct2(self, chosen: str) -> LoadedEngine:
-    """Opens the checkpoint in CTranslate2; converts it the first time.
+    Of the built-in engine each device reads its own part of the parameters.
 
     Args:
-      chosen: 'ct2' or 'ct2_int8'.
+      generates: whether labels are decoded, not only ranked.
+      num_options: outputs that are scored per input, at most; 0 for none.
 
     Raises:
-      UserError: there is no such checkpoint, it does not fit, or its parameters
-        are not finite.
+      UserError: there is no such checkpoint, it does not fit the model or the
+        vocabulary, the backend cannot do the work, or the variable names
+        another precision.
     """
+    work = backend.Work(
+      model=self.model,
+      num_beams=self.num_beams,
+      mesh=self.mesh,
+      generates=generates,
+      num_options=num_options,
+    )
+    chosen = backend.choose(self.backend, work)
+    if chosen == backend.JAX:
+      platform.use_precision(self.matmul_precision)
+      compilation_cache.use_cache()
+    mesh = partitioning.make_mesh(self.mesh)
     path, step = self._find()
+    if chosen != backend.JAX:
+      engine, parameters = self._load_ct2(path, chosen)
+      facts = {'parameters': parameters, 'backend': chosen}
+      return LoadedCheckpoint(path, step, mesh, None, engine, facts)
+    shapes, rules = network.param_shapes(self.model), self.sharding_rules()
+    params = self._read(path, partitioning.shardings(shapes, mesh, rules))
+    return LoadedCheckpoint(path, step, mesh, params, None, {})
+
+  def _load_ct2(
+    self, path: pathlib.Path, chosen: str
+  ) -> tuple[ct2_engine.Engine, str]:
+    """Opens it in CTranslate2, converted the first time; its digest."""
 
     def read():
       params = self._read(path)
@@ -186,7 +183,7 @@ class CheckpointConfig:
       quantization=backend.QUANTIZATIONS[chosen],
       vocabulary=self.load_vocabulary().fingerprint,
     )
-    return LoadedEngine(loaded.engine, path, step, loaded.facts['parameters'])
+    return loaded.engine, loaded.facts['parameters']
 
   def _find(self) -> tuple[pathlib.Path, int]:
     """The checkpoint's folder and its step."""
@@ -262,16 +259,6 @@ class StudentConfig(CheckpointConfig):
     """Choices that an input brings along, at most as far as is known."""
     rows = self.row_benchmark
     return backend.MANY if rows and rows.options else 0
-
-  def work(self, predicting: predictor.PredictorConfig) -> backend.Work:
-    """What a backend computes for it."""
-    return backend.Work(
-      model=self.model,
-      num_beams=self.num_beams,
-      mesh=self.mesh,
-      generates=predicting.generates_labels,
-      num_options=max(1, len(predicting.labels), self.max_given_choices),
-    )
 
   def predictor_config(self) -> predictor.PredictorConfig:
     """How it predicts."""
