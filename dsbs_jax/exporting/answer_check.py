@@ -21,8 +21,8 @@ from dsbs_jax.core import partitioning
 from dsbs_jax.data import benchmark as benchmark_lib
 from dsbs_jax.data import register, task_forms
 from dsbs_jax.data.vocabulary import vocabularies
+from dsbs_jax.exporting import checkpoint_facts
 from dsbs_jax.exporting import export as export_lib
-from dsbs_jax.exporting import model_card
 from dsbs_jax.inference import length_buckets
 from dsbs_jax.inference.backends import decode_functions
 from dsbs_jax.runs import run_metadata
@@ -83,7 +83,7 @@ class _Questions:
 
 def check(
   folder: pathlib.Path,
-  found: model_card.Checkpoint,
+  found: checkpoint_facts.Checkpoint,
   params: Any,
   vocabulary: vocabularies.Vocabulary,
   config: CheckConfig,
@@ -168,13 +168,13 @@ def _answer(task: str | None, ids: Sequence[int], vocabulary) -> str:
 
 
 def _questions(
-  found: model_card.Checkpoint, config: CheckConfig
+  found: checkpoint_facts.Checkpoint, config: CheckConfig
 ) -> _Questions | None:
   """What is asked; None where the prepared data is gone."""
   if config.source and pathlib.Path(config.source).is_file():
     return read_questions(pathlib.Path(config.source), config.max_rows)
   macros = run_metadata.macros(found.path)
-  data = model_card.prepared_data(found, macros)
+  data = checkpoint_facts.prepared_data(found, macros)
   if data is None:
     if config.source:
       raise contract.UserError(
@@ -229,7 +229,7 @@ def read_questions(path: pathlib.Path, max_rows: int) -> _Questions:
 
 
 def _greedy(
-  found: model_card.Checkpoint,
+  found: checkpoint_facts.Checkpoint,
   params: Any,
   ids: Sequence[Sequence[int]],
   *,

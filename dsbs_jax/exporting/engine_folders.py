@@ -17,10 +17,10 @@ from typing import Any
 from dsbs_jax import contract
 from dsbs_jax.data.remote import buckets
 from dsbs_jax.data.vocabulary import vocabularies
-from dsbs_jax.exporting import answer_check, model_card
+from dsbs_jax.exporting import answer_check, checkpoint_facts, model_card
 from dsbs_jax.exporting import export as export_lib
 from dsbs_jax.interop import ct2_model, gguf_model
-from dsbs_jax.interop.hf import hf_tokenizer
+from dsbs_jax.interop.hf import hf_checkpoint, hf_tokenizer
 from dsbs_jax.runs import run_metadata
 
 DROPPED_STATUS = 1
@@ -63,7 +63,7 @@ class Format:
 def _write_ct2(
   folder: pathlib.Path,
   params: Any,
-  found: model_card.Checkpoint,
+  found: checkpoint_facts.Checkpoint,
   *,
   vocabulary: vocabularies.Vocabulary,
   quantization: str,
@@ -80,7 +80,7 @@ def _write_ct2(
 def _write_gguf(
   folder: pathlib.Path,
   params: Any,
-  found: model_card.Checkpoint,
+  found: checkpoint_facts.Checkpoint,
   *,
   vocabulary: vocabularies.Vocabulary,
   quantization: str,
@@ -150,16 +150,10 @@ def export(
       f'--quantization is {quantization!r}, expected one of'
       f' {target.quantizations} for --format={form}.'
     )
-  folder = pathlib.Path(asked.out)
-  _check_empty(folder)
+  folder = hf_checkpoint.check_new(asked.out)
   found, params = export_lib.open_checkpoint(asked)
   export_lib.check_t5(found, form)
-  vocabulary = export_lib.find_vocabulary(asked, found)
-  if vocabulary is None:
-    raise contract.UserError(
-      f'{asked.model_dir} names no vocabulary, without which run.py reads no'
-      ' text. Give --vocabulary.'
-    )
+  vocabulary = export_lib.require_vocabulary(asked, found)
   folder.mkdir(parents=True, exist_ok=True)
   target.write(
     folder, params, found, vocabulary=vocabulary, quantization=quantization
@@ -170,14 +164,8 @@ def export(
   run = pathlib.Path(__file__).with_name(target.run)
   (folder / 'run.py').write_text(run.read_text())
   result = answer_check.check(folder, found, params, vocabulary, check)
-  reader = settings['vocabulary'].partition('.')[2]
-  readers = {'model': ' sentencepiece', 'json': ' tokenizers'}
-  usage = _USE.format(
-    packages=target.package + readers.get(reader, ''),
-    prefix=repr(settings['prefix']),
-    length=settings['output_length'],
-    more=f'Weights: {quantization}. {target.more} {result.text}',
-  )
+  more = f'Weights: {quantization}. {target.more} {result.text}'
+  usage = _usage(target.package, settings, more)
   model_card.write(folder, found, library=target.library, usage=usage)
   said = f'{folder}: {found.path} for {target.library}, {quantization}'
   print(buckets.shown(said))
@@ -185,10 +173,22 @@ def export(
   return DROPPED_STATUS if result.dropped else 0
 
 
+def _usage(package: str, settings: Mapping[str, Any], more: str) -> str:
+  """How the model card says that the folder is used."""
+  reader = settings['vocabulary'].partition('.')[2]
+  readers = {'model': ' sentencepiece', 'json': ' tokenizers'}
+  return _USE.format(
+    packages=package + readers.get(reader, ''),
+    prefix=repr(settings['prefix']),
+    length=settings['output_length'],
+    more=more,
+  )
+
+
 def _write_settings(
   folder: pathlib.Path,
   asked: export_lib.ExportConfig,
-  found: model_card.Checkpoint,
+  found: checkpoint_facts.Checkpoint,
   *,
   vocabulary: vocabularies.Vocabulary,
   quantization: str,
@@ -217,12 +217,3 @@ def _write_settings(
   text = json.dumps(settings, indent=2) + '\n'
   (folder / 'settings.json').write_text(text)
   return settings
-
-
-def _check_empty(folder: pathlib.Path) -> None:
-  """Raises UserError where a folder holds something."""
-  if folder.exists() and any(folder.iterdir()):
-    raise contract.UserError(
-      f'{folder} is not empty; exporting into it could mix two models. Give'
-      ' a new folder.'
-    )

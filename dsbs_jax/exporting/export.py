@@ -10,7 +10,7 @@ from dsbs_jax.core import network
 from dsbs_jax.data import task_forms
 from dsbs_jax.data.prepared import views
 from dsbs_jax.data.vocabulary import vocabularies
-from dsbs_jax.exporting import model_card
+from dsbs_jax.exporting import checkpoint_facts, model_card
 from dsbs_jax.interop import (
   read_checkpoint,
   t5x_layers,
@@ -149,12 +149,7 @@ def to_stablehlo(export: ExportConfig) -> str:
 
   found, params = open_checkpoint(export)
   check_t5(found, 'stablehlo')
-  vocabulary, options = find_vocabulary(export, found), {}
-  if vocabulary is None:
-    raise contract.UserError(
-      f'{export.model_dir} names no vocabulary, without which a program reads'
-      ' no text. Give --vocabulary.'
-    )
+  vocabulary, options = require_vocabulary(export, found), {}
   if isinstance(vocabulary, vocabularies.SentencePieceVocabulary):
     options = {
       'sentencepiece_model': vocabulary.model_with_extra_ids,
@@ -179,7 +174,7 @@ def to_stablehlo(export: ExportConfig) -> str:
   return f'{export.out}: {found.path} for jax.export; try {export.out}/run.py'
 
 
-def check_t5(found: model_card.Checkpoint, form: str) -> None:
+def check_t5(found: checkpoint_facts.Checkpoint, form: str) -> None:
   """Raises UserError where a format that takes a T5 alone gets another network.
 
   Args:
@@ -212,7 +207,9 @@ def prefix_of(metadata: dict[str, Any]) -> str:
   return task_forms.prefixes(metadata.get('prefixes') or 'paper').of(form)
 
 
-def open_checkpoint(export: ExportConfig) -> tuple[model_card.Checkpoint, Any]:
+def open_checkpoint(
+  export: ExportConfig,
+) -> tuple[checkpoint_facts.Checkpoint, Any]:
   """The checkpoint, and its parameters as NumPy arrays."""
   asked = int(export.step) if export.step.isdigit() else export.step
   path, step = checkpoint_folders.find_checkpoint(export.model_dir, asked)
@@ -235,7 +232,7 @@ def open_checkpoint(export: ExportConfig) -> tuple[model_card.Checkpoint, Any]:
   params = read_checkpoint.load_params(
     path, config, allow_pickle=export.allow_pickle
   )
-  return model_card.Checkpoint(path, step, config, metadata), params
+  return checkpoint_facts.Checkpoint(path, step, config, metadata), params
 
 
 def _infer_config(path: str, given: str | None) -> network.T5Config:
@@ -253,8 +250,26 @@ def _infer_config(path: str, given: str | None) -> network.T5Config:
   )
 
 
+def require_vocabulary(
+  export: ExportConfig, found: checkpoint_facts.Checkpoint
+) -> vocabularies.Vocabulary:
+  """As `find_vocabulary`; raises UserError where none is known.
+
+  Args:
+    export: what to export, and where to.
+    found: its checkpoint.
+  """
+  vocabulary = find_vocabulary(export, found)
+  if vocabulary is None:
+    raise contract.UserError(
+      f'{export.model_dir} names no vocabulary, without which run.py reads no'
+      ' text. Give --vocabulary.'
+    )
+  return vocabulary
+
+
 def find_vocabulary(
-  export: ExportConfig, found: model_card.Checkpoint
+  export: ExportConfig, found: checkpoint_facts.Checkpoint
 ) -> vocabularies.Vocabulary | None:
   """The vocabulary to export, None if unknown.
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from dsbs_jax.core import network
 from dsbs_jax.data.vocabulary import vocabularies
+from dsbs_jax.exporting import checkpoint_facts, model_card
 from dsbs_jax.exporting import export as export_lib
-from dsbs_jax.exporting import model_card
 from dsbs_jax.interop.hf import hf_checkpoint, hf_layout, hf_tokenizer
 from dsbs_jax.runs import run_folder, run_metadata
 
@@ -101,7 +101,7 @@ def _check_tokenizer(
 
 
 def _usage(
-  found: model_card.Checkpoint,
+  found: checkpoint_facts.Checkpoint,
   vocabulary: vocabularies.Vocabulary,
   *,
   length: int,
@@ -124,10 +124,10 @@ def _usage(
 
 
 def _texts(
-  found: model_card.Checkpoint, macros: Mapping[str, Any]
+  found: checkpoint_facts.Checkpoint, macros: Mapping[str, Any]
 ) -> Iterator[str]:
   """Some texts that the run trained on, where its data is still there."""
-  data = model_card.prepared_data(found, macros)
+  data = checkpoint_facts.prepared_data(found, macros)
   if data is not None:
     rows = data.examples(run_folder.TRAIN, chunk=_NUM_CHECKED_ROWS)
     for row in itertools.islice(rows, _NUM_CHECKED_ROWS):

@@ -29,6 +29,7 @@ from dsbs_jax import contract
 from dsbs_jax.core import decoding, network
 from dsbs_jax.exporting import stablehlo_run
 from dsbs_jax.interop import t5x_layers
+from dsbs_jax.interop.hf import hf_checkpoint
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 
@@ -79,12 +80,7 @@ def save(
   Raises:
     UserError: the folder is in use.
   """
-  folder = pathlib.Path(folder)
-  if folder.exists() and any(folder.iterdir()):
-    raise contract.UserError(
-      f'{folder} is not empty; exporting into it could mix two models. Give'
-      ' a new folder.'
-    )
+  folder = hf_checkpoint.check_new(folder)
   program = _program(
     config, input_length=input_length, output_length=output_length
   )

@@ -129,30 +129,16 @@ def get_dataset(
   if cfg.module:
     utils.import_module(cfg.module)
   if not paired:
-    _refuse_choice(
-      rationale_choice, 'PAIRED is False, where seqio reads the data'
-    )
-    return utils.get_dataset(
+    return _sampled(
       dataclasses.replace(cfg, pack=layout is layouts.Packed),
-      shard_id,
-      num_shards,
-      feature_converter_cls,
-      num_epochs,
-      continue_from_last_checkpoint,
+      *(shard_id, num_shards, feature_converter_cls),
+      *(num_epochs, continue_from_last_checkpoint),
+      rationale_choice=rationale_choice,
     )
-  seed = cfg.seed
-  if seed is None:  # process 0's time, as every process's
-    now = np.int32(time.time())
-    seed = int(multihost_utils.broadcast_one_to_all(now))
   data = loader.open(
     cfg.mixture_or_task_name,
     register.source(),
-    batch_order.BatchOrder(
-      batch_size=cfg.batch_size,
-      seed=seed,
-      shuffle=cfg.shuffle,
-      num_epochs=num_epochs,
-    ),
+    _order(cfg, num_epochs),
     layout=layout(lengths=lengths),
     shard_info=loader.ShardInfo(shard_id, num_shards, row_multiple=num_shards),
     split=cfg.split,
@@ -162,13 +148,33 @@ def get_dataset(
   return Iterator(data, num_rows=cfg.batch_size // num_shards)
 
 
-def _refuse_choice(rule: str, reason: str) -> None:
-  if rule != rationale_rules.FIRST:
+def _order(
+  cfg: utils.DatasetConfig, num_epochs: int | None
+) -> batch_order.BatchOrder:
+  """The order of the pairs; without a seed, by process 0's time everywhere."""
+  seed = cfg.seed
+  if seed is None:
+    now = np.int32(time.time())
+    seed = int(multihost_utils.broadcast_one_to_all(now))
+  return batch_order.BatchOrder(
+    batch_size=cfg.batch_size,
+    seed=seed,
+    shuffle=cfg.shuffle,
+    num_epochs=num_epochs,
+  )
+
+
+def _sampled(
+  cfg: utils.DatasetConfig, *arguments: Any, rationale_choice: str
+) -> Any:
+  """The mixture's tasks as seqio samples them; arguments: T5X's."""
+  if rationale_choice != rationale_rules.FIRST:
     raise contract.UserError(
-      f'RATIONALE_CHOICE is {rule!r}, but {reason}, expected'
-      f" '{rationale_rules.FIRST}': seqio's tasks have one rationale per row."
-      ' Train paired, or leave RATIONALE_CHOICE out.'
+      f'RATIONALE_CHOICE is {rationale_choice!r}, but PAIRED is False, where'
+      f" seqio reads the data, expected '{rationale_rules.FIRST}': seqio's tasks"
+      ' have one rationale per row. Train paired, or leave RATIONALE_CHOICE out.'
     )
+  return utils.get_dataset(cfg, *arguments)
 
 
 def vocabulary(

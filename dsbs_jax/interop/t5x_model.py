@@ -61,36 +61,7 @@ class DistillationModel(models.EncoderDecoderModel):
     **kwargs,
   ):
     super().__init__(feature_converter_cls=feature_converter_cls, **kwargs)
-    if objective.mi_weight:
-      raise contract.UserError(
-        f'mi_weight is {objective.mi_weight}, expected 0:'
-        ' the term is not built for T5X, where each view has its own loss.'
-        ' Take the built-in engine, python -m dsbs_jax.train.'
-      )
-    if lora_rank:
-      raise contract.UserError(
-        f'LORA_RANK is {lora_rank}, expected 0: T5X trains all parameters. Take'
-        ' the built-in engine, python -m dsbs_jax.train.'
-      )
-    for view in objective.further_views:
-      weight = getattr(objective, f'{view}_weight')
-      raise contract.UserError(
-        f'{view.upper()}_WEIGHT is {weight}, expected 0: {view}s are not built'
-        ' for T5X, which pairs labels and rationales. Take the built-in engine,'
-        ' python -m dsbs_jax.train.'
-      )
-    if objective.soft_label_weight:
-      raise contract.UserError(
-        f'SOFT_LABEL_WEIGHT is {objective.soft_label_weight}, expected 0: soft'
-        ' labels are not built for T5X, whose batches do not have them. Take'
-        ' the built-in engine, python -m dsbs_jax.train.'
-      )
-    if objective.alpha_schedule:
-      raise contract.UserError(
-        f'ALPHA_SCHEDULE is {objective.alpha_schedule!r}, expected None: T5X'
-        ' evaluates the objective without knowing the step. Take the built-in'
-        ' engine, python -m dsbs_jax.train.'
-      )
+    _check_trained(objective, lora_rank)
     self.objective = objective
     ids = self.output_vocabulary.vocab_size
     rows = self.module.config.vocab_size
@@ -173,6 +144,32 @@ class DistillationModel(models.EncoderDecoderModel):
       in_term = weights * (rows['decoder_task_ids'] == task_id)
       metrics |= _term_metrics(term, in_term, losses, correct)
     return loss, metrics
+
+
+def _check_trained(
+  objective: objective_lib.Distillation, lora_rank: int
+) -> None:
+  """Raises UserError where a setting asks for what T5X does not train."""
+  reasons = {
+    'mi_weight': 'T5X gives each view its own loss',
+    **{
+      f'{view}_weight': f'T5X pairs labels and rationales, not {view}s'
+      for view in objective.further_views
+    },
+    'soft_label_weight': "T5X's batches have no soft labels",
+    'alpha_schedule': 'T5X evaluates the objective without knowing the step',
+  }
+  default = objective_lib.Distillation()
+  settings = {
+    name.upper(): (getattr(objective, name), getattr(default, name), reason)
+    for name, reason in reasons.items()
+  } | {'LORA_RANK': (lora_rank, 0, 'T5X trains all parameters')}
+  for name, (value, expected, reason) in settings.items():
+    if value:
+      raise contract.UserError(
+        f'{name} is {value!r}, expected {expected}: {reason}. Take the built-in'
+        ' engine, python -m dsbs_jax.train.'
+      )
 
 
 def to_config(model: models.EncoderDecoderModel) -> network.T5Config:

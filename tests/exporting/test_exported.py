@@ -13,8 +13,13 @@ import safetensors.numpy
 from dsbs_jax import contract
 from dsbs_jax.core import decoding, network
 from dsbs_jax.data.vocabulary import vocabularies
+from dsbs_jax.exporting import (
+  checkpoint_facts,
+  hf_folder,
+  model_card,
+  stablehlo,
+)
 from dsbs_jax.exporting import export as export_lib
-from dsbs_jax.exporting import hf_folder, model_card, stablehlo
 from dsbs_jax.inference import infer_file
 from dsbs_jax.interop import read_checkpoint
 from dsbs_jax.runtime.configuration import gin_config
@@ -156,7 +161,9 @@ def test_the_card_says_what_the_files_say(exported, run):
     'counts unknown',
     '| Teacher | unknown |',
     f'jax {jax.__version__}'.replace('.', '\\.'),
-    model_card.escape('optimizer adamw_hf(beta1=0.9, weight_decay=0.1), '),
+    checkpoint_facts.escape(
+      'optimizer adamw_hf(beta1=0.9, weight_decay=0.1), '
+    ),
   ):
     assert said in card, said
   written = (exported / 'training.gin').read_text()
@@ -164,8 +171,7 @@ def test_the_card_says_what_the_files_say(exported, run):
 
 
 def test_every_form_of_task_has_words_for_the_card():
-  forms = {form for _, form in model_card.METHODS}
-  assert forms == set(contract.FORMS)
+  assert set(checkpoint_facts.METHODS) == set(contract.FORMS)
 
 
 def test_the_card_counts_examples_that_are_still_there(
@@ -173,7 +179,7 @@ def test_the_card_counts_examples_that_are_still_there(
 ):
   teach()
   facts = read_checkpoint.run_metadata(str(run / 'checkpoint_7'))
-  data = model_card.run_folder.prepared('svamp', None)
+  data = checkpoint_facts.run_folder.prepared('svamp', None)
   data.metadata = {
     'teacher': 'palm',  # a default
     'fraction': 0.5,
@@ -187,7 +193,7 @@ def test_the_card_counts_examples_that_are_still_there(
   def write():
     model_card.write(
       tmp_path,
-      model_card.Checkpoint(run / 'checkpoint_7', 7, MODEL, facts),
+      checkpoint_facts.Checkpoint(run / 'checkpoint_7', 7, MODEL, facts),
       library='jax',
       usage='-',
     )
@@ -207,7 +213,7 @@ def test_nothing_of_the_data_becomes_markup(exported):
   card = (exported / 'README.md').read_text()
   assert '<script' not in card and '\u202e' not in card
   assert '\n# *not*' not in card and '\\[title\\]' in card
-  assert model_card.escape('a|b\n<c>`d`') == 'a\\|b &lt;c\\>\\`d\\`'
+  assert checkpoint_facts.escape('a|b\n<c>`d`') == 'a\\|b &lt;c\\>\\`d\\`'
 
 
 def test_a_foreign_checkpoint_has_a_card_that_knows_little(run, tmp_path):

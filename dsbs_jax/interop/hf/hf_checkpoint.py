@@ -214,12 +214,7 @@ def save_hf(
     UserError: the folder is in use.
     ValueError: a shape is not that of `config`.
   """
-  folder = pathlib.Path(folder)
-  if folder.exists() and any(folder.iterdir()):
-    raise contract.UserError(
-      f'{folder} is not empty; exporting into it could mix two models. Give'
-      ' a new folder.'
-    )
+  folder = check_new(folder)
   layout = _layout(config)
   described = hf_layout if layout is hf_layout else gemma_config
   generation = {**(generation or {}), **described.special_ids()}
@@ -234,6 +229,30 @@ def save_hf(
     'generation_config.json': _json(generation),
     **(tokenizer or {}),
   }
+  tensors = _tensors(params, config, layout)
+  folder.mkdir(parents=True, exist_ok=True)
+  for name, content in files.items():
+    (folder / name).write_bytes(content)
+  safetensors.numpy.save_file(
+    tensors, folder / 'model.safetensors', metadata={'format': 'pt'}
+  )
+
+
+def check_new(folder: str | pathlib.Path) -> pathlib.Path:
+  """A folder to export into; raises UserError where it holds something."""
+  folder = pathlib.Path(folder)
+  if folder.exists() and any(folder.iterdir()):
+    raise contract.UserError(
+      f'{folder} is not empty; exporting into it could mix two models. Give'
+      ' a new folder.'
+    )
+  return folder
+
+
+def _tensors(
+  params: dict, config: network.Config, layout: types.ModuleType
+) -> dict[str, np.ndarray]:
+  """Hugging Face's name -> the tensor as it is stored there."""
   flat = traverse_util.flatten_dict(t5x_layers.unrolled_params(params, config))
   shapes = traverse_util.flatten_dict(t5x_layers.unrolled_shapes(config))
   tensors = {}
@@ -248,9 +267,4 @@ def save_hf(
       )
     tensor = tensor.T if layout.is_transposed(path) else tensor
     tensors[name] = np.ascontiguousarray(tensor)
-  folder.mkdir(parents=True, exist_ok=True)
-  for name, content in files.items():
-    (folder / name).write_bytes(content)
-  safetensors.numpy.save_file(
-    tensors, folder / 'model.safetensors', metadata={'format': 'pt'}
-  )
+  return tensors

@@ -56,26 +56,8 @@ def of_sentencepiece(
   _check(proto)
   spec = proto.normalizer_spec
   special = [proto.pieces[i].piece for i in (0, 1, vocabulary.unk)]
-  normalizers, splits = [], []
   extra = range(vocabulary.size - vocabulary.num_text_ids)
-  if extra:  # a sentinel is not normalized where its blank is spelled out
-    numbers = '|'.join(map(str, extra))
-    sentinel = rf'{_BLANK}(?=<extra_id_(?:{numbers})>)'
-    normalizers.append(_replace(sentinel, _KEPT))
-  if 'nfkc' in spec.name:
-    # Precompiled takes but one of two marks on a letter, and drops the other.
-    normalizers.append({'type': 'NFC'})
-  if spec.precompiled_charsmap:
-    charsmap = base64.b64encode(spec.precompiled_charsmap).decode()
-    normalizers.append(
-      {'type': 'Precompiled', 'precompiled_charsmap': charsmap}
-    )
-  if spec.remove_extra_whitespaces:
-    normalizers.append(_replace(rf'\A +|[ {_BLANK}]+\z|(?<= ) +', ''))
-  if spec.add_dummy_prefix:
-    normalizers.append({'type': 'Prepend', 'prepend': _BLANK})
-  normalizers += [_replace(rf'[ {_KEPT}]', _BLANK), *_hide(special)]
-  fallback = proto.trainer_spec.byte_fallback
+  splits = []
   if proto.trainer_spec.model_type == proto.trainer_spec.UNIGRAM:
     model = {
       'type': 'Unigram',
@@ -94,19 +76,45 @@ def of_sentencepiece(
     _added(vocabulary.size - 1 - number, f'{blank}<extra_id_{number}>', True)
     for number in reversed(extra)
   ]
-  decoders = [{'type': 'ByteFallback'}] if fallback else []
-  decoders += [{'type': 'Fuse'}, _replace(_BLANK, ' ')]
-  if spec.remove_extra_whitespaces:
-    decoders.append(_replace(r'\A +', ''))
-  elif spec.add_dummy_prefix:
-    decoders.append(_replace(r'\A ', ''))
+  fallback = proto.trainer_spec.byte_fallback
   return _tokenizer(
     model | {'byte_fallback': fallback},
     added=added,
-    normalizers=normalizers,
+    normalizers=[*_normalizers(spec, extra), *_hide(special)],
     splits=splits,
-    decoders=decoders,
+    decoders=[
+      *([{'type': 'ByteFallback'}] if fallback else []),
+      {'type': 'Fuse'},
+      *_blank_decoders(spec),
+    ],
   )
+
+
+def _normalizers(spec: Any, extra: Sequence[int]) -> Iterable[dict[str, Any]]:
+  """What is done to a text, by the NormalizerSpec and the extra ids."""
+  if extra:  # a sentinel is not normalized where its blank is spelled out
+    numbers = '|'.join(map(str, extra))
+    yield _replace(rf'{_BLANK}(?=<extra_id_(?:{numbers})>)', _KEPT)
+  if 'nfkc' in spec.name:
+    # Precompiled takes but one of two marks on a letter, and drops the other.
+    yield {'type': 'NFC'}
+  if spec.precompiled_charsmap:
+    charsmap = base64.b64encode(spec.precompiled_charsmap).decode()
+    yield {'type': 'Precompiled', 'precompiled_charsmap': charsmap}
+  if spec.remove_extra_whitespaces:
+    yield _replace(rf'\A +|[ {_BLANK}]+\z|(?<= ) +', '')
+  if spec.add_dummy_prefix:
+    yield {'type': 'Prepend', 'prepend': _BLANK}
+  yield _replace(rf'[ {_KEPT}]', _BLANK)
+
+
+def _blank_decoders(spec: Any) -> Iterable[dict[str, Any]]:
+  """Blanks of the output; at its beginning, those that were added go."""
+  yield _replace(_BLANK, ' ')
+  if spec.remove_extra_whitespaces:
+    yield _replace(r'\A +', '')
+  elif spec.add_dummy_prefix:
+    yield _replace(r'\A ', '')
 
 
 def _check(proto: Any) -> None:
