@@ -141,20 +141,18 @@ def trainer(arguments, data, config):
     join_views=bool(arguments.join_views),
     devices=chips,
   )
-  numbers = range(data.num_steps)
   batches = [
     jax.tree.map(
       lambda array: np.concatenate([array] * len(chips)),
       data.batch(arguments.layout, number),
     )
-    for number in numbers
+    for number in range(data.num_steps)
   ]
   init = init.lower()
   shapes, init, compiled = init.out_info, init.compile(), {}
   for batch in batches:
     if _shapes(batch) not in compiled:
-      lowered = step.lower(shapes, batch)
-      compiled[_shapes(batch)] = lowered.compile()
+      compiled[_shapes(batch)] = step.lower(shapes, batch).compile()
 
   def start():
     state = init()
@@ -175,26 +173,36 @@ def trainer(arguments, data, config):
     needed = {'compiled_bytes': max(map(_needed_bytes, compiled.values()))}
     if seconds is None:
       return needed
-    ceiling = product_rate(arguments.dtype, arguments.product_size)
-    useful = statistics.mean(data.useful_flops(config, n) for n in numbers)
-    laid = statistics.mean(
-      data.laid_flops(config, arguments.layout, n) for n in numbers
-    )
-    peak = accelerators.peak_flops(chips[0].device_kind, arguments.dtype)
-    pairs = len(chips) * data.facts['batch_size']
-    return needed | {
-      'chips': len(chips),
-      'pairs_per_step': pairs,
-      'pairs_per_second': pairs / seconds,
-      'loss': float(metrics['loss']),
-      'product_tflops': ceiling / 1e12,
-      'mfu': peak and useful / seconds / peak,
-      'utilisation_useful': useful / seconds / ceiling,
-      'utilisation_with_padding': laid / seconds / ceiling,
-      'minutes_for_10000_steps': programs.NUM_STEPS * seconds / 60,
-    }
+    needed['loss'] = float(metrics['loss'])
+    return needed | _rates(arguments, data, config, seconds)
 
   return start, figures
+
+
+def _rates(arguments, data, config, seconds: float) -> dict[str, object]:
+  """Speed of a train step, and its share of what the chips can do."""
+  chips = devices(arguments)
+  numbers = range(data.num_steps)
+  useful, laid = map(
+    statistics.mean,
+    (
+      [data.useful_flops(config, n) for n in numbers],
+      [data.laid_flops(config, arguments.layout, n) for n in numbers],
+    ),
+  )
+  ceiling = product_rate(arguments.dtype, arguments.product_size)
+  peak = accelerators.peak_flops(chips[0].device_kind, arguments.dtype)
+  pairs = len(chips) * data.facts['batch_size']
+  return {
+    'chips': len(chips),
+    'pairs_per_step': pairs,
+    'pairs_per_second': pairs / seconds,
+    'product_tflops': ceiling / 1e12,
+    'mfu': peak and useful / seconds / peak,
+    'utilisation_useful': useful / seconds / ceiling,
+    'utilisation_with_padding': laid / seconds / ceiling,
+    'minutes_for_10000_steps': programs.NUM_STEPS * seconds / 60,
+  }
 
 
 def _shapes(batch) -> tuple:

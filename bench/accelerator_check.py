@@ -55,10 +55,9 @@ def main() -> None:
   deadline = time.monotonic() + arguments.minutes * 60
   check = Check(arguments, deadline)
   wanted = {
-    name: flags
+    name: flags.split()
     for part in names
-    if part in kind.parts
-    for name, flags in kind.parts[part].items()
+    for name, flags in kind.parts.get(part, {}).items()
   }
   if arguments.only:
     wanted = {n: f for n, f in wanted.items() if n in arguments.only}
@@ -139,13 +138,7 @@ class Check:
   def start_parity(self) -> subprocess.Popen:
     """How near the device comes to recordings of torch, meanwhile."""
     print('begun: parity', flush=True)
-    return subprocess.Popen(
-      [sys.executable, '-m', 'bench.parity'],
-      stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE,
-      text=True,
-      env=self._environment(),
-    )
+    return self._open([sys.executable, '-m', 'bench.parity'])
 
   def measure(self, wanted: Mapping[str, Sequence[str]]) -> None:
     """Compiles some configurations at once, then measures each alone."""
@@ -229,49 +222,41 @@ class Check:
   def _start(
     self, flags: Sequence[str], mark: pathlib.Path
   ) -> subprocess.Popen:
-    given = dict(
-      flag.lstrip('-').split('=', 1) for flag in flags if '=' in flag
-    )
-    given.setdefault('workload', str(self.arguments.inputs))
-    if given['workload'] == check_parts.MORE:
-      given['workload'] = str(self.arguments.more or self.arguments.inputs)
-    xla_flags = given.pop('xla_flags', '')
-    if self.arguments.model:
-      given['model'] = self.arguments.model
-    if 'decode_rows' in given:
-      given['steps'] = '10'
-    given.setdefault('steps', str(self.arguments.steps))
-    given['product_size'] = str(self.arguments.product_size)
-    switches = [flag for flag in flags if '=' not in flag]
-    return subprocess.Popen(
-      [
-        *(
-          sys.executable,
-          '-m',
-          'bench.accelerator',
-          f'--wait={mark}',
-          *switches,
-        ),
-        *(f'--{name}={value}' for name, value in given.items()),
-      ],
-      stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE,
-      text=True,
-      env=self._environment(xla_flags),
+    asked = self.arguments
+    xla = '--xla_flags='
+    more = f'--workload={check_parts.MORE}'
+    decodes = any(flag.startswith('--decode_rows') for flag in flags)
+    own = [f for f in flags if f != more and not f.startswith(xla)]
+    command = [
+      *(sys.executable, '-m', 'bench.accelerator', f'--wait={mark}'),
+      f'--workload={(more in flags and asked.more) or asked.inputs}',
+      f'--steps={10 if decodes else asked.steps}',
+      f'--product_size={asked.product_size}',
+      *own,
+      *([f'--model={asked.model}'] if asked.model else []),
+    ]
+    return self._open(
+      command, *(f.removeprefix(xla) for f in flags if f.startswith(xla))
     )
 
-  def _environment(self, xla_flags: str = '') -> dict[str, str]:
-    """Of a process, which may share the device with others."""
-    flags = f'{os.environ.get("XLA_FLAGS", "")} {xla_flags}'.strip()
-    found = os.environ | {
+  def _open(self, command: Sequence[str], *xla_flags: str) -> subprocess.Popen:
+    """Starts a process, which may share the device with others."""
+    flags = ' '.join([os.environ.get('XLA_FLAGS', ''), *xla_flags]).strip()
+    environment = os.environ | {
       'XLA_FLAGS': flags,
       'XLA_PYTHON_CLIENT_PREALLOCATE': 'false',
     }
     if self.arguments.at_once == 1 and not self.arguments.compile_for:
       # A check that was stopped goes on where it compiled.
       cache = str((self.arguments.out / 'compiled').absolute())
-      found.setdefault('JAX_COMPILATION_CACHE_DIR', cache)
-    return found
+      environment.setdefault('JAX_COMPILATION_CACHE_DIR', cache)
+    return subprocess.Popen(
+      command,
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      text=True,
+      env=environment,
+    )
 
   def _left(self) -> float:
     """Seconds until the deadline."""

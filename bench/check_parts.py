@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The configurations that `bench.accelerator_check` measures, by kind of device.
 
-Part -> name of a configuration -> flags of `bench.accelerator`. MORE stands for
-the batches of more pairs.
+Flags are those of `bench.accelerator`. MORE stands for the batches of more
+pairs.
 """
 
 import dataclasses
@@ -10,7 +10,8 @@ from collections.abc import Mapping
 
 MORE = 'MORE'
 _MORE = f'--workload={MORE}'
-Parts = Mapping[str, Mapping[str, tuple[str, ...]]]
+# Part -> name of a configuration -> flags, one text.
+Parts = Mapping[str, Mapping[str, str]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,12 +35,18 @@ class Kind:
     return ['parity', *self.parts, *(['peers'] if self.peers else [])]
 
 
-_SCANNED_REMAT = '--model=large', '--scan_layers', '--remat=full'
+_SCANNED_REMAT = '--model=large --scan_layers --remat=full'
+_FLOAT32 = '--model=base --dtype=float32'
+_CHOICES = {
+  'base, views apart': '--model=base --join_views=0',
+  'base, attention written out': '--model=base --attention=written_out',
+  'base, both views in the same rows': '--model=base --layout=mixed',
+}
 
 
-def _decoding(models: tuple[str, ...], rows: tuple[int, ...]) -> dict:
+def _decoding(models: tuple[str, ...], rows: tuple[int, ...]) -> dict[str, str]:
   return {
-    f'{model}, {number} rows': (f'--model={model}', f'--decode_rows={number}')
+    f'{model}, {number} rows': f'--model={model} --decode_rows={number}'
     for model in models
     for number in rows
   }
@@ -50,37 +57,25 @@ GPU = Kind(
   peers=True,
   parts={
     'train': {
-      'base': ('--model=base',),
-      'base, more pairs': ('--model=base', _MORE),
-      'small': ('--model=small',),
-      'large': ('--model=large',),
+      'base': '--model=base',
+      'base, more pairs': f'--model=base {_MORE}',
+      'small': '--model=small',
+      'large': '--model=large',
       'large, scanned, remat': _SCANNED_REMAT,
     },
     'decode': _decoding(('base', 'small', 'large'), (1, 32, 256)),
     'float32': {
-      'base, float32': ('--model=base', '--dtype=float32'),
-      'base, float32 as TF32': (
-        '--model=base',
-        '--dtype=float32',
-        '--precision=default',
-      ),
+      'base, float32': _FLOAT32,
+      'base, float32 as TF32': f'{_FLOAT32} --precision=default',
     },
-    'choices': {
-      'base, views apart': ('--model=base', '--join_views=0'),
-      'base, attention of cuDNN': ('--model=base', '--attention=cudnn'),
-      'base, attention written out': (
-        '--model=base',
-        '--attention=written_out',
-      ),
+    'choices': _CHOICES
+    | {
+      'base, attention of cuDNN': '--model=base --attention=cudnn',
       'base, more pairs, attention of cuDNN': (
-        '--model=base',
-        '--attention=cudnn',
-        _MORE,
+        f'--model=base --attention=cudnn {_MORE}'
       ),
-      'base, both views in the same rows': ('--model=base', '--layout=mixed'),
       'base, products of cuBLAS only': (
-        '--model=base',
-        '--xla_flags=--xla_gpu_enable_triton_gemm=false',
+        '--model=base --xla_flags=--xla_gpu_enable_triton_gemm=false'
       ),
     },
   },
@@ -92,32 +87,21 @@ TPU = Kind(
   peers=False,
   parts={
     'train': {
-      'base': ('--model=base',),
-      'base, all chips': ('--model=base', '--chips=0'),
-      'base, more pairs, remat': ('--model=base', '--remat=full', _MORE),
-      'small': ('--model=small',),
+      'base': '--model=base',
+      'base, all chips': '--model=base --chips=0',
+      'base, more pairs, remat': f'--model=base --remat=full {_MORE}',
+      'small': '--model=small',
       'large, scanned, remat': _SCANNED_REMAT,
     },
     'decode': _decoding(('base',), (256, 32, 1))
     | _decoding(('small', 'large'), (256,)),
     'float32': {
-      'base, float32': ('--model=base', '--dtype=float32'),
-      'base, float32 as bfloat16': (
-        '--model=base',
-        '--dtype=float32',
-        '--precision=default',
-      ),
+      'base, float32': _FLOAT32,
+      'base, float32 as bfloat16': f'{_FLOAT32} --precision=default',
     },
-    'choices': {
-      'base, scanned': ('--model=base', '--scan_layers'),
-      'base, views apart': ('--model=base', '--join_views=0'),
-      'base, attention of the library': ('--model=base', '--attention=library'),
-      'base, attention written out': (
-        '--model=base',
-        '--attention=written_out',
-      ),
-      'base, both views in the same rows': ('--model=base', '--layout=mixed'),
-    },
+    'choices': {'base, scanned': '--model=base --scan_layers'}
+    | _CHOICES
+    | {'base, attention of the library': '--model=base --attention=library'},
   },
 )
 

@@ -15,7 +15,7 @@ import os
 import pathlib
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from bench import table, worker, workload
 
@@ -60,34 +60,71 @@ _OURS_AS = Peer(sys.executable)
 def decoding_table(
   peers: Mapping[str, Peer], *, rounds: int
 ) -> Iterator[table.Row]:
-  """`decoding` of small on one core and on all, and of base on all."""
-  yield from decoding(peers, 'small', rounds=rounds, cores=1)
-  yield from decoding(peers, 'small', rounds=rounds, cores=None)
-  yield from decoding(peers, 'base', rounds=min(2, rounds), cores=None)
+  """Greedy decoding of small on one core and on all, and of base on all.
+
+  Args:
+    peers: by the names 'transformers' and 'CTranslate2'.
+    rounds: measurements of each.
+  """
+  for model, most, cores in (
+    *(('small', rounds, 1), ('small', rounds, None)),
+    ('base', min(2, rounds), None),
+  ):
+    yield from _decoding(peers, model, rounds=most, cores=cores)
 
 
 def training_table(
   peers: Mapping[str, Peer], path: pathlib.Path, *, rounds: int
 ) -> Iterator[table.Row]:
-  """`training` of small on one core and on all."""
-  for cores, most in ((1, 1), (None, 2)):  # a step takes up to a minute
-    yield from training(
-      peers, path, model='small', rounds=min(most, rounds), cores=cores
-    )
+  """Training steps of small on one core and on all.
 
-
-def decoding(
-  peers: Mapping[str, Peer], model: str, *, rounds: int, cores: int | None
-) -> Iterator[table.Row]:
-  """Rows per second, 32 inputs of 25 to 60 tokens, 8 and 64 tokens generated.
+  T5X is compared on its own layout of the rows, with its optimizer.
 
   Args:
-    peers: by the names 'transformers' and 'CTranslate2'.
-    model: of `workload.SIZES`.
-    rounds: measurements of each.
-    cores: that each may use; None for all.
+    peers: by the names 'transformers' and 'T5X'.
+    path: of the workload.
+    rounds: steps of each, fewer where one takes up to a minute.
   """
-  threads = cores or len(os.sched_getaffinity(0))
+  layouts = {'transformers': ('packed',), 'T5X': ('mixed', '--adafactor')}
+  for cores, most in ((1, 1), (None, 2)):
+    for name, (layout, *optimizer) in layouts.items():
+      if name in peers:
+        yield from _training(
+          {name: peers[name]},
+          path,
+          *(f'--vocab_size={VOCAB_SIZE}', '--model=small'),
+          ours=(f'--layout={layout}', *optimizer),
+          title=f'beside {name}, T5 small',
+          rounds=min(most, rounds),
+          cores=cores,
+        )
+
+
+def gemma_training(
+  peers: Mapping[str, Peer], path: pathlib.Path, *, rounds: int
+) -> Iterator[table.Row]:
+  """Training steps of Gemma 3 270M on all cores, and their memory.
+
+  Args:
+    peers: by the name 'transformers'.
+    path: of the workload, whose ids are those of Gemma's vocabulary.
+    rounds: steps of each.
+  """
+  yield from _training(
+    {n: peer for n, peer in peers.items() if n == 'transformers'},
+    path,
+    *(f'--vocab_size={GEMMA_VOCAB_SIZE}', '--model=gemma3_270m', '--dropout=0'),
+    title='of Gemma 3 270M',
+    rounds=rounds,
+    memory=True,
+  )
+
+
+def _decoding(
+  peers: Mapping[str, Peer], model: str, *, rounds: int, cores: int | None
+) -> Iterator[table.Row]:
+  """Rows per second: 32 inputs of 25 to 60 tokens, 8 and 64 generated."""
+  threads = _num_threads(cores)
   flags = '--decode', f'--model={model}', f'--vocab_size={VOCAB_SIZE}'
   commands = {_OURS: (_OURS_AS, 'bench.ours', *flags, '--dropout=0')}
   if 'transformers' in peers:
@@ -101,6 +138,7 @@ def decoding(
         *(peers['CTranslate2'], 'bench.beside_ct2', *flags),
         *(f'--kind={kind}', f'--threads={threads}'),
       )
+  against = 'transformers' if 'transformers' in commands else _OURS
   with _started(commands, cores) as workers:
     for length in _LENGTHS:
       found = worker.race(workers, rounds=rounds, requests=[str(length)])
@@ -108,101 +146,57 @@ def decoding(
         f'Greedy decoding of {length} tokens, T5 {model}, {_named(threads)}',
         _per_second(found, 'rows'),
         'rows/s',
-        against='transformers' if 'transformers' in found else _OURS,
+        against=against,
         cpu=_cpu_seconds(found),
       )
 
 
-def training(
+def _training(
   peers: Mapping[str, Peer],
   path: pathlib.Path,
-  *,
-  model: str,
+  *flags: str,
+  title: str,
   rounds: int,
-  cores: int | None,
+  ours: Sequence[str] = (),
+  cores: int | None = None,
+  memory: bool = False,
 ) -> Iterator[table.Row]:
-  """Pairs per second of training steps.
-
-  T5X is compared on its own layout of the rows, with its optimizer.
-
-  Args:
-    peers: by the names 'transformers' and 'T5X'.
-    path: of the workload.
-    model: of `workload.SIZES`.
-    rounds: steps of each.
-    cores: that each may use; None for all.
-  """
-  threads = cores or len(os.sched_getaffinity(0))
-  data = workload.load(path)
-  flags = (
-    *(f'--workload={path}', f'--model={model}', f'--vocab_size={VOCAB_SIZE}'),
-  )
-  for name, command, layout in (
-    ('transformers', ('bench.original', f'--threads={threads}'), ('packed',)),
-    ('T5X', ('bench.beside_t5x',), ('mixed', '--adafactor')),
-  ):
-    if name not in peers:
-      continue
-    commands = {
-      name: (peers[name], *command, *flags),
-      _OURS: (_OURS_AS, 'bench.ours', *flags, f'--layout={layout[0]}')
-      + layout[1:],
-    }
-    with _started(commands, cores) as workers:
-      found = worker.race(workers, rounds=rounds, requests=['0'])
-    for results in found.values():
-      for result in results:
-        result['pairs'] = data.facts['batch_size']
-    yield from table.rows(
-      f'Training beside {name}, T5 {model}, {_named(threads)},'
-      f' {data.facts["batch_size"]} pairs of {data.facts["mixture"]}',
-      _per_second(found, 'pairs'),
-      'pairs/s',
-      against=name,
-      cpu=_cpu_seconds(found),
-    )
-
-
-def gemma_training(
-  peers: Mapping[str, Peer], path: pathlib.Path, *, rounds: int
-) -> Iterator[table.Row]:
-  """Pairs per second and memory of training steps of Gemma 3 270M, all cores.
-
-  Args:
-    peers: by the name 'transformers'.
-    path: of the workload, whose ids are those of Gemma's vocabulary.
-    rounds: steps of each.
-  """
-  threads = len(os.sched_getaffinity(0))
-  data = workload.load(path)
-  flags = (
-    *(f'--workload={path}', '--model=gemma3_270m', '--dropout=0'),
-    f'--vocab_size={GEMMA_VOCAB_SIZE}',
-  )
-  commands = {_OURS: (_OURS_AS, 'bench.ours', *flags)}
-  if 'transformers' in peers:
-    command = 'bench.original', f'--threads={threads}'
-    commands['transformers'] = (peers['transformers'], *command, *flags)
-  with _started(commands, None) as workers:
-    found = worker.race(workers, rounds=rounds, requests=['0'])
+  """Pairs per second, ours and of peers; `ours`: flags of ours alone."""
+  threads, data = _num_threads(cores), workload.load(path)
   pairs = data.facts['batch_size']
+  flags = f'--workload={path}', *flags
+  modules = {
+    'transformers': ('bench.original', f'--threads={threads}'),
+    'T5X': ('bench.beside_t5x',),
+  }
+  commands = {n: (peer, *modules[n], *flags) for n, peer in peers.items()}
+  commands[_OURS] = (_OURS_AS, 'bench.ours', *flags, *ours)
+  with _started(commands, cores) as workers:
+    found = worker.race(workers, rounds=rounds, requests=['0'])
   for results in found.values():
     for result in results:
       result['pairs'] = pairs
   title = (
-    f'Training of Gemma 3 270M, {_named(threads)},'
+    f'Training {title}, {_named(threads)},'
     f' {pairs} pairs of {data.facts["mixture"]}'
   )
-  against = 'transformers' if 'transformers' in found else _OURS
-  speed = _per_second(found, 'pairs')
   yield from table.rows(
-    title, speed, 'pairs/s', against=against, cpu=_cpu_seconds(found)
+    title,
+    _per_second(found, 'pairs'),
+    'pairs/s',
+    against=next(iter(commands)),
+    cpu=_cpu_seconds(found),
   )
-  memory = {
-    f'{name}, most memory': [result['peak_bytes'] / 2**30 for result in results]
-    for name, results in found.items()
-  }
-  yield from table.rows(title, memory, 'GiB')
+  if memory:
+    most = {
+      f'{name}, most memory': [r['peak_bytes'] / 2**30 for r in results]
+      for name, results in found.items()
+    }
+    yield from table.rows(title, most, 'GiB')
+
+
+def _num_threads(cores: int | None) -> int:
+  return cores or len(os.sched_getaffinity(0))
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ label for every row of a split. README.md in this folder explains the steps.
 
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
@@ -29,46 +30,29 @@ from rationales import prompt as prompt_lib
 from rationales.record import bucket_file, calls, costs
 from rationales.server import limiter, secret, server_config
 
-flags.DEFINE_string('benchmark', None, 'Name of the benchmark.')
-flags.DEFINE_string('module', None, 'Module that registers your benchmark.')
-flags.DEFINE_string(
-  'source',
-  None,
-  'Folder or zip with the rows; default: where `prepare --rows` found them.',
-)
-flags.DEFINE_string('split', 'train', 'train, validation or test.')
-flags.DEFINE_string('out', None, 'Completions file (.jsonl).')
-flags.DEFINE_integer('limit', None, 'Only the first so many rows.')
-flags.DEFINE_string(
-  'data_dir', None, 'Folder of a benchmark that `prepare` has described.'
-)
+S, N, B = flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_bool
+F, E = flags.DEFINE_float, flags.DEFINE_enum
 
-flags.DEFINE_integer(
-  'preview', 0, 'Print so many prompts and stop; needs no server.'
-)
-flags.DEFINE_string(
-  'write_prompt',
-  None,
-  'Write a prompt file to start from, made of three labelled rows, and stop.',
-)
+S('benchmark', None, 'Name of the benchmark.')
+S('module', None, 'Module that registers your benchmark.')
+S('source', None, "Folder or zip with the rows; default: `prepare --rows`'.")
+S('split', 'train', 'train, validation or test.')
+S('out', None, 'Completions file (.jsonl).')
+N('limit', None, 'Only the first so many rows.')
+S('data_dir', None, 'Folder of a benchmark that `prepare` has described.')
 
-flags.DEFINE_enum(
-  'backend', 'http', server_config.BACKENDS, 'Who answers, and how.'
-)
-flags.DEFINE_string(
-  'base_url', 'https://api.openai.com/v1', 'The server, up to /v1.'
-)
-flags.DEFINE_string(
-  'key_variable', 'OPENAI_API_KEY', 'Environment variable with the API key.'
-)
-flags.DEFINE_string('replay', None, 'Completions file to answer from.')
-flags.DEFINE_enum(
-  'endpoint', calls.CHAT, calls.ENDPOINTS, 'Chat, or plain completions.'
-)
-flags.DEFINE_string('model', None, "The server's name of the model.")
-flags.DEFINE_float('temperature', 0.0, '0 is greedy.')
-flags.DEFINE_integer('samples', 1, 'Completions per row.')
-flags.DEFINE_integer(
+N('preview', 0, 'Print so many prompts and stop; needs no server.')
+S('write_prompt', None, 'Write a prompt file of three labelled rows and stop.')
+
+E('backend', 'http', server_config.BACKENDS, 'Who answers, and how.')
+S('base_url', 'https://api.openai.com/v1', 'The server, up to /v1.')
+S('key_variable', 'OPENAI_API_KEY', 'Environment variable with the API key.')
+S('replay', None, 'Completions file to answer from.')
+E('endpoint', calls.CHAT, calls.ENDPOINTS, 'Chat, or plain completions.')
+S('model', None, "The server's name of the model.")
+F('temperature', 0.0, '0 is greedy.')
+N('samples', 1, 'Completions per row.')
+N(
   'samples_per_call',
   None,
   'Completions per request; all by default, so that a prompt is paid once.'
@@ -80,61 +64,45 @@ flags.DEFINE_multi_string(
   "Text that ends a completion; may be repeated. Default: the prompt's own"
   ' for plain completions, none for chat.',
 )
-flags.DEFINE_integer(
-  'max_tokens', 256, 'Longest completion; 0 leaves it to the server.'
-)
-flags.DEFINE_string(
-  'extra', '{}', 'JSON object with further fields of a request.'
-)
-
-flags.DEFINE_integer(
+N('max_tokens', 256, 'Longest completion; 0 leaves it to the server.')
+S('extra', '{}', 'JSON object with further fields of a request.')
+N(
   'logprobs',
   0,
   "Keep so many alternatives of each of the answer's tokens, for soft labels;"
   ' servers give 20 at most, some none.',
 )
 
-flags.DEFINE_string(
-  'prompt', None, 'Prompt file; prompts/BENCHMARK.json by default.'
-)
-flags.DEFINE_integer('exemplars', None, 'How many; default all.')
-flags.DEFINE_integer('seed', 0, 'Selects exemplars and their order.')
-flags.DEFINE_integer(
-  'max_prompt_tokens', 0, 'A longer prompt is an error; 0 allows all.'
-)
-flags.DEFINE_bool(
+S('prompt', None, 'Prompt file; prompts/BENCHMARK.json by default.')
+N('exemplars', None, 'How many; default all.')
+N('seed', 0, 'Selects exemplars and their order.')
+N('max_prompt_tokens', 0, 'A longer prompt is an error; 0 allows all.')
+B(
   'rationalize',
   False,
   'Second pass: ask again, with the human label as a hint, about rows whose'
   ' label was wrong.',
 )
-
-flags.DEFINE_bool(
+B(
   'verdicts',
   False,
   'Further pass: ask the LLM of each of its completions whether it is right,'
   ' for the verdict task.',
 )
-flags.DEFINE_string(
-  'verdict_prompt',
-  None,
-  'Text file that asks it, with {input}, {rationale} and {label}.',
-)
-
-flags.DEFINE_bool(
+S('verdict_prompt', None, 'Text file with {input}, {rationale} and {label}.')
+B(
   'counterfactuals',
   False,
   'Further pass: ask the LLM for a rationale that argues for a wrong label, for'
   ' each row whose completion can be read.',
 )
-flags.DEFINE_string(
+S(
   'counterfactual_prompt',
   None,
   'Text file that asks for it, with {input} and {label}, the wrong one; by'
   ' default the prompt, with the wrong label as its hint.',
 )
-
-flags.DEFINE_enum(
+E(
   'retry',
   None,
   worklist.RETRIES,
@@ -142,64 +110,41 @@ flags.DEFINE_enum(
   ' or that the benchmark cannot read; the new answer counts.',
 )
 
-flags.DEFINE_integer('concurrency', 64, 'Calls at once, at most.')
-flags.DEFINE_float('rpm', 0, 'Requests per minute; 0 sets no limit.')
-flags.DEFINE_float('tpm', 0, 'Tokens per minute; 0 sets no limit.')
-flags.DEFINE_float('timeout', 120.0, 'Seconds for one call.')
-flags.DEFINE_integer('attempts', 8, 'Attempts per call.')
-flags.DEFINE_float(
-  'outage_timeout',
-  3600.0,
-  'Seconds for which all calls wait while the server is down or loading.',
-)
-flags.DEFINE_bool(
+N('concurrency', 64, 'Calls at once, at most.')
+F('rpm', 0, 'Requests per minute; 0 sets no limit.')
+F('tpm', 0, 'Tokens per minute; 0 sets no limit.')
+F('timeout', 120.0, 'Seconds for one call.')
+N('attempts', 8, 'Attempts per call.')
+F('outage_timeout', 3600.0, 'Seconds to wait while the server is down.')
+B(
   'stop_early',
   True,
   'Stop if none of the first 20 answers has a label that can be read, or 20'
   ' calls in a row fail.',
 )
-flags.DEFINE_float('poll_seconds', 30.0, 'Between two polls of a batch.')
-flags.DEFINE_bool(
+F('poll_seconds', 30.0, 'Between two polls of a batch.')
+B(
   'forget_batches',
   False,
   'Give up batches that the server no longer knows: their rows are asked again.',
 )
-flags.DEFINE_integer('batch_size', 20_000, 'Calls per batch.')
+N('batch_size', 20_000, 'Calls per batch.')
 
-flags.DEFINE_float('price_in', 0.0, 'Per million prompt tokens.')
-flags.DEFINE_float('price_out', 0.0, 'The same, for completions.')
-flags.DEFINE_float('budget', None, 'What the completions file may cost in all.')
-flags.DEFINE_bool('dry_run', False, 'Print the costs and stop.')
-flags.DEFINE_bool(
-  'force', False, 'Continue a file that was written with other settings.'
-)
+F('price_in', 0.0, 'Per million prompt tokens.')
+F('price_out', 0.0, 'The same, for completions.')
+F('budget', None, 'What the completions file may cost in all.')
+B('dry_run', False, 'Print the costs and stop.')
+B('force', False, 'Continue a file that was written with other settings.')
+
+_PASSES = ('rationalize', 'verdicts', 'counterfactuals')
 
 
 def main() -> int:
   """Runs the command; returns its exit status."""
   given = flags.FLAGS
-  needed = ['benchmark']
-  passes = [
-    name
-    for name in ('rationalize', 'verdicts', 'counterfactuals')
-    if given[name].value
-  ]
+  passes = [name for name in _PASSES if given[name].value]
   further = bool(set(passes) - {'rationalize'})
-  if further or not (given.preview or given.write_prompt):
-    needed.append('out')
-  for name in needed:
-    if not given[name].value:
-      raise contract.UserError(f'--{name} is missing. --help lists all flags.')
-  if given.preview < 0:
-    raise contract.UserError(
-      f'--preview is {given.preview}, expected 1 row or more.'
-    )
-  if len(passes) > 1:
-    raise contract.UserError(
-      f'{" and ".join(f"--{name}" for name in passes)} are'
-      f' {("two", "three")[len(passes) - 2]} passes, expected one of them. Run'
-      ' the command once with each.'
-    )
+  _check_flags(passes, further=further)
   benchmark = _benchmark()
   if given.write_prompt:
     rows = sources.read_rows(benchmark, _source(), given.split)
@@ -225,13 +170,7 @@ def main() -> int:
         'exemplars': len(prompt.exemplars),
         'seed': given.seed,
       },
-      server=server_config.ServerConfig(
-        key=key,
-        backoff=limiter.Backoff(attempts=given.attempts),
-        **_values('backend', 'base_url', 'replay', 'timeout', 'concurrency'),
-        **_values('rpm', 'tpm', 'poll_seconds', 'batch_size', 'forget_batches'),
-        **_values('outage_timeout', 'key_variable'),
-      ),
+      server=_server(key),
       prices=costs.Prices(given.price_in, given.price_out, given.budget),
       further=_further_pass(work),
       **_values('rationalize', 'stop_early'),
@@ -241,9 +180,39 @@ def main() -> int:
     return job.show_costs() if given.dry_run else job.run()
 
 
+def _check_flags(passes: Sequence[str], *, further: bool) -> None:
+  given = flags.FLAGS
+  needed = ['benchmark']
+  if further or not (given.preview or given.write_prompt):
+    needed.append('out')
+  for name in needed:
+    if not given[name].value:
+      raise contract.UserError(f'--{name} is missing. --help lists all flags.')
+  if given.preview < 0:
+    raise contract.UserError(
+      f'--preview is {given.preview}, expected 1 row or more.'
+    )
+  if len(passes) > 1:
+    raise contract.UserError(
+      f'{" and ".join(f"--{name}" for name in passes)} are'
+      f' {("two", "three")[len(passes) - 2]} passes, expected one of them. Run'
+      ' the command once with each.'
+    )
+
+
 def _values(*names: str) -> dict[str, Any]:
   """The flags with these names, as keyword arguments."""
   return {name: flags.FLAGS[name].value for name in names}
+
+
+def _server(key: secret.Secret) -> server_config.ServerConfig:
+  return server_config.ServerConfig(
+    key=key,
+    backoff=limiter.Backoff(attempts=flags.FLAGS.attempts),
+    **_values('backend', 'base_url', 'replay', 'timeout', 'concurrency'),
+    **_values('rpm', 'tpm', 'poll_seconds', 'batch_size', 'forget_batches'),
+    **_values('outage_timeout', 'key_variable'),
+  )
 
 
 def _sampling(prompt: prompt_lib.Prompt) -> calls.Sampling:

@@ -80,7 +80,8 @@ def test_processes_that_start_together_would_fail(tmp_path):
 
 def test_what_other_devices_have_is_left_out():
   parts = check_parts.TPU.parts.values()
-  flags = {flag for part in parts for flags in part.values() for flag in flags}
+  texts = [text for part in parts for text in part.values()]
+  flags = {flag for text in texts for flag in text.split()}
   assert '--attention=cudnn' not in flags
   assert not [flag for flag in flags if flag.startswith('--xla_flags')]
   assert not check_parts.TPU.peers

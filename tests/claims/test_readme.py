@@ -64,8 +64,8 @@ def _flags(module: str) -> set[str]:
   for node in ast.walk(ast.parse('\n'.join(texts))):
     if isinstance(node, ast.Call) and node.args:
       name = ast.unparse(node.func).rpartition('.')[2]
-      # prepare, show and sweep call DEFINE_string and its kin S, B, L and M.
-      if name.startswith('DEFINE_') or name in ('S', 'B', 'L', 'M', 'N'):
+      # prepare, show and sweep call DEFINE_string and its kin S, B, L, ...
+      if name.startswith('DEFINE_') or name in tuple('SBLMNEF'):
         found |= {node.args[0].value, f'no{node.args[0].value}'}
       elif name == 'add_argument':
         found.add(node.args[0].value.removeprefix('--'))
