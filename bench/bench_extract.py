@@ -118,7 +118,7 @@ def _loop(work: worklist.Worklist, base_url: str) -> None:
         answer = await client.chat.completions.create(**sampling.body(call))
         return answer.choices[0].message.content
 
-    asked = work.first_pass(completions_file.Index().freeze(), pathlib.Path())
+    asked = work.first_pass(completions_file.Index(pathlib.Path()).freeze())
     texts = await asyncio.gather(*map(one, asked))
     await client.close()
     return texts

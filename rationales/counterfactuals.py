@@ -14,7 +14,6 @@ built.
 
 import dataclasses
 from collections.abc import Iterator
-from typing import BinaryIO
 
 from dsbs_jax import contract
 from dsbs_jax.data import parsing
@@ -63,14 +62,11 @@ class CounterfactualPass(further_passes.FurtherPass):
       )
 
   def of_row(
-    self,
-    row: rows_lib.Row,
-    index: completions_file.Index,
-    file: BinaryIO | None,
+    self, row: rows_lib.Row, index: completions_file.Index
   ) -> Iterator[calls.Call]:
     """See `further_passes.FurtherPass`."""
     benchmark = self.work.benchmark
-    said = self.work.llm_answer(row, index, file)
+    said = self.work.llm_answer(row, index)
     if not isinstance(said, parsing.Parsed):
       return
     wrong = counterfactuals.wrong_labels(benchmark, row, said.label)
@@ -79,7 +75,7 @@ class CounterfactualPass(further_passes.FurtherPass):
     key = completions_file.SampleKey(
       completions_file.COUNTERFACTUAL, row.example_id, 0
     )
-    before = index.read(key, file)
+    before = index.read(key)
     known = before and before.get('hint') in wrong
     label = before['hint'] if known else counterfactuals.draw(wrong, row)
     call = dataclasses.replace(

@@ -239,19 +239,15 @@ def _sampling(prompt: prompt_lib.Prompt) -> calls.Sampling:
   )
 
 
-def _further_pass(
-  work: worklist.Worklist,
-) -> further_passes.FurtherPass | None:
+def _further_pass(work: worklist.Worklist) -> further_passes.FurtherPass | None:
   given = flags.FLAGS
   for name, module, made in (
     ('verdict', verdicts, verdicts.VerdictPass),
     ('counterfactual', counterfactuals, counterfactuals.CounterfactualPass),
   ):
-    path = given[f'{name}_prompt'].value
-    if given[f'{name}s'].value and path:
-      return made(work, module.TEMPLATE.load(path))
     if given[f'{name}s'].value:
-      return made(work)
+      path = given[f'{name}_prompt'].value
+      return made(work, *([module.TEMPLATE.load(path)] if path else []))
   return None
 
 

@@ -24,7 +24,7 @@ from rationales.server import (
   recorder,
   server_config,
 )
-from rationales.server.exit_reason import ExitReason
+from rationales.server.failures import ExitReason
 
 # Exit statuses beside 0, and 2 for a user's mistake.
 _FAILED_ROWS = 1
@@ -172,16 +172,16 @@ class Extraction:
 
   def _calls(self, contents: ledger.Contents) -> Iterator[calls.Call]:
     if self.further:
-      return self.further.todo(contents.index, self.path)
+      return self.further.todo(contents.index)
     if not self.rationalize:
-      return self.work.first_pass(contents.index, self.path)
+      return self.work.first_pass(contents.index)
     if not self.path.is_file():
       raise contract.UserError(
         f'{self.path} does not exist, expected the completions of a first'
         ' pass: --rationalize asks again about their wrong labels. Run'
         ' without it first, or correct --out.'
       )
-    return self.work.second_pass(contents.index, self.path)
+    return self.work.second_pass(contents.index)
 
   def _collect_pending(
     self, file: ledger.Ledger, contents: ledger.Contents

@@ -2,12 +2,11 @@
 """What further passes share: they ask about rows that have completions."""
 
 import abc
-import contextlib
 import dataclasses
 import itertools
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, BinaryIO, ClassVar
+from typing import Any, ClassVar
 
 from dsbs_jax import contract
 from dsbs_jax.data.source import archive
@@ -93,39 +92,26 @@ class FurtherPass(abc.ABC):
 
   @abc.abstractmethod
   def of_row(
-    self,
-    row: rows_lib.Row,
-    index: completions_file.Index,
-    file: BinaryIO | None,
+    self, row: rows_lib.Row, index: completions_file.Index
   ) -> Iterator[calls.Call]:
     """The calls for a row that are still to be made.
 
     Args:
       row: the row.
       index: the file's answers.
-      file: the file, opened in binary mode; None where it has no answers.
 
     Raises:
       contract.UserError: it was answered to another prompt.
     """
 
-  def todo(
-    self, index: completions_file.Index, path: pathlib.Path
-  ) -> Iterator[calls.Call]:
+  def todo(self, index: completions_file.Index) -> Iterator[calls.Call]:
     """The calls that are still to be made, in the order of the rows.
-
-    Args:
-      index: the file's answers.
-      path: the file.
 
     Raises:
       contract.UserError: a row is wrong, or was answered to another prompt.
     """
-    with contextlib.ExitStack() as stack:
-      # A file that does not exist yet has no completions.
-      file = stack.enter_context(path.open('rb')) if len(index) else None
-      for row in self.work.rows():
-        yield from self.of_row(row, index, file)
+    for row in self.work.rows():
+      yield from self.of_row(row, index)
 
   def preview(
     self, count: int, index: completions_file.Index, path: pathlib.Path
@@ -135,12 +121,12 @@ class FurtherPass(abc.ABC):
     Args:
       count: how many.
       index: the file's answers.
-      path: the file.
+      path: the file, for the error.
 
     Raises:
       contract.UserError: there is nothing to ask.
     """
-    found = list(itertools.islice(self.todo(index, path), count))
+    found = list(itertools.islice(self.todo(index), count))
     if not found:
       raise contract.UserError(
         f'{path} has no {self.nothing}. Run the extraction without'

@@ -7,7 +7,6 @@ the words are this project's.
 
 import dataclasses
 from collections.abc import Iterator
-from typing import BinaryIO
 
 from dsbs_jax.data import parsing
 from dsbs_jax.data.source import answer_notes
@@ -51,10 +50,7 @@ class VerdictPass(further_passes.FurtherPass):
   done, answers = 'judged', 'verdicts'
 
   def of_row(
-    self,
-    row: rows_lib.Row,
-    index: completions_file.Index,
-    file: BinaryIO | None,
+    self, row: rows_lib.Row, index: completions_file.Index
   ) -> Iterator[calls.Call]:
     """See `further_passes.FurtherPass`."""
     for sample in range(self.work.samples):
@@ -62,7 +58,7 @@ class VerdictPass(further_passes.FurtherPass):
         completions_file.SampleKey(kind, row.example_id, sample)
         for kind in (completions_file.COMPLETION, completions_file.VERDICT)
       )
-      line = index.read(judged, file)
+      line = index.read(judged)
       said = line and self.work.benchmark.parse(line['text'])
       if not isinstance(said, parsing.Parsed):
         continue
@@ -72,7 +68,7 @@ class VerdictPass(further_passes.FurtherPass):
         about=answer_notes.digest(line['text']),
         replaces=index.offset(key),
       )
-      before = index.read(key, file)
+      before = index.read(key)
       if before is None or before.get('about') != call.about:
         yield call
         continue

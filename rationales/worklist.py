@@ -8,9 +8,8 @@ call is paid, and while the calls are made.
 
 import dataclasses
 import itertools
-import pathlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, BinaryIO
+from typing import Any
 
 from dsbs_jax import contract
 from dsbs_jax.data import benchmark as benchmark_lib
@@ -83,14 +82,8 @@ class Worklist:
       for row in itertools.islice(self.rows(), count)
     )
 
-  def first_pass(
-    self, index: completions_file.Index, path: pathlib.Path
-  ) -> Iterator[calls.Call]:
+  def first_pass(self, index: completions_file.Index) -> Iterator[calls.Call]:
     """Calls for the samples without an answer, in the order of the rows.
-
-    Args:
-      index: the file's answers.
-      path: the file; read if there is something to `retry`.
 
     Raises:
       contract.UserError: a row is wrong, its prompt is too long, or the file
@@ -108,16 +101,14 @@ class Worklist:
             ' Restore it, give another file with --out, or keep the old'
             ' answers with --force.'
           )
-        if answered is None or self._is_retried(row, key, index, path):
+        if answered is None or self._is_retried(row, key, index):
           missing.append(key.sample)
           replaces = max(replaces, index.offset(key))
       for start in range(0, len(missing), self.samples_per_call):
         part = missing[start : start + self.samples_per_call]
         yield dataclasses.replace(whole, samples=tuple(part), replaces=replaces)
 
-  def second_pass(
-    self, index: completions_file.Index, path: pathlib.Path
-  ) -> Iterator[calls.Call]:
+  def second_pass(self, index: completions_file.Index) -> Iterator[calls.Call]:
     """Calls with the human label as a hint, for rows that got another one.
 
     Rows without a completion, without a human label or with a hinted answer
@@ -125,25 +116,20 @@ class Worklist:
 
     Source: rationalization, section 3.2 of arXiv 2203.14465.
 
-    Args:
-      index: the file's answers.
-      path: the file.
-
     Raises:
       contract.UserError: a row is wrong, or the benchmark has no accuracy.
     """
-    with path.open('rb') as file:
-      for row in self.rows():
-        hinted = completions_file.SampleKey(
-          completions_file.RATIONALIZATION, row.example_id, 0
-        )
-        if not row.gt_label or (
-          hinted in index and not self._is_retried(row, hinted, index, path)
-        ):
-          continue
-        if self._was_wrong(row, index, file):
-          call = self.call(row, (0,), hint=row.gt_label)
-          yield dataclasses.replace(call, replaces=index.offset(hinted))
+    for row in self.rows():
+      hinted = completions_file.SampleKey(
+        completions_file.RATIONALIZATION, row.example_id, 0
+      )
+      if not row.gt_label or (
+        hinted in index and not self._is_retried(row, hinted, index)
+      ):
+        continue
+      if self._was_wrong(row, index):
+        call = self.call(row, (0,), hint=row.gt_label)
+        yield dataclasses.replace(call, replaces=index.offset(hinted))
 
   def answers_of_no_row(self, index: completions_file.Index) -> list[int]:
     """Offsets of answers that no row is about; none where rows are left out."""
@@ -156,13 +142,11 @@ class Worklist:
     row: rows_lib.Row,
     key: completions_file.SampleKey,
     index: completions_file.Index,
-    path: pathlib.Path,
   ) -> bool:
     """Whether the sample's answer is of the kind that is asked for again."""
     if self.retry is None:
       return False
-    with path.open('rb') as file:
-      line = index.read(key, file)
+    line = index.read(key)
     example = joining.join(
       self.benchmark,
       row,
@@ -190,9 +174,9 @@ class Worklist:
     return faults.get(self.retry, any(faults.values()))
 
   def _was_wrong(
-    self, row: rows_lib.Row, index: completions_file.Index, file: BinaryIO
+    self, row: rows_lib.Row, index: completions_file.Index
   ) -> bool:
-    result = self.llm_answer(row, index, file)
+    result = self.llm_answer(row, index)
     if result is None:
       return False
     correct = joining.is_correct(self.benchmark, row.gt_label, result.label)
@@ -204,25 +188,17 @@ class Worklist:
     return not correct
 
   def llm_answer(
-    self,
-    row: rows_lib.Row,
-    index: completions_file.Index,
-    file: BinaryIO | None,
+    self, row: rows_lib.Row, index: completions_file.Index
   ) -> joining.Outcome | None:
     """What most samples of the first pass say; None without a sample.
 
     Args:
       row: the row.
       index: the file's answers.
-      file: the file, opened in binary mode; None where it has no answers.
     """
+    kind = completions_file.COMPLETION
     found = [
-      index.read(
-        completions_file.SampleKey(
-          completions_file.COMPLETION, row.example_id, sample
-        ),
-        file,
-      )
+      index.read(completions_file.SampleKey(kind, row.example_id, sample))
       for sample in range(self.samples)
     ]
     parsed = [self.benchmark.parse(line['text']) for line in found if line]

@@ -27,6 +27,7 @@ they do not know.
 
 import array
 import dataclasses
+import functools
 import hashlib
 import json
 import pathlib
@@ -162,9 +163,13 @@ class Index:
 
   Call `add` for every line, then `freeze` once. Of several lines for the same
   sample the first counts, or the last one with `retry`.
+
+  Args:
+    path: the file, which `read` opens and keeps open.
   """
 
-  def __init__(self):
+  def __init__(self, path: pathlib.Path):
+    self._path = path
     self._columns = [array.array('Q') for _ in range(4)]
     self._retries: list[tuple[int, int, int, int]] = []
 
@@ -220,21 +225,19 @@ class Index:
     known = np.fromiter(map(_hash64, ids), np.uint64)
     return np.sort(self._offsets[~np.isin(self._ids, known)]).tolist()
 
-  def read(self, key: SampleKey, file: BinaryIO) -> dict[str, Any] | None:
-    """Reads a sample's record.
+  @functools.cached_property
+  def _file(self) -> BinaryIO:
+    return self._path.open('rb')
 
-    Args:
-      key: which sample.
-      file: the file that was indexed, opened in binary mode.
+  def read(self, key: SampleKey) -> dict[str, Any] | None:
+    """A sample's record; None where the file has no such sample.
 
-    Returns:
-      The record; None where the file has no such sample. A `<think>` part of
-      its text is in 'reasoning' instead.
+    A `<think>` part of its text is in 'reasoning' instead.
     """
     if key not in self:
       return None
-    file.seek(self.offset(key))
-    record = json.loads(file.readline())
+    self._file.seek(self.offset(key))
+    record = json.loads(self._file.readline())
     # Earlier versions left the reasoning in the text.
     text, thought = completions.split_reasoning(record['text'])
     return record | {'text': text} | ({'reasoning': thought} if thought else {})

@@ -70,7 +70,7 @@ def read(path: pathlib.Path, tracker: costs.CostTracker) -> Contents:
   Raises:
     contract.UserError: a line is malformed, or the file has another format.
   """
-  index, jobs = completions_file.Index(), batch_jobs.BatchJobs()
+  index, jobs = completions_file.Index(path), batch_jobs.BatchJobs()
   settings, substitutes, models = {}, {}, set()
   if path.exists():
     for offset, record in completions_file.scan(path):

@@ -175,7 +175,7 @@ class Replay:
       raise contract.UserError(
         f'--replay is {path}, expected a completions file.'
       )
-    index = completions_file.Index()
+    index = completions_file.Index(path)
     for offset, record in completions_file.scan(path):
       index.add(offset, record)
     self._index = index.freeze()
@@ -185,7 +185,6 @@ class Replay:
         ' another file with --replay.'
       )
     self.name = f'replay {path.name}'
-    self._file = path.open('rb')
 
   async def complete(self, call: calls.Call) -> calls.Answer:
     """Looks the answer up.
@@ -194,7 +193,7 @@ class Replay:
       failures.PermanentError: the file has none to this call.
       failures.FatalError: it has one to another row.
     """
-    found = [self._index.read(key, self._file) for key in call.sample_keys()]
+    found = [self._index.read(key) for key in call.sample_keys()]
     if None in found:
       raise failures.PermanentError(
         'the recorded file has no answer for this row'
@@ -217,7 +216,7 @@ class Replay:
     )
 
   async def close(self) -> None:
-    self._file.close()
+    """Nothing is open."""
 
 
 def classify(

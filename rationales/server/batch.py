@@ -29,7 +29,7 @@ from openai.types import batch as openai_batch
 
 from rationales.record import batch_jobs, calls, ledger
 from rationales.server import backends, failures, recorder, server_config
-from rationales.server.exit_reason import INTERRUPTED, ExitReason
+from rationales.server.failures import INTERRUPTED, ExitReason
 
 _RUNNING = {'validating', 'in_progress', 'finalizing', 'cancelling'}
 _CLOCK_SKEW_SECONDS = 3600  # between this machine and the server

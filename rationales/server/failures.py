@@ -1,14 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ways a call can fail, and what each says of the server."""
+"""The ways a call can fail, and a run can end."""
+
+import dataclasses
+import enum
 
 # What a failed attempt tells about the server.
 UNREACHABLE, LOADING, ANSWERED = 'unreachable', 'loading', 'answered'
+INTERRUPTED = 'interrupted; the same command continues'
 
 
+class ExitReason(enum.Enum):
+  """Why a run ended, online or by the Batch API."""
+
+  DONE = 'done'
+  BUDGET = 'the budget is used up'
+  REFUSED = 'the server refuses all calls'
+  INTERRUPTED = 'interrupted'
+
+
+@dataclasses.dataclass(eq=False)
 class TransientError(Exception):
   """A failure that may not happen at the next attempt.
 
-  Args:
+  Attributes:
     reason: for the completions file.
     retry_after: seconds the server asked to wait, if it did.
     overload: whether the server says that it gets too many calls.
@@ -16,20 +30,15 @@ class TransientError(Exception):
     server: UNREACHABLE, LOADING or ANSWERED, None where that is not known.
   """
 
-  def __init__(
-    self,
-    reason: str,
-    *,
-    retry_after: float | None = None,
-    overload: bool = False,
-    maybe_paid: bool = False,
-    server: str | None = None,
-  ):
-    super().__init__(reason)
-    self.retry_after = retry_after
-    self.overload = overload
-    self.maybe_paid = maybe_paid
-    self.server = server
+  reason: str
+  _: dataclasses.KW_ONLY
+  retry_after: float | None = None
+  overload: bool = False
+  maybe_paid: bool = False
+  server: str | None = None
+
+  def __str__(self) -> str:
+    return self.reason
 
   @property
   def down(self) -> bool:
@@ -37,21 +46,23 @@ class TransientError(Exception):
     return self.server in (UNREACHABLE, LOADING)
 
 
+@dataclasses.dataclass(eq=False)
 class PermanentError(Exception):
   """A failure of this call that another attempt would only repeat.
 
-  Args:
+  Attributes:
     reason: for the completions file.
     status: the HTTP status, if there was one.
     maybe_paid: whether the server may have charged for the call.
   """
 
-  def __init__(
-    self, reason: str, status: int | None = None, *, maybe_paid: bool = False
-  ):
-    super().__init__(reason)
-    self.status = status
-    self.maybe_paid = maybe_paid
+  reason: str
+  status: int | None = None
+  _: dataclasses.KW_ONLY
+  maybe_paid: bool = False
+
+  def __str__(self) -> str:
+    return self.reason
 
 
 class FatalError(Exception):

@@ -21,7 +21,7 @@ from rationales.server import (
   recorder,
   server_config,
 )
-from rationales.server.exit_reason import INTERRUPTED, ExitReason
+from rationales.server.failures import INTERRUPTED, ExitReason
 
 _SYNC_SECONDS = 1.0
 # Calls that wait for another attempt do not count as in flight, so that a few

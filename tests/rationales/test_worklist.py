@@ -21,7 +21,7 @@ def test_a_call_replaces_the_newest_of_its_samples_answers(tmp_path):
     retry=worklist.ALL,
   )
   path = tmp_path / 'out.jsonl'
-  (first,) = todo.first_pass(completions_file.Index().freeze(), path)
+  (first,) = todo.first_pass(completions_file.Index(path).freeze())
   assert (first.samples, first.replaces) == ((0, 1, 2), -1)
   line = {
     'kind': completions_file.COMPLETION,
@@ -32,11 +32,11 @@ def test_a_call_replaces_the_newest_of_its_samples_answers(tmp_path):
   written = [line | {'sample': sample} for sample in (0, 1, 2)]
   written.append(line | {'sample': 1, 'retry': True})
   path.write_text(''.join(json.dumps(each) + '\n' for each in written))
-  index, offsets = completions_file.Index(), []
+  index, offsets = completions_file.Index(path), []
   for offset, record in completions_file.scan(path):
     index.add(offset, record)
     offsets.append(offset)
-  (again,) = todo.first_pass(index.freeze(), path)
+  (again,) = todo.first_pass(index.freeze())
   assert (again.samples, again.replaces) == ((0, 1, 2), offsets[-1])
 
 
@@ -53,8 +53,8 @@ def test_a_row_is_not_shown_its_own_answer(tmp_path):
     prompt=shown,
     endpoint=calls.COMPLETIONS,
   )
-  nothing = completions_file.Index().freeze()
-  first, second, *_ = todo.first_pass(nothing, tmp_path / 'out.jsonl')
+  nothing = completions_file.Index(tmp_path / 'out.jsonl').freeze()
+  first, second, *_ = todo.first_pass(nothing)
   assert first.content.count(row['q']) == 1
   assert first.content.count('\nA:') == len(shown.exemplars)
   assert second.content.count('\nA:') == 1 + len(shown.exemplars)

@@ -115,7 +115,9 @@ def test_a_batch_that_may_have_been_created_is_looked_for(
     types.SimpleNamespace(
       file=nothing, monitor=types.SimpleNamespace(tick=lambda: None)
     ),
-    types.SimpleNamespace(jobs=jobs, index=completions_file.Index().freeze()),
+    types.SimpleNamespace(
+      jobs=jobs, index=completions_file.Index(tmp_path).freeze()
+    ),
     calls.Substitutes(),
   )
   asyncio.run(runner.run(iter(())))

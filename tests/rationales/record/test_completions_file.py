@@ -56,17 +56,16 @@ def test_the_index_finds_what_a_dictionary_finds(tmp_path_factory, put, asked):
     if 'retry' in line:
       expected[key] = line
     expected.setdefault(key, line)  # else the first one counts
-  index = completions_file.Index()
+  index = completions_file.Index(path)
   for offset, record in completions_file.scan(path):
     index.add(offset, record)
   index.freeze()
   assert len(index) == len(expected)
-  with path.open('rb') as file:
-    for key in [*put, *asked]:
-      assert (key in index) == (key in expected)
-      assert index.read(key, file) == expected.get(key)
-      line = expected.get(key)
-      assert index.prompt_hash(key) == (line and line['prompt_hash'])
+  for key in [*put, *asked]:
+    assert (key in index) == (key in expected)
+    assert index.read(key) == expected.get(key)
+    line = expected.get(key)
+    assert index.prompt_hash(key) == (line and line['prompt_hash'])
 
 
 def test_a_torn_last_line_ends_the_scan(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 from dsbs_jax.runtime import progress
 from rationales.record import calls
 from rationales.server import failures, limiter, online
-from rationales.server.exit_reason import ExitReason
+from rationales.server.failures import ExitReason
 from tests.rationales import virtual_time
 from tests.rationales.server.test_online import CALL, Record
 
