@@ -33,14 +33,14 @@ _CHIPS_OF_A_HOST = 4  # where they are not there to be counted
 
 def main() -> None:
   try:
-    found = measure(parser().parse_args())
+    found = _measure(_parser().parse_args())
   except jax.errors.JaxRuntimeError as error:
     # Such as a program that needs more memory than there is.
     found = {'failed': str(error).splitlines()[0]}
   print(json.dumps(found, indent=1))
 
 
-def parser() -> argparse.ArgumentParser:
+def _parser() -> argparse.ArgumentParser:
   made = workload.parser(
     __doc__.splitlines()[0], model='base', dtype='bfloat16'
   )
@@ -71,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
   return made
 
 
-def measure(arguments: argparse.Namespace) -> dict[str, object]:
+def _measure(arguments: argparse.Namespace) -> dict[str, object]:
   """All figures of one configuration."""
   jax.config.update('jax_default_matmul_precision', arguments.precision)
   if arguments.attention:
@@ -80,7 +80,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
     )
   data = workload.load(arguments.workload)
   config = workload.configured(arguments)
-  make = decoder if arguments.decode_rows else trainer
+  make = _decoder if arguments.decode_rows else _trainer
   started = time.perf_counter()
   start, figures = make(arguments, data, config)  # compiles, holds no memory
   compiling = time.perf_counter() - started
@@ -95,7 +95,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
   for number in range(data.num_steps):
     outputs = run(number)
   jax.block_until_ready(outputs)
-  seconds = seconds_per_run(run, arguments.steps)
+  seconds = _seconds_per_run(run, arguments.steps)
   memory = jax.devices()[0].memory_stats() or {}
   return {
     'device': str(jax.devices()[0].device_kind),
@@ -116,7 +116,7 @@ def _keywords(attention):
   )
 
 
-def devices(arguments) -> list[jax.Device]:
+def _devices(arguments) -> list[jax.Device]:
   """The chips that compute, or are compiled for."""
   if arguments.compile_for:
     kind = accelerators.device(arguments.compile_for)
@@ -124,7 +124,7 @@ def devices(arguments) -> list[jax.Device]:
   return jax.local_devices()[: arguments.chips or None]
 
 
-def trainer(arguments, data, config):
+def _trainer(arguments, data, config):
   """Compiles the train step, for every shape of a batch.
 
   Of several chips each gets a batch of its own, the same.
@@ -134,7 +134,7 @@ def trainer(arguments, data, config):
     figures: seconds of a step and its metrics -> JSON values; what is known
       without them where they are not given.
   """
-  chips = devices(arguments)
+  chips = _devices(arguments)
   init, step = programs.train_programs(
     config,
     chunk_tokens=arguments.chunk_tokens,
@@ -181,7 +181,7 @@ def trainer(arguments, data, config):
 
 def _rates(arguments, data, config, seconds: float) -> dict[str, object]:
   """Speed of a train step, and its share of what the chips can do."""
-  chips = devices(arguments)
+  chips = _devices(arguments)
   numbers = range(data.num_steps)
   useful, laid = map(
     statistics.mean,
@@ -190,7 +190,7 @@ def _rates(arguments, data, config, seconds: float) -> dict[str, object]:
       [data.laid_flops(config, arguments.layout, n) for n in numbers],
     ),
   )
-  ceiling = product_rate(arguments.dtype, arguments.product_size)
+  ceiling = _product_rate(arguments.dtype, arguments.product_size)
   peak = accelerators.peak_flops(chips[0].device_kind, arguments.dtype)
   pairs = len(chips) * data.facts['batch_size']
   return {
@@ -220,8 +220,8 @@ def _needed_bytes(program: jax.stages.Compiled) -> int:
   )
 
 
-def decoder(arguments, data, config):
-  """Compiles greedy decoding of label inputs; as `trainer`."""
+def _decoder(arguments, data, config):
+  """Compiles greedy decoding of label inputs; as `_trainer`."""
   inputs = np.concatenate(
     [
       data.batch('padded', n)['label']['encoder_input_tokens']
@@ -230,7 +230,7 @@ def decoder(arguments, data, config):
   )
   shape = arguments.decode_rows, inputs.shape[1]
   rows = {'encoder_input_tokens': np.resize(inputs, shape)}
-  chip = jax.sharding.SingleDeviceSharding(devices(arguments)[0])
+  chip = jax.sharding.SingleDeviceSharding(_devices(arguments)[0])
   greedy = jax.jit(
     lambda params, rows: decoding.greedy(
       params, config, rows, max_decode_len=arguments.decode_len
@@ -262,7 +262,7 @@ def decoder(arguments, data, config):
   return start, figures
 
 
-def seconds_per_run(run, times: int) -> float:
+def _seconds_per_run(run, times: int) -> float:
   """Mean of many runs, one behind the other."""
   started = time.perf_counter()
   for number in range(times):
@@ -271,7 +271,7 @@ def seconds_per_run(run, times: int) -> float:
   return (time.perf_counter() - started) / times
 
 
-def product_rate(dtype: str, size: int) -> float:
+def _product_rate(dtype: str, size: int) -> float:
   """FLOP/s of square matrix products on this device, float32 as it is set."""
   # Random numbers: chips multiply zeros and constants faster.
   matrix = jax.random.normal(jax.random.key(0), (size, size)) / size**0.5
@@ -286,7 +286,7 @@ def product_rate(dtype: str, size: int) -> float:
     return result
 
   power(matrix).block_until_ready()
-  return 2 * size**3 * times / seconds_per_run(lambda _: power(matrix), 3)
+  return 2 * size**3 * times / _seconds_per_run(lambda _: power(matrix), 3)
 
 
 if __name__ == '__main__':

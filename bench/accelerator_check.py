@@ -183,7 +183,12 @@ class Check:
     self._keep(name, process.returncode, output)
 
   def peer(self, name: str, rows: int) -> None:
-    """Times what transformers does on this device."""
+    """Times what transformers does on this device.
+
+    Args:
+      name: of the configuration.
+      rows: that are decoded.
+    """
     arguments = self.arguments
     flags = [
       f'--workload={arguments.inputs}',

@@ -8,7 +8,16 @@ from dsbs_jax.core.layers import dot_product_attention
 
 
 def of_library(query, key, value, bias, mask, implementation=None):
-  """`dot_product_attention` by `jax.nn.dot_product_attention`."""
+  """`dot_product_attention` by `jax.nn.dot_product_attention`.
+
+  Args:
+    query: [B, H, T, K].
+    key: [B, H, S, K].
+    value: [B, H, S, K].
+    bias: [1 or B, H, T, S] float32, or None.
+    mask: [B, 1, T or 1, S] bool.
+    implementation: None, 'xla' or 'cudnn'.
+  """
   shape = *mask.shape[:2], query.shape[2], key.shape[2]
   query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
   context = jax.nn.dot_product_attention(
@@ -23,7 +32,7 @@ def of_library(query, key, value, bias, mask, implementation=None):
   return jnp.swapaxes(context, 1, 2)
 
 
-def of_cudnn(query, key, value, bias, mask):
+def _of_cudnn(query, key, value, bias, mask):
   """The same by cuDNN, for bfloat16: scores stay on the chip."""
   return of_library(query, key, value, bias, mask, implementation='cudnn')
 
@@ -34,5 +43,5 @@ WAYS = {
   'plain': dot_product_attention.plain_attention,
   'written_out': dot_product_attention.attention_for_cpu,
   'library': of_library,
-  'cudnn': of_cudnn,
+  'cudnn': _of_cudnn,
 }

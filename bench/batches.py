@@ -7,6 +7,7 @@ import pathlib
 from bench import workload
 from dsbs_jax.data import register
 from dsbs_jax.data.batching import batch_order, layouts, loader
+from dsbs_jax.data.prepared import tokens
 
 LAYOUTS = {
   'packed': layouts.Packed,
@@ -24,11 +25,11 @@ def main() -> None:
   parser.add_argument('--num_steps', type=int, default=16)
   parser.add_argument('--out', required=True, help='Of the .npz file.')
   arguments = parser.parse_args()
-  made = make(
-    (arguments.mixture, arguments.data_dir, arguments.vocabulary),
-    batch_size=arguments.batch_size,
-    num_steps=arguments.num_steps,
+  source = register.source(
+    data_dir=arguments.data_dir, vocabulary=arguments.vocabulary
   )
+  sizes = {n: getattr(arguments, n) for n in ('batch_size', 'num_steps')}
+  made = make(arguments.mixture, source, **sizes)
   made.save(pathlib.Path(arguments.out))
   for description in made.facts['layouts'].values():
     print(description)
@@ -36,18 +37,16 @@ def main() -> None:
 
 
 def make(
-  where: tuple[str, str, str], *, batch_size: int, num_steps: int
+  name: str, source: tokens.Source, *, batch_size: int, num_steps: int
 ) -> workload.Workload:
   """Lays out the first batches of a mixture.
 
   Args:
-    where: the mixture, such as 'cqa_gt_dsbs'; where `prepare` put the
-      benchmark; the vocabulary.
+    name: the mixture, such as 'cqa_gt_dsbs'.
+    source: where it is prepared, and the vocabulary.
     batch_size: pairs of a step.
     num_steps: steps.
   """
-  name, data_dir, vocabulary = where
-  source = register.source(data_dir=data_dir, vocabulary=vocabulary)
   paired = batch_order.BatchOrder(batch_size=batch_size)
   # Both tasks in the same rows, as a seqio mixture packs them for T5X: in the
   # rows that suit a network which computes them whole.

@@ -24,9 +24,9 @@ def main() -> None:
   malloc.keep_freed_memory()  # the same help for both
   compilation_cache.use_cache()
   data = workload.load(arguments.workload)
-  model = model_of(arguments)
+  model = _model_of(arguments)
   rows = data.batch('mixed', 0)['mixture']
-  state = jax.jit(functools.partial(initial, model, rows))(jax.random.key(0))
+  state = jax.jit(functools.partial(_initial, model, rows))(jax.random.key(0))
   step = jax.jit(
     functools.partial(
       trainer.train_with_lr, model=model, num_microbatches=None
@@ -36,7 +36,7 @@ def main() -> None:
   holder = [state]
 
   def measure(request):
-    batch = features_of(data.batch('mixed', int(request))['mixture'])
+    batch = _features_of(data.batch('mixed', int(request))['mixture'])
     holder[0], metrics = step(
       holder[0], batch, 1e-3, jax.random.fold_in(jax.random.key(1), 0)
     )
@@ -47,7 +47,7 @@ def main() -> None:
   worker.serve(measure, {'num_steps': data.num_steps})
 
 
-def model_of(arguments) -> models.EncoderDecoderModel:
+def _model_of(arguments) -> models.EncoderDecoderModel:
   """T5X's model of the benchmark's size."""
   ours = workload.configured(arguments)
   vocabulary = seqio.ByteVocabulary()
@@ -75,14 +75,14 @@ def model_of(arguments) -> models.EncoderDecoderModel:
   )
 
 
-def initial(model, rows, key):
+def _initial(model, rows, key):
   """T5X's train state with fresh parameters."""
-  shapes = {name: array.shape for name, array in features_of(rows).items()}
+  shapes = {name: array.shape for name, array in _features_of(rows).items()}
   variables = model.get_initial_variables(key, shapes)
   return train_state.FlaxOptimTrainState.create(model.optimizer_def, variables)
 
 
-def features_of(rows: dict) -> dict:
+def _features_of(rows: dict) -> dict:
   """What T5X's model reads of our rows."""
   return {name: a for name, a in rows.items() if name not in _OURS}
 

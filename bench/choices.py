@@ -35,7 +35,7 @@ class Choice(NamedTuple):
   forward: bool = False  # whether values are computed rather than gradients
 
 
-def choices(*, rounds: int = 7) -> Iterator[table.Row]:
+def choices() -> Iterator[table.Row]:
   """Milliseconds of the gradient by our way, against the other."""
   for choice in (*_of_features(), *_of_vocabulary(), *_of_attention()):
     programs = [_gradient(way, choice) for way in (choice.ours, choice.other)]
@@ -47,7 +47,7 @@ def choices(*, rounds: int = 7) -> Iterator[table.Row]:
         number: functools.partial(_milliseconds, program, choice.arguments)
         for number, program in enumerate(programs)
       },
-      rounds=rounds,
+      rounds=7,
     ).values()
     mib = ' and '.join(f'{size / 2**20:,.0f}' for size in sizes)
     yield table.row(

@@ -39,20 +39,20 @@ def main() -> None:
   if arguments.decode:
     # As training keeps float32 weights, only decoding follows the dtype.
     model = model.to(getattr(torch, arguments.dtype))
-    worker.serve(decoder(model, arguments), ready)
+    worker.serve(_decoder(model, arguments), ready)
   else:
     data = workload.load(arguments.workload)
-    worker.serve(trainer(data, model), ready | {'num_steps': data.num_steps})
+    worker.serve(_trainer(data, model), ready | {'num_steps': data.num_steps})
 
 
 def _model(arguments) -> transformers.PreTrainedModel:
   name, *sizes = arguments.model, arguments.vocab_size, arguments.dropout
   if name.startswith('gemma'):
-    return transformers.Gemma3ForCausalLM(gemma_config(name, *sizes))
-  return transformers.T5ForConditionalGeneration(config_of(name, *sizes))
+    return transformers.Gemma3ForCausalLM(_gemma_config(name, *sizes))
+  return transformers.T5ForConditionalGeneration(_config_of(name, *sizes))
 
 
-def gemma_config(
+def _gemma_config(
   name: str, vocab_size: int, dropout: float
 ) -> transformers.Gemma3TextConfig:
   """The same model in transformers' words, which know no dropout but one."""
@@ -71,7 +71,7 @@ def gemma_config(
   )
 
 
-def config_of(
+def _config_of(
   name: str, vocab_size: int, dropout: float
 ) -> transformers.T5Config:
   """The same model in transformers' words."""
@@ -91,7 +91,7 @@ def config_of(
   )
 
 
-def trainer(data: workload.Workload, model):
+def _trainer(data: workload.Workload, model):
   """(batch number) -> one optimizer step."""
   model.train()
   causal = not model.config.is_encoder_decoder
@@ -101,7 +101,7 @@ def trainer(data: workload.Workload, model):
   def step(request):
     losses = []
     for view in workload.VIEWS:
-      rows = padded(data, int(request), view, causal).items()
+      rows = _padded(data, int(request), view, causal).items()
       rows = {name: ids.to(model.device) for name, ids in rows}
       losses.append(model(**rows).loss)
     loss = ALPHA * losses[0] + (1 - ALPHA) * losses[1]
@@ -115,13 +115,13 @@ def trainer(data: workload.Workload, model):
   return step
 
 
-def decoder(model, arguments):
+def _decoder(model, arguments):
   """(length) -> greedy outputs of so many tokens; of labels with a workload."""
   model.eval()
   tokens = workload.rows_to_decode(arguments.vocab_size)
   if arguments.workload:
     data = workload.load(arguments.workload)
-    tokens = padded(data, 0, 'label')['input_ids'].numpy()
+    tokens = _padded(data, 0, 'label')['input_ids'].numpy()
   chosen = np.arange(arguments.decode_rows or len(tokens)) % len(tokens)
   ids = torch.from_numpy(tokens[chosen]).long().to(model.device)
 
@@ -141,7 +141,7 @@ def decoder(model, arguments):
   return generate
 
 
-def padded(
+def _padded(
   data: workload.Workload, step: int, view: str, causal: bool = False
 ) -> dict:
   """A batch as transformers' collator lays it out.

@@ -18,7 +18,7 @@ from dsbs_jax.runtime import compilation_cache, malloc
 
 
 def main() -> None:
-  arguments = parse()
+  arguments = _parse()
   if arguments.mesh:
     number = math.prod(partitioning.mesh_sizes(arguments.mesh))
     jax.config.update('jax_num_cpu_devices', number)
@@ -29,21 +29,21 @@ def main() -> None:
     dot_product_attention.dot_product_attention = _no_scores
   config = workload.configured(arguments)
   if arguments.decode:
-    worker.serve(decoder(config), {'jax': jax.__version__})
+    worker.serve(_decoder(config), {'jax': jax.__version__})
     return
   data = workload.load(arguments.workload)
   ready = {'num_steps': data.num_steps}
   if arguments.part == 'step':
-    measure, memory = trainer(data, config, arguments)
+    measure, memory = _trainer(data, config, arguments)
     ready |= memory
   else:
-    measure = part(data, config, arguments)
+    measure = _part(data, config, arguments)
   for number in range(data.num_steps):
     measure(str(number))
   worker.serve(measure, ready)
 
 
-def parse() -> argparse.Namespace:
+def _parse() -> argparse.Namespace:
   parser = workload.parser(__doc__)
   parser.add_argument(
     '--part', default='step', choices=('step', 'gradients', 'forward')
@@ -56,7 +56,7 @@ def parse() -> argparse.Namespace:
   return parser.parse_args()
 
 
-def trainer(data, config, arguments) -> tuple[Callable, dict]:
+def _trainer(data, config, arguments) -> tuple[Callable, dict]:
   """(batch number) -> one optimizer step; and what the program needs."""
   state, step = programs.train_step(
     config,
@@ -89,7 +89,7 @@ def trainer(data, config, arguments) -> tuple[Callable, dict]:
   }
 
 
-def part(data, config, arguments) -> Callable:
+def _part(data, config, arguments) -> Callable:
   """(batch number) -> its gradients, or only its loss."""
   params = programs.endless_params(config)
   key = jax.random.key(1) if config.dropout_rate else None
@@ -120,7 +120,7 @@ def part(data, config, arguments) -> Callable:
   return measure
 
 
-def decoder(config) -> Callable:
+def _decoder(config) -> Callable:
   """(length) -> greedy outputs of so many tokens."""
   params = programs.endless_params(config)
   rows = {'encoder_input_tokens': workload.rows_to_decode(config.vocab_size)}

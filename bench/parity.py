@@ -46,18 +46,18 @@ def measure() -> dict[str, dict[str, float]]:
     for dtype in ('float32', 'bfloat16'):
       for join_views in (False, True):
         name = f'{dtype}, views {"joined" if join_views else "apart"}'
-        found[name] = trajectory(recording, dtype, join_views)
+        found[name] = _trajectory(recording, dtype, join_views)
   for dtype in ('float32', 'bfloat16'):
     for name in _MODELS:
-      found[f'{dtype}, {name}'] = outputs(hf_folders.BUNDLED / name, dtype)
+      found[f'{dtype}, {name}'] = _outputs(hf_folders.BUNDLED / name, dtype)
   for name, form in attentions.WAYS.items():
     if name == 'cudnn' and jax.default_backend() != 'gpu':
       continue
-    found[f'attention, {name}'] = attention(form)
+    found[f'attention, {name}'] = _attention(form)
   return found
 
 
-def attention(form: Callable) -> dict[str, float]:
+def _attention(form: Callable) -> dict[str, float]:
   """Relative errors of an attention in bfloat16, and of its gradients.
 
   Against the plain form in float32, in packed rows of two examples each.
@@ -92,7 +92,7 @@ def attention(form: Callable) -> dict[str, float]:
   }
 
 
-def trajectory(recording, dtype: str, join_views: bool) -> dict[str, float]:
+def _trajectory(recording, dtype: str, join_views: bool) -> dict[str, float]:
   """Worst differences from a recording's 100 steps."""
   config = dataclasses.replace(recording.config, dtype=dtype)
   retrace = replay.runner(jax.jit, config, optimizer.adamw, 0, join_views)
@@ -116,7 +116,7 @@ def trajectory(recording, dtype: str, join_views: bool) -> dict[str, float]:
   }
 
 
-def outputs(folder: pathlib.Path, dtype: str) -> dict[str, float]:
+def _outputs(folder: pathlib.Path, dtype: str) -> dict[str, float]:
   """Logits and greedy outputs of a recorded model."""
   config = hf_checkpoint.config_from_hf(folder)
   config = dataclasses.replace(config, dtype=dtype)

@@ -69,9 +69,14 @@ class Task:
 
 
 def compare(task: Task, section: str) -> Iterator[table.Row]:
-  """Seconds per step of the programs of a section of COMPARISONS."""
+  """Seconds per step of some programs, against the first of them.
+
+  Args:
+    task: what they compute.
+    section: of COMPARISONS.
+  """
   title, variants = COMPARISONS[section]
-  found, ready = measure(
+  found, ready = _measure(
     task,
     {
       name: ('bench.ours', f'--model={task.model}', *flags)
@@ -102,7 +107,7 @@ def _seconds(found, task) -> dict[str, list[float]]:
   }
 
 
-def measure(
+def _measure(
   task: Task, commands: Mapping[str, Sequence[str]]
 ) -> tuple[dict[str, list[dict]], dict[str, dict]]:
   """Lets workers of this interpreter take turns.

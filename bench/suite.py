@@ -20,14 +20,8 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
-from bench import (
-  batches,
-  choices,
-  peers,
-  step_time,
-  surroundings,
-  table,
-)
+from bench import batches, choices, peers, step_time, surroundings, table
+from dsbs_jax.data import register
 
 PEERS = ['decoding', 'training']
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
@@ -35,13 +29,13 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 
 def main() -> None:
   """Writes bench.md and bench.json."""
-  arguments = parse()
+  arguments = _parse()
   with tempfile.TemporaryDirectory() as folder:
     if arguments.data_dir is None:
       arguments.data_dir = f'{folder}/data'
       source = surroundings.BUNDLED
       arguments.vocabulary = surroundings.prepare(source, arguments.data_dir)
-    rows = list(measure(arguments, pathlib.Path(folder)))
+    rows = list(_measure(arguments, pathlib.Path(folder)))
   facts = table.machine() | {
     'mixture': arguments.mixture,
     'vocabulary': pathlib.Path(arguments.vocabulary).name,
@@ -50,7 +44,7 @@ def main() -> None:
   table.write(pathlib.Path(arguments.out), rows, facts)
 
 
-def parse() -> argparse.Namespace:
+def _parse() -> argparse.Namespace:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--mixture', default='parcels_gt_dsbs')
   parser.add_argument('--data_dir', help='Prepared; default: bundled rows.')
@@ -73,7 +67,7 @@ def parse() -> argparse.Namespace:
   return parser.parse_args()
 
 
-def found_peers(arguments: argparse.Namespace) -> dict[str, peers.Peer]:
+def _found_peers(arguments: argparse.Namespace) -> dict[str, peers.Peer]:
   """The engines that are there; says which are not."""
   found = {}
   for name, short, modules in (
@@ -96,52 +90,52 @@ def found_peers(arguments: argparse.Namespace) -> dict[str, peers.Peer]:
   return found
 
 
-def measure(
+def _measure(
   arguments: argparse.Namespace, folder: pathlib.Path
 ) -> Iterator[table.Row]:
   """The rows of all sections that were asked for, as they are measured."""
-  where = arguments.mixture, arguments.data_dir, arguments.vocabulary
-  vocab_size = surroundings.model_vocab_size(*where[1:])
+  name, rounds = arguments.mixture, arguments.rounds
+  source = register.source(
+    data_dir=arguments.data_dir, vocabulary=arguments.vocabulary
+  )
   path = folder / 'workload.npz'
   one = folder / 'one.npz'  # workers warm up on all steps that there are
   for file, num_steps in ((path, max(8, arguments.steps)), (one, 1)):
     batches.make(
-      where, batch_size=arguments.batch_size, num_steps=num_steps
+      name, source, batch_size=arguments.batch_size, num_steps=num_steps
     ).save(file)
   task = step_time.Task(
     path,
-    vocab_size,
-    rounds=arguments.rounds,
+    surroundings.model_vocab_size(source),
+    rounds=rounds,
     steps=arguments.steps,
     model=arguments.model,
   )
   tiny = dataclasses.replace(task, model='tiny')  # eight times over
-  label_task = arguments.mixture.removesuffix('dsbs') + 'label'
+  label_task = name.removesuffix('dsbs') + 'label'
   sections = {
     'decoding': lambda: peers.decoding_table(
-      found_peers(arguments), rounds=arguments.rounds
+      _found_peers(arguments), rounds=rounds
     ),
     'training': lambda: peers.training_table(
-      found_peers(arguments), one, rounds=arguments.rounds
+      _found_peers(arguments), one, rounds=rounds
     ),
     'gemma': lambda: peers.gemma_training(
-      found_peers(arguments), one, rounds=arguments.rounds
+      _found_peers(arguments), one, rounds=rounds
     ),
     'layouts': lambda: step_time.compare(task, 'layouts'),
     'shares': lambda: step_time.compare(task, 'shares'),
     'choices': choices.choices,
     'options': lambda: step_time.compare(task, 'options'),
-    'loading': lambda: surroundings.loading(*where),
-    'first_step': lambda: surroundings.first_step(*where),
-    'evaluation': lambda: surroundings.evaluation(
-      label_task, *where[1:], vocab_size
-    ),
+    'loading': lambda: surroundings.loading(name, source),
+    'first_step': lambda: surroundings.first_step(name, source),
+    'evaluation': lambda: surroundings.evaluation(label_task, source),
     'devices': lambda: step_time.compare(tiny, 'devices'),
     'data_sizes': surroundings.data_sizes,
   }
   chosen = arguments.sections
-  for name in sections if chosen == ['all'] else chosen:
-    for row in sections[name]():
+  for section in sections if chosen == ['all'] else chosen:
+    for row in sections[section]():
       print(
         f'{row.section}: {row.what}: {row.value:.4g} {row.unit}'
         + (f', CPU seconds {row.cpu_seconds:.4g}' if row.cpu_seconds else ''),

@@ -16,14 +16,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from bench import batches, programs, table, worker, workload
-from dsbs_jax.core import decoding
+from dsbs_jax.core import decoding, network
 from dsbs_jax.data import register
 from dsbs_jax.data.batching import batch_order, eval_loader, loader
 from dsbs_jax.data.prepared import tokens
@@ -32,17 +32,24 @@ from dsbs_jax.preparing import prepare as prepare_lib
 
 _REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 BUNDLED = _REPOSITORY / 'examples' / 'parcels'
-_EVAL_BATCH = 128
+_EVAL_BATCH, _EVAL_BATCHES = 128, 4
+_ROUNDS = 3
+_SIZES = 1_000, 10_000, 100_000  # examples
 _FIRST = re.compile(r'first step after ([\d.]+) s')
 
 
-def prepare(source: pathlib.Path, data_dir: str) -> str:
-  """Prepares rows of the bundled benchmark; returns their new vocabulary."""
+def prepare(folder: pathlib.Path, data_dir: str) -> str:
+  """Prepares rows of the bundled benchmark; returns their new vocabulary.
+
+  Args:
+    folder: with the rows.
+    data_dir: where to.
+  """
   with contextlib.redirect_stdout(sys.stderr):
     prepare_lib.prepare(
       prepare_lib.PrepareConfig(
         benchmark='parcels',
-        source=str(source),
+        source=str(folder),
         data_dir=data_dir,
         train_vocab=256,
       )
@@ -50,11 +57,13 @@ def prepare(source: pathlib.Path, data_dir: str) -> str:
   return f'{data_dir}/vocabularies/parcels.256.model:0'
 
 
-def loading(
-  name: str, data_dir: str, vocabulary: str, *, rounds: int = 5
-) -> Iterator[table.Row]:
-  """Pairs per second that the loader lays out, on one core."""
-  source = register.source(data_dir=data_dir, vocabulary=vocabulary)
+def loading(name: str, source: tokens.Source) -> Iterator[table.Row]:
+  """Pairs per second that the loader lays out, on one core.
+
+  Args:
+    name: of the mixture.
+    source: where it is prepared.
+  """
 
   def rate(data, steps) -> float:
     started = time.process_time()
@@ -71,40 +80,56 @@ def loading(
   }
   yield from table.rows(
     'Loader, batches of 64 pairs',
-    worker.take_turns(ways, rounds=rounds),
+    worker.take_turns(ways, rounds=5),
     'pairs per CPU second',
   )
 
 
-def evaluation(
-  name: str,
-  data_dir: str,
-  vocabulary: str,
-  vocab_size: int,
-  *,
-  rounds: int = 3,
-  num_examples: int = 512,
-) -> Iterator[table.Row]:
+def evaluation(name: str, source: tokens.Source) -> Iterator[table.Row]:
   """Examples per second of a validation split, by the ways to answer.
 
   The parameters are random and end no row early: decoding stops when all rows
   of a batch have ended, so its time is that of the longest answer.
+
+  Args:
+    name: of the task.
+    source: where it is prepared.
   """
-  source = register.source(data_dir=data_dir, vocabulary=vocabulary)
   data = tokens.load(name, 'validation', source)
+  vocab_size = model_vocab_size(source)
   config = workload.model('mini', vocab_size=vocab_size, dropout_rate=0.0)
   params = programs.endless_params(config)
+  ways = _ways_to_answer(config)
+  compiled = {way: jax.jit(function) for way, (function, _) in ways.items()}
+
+  def rate(way) -> float:
+    rows_of = _some(data, ways[way][1])
+    started = time.perf_counter()
+    for rows in rows_of:
+      np.asarray(compiled[way](params, rows))
+    return len(rows_of) * _EVAL_BATCH / (time.perf_counter() - started)
+
+  yield from table.rows(
+    f'Evaluation of {name}, batches of {_EVAL_BATCH}',
+    worker.take_turns(
+      {way: functools.partial(rate, way) for way in ways}, rounds=_ROUNDS
+    ),
+    'examples/s',
+    against=next(iter(ways)),
+  )
+
+
+def _ways_to_answer(
+  config: network.Config,
+) -> dict[str, tuple[Callable[..., jax.Array], bool]]:
+  """Name -> (params, rows) -> answers, and whether rows are sorted."""
 
   def greedy(params, rows, *, length=64):
     return decoding.greedy(params, config, rows, max_decode_len=length)
 
   def beam(params, rows):
     return decoding.beam_search(
-      params,
-      config,
-      rows,
-      num_beams=4,
-      max_decode_len=8,
+      params, config, rows, num_beams=4, max_decode_len=8
     )[0]
 
   def options(params, rows):
@@ -115,70 +140,55 @@ def evaluation(
     )
     return decoding.score_options(params, config, rows, options_tokens=choices)
 
-  ways = {
+  return {
     'file order, 64 tokens': (greedy, False),
     'sorted by length, 64 tokens': (greedy, True),
     'sorted by length, 8 tokens': (functools.partial(greedy, length=8), True),
     'sorted by length, 8 tokens, 4 beams': (beam, True),
     'sorted by length, 5 options of 3 tokens scored': (options, True),
   }
-  compiled = {way: jax.jit(function) for way, (function, _) in ways.items()}
-
-  def rate(way) -> float:
-    rows_of = _some(data, ways[way][1], num_examples)
-    started = time.perf_counter()
-    for rows in rows_of:
-      np.asarray(compiled[way](params, rows))
-    return len(rows_of) * _EVAL_BATCH / (time.perf_counter() - started)
-
-  yield from table.rows(
-    f'Evaluation of {name}, batches of {_EVAL_BATCH}',
-    worker.take_turns(
-      {way: functools.partial(rate, way) for way in ways}, rounds=rounds
-    ),
-    'examples/s',
-    against='file order, 64 tokens',
-  )
 
 
-def _some(data, sort, num_examples):
+def _some(data, sort):
   """The first batches: the longest inputs where they are sorted."""
   batches = [
     {'encoder_input_tokens': rows['encoder_input_tokens']}
     for _, rows in eval_loader.batches(data, _EVAL_BATCH, sort=sort)
   ]
-  middle = (len(batches) - num_examples // _EVAL_BATCH) // 2
-  return batches[max(0, middle) :][: num_examples // _EVAL_BATCH]
+  middle = (len(batches) - _EVAL_BATCHES) // 2
+  return batches[max(0, middle) :][:_EVAL_BATCHES]
 
 
-def first_step(
-  name: str, data_dir: str, vocabulary: str, *, rounds: int = 3
-) -> Iterator[table.Row]:
-  """Seconds from the start of the process to the end of its first step."""
+def first_step(name: str, source: tokens.Source) -> Iterator[table.Row]:
+  """Seconds from the start of the process to the end of its first step.
+
+  Args:
+    name: of the mixture.
+    source: where it is prepared.
+  """
   cold, warm = 'nothing compiled before', 'second run'
   seconds = {cold: [], warm: []}
-  for _ in range(rounds):
+  for _ in range(_ROUNDS):
     with tempfile.TemporaryDirectory() as folder:
       for run, found in seconds.items():
-        found.append(_train_one(name, data_dir, vocabulary, folder, run))
+        found.append(_train_one(name, source, folder, run))
   yield from table.rows(
     'First step, gin/models/tiny.gin, 64 pairs', seconds, 's', against=cold
   )
 
 
-def model_vocab_size(data_dir: str, vocabulary: str) -> int:
-  """Rows of a model for this vocabulary: the next multiple of 128."""
-  source = register.source(data_dir=data_dir, vocabulary=vocabulary)
+def model_vocab_size(source: tokens.Source) -> int:
+  """Rows of a model for its vocabulary: the next multiple of 128."""
   return -(-vocabularies.load(source.vocabulary).size // 128) * 128
 
 
-def _train_one(name, data_dir, vocabulary, folder, run) -> float:
+def _train_one(name, source, folder, run) -> float:
   macros = {
     'MODEL_DIR': f'{folder}/{run}',
-    'DATA_DIR': data_dir,
-    'VOCABULARY': vocabulary,
+    'DATA_DIR': source.data_dir,
+    'VOCABULARY': source.vocabulary,
     'MIXTURE_OR_TASK_NAME': name,
-    'VOCAB_SIZE': model_vocab_size(data_dir, vocabulary),
+    'VOCAB_SIZE': model_vocab_size(source),
     'TRAIN_STEPS': 1,
     'EVAL_SPLITS': (),
   }
@@ -200,21 +210,19 @@ def _train_one(name, data_dir, vocabulary, folder, run) -> float:
   return float(found[1])
 
 
-def data_sizes(
-  sizes: tuple[int, ...] = (1_000, 10_000, 100_000),
-) -> Iterator[table.Row]:
+def data_sizes() -> Iterator[table.Row]:
   """The whole way of the data as the number of examples grows.
 
   Rows of the bundled benchmark are repeated under ids of their own. Each part
   is measured in a process of its own, for its memory.
   """
   parts = (
-    prepare_rows,
-    functools.partial(read_rows, opened='opened first'),
-    functools.partial(read_rows, opened='opened again'),
+    _prepare_rows,
+    functools.partial(_read_rows, opened='opened first'),
+    functools.partial(_read_rows, opened='opened again'),
   )
   found = {}
-  for size in sizes:
+  for size in _SIZES:
     with (
       tempfile.TemporaryDirectory() as folder,
       concurrent.futures.ProcessPoolExecutor(
@@ -223,17 +231,17 @@ def data_sizes(
         max_tasks_per_child=1,
       ) as processes,
     ):
-      write_rows(pathlib.Path(folder) / 'source', size)
+      _write_rows(pathlib.Path(folder) / 'source', size)
       for part in parts:
         for key, value in processes.submit(part, folder).result().items():
           found.setdefault(key, {})[f'{size:,} examples'] = [value]
   for key, values in found.items():
     section = f'Cost against the number of examples: {key}'
-    against = f'{sizes[0]:,} examples'
+    against = f'{_SIZES[0]:,} examples'
     yield from table.rows(section, values, '', against=against)
 
 
-def write_rows(folder: pathlib.Path, size: int) -> None:
+def _write_rows(folder: pathlib.Path, size: int) -> None:
   """The bundled benchmark with `size` training rows."""
   shutil.copytree(BUNDLED, folder)
   for path in (folder / 'train.jsonl', folder / 'llm' / 'train.jsonl'):
@@ -244,7 +252,7 @@ def write_rows(folder: pathlib.Path, size: int) -> None:
         file.write(json.dumps(row) + '\n')
 
 
-def prepare_rows(folder: str) -> dict[str, float]:
+def _prepare_rows(folder: str) -> dict[str, float]:
   """Joins, parses, counts and stores them, and trains their vocabulary."""
   started = time.perf_counter()
   prepare(pathlib.Path(folder) / 'source', f'{folder}/data')
@@ -254,7 +262,7 @@ def prepare_rows(folder: str) -> dict[str, float]:
   }
 
 
-def read_rows(folder: str, opened: str) -> dict[str, float]:
+def _read_rows(folder: str, opened: str) -> dict[str, float]:
   """Opens a loader on them and reads 200 batches."""
   source = register.source(
     data_dir=f'{folder}/data',

@@ -42,7 +42,18 @@ def row(
   cpu: Sequence[float] | None = None,
   cpu_of_others: Sequence[float] | None = None,
 ) -> Row:
-  """A Row from repeated measurements; others were taken in the same rounds."""
+  """A Row from repeated measurements.
+
+  Args:
+    section: heading of its table.
+    what: was measured.
+    values: one per round.
+    unit: of the values.
+    others: what is compared with, of the same rounds.
+    against: its name.
+    cpu: seconds that it took, per round.
+    cpu_of_others: the same of what is compared with.
+  """
   return Row(
     section,
     what,
@@ -74,7 +85,15 @@ def rows(
   against: str | None = None,
   cpu: Mapping[str, Sequence[float]] | None = None,
 ) -> Iterator[Row]:
-  """A Row per name, compared with the one named `against`; cpu: seconds."""
+  """A Row per name, compared with the one named `against`.
+
+  Args:
+    section: heading of the table.
+    found: name -> one value per round.
+    unit: of the values.
+    against: one of the names.
+    cpu: name -> seconds that it took, per round.
+  """
   cpu = cpu or {}
   for what, values in found.items():
     yield row(
@@ -140,7 +159,13 @@ def machine() -> dict[str, object]:
 
 
 def write(folder: pathlib.Path, rows: Sequence[Row], facts: dict) -> None:
-  """Writes bench.md and bench.json, and prints the former."""
+  """Writes bench.md and bench.json, and prints the former.
+
+  Args:
+    folder: where to.
+    rows: the figures.
+    facts: about the machine and the run.
+  """
   folder.mkdir(parents=True, exist_ok=True)
   head = '\n'.join(f'- {name}: {value}' for name, value in facts.items())
   text = f'## Benchmark\n\n{head}\n\n{markdown(rows)}\n'

@@ -125,6 +125,10 @@ def take_turns(
 
   Another one begins each round.
 
+  Args:
+    ways: name -> what measures once.
+    rounds: that count.
+
   Returns:
     name -> one result per round, in the order of the rounds.
   """
@@ -142,7 +146,13 @@ def take_turns(
 def race(
   workers: Mapping[str, Worker], *, rounds: int, requests: Sequence[str] = ('',)
 ) -> dict[str, list[dict]]:
-  """Asks workers in turn; a result has sums over all requests, and one peak."""
+  """Asks workers in turn; a result has sums over all requests, and one peak.
+
+  Args:
+    workers: by name.
+    rounds: that count.
+    requests: what each is asked in a round.
+  """
 
   def ask(asked: Worker) -> dict:
     time.sleep(0.3)  # the threads of the one before stop spinning

@@ -85,7 +85,12 @@ def model(name: str, **options) -> network.Config:
 
 
 def rows_to_decode(vocab_size: int, num: int = 32) -> np.ndarray:
-  """[num, S] int32: random inputs of 25 to 60 tokens, always the same."""
+  """[num, S] int32: random inputs of 25 to 60 tokens, always the same.
+
+  Args:
+    vocab_size: ids of the model.
+    num: rows.
+  """
   random = np.random.default_rng(0)
   lengths = random.integers(25, 61, num)
   ids = random.integers(2, vocab_size, (num, lengths.max()))
@@ -112,7 +117,12 @@ class Workload:
     return int(self.facts['num_steps'])
 
   def batch(self, layout: str, step: int) -> dict[str, dict[str, np.ndarray]]:
-    """The batch of a step, as the train step takes it."""
+    """The batch of a step, as the train step takes it.
+
+    Args:
+      layout: 'packed', 'padded', ...
+      step: counted from 0; they begin anew behind the last one.
+    """
     prefix = f'{layout}/{step % self.num_steps}/'
     found: dict = {}
     for key, array in self.arrays.items():
@@ -122,7 +132,12 @@ class Workload:
     return found
 
   def examples(self, step: int, view: str) -> list[tuple[np.ndarray, ...]]:
-    """(inputs, targets) ids of each example of a batch, without padding."""
+    """(inputs, targets) ids of each example of a batch, without padding.
+
+    Args:
+      step: as in `batch`.
+      view: one of VIEWS.
+    """
     rows = self.batch('padded', step)[view]
     sides = rows['encoder_input_tokens'], rows['decoder_target_tokens']
     pairs = [
@@ -131,7 +146,12 @@ class Workload:
     return [(inputs, targets) for inputs, targets in pairs if len(targets)]
 
   def useful_flops(self, config: network.T5Config, step: int) -> float:
-    """FLOPs of a step without any padding, each example by itself."""
+    """FLOPs of a step without any padding, each example by itself.
+
+    Args:
+      config: the network.
+      step: as in `batch`.
+    """
     return sum(
       flops.train(config, len(inputs), len(targets))
       for view in VIEWS
@@ -141,7 +161,13 @@ class Workload:
   def laid_flops(
     self, config: network.T5Config, layout: str, step: int
   ) -> float:
-    """FLOPs of a step as a layout has it computed, padding included."""
+    """FLOPs of a step as a layout has it computed, padding included.
+
+    Args:
+      config: the network.
+      layout: as in `batch`.
+      step: likewise.
+    """
     return sum(
       flops.train(
         config,

@@ -98,5 +98,6 @@ def _predictions(job: jobs.Job) -> dict[int, dict[str, Any]]:
   """A run's labels at its best step on validation, by index."""
   _, step = checkpoint_folders.find_checkpoint(str(job.path), 'best')
   task = evaluator.evaluated_task(job.point.task)
-  name = f'{task}-{run_folder.TEST}-{step:06}.jsonl'
-  return predictions.read(job.path / evaluator.PREDICTIONS / name)
+  return predictions.read(
+    evaluator.predictions_file(job.path, task, run_folder.TEST, step=step)
+  )

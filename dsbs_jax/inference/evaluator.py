@@ -43,6 +43,27 @@ def evaluated_task(name: str) -> str | None:
   return str(parts)
 
 
+def predictions_file(
+  folder: pathlib.Path,
+  task: str,
+  split: str,
+  *,
+  step: int,
+  chosen: bool = False,
+) -> pathlib.Path:
+  """Where the predictions of a task are written.
+
+  Args:
+    folder: of the run.
+    task: what was evaluated.
+    split: on which split.
+    step: of the parameters.
+    chosen: whether labels were chosen, not generated.
+  """
+  how = '-chosen' if chosen else ''
+  return folder / PREDICTIONS / f'{task}-{split}-{step:06}{how}.jsonl'
+
+
 class Evaluator:
   """Evaluates parameters on the splits of a task; compiles once per shape.
 
@@ -244,9 +265,13 @@ class Evaluator:
       UserError: it cannot be written.
     """
     data = self._splits[split]
-    folder = pathlib.Path(model_dir) / PREDICTIONS
-    how = '-chosen' if self._rank_classifier is not None else ''
-    path = folder / f'{self.task}-{split}-{step:06}{how}.jsonl'
+    path = predictions_file(
+      pathlib.Path(model_dir),
+      self.task,
+      split,
+      step=step,
+      chosen=self._rank_classifier is not None,
+    )
     lines = (
       {
         'index': int(data.index[i]),
@@ -258,7 +283,7 @@ class Evaluator:
       for i, prediction in enumerate(predictions)
     )
     with files.writing(path):
-      folder.mkdir(exist_ok=True)
+      path.parent.mkdir(exist_ok=True)
     files.replace_text(path, ''.join(json.dumps(x) + '\n' for x in lines))
     return path
 

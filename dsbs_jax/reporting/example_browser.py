@@ -12,9 +12,8 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from dsbs_jax import contract
 from dsbs_jax.data import benchmark as benchmark_lib
-from dsbs_jax.data import conclusions, register
+from dsbs_jax.data import conclusions
 from dsbs_jax.reporting import (
   comparison,
   method_pairs,
@@ -173,16 +172,10 @@ def _judge(
   name: str, runs: Sequence[results.Run]
 ) -> Callable[[benchmark_lib.Example], str | None]:
   """Says which label a teacher's rationale argues for; see `conclusions`."""
-  data_dirs = (run.macros.get('DATA_DIR') for run in runs)
-  try:
-    known = register.benchmark(
-      name, data_dir=next(filter(None, data_dirs), None)
-    )
-  except contract.UserError:
-    return lambda example: None
+  known = predictions.benchmark_of(name, runs)
 
   def judge(example: benchmark_lib.Example) -> str | None:
-    if not example.rationale.strip():
+    if known is None or not example.rationale.strip():
       return None
     return conclusions.argues(
       known,

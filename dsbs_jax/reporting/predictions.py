@@ -4,10 +4,11 @@
 import functools
 import json
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from dsbs_jax import contract
+from dsbs_jax.data import benchmark as benchmark_lib
 from dsbs_jax.data import register
 from dsbs_jax.inference import evaluator
 from dsbs_jax.runs import results, run_folder
@@ -24,8 +25,7 @@ def file_of(run: results.Run, task: str, step: int) -> pathlib.Path | None:
     task: what was evaluated.
     step: of the checkpoint.
   """
-  name = f'{task}-{run_folder.TEST}-{step:06}.jsonl'
-  file = run.path / evaluator.PREDICTIONS / name
+  file = evaluator.predictions_file(run.path, task, run_folder.TEST, step=step)
   return file if file.is_file() else None
 
 
@@ -56,20 +56,40 @@ def read(path: pathlib.Path) -> dict[int, dict[str, Any]]:
   Raises:
     UserError: a line is not a prediction.
   """
-  lines = {}
-  with path.open(encoding='utf-8') as file:
-    for number, line in enumerate(file, start=1):
+  lines = read_lines(
+    path,
+    number='index',
+    texts=('input', 'target', 'prediction'),
+    remedy='Evaluate the run again.',
+  )
+  return {int(line['index']): line for line in lines}
+
+
+def read_lines(
+  path: pathlib.Path, *, number: str, texts: Sequence[str], remedy: str
+) -> Iterator[dict[str, Any]]:
+  """The lines of a JSONL file that an evaluation wrote.
+
+  Args:
+    path: the file.
+    number: the field of a whole number that each must have.
+    texts: the other fields that each must have.
+    remedy: what to do about a damaged line.
+
+  Raises:
+    UserError: a line lacks one of them.
+  """
+  with path.open(encoding='utf-8', errors='replace') as file:
+    for place, line in enumerate(file, start=1):
       try:
         entry = json.loads(line)
-        entry['input'], entry['target'], entry['prediction']
-        lines[int(entry['index'])] = entry
+        int(entry[number]), [entry[name] for name in texts]
       except (ValueError, KeyError, TypeError) as error:
         raise contract.UserError(
-          f'{path}:{number} reads {line[:60]!r}, expected a prediction with'
-          f' index, input, target and prediction ({error}). Evaluate the run'
-          ' again.'
+          f'{path}:{place} reads {line[:60]!r}, expected JSON with {number},'
+          f' {", ".join(texts)} ({error}). {remedy}'
         ) from error
-  return lines
+      yield entry
 
 
 def right(path: pathlib.Path, is_right: IsRight) -> dict[int, bool]:
@@ -85,6 +105,23 @@ def right(path: pathlib.Path, is_right: IsRight) -> dict[int, bool]:
   }
 
 
+def benchmark_of(
+  name: str, runs: Iterable[results.Run]
+) -> benchmark_lib.Benchmark | None:
+  """A benchmark by its name; None where it is not registered here.
+
+  Args:
+    name: the benchmark's.
+    runs: runs on it, one of which knows where the data lies.
+  """
+  data_dirs = (run.macros.get('DATA_DIR') for run in runs)
+  data_dir = next(filter(None, data_dirs), None)
+  try:
+    return register.benchmark(name, data_dir=data_dir)
+  except contract.UserError:
+    return None
+
+
 def label_metric(name: str, runs: Iterable[results.Run]) -> tuple[IsRight, str]:
   """The benchmark's metric for single labels, and a note for the reader.
 
@@ -92,11 +129,8 @@ def label_metric(name: str, runs: Iterable[results.Run]) -> tuple[IsRight, str]:
     name: the benchmark's.
     runs: runs on it, one of which knows where the data lies.
   """
-  try:
-    data_dirs = [run.macros.get('DATA_DIR') for run in runs]
-    data_dir = next(filter(None, data_dirs), None)
-    metric = register.benchmark(name, data_dir=data_dir).metric
-  except contract.UserError:
+  known = benchmark_of(name, runs)
+  if known is None:
     return (lambda gold, label: gold == label), (
       f'The benchmark {name} is not registered here, so a label counts as right'
       ' if it equals the human label.'
@@ -104,6 +138,6 @@ def label_metric(name: str, runs: Iterable[results.Run]) -> tuple[IsRight, str]:
 
   @functools.cache
   def is_right(gold: str, label: str) -> bool:
-    return metric([gold], [label]).get('accuracy', 0.0) > 50.0
+    return known.metric([gold], [label]).get('accuracy', 0.0) > 50.0
 
   return is_right, ''

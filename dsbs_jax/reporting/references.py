@@ -9,12 +9,9 @@ INITIAL_CHECKPOINT_PATH.
 """
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
-from dsbs_jax import contract
 from dsbs_jax.data import benchmark as benchmark_lib
 from dsbs_jax.data.prepared import views
 from dsbs_jax.data.remote import object_store
@@ -143,7 +140,12 @@ def _untouched(
   starts = dict.fromkeys(filter(None, map(start_of, runs)))
   found = {}
   for file in _score_files(folders, starts):
-    for line in _read(file):
+    for line in predictions.read_lines(
+      file,
+      number='step',
+      texts=('checkpoint', 'task', 'split'),
+      remedy='Remove the line, or evaluate again.',
+    ):
       start = _matching(line['checkpoint'], starts)
       name = views.own_name(line['task'])
       if start is None or name is None:
@@ -165,9 +167,9 @@ def _of_start(
   step: int,
 ) -> Reference:
   start, task, is_chosen = key
-  how = '-chosen' if is_chosen else ''
-  name = f'{task}-{run_folder.TEST}-{step:06}{how}.jsonl'
-  file = folder / evaluator.PREDICTIONS / name
+  file = evaluator.predictions_file(
+    folder, task, run_folder.TEST, step=step, chosen=is_chosen
+  )
   title = f'Untouched student, asked as in {task}'
   return Reference(
     kind=UNTOUCHED,
@@ -194,23 +196,6 @@ def _score_files(
   below = [file for folder in folders for file in sorted(folder.rglob(name))]
   there = dict.fromkeys(f.absolute() for f in (*near, *below) if f.is_file())
   return list(there)
-
-
-def _read(file: pathlib.Path) -> list[dict[str, Any]]:
-  lines = []
-  text = file.read_text(encoding='utf-8', errors='replace')
-  for number, line in enumerate(text.splitlines(), start=1):
-    try:
-      entry = json.loads(line)
-      entry['checkpoint'], entry['task'], entry['split'], int(entry['step'])
-    except (ValueError, KeyError, TypeError) as error:
-      raise contract.UserError(
-        f'{file}:{number} reads {line[:60]!r}, expected a score with'
-        f' checkpoint, step, task and split ({error}). Remove the line, or'
-        ' evaluate again.'
-      ) from error
-    lines.append(entry)
-  return lines
 
 
 def _matching(checkpoint: str, starts: Iterable[str]) -> str | None:

@@ -52,8 +52,7 @@ class Handlers:
       content: the body of the request.
       call: calls a function, in a thread if the body is large.
     """
-    body = await call(json_body.decode, content)
-    openai_api.check_model(body, self.model, required=False)
+    body = await self._body(content, call, needs_model=False)
     inputs, rationales = await call(self.reader.read, body)
     predictions = await self.batcher.submit(inputs, rationales=rationales)
     return {
@@ -69,26 +68,14 @@ class Handlers:
     }
 
   async def completions(self, content: bytes, call: CallFn) -> dict[str, Any]:
-    """/v1/completions: the text that continues a prompt.
-
-    Args:
-      content: the body of the request.
-      call: calls a function, in a thread if the body is large.
-    """
-    body = await call(json_body.decode, content)
-    openai_api.check_model(body, self.model, required=True)
+    """/v1/completions: the text that continues a prompt; see `answers`."""
+    body = await self._body(content, call)
     request = openai_api.read_plain(body, most=self.reader.max_inputs)
     return await self._complete(request, call)
 
   async def chat(self, content: bytes, call: CallFn) -> dict[str, Any]:
-    """/v1/chat/completions: the reply to the last message.
-
-    Args:
-      content: the body of the request.
-      call: calls a function, in a thread if the body is large.
-    """
-    body = await call(json_body.decode, content)
-    openai_api.check_model(body, self.model, required=True)
+    """/v1/chat/completions: the reply to the last message; see `answers`."""
+    body = await self._body(content, call)
     return await self._complete(openai_api.read_chat(body), call)
 
   def models(self) -> dict[str, Any]:
@@ -104,6 +91,14 @@ class Handlers:
       'created': self.created,
       'owned_by': 'dsbs_jax',
     }
+
+  async def _body(
+    self, content: bytes, call: CallFn, *, needs_model: bool = True
+  ) -> dict[str, Any]:
+    """The JSON of a request for this model."""
+    body = await call(json_body.decode, content)
+    openai_api.check_model(body, self.model, required=needs_model)
+    return body
 
   async def _complete(
     self, request: openai_api.CompletionRequest, call: CallFn
