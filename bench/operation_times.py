@@ -70,11 +70,11 @@ def read(
         else:
           name = str(named['hlo_op'])
         times[name] += event.duration_ns
-        kinds[kind_of(name)] += event.duration_ns
+        kinds[_kind_of(name)] += event.duration_ns
   return times, kinds
 
 
-def kind_of(operation: str) -> str:
+def _kind_of(operation: str) -> str:
   """What an operation or kernel does, by its name."""
   for kind, pattern in (
     ('attention', 'cudnn|fmha|sdpa|flash'),

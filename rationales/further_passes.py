@@ -63,13 +63,7 @@ class Template:
     Raises:
       contract.UserError: the template names another field.
     """
-    try:
-      return template.format_map(fields)
-    except (LookupError, ValueError) as error:
-      raise contract.UserError(
-        f'The prompt of --{self.flag} cannot be filled ({error}), expected {{}}'
-        f' around names among {", ".join(self.fields)}. Correct it.'
-      ) from None
+    return prompt_lib.fill(template, fields, place=f'the file of --{self.flag}')
 
 
 @dataclasses.dataclass(frozen=True)

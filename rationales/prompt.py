@@ -232,7 +232,7 @@ def exemplar_answer(prompt: Prompt, exemplar: Exemplar) -> str:
     prompt: the prompt.
     exemplar: one of its exemplars.
   """
-  return _fill(prompt.answer, dataclasses.asdict(exemplar))
+  return fill(prompt.answer, dataclasses.asdict(exemplar))
 
 
 def _opening(
@@ -252,18 +252,27 @@ def _opening(
 
 def _question(prompt: Prompt, row: Row | str, hint: str | None) -> str:
   fields = {'rendered': row} if isinstance(row, str) else row
-  asked = _fill(prompt.question, fields)
-  return asked if hint is None else asked + _fill(prompt.hint, {'label': hint})
+  asked = fill(prompt.question, fields)
+  return asked if hint is None else asked + fill(prompt.hint, {'label': hint})
 
 
-def _fill(template: str, fields: Row) -> str:
+def fill(template: str, fields: Row, *, place: str = 'the prompt file') -> str:
+  """A template with a row's fields for the names in braces.
+
+  Args:
+    template: the text.
+    fields: name -> what takes its place.
+    place: where the template is, for the error.
+
+  Raises:
+    contract.UserError: it names another field.
+  """
   try:
     return template.format_map(fields)
   except (LookupError, ValueError, TypeError, AttributeError) as error:
     raise contract.UserError(
       f'The template {template!r:.80} cannot be filled ({error}), expected {{}}'
-      f' around names among {", ".join(sorted(fields))}. Correct it in the'
-      ' prompt file.'
+      f' around names among {", ".join(sorted(fields))}. Correct it in {place}.'
     ) from None
 
 

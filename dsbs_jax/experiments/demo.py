@@ -110,7 +110,7 @@ def run(demo: Demo) -> int:
     '2/4 Train: finetuning on labels, and step-by-step on labels and\n'
     'rationales, from random weights, on fractions of the training data.'
   )
-  sweep = sweep_of(demo, source)
+  sweep = _sweep_of(demo, source)
   status = sweep_lib.run(sweep, in_process=True)
   if status:
     return status
@@ -119,17 +119,12 @@ def run(demo: Demo) -> int:
   rich.console.Console(markup=False, emoji=False).print(explain(demo, found))
   title(f'4/4 Compare: accuracy on {TEST_PAIRS} that no run was trained on.')
   page = report.report([demo.out])
-  say(farewell(demo, found[-1], page, seconds=time.monotonic() - started))
+  say(_farewell(demo, found[-1], page, seconds=time.monotonic() - started))
   return 0
 
 
-def sweep_of(demo: Demo, source: pathlib.Path) -> sweep_plan.Sweep:
-  """The runs of the demo.
-
-  Args:
-    demo: what the demo runs.
-    source: where the rows are.
-  """
+def _sweep_of(demo: Demo, source: pathlib.Path) -> sweep_plan.Sweep:
+  """The runs of the demo, on the rows in a folder."""
   return sweep_plan.Sweep(
     benchmarks=(BENCHMARK,),
     methods=tuple(METHODS),
@@ -176,17 +171,10 @@ def explain(demo: Demo, found: Sequence[jobs.Job]) -> rich.table.Table:
   return tables[len(tables) // 2]
 
 
-def farewell(
+def _farewell(
   demo: Demo, job: jobs.Job, page: pathlib.Path, *, seconds: float
 ) -> str:
-  """The closing text: where the results are, and what to try next.
-
-  Args:
-    demo: what the demo runs.
-    job: the run to try.
-    page: the report.
-    seconds: that it took.
-  """
+  """The closing text: where the results are, and what to try with a run."""
   python = [os.path.relpath(sys.executable), '-m']
   flags = {
     'VOCAB_SIZE': VOCABULARY_PIECES,

@@ -159,18 +159,12 @@ def of_row(row: comparison.Row, is_right: predictions.IsRight) -> Method:
   )
 
 
-def of_teacher(
+def _of_teacher(
   reference: references.Reference,
   examples: Sequence[benchmark_lib.Example],
   is_right: predictions.IsRight,
 ) -> Method:
-  """The teacher as a method.
-
-  Args:
-    reference: its row.
-    examples: the prepared test split, which holds its labels.
-    is_right: the benchmark's metric for one label.
-  """
+  """The teacher as a method; examples: the test split, which has its labels."""
   answers = {
     example.index: references.is_right(example, is_right)
     for example in examples
@@ -181,15 +175,10 @@ def of_teacher(
   return _of_reference(reference, answers, is_known=is_whole)
 
 
-def of_untouched(
+def _of_untouched(
   reference: references.Reference, is_right: predictions.IsRight
 ) -> Method:
-  """An untouched student as a method.
-
-  Args:
-    reference: its row, with predictions.
-    is_right: the benchmark's metric for one label.
-  """
+  """An untouched student, whose predictions are there, as a method."""
   return _of_reference(
     reference, predictions.right(reference.predictions, is_right)
   )
@@ -229,8 +218,8 @@ def of_benchmark(
   examples = references.test_examples(runs) if teachers else []
   methods = [
     *(of_row(row, is_right) for row in rows),
-    *(of_untouched(reference, is_right) for reference in untouched),
-    *(of_teacher(teacher, examples, is_right) for teacher in teachers),
+    *(_of_untouched(reference, is_right) for reference in untouched),
+    *(_of_teacher(teacher, examples, is_right) for teacher in teachers),
   ]
   numbers = range(len(methods))
   pairs = {

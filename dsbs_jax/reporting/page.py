@@ -81,13 +81,13 @@ def build(
     'script': '\n'.join(
       (folder / name).read_text(encoding='utf-8') for name in _SCRIPTS
     ),
-    'data': embedded_json(browsers),
+    'data': _embedded_json(browsers),
   }
   template = (folder / 'page.html').read_text(encoding='utf-8')
   return string.Template(template).substitute(slots)
 
 
-def embedded_json(value: Any) -> str:
+def _embedded_json(value: Any) -> str:
   """JSON for a script element: ASCII, without <, > and & that could end it."""
   text = json.dumps(value, ensure_ascii=True, separators=(',', ':'))
   for character in '<>&':

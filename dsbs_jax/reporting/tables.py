@@ -40,7 +40,7 @@ def header(all_rows: Sequence[comparison.Row]) -> tuple[str, ...]:
   return (*_COLUMNS, _PAPER_COLUMN) if in_paper else _COLUMNS
 
 
-def cells(row: comparison.Row) -> tuple[str, ...]:
+def _cells(row: comparison.Row) -> tuple[str, ...]:
   """A row as text, in the order of all columns."""
   examples = '' if row.train_examples is None else f' ({row.train_examples:,})'
   runs = str(len(row.runs))
@@ -58,7 +58,7 @@ def cells(row: comparison.Row) -> tuple[str, ...]:
   )
 
 
-def reference_cells(reference: references.Reference) -> tuple[str, ...]:
+def _reference_cells(reference: references.Reference) -> tuple[str, ...]:
   """A reference as text, in the order of all columns.
 
   It has one accuracy whatever the step, and nothing was trained.
@@ -120,7 +120,7 @@ def lines(
     found: the references of all benchmarks.
   """
   beside = references.beside(rows, found)
-  return [*map(reference_cells, beside), *map(cells, rows)]
+  return [*map(_reference_cells, beside), *map(_cells, rows)]
 
 
 def by_model(all_rows: Sequence[comparison.Row]) -> comparison.Groups:

@@ -29,29 +29,6 @@ def problem(benchmark: benchmark_lib.Benchmark, text: str) -> str | None:
   return rows.label_problem(fixed, {}, outcome.label)
 
 
-def counterfactual_problem(
-  benchmark: benchmark_lib.Benchmark, text: str, wrong_label: str
-) -> str | None:
-  """Why an answer does not argue for a wrong label; None if it does.
-
-  Args:
-    benchmark: whose parser reads it.
-    text: the answer.
-    wrong_label: what was asked for.
-  """
-  outcome = benchmark.parse(text)
-  if isinstance(outcome, parsing.Unparsed):
-    return outcome.reason
-  argued = counterfactuals.argued(benchmark, outcome, wrong_label)
-  return None if argued else 'another_label'
-
-
-def verdict_problem(text: str) -> str | None:
-  """Why an answer is no verdict on a rationale; None if it is one."""
-  unread = parsing.verdict(text) == parsing.UNREADABLE
-  return parsing.UNREADABLE if unread else None
-
-
 class FirstAnswers:
   """Shows the first answer as parsed, and judges the first twenty.
 
@@ -117,10 +94,15 @@ class FirstAnswers:
   def _problem(self, call: calls.Call, text: str) -> str | None:
     """Why an answer is of no use; None if it is of use."""
     if call.kind == completions_file.VERDICT:
-      return verdict_problem(text)
-    if call.kind == completions_file.COUNTERFACTUAL:
-      return counterfactual_problem(self._benchmark, text, call.gold)
-    return problem(self._benchmark, text)
+      unread = parsing.verdict(text) == parsing.UNREADABLE
+      return parsing.UNREADABLE if unread else None
+    if call.kind != completions_file.COUNTERFACTUAL:
+      return problem(self._benchmark, text)
+    outcome = self._benchmark.parse(text)
+    if isinstance(outcome, parsing.Unparsed):
+      return outcome.reason
+    argued = counterfactuals.argued(self._benchmark, outcome, call.gold)
+    return None if argued else 'another_label'
 
   def _show(self, call: calls.Call, answer: calls.Answer) -> None:
     text, asked = answer.texts[0], len(call.samples)
