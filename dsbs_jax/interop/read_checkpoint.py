@@ -52,21 +52,10 @@ def load_params(
   """
   path = str(_local(str(path)))
   if is_hugging_face(path):
-    # Imported here: no other format needs safetensors.
-    from dsbs_jax.interop.hf import hf_checkpoint
-
-    params = hf_checkpoint.load_params(path, config, allow_pickle=allow_pickle)
+    params = _load_hugging_face(path, config, shardings, allow_pickle)
     if vocabulary is not None:
       _check_tokenizer(path, vocabulary)
-    if shardings is None:
-      return params
-    return jax.tree.map(
-      lambda array, sharding: jax.make_array_from_callback(
-        array.shape, sharding, array.__getitem__
-      ),
-      params,
-      shardings,
-    )
+    return params
   folder = t5x_read_checkpoint.find(path)
   checksums.check(folder, share=(jax.process_index(), jax.process_count()))
   if vocabulary is not None:
@@ -82,6 +71,24 @@ def load_params(
   params = t5x_read_checkpoint.load_params(folder, config, shardings=shardings)
   checksums.meet('load_params')
   return params
+
+
+def _load_hugging_face(
+  path: str, config: network.Config, shardings: Any, allow_pickle: bool
+) -> Any:
+  # Imported here: no other format needs safetensors.
+  from dsbs_jax.interop.hf import hf_checkpoint
+
+  params = hf_checkpoint.load_params(path, config, allow_pickle=allow_pickle)
+  if shardings is None:
+    return params
+  return jax.tree.map(
+    lambda array, sharding: jax.make_array_from_callback(
+      array.shape, sharding, array.__getitem__
+    ),
+    params,
+    shardings,
+  )
 
 
 def _local(path: str) -> str | pathlib.Path:

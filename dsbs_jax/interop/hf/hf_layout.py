@@ -75,9 +75,23 @@ def read_config(folder: str | pathlib.Path) -> tuple[T5Config, bool]:
       f'{folder} has no config.json, expected a Hugging Face model folder.'
     )
   values = read_json(path)
-  kind = values.get('model_type')
-  default = 'relu' if kind == 't5' else 'gated-gelu'
+  default = 'relu' if values.get('model_type') == 't5' else 'gated-gelu'
   activation = values.get('feed_forward_proj', default)
+  _check_values(values, path, activation)
+  is_tied, is_scaled = _tying(values)
+  config = T5Config(
+    num_decoder_layers=values.get('num_decoder_layers') or values['num_layers'],
+    mlp_activations=_ACTIVATIONS[activation],
+    logits_via_embedding=is_scaled,
+    relpos_bias_per_layer=values['model_type'] == _PER_LAYER,
+    **{ours: values[name] for ours, name in _REQUIRED.items()},
+    **{ours: values.get(*pair) for ours, pair in _OPTIONAL.items()},
+  )
+  return config, is_tied
+
+
+def _check_values(values: dict, path: pathlib.Path, activation: str) -> None:
+  """Raises where a config.json lacks a value, or has one that is unknown."""
   # Where they are there, these two override it. T5's gelu is the tanh one.
   is_gated, _, function = str(activation).rpartition('-')
   function = 'gelu_new' if activation == 'gated-gelu' else function
@@ -103,16 +117,6 @@ def read_config(folder: str | pathlib.Path) -> tuple[T5Config, bool]:
     )
   for file in (path, path.with_name('generation_config.json')):
     _check_ids(file)
-  is_tied, is_scaled = _tying(values)
-  config = T5Config(
-    num_decoder_layers=values.get('num_decoder_layers') or values['num_layers'],
-    mlp_activations=_ACTIVATIONS[activation],
-    logits_via_embedding=is_scaled,
-    relpos_bias_per_layer=kind == _PER_LAYER,
-    **{ours: values[name] for ours, name in _REQUIRED.items()},
-    **{ours: values.get(*pair) for ours, pair in _OPTIONAL.items()},
-  )
-  return config, is_tied
 
 
 def _tying(values: dict) -> tuple[bool, bool]:
