@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from dsbs_jax import contract
+from dsbs_jax.core import network
 from dsbs_jax.data.remote import buckets
 from dsbs_jax.data.vocabulary import vocabularies
 from dsbs_jax.exporting import answer_check, checkpoint_facts, model_card
@@ -47,7 +48,7 @@ class Format:
     package: what `run.py` needs beside a reader of the vocabulary.
     run: the file beside this one that becomes `run.py`.
     quantizations: how weights can be stored; the first is the default.
-    write: writes the engine's files: (folder, params, checkpoint, vocabulary,
+    write: writes the engine's files: (folder, params, config, *, vocabulary,
       quantization).
     more: Markdown for the model card.
   """
@@ -63,35 +64,16 @@ class Format:
 def _write_ct2(
   folder: pathlib.Path,
   params: Any,
-  found: checkpoint_facts.Checkpoint,
+  config: network.T5Config,
   *,
   vocabulary: vocabularies.Vocabulary,
   quantization: str,
 ) -> None:
   """A T5 for CTranslate2, whose tokens are the vocabulary's pieces."""
-  size = found.config.vocab_size
   tokens = [vocabulary.piece(i) for i in range(vocabulary.size)]
-  tokens += [f'<unused_{i}>' for i in range(len(tokens), size)]
+  tokens += [f'<unused_{i}>' for i in range(len(tokens), config.vocab_size)]
   ct2_model.save(
-    folder, params, found.config, tokens=tokens, quantization=quantization
-  )
-
-
-def _write_gguf(
-  folder: pathlib.Path,
-  params: Any,
-  found: checkpoint_facts.Checkpoint,
-  *,
-  vocabulary: vocabularies.Vocabulary,
-  quantization: str,
-) -> None:
-  """A T5 for llama.cpp."""
-  gguf_model.save(
-    folder / 'model.gguf',
-    params,
-    found.config,
-    vocabulary=vocabulary,
-    quantization=quantization,
+    folder, params, config, tokens=tokens, quantization=quantization
   )
 
 
@@ -111,7 +93,9 @@ FORMATS: Mapping[str, Format] = {
     package='llama-cpp-python',
     run='gguf_run.py',
     quantizations=gguf_model.QUANTIZATIONS,
-    write=_write_gguf,
+    write=lambda folder, *model, **options: gguf_model.save(
+      folder / 'model.gguf', *model, **options
+    ),
     more='`model.gguf` holds the vocabulary, too. It needs a program that calls'
     ' `llama_encode` before `llama_decode`, as `run.py` does: the server of'
     ' llama.cpp (seen in xllamacpp 2026.10) loads it, leaves the encoder out,'
@@ -155,12 +139,9 @@ def export(
   export_lib.check_t5(found, form)
   vocabulary = export_lib.require_vocabulary(asked, found)
   folder.mkdir(parents=True, exist_ok=True)
-  target.write(
-    folder, params, found, vocabulary=vocabulary, quantization=quantization
-  )
-  settings = _write_settings(
-    folder, asked, found, vocabulary=vocabulary, quantization=quantization
-  )
+  options = {'vocabulary': vocabulary, 'quantization': quantization}
+  target.write(folder, params, found.config, **options)
+  settings = _write_settings(folder, asked, found, **options)
   run = pathlib.Path(__file__).with_name(target.run)
   (folder / 'run.py').write_text(run.read_text())
   result = answer_check.check(folder, found, params, vocabulary, check)

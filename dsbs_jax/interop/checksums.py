@@ -60,18 +60,6 @@ def add(folder: pathlib.Path, name: str) -> None:
   partial.replace(folder / FILE)
 
 
-def lists(folder: pathlib.Path, name: str) -> bool:
-  """Whether a checkpoint's list has a file.
-
-  Args:
-    folder: of the checkpoint.
-    name: the file's path in it.
-  """
-  if not is_listed(folder):
-    return False
-  return name in json.loads((folder / FILE).read_text())['files']
-
-
 def is_listed(folder: str | epath.Path) -> bool:
   """Whether a checkpoint has a list of its files."""
   return (epath.Path(folder) / FILE).exists()

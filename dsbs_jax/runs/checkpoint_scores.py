@@ -66,7 +66,7 @@ def write(folder: pathlib.Path, scores: Mapping[str, float]) -> None:
 
 def is_written(folder: pathlib.Path) -> bool:
   """Whether a checkpoint has its scores."""
-  return checksums.lists(folder, _FILE)
+  return _FILE in (checksums.digests(folder) or ())
 
 
 def read_accuracy(folder: pathlib.Path) -> float | None:
