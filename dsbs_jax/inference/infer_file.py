@@ -91,13 +91,13 @@ def infer(config: InferConfig) -> int:
       ' input, one file per process.'
     )
   _check_columns(config)
+  id_fields = _id_fields(config)
   stop = signals.StopRequest()
   with _input(config.input) as file:
     shapes = length_buckets.LengthBuckets(config.eval_batch_size)
     loaded = student.load_student(config, shapes=shapes)
     if config.score_labels:
       progress.say('choosing the likeliest of the closed set, not generating')
-    id_fields = _id_fields(config)
     settings = loaded.fingerprint | {
       'id_fields': id_fields,
       'max_input_len': config.max_input_len,
