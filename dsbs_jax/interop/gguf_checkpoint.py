@@ -16,6 +16,7 @@ from flax import traverse_util
 
 from dsbs_jax import contract
 from dsbs_jax.core import network
+from dsbs_jax.interop import gguf_model
 from dsbs_jax.interop.hf import gemma_layout, hf_checkpoint, hf_tokenizer
 
 SUFFIX = '.gguf'
@@ -80,7 +81,7 @@ def to_hugging_face(
     UserError: the file is no Gemma 3, or gguf is not installed.
   """
   reader = _open(file)
-  fields = {name: field for name, field in reader.fields.items()}
+  fields = dict(reader.fields)
   config = _config(fields, file)
   hf_checkpoint.save_hf(
     folder,
@@ -91,13 +92,9 @@ def to_hugging_face(
 
 
 def _open(file: str | pathlib.Path) -> Any:
-  try:
-    import gguf
-  except ModuleNotFoundError as error:
-    raise contract.UserError(
-      f'{file} is a GGUF file, which the gguf package reads, and that is not'
-      ' installed. Install it: pip install gguf.'
-    ) from error
+  gguf_model.require()
+  import gguf
+
   try:
     return gguf.GGUFReader(file)
   except (ValueError, OSError, KeyError, IndexError) as error:
