@@ -25,7 +25,8 @@ from dsbs_jax.data.source import (
 from dsbs_jax.inference import input_lines
 from dsbs_jax.runtime import command
 from dsbs_jax.runtime.configuration import gin_config
-from rationales.record import costs, ledger as ledger_lib
+from rationales.record import costs
+from rationales.record import ledger as ledger_lib
 from tests import arithmetic
 from tests.fuzz import gin_settings
 
