@@ -118,6 +118,9 @@ def add_contrast(
   Raises:
     UserError: the rows have no decoder_pair_ids.
   """
+  pair_losses = _pair_losses_fn(
+    params, config, distillation, num_pairs=num_pairs, chunk_tokens=chunk_tokens
+  )
   losses, counts = {}, {}
   for view in contrast.SIGNS:
     rows = batch[view]
@@ -128,19 +131,6 @@ def add_contrast(
       )
     weights = rows['decoder_loss_weights'].astype(jnp.float32)
     counts[view] = contrast.sum_pairs(weights, rows[PAIR_IDS], num_pairs)
-
-    def pair_losses(rows, keys):
-      hidden = network.hidden(params, config, rows, dropout_key=keys)
-      return _pair_losses(
-        params,
-        hidden,
-        unpadding.unpad_targets(rows),
-        config=config,
-        distillation=distillation,
-        num_pairs=num_pairs,
-        chunk_tokens=chunk_tokens,
-      )
-
     losses[view] = batch_parts.total(
       pair_losses, parts[view], num_shards=num_shards
     )
@@ -153,17 +143,15 @@ def add_contrast(
   return weighed, constant, sums
 
 
-def _pair_losses(
+def _pair_losses_fn(
   params: Any,
-  hidden: Array,
-  rows: Rows,
-  *,
   config: network.Config,
   distillation: objective.Distillation,
+  *,
   num_pairs: int,
   chunk_tokens: int,
-) -> Array:
-  """[P], the token losses of each pair, summed over some rows."""
+) -> Callable[[Rows, Array], Array]:
+  """(rows, dropout keys) -> [P], the token losses of each pair, summed."""
 
   def chunk_sums(logits_params, hidden, tokens):
     flat = hidden.reshape(-1, hidden.shape[-1])
@@ -178,15 +166,20 @@ def _pair_losses(
     found = contrast.sum_pairs(losses, tokens['pairs'], num_pairs)
     return jnp.zeros([]), {'pairs': found}
 
-  tokens = {
-    'targets': rows['decoder_target_tokens'],
-    'weights': rows['decoder_loss_weights'].astype(jnp.float32),
-    'pairs': rows[PAIR_IDS],
-  }
-  _, sums = chunked_loss.of(
-    chunk_sums,
-    network.logits_params(params, config),
-    (hidden, tokens),
-    num_chunks=chunked_loss.number(tokens['targets'].shape, chunk_tokens),
-  )
-  return sums['pairs']
+  def pair_losses(rows, keys):
+    hidden = network.hidden(params, config, rows, dropout_key=keys)
+    rows = unpadding.unpad_targets(rows)
+    tokens = {
+      'targets': rows['decoder_target_tokens'],
+      'weights': rows['decoder_loss_weights'].astype(jnp.float32),
+      'pairs': rows[PAIR_IDS],
+    }
+    _, sums = chunked_loss.of(
+      chunk_sums,
+      network.logits_params(params, config),
+      (hidden, tokens),
+      num_chunks=chunked_loss.number(tokens['targets'].shape, chunk_tokens),
+    )
+    return sums['pairs']
+
+  return pair_losses
