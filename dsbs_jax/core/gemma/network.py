@@ -205,13 +205,13 @@ def decode(
 
 
 def logits(params: dict, config: GemmaConfig, hidden: jax.Array) -> jax.Array:
-  """Scores of all tokens: see `core/network.logits`."""
+  """Scores of all tokens; Args: as in `core/network.logits`."""
   del config
   kernel = params['token_embedder']['embedding'].T
   return logits_dense.logits_dense(hidden, kernel)
 
 
 def logits_params(params: dict, config: GemmaConfig) -> dict:
-  """The part of the whole parameter tree that `logits` reads."""
+  """What `logits` reads; Args: as in `core/network.logits_params`."""
   del config
   return {'token_embedder': params['token_embedder']}

@@ -135,7 +135,7 @@ def decode(
 
 
 def logits(params: dict, config: T5Config, hidden: jax.Array) -> jax.Array:
-  """Scores of all tokens: see `core/network.logits`."""
+  """Scores of all tokens; Args: as in `core/network.logits`."""
   if config.logits_via_embedding:
     kernel = params['token_embedder']['embedding'].T
     hidden = hidden * config.emb_dim**-0.5
@@ -145,7 +145,7 @@ def logits(params: dict, config: T5Config, hidden: jax.Array) -> jax.Array:
 
 
 def logits_params(params: dict, config: T5Config) -> dict:
-  """The part of the whole parameter tree that `logits` reads."""
+  """What `logits` reads; Args: as in `core/network.logits_params`."""
   if config.logits_via_embedding:
     return {'token_embedder': params['token_embedder']}
   return {'decoder': {'logits_dense': params['decoder']['logits_dense']}}

@@ -34,14 +34,14 @@ _STRAY = re.compile(r'\s*\n\s*Answer:?\s*$')
 _PUNCTUATION = '.,;:!?\'"()[] \t\n'
 
 
-def parsed(benchmark: Benchmark, row: rows.Row, example: Example):
+def _parsed(benchmark: Benchmark, row: rows.Row, example: Example):
   """Keeps examples whose completion has a rationale and a possible label."""
   if example.status not in _USABLE:
     return example.status
   return _only(example, lambda r: not _problem(benchmark, row, r))
 
 
-def correct(benchmark: Benchmark, row: rows.Row, example: Example):
+def _correct(benchmark: Benchmark, row: rows.Row, example: Example):
   """Keeps examples whose LLM label is right."""
   if example.correct is None:
     raise contract.UserError(
@@ -55,7 +55,7 @@ def correct(benchmark: Benchmark, row: rows.Row, example: Example):
   )
 
 
-def majority(_, row: rows.Row, example: Example):
+def _majority(_, row: rows.Row, example: Example):
   """Keeps examples whose label has more than half of the row's samples."""
   won = example.status == joining.RATIONALIZED or (
     2 * example.votes > example.samples
@@ -63,7 +63,7 @@ def majority(_, row: rows.Row, example: Example):
   return _only(example, lambda r: r.agrees) if won else 'no_majority'
 
 
-def consistent(benchmark: Benchmark, row: rows.Row, example: Example):
+def _consistent(benchmark: Benchmark, row: rows.Row, example: Example):
   """Drops rationales that argue for another label than the human one, or none.
 
   The LLM's label may be corrupted: what the rationale says counts. Where a row
@@ -95,14 +95,14 @@ def consistent(benchmark: Benchmark, row: rows.Row, example: Example):
   return 'argues_for_another_label'
 
 
-def drop_corrupted(benchmark: Benchmark, row: rows.Row, example: Example):
+def _drop_corrupted(benchmark: Benchmark, row: rows.Row, example: Example):
   """Drops labels that are blank, cut off or otherwise no answer."""
   if example.status in _LABEL_FAULTS:
     return example.status
   return _only(example, lambda r: not _problem(benchmark, row, r))
 
 
-def repair_corrupted(benchmark: Benchmark, row: rows.Row, example: Example):
+def _repair_corrupted(benchmark: Benchmark, row: rows.Row, example: Example):
   """Repairs labels that name one answer after all; drops the other bad ones.
 
   A stray marker at the end of a rationale is removed too.
@@ -173,15 +173,15 @@ def _all_repaired(
 # Flag value -> rules, for `prepare --keep` and `prepare --clean`.
 KEEP: Mapping[str, Sequence[Rule]] = {
   'all': (),
-  'parsed': (parsed,),
-  'correct': (parsed, correct),
-  'majority': (parsed, majority),
-  'consistent': (consistent,),
+  'parsed': (_parsed,),
+  'correct': (_parsed, _correct),
+  'majority': (_parsed, _majority),
+  'consistent': (_consistent,),
 }
 CLEAN: Mapping[str, Sequence[Rule]] = {
   'none': (),
-  'drop': (drop_corrupted,),
-  'repair': (repair_corrupted,),
+  'drop': (_drop_corrupted,),
+  'repair': (_repair_corrupted,),
 }
 
 

@@ -40,7 +40,7 @@ def test_filters_keep_and_say_what_they_dropped():
   ]
   assert [e.llm_label for e in faithful[1:3]] == ['entailment\n\nPre', 'neut']
   assert faithful[4].rationale == 'A cat sits there.\nAnswer'
-  kept = load(filters.parsed)
+  kept = load(*filters.KEEP['parsed'])
   assert [e.index for e in kept] == [0, 3, 5]
   assert kept.counts.dropped == {'outside_labels': 2, 'no_marker': 1}
   assert [e.index for e in load(*filters.CLEAN['drop'])] == [0, 3, 5]
