@@ -64,12 +64,12 @@ def test_one_of_several_is_killed_and_they_go_on(
 
   store.fails = fails
   for process in processes:
-    process.wait(timeout=500)
+    process.wait(timeout=1800)
   assert all(process.returncode for process in processes)
   store.fails = lambda method, path: None
   processes = _start(arguments, tmp_path, count, name='again')
   for process in processes:
-    assert process.wait(timeout=500) == 0, _said(tmp_path, 'again')
+    assert process.wait(timeout=1800) == 0, _said(tmp_path, 'again')
   assert f'resuming {run.model_dir} from step 6' in _said(tmp_path, 'again')
   found = object_store.find(run.model_dir)
   assert not [url for url in found if 'parts' in url or 'incomplete' in url]
@@ -80,7 +80,7 @@ def test_one_of_several_is_killed_and_they_go_on(
   )
   processes = _start(local, tmp_path, count, name='unbroken')
   for process in processes:
-    assert process.wait(timeout=500) == 0, _said(tmp_path, 'unbroken')
+    assert process.wait(timeout=1800) == 0, _said(tmp_path, 'unbroken')
   here = small_runs.settings(buckets.fetch(run.model_dir), tmp_path / 'data')
   jax.tree.map(
     np.testing.assert_array_equal,

@@ -49,7 +49,7 @@ def _start(arguments, tmp_path, *, cache):
 
 def _run(arguments, tmp_path, *, cache, status=0) -> str:
   process = _start(arguments, tmp_path, cache=cache)
-  code = process.wait(timeout=500)
+  code = process.wait(timeout=1800)
   said = (tmp_path / f'{cache}.log').read_text()
   assert code == status, said
   return said
@@ -84,7 +84,7 @@ def test_a_killed_run_goes_on_elsewhere_bit_for_bit(store, data_dir, tmp_path):
     cache = f'machine{number}'
     process = _start(arguments, tmp_path, cache=cache)
     _kill_at(store, process, moment)
-    process.wait(timeout=500)
+    process.wait(timeout=1800)
     assert process.returncode == -signal.SIGKILL, (
       tmp_path / f'{cache}.log'
     ).read_text()
