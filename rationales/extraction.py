@@ -13,7 +13,6 @@ from dsbs_jax import contract
 from dsbs_jax.data import soft_labels
 from dsbs_jax.runtime import progress, terminal_text
 from rationales import further_passes, worklist
-from rationales import prompt as prompt_lib
 from rationales.record import calls, costs, ledger
 from rationales.server import (
   backends,
@@ -126,7 +125,7 @@ class Extraction:
   def _read(self) -> ledger.Contents:
     prompt = self.work.prompt
     answers = [
-      len(prompt_lib.exemplar_answer(prompt, exemplar).encode())
+      len(prompt.exemplar_answer(exemplar).encode())
       for exemplar in prompt.exemplars
     ]
     tracker = costs.CostTracker(

@@ -73,6 +73,10 @@ class Prompt:
     """A hash of everything that decides what a row's prompt looks like."""
     return text_hash(json.dumps(dataclasses.asdict(self), sort_keys=True))
 
+  def exemplar_answer(self, exemplar: Exemplar) -> str:
+    """The completion that the LLM should give to one of the exemplars."""
+    return fill(self.answer, dataclasses.asdict(exemplar))
+
   @functools.cached_property
   def _openings(self) -> dict[bool, tuple[str, tuple[dict[str, str], ...]]]:
     """What comes before the row, without and with hints."""
@@ -171,14 +175,12 @@ def without_answer(prompt: Prompt, row: Row) -> Prompt:
   """The prompt without exemplars that are the row itself.
 
   `--write_prompt` takes exemplars from the rows. Shown its own worked example,
-  the LLM would copy the answer, and count as right.
+  the LLM would copy the answer, and count as right. It is the very same prompt
+  where no exemplar asks what the row asks.
 
   Args:
     prompt: the prompt.
     row: the fields of the row to be answered, with `rendered`.
-
-  Returns:
-    The very same prompt where no exemplar asks what the row asks.
 
   Raises:
     contract.UserError: the template names a field that the row lacks.
@@ -204,11 +206,8 @@ def completion_text(
   Raises:
     contract.UserError: the template names a field that the row lacks.
   """
-  return (
-    prompt._openings[hint is not None][0]
-    + _question(prompt, row, hint)
-    + prompt.cue
-  )
+  opening = prompt._openings[hint is not None][0]
+  return opening + _question(prompt, row, hint) + prompt.cue
 
 
 def chat_messages(
@@ -225,16 +224,6 @@ def chat_messages(
   return [*opening, {'role': 'user', 'content': content}]
 
 
-def exemplar_answer(prompt: Prompt, exemplar: Exemplar) -> str:
-  """The completion that the LLM should give to this exemplar.
-
-  Args:
-    prompt: the prompt.
-    exemplar: one of its exemplars.
-  """
-  return fill(prompt.answer, dataclasses.asdict(exemplar))
-
-
 def _opening(
   prompt: Prompt, hinted: bool
 ) -> tuple[str, tuple[dict[str, str], ...]]:
@@ -243,7 +232,7 @@ def _opening(
   for exemplar in prompt.exemplars:
     hint = exemplar.label if hinted else None
     question = _question(prompt, exemplar.input, hint)
-    answer = exemplar_answer(prompt, exemplar)
+    answer = prompt.exemplar_answer(exemplar)
     blocks.append(f'{question}{prompt.cue} {answer}')
     turns.append({'role': 'user', 'content': question})
     turns.append({'role': 'assistant', 'content': answer})

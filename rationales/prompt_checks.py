@@ -39,7 +39,7 @@ def check(
       ' words there. Write them and run the command again.'
     )
   for number, exemplar in enumerate(prompt.exemplars, 1):
-    text = prompt_lib.exemplar_answer(prompt, exemplar)
+    text = prompt.exemplar_answer(exemplar)
     outcome = benchmark.parse(text)
     found = (
       repr(outcome.label)

@@ -39,7 +39,7 @@ def test_every_exemplar_is_read_back_by_the_benchmarks_parser(name):
   shown, parse = _load(name), _benchmark(name).parse
   for exemplar in shown.exemplars:
     expected = parsing.Parsed(exemplar.rationale, exemplar.label)
-    answer = prompt.exemplar_answer(shown, exemplar)
+    answer = shown.exemplar_answer(exemplar)
     assert parse(answer) == expected
     # As a model without a stop sequence would go on.
     assert parse(answer + shown.stop[0] + ' and so on') == expected
