@@ -33,6 +33,9 @@ def main() -> None:
     return
   data = workload.load(arguments.workload)
   ready = {'num_steps': data.num_steps}
+  if arguments.part == 'products':
+    worker.serve(_products(data, config), ready)
+    return
   if arguments.part == 'step':
     measure, memory = _trainer(data, config, arguments)
     ready |= memory
@@ -46,7 +49,9 @@ def main() -> None:
 def _parse() -> argparse.Namespace:
   parser = workload.parser(__doc__)
   parser.add_argument(
-    '--part', default='step', choices=('step', 'gradients', 'forward')
+    '--part',
+    default='step',
+    choices=('step', 'gradients', 'forward', 'products'),
   )
   parser.add_argument('--adafactor', action='store_true')
   parser.add_argument('--join_views', type=int, default=0)
@@ -141,6 +146,20 @@ def _no_scores(query, key, value, *, bias, mask):
   """What attention would cost without pairs: queries, keys, values are used."""
   del bias, mask
   return query + jnp.sum(key + value, axis=2, keepdims=True)
+
+
+def _products(data, config) -> Callable:
+  """(batch number) -> as many large products as its step has useful FLOPs."""
+  size = 2048
+  matrix = jnp.ones((size, size))
+  multiply = jax.jit(jnp.matmul)
+
+  def measure(request):
+    flops = data.useful_flops(config, int(request))
+    for _ in range(round(flops / (2 * size**3))):
+      multiply(matrix, matrix).block_until_ready()
+
+  return measure
 
 
 if __name__ == '__main__':
