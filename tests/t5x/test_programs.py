@@ -10,7 +10,6 @@ import pathlib
 import signal
 import subprocess
 import sys
-import time
 import types
 
 import numpy as np
@@ -23,6 +22,18 @@ pytestmark = pytest.mark.long
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 STEPS = 50
 PERIOD = 25
+# t5x.train that is killed before the first step after its first checkpoint.
+KILLED = f"""
+import os, runpy, signal
+from t5x import trainer
+train = trainer.BaseTrainer.train
+def train_or_die(self, batches, num_steps, start_step):
+  if start_step >= {PERIOD}:
+    os.kill(os.getpid(), signal.SIGKILL)
+  return train(self, batches, num_steps, start_step)
+trainer.BaseTrainer.train = train_or_die
+runpy.run_module('t5x.train', run_name='__main__', alter_sys=True)
+"""
 GIN = ('gin/models/tiny.gin', 'gin/benchmarks/cqa.gin')
 
 
@@ -30,7 +41,7 @@ def command(program, engine, bindings):
   values = [f'--gin.{name}={value!r}' for name, value in bindings.items()]
   return [
     sys.executable,
-    '-m',
+    '-c' if '\n' in program else '-m',
     program,
     '--gin_search_paths=.',
     *(f'--gin_file={file}' for file in (engine, *GIN)),
@@ -147,13 +158,10 @@ def test_the_files_of_a_run(trained):
 def test_a_killed_run_resumes_exactly(trained, shared, tmp_path):
   bindings = trained.bindings | {'MODEL_DIR': str(tmp_path / 'run')}
   engine = 'gin/t5x/train.gin'
-  process = start('t5x.train', engine, bindings, tmp_path / 'killed.log')
-  saved = tmp_path / 'run' / f'checkpoint_{PERIOD}'
-  while process.poll() is None and not saved.is_dir():
-    time.sleep(0.2)
-  assert process.poll() is None, (tmp_path / 'killed.log').read_text()[-2000:]
-  process.send_signal(signal.SIGKILL)
-  process.wait()
+  log = tmp_path / 'killed.log'
+  status = start(KILLED, engine, bindings, log).wait()
+  assert status == -signal.SIGKILL, log.read_text()[-2000:]
+  assert (tmp_path / 'run' / f'checkpoint_{PERIOD}').is_dir()
   assert not (tmp_path / 'run' / f'checkpoint_{STEPS}').exists()
   run('t5x.train', engine, bindings, tmp_path / 'resumed.log')
   straight = parameters(trained.folder / f'checkpoint_{STEPS}')
