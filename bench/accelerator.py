@@ -22,10 +22,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from bench import attentions, operation_times, programs, workload
-from dsbs_jax.core import decoding, network, platform
+from dsbs_jax.core import decoding, matmul_precision, network
 from dsbs_jax.core.layers import dot_product_attention
 from dsbs_jax.hardware import tpu_compiler
-from dsbs_jax.runtime import accelerators
+from dsbs_jax.runtime import device_specs
 
 _PROFILED_RUNS = 4
 _CHIPS_OF_A_HOST = 4  # where they are not there to be counted
@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
   )
   made.add_argument(
     '--compile_for',
-    choices=[d.name for d in accelerators.DEVICES.values() if d.is_tpu],
+    choices=[d.name for d in device_specs.DEVICES.values() if d.is_tpu],
     help='And not measure.',
   )
   made.add_argument('--decode_rows', type=int, default=0)
@@ -119,7 +119,7 @@ def _keywords(attention):
 def _devices(arguments) -> list[jax.Device]:
   """The chips that compute, or are compiled for."""
   if arguments.compile_for:
-    kind = accelerators.device(arguments.compile_for)
+    kind = device_specs.device(arguments.compile_for)
     return tpu_compiler.devices(kind, arguments.chips or _CHIPS_OF_A_HOST)
   return jax.local_devices()[: arguments.chips or None]
 
@@ -191,7 +191,7 @@ def _rates(arguments, data, config, seconds: float) -> dict[str, object]:
     ),
   )
   ceiling = _product_rate(arguments.dtype, arguments.product_size)
-  peak = accelerators.peak_flops(chips[0].device_kind, arguments.dtype)
+  peak = device_specs.peak_flops(chips[0].device_kind, arguments.dtype)
   pairs = len(chips) * data.facts['batch_size']
   return {
     'chips': len(chips),
@@ -276,7 +276,7 @@ def _product_rate(dtype: str, size: int) -> float:
   # Random numbers: chips multiply zeros and constants faster.
   matrix = jax.random.normal(jax.random.key(0), (size, size)) / size**0.5
   matrix = matrix.astype(dtype)
-  times, precision = 20, platform.precision(matrix.dtype)
+  times, precision = 20, matmul_precision.of(matrix.dtype)
 
   @jax.jit
   def power(matrix):

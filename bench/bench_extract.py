@@ -26,8 +26,8 @@ from absl import flags
 from bench import worker
 from dsbs_jax.runtime import command
 from rationales import extraction, prompt, worklist
+from rationales.client import secret, server_config
 from rationales.record import calls, completions_file, costs
-from rationales.server import secret, server_config
 from tests.rationales import loopback, sums
 
 _ROWS = flags.DEFINE_integer('rows', 2000, 'Calls per measurement.')

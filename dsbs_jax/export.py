@@ -15,14 +15,14 @@ from absl import flags
 
 from dsbs_jax import contract
 from dsbs_jax.data.remote import buckets, object_store
-from dsbs_jax.exporting import answer_check, engine_folders
+from dsbs_jax.exporting import answer_check, ct2_gguf_folders
 from dsbs_jax.exporting import export as export_lib
 from dsbs_jax.runtime import command
 
 FORMAT = flags.DEFINE_enum(
   'format',
   'hf',
-  ['hf', 't5x', 'stablehlo', *engine_folders.FORMATS],
+  ['hf', 't5x', 'stablehlo', *ct2_gguf_folders.FORMATS],
   'Who will load it.',
 )
 QUANTIZATION = flags.DEFINE_string(
@@ -76,8 +76,8 @@ def main(folder: str | None = None) -> int:
 
 
 def _export(export: export_lib.ExportConfig) -> int:
-  if FORMAT.value in engine_folders.FORMATS:
-    return engine_folders.export(
+  if FORMAT.value in ct2_gguf_folders.FORMATS:
+    return ct2_gguf_folders.export(
       export,
       FORMAT.value,
       quantization=QUANTIZATION.value,
@@ -89,7 +89,7 @@ def _export(export: export_lib.ExportConfig) -> int:
     if flag.value is not None:
       raise contract.UserError(
         f'--{flag.name} is {flag.value!r}, but --format={FORMAT.value} has no'
-        f' such choice, expected one of {tuple(engine_folders.FORMATS)}. Leave'
+        f' such choice, expected one of {tuple(ct2_gguf_folders.FORMATS)}. Leave'
         ' it out.'
       )
   if FORMAT.value == 'hf':

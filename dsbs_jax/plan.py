@@ -10,7 +10,7 @@ With the gin files and settings of a training command, it plans that command.
 from absl import flags
 
 from dsbs_jax.hardware import planner
-from dsbs_jax.runtime import accelerators, command
+from dsbs_jax.runtime import command, device_specs
 from dsbs_jax.runtime.configuration import gin_flags
 from dsbs_jax.training import start, train_config
 
@@ -18,7 +18,7 @@ ENGINE = ('gin/train.gin', 'gin/plan.gin')
 FLAGS = {
   'mesh': flags.DEFINE_string('mesh', '', 'Data x model devices: 8x4.'),
   'device': flags.DEFINE_enum(
-    'device', None, sorted(accelerators.DEVICES), 'Kind of accelerator.'
+    'device', None, sorted(device_specs.DEVICES), 'Kind of accelerator.'
   ),
   'batch': flags.DEFINE_multi_string(
     'batch', [], 'Shape of a view, label:32x128/16; default: of the data.'

@@ -27,8 +27,8 @@ from rationales import (
   worklist,
 )
 from rationales import prompt as prompt_lib
+from rationales.client import retries, secret, server_config
 from rationales.record import bucket_file, calls, costs
-from rationales.server import limiter, secret, server_config
 
 S, N, B = flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_bool
 F, E = flags.DEFINE_float, flags.DEFINE_enum
@@ -208,7 +208,7 @@ def _values(*names: str) -> dict[str, Any]:
 def _server(key: secret.Secret) -> server_config.ServerConfig:
   return server_config.ServerConfig(
     key=key,
-    backoff=limiter.Backoff(attempts=flags.FLAGS.attempts),
+    backoff=retries.Backoff(attempts=flags.FLAGS.attempts),
     **_values('backend', 'base_url', 'replay', 'timeout', 'concurrency'),
     **_values('rpm', 'tpm', 'poll_seconds', 'batch_size', 'forget_batches'),
     **_values('outage_timeout', 'key_variable'),

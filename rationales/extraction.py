@@ -13,8 +13,7 @@ from dsbs_jax import contract
 from dsbs_jax.data import soft_labels
 from dsbs_jax.runtime import progress, terminal_text
 from rationales import further_passes, worklist
-from rationales.record import calls, costs, ledger
-from rationales.server import (
+from rationales.client import (
   backends,
   batch,
   first_answers,
@@ -23,7 +22,8 @@ from rationales.server import (
   recorder,
   server_config,
 )
-from rationales.server.failures import ExitReason
+from rationales.client.failures import ExitReason
+from rationales.record import calls, costs, ledger
 
 # Exit statuses beside 0, and 2 for a user's mistake.
 _FAILED_ROWS = 1

@@ -9,7 +9,7 @@ from dsbs_jax.data import benchmark as benchmark_lib
 from dsbs_jax.data import parsing
 from dsbs_jax.data.source import rows
 from rationales import prompt as prompt_lib
-from rationales.server import first_answers
+from rationales.client import first_answers
 
 TODO = 'TODO'
 _WORD = re.compile(rf'\b{TODO}\b')

@@ -285,3 +285,18 @@ def _divisible(
       axis = None
     kept.append(axis)
   return PartitionSpec(*kept), dropped
+
+
+def to_global(batch: Any, sharding: jax.sharding.Sharding) -> Any:
+  """Puts this process's rows of a batch on its devices.
+
+  Args:
+    batch: arrays [rows of this process, ...].
+    sharding: of the arrays over all processes.
+
+  Returns:
+    The same tree of arrays [rows of all processes, ...].
+  """
+  return jax.tree.map(
+    lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch
+  )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one platform computes in another way than the others, and precision.
+"""What one platform computes in another way than the others.
 
 GPUs and TPUs run the plain form of a function, with the gradient that JAX
 derives. XLA's CPU backend is much slower at some of it, so these have a second
@@ -18,21 +18,10 @@ vocabulary (`cross_entropy`), in a pass that there is anyway, and CPUs gather it
 The tests hold both forms of each against each other.
 """
 
-import os
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-
-from dsbs_jax import contract
-
-# As JAX names them; MATMUL_PRECISION.
-PRECISIONS = (
-  *('default', 'high', 'highest'),
-  *('bfloat16', 'tensorfloat32', 'float32'),
-)
-_VARIABLE = 'JAX_DEFAULT_MATMUL_PRECISION'
 
 
 def choose(*args: Any, cpu: Callable, others: Callable) -> Any:
@@ -60,36 +49,3 @@ def joins_views(platform: str) -> bool:
     platform: of the devices, such as 'gpu'.
   """
   return platform != 'cpu'
-
-
-def use_precision(name: str | None) -> None:
-  """Chooses how this process multiplies float32 factors from now on.
-
-  Args:
-    name: one of PRECISIONS; None leaves it to the variable
-      JAX_DEFAULT_MATMUL_PRECISION, and without one to `precision`.
-
-  Raises:
-    UserError: the variable says another one.
-  """
-  variable = os.environ.get(_VARIABLE) or None
-  if name and variable not in (None, name):
-    raise contract.UserError(
-      f'MATMUL_PRECISION is {name!r}, but the variable {_VARIABLE} is'
-      f' {variable!r}, expected one of them. Unset the variable.'
-    )
-  jax.config.update('jax_default_matmul_precision', name or variable)
-
-
-def precision(dtype: jnp.dtype) -> jax.lax.Precision | None:
-  """The precision of a product whose factors have this dtype.
-
-  float32 means float32, as in PyTorch. By default JAX rounds float32 factors to
-  TF32 on GPUs and to bfloat16 on TPUs; who wants their speed chooses bfloat16
-  activations or a precision (`use_precision`). CPUs compute the same either
-  way.
-  """
-  chosen = jax.config.jax_default_matmul_precision
-  if dtype == jnp.float32 and chosen is None:
-    return jax.lax.Precision.HIGHEST
-  return None

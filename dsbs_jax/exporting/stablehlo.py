@@ -27,7 +27,7 @@ from flax import traverse_util
 
 from dsbs_jax import contract
 from dsbs_jax.core import decoding, network
-from dsbs_jax.exporting import stablehlo_run
+from dsbs_jax.exporting.run_scripts import stablehlo as run_script
 from dsbs_jax.interop import t5x_layers
 from dsbs_jax.interop.hf import hf_checkpoint
 
@@ -105,5 +105,5 @@ def save(
   if sentencepiece_model:
     (folder / 'spiece.model').write_bytes(sentencepiece_model)
   (folder / 'settings.json').write_text(json.dumps(settings, indent=2) + '\n')
-  source = pathlib.Path(stablehlo_run.__file__).read_text()
+  source = pathlib.Path(run_script.__file__).read_text()
   (folder / 'run.py').write_text(source)

@@ -17,7 +17,7 @@ import jax
 from dsbs_jax import contract
 from dsbs_jax.core import partitioning
 from dsbs_jax.hardware import batch_shapes, tpu_compiler
-from dsbs_jax.runtime import accelerators
+from dsbs_jax.runtime import device_specs
 from dsbs_jax.training import lowered_step, step_functions, train_config
 
 _NEEDED = re.compile(r'(?:Used |temporaries \()(\d+(?:\.\d+)?)([KMGT])')
@@ -111,7 +111,7 @@ def bytes_per_device(tree: Any) -> int:
   )
 
 
-def mesh_of(device: accelerators.Device, shape: str) -> jax.sharding.Mesh:
+def mesh_of(device: device_specs.Device, shape: str) -> jax.sharding.Mesh:
   """A mesh of devices that are not there.
 
   Args:

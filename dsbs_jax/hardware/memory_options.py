@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 from dsbs_jax.core import optimizer, partitioning
 from dsbs_jax.hardware import batch_shapes, memory
-from dsbs_jax.runtime import accelerators
+from dsbs_jax.runtime import device_specs
 from dsbs_jax.training import lowered_step, train_config
 
 _MICROBATCHES = (2, 4, 8)
@@ -61,12 +61,12 @@ class FitResult:
   parts: memory.Parts
   compiled: memory.Compiled | None
 
-  def fits(self, device: accelerators.Device) -> bool:
+  def fits(self, device: device_specs.Device) -> bool:
     """Whether the compiled step fits into the device's memory."""
     return self.compiled is not None and self.compiled.fits(device.memory)
 
 
-def options(asked: Option, device: accelerators.Device) -> Iterator[Option]:
+def options(asked: Option, device: device_specs.Device) -> Iterator[Option]:
   """The options, each on top of the ones before it, cheapest first.
 
   Args:
@@ -107,7 +107,7 @@ def options(asked: Option, device: accelerators.Device) -> Iterator[Option]:
 
 
 def compile_option(
-  option: Option, device: accelerators.Device, *, shapes: Shapes
+  option: Option, device: device_specs.Device, *, shapes: Shapes
 ) -> FitResult | None:
   """Compiles an option, unless shapes alone rule it out.
 

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from dsbs_jax import contract
-from dsbs_jax.core import partitioning, platform
+from dsbs_jax.core import matmul_precision, partitioning
 from dsbs_jax.core.gradients import batch_parts
 from dsbs_jax.data.batching import row_shapes
 from dsbs_jax.hardware import (
@@ -22,7 +22,7 @@ from dsbs_jax.hardware import (
 )
 from dsbs_jax.hardware import memory as memory_lib
 from dsbs_jax.runs import results
-from dsbs_jax.runtime import accelerators, progress
+from dsbs_jax.runtime import device_specs, progress
 from dsbs_jax.training import lowered_step, step_functions, train_config
 
 DOES_NOT_FIT_STATUS = 1
@@ -39,7 +39,7 @@ class PlanRequest:
 
   Attributes:
     mesh: data x model devices, such as '8x4'.
-    device: a name of `accelerators.DEVICES`.
+    device: a name of `device_specs.DEVICES`.
     batch: shapes such as 'label:32x128/16'; none takes those of prepared data
       (DATA_DIR), or typical ones.
     price_per_device_hour: in any currency; None for no price.
@@ -61,7 +61,7 @@ class PlanRequest:
           f'--{name} is not given; a plan is for --mesh=8x4 --device=v5e, say.'
         )
     partitioning.mesh_sizes(self.mesh)
-    accelerators.device(self.device)
+    device_specs.device(self.device)
     batch_shapes.given(self.batch)
     low, high = (*self.utilisation, 0, 0)[:2]
     if len(self.utilisation) != 2 or not 0 < low <= high <= 1:
@@ -130,7 +130,7 @@ def simulate(request: PlanRequest) -> None:
   machine, if any, stays free.
   """
   jax.config.update('jax_platforms', 'cpu')
-  if accelerators.device(request.device).is_tpu:
+  if device_specs.device(request.device).is_tpu:
     # JAX cannot read programs back that are for a machine that is not there.
     jax.config.update('jax_enable_compilation_cache', False)
   else:
@@ -149,8 +149,8 @@ def make(run: train_config.TrainConfig, request: PlanRequest) -> HardwarePlan:
     UserError: the mesh is no slice of the device, the compiler is not
       installed, or the batch's rows do not divide.
   """
-  platform.use_precision(run.matmul_precision)
-  device = accelerators.device(request.device)
+  matmul_precision.use(run.matmul_precision)
+  device = device_specs.device(request.device)
   given = batch_shapes.given(request.batch)
   shapes = functools.partial(_shapes, given)
   mesh = memory_lib.mesh_of(device, request.mesh)

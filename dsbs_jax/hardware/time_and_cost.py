@@ -5,7 +5,7 @@ import dataclasses
 
 from dsbs_jax.core import flops
 from dsbs_jax.hardware import batch_shapes
-from dsbs_jax.runtime import accelerators
+from dsbs_jax.runtime import device_specs
 from dsbs_jax.training import train_config
 
 # Published T5 training, as a share of the bfloat16 peak: T5X on 512 GPUs and
@@ -66,7 +66,7 @@ def step_flops(
 
 def forecast(
   run: train_config.TrainConfig,
-  device: accelerators.Device,
+  device: device_specs.Device,
   *,
   num_devices: int,
   views: batch_shapes.Views,

@@ -12,7 +12,7 @@ import jax
 from jax.experimental import topologies
 
 from dsbs_jax import contract
-from dsbs_jax.runtime import accelerators
+from dsbs_jax.runtime import device_specs
 
 # Without these the library looks for the metadata server of a TPU machine.
 _ENVIRONMENT = {
@@ -29,7 +29,7 @@ def is_installed() -> bool:
   return importlib.util.find_spec('libtpu') is not None
 
 
-def devices(kind: accelerators.Device, num_chips: int) -> list[jax.Device]:
+def devices(kind: device_specs.Device, num_chips: int) -> list[jax.Device]:
   """The devices of a slice, to compile for.
 
   Args:
@@ -45,7 +45,7 @@ def devices(kind: accelerators.Device, num_chips: int) -> list[jax.Device]:
       ' a TPU, but libtpu is not installed. Install it: pip install -c'
       " constraints.txt -e '.[tpu]'."
     )
-  layout = accelerators.layout(kind, num_chips)
+  layout = device_specs.layout(kind, num_chips)
   for name, value in _ENVIRONMENT.items():
     os.environ.setdefault(name, value)
   options = {'chip_config_name': 'megacore'} if kind.megacore else {}

@@ -217,7 +217,7 @@ class Evaluator:
       if stop is not None and stop.requested():
         return None
       if jax.process_count() > 1:
-        rows = decode_functions.to_global(rows, self._batch_sharding)
+        rows = partitioning.to_global(rows, self._batch_sharding)
       decoded = self._decode(params, rows)
       for position, ids in zip(positions, decoded, strict=True):
         if position >= 0:

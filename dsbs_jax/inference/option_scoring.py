@@ -113,14 +113,14 @@ class RankClassifier:
       max(1, min(self._batch_size, fitting // num_options)),
       shard_info=shard_info,
     ):
-      inputs = decode_functions.to_global(
+      inputs = partitioning.to_global(
         rows['encoder_input_tokens'], self._sharding
       )
       local = shard_info.local({'options': options[positions]})['options']
       size = max(1, fitting // len(positions))
       scores = [
         self._score(
-          params, inputs, decode_functions.to_global(some, self._sharding)
+          params, inputs, partitioning.to_global(some, self._sharding)
         )
         for some in decode_functions.option_parts(local, size)
       ]

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from dsbs_jax import contract
-from dsbs_jax.core import network, partitioning, platform
+from dsbs_jax.core import matmul_precision, network, partitioning
 from dsbs_jax.data import benchmark as benchmark_lib
 from dsbs_jax.data import register, task_forms
 from dsbs_jax.data.vocabulary import vocabularies
@@ -108,7 +108,9 @@ class CheckpointConfig:
   def __post_init__(self):
     field_checks.texts(self, 'checkpoint_path', 'mixture_or_task_name')
     field_checks.one_of(self, 'backend', backend.BACKENDS)
-    field_checks.one_of(self, 'matmul_precision', (None, *platform.PRECISIONS))
+    field_checks.one_of(
+      self, 'matmul_precision', (None, *matmul_precision.NAMES)
+    )
     field_checks.texts_or_none(
       self, 'data_dir', 'vocabulary', 'prefixes', 'module'
     )
@@ -152,7 +154,7 @@ class CheckpointConfig:
     )
     chosen = backend.choose(self.backend, work)
     if chosen == backend.JAX:
-      platform.use_precision(self.matmul_precision)
+      matmul_precision.use(self.matmul_precision)
       compilation_cache.use_cache()
     mesh = partitioning.make_mesh(self.mesh)
     path, step = self._find()

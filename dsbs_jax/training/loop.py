@@ -14,10 +14,9 @@ from typing import Any
 import jax
 
 from dsbs_jax import contract
-from dsbs_jax.core import partitioning, platform
+from dsbs_jax.core import matmul_precision, partitioning
 from dsbs_jax.data import declared
 from dsbs_jax.data.remote import object_store
-from dsbs_jax.inference.backends import decode_functions
 from dsbs_jax.runs import run_folder, working_copy
 from dsbs_jax.runtime import (
   compilation_cache,
@@ -137,7 +136,7 @@ def _train_locked(
   """
   malloc.keep_freed_memory()
   compilation_cache.use_cache()
-  platform.use_precision(run.matmul_precision)
+  matmul_precision.use(run.matmul_precision)
   mesh = partitioning.make_mesh(run.mesh)
   now = session.open_session(run, mesh, config_text=config_text)
   batch_sharding = partitioning.batch_sharding(mesh)
@@ -159,7 +158,7 @@ def _train_locked(
       while step < run.train_steps and not stop.requested():
         profile.before(step + 1)
         with clock.phase('data'):
-          batch = decode_functions.to_global(next(now.batches), batch_sharding)
+          batch = partitioning.to_global(next(now.batches), batch_sharding)
         with jax.profiler.StepTraceAnnotation('train', step_num=step + 1):
           now.state, metrics = now.train_step(now.state, batch, now.key_data)
         step += 1

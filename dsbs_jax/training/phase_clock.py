@@ -11,7 +11,7 @@ import numpy as np
 
 from dsbs_jax.core import flops, network
 from dsbs_jax.core import lora as lora_lib
-from dsbs_jax.runtime import accelerators
+from dsbs_jax.runtime import device_specs
 
 DATA, EVALUATION, SAVE = 'data', 'evaluation', 'save'
 
@@ -48,7 +48,7 @@ class PhaseClock:
     self._model = model
     self._lora = lora
     self._devices = list(devices)
-    self._peak = accelerators.peak_flops(
+    self._peak = device_specs.peak_flops(
       self._devices[0].device_kind, model.dtype
     )
     self._clock = clock
@@ -108,7 +108,7 @@ class PhaseClock:
       if device.process_index == jax.process_index()
     ]
     if any(memory):
-      found['peak_memory_gib'] = max(memory) / accelerators.GIB
+      found['peak_memory_gib'] = max(memory) / device_specs.GIB
     return found
 
   def pauses(self) -> dict[str, float]:

@@ -19,7 +19,7 @@ from dsbs_jax.inference import evaluator as evaluator_lib
 from dsbs_jax.interop import read_checkpoint
 from dsbs_jax.runs import (
   checkpoint_folders,
-  checkpoint_repair,
+  checkpoint_validation,
   checkpoints,
   metrics_log,
   results,
@@ -99,7 +99,7 @@ def open_session(
   progress.say(data.describe())
   batches = data.iterate()
 
-  latest_step = checkpoint_repair.latest_valid_step(run.model_dir)
+  latest_step = checkpoint_validation.latest_valid_step(run.model_dir)
   saved = checkpoints.Checkpoints(run.model_dir, keep=run.keep_checkpoints)
   fingerprint = resume_check.run_fingerprint(run, source, vocabulary)
   init_key, run_key = jax.random.split(jax.random.key(run.seed))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from dsbs_jax import contract
 from dsbs_jax.core import lora as lora_lib
-from dsbs_jax.core import network, partitioning, platform
+from dsbs_jax.core import matmul_precision, network, partitioning
 from dsbs_jax.core import objective as objective_lib
 from dsbs_jax.data import register, soft_labels
 from dsbs_jax.data.batching import batch_order, soft_label_rows
@@ -130,7 +130,9 @@ class TrainConfig:
       self, 'data_dir', 'vocabulary', 'prefixes', 'initial_checkpoint_path'
     )
     field_checks.texts_or_none(self, 'module')
-    field_checks.one_of(self, 'matmul_precision', (None, *platform.PRECISIONS))
+    field_checks.one_of(
+      self, 'matmul_precision', (None, *matmul_precision.NAMES)
+    )
     field_checks.counts(self, *_COUNTS)
     field_checks.counts(self, 'chunk_tokens', 'max_nonfinite_steps', least=0)
     field_checks.counts(self, 'seed', least=0, below=1 << 32)

@@ -13,7 +13,7 @@ import pytest
 
 from bench import accelerator_check, check_parts, operation_times
 from dsbs_jax.hardware import tpu_compiler
-from dsbs_jax.runtime import accelerators
+from dsbs_jax.runtime import device_specs
 from tests.bench import test_bench
 
 needs_compiler = pytest.mark.skipif(
@@ -129,9 +129,9 @@ def test_a_tpus_trace_is_read_operation_by_operation(tmp_path):
   ],
 )
 def test_utilisation_is_that_of_the_chips_peak(kind, name):
-  peak = accelerators.DEVICES[name].peak_tflops * 1e12
-  assert accelerators.peak_flops(kind, 'bfloat16') == peak
-  assert accelerators.peak_flops(kind, 'float32') == pytest.approx(peak / 6)
+  peak = device_specs.DEVICES[name].peak_tflops * 1e12
+  assert device_specs.peak_flops(kind, 'bfloat16') == peak
+  assert device_specs.peak_flops(kind, 'float32') == pytest.approx(peak / 6)
 
 
 def run_check(folder, *flags, **environment):

@@ -40,12 +40,14 @@ NARROW = {
   'dsbs_jax.core.layers': (
     'dsbs_jax.contract',
     'dsbs_jax.core.layers',
+    'dsbs_jax.core.matmul_precision',
     'dsbs_jax.core.platform',
   ),
   'dsbs_jax.core.losses': (
     'dsbs_jax.contract',
     'dsbs_jax.core.losses',
     'dsbs_jax.core.objective',
+    'dsbs_jax.core.matmul_precision',
     'dsbs_jax.core.platform',
   ),
   'dsbs_jax.core.gradients': (
@@ -71,10 +73,10 @@ NARROW = {
   ),
   'tasks': ('dsbs_jax.contract', 'dsbs_jax.data', 'tasks'),
   'rationales.record': (*_BELOW_RATIONALES, 'rationales.record'),
-  'rationales.server': (
+  'rationales.client': (
     *_BELOW_RATIONALES,
     'rationales.record',
-    'rationales.server',
+    'rationales.client',
   ),
   'rationales': (*_BELOW_RATIONALES, 'rationales', 'tasks'),
 }

@@ -11,10 +11,10 @@ import pytest
 from dsbs_jax import contract
 from dsbs_jax.core import (
   decoding,
+  matmul_precision,
   network,
   objective,
   optimizer,
-  platform,
   steps,
 )
 from tests.core import test_steps, tiny_t5
@@ -110,23 +110,23 @@ def test_products_of_float32_are_float32_in_precision_too(name):
 def test_who_chooses_a_precision_gets_it(place, monkeypatch):
   if place != 'setting':
     monkeypatch.setenv('JAX_DEFAULT_MATMUL_PRECISION', 'tensorfloat32')
-  platform.use_precision(None if place == 'variable' else 'tensorfloat32')
+  matmul_precision.use(None if place == 'variable' else 'tensorfloat32')
   try:
     found = products('options', 'float32', 'cuda')
   finally:
     monkeypatch.undo()
-    platform.use_precision(None)
+    matmul_precision.use(None)
   assert found and not [line for line in found if 'HIGHEST' in line]
 
 
 def test_two_precisions_are_refused(monkeypatch):
   monkeypatch.setenv('JAX_DEFAULT_MATMUL_PRECISION', 'bfloat16')
   with pytest.raises(contract.UserError, match="'float32', but .* 'bfloat16'"):
-    platform.use_precision('float32')
+    matmul_precision.use('float32')
 
 
 def test_precisions_are_those_of_jax():
-  for name in platform.PRECISIONS:
+  for name in matmul_precision.NAMES:
     with jax.default_matmul_precision(name):
       assert jax.config.jax_default_matmul_precision == name
 

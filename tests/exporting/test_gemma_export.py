@@ -4,7 +4,7 @@
 import pytest
 
 from dsbs_jax import contract
-from dsbs_jax.exporting import answer_check, engine_folders, hf_folder
+from dsbs_jax.exporting import answer_check, ct2_gguf_folders, hf_folder
 from dsbs_jax.exporting import export as export_lib
 from dsbs_jax.interop.hf import hf_checkpoint
 from tests import models
@@ -34,7 +34,9 @@ def test_to_transformers_and_back(recorded, tmp_path):
 
 
 @recorded_gemma.both
-@pytest.mark.parametrize('form', ['t5x', 'stablehlo', *engine_folders.FORMATS])
+@pytest.mark.parametrize(
+  'form', ['t5x', 'stablehlo', *ct2_gguf_folders.FORMATS]
+)
 def test_formats_of_a_t5_alone_are_refused(recorded, tmp_path, form):
   asked = _asked(recorded, tmp_path)
   with pytest.raises(contract.UserError, match=f'--format={form} writes a T5'):
@@ -43,4 +45,4 @@ def test_formats_of_a_t5_alone_are_refused(recorded, tmp_path, form):
     elif form == 'stablehlo':
       export_lib.to_stablehlo(asked)
     else:
-      engine_folders.export(asked, form, check=answer_check.CheckConfig())
+      ct2_gguf_folders.export(asked, form, check=answer_check.CheckConfig())

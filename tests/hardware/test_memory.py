@@ -15,7 +15,7 @@ import pytest
 from dsbs_jax.core import lora, partitioning
 from dsbs_jax.hardware import batch_shapes, memory
 from dsbs_jax.runs import results
-from dsbs_jax.runtime import accelerators
+from dsbs_jax.runtime import device_specs
 from dsbs_jax.training import lowered_step, step_functions
 from tests.hardware import small_run
 
@@ -74,7 +74,7 @@ def plan_xl(*bindings):
 
 
 def test_t5_xl_is_too_large_for_24_gb_unless_its_weights_are_frozen():
-  card = accelerators.device('l4').memory
+  card = device_specs.device('l4').memory
   *_, whole = plan_xl()
   assert whole.held > card
   run, *_, parts = plan_xl(*LORA)
@@ -95,7 +95,7 @@ def test_a_step_of_t5_xl_with_lora_fits_24_gb():
   lowered = lowered_step.lower_train_step(run, mesh, shapes, join_views=True)
   peak = memory.compile_program(lowered, mesh).peak
   print(f'peak {peak:,}, of which by shapes {parts.total:,}')
-  assert parts.total < peak < accelerators.device('l4').memory
+  assert parts.total < peak < device_specs.device('l4').memory
 
 
 def kernels_count(name):

@@ -8,7 +8,7 @@ import jax
 from dsbs_jax.core import partitioning
 from dsbs_jax.data.batching import row_shapes
 from dsbs_jax.hardware import memory, memory_options
-from dsbs_jax.runtime import accelerators
+from dsbs_jax.runtime import device_specs
 from tests.hardware import small_run
 
 ONE_VIEW = {'label': row_shapes.Shape(32, 64, 32)}
@@ -20,11 +20,11 @@ def test_advice_is_the_first_change_that_fits(run, monkeypatch):
   monkeypatch.setattr(memory, 'mesh_of', lambda device, shape: mesh)
   asked = memory_options.Option(run, '1x1')
   shapes = lambda run, mesh: ONE_VIEW  # noqa: E731
-  roomy = accelerators.Device('roomy', 10.0, 1.0)
+  roomy = device_specs.Device('roomy', 10.0, 1.0)
   plain = memory_options.compile_option(asked, roomy, shapes=shapes)
   assert plain.fits(roomy)
-  tight = accelerators.Device(
-    'tight', (plain.compiled.peak - 1) / accelerators.GIB, 1.0
+  tight = device_specs.Device(
+    'tight', (plain.compiled.peak - 1) / device_specs.GIB, 1.0
   )
   assert not plain.fits(tight)
   options = list(memory_options.options(asked, tight))
@@ -33,7 +33,7 @@ def test_advice_is_the_first_change_that_fits(run, monkeypatch):
   result = memory_options.compile_option(options[0], tight, shapes=shapes)
   assert result.compiled.peak < plain.compiled.peak and result.fits(tight)
   # Shapes alone rule it out: nothing is compiled.
-  hopeless = accelerators.Device('hopeless', 1e-4, 1.0)
+  hopeless = device_specs.Device('hopeless', 1e-4, 1.0)
   assert (
     memory_options.compile_option(asked, hopeless, shapes=shapes).compiled
     is None
@@ -50,7 +50,7 @@ def test_the_ladder_never_repeats_what_is_asked(run):
       'OPTIMIZER = @optimizer.adafactor',
     )
   )
-  device = accelerators.device('v5e')
+  device = device_specs.device('v5e')
   changes = [
     option.changes
     for option in memory_options.options(
@@ -68,7 +68,7 @@ def test_microbatches_need_rows_that_divide(run):
   option = memory_options.Option(
     dataclasses.replace(run, microbatches=3), '1x1'
   )
-  device = accelerators.Device('any', 10.0, 1.0)
+  device = device_specs.Device('any', 10.0, 1.0)
   assert (
     memory_options.compile_option(
       option, device, shapes=lambda run, mesh: small_run.VIEWS

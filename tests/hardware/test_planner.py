@@ -10,7 +10,7 @@ import pytest
 
 from dsbs_jax.hardware import planner, tpu_compiler
 from dsbs_jax.runs import results
-from dsbs_jax.runtime import accelerators
+from dsbs_jax.runtime import device_specs
 from tests.hardware import small_run
 
 SMALLER = (
@@ -22,11 +22,11 @@ SMALLER = (
 
 
 def test_a_mesh_must_be_a_slice():
-  assert accelerators.layout(accelerators.device('v4'), 16) == '2x2x4'
+  assert device_specs.layout(device_specs.device('v4'), 16) == '2x2x4'
   with pytest.raises(ValueError, match='24 chips, but slices of v5e have'):
-    accelerators.layout(accelerators.device('v5e'), 24)
+    device_specs.layout(device_specs.device('v5e'), 24)
   with pytest.raises(ValueError, match="--device is 'tpu9'"):
-    accelerators.device('tpu9')
+    device_specs.device('tpu9')
 
 
 def test_questions_are_checked():

@@ -11,7 +11,7 @@ import pytest
 from dsbs_jax.core import flops, lora, network, objective
 from dsbs_jax.core.gradients import batch_gradient
 from dsbs_jax.hardware import time_and_cost
-from dsbs_jax.runtime import accelerators
+from dsbs_jax.runtime import device_specs
 from tests import models
 from tests.hardware import small_run
 
@@ -117,7 +117,7 @@ def test_step_flops_add_up_views_and_both_passes(run):
 def test_a_forecast_follows_from_its_own_numbers(run):
   given = time_and_cost.forecast(
     run,
-    accelerators.device('v5e'),
+    device_specs.device('v5e'),
     num_devices=4,
     views=small_run.VIEWS,
     utilisation=(0.25, 0.5),
@@ -139,6 +139,6 @@ def test_float32_has_the_rate_of_its_full_precision(run):
   wide = dataclasses.replace(run, model=model)
   for name, expected in (('a100', 19.5), ('h200', 67), ('v5p', 459 / 6)):
     given = time_and_cost.forecast(
-      wide, accelerators.device(name), num_devices=1, views=small_run.VIEWS
+      wide, device_specs.device(name), num_devices=1, views=small_run.VIEWS
     )
     assert given.peak_tflops == pytest.approx(expected)

@@ -13,12 +13,12 @@ import pytest
 
 from dsbs_jax.core import decoding, partitioning
 from dsbs_jax.hardware import batch_shapes, memory, tpu_compiler
-from dsbs_jax.runtime import accelerators
+from dsbs_jax.runtime import device_specs
 from dsbs_jax.runtime.configuration import gin_config
 from dsbs_jax.training import lowered_step, step_functions, train_config
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
-GIB = accelerators.GIB
+GIB = device_specs.GIB
 
 needs_compiler = pytest.mark.skipif(
   not tpu_compiler.is_installed(),
@@ -80,9 +80,9 @@ def build(case):
 
 
 def report(program, case, compiled, batch):
-  device = accelerators.device(case.device)
+  device = device_specs.device(case.device)
   num = partitioning.mesh_sizes(case.mesh)
-  layout = accelerators.layout(device, num[0] * num[1])
+  layout = device_specs.layout(device, num[0] * num[1])
   print(
     f'\n| {program} | {case.model} | {case.device} {layout} | {case.mesh}'
     f' {case.rules} | {case.optimizer}, remat {case.remat} | {batch} |'
@@ -96,7 +96,7 @@ def report(program, case, compiled, batch):
 @pytest.mark.long
 @pytest.mark.parametrize('case', TRAIN, ids=str)
 def test_the_train_step_compiles_and_fits(case):
-  run, device = build(case), accelerators.device(case.device)
+  run, device = build(case), device_specs.device(case.device)
   mesh = memory.mesh_of(device, case.mesh)
   views = batch_shapes.typical(run, multiple=mesh.shape[partitioning.DATA_AXIS])
   compiled = memory.compile_program(
@@ -134,7 +134,7 @@ def lower_decode(run, mesh):
 @pytest.mark.long
 @pytest.mark.parametrize('case', DECODE, ids=str)
 def test_the_decode_step_compiles_and_fits(case):
-  run, device = build(case), accelerators.device(case.device)
+  run, device = build(case), device_specs.device(case.device)
   mesh = memory.mesh_of(device, case.mesh)
   compiled = memory.compile_program(lower_decode(run, mesh), mesh)
   report('decode', case, compiled, f'{run.eval_batch_size} x 128/64')
@@ -147,7 +147,7 @@ def test_a_step_that_is_too_large_is_told_so_by_the_compiler():
   import jax
   import jax.numpy as jnp
 
-  mesh = memory.mesh_of(accelerators.device('v5e'), '4x1')
+  mesh = memory.mesh_of(device_specs.device('v5e'), '4x1')
   whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
   lowered = jax.jit(
     lambda x: jnp.flip(x) + 1.0, in_shardings=whole, out_shardings=whole

@@ -19,7 +19,7 @@ import pytest
 
 from dsbs_jax.core import network
 from dsbs_jax.hardware import batch_shapes, memory, tpu_compiler
-from dsbs_jax.runtime import accelerators
+from dsbs_jax.runtime import device_specs
 from dsbs_jax.runtime.configuration import gin_config
 from dsbs_jax.training import lowered_step, train_config
 
@@ -69,7 +69,7 @@ def step(*bindings):
     )
     for view, shape in alone.items()
   }
-  mesh = memory.mesh_of(accelerators.device('v5e'), f'{CHIPS}x1')
+  mesh = memory.mesh_of(device_specs.device('v5e'), f'{CHIPS}x1')
   compiled = lowered_step.lower_train_step(run, mesh, shapes).compile()
   costs = compiled.cost_analysis()
   return Step(run, alone, compiled.as_text(), costs['bytes accessed'])

@@ -9,7 +9,7 @@ import types
 import jax
 import pytest
 
-from dsbs_jax.core import platform
+from dsbs_jax.core import matmul_precision
 from dsbs_jax.inference import infer_file
 from dsbs_jax.runtime.configuration import gin_config
 from dsbs_jax.serving import server
@@ -77,7 +77,7 @@ def settings_of(monkeypatch):
 def test_a_student_multiplies_in_the_precision_that_is_set(
   verb, unbroken, settings_of, request
 ):
-  request.addfinalizer(lambda: platform.use_precision(None))
+  request.addfinalizer(lambda: matmul_precision.use(None))
   flag = '--gin.MATMUL_PRECISION=tensorfloat32'
   settings_of(verb, dsbs, unbroken.model_dir, flag).load_params()
   assert jax.config.jax_default_matmul_precision == 'tensorfloat32'

@@ -115,13 +115,13 @@ def _same(alone, together):
 
 _SLOW_CHECK = """
 import sys, time
-from dsbs_jax.runs import checkpoint_repair
+from dsbs_jax.runs import checkpoint_validation
 from dsbs_jax.runtime import distributed
 import jax
 distributed.join(True)
 jax.devices()
 time.sleep(40 * (1 - jax.process_index()))
-assert checkpoint_repair.latest_valid_step(sys.argv[1]) is None
+assert checkpoint_validation.latest_valid_step(sys.argv[1]) is None
 """
 
 
@@ -134,10 +134,10 @@ def test_others_wait_while_a_large_checkpoint_is_checked(tmp_path):
 
 _SHARED_CHECK = """
 import sys
-from dsbs_jax.runs import checkpoint_repair
+from dsbs_jax.runs import checkpoint_validation
 from dsbs_jax.runtime import distributed
 distributed.join(True)
-assert checkpoint_repair.latest_valid_step(sys.argv[1]) == 1
+assert checkpoint_validation.latest_valid_step(sys.argv[1]) == 1
 """
 
 

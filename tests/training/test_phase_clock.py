@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dsbs_jax.core import flops, network
-from dsbs_jax.runtime import accelerators
+from dsbs_jax.runtime import device_specs
 from dsbs_jax.training import phase_clock
 
 MODEL = network.T5Config(
@@ -110,12 +110,12 @@ def test_utilisation_is_of_all_devices_and_without_padding():
   ],
 )
 def test_devices_are_known_by_the_kind_that_jax_names(kind, name):
-  known = accelerators.DEVICES[name]
-  assert accelerators.peak_flops(kind, 'bfloat16') == known.peak_tflops * 1e12
-  assert accelerators.peak_flops(kind, 'float32') == pytest.approx(
+  known = device_specs.DEVICES[name]
+  assert device_specs.peak_flops(kind, 'bfloat16') == known.peak_tflops * 1e12
+  assert device_specs.peak_flops(kind, 'float32') == pytest.approx(
     known.peak_tflops * 1e12 * known.float32_share
   )
 
 
 def test_other_devices_have_no_utilisation():
-  assert accelerators.peak_flops('cpu', 'float32') is None
+  assert device_specs.peak_flops('cpu', 'float32') is None

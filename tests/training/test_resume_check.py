@@ -9,7 +9,7 @@ import types
 import jax
 import pytest
 
-from dsbs_jax.core import objective, platform
+from dsbs_jax.core import matmul_precision, objective
 from dsbs_jax.data.vocabulary import vocabularies
 from dsbs_jax.interop import read_checkpoint
 from dsbs_jax.preparing import prepare
@@ -79,7 +79,7 @@ def test_what_makes_another_run_is_refused(settings, finished, binding, named):
 
 
 def test_another_precision_makes_another_run(settings, finished, request):
-  request.addfinalizer(lambda: platform.use_precision(None))
+  request.addfinalizer(lambda: matmul_precision.use(None))
   changed = settings(finished, "MATMUL_PRECISION = 'tensorfloat32'")
   with pytest.raises(ValueError, match="matmul_precision: None -> 'tensorf"):
     loop.train(changed)

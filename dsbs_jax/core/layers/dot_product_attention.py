@@ -13,7 +13,7 @@ probabilities, and masked pairs need no second mask, as their probability is 0.
 import jax
 import jax.numpy as jnp
 
-from dsbs_jax.core import platform
+from dsbs_jax.core import matmul_precision, platform
 
 # Score of a masked pair. T5X adds it; selecting it gives the same softmax,
 # because float32 cannot hold both it and a score.
@@ -55,7 +55,7 @@ def _scores(query, key, bias):
     'BHTK,BHSK->BHTS',
     query,
     key,
-    precision=platform.precision(query.dtype),
+    precision=matmul_precision.of(query.dtype),
     preferred_element_type=jnp.float32,
   )
   return scores if bias is None else scores + bias
@@ -71,7 +71,7 @@ def plain_attention(query, key, value, bias, mask):
     'BHTS,BHSK->BHTK',
     probabilities,
     value,
-    precision=platform.precision(query.dtype),
+    precision=matmul_precision.of(query.dtype),
   )
 
 

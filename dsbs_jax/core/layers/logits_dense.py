@@ -10,7 +10,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from dsbs_jax.core import platform
+from dsbs_jax.core import matmul_precision, platform
 from dsbs_jax.core.layers import low_rank
 
 
@@ -27,7 +27,7 @@ def logits_dense(
     kernel: [D, V] float32, or as LoRA splits it.
   """
   if isinstance(kernel, low_rank.LowRankKernel):
-    precision = platform.precision(inputs.dtype)
+    precision = matmul_precision.of(inputs.dtype)
     thin = jnp.matmul(
       inputs, kernel.a.astype(inputs.dtype), precision=precision
     )
@@ -42,7 +42,7 @@ def _product(left: jax.Array, right: jax.Array) -> jax.Array:
   return jnp.matmul(
     left,
     right,
-    precision=platform.precision(left.dtype),
+    precision=matmul_precision.of(left.dtype),
     preferred_element_type=jnp.float32,
   )
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dsbs_jax.core import platform
+from dsbs_jax.core import matmul_precision
 from dsbs_jax.core.layers import dot_product_attention, dropout, low_rank
 from dsbs_jax.core.layers.unpadding import Unpadding
 
@@ -179,7 +179,7 @@ def dense(
   flat = jnp.matmul(
     inputs.reshape(-1, inputs.shape[-1]),
     kernel.astype(inputs.dtype),
-    precision=platform.precision(inputs.dtype),
+    precision=matmul_precision.of(inputs.dtype),
   )
   return flat.reshape(*inputs.shape[:-1], kernel.shape[-1])
 

@@ -256,21 +256,6 @@ def option_parts(options: np.ndarray, size: int) -> list[np.ndarray]:
   return [options[:, start : start + size] for start in starts]
 
 
-def to_global(batch: Any, sharding: jax.sharding.Sharding) -> Any:
-  """Puts this process's rows of a batch on its devices.
-
-  Args:
-    batch: arrays [rows of this process, ...].
-    sharding: of the arrays over all processes.
-
-  Returns:
-    The same tree of arrays [rows of all processes, ...].
-  """
-  return jax.tree.map(
-    lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch
-  )
-
-
 def _jit(function: Callable, mesh: jax.sharding.Mesh, *, num_batches: int = 1):
   """Compiles (params, *batches) for parameters where they are."""
   rows = partitioning.batch_sharding(mesh)

@@ -7,8 +7,8 @@ import types
 
 import pytest
 
+from rationales.client import batch, retries
 from rationales.record import batch_jobs, calls, completions_file
-from rationales.server import batch, limiter
 
 SAMPLING = calls.Sampling('m', calls.CHAT, 0.0, 0, (), {})
 
@@ -110,7 +110,7 @@ def test_a_batch_that_may_have_been_created_is_looked_for(
       batch_size=8,
       forget_batches=False,
       poll_seconds=0,
-      backoff=limiter.Backoff(),
+      backoff=retries.Backoff(),
     ),
     types.SimpleNamespace(
       file=nothing, monitor=types.SimpleNamespace(tick=lambda: None)

@@ -34,7 +34,7 @@ class Device:
     memory_gib: what a program may use of its memory.
     peak_tflops: dense bfloat16 operations per second, in 1e12.
     float32_share: rate of matrix products of float32 in full precision, see
-      `core/platform.py`, as a share of the peak.
+      `core/matmul_precision.py`, as a share of the peak.
     layouts: number of chips -> physical layout; empty where any number goes.
     megacore: whether the two cores of a chip are one device.
     kinds: what JAX's `device_kind` is, or begins with, for it.

@@ -11,8 +11,7 @@ import signal
 from collections.abc import Iterator
 
 from dsbs_jax.runtime import progress
-from rationales.record import calls
-from rationales.server import (
+from rationales.client import (
   backends,
   failures,
   first_answers,
@@ -21,7 +20,8 @@ from rationales.server import (
   recorder,
   server_config,
 )
-from rationales.server.failures import INTERRUPTED, ExitReason
+from rationales.client.failures import INTERRUPTED, ExitReason
+from rationales.record import calls
 
 _SYNC_SECONDS = 1.0
 # Calls that wait for another attempt do not count as in flight, so that a few

@@ -8,8 +8,8 @@ import urllib.parse
 import httpx2
 import openai
 
+from rationales.client import failures, server_config
 from rationales.record import calls
-from rationales.server import failures, server_config
 
 _SECONDS = 10.0
 _LISTED_MODELS = 10

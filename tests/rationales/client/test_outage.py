@@ -9,11 +9,11 @@ import types
 import pytest
 
 from dsbs_jax.runtime import progress
+from rationales.client import failures, online, retries
+from rationales.client.failures import ExitReason
 from rationales.record import calls
-from rationales.server import failures, limiter, online
-from rationales.server.failures import ExitReason
 from tests.rationales import virtual_time
-from tests.rationales.server.test_online import CALL, Record
+from tests.rationales.client.test_online import CALL, Record
 
 HOUR = 3600.0
 
@@ -78,7 +78,7 @@ def _run(backend, todo=(CALL,) * 200, *, after=None, act=None):
     concurrency=16,
     rpm=0,
     tpm=0,
-    backoff=limiter.Backoff(attempts=2),
+    backoff=retries.Backoff(attempts=2),
     timeout=120.0,
     outage_timeout=HOUR,
   )

@@ -19,14 +19,14 @@ import httpx2
 import openai
 
 from dsbs_jax import contract
-from rationales.record import calls, completions_file
-from rationales.server import (
+from rationales.client import (
   bounded_response,
   failures,
   probe,
   secret,
   server_config,
 )
+from rationales.record import calls, completions_file
 
 # Worth another attempt; every other 4xx says that the request itself is bad.
 _RETRIED = {408, 409, 425, 429}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dsbs_jax.data.vocabulary import vocabularies
-from dsbs_jax.exporting import answer_check, engine_folders
+from dsbs_jax.exporting import answer_check, ct2_gguf_folders
 from dsbs_jax.exporting import export as export_lib
 from dsbs_jax.interop import gguf_model
 from dsbs_jax.interop.hf import hf_checkpoint
@@ -30,7 +30,7 @@ def form(request):
 def export(model_dir, out, form, *, check=None, **options):
   """Exports; gives the exit status and the text of what was asked."""
   asked = export_lib.ExportConfig(model_dir=str(model_dir), out=str(out))
-  return engine_folders.export(
+  return ct2_gguf_folders.export(
     asked,
     form,
     check=check or answer_check.CheckConfig(source='none'),
@@ -89,7 +89,7 @@ def test_a_drop_is_status_1_and_the_folder_stays(
   run, questions, tmp_path, monkeypatch, capsys
 ):
   """Stands for a quantization that costs too much: other parameters."""
-  real = engine_folders.ct2_model.save
+  real = ct2_gguf_folders.ct2_model.save
 
   def louder(folder, params, config, **options):
     changed = models.jit(
@@ -103,14 +103,14 @@ def test_a_drop_is_status_1_and_the_folder_stays(
     )(params)
     real(folder, changed, config, **options)
 
-  monkeypatch.setattr(engine_folders.ct2_model, 'save', louder)
+  monkeypatch.setattr(ct2_gguf_folders.ct2_model, 'save', louder)
   status = export(
     run,
     tmp_path / 'out',
     'ct2',
     check=answer_check.CheckConfig(source=str(questions), max_drop=10),
   )
-  assert status == engine_folders.DROPPED_STATUS
+  assert status == ct2_gguf_folders.DROPPED_STATUS
   said = capsys.readouterr().out
   assert 'more than the 10 allowed' in said
   assert 'more than the 10' in (tmp_path / 'out' / 'README.md').read_text()
@@ -141,7 +141,7 @@ def test_bytes_and_files_of_tokenizers_are_read_too(tmp_path):
       output_length=5,
     )
     check = answer_check.CheckConfig(source='none')
-    assert engine_folders.export(asked, 'ct2', check=check) == 0
+    assert ct2_gguf_folders.export(asked, 'ct2', check=check) == 0
     vocabulary = vocabularies.load(spec)
     run = answer_check.load_program(tmp_path / name / 'run.py')
     loaded = run.Student(tmp_path / name, threads=1)

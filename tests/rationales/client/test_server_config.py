@@ -4,7 +4,7 @@
 import pytest
 
 from dsbs_jax import contract
-from rationales.server import secret, server_config
+from rationales.client import secret, server_config
 
 
 def _config(base_url):

@@ -7,9 +7,9 @@ from typing import Any
 
 from dsbs_jax.data import soft_labels
 from dsbs_jax.runtime import progress, terminal_text
+from rationales.client import failures
+from rationales.client import monitor as monitor_lib
 from rationales.record import calls, completions_file, costs, ledger
-from rationales.server import failures
-from rationales.server import monitor as monitor_lib
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run whose first twenty calls are of no use ends."""
 
-from rationales.server import first_answers
+from rationales.client import first_answers
 from tests.rationales import command, sums
 
 

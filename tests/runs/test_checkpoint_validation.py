@@ -10,7 +10,7 @@ import pytest
 from dsbs_jax.core import optimizer, steps
 from dsbs_jax.exporting import export
 from dsbs_jax.interop import checksums, read_checkpoint
-from dsbs_jax.runs import checkpoint_folders, checkpoint_repair, checkpoints
+from dsbs_jax.runs import checkpoint_folders, checkpoint_validation, checkpoints
 from dsbs_jax.training import loop
 from tests import models, small_runs
 
@@ -79,7 +79,9 @@ def test_every_file_is_missed(two_checkpoints, tmp_path, kind, capsys):
     name = file.relative_to(newest)
     CLASSES[kind](folder / 'checkpoint_6' / name)
     expected = 6 if str(name) in UNREAD else 3
-    assert checkpoint_repair.latest_valid_step(str(folder)) == expected, name
+    assert checkpoint_validation.latest_valid_step(str(folder)) == expected, (
+      name
+    )
     aside = folder / 'checkpoint_6.damaged'
     assert aside.exists() == (expected == 3)
     said = capsys.readouterr().err
@@ -95,7 +97,7 @@ def test_every_file_is_missed(two_checkpoints, tmp_path, kind, capsys):
 def test_a_half_deleted_checkpoint_is_missed(two_checkpoints, tmp_path, item):
   shutil.copytree(two_checkpoints, tmp_path / 'run')
   shutil.rmtree(tmp_path / 'run/checkpoint_6' / item)
-  assert checkpoint_repair.latest_valid_step(str(tmp_path / 'run')) == 3
+  assert checkpoint_validation.latest_valid_step(str(tmp_path / 'run')) == 3
 
 
 def test_processes_share_the_files_of_a_checkpoint(two_checkpoints, tmp_path):
@@ -113,7 +115,7 @@ def test_processes_share_the_files_of_a_checkpoint(two_checkpoints, tmp_path):
 def test_an_empty_folder_is_no_checkpoint(two_checkpoints, tmp_path):
   shutil.copytree(two_checkpoints, tmp_path / 'run')
   (tmp_path / 'run/checkpoint_9').mkdir()
-  assert checkpoint_repair.latest_valid_step(str(tmp_path / 'run')) == 6
+  assert checkpoint_validation.latest_valid_step(str(tmp_path / 'run')) == 6
 
 
 def test_an_older_one_that_is_damaged_is_set_aside_too(
@@ -121,7 +123,7 @@ def test_an_older_one_that_is_damaged_is_set_aside_too(
 ):
   shutil.copytree(two_checkpoints, tmp_path / 'run')
   (tmp_path / 'run/checkpoint_3/metrics/metrics').write_text('{"validati')
-  assert checkpoint_repair.latest_valid_step(str(tmp_path / 'run')) == 6
+  assert checkpoint_validation.latest_valid_step(str(tmp_path / 'run')) == 6
   assert 'checkpoint_3 is damaged: metrics/metrics has 10 bytes' in (
     capsys.readouterr().err
   )
@@ -132,7 +134,7 @@ def test_nothing_set_aside_is_written_over(two_checkpoints, tmp_path):
   for _ in range(2):
     shutil.copytree(two_checkpoints, tmp_path / 'run', dirs_exist_ok=True)
     (tmp_path / 'run/checkpoint_6/run/metadata').unlink()
-    checkpoint_repair.latest_valid_step(str(tmp_path / 'run'))
+    checkpoint_validation.latest_valid_step(str(tmp_path / 'run'))
   names = {path.name for path in (tmp_path / 'run').iterdir()}
   assert names >= {'checkpoint_6.damaged', 'checkpoint_6.damaged2'}
 
@@ -143,7 +145,7 @@ def test_checkpoints_of_before_are_read_unchecked(
   shutil.copytree(two_checkpoints, tmp_path / 'run')
   for path in (tmp_path / 'run').glob(f'*/{checksums.FILE}'):
     path.unlink()
-  assert checkpoint_repair.latest_valid_step(str(tmp_path / 'run')) == 6
+  assert checkpoint_validation.latest_valid_step(str(tmp_path / 'run')) == 6
   assert 'read unchecked' in capsys.readouterr().err
   (tmp_path / 'run/checkpoint_6/state/manifest.ocdbt').write_bytes(b'')
   with pytest.raises(ValueError, match='checkpoint_6 cannot be read'):

@@ -20,11 +20,7 @@ https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/.
 
 import asyncio
 import collections
-import dataclasses
 import math
-import random
-
-from dsbs_jax import contract
 
 _INITIAL_CALLS = 8
 _DECREASE = 0.7
@@ -36,45 +32,6 @@ _GROW_SHARE, _SHRINK_SHARE = 0.25, 0.5
 # Calls wait for each other where a round of them takes so many times as long,
 # in the mean, as the fastest round did; else more may be tried.
 _WAITING, _GROWTH, _SHORTEST_ROUND = 1.5, 1.25, 3
-
-
-@dataclasses.dataclass(frozen=True)
-class Backoff:
-  """Waiting times between the attempts of one call.
-
-  Attributes:
-    attempts: attempts for one call before it counts as failed.
-    base: upper limit of the first wait, in seconds; doubles each time.
-    cap: upper limit of all waits, in seconds.
-    longest: a Retry-After of more seconds ends the run.
-
-  Raises:
-    contract.UserError: there is no attempt.
-  """
-
-  attempts: int = 8
-  base: float = 0.5
-  cap: float = 60.0
-  longest: float = 600.0
-
-  def __post_init__(self):
-    if self.attempts < 1:
-      raise contract.UserError(
-        f'--attempts is {self.attempts}, expected 1 or more.'
-      )
-
-  def wait(self, attempt: int, retry_after: float | None) -> float:
-    """Seconds to wait after a failed attempt.
-
-    The wait is drawn from [0, limit], so that calls that failed together do
-    not return together, and added to what the server asked for.
-
-    Args:
-      attempt: number of the attempt, from 1.
-      retry_after: seconds the server asked to wait, if it did.
-    """
-    limit = min(self.cap, self.base * 2 ** (attempt - 1))
-    return (retry_after or 0.0) + random.uniform(0, limit)
 
 
 class RateLimit:

@@ -8,14 +8,14 @@ import tracemalloc
 
 import pytest
 
-from rationales.record import calls, completions_file
-from rationales.server import (
+from rationales.client import (
   backends,
   bounded_response,
   failures,
   secret,
   server_config,
 )
+from rationales.record import calls, completions_file
 from tests.rationales import command, sums
 
 

@@ -7,8 +7,8 @@ import types
 
 import pytest
 
+from rationales.client import online, retries
 from rationales.record import calls, costs
-from rationales.server import limiter, online
 from tests.rationales import virtual_time
 
 # 100 tokens of prompt and 10 of answer, by the estimate: one call a second.
@@ -68,7 +68,7 @@ def test_a_call_takes_the_tokens_it_used_or_else_was_estimated(usage, seconds):
     concurrency=1,
     rpm=0,
     tpm=60 * TOKENS,
-    backoff=limiter.Backoff(),
+    backoff=retries.Backoff(),
     timeout=120.0,
     outage_timeout=60.0,
   )

@@ -6,8 +6,8 @@ import io
 import pytest
 
 from dsbs_jax.runtime import progress
+from rationales.client import monitor
 from rationales.record import calls, completions_file, costs
-from rationales.server import monitor
 from tests.rationales import sums
 
 

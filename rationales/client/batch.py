@@ -27,9 +27,9 @@ from typing import Any, TypeVar
 import openai
 from openai.types import batch as openai_batch
 
+from rationales.client import backends, failures, recorder, server_config
+from rationales.client.failures import INTERRUPTED, ExitReason
 from rationales.record import batch_jobs, calls, ledger
-from rationales.server import backends, failures, recorder, server_config
-from rationales.server.failures import INTERRUPTED, ExitReason
 
 _RUNNING = {'validating', 'in_progress', 'finalizing', 'cancelling'}
 _CLOCK_SKEW_SECONDS = 3600  # between this machine and the server

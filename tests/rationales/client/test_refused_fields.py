@@ -9,7 +9,7 @@ from aiohttp import web
 
 from rationales.record import calls, completions_file
 from tests.rationales import batches, command, sums
-from tests.rationales.server.test_batch import FLAGS
+from tests.rationales.client.test_batch import FLAGS
 from tests.rationales.test_extraction import assert_one_good_line_per_row
 
 

@@ -81,7 +81,7 @@ FORMATS: Mapping[str, Format] = {
   'ct2': Format(
     library='ctranslate2',
     package='ctranslate2',
-    run='ct2_run.py',
+    run='ct2.py',
     quantizations=ct2_model.QUANTIZATIONS,
     write=_write_ct2,
     more='CTranslate2 takes tokens as texts: those of the ids that the'
@@ -91,7 +91,7 @@ FORMATS: Mapping[str, Format] = {
   'gguf': Format(
     library='gguf',
     package='llama-cpp-python',
-    run='gguf_run.py',
+    run='gguf.py',
     quantizations=gguf_model.QUANTIZATIONS,
     write=lambda folder, *model, **options: gguf_model.save(
       folder / 'model.gguf', *model, **options
@@ -142,7 +142,7 @@ def export(
   options = {'vocabulary': vocabulary, 'quantization': quantization}
   target.write(folder, params, found.config, **options)
   settings = _write_settings(folder, asked, found, **options)
-  run = pathlib.Path(__file__).with_name(target.run)
+  run = pathlib.Path(__file__).parent / 'run_scripts' / target.run
   (folder / 'run.py').write_text(run.read_text())
   result = answer_check.check(folder, found, params, vocabulary, check)
   more = f'Weights: {quantization}. {target.more} {result.text}'

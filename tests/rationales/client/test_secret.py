@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from dsbs_jax import contract
-from rationales.server import secret
+from rationales.client import secret
 
 KEY = 'sk-test"0123\\456789'
 

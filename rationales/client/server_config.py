@@ -8,7 +8,7 @@ import urllib.parse
 import openai
 
 from dsbs_jax import contract
-from rationales.server import bounded_response, limiter, secret
+from rationales.client import bounded_response, retries, secret
 
 BACKENDS = ('http', 'batch', 'replay')
 _MAX_CONNECTIONS = 1000  # that the client opens
@@ -45,7 +45,7 @@ class ServerConfig:
   concurrency: int = 64
   rpm: float = 0.0
   tpm: float = 0.0
-  backoff: limiter.Backoff = limiter.Backoff()
+  backoff: retries.Backoff = retries.Backoff()
   poll_seconds: float = 30.0
   batch_size: int = 20_000
   forget_batches: bool = False
