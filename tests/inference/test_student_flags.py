@@ -78,8 +78,9 @@ def test_a_student_multiplies_in_the_precision_that_is_set(
   verb, unbroken, settings_of, request
 ):
   request.addfinalizer(lambda: matmul_precision.use(None))
-  flag = '--gin.MATMUL_PRECISION=tensorfloat32'
-  settings_of(verb, dsbs, unbroken.model_dir, flag).load_params()
+  flags = '--gin.MATMUL_PRECISION=tensorfloat32', '--gin.BACKEND=jax'
+  config = settings_of(verb, dsbs, unbroken.model_dir, *flags)
+  config.load(generates=True, num_options=0)
   assert jax.config.jax_default_matmul_precision == 'tensorfloat32'
 
 
