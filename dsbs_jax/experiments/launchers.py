@@ -6,7 +6,6 @@ import pathlib
 import signal
 import subprocess
 import sys
-import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -67,7 +66,8 @@ def subprocess_launcher(
         stopping = True
       if not stopping:
         watch()
-      time.sleep(_POLL_SECONDS)
+      with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_POLL_SECONDS)
   finally:
     if process.poll() is None:
       process.kill()
