@@ -3,6 +3,7 @@
 
 import argparse
 import math
+import os
 from collections.abc import Callable
 
 import jax
@@ -25,6 +26,9 @@ def main() -> None:
   if arguments.keep_memory:
     malloc.keep_freed_memory()
   compilation_cache.use_cache()
+  if arguments.eigen:
+    flags = os.environ.get('XLA_FLAGS', '')
+    os.environ['XLA_FLAGS'] = f'{flags} --xla_cpu_experimental_ynn_fusion_type='
   if arguments.no_scores:
     dot_product_attention.dot_product_attention = _no_scores
   config = workload.configured(arguments)
@@ -56,6 +60,9 @@ def _parse() -> argparse.Namespace:
   parser.add_argument('--adafactor', action='store_true')
   parser.add_argument('--join_views', type=int, default=0)
   parser.add_argument('--no_scores', action='store_true')
+  parser.add_argument(
+    '--eigen', action='store_true', help='Products of matrices without YNNPACK.'
+  )
   parser.add_argument('--keep_memory', type=int, default=1)
   parser.add_argument('--mesh', help='Of simulated devices, such as 2x4.')
   return parser.parse_args()

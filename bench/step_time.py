@@ -38,6 +38,7 @@ COMPARISONS = {
       'remat full': ('--remat=full',),
       'bfloat16 activations': ('--dtype=bfloat16',),
       'Adafactor': ('--adafactor',),
+      'products by Eigen, not by YNNPACK': ('--eigen',),
     },
   ),
   # Simulated devices share the machine's cores, so nothing gets faster: this is
