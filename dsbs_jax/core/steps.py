@@ -160,22 +160,13 @@ def make_train_step(
       gradient, state.opt_state, state.params
     )
     params = optax.apply_updates(state.params, updates)
-    norm = optax.tree_utils.tree_norm(gradient)
-    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-    metrics = sums | {
-      'loss': loss,
-      'grad_norm': norm,
-      'finite': finite.astype(jnp.float32),
-      **_update_norms(updates, params),
-    }
+    metrics = sums | _loss_and_norm(loss, gradient)
+    metrics |= _update_norms(updates, params)
     rate = optimizer.learning_rate_of(opt_state)
-    if rate is not None:
-      metrics['learning_rate'] = rate
-    if alpha is not None:
-      metrics['alpha'] = alpha
-    return state.replace(
-      step=state.step + 1, params=params, opt_state=opt_state
-    ), metrics
+    followed = {'learning_rate': rate, 'alpha': alpha}
+    metrics |= {n: value for n, value in followed.items() if value is not None}
+    step = state.step + 1
+    return state.replace(step=step, params=params, opt_state=opt_state), metrics
 
   return train_step
 
@@ -196,6 +187,17 @@ def _check_pair_terms(
       f'contrast_weight is {distillation.contrast_weight} with num_pairs'
       f' {num_pairs}, expected the number of pairs. Set num_pairs=batch size.'
     )
+
+
+def _loss_and_norm(loss: jax.Array, gradient: Any) -> Metrics:
+  """The objective, the gradient's norm, and whether both are finite."""
+  norm = optax.tree_utils.tree_norm(gradient)
+  finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+  return {
+    'loss': loss,
+    'grad_norm': norm,
+    'finite': finite.astype(jnp.float32),
+  }
 
 
 def _update_norms(updates: Any, params: Any) -> Metrics:

@@ -139,50 +139,32 @@ def batch_value_and_grad(
   if join_views and two_terms and not further:
     parts = joined_views.join_parts(parts)
 
-  pairs = {'config': config, 'num_shards': num_shards, 'num_pairs': num_pairs}
-  logits_losses, constant, contrast_sums = {}, 0.0, {}
-  if distillation.mi_weight:
-    logits_losses = pair_terms.mutual_information_losses(
+  terms = pair_terms.PairTerms(parts)
+  if distillation.needs_pair_ids:
+    terms = pair_terms.compute(
       network_params(params),
       batch,
       parts,
-      weight=distillation.mi_weight,
-      **pairs,
-    )
-  if distillation.contrast_weight:
-    parts, constant, contrast_sums = pair_terms.add_contrast(
-      network_params(params),
-      batch,
-      parts,
+      config=config,
       distillation=distillation,
+      num_shards=num_shards,
+      num_pairs=num_pairs,
       chunk_tokens=chunk_tokens,
-      **pairs,
     )
 
-  total = None
-  for view in parts:
-    value_and_grad = jax.value_and_grad(
-      functools.partial(
-        _view_loss,
-        config=config,
-        distillation=distillation,
-        counts=counts,
-        alpha=alpha,
-        chunk_tokens=chunk_tokens,
-        logits_loss=logits_losses.get(view),
-        network_params=network_params,
-      ),
-      has_aux=True,
-    )
-    total = batch_parts.add_up(
-      lambda rows, keys, of=value_and_grad: of(params, rows, dropout_key=keys),
-      parts[view],
-      num_shards=num_shards,
-      total=total,
-    )
+  loss_fn = functools.partial(
+    _view_loss,
+    config=config,
+    distillation=distillation,
+    counts=counts,
+    alpha=alpha,
+    chunk_tokens=chunk_tokens,
+    network_params=network_params,
+  )
+  total = _add_up_views(loss_fn, params, terms, num_shards)
   (loss, sums), gradient = batch_parts.sum_shards(total, num_shards)
-  if contrast_sums:
-    loss, sums = loss + constant, sums | contrast_sums
+  if terms.sums:
+    loss, sums = loss + terms.constant, sums | terms.sums
   return (loss, sums), gradient
 
 
@@ -205,6 +187,28 @@ def _cut(
       (rows, keys), view, num_parts=num_microbatches, num_shards=num_shards
     )
   return parts
+
+
+def _add_up_views(
+  loss_fn: Callable[..., tuple[Array, Sums]],
+  params: Params,
+  terms: pair_terms.PairTerms,
+  num_shards: int,
+) -> tuple[tuple[Array, Sums], Params]:
+  """((loss, sums), gradient) of each shard's rows, over all views; step 3."""
+  total = None
+  for view, parts in terms.parts.items():
+    value_and_grad = jax.value_and_grad(
+      functools.partial(loss_fn, logits_loss=terms.logits_losses.get(view)),
+      has_aux=True,
+    )
+    total = batch_parts.add_up(
+      lambda rows, keys, of=value_and_grad: of(params, rows, dropout_key=keys),
+      parts,
+      num_shards=num_shards,
+      total=total,
+    )
+  return total
 
 
 def _view_loss(

@@ -8,7 +8,8 @@ pass without gradient over all parts of some views, with the dropout masks of
 the loss; from then on a part's rows have all they need.
 """
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -34,7 +35,84 @@ LogitsLoss = Callable[[Rows, Array], tuple[Array, weighted_loss.Sums]]
 PAIR_IDS = mutual_information.PAIR_IDS
 
 
-def mutual_information_losses(
+@dataclasses.dataclass(frozen=True)
+class PairTerms:
+  """What the pass with gradient needs of these terms.
+
+  Attributes:
+    parts: view -> rows and dropout keys, cut as `batch_gradient` does; with the
+      contrastive term `weighted_loss.FURTHER_WEIGHTS` among the rows of two.
+    logits_losses: view -> (rows, logits [b * T, V]) -> what the
+      mutual-information term adds to the loss of these rows, and its sums.
+    constant: of the loss, float32 scalar, see `contrast.hinges`.
+    sums: further metric sums of the whole batch.
+  """
+
+  parts: Parts
+  logits_losses: Mapping[str, LogitsLoss] = dataclasses.field(
+    default_factory=dict
+  )
+  constant: Array | float = 0.0
+  sums: Mapping[str, Array] = dataclasses.field(default_factory=dict)
+
+
+def compute(
+  params: Any,
+  batch: dict[str, Rows],
+  parts: Parts,
+  *,
+  config: network.Config,
+  distillation: objective.Distillation,
+  num_shards: int,
+  num_pairs: int,
+  chunk_tokens: int,
+) -> PairTerms:
+  """The terms that have a weight, from a pass without gradient.
+
+  Args:
+    params: the network's parameter tree.
+    batch: the views that the terms tie together, with decoder_pair_ids.
+    parts: the same, cut as `batch_gradient` does.
+    config: the network.
+    distillation: the weights of the terms, and the contrastive term's margin.
+    num_shards: data shards that the parts are cut into.
+    num_pairs: P, examples in a batch at most.
+    chunk_tokens: as in `weighted_loss.rows_loss`, for the contrastive term.
+
+  Raises:
+    ValueError: the mutual-information term meets a batch that is not paired.
+    UserError: the rows have no decoder_pair_ids.
+  """
+  logits_losses, constant, sums = {}, 0.0, {}
+  if distillation.mi_weight:
+    logits_losses = _mutual_information_losses(
+      params,
+      batch,
+      parts,
+      config=config,
+      weight=distillation.mi_weight,
+      num_shards=num_shards,
+      num_pairs=num_pairs,
+    )
+  if distillation.contrast_weight:
+    parts, constant, sums = _add_contrast(
+      parts,
+      batch,
+      _pair_losses_fn(
+        params,
+        config,
+        distillation,
+        num_pairs=num_pairs,
+        chunk_tokens=chunk_tokens,
+      ),
+      distillation=distillation,
+      num_shards=num_shards,
+      num_pairs=num_pairs,
+    )
+  return PairTerms(parts, logits_losses, constant, sums)
+
+
+def _mutual_information_losses(
   params: Any,
   batch: dict[str, Rows],
   parts: Parts,
@@ -44,23 +122,7 @@ def mutual_information_losses(
   num_shards: int,
   num_pairs: int,
 ) -> dict[str, LogitsLoss]:
-  """View -> what the mutual-information term adds to the loss of its rows.
-
-  Args:
-    params: the network's parameter tree.
-    batch: label and rationale, with decoder_pair_ids.
-    parts: the same, cut as `batch_gradient` does.
-    config: the network.
-    weight: of the term.
-    num_shards: data shards that the parts are cut into.
-    num_pairs: P, examples in a batch at most.
-
-  Returns:
-    Functions from (rows, logits [b * T, V]) to a part of the loss and its sums.
-
-  Raises:
-    ValueError: the batch is not paired, or has no decoder_pair_ids.
-  """
+  """As `PairTerms.logits_losses`."""
   count = mutual_information.count_pairs(batch)
 
   def pooled_labels(rows, keys):  # zeros for labels of other parts
@@ -88,39 +150,16 @@ def mutual_information_losses(
   }
 
 
-def add_contrast(
-  params: Any,
-  batch: dict[str, Rows],
+def _add_contrast(
   parts: Parts,
+  batch: dict[str, Rows],
+  pair_losses: Callable[[Rows, Array], Array],
   *,
-  config: network.Config,
   distillation: objective.Distillation,
   num_shards: int,
   num_pairs: int,
-  chunk_tokens: int,
 ) -> tuple[Parts, Array, weighted_loss.Sums]:
-  """The parts with weights of their tokens in the contrastive term.
-
-  Args:
-    params: the network's parameter tree.
-    batch: the views of `contrast.SIGNS`, with decoder_pair_ids.
-    parts: the same, cut as `batch_gradient` does.
-    config: the network.
-    distillation: weight and margin.
-    num_shards: data shards that the parts are cut into.
-    num_pairs: P, examples in a batch at most.
-    chunk_tokens: as in `weighted_loss.rows_loss`.
-
-  Returns:
-    The parts, those of the two views with `weighted_loss.FURTHER_WEIGHTS`; the
-    constant of the loss and the sums, see `contrast.hinges`.
-
-  Raises:
-    UserError: the rows have no decoder_pair_ids.
-  """
-  pair_losses = _pair_losses_fn(
-    params, config, distillation, num_pairs=num_pairs, chunk_tokens=chunk_tokens
-  )
+  """The parts with weights of their tokens in the term; constant and sums."""
   losses, counts = {}, {}
   for view in contrast.SIGNS:
     rows = batch[view]

@@ -17,7 +17,13 @@ import numpy as np
 
 from dsbs_jax import contract
 from dsbs_jax.data import soft_labels
-from dsbs_jax.data.batching import batch_grid, batch_order, layouts, token_table
+from dsbs_jax.data.batching import (
+  batch_grid,
+  batch_order,
+  layouts,
+  packing,
+  token_table,
+)
 from dsbs_jax.data.batching.batch_iterator import Batch, BatchIterator
 from dsbs_jax.data.prepared import rationale_rules, tokens, views
 
@@ -154,27 +160,43 @@ class Loader:
       rates=rates,
       contents=_contents(self._parts, self._choices),
     )
-    self._shard_info = shard_info = shard_info or ShardInfo()
+    self._shard_info = shard_info or ShardInfo()
     samples = self._sampler.first_batches()
     self._samples = {
       view: [self._rows(view, visits) for visits in samples] for view in found
     }
-    layout = layout or layouts.Packed()
     self.packers = {
-      view: dataclasses.replace(
-        layout.for_view(view).packer(
-          token_table.from_tasks(
-            parts, soft=soft if view == contract.LABEL_VIEW else None
-          ),
-          self._samples[view],
-          batch_size=order.batch_size,
-          multiple=shard_info.multiple,
-          grid=shard_info.grid if skip_padding else None,
+      view: self._packer(
+        view,
+        token_table.from_tasks(
+          parts, soft=soft if view == contract.LABEL_VIEW else None
         ),
+        layout or layouts.Packed(),
         pair_ids=pair_ids,
+        skip_padding=skip_padding,
       )
       for view, parts in found.items()
     }
+
+  def _packer(
+    self,
+    view: str,
+    table: token_table.TokenTable,
+    layout: layouts.Layout,
+    *,
+    pair_ids: bool,
+    skip_padding: bool,
+  ) -> packing.Packer:
+    """How the batches of a view are laid out; the options of `__init__`."""
+    shard_info = self._shard_info
+    packer = layout.for_view(view).packer(
+      table,
+      self._samples[view],
+      batch_size=self._sampler.order.batch_size,
+      multiple=shard_info.multiple,
+      grid=shard_info.grid if skip_padding else None,
+    )
+    return dataclasses.replace(packer, pair_ids=pair_ids)
 
   @property
   def num_examples(self) -> int:

@@ -46,7 +46,6 @@ def build(
     UserError: a split is empty, or an example is not sound.
   """
   # Imported here, with TensorFlow: only writing needs them.
-  import numpy as np
   import tensorflow_datasets as tfds
 
   class Builder(
@@ -56,23 +55,7 @@ def build(
     url_infos = {}  # nothing is downloaded, so no checksum file is looked for
 
     def _info(self):
-      texts = (
-        *fingerprints.TEXT_FIELDS,
-        fingerprints.OPTIONS,
-        fingerprints.VERDICT,
-        fingerprints.COUNTERFACTUAL,
-        fingerprints.LABEL_PROBS,
-      )
-      features = {field: tfds.features.Text() for field in texts}
-      features['index'] = tfds.features.Scalar(np.int64)
-      return tfds.core.DatasetInfo(
-        builder=self,
-        description=f'{metadata["benchmark"]}: inputs, labels and LLM'
-        ' rationales.',
-        features=tfds.features.FeaturesDict(features),
-        disable_shuffling=True,
-        metadata=tfds.core.MetadataDict({**metadata, 'splits': {}}),
-      )
+      return _dataset_info(self, metadata)
 
     def _split_generators(self, dl_manager):
       del dl_manager
@@ -82,9 +65,8 @@ def build(
       self, split: str, examples: Iterable[benchmark.Example]
     ):
       digest = fingerprints.Digest()
-      for position, example in enumerate(
-        fingerprints.checked(examples, f'{metadata["benchmark"]} {split}')
-      ):
+      name = f'{metadata["benchmark"]} {split}'
+      for position, example in enumerate(fingerprints.checked(examples, name)):
         digest.add(example)
         yield position, _record(example)
       self.info.metadata['splits'][split] = {
@@ -99,3 +81,26 @@ def build(
   tfds.disable_progress_bar()
   with contextlib.redirect_stdout(io.StringIO()):
     builder.download_and_prepare()
+
+
+def _dataset_info(builder: Any, metadata: Mapping[str, Any]) -> Any:
+  """TFDS's description of a dataset: its features, and our metadata."""
+  import numpy as np
+  import tensorflow_datasets as tfds
+
+  texts = (
+    *fingerprints.TEXT_FIELDS,
+    fingerprints.OPTIONS,
+    fingerprints.VERDICT,
+    fingerprints.COUNTERFACTUAL,
+    fingerprints.LABEL_PROBS,
+  )
+  features = {field: tfds.features.Text() for field in texts}
+  features['index'] = tfds.features.Scalar(np.int64)
+  return tfds.core.DatasetInfo(
+    builder=builder,
+    description=f'{metadata["benchmark"]}: inputs, labels and LLM rationales.',
+    features=tfds.features.FeaturesDict(features),
+    disable_shuffling=True,
+    metadata=tfds.core.MetadataDict({**metadata, 'splits': {}}),
+  )
