@@ -28,13 +28,11 @@ _PARTS = {
   **{'provenance': str, 'exemplars': list, 'hint': str, 'stop': list},
   **dict.fromkeys(('benchmark', 'license'), str),
 }
-_OPTIONAL = {
-  **dict.fromkeys(('benchmark', 'provenance', 'license', 'hint'), ''),
-  'stop': [],
-}
+_OPTIONAL = dict.fromkeys(('benchmark', 'provenance', 'license', 'hint'), '')
 _EXEMPLAR_PARTS = ('group', 'input', 'rationale', 'answer', 'label')
 
 Row = Mapping[str, Any]
+Opening = tuple[str, tuple[dict[str, str], ...]]  # as text, as messages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +76,7 @@ class Prompt:
     return fill(self.answer, dataclasses.asdict(exemplar))
 
   @functools.cached_property
-  def _openings(self) -> dict[bool, tuple[str, tuple[dict[str, str], ...]]]:
+  def _openings(self) -> dict[bool, Opening]:
     """What comes before the row, without and with hints."""
     return {hinted: _opening(self, hinted) for hinted in (False, True)}
 
@@ -118,7 +116,7 @@ def load(path: pathlib.Path, *, benchmark: str | None = None) -> Prompt:
       f'{path} is not JSON ({error}), expected a prompt file. Correct it, or'
       ' give another with --prompt.'
     ) from None
-  data = _OPTIONAL | (data if isinstance(data, dict) else {})
+  data = _OPTIONAL | {'stop': []} | (data if isinstance(data, dict) else {})
   _check_names(data, _PARTS, path)
   for name, kind in _PARTS.items():
     if not isinstance(data.get(name), kind):
@@ -155,16 +153,15 @@ def select(prompt: Prompt, count: int | None, seed: int) -> Prompt:
   Raises:
     contract.UserError: the prompt has fewer.
   """
-  count = len(prompt.exemplars) if count is None else count
-  if not 0 <= count <= len(prompt.exemplars):
+  every = prompt.exemplars
+  count = len(every) if count is None else count
+  if not 0 <= count <= len(every):
     raise contract.UserError(
-      f'--exemplars is {count}, expected 0 to {len(prompt.exemplars)}, the'
+      f'--exemplars is {count}, expected 0 to {len(every)}, the'
       ' number in the prompt file. Add exemplars to it or ask for fewer.'
     )
-  generator = random.Random(seed)
-  shuffled = generator.sample(prompt.exemplars, len(prompt.exemplars))
   groups: dict[str, list[Exemplar]] = {}
-  for exemplar in shuffled:
+  for exemplar in random.Random(seed).sample(every, len(every)):
     groups.setdefault(exemplar.group, []).append(exemplar)
   turns = itertools.zip_longest(*groups.values())
   kept = [e for turn in turns for e in turn if e is not None][:count]
@@ -216,17 +213,21 @@ def chat_messages(
   """The same as `completion_text`, as turns of a conversation.
 
   Each exemplar is a user's question and the assistant's answer. The cue is
-  left out: the roles of the turns say the same. Arguments and errors are those
-  of `completion_text`.
+  left out: the roles of the turns say the same.
+
+  Args:
+    prompt: the prompt.
+    row: as in `completion_text`.
+    hint: likewise.
+
+  Raises:
+    contract.UserError: as there.
   """
-  content = _question(prompt, row, hint)
-  opening = prompt._openings[hint is not None][1]
-  return [*opening, {'role': 'user', 'content': content}]
+  question = {'role': 'user', 'content': _question(prompt, row, hint)}
+  return [*prompt._openings[hint is not None][1], question]
 
 
-def _opening(
-  prompt: Prompt, hinted: bool
-) -> tuple[str, tuple[dict[str, str], ...]]:
+def _opening(prompt: Prompt, hinted: bool) -> Opening:
   blocks = [prompt.instruction] if prompt.instruction else []
   turns = [{'role': 'system', 'content': text} for text in blocks]
   for exemplar in prompt.exemplars:

@@ -78,7 +78,7 @@ class Distillation:
       ('alpha', lambda value: value <= 1.0, 'in [0, 1]'),
       ('z_loss', math.isfinite, '>= 0'),
       ('label_smoothing', lambda value: value < 1.0, 'in [0, 1)'),
-      ('mi_weight', lambda value: True, '>= 0'),
+      ('mi_weight', math.isfinite, '>= 0'),
       ('verdict_weight', math.isfinite, '>= 0'),
       ('counterfactual_weight', math.isfinite, '>= 0'),
       ('contrast_weight', math.isfinite, '>= 0'),

@@ -178,9 +178,6 @@ def state_shardings(state_shapes: Any, mesh: Mesh, rules: Rules) -> Any:
   structure = jax.tree.structure(params)
   param_shardings = shardings(params, mesh, rules)
   replicated = NamedSharding(mesh, PartitionSpec())
-  frozen = None
-  if state_shapes.frozen is not None:
-    frozen = shardings(state_shapes.frozen, mesh, rules)
 
   def follow(subtree):
     if jax.tree.structure(subtree) != structure:
@@ -199,7 +196,7 @@ def state_shardings(state_shapes: Any, mesh: Mesh, rules: Rules) -> Any:
     state_shapes.replace(frozen=None),
     is_leaf=lambda tree: jax.tree.structure(tree) == structure,
   )
-  return followed.replace(frozen=frozen)
+  return followed.replace(frozen=shardings(state_shapes.frozen, mesh, rules))
 
 
 def dropped_axes(shapes: Any, mesh: Mesh, rules: Rules) -> list[str]:

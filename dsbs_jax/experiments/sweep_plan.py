@@ -90,6 +90,12 @@ class Sweep:
           f'--{name} is {",".join(map(str, values))!r}, expected one value or'
           ' more, each once.'
         )
+    names = list(map(model_name, self.models))
+    if len(set(names)) < len(names):  # the runs of one would take its place
+      raise contract.UserError(
+        f'--models names files called {", ".join(names)}, expected names of'
+        ' their own, by which runs are told apart. Rename one.'
+      )
     if not self.runs_dir:
       raise contract.UserError(
         '--runs_dir is missing. Name the folder of the runs.'
@@ -160,9 +166,8 @@ def _job(
   model_file: str,
   subset: jobs.Subset,
 ) -> jobs.Job:
-  model_dir = (
-    f'{object_store.absolute(sweep.runs_dir).rstrip("/")}/{point.name}'
-  )
+  runs_dir = object_store.absolute(sweep.runs_dir).rstrip('/')
+  model_dir = f'{runs_dir}/{point.name}'
   path = pathlib.Path(model_dir)
   if object_store.is_bucket(model_dir):
     path = buckets.local_path(model_dir)
@@ -173,12 +178,8 @@ def _job(
     bindings.append(f'VOCABULARY = {_absolute(sweep.vocabulary)!r}')
   bindings += [setting.replace('=', ' = ', 1) for setting in point.setting]
   bindings += [f'{name} = {v}' for name, v in _without_effect(point).items()]
-  bindings += [
-    f'MODEL_DIR = {model_dir!r}',
-    f'DATA_DIR = {subset.data_dir!r}',
-    f'MIXTURE_OR_TASK_NAME = {point.task!r}',
-    f'SEED = {point.seed}',
-  ]
+  values = model_dir, subset.data_dir, point.task, point.seed
+  bindings += [f'{n} = {v!r}' for n, v in zip(RESERVED, values, strict=True)]
   settings = gin_config.build(
     train_config.TrainConfig,
     gin_files=gin_files,
@@ -251,12 +252,11 @@ def _check_settings(
 
 
 def _check_data(sweep: Sweep, found: jobs.SweepPlan) -> None:
-  missing = [] if sweep.source else found.open_subsets
-  if missing:
+  if missing := [] if sweep.source else found.open_subsets:
     name = missing[0].benchmark
     register.benchmark(name, data_dir=sweep.data_dir)  # or it is misspelt
     raise contract.UserError(
-      f'{missing[0].benchmark} is not prepared in {missing[0].data_dir}'
+      f'{name} is not prepared in {missing[0].data_dir}'
       f' ({len(missing)} missing in all). Give --source, so that the sweep can'
       ' prepare it.'
     )
@@ -296,6 +296,5 @@ def _number(kind, value: str | float, flag: str):
 
 def _absolute(path: str) -> str:
   """The absolute path of a file that exists; other specs are returned as is."""
-  return (
-    str(pathlib.Path(path).absolute()) if pathlib.Path(path).exists() else path
-  )
+  found = pathlib.Path(path)
+  return str(found.absolute()) if found.exists() else path

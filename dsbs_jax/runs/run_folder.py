@@ -12,6 +12,7 @@ from typing import Any
 from dsbs_jax import contract
 from dsbs_jax.data.prepared import store, views
 from dsbs_jax.runs import checkpoint_folders, metrics_log
+from dsbs_jax.runtime.configuration import gin_texts
 
 CONFIG_FILE = 'config.gin'
 METRICS_FILE = metrics_log.METRICS_FILE
@@ -23,9 +24,7 @@ TRAIN, VALIDATION, TEST = 'train', 'validation', 'test'
 
 Metrics = Mapping[str, float]
 
-_CONTINUED = re.compile(r'\\\n\s*')
 _MACRO = re.compile(r'[A-Z][A-Z0-9_]*')
-_SETTING = re.compile(r'^([\w./]+) = (.*)$', re.MULTILINE)
 
 
 def read_macros(path: pathlib.Path) -> dict[str, Any]:
@@ -62,15 +61,14 @@ def parse_macros(text: str) -> dict[str, Any]:
 
 def parse_settings(text: str) -> dict[str, Any]:
   """The macros and parameters; references stay text."""
-  found = _SETTING.findall(_CONTINUED.sub(' ', text))
-  return {name: _literal(value) for name, value in found}
+  return {name: _literal(value) for name, value in gin_texts.bindings(text)}
 
 
 def _literal(value: str) -> Any:
   try:
-    return ast.literal_eval(value.strip())
+    return ast.literal_eval(value)
   except (ValueError, SyntaxError):
-    return value.strip()  # a reference such as @optimizer.adamw_hf
+    return value  # a reference such as @optimizer.adamw_hf
 
 
 def read_metrics(

@@ -198,6 +198,23 @@ def test_a_run_of_other_settings_is_never_taken_for_this_one(tmp_path):
       sweep_plan.plan(_sweep(tmp_path, gin_bindings=bindings, **one))
 
 
+def test_so_is_one_whose_setting_differs_in_a_later_line(tmp_path):
+  def swept(targets):
+    rationale = {'inputs': 128, 'targets': targets}
+    lengths = {'label': {'inputs': 96, 'targets': 16}, 'rationale': rationale}
+    return _sweep(
+      tmp_path,
+      methods=('gt_dsbs',),
+      gin_bindings=('VOCAB_SIZE = 384', f'TASK_FEATURE_LENGTHS = {lengths}'),
+    )
+
+  (job,) = sweep_plan.plan(swept(64)).jobs
+  assert job.macros['TASK_FEATURE_LENGTHS']['rationale']['targets'] == 64
+  _finish(job)
+  with pytest.raises(ValueError, match='TASK_FEATURE_LENGTHS: .* -> '):
+    sweep_plan.plan(swept(32))
+
+
 @pytest.mark.parametrize(
   ('changed', 'message'),
   [
@@ -213,6 +230,10 @@ def test_a_run_of_other_settings_is_never_taken_for_this_one(tmp_path):
     ({'vary': ('ALPHA',)}, 'expected NAME=VALUE,VALUE'),
     ({'gin_bindings': ('LERNING_RATE = 1',)}, 'read by nothing'),
     ({'models': ('gin/models/none.gin',)}, 'is not in'),
+    (
+      {'models': ('gin/models/tiny.gin', 'mine/tiny.gin')},
+      '--models names files called tiny, tiny, expected names of',
+    ),
     (
       {'vary': ('PREFIXES=\'code\',"code"',)},
       'two runs would be named',

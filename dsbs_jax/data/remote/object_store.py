@@ -181,7 +181,12 @@ def names(url: str) -> list[str]:
 def create(url: str, content: bytes) -> bool:
   """Writes an object that was not there; returns whether it was not.
 
-  Args and errors: as in `write`.
+  Args:
+    url: of the object.
+    content: what it is to hold.
+
+  Raises:
+    StoreError: as in `write`.
   """
   try:
     write(url, content, mode='create')

@@ -16,10 +16,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from dsbs_jax import contract
+from dsbs_jax.runtime.configuration import gin_texts
 
-_CONTINUED = re.compile(r'\\\n\s*')
-_PARAMETER = re.compile(r'^([\w./]+)\.(\w+) = (.*)$', re.MULTILINE)
-_MACRO = re.compile(r'^(\w+) = (.*)$', re.MULTILINE)
+_MACRO = re.compile(r'\w+')
 _ATTRIBUTE = re.compile(r'^  (\w+): (.*(?:\n    .*)*)', re.MULTILINE)
 # What gin reads otherwise than as a literal; quotes that do not close.
 _GIN_VALUE = ('@', '%', '"', "'")
@@ -96,7 +95,8 @@ class Bindings:
       for field in _fields(owner)
     }
     self._selectors, self._values = {}, {}
-    for selector, name, value in _PARAMETER.findall(_CONTINUED.sub('', config)):
+    for parameter, value in gin_texts.bindings(config):
+      selector, _, name = parameter.rpartition('.')
       owner = selector.rpartition('.')[2]
       if (owner, name) in self._fields:
         self._selectors[owner] = selector
@@ -158,17 +158,18 @@ class Bindings:
 
 def defaults(config: str) -> dict[str, str]:
   """Macro -> its value in a config, as text; 'required' where it has none."""
-  found = _MACRO.findall(_CONTINUED.sub('', config))
   return {
-    name: 'required' if value == '%gin.REQUIRED' else value
-    for name, value in found
+    name: 'required'
+    if value == '%gin.REQUIRED'
+    else re.sub(r'\n\s*', ' ', value)
+    for name, value in _macros(config)
   }
 
 
 def values(config: str) -> dict[str, Any]:
   """Macro -> its value; references and those that are None are left out."""
   found = {}
-  for name, text in _MACRO.findall(_CONTINUED.sub('', config)):
+  for name, text in _macros(config):
     found.pop(name, None)
     try:
       value = ast.literal_eval(text)
@@ -177,6 +178,11 @@ def values(config: str) -> dict[str, Any]:
     if value is not None:
       found[name] = value
   return found
+
+
+def _macros(config: str) -> list[tuple[str, str]]:
+  found = gin_texts.bindings(config)
+  return [(name, value) for name, value in found if _MACRO.fullmatch(name)]
 
 
 def quote(binding: str, field: Field | None) -> str:

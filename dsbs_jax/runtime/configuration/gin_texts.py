@@ -18,6 +18,15 @@ _PARAMETER = re.compile(
   r'^((?:\w+\.)*(\w+))\.\w+ =(?:.*\\\n)*.*\n', re.MULTILINE
 )
 _INCLUDE = re.compile(r'^\s*include\b', re.MULTILINE)
+# A value goes on behind a backslash, and in lines that are indented.
+_CONTINUED = re.compile(r'\\\n\s*')
+_BINDING = re.compile(r'^([\w./]+) = (.*(?:\n[ \t]+.*)*)$', re.MULTILINE)
+
+
+def bindings(config: str) -> list[tuple[str, str]]:
+  """(macro or parameter, text of its value) of a config, as gin writes it."""
+  found = _BINDING.findall(_CONTINUED.sub('', config))
+  return [(name, value.strip()) for name, value in found]
 
 
 def with_ours(search_paths: Sequence[str]) -> list[str]:

@@ -120,3 +120,12 @@ def test_defaults_become_macros_where_there_are_some():
     "here.Model.dtype = 'bfloat16'",
   ]
   assert BINDINGS.missing(defaults) == {'FOLDER': 'say it'}
+
+
+def test_a_value_goes_on_in_indented_lines():
+  config = "SIZES = \\\n    {'a': 1,\n     'b': 2}\nSTEP = 'latest'\n"
+  assert gin_macros.values(config) == {
+    'SIZES': {'a': 1, 'b': 2},
+    'STEP': 'latest',
+  }
+  assert gin_macros.defaults(config)['SIZES'] == "{'a': 1, 'b': 2}"
