@@ -50,7 +50,8 @@ class BatchRunner:
 
   Attributes:
     exit_reason, message: why the run ended, for programs and for people.
-    again: whether rows are to be asked again, with other fields.
+    again: whether rows are to be asked again: with other fields, or for
+      samples that are missing.
   """
 
   def __init__(
@@ -234,8 +235,8 @@ class BatchRunner:
     except ValueError as error:
       reason = self._server.key.redact(f'{status}: {error}')
       self._record.failure(call, reason, status)
-    else:
-      self._record.answer(call, answer)
+    else:  # servers may give fewer samples than asked
+      self.again |= self._record.answer(call, answer) is not None
 
   async def _with_retries(
     self, request: Callable[[], Awaitable[_Result]]

@@ -240,3 +240,12 @@ def test_samples_and_hints_work_in_batches(server, extract, out):
     f'train-{digit}' for digit in (sums.WRONG_DIGIT, sums.UNREADABLE_DIGIT)
   }
   assert all(line['hint'] for line in hinted)
+
+
+def test_samples_that_a_server_left_out_are_asked_for_again(
+  server, extract, out
+):
+  server.configure(most_choices=1)  # as servers that do not know `n`
+  flags = [*FLAGS, '--temperature=1', '--samples=2']
+  assert extract(4, *flags).status == 0
+  assert_one_good_line_per_row(out, 4, samples=2)
