@@ -217,7 +217,8 @@ def read_questions(path: pathlib.Path, max_rows: int) -> _Questions:
       try:
         values = json.loads(line)
         inputs.append(str(values['input']))
-        labels.append(values.get('label'))
+        label = values.get('label')  # a number may be one
+        labels.append(None if label is None else str(label))
       except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise contract.UserError(
           f'{path}:{number} is not a question ({error!r:.80}), expected JSON'

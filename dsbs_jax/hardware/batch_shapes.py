@@ -34,18 +34,24 @@ def given(texts: Sequence[str]) -> dict[str, row_shapes.Shape]:
     texts: one per view; a single one may leave the name out.
 
   Raises:
-    UserError: a text is no such shape.
+    UserError: a text is no such shape, or two are of one view.
   """
   found = {}
   for text in texts:
     match = _GIVEN.fullmatch(text)
     view = match and (match[1] or contract.MIXTURE_VIEW)
-    if view not in contract.VIEWS or '0' in match.groups():
+    sizes = [int(number) for number in match.groups()[1:]] if match else []
+    if view not in contract.VIEWS or 0 in sizes:
       raise contract.UserError(
         f'--batch is {text!r}, expected [view:]ROWSxINPUTS/TARGETS such as'
         f' label:32x128/16, with a view of {", ".join(contract.VIEWS)}.'
       )
-    found[view] = row_shapes.Shape(*map(int, match.groups()[1:]))
+    if view in found:
+      raise contract.UserError(
+        f'--batch gives two shapes of {view}, expected one per view. Name the'
+        ' views: --batch=label:32x128/16 --batch=rationale:32x128/96.'
+      )
+    found[view] = row_shapes.Shape(*sizes)
   return found
 
 

@@ -26,7 +26,8 @@ from dsbs_jax.interop import read_checkpoint
 from dsbs_jax.runs import checkpoint_folders, run_metadata
 from dsbs_jax.runtime import compilation_cache, field_checks, progress
 
-# Parameters of up to this many elements identify a checkpoint.
+# Parameters of up to this many elements identify a checkpoint, of larger ones
+# the first row.
 _MAX_HASHED_SIZE = 1 << 16
 
 
@@ -285,9 +286,13 @@ class StudentConfig(CheckpointConfig):
 
 
 def hash_params(params: Any) -> str:
-  """SHA-256 of the small parameters, which training changes as well."""
+  """SHA-256 of the small parameters, and of a row of each large one.
+
+  Training changes all of them; LoRA leaves the small ones as they were.
+  """
   hasher = hashlib.sha256()
   for leaf in jax.tree.leaves(params):
-    if leaf.size <= _MAX_HASHED_SIZE:
-      hasher.update(np.asarray(leaf, np.float32).tobytes())
+    if leaf.size > _MAX_HASHED_SIZE:
+      leaf = leaf[(0,) * (leaf.ndim - 1)]
+    hasher.update(np.asarray(leaf, np.float32).tobytes())
   return hasher.hexdigest()

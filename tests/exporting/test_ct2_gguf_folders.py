@@ -202,3 +202,8 @@ def test_a_file_of_something_else_is_refused(tmp_path, line):
   (tmp_path / 'file').write_text(line)
   with pytest.raises(ValueError, match='file:1 is not a question'):
     answer_check.read_questions(tmp_path / 'file', 3)
+
+
+def test_a_label_may_be_a_number(tmp_path):
+  (tmp_path / 'file').write_text('{"input": "1 + 1", "label": 2}')
+  assert answer_check.read_questions(tmp_path / 'file', 3).labels == ['2']

@@ -36,9 +36,11 @@ def test_shapes_of_batches_are_read_and_checked():
   assert batch_shapes.given(['8x64/8']) == {
     'mixture': row_shapes.Shape(8, 64, 8)
   }
-  for text in ('32x128', 'gold:32x128/16', '0x128/16', 'label:32x128/0'):
+  for text in ('32x128', 'gold:32x128/16', '00x128/16', 'label:32x128/0'):
     with pytest.raises(ValueError, match=r'expected \[view:\]ROWSxINPUTS'):
       batch_shapes.given([text])
+  with pytest.raises(ValueError, match='two shapes of mixture'):
+    batch_shapes.given(['32x128/16', '32x128/96'])
 
 
 def test_typical_shapes_follow_the_task(run):

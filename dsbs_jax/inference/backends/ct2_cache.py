@@ -28,7 +28,7 @@ from dsbs_jax.runtime import compilation_cache, progress
 FACTS_FILE = 'facts.json'
 
 _KEPT = 4
-_FORMAT = 1
+_FORMAT = 2
 # Items of a checkpoint of ours by which its student is known.
 _ITEMS = ('state/', 'run/')
 # How weights are stored -> the type that CPUs compute in.
