@@ -387,6 +387,7 @@ def test_chunks_never_hold_all_logits(chunk_tokens):
     {'alpha': float('nan')},
     {'z_loss': -1.0},
     {'label_smoothing': 1.0},
+    {'mi_weight': float('inf')},
   ],
 )
 def test_impossible_settings_are_refused_by_name(wrong):

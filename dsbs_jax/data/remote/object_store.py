@@ -86,14 +86,16 @@ def _call(url: str, method: str, *args: Any, **options: Any) -> Any:
 def _is_transient(error: BaseException) -> bool:
   """Whether the same call may succeed later."""
   cause = error.__cause__
-  code = getattr(error, 'code', None) or getattr(cause, 'response', {}).get(
-    'ResponseMetadata', {}
-  ).get('HTTPStatusCode')
+  about = getattr(cause, 'response', None)
+  if isinstance(about, dict):  # of botocore; that of requests is no dict
+    about = about.get('ResponseMetadata', {}).get('HTTPStatusCode')
+  code = getattr(error, 'code', None) or about
   if str(code).isdigit():
     return int(code) in (408, 429) or int(code) >= 500
-  # Connections that break, in the words of aiohttp, requests and botocore.
-  names = {kind.__name__ for kind in type(error).__mro__}
-  return not names.isdisjoint(
+  # Connections that break, in the words of aiohttp, requests and botocore; of
+  # google.auth, what it was raised from says so.
+  kinds = (*type(error).__mro__, *type(cause).__mro__)
+  return not {kind.__name__ for kind in kinds}.isdisjoint(
     (
       *('ClientConnectionError', 'ClientPayloadError', 'TimeoutError'),
       *('ConnectionError', 'HTTPClientError', 'ProxyError', 'Timeout'),

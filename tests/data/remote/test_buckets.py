@@ -214,6 +214,15 @@ class Refused(Exception):
   code = 403
 
 
+class TransportError(Exception):
+  """As google.auth raises it from an exception of requests."""
+
+  def __init__(self):
+    super().__init__('no token')
+    self.__cause__ = ConnectionError('broken')
+    self.__cause__.response = None
+
+
 def test_a_store_that_is_unavailable_is_asked_again(store, monkeypatch):
   pauses, now = [], [0.0]
 
@@ -224,6 +233,7 @@ def test_a_store_that_is_unavailable_is_asked_again(store, monkeypatch):
   monkeypatch.setattr(object_store.time, 'sleep', sleep)
   monkeypatch.setattr(object_store.time, 'monotonic', lambda: now[0])
   failures = [Unavailable(), ConnectionResetError(), TimeoutError()]
+  failures.append(TransportError())
 
   def cat_file(key):
     if failures:
@@ -233,7 +243,7 @@ def test_a_store_that_is_unavailable_is_asked_again(store, monkeypatch):
   monkeypatch.setattr(store, 'cat_file', cat_file)
   monkeypatch.setattr(object_store, '_filesystem', lambda scheme: store)
   assert object_store.read(f'{URL}/a') == b'content'
-  assert pauses == [1, 2, 4]
+  assert pauses == [1, 2, 4, 8]
   failures += [Unavailable()] * 1000
   with pytest.raises(object_store.StoreError, match='has not answered for 3'):
     object_store.read(f'{URL}/a')
