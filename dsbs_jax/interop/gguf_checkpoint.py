@@ -8,6 +8,7 @@ The pieces of the vocabulary become a SentencePiece model again.
 
 import os
 import pathlib
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -63,8 +64,14 @@ def converted(file: str, *, say: Callable[[str], None]) -> str:
   if not folder.is_dir():
     say(f'converting {file}, once: {folder}')
     unfinished = folder.with_name(f'{name}.{os.getpid()}')
-    to_hugging_face(path, unfinished)
-    unfinished.rename(folder)
+    try:
+      to_hugging_face(path, unfinished)
+      unfinished.rename(folder)
+    except OSError:
+      if not folder.is_dir():  # else another process was first: same contents
+        raise
+    finally:
+      shutil.rmtree(unfinished, ignore_errors=True)
   return str(folder)
 
 

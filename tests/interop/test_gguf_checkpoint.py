@@ -134,6 +134,24 @@ def test_a_student_s_folder_is_written_once(tmp_path, monkeypatch):
   assert hf_checkpoint.config_from_hf(one).num_layers == 2
 
 
+def test_another_process_may_write_it_meanwhile(tmp_path, monkeypatch):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+  _write(tmp_path / 'small.gguf')
+  file = str(tmp_path / 'small.gguf')
+
+  def say(text):
+    if not meanwhile:
+      meanwhile.append(text)
+      meanwhile.append(gguf_checkpoint.converted(file, say=print))
+
+  meanwhile = []
+  monkeypatch.setattr(gguf_checkpoint.os, 'getpid', iter(range(9)).__next__)
+  folder = gguf_checkpoint.converted(file, say=say)
+  assert folder == meanwhile[1]
+  students = tmp_path / 'cache' / 'dsbs_jax' / 'students'
+  assert [str(path) for path in students.iterdir()] == [folder]
+
+
 @pytest.mark.parametrize(
   ('options', 'message'),
   [
