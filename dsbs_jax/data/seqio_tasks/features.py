@@ -45,7 +45,12 @@ class DistillationFeatureConverter(seqio.EncDecFeatureConverter):
 
     def trim(example):  # seqio trims the targets, an output feature, only
       length = tf.shape(example['targets'])[0]
-      return {**example, TASK_IDS: example[TASK_IDS][:length]}
+      ids = example[TASK_IDS][:length]
+      tf.debugging.assert_equal(
+        *(tf.shape(ids)[0], length),
+        f'fewer {TASK_IDS} than targets. Make them behind append_eos.',
+      )
+      return {**example, TASK_IDS: ids}
 
     lengths = {
       **task_feature_lengths,

@@ -15,7 +15,7 @@ from absl import logging
 from dsbs_jax import contract
 from dsbs_jax.data import register, task_modules
 from dsbs_jax.data.prepared import ragged, tokens
-from dsbs_jax.data.seqio_tasks import providers
+from dsbs_jax.data.seqio_tasks import features, providers
 
 
 def load(
@@ -103,9 +103,8 @@ def _read(task: seqio.Task, split: str) -> tokens.Tokens:
     'answer': answers,
   }
   term, task_ids = contract.LABEL_ID, None
-  if 'targets_task_ids' in examples[0]:
-    term = None
-    task_ids = ragged.pack([e['targets_task_ids'] for e in examples], np.int32)
+  if features.TASK_IDS in examples[0]:
+    term, task_ids = None, _task_ids(task.name, examples)
   return tokens.Tokens(
     name=task.name,
     split=split,
@@ -117,6 +116,26 @@ def _read(task: seqio.Task, split: str) -> tokens.Tokens:
     texts={f: ragged.pack_texts(values) for f, values in texts.items()},
     vocabulary=vocabulary,
   )
+
+
+def _task_ids(name: str, examples: list[dict]) -> ragged.Ragged:
+  """The term of each target token, as the task says it."""
+  known = [0, *contract.TASK_IDS.values()]
+  for number, example in enumerate(examples):
+    ids, targets = example[features.TASK_IDS], example['targets']
+    if len(ids) != len(targets):
+      raise contract.UserError(
+        f'seqio task {name!r} has {len(ids)} {features.TASK_IDS} for'
+        f' {len(targets)} targets in example {number}, expected one for each.'
+        ' Make them behind append_eos.'
+      )
+    if others := sorted({*ids.tolist()} - {*known}):
+      raise contract.UserError(
+        f'seqio task {name!r} has {features.TASK_IDS} {others} in example'
+        f' {number}, expected some of {known}: 0 or values of'
+        ' contract.TASK_IDS.'
+      )
+  return ragged.pack([e[features.TASK_IDS] for e in examples], np.int32)
 
 
 def _text(example, side: str, vocabulary: seqio.Vocabulary) -> str:

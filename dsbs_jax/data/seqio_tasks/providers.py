@@ -174,10 +174,10 @@ class PreparedSource(seqio.DataSource):
       fingerprint=prepared.fingerprint(split),
     )
     order = tf.data.Dataset.range(prepared.num_examples(split))
+    if shard_info is not None:  # first: without a seed, each draws its own
+      order = order.shard(shard_info.num_shards, shard_info.index)
     if shuffle:
       order = order.shuffle(prepared.num_examples(split), seed=seed)
-    if shard_info is not None:
-      order = order.shard(shard_info.num_shards, shard_info.index)
     is_train = tf.constant(split == 'train')
 
     def read(position):

@@ -10,6 +10,7 @@ from dsbs_jax import contract
 from dsbs_jax.data import register
 from dsbs_jax.data.batching import batch_order, layouts, loader
 from dsbs_jax.data.prepared import dataset_writer, tokens
+from dsbs_jax.data.seqio_tasks import features, preprocessors
 from tests.data import small_prepared
 
 TEXTS = [('copy this', 'this'), ('and that', 'that'), ('or those', 'those')]
@@ -36,13 +37,28 @@ def registered(source):
     ],
     output_features={'inputs': feature, 'targets': feature},
   )
+  for name, term, last in (
+    ('foreign_short', 1, seqio.preprocessors.append_eos),
+    ('foreign_term', 9, lambda dataset: dataset),
+  ):
+    seqio.TaskRegistry.add(
+      name,
+      source=seqio.FunctionDataSource(read, splits=['train']),
+      preprocessors=[
+        seqio.preprocessors.tokenize,
+        preprocessors.task_ids(term),
+        last,
+      ],
+      output_features={'inputs': feature, 'targets': feature},
+    )
   register.load_module('tasks.cqa')
   register.build()
   seqio.MixtureRegistry.add(
     'foreign_mix', [('cqa_gt_label', 1.0), ('cqa_rationale', 3.0)]
   )
   yield
-  seqio.TaskRegistry.remove('foreign_copy')
+  for name in ('foreign_copy', 'foreign_short', 'foreign_term'):
+    seqio.TaskRegistry.remove(name)
   seqio.MixtureRegistry.remove('foreign_mix')
 
 
@@ -72,6 +88,30 @@ def test_a_foreign_mixture_of_our_tasks_keeps_rates_and_terms(source):
     first &= rows['decoder_segment_ids'] > 0
     counts += np.bincount(rows['decoder_task_ids'][first], minlength=3)
   assert counts.tolist() == [0, 40, 120]
+
+
+@pytest.mark.parametrize(
+  ('name', 'message'),
+  [
+    ('foreign_short', '4 targets_task_ids for 5 targets in example 0'),
+    ('foreign_term', r'targets_task_ids \[9\] in example 0'),
+  ],
+)
+def test_task_ids_of_foreign_tasks_are_checked(source, name, message):
+  order = batch_order.BatchOrder(batch_size=2)
+  with pytest.raises(contract.UserError, match=message):
+    loader.open(name, source, order)
+
+
+@pytest.mark.parametrize('pack', [True, False])
+def test_a_converter_is_not_given_too_few_task_ids(pack):
+  dataset = seqio.get_mixture_or_task('foreign_short').get_dataset(
+    None, 'train', shuffle=False
+  )
+  converter = features.DistillationFeatureConverter(pack=pack)
+  rows = converter(dataset, {'inputs': 16, 'targets': 16})
+  with pytest.raises(tf.errors.InvalidArgumentError, match='behind append_eos'):
+    list(rows.as_numpy_iterator())
 
 
 def test_texts_of_foreign_tasks_can_be_shown(source):

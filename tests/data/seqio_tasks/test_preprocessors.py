@@ -210,12 +210,17 @@ def test_shards_part_the_examples_and_shuffling_keeps_them():
   task = seqio.get_mixture_or_task('cqa_gt_label')
   assert set(task.splits) == set(small_prepared.SIZES)
   assert task.num_input_examples('train') == 45
-  shards = [
-    read('cqa_gt_label', shard_info=seqio.ShardInfo(i, 2)) for i in range(2)
-  ]
-  assert sorted(len(shard) for shard in shards) == [22, 23]
-  everything = {e['example_id'] for shard in shards for e in shard}
-  assert len(everything) == 45
+  for shuffle in (False, True):  # without a seed, each shard draws its own
+    shards = [
+      task.get_dataset(
+        None, 'train', shuffle=shuffle, shard_info=seqio.ShardInfo(i, 2)
+      ).as_numpy_iterator()
+      for i in range(2)
+    ]
+    ids = [[e['example_id'] for e in shard] for shard in shards]
+    assert sorted(map(len, ids)) == [22, 23]
+    everything = {*ids[0], *ids[1]}
+    assert len(everything) == 45
   orders = []
   for seed in (1, 1, 2):
     dataset = task.get_dataset(None, 'train', shuffle=True, seed=seed)
