@@ -106,7 +106,8 @@ def open_folder(
     if index.is_file():
       tensors = {}
       for shard in _shards(index):
-        if pathlib.PurePath(shard).name != shard:
+        own = pathlib.PurePath(shard).name == shard
+        if not own or not (folder / shard).is_file():
           raise contract.UserError(
             f'{index} names the shard {shard!r}, expected a file of its own'
             ' folder. Fetch the model again.'

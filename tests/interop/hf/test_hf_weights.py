@@ -28,10 +28,13 @@ def test_a_dtype_that_is_not_supported_is_named(tmp_path):
   ('index', 'message'),
   [
     ('{"weight_map": {"a', 'index.json cannot be read'),
-    ('{"weight_map": {"a": "two.safetensors"}}', 'two.safetensors is not'),
+    ('{"weight_map": {"a": "two.safetensors"}}', "shard 'two.safetensors'"),
   ],
 )
-def test_a_cut_index_and_a_missing_shard_are_named(tmp_path, index, message):
-  (tmp_path / 'model.safetensors.index.json').write_text(index)
+@pytest.mark.parametrize('weights', ['model.safetensors', 'pytorch_model.bin'])
+def test_a_cut_index_and_a_missing_shard_are_named(
+  tmp_path, index, message, weights
+):
+  (tmp_path / f'{weights}.index.json').write_text(index)
   with pytest.raises(ValueError, match=message):
-    hf_weights.open_folder(tmp_path, allow_pickle=False)
+    hf_weights.open_folder(tmp_path, allow_pickle=True)
