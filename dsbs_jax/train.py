@@ -79,9 +79,9 @@ def settings() -> train_config.TrainConfig:
     for macro, flag in FLAGS.items()
     if flag.value is not None
   }
-  if gin_flags.has_files() and not (
-    given or BENCHMARK.value or STUDENT.value or INPUT_FORMAT.value
-  ):
+  short = BENCHMARK.value, STUDENT.value, INPUT_FORMAT.value
+  short = any((*given, *short, LABELS_OF.value != LABELS_OF.default))
+  if gin_flags.has_files() and not short:
     return gin_flags.build(CONFIG)
   macros = gin_flags.macros()
   input_format = (INPUT_FORMAT.value or '').replace('\\n', '\n')

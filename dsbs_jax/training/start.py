@@ -63,12 +63,23 @@ class Request:
   macros: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
-    if not self.benchmark and not self.task and _TASK not in self.macros:
+    task = self.task or self.macros.get(_TASK)
+    if not self.benchmark and not task:
       raise contract.UserError(
         'nothing says what to train on, expected --benchmark=NAME, such as'
         ' --benchmark=cqa, or --task=cqa_gt_dsbs; or gin files:'
         ' --gin_file=gin/train.gin and so on.'
       )
+    own = views.own_name(task) if task else None
+    for flag, value, usual in (
+      ('labels_of', self.labels_of, 'gt'),
+      ('benchmark', self.benchmark, getattr(own, 'benchmark', self.benchmark)),
+    ):
+      if task and value not in (None, usual):
+        raise contract.UserError(
+          f'--{flag} is {value!r} beside the task {task!r}, expected one of the'
+          ' two: the task alone says what is trained. Leave one out.'
+        )
 
   @property
   def folder(self) -> str | None:

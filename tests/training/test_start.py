@@ -262,6 +262,31 @@ def test_the_labels_may_be_those_of_the_llm(train):
   assert "an LLM's labels and an LLM's rationales" in done.stderr
 
 
+@pytest.mark.parametrize(
+  ('flags', 'message'),
+  [
+    (
+      ('--task=svamp_gt_dsbs', '--labels_of=llm'),
+      "--labels_of is 'llm' beside the task 'svamp_gt_dsbs'",
+    ),
+    (
+      ('--gin_file=gin/benchmarks/svamp.gin', '--labels_of=llm'),
+      "--labels_of is 'llm' beside the task 'svamp_gt_dsbs'",
+    ),
+    (
+      ('--benchmark=cqa', '--gin.MIXTURE_OR_TASK_NAME=svamp_gt_dsbs'),
+      "--benchmark is 'cqa' beside the task 'svamp_gt_dsbs'",
+    ),
+  ],
+)
+def test_a_task_is_said_once(train, flags, message):
+  run, _, done = train('--vocabulary=bytes', *flags)
+  assert (run, done.status) == (None, 2)
+  assert message in done.stderr
+  done = doors.call('dsbs_jax.train', '--gin_file=gin/train.gin', *flags)
+  assert done.status == 2 and message in done.stderr
+
+
 def test_the_vocabulary_that_prepare_trained_is_taken(
   small_data, tmp_path, monkeypatch
 ):
