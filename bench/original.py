@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """python -m bench.original: a worker that trains as the original code does.
 
-PyTorch and transformers' T5 or Gemma 3 (`pip install -e '.[hf]'`), both tasks of
-the same examples in every step, each padded to the longest of its batch, the weighted
-sum of two mean losses, clipping, AdamW, a linear schedule. What a Trainer adds
-around that (logging, callbacks) is left out, which only makes it faster.
+PyTorch and transformers' T5 or Gemma 3 (`pip install -e '.[hf]'`), both tasks
+of the same examples in every step, each padded to the longest of its batch, the
+weighted sum of two mean losses, clipping, AdamW, a linear schedule. What a
+Trainer adds around that (logging, callbacks) is left out, which only makes it
+faster.
 """
 
 import os

@@ -9,8 +9,9 @@ with names some of it. With a prepared benchmark:
     --vocabulary=sentencepiece.model
 
 --sections=gemma measures Gemma 3 270M, with rows that its vocabulary cut up
-(--vocabulary=tokenizer.model). Engines that need an interpreter of their own: --hf_python (torch and
-transformers), --ct2_python, --t5x_python with --t5x_path.
+(--vocabulary=tokenizer.model). Engines that need an interpreter of their own:
+--hf_python (torch and transformers), --ct2_python, --t5x_python with
+--t5x_path.
 """
 
 import argparse
@@ -64,7 +65,10 @@ def _parse() -> argparse.Namespace:
   parser.add_argument('--t5x_python', default=sys.executable)
   parser.add_argument('--t5x_path', **of_path)
   parser.add_argument('--out', default=str(REPOSITORY / 'runs' / 'bench'))
-  return parser.parse_args()
+  arguments = parser.parse_args()
+  if arguments.data_dir and not arguments.vocabulary:
+    parser.error('--data_dir is given without --vocabulary, expected both')
+  return arguments
 
 
 def _found_peers(arguments: argparse.Namespace) -> dict[str, peers.Peer]:
@@ -133,8 +137,12 @@ def _measure(
     'devices': lambda: step_time.compare(tiny, 'devices'),
     'data_sizes': surroundings.data_sizes,
   }
-  chosen = arguments.sections
-  for section in sections if chosen == ['all'] else chosen:
+  chosen = sections if 'all' in arguments.sections else arguments.sections
+  if unknown := {*chosen} - {*sections}:
+    raise SystemExit(
+      f'--sections has {sorted(unknown)}, expected all or {[*sections]}'
+    )
+  for section in chosen:
     for row in sections[section]():
       print(
         f'{row.section}: {row.what}: {row.value:.4g} {row.unit}'
