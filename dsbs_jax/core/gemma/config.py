@@ -69,6 +69,8 @@ class GemmaConfig:
       value = getattr(self, field.name)
       if field.type is int and not (isinstance(value, int) and value >= 1):
         self._refuse(field.name, 'an int >= 1.')
+      if field.type is bool and not isinstance(value, bool):
+        self._refuse(field.name, 'True or False.')
       if '_rope_' in field.name and not (
         isinstance(value, int | float) and value > 0
       ):
@@ -79,11 +81,10 @@ class GemmaConfig:
       self._refuse('head_dim', 'an even number: halves are rotated.')
     if self.family not in self.FAMILIES:
       self._refuse('family', f'one of {self.FAMILIES}.')
-    if not isinstance(self.prefix_lm, bool):
-      self._refuse('prefix_lm', 'True or False.')
     if self.prefix_lm and self.has_encoder:
       self._refuse('prefix_lm', 'False: an encoder sees all inputs anyway.')
-    if not 0.0 <= self.dropout_rate < 1.0:
+    rate = self.dropout_rate
+    if not (isinstance(rate, int | float) and 0.0 <= rate < 1.0):
       self._refuse('dropout_rate', 'a number in [0, 1).')
     if self.dtype not in ('float32', 'bfloat16'):
       self._refuse(

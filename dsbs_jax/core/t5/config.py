@@ -65,18 +65,19 @@ class T5Config:
     # gin hands lists over; a frozen, hashable config needs a tuple.
     object.__setattr__(self, 'mlp_activations', tuple(self.mlp_activations))
     for field in dataclasses.fields(self):
-      size = getattr(self, field.name)
-      if field.type is int and not (isinstance(size, int) and size >= 1):
+      value = getattr(self, field.name)
+      if field.type is int and not (isinstance(value, int) and value >= 1):
         self._refuse(field.name, 'an int >= 1.')
+      if field.type is bool and not isinstance(value, bool):
+        self._refuse(field.name, 'True or False.')
     if not self.mlp_activations or set(self.mlp_activations) - set(ACTIVATIONS):
       self._refuse(
         'mlp_activations',
         f'one or more of {sorted(ACTIVATIONS)}: T5 1.1 has (gelu, linear), T5'
         ' 1.0 has (relu,).',
       )
-    if not isinstance(self.relpos_bias_per_layer, bool):
-      self._refuse('relpos_bias_per_layer', 'True (umT5) or False.')
-    if not 0.0 <= self.dropout_rate < 1.0:
+    rate = self.dropout_rate
+    if not (isinstance(rate, int | float) and 0.0 <= rate < 1.0):
       self._refuse('dropout_rate', 'a number in [0, 1).')
     if self.dtype not in ('float32', 'bfloat16'):
       self._refuse(

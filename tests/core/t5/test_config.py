@@ -20,6 +20,8 @@ from tests.core import tiny_t5
     ({'max_distance': 4}, 'max_distance is 4'),
     ({'remat': 'some'}, "remat is 'some'"),
     ({'relpos_bias_per_layer': 1}, 'relpos_bias_per_layer is 1'),
+    ({'scan_layers': 'no'}, "scan_layers is 'no', expected True or False"),
+    ({'dropout_rate': '0.1'}, "dropout_rate is '0.1'"),
   ],
 )
 def test_impossible_sizes_are_refused(wrong, message):
