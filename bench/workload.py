@@ -84,16 +84,11 @@ def model(name: str, **options) -> network.Config:
   )
 
 
-def rows_to_decode(vocab_size: int, num: int = 32) -> np.ndarray:
-  """[num, S] int32: random inputs of 25 to 60 tokens, always the same.
-
-  Args:
-    vocab_size: ids of the model.
-    num: rows.
-  """
+def rows_to_decode(vocab_size: int) -> np.ndarray:
+  """[32, S] int32: random inputs of 25 to 60 tokens, always the same."""
   random = np.random.default_rng(0)
-  lengths = random.integers(25, 61, num)
-  ids = random.integers(2, vocab_size, (num, lengths.max()))
+  lengths = random.integers(25, 61, 32)
+  ids = random.integers(2, vocab_size, (len(lengths), lengths.max()))
   return np.where(np.arange(lengths.max()) < lengths[:, None], ids, 0).astype(
     np.int32
   )

@@ -55,7 +55,7 @@ def greedy_steps(
   config: network.Config,
   prefilled: network.Prefilled,
   *,
-  stop: tuple[int, ...] = (),
+  stop: tuple[int, ...],
 ) -> jax.Array:
   """What `greedy` does after the encoder.
 

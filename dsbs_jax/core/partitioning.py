@@ -67,7 +67,7 @@ def _rules(embed_axis: str | None) -> Rules:
 
 
 def make_mesh(
-  shape: str | Sequence[int] | None = None,
+  shape: str | Sequence[int] | None,
   *,
   devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:

@@ -110,9 +110,10 @@ def _intended(name: contract.TaskName | None) -> str:
     'single': 'writes a rationale and then its label',
     'answer_first': 'writes its label and then a rationale',
   }.get(name.form, 'answers with a label alone')
+  benchmark = checkpoint_facts.escape(name.benchmark)
   return (
-    f'It {answer}, for inputs as the benchmark {checkpoint_facts.escape(name.benchmark)} renders'
-    ' them. It was evaluated on nothing but what stands above.'
+    f'It {answer}, for inputs as the benchmark {benchmark} renders them. It was'
+    ' evaluated on nothing but what stands above.'
   )
 
 

@@ -147,8 +147,8 @@ class Evaluator:
     model_dir: str | pathlib.Path,
     log: metrics_log.MetricsLog,
     *,
-    done: Mapping[str, Mapping[str, float]] | None = None,
-    stop: signals.StopRequest | None = None,
+    done: Mapping[str, Mapping[str, float]] | None,
+    stop: signals.StopRequest | None,
   ) -> dict[str, float] | None:
     """Evaluates every split, writes the predictions and logs the scores.
 

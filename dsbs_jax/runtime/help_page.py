@@ -80,7 +80,7 @@ def version() -> str:
   return f'{found[0]} ({found[1]}, Python {platform.python_version()})'
 
 
-def of_command(doc: str, more: str = '') -> str:
+def of_command(doc: str, more: str) -> str:
   """The help page of the command that runs.
 
   Args:

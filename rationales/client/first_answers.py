@@ -39,7 +39,7 @@ class FirstAnswers:
   """
 
   def __init__(
-    self, benchmark: benchmark_lib.Benchmark, model: str, *, stop: bool = True
+    self, benchmark: benchmark_lib.Benchmark, model: str, *, stop: bool
   ):
     self.stop = stop
     self._benchmark, self._model = benchmark, model

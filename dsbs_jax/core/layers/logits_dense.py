@@ -81,8 +81,8 @@ def plain_logits_dense(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
 def logits_dense_for_cpu(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
   """The kernel's gradient takes a copy; Args: as in `logits_dense`.
 
-  Of the inputs, transposed. Without it, XLA's CPU backend copies the other factor, the
-  gradient of all logits, of 100 MB.
+  Of the inputs, transposed. Without it, XLA's CPU backend copies the other
+  factor, the gradient of all logits, of 100 MB.
   """
   return _logits_dense_forward(inputs, kernel)[0]
 

@@ -174,7 +174,7 @@ def _tokens_loss(
   hidden: Array,
   tokens: dict[str, Array],
   *,
-  logits_loss: LogitsLoss | None = None,
+  logits_loss: LogitsLoss | None,
 ) -> tuple[Array, Sums]:
   """Loss and sums of some target positions, all of their logits at once.
 

@@ -120,8 +120,8 @@ def make_attention_mask(
   query_real: jax.Array,
   key_real: jax.Array,
   *,
-  query_segments: jax.Array | None = None,
-  key_segments: jax.Array | None = None,
+  query_segments: jax.Array | None,
+  key_segments: jax.Array | None,
 ) -> jax.Array:
   """[B, 1, T, S] bool: queries attend to real tokens of the same example.
 

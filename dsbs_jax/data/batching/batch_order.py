@@ -132,8 +132,8 @@ class BatchSampler:
     sizes: Sequence[int],
     order: BatchOrder,
     *,
-    rates: Sequence[float] | None = None,
-    contents: Sequence[str] = (),
+    rates: Sequence[float] | None,
+    contents: Sequence[str],
   ):
     """Makes the sampler.
 

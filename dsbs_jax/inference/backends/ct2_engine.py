@@ -149,7 +149,7 @@ class Engine:
     return scores
 
   def decode_fn(
-    self, *, max_decode_len: int, stop: tuple[int, ...] = ()
+    self, *, max_decode_len: int, stop: tuple[int, ...]
   ) -> Callable[[Any, Mapping[str, Any]], np.ndarray]:
     """`decode_functions.jit_decode` by this engine, which has its parameters.
 

@@ -110,7 +110,7 @@ def build(
   return _with_functions_bound(built)
 
 
-def _parse_file(file: str, search_paths: Sequence[str] = ()) -> None:
+def _parse_file(file: str, search_paths: Sequence[str]) -> None:
   with _explained(lambda error: file + gin_errors.line(error)):
     gin.parse_config_file(str(gin_texts.locate(file, search_paths)))
 
