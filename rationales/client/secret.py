@@ -48,7 +48,11 @@ class Secret:
 
     def factory(*args, **kwargs) -> logging.LogRecord:
       record = make(*args, **kwargs)
-      message = record.getMessage()
+      try:
+        message = record.getMessage()
+      except (TypeError, ValueError, KeyError):  # a text that has other places
+        message = f'{record.msg} {record.args}'
+        record.msg, record.args = message, ()
       if self.redact(message) != message:
         record.msg, record.args = self.redact(message), ()
       return record

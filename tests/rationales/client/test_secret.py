@@ -40,8 +40,9 @@ def test_logs_are_masked_at_every_level(monkeypatch, caplog):
     log = logging.getLogger('anything')
     log.debug('headers %s', {'authorization': f'Bearer {KEY}'})
     log.error('plain %d', 5)
+    log.error('its values do not fit: %d', KEY)
   assert KEY not in caplog.text and '[key]' in caplog.text
-  assert 'plain 5' in caplog.text
+  assert 'plain 5' in caplog.text and "fit: %d ('[key]',)" in caplog.text
 
 
 def test_the_environment_is_read_and_checked(monkeypatch):
