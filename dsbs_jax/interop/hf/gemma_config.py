@@ -63,6 +63,20 @@ def config_of(
   Raises:
     UserError: it describes what this network cannot compute.
   """
+  try:
+    return _config_of(values, path)
+  except contract.UserError:
+    raise
+  except (TypeError, ValueError, LookupError, AttributeError) as error:
+    raise contract.UserError(
+      f'{path} cannot be read ({error!r:.200}), expected what transformers'
+      ' writes of a Gemma. Save the model again.'
+    ) from error
+
+
+def _config_of(
+  values: dict[str, Any], path: pathlib.Path
+) -> network.GemmaConfig:
   if values.get('model_type') != _ENCODER_DECODER:
     return _config_of_stack(values.get('text_config', values), path)
   _check_fixed(values, path)

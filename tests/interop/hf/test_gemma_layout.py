@@ -118,6 +118,9 @@ def test_the_text_part_of_a_model_that_sees_pictures_is_read(folder):
       'layer_typ',
     ),
     ({'head_dim': ''}, r"has no \['head_dim'\]"),
+    ({'layer_types': 7}, 'config.json cannot be read .TypeError'),
+    ({'rope_scaling': 'x'}, 'config.json cannot be read .TypeError'),
+    ({'model_type': 't5gemma2'}, "config.json cannot be read .KeyError.'enc"),
   ],
 )
 def test_models_that_compute_something_else_are_refused(
