@@ -196,6 +196,8 @@ class BatchRunner:
   ) -> None:
     """Records the answers of a batch that has ended, however it ended."""
     asked = batch_jobs.read_calls(self._record.file.path, job.number)
+    asked = {str(number): call for number, call in enumerate(asked)}
+    answered = set()
     sent = batch_jobs.sent_fields(self._record.file.path, job.number)
     for file_id in (state.output_file_id, state.error_file_id):
       if file_id is None:
@@ -203,8 +205,21 @@ class BatchRunner:
       content = await self._with_retries(
         lambda file_id=file_id: self._client.files.content(file_id)
       )
-      for line in map(json.loads, content.content.splitlines()):
-        self._record_line(asked[int(line['custom_id'])], line, sent)
+      for text in content.content.splitlines():
+        try:
+          line = json.loads(text)
+          call = asked[line['custom_id']]
+        except (ValueError, LookupError, TypeError) as error:
+          raise failures.FatalError(
+            f'file {file_id} of batch {job.batch_id} has a line that cannot be'
+            f" read ({error!r:.100}). Ask the server's operator"
+          ) from error
+        answered.add(line['custom_id'])
+        self._record_line(call, line, sent)
+    for number, call in asked.items():
+      if state.status == 'completed' and number not in answered:
+        line = {'error': 'the batch has no line for it'}
+        self._record_line(call, line, sent)
     self._record.file.sync()
     self._drop(job)
     if state.status != 'completed':

@@ -121,8 +121,10 @@ class Store:
           'body': self.teacher.completion(request['body']),
         }
       line = {'custom_id': request['custom_id'], 'response': response}
-      (bad if error else good).append(json.dumps(line))
+      if not any(w in question for w in self.teacher.behaviour.left_out):
+        (bad if error else good).append(json.dumps(line))
     good.reverse()  # a batch keeps no order
+    good += self.teacher.behaviour.broken_lines
     found['output_file_id'] = self.upload('\n'.join(good).encode())['id']
     if bad:
       found['error_file_id'] = self.upload('\n'.join(bad).encode())['id']

@@ -40,6 +40,8 @@ class Behaviour:
     most_choices: completions per request, however many are asked for.
     usage: whether usage is reported.
     failing: questions with one of these words are answered by 400.
+    left_out: batches have no line for questions with one of these words.
+    broken_lines: what stands behind the lines of a batch's answers.
     batch_polls: polls of a batch until it is completed.
     batch_end: status in which a batch ends.
     lost_creations: batches that are created, and then 500 is answered.
@@ -71,6 +73,8 @@ class Behaviour:
   most_choices: int = 100
   usage: bool = True
   failing: tuple[str, ...] = ()
+  left_out: tuple[str, ...] = ()
+  broken_lines: tuple[str, ...] = ()
   batch_polls: int = 1
   batch_end: str = 'completed'
   lost_creations: int = 0

@@ -184,6 +184,27 @@ def test_failed_rows_of_a_batch_are_recorded_and_taken_up(server, extract, out):
   assert_one_good_line_per_row(out, 8)
 
 
+def test_rows_without_a_line_are_recorded_and_taken_up(server, extract, out):
+  server.configure(left_out=['is 5 +'])
+  done = extract(8, *FLAGS)
+  assert done.status == 1, done.output
+  [failure] = command.lines(out, completions_file.FAILURE)
+  assert failure['id'] == 'train-5' and 'has no line' in failure['error']
+  server.configure()
+  assert extract(None, *FLAGS).status == 0
+  assert_one_good_line_per_row(out, 8)
+
+
+@pytest.mark.parametrize(
+  'line', ['{"custom_id": "0', '{}', '{"custom_id": 99}']
+)
+def test_a_line_that_cannot_be_read_is_named(server, extract, line):
+  server.configure(broken_lines=[line])
+  done = extract(3, *FLAGS)
+  assert done.status == 2, done.output
+  assert 'of batch batch-0 has a line that cannot be read' in done.output
+
+
 def test_a_batch_asks_again_about_answers_without_use(server, extract, out):
   server.configure(cut=['is 5 +'])
   assert extract(7, *FLAGS).status == 0
