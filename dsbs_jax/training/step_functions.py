@@ -88,6 +88,7 @@ class _Facts:
   join_views: bool
   rules: partitioning.Rules
   mesh: Mesh
+  platform: str | None  # None: lowering decides
 
   def transformation(self) -> optax.GradientTransformation:
     """The optimizer with its schedule."""
@@ -118,7 +119,11 @@ def init_state(
 
 
 def train_step(
-  run: train_config.TrainConfig, mesh: Mesh, *, join_views: bool | None = None
+  run: train_config.TrainConfig,
+  mesh: Mesh,
+  *,
+  join_views: bool | None = None,
+  any_platform: bool = False,
 ) -> jax.stages.Wrapped:
   """The training step: (state, batch, key data) -> (state, metrics).
 
@@ -130,8 +135,12 @@ def train_step(
     mesh: the devices.
     join_views: as in `batch_gradient.batch_value_and_grad`; None: as the mesh's
       platform does.
+    any_platform: whether it may be lowered for other platforms than the mesh's.
   """
-  return _shared(_train_step, _facts(run, mesh, join_views))
+  facts = _facts(run, mesh, join_views)
+  if any_platform:
+    facts = dataclasses.replace(facts, platform=None)
+  return _shared(_train_step, facts)
 
 
 def network_params(
@@ -161,8 +170,9 @@ def network_params(
 def _facts(
   run: train_config.TrainConfig, mesh: Mesh, join_views: bool | None = None
 ) -> _Facts:
+  of_mesh = mesh.devices.flat[0].platform
   if join_views is None:
-    join_views = platform.joins_views(mesh.devices.flat[0].platform)
+    join_views = platform.joins_views(of_mesh)
   return _Facts(
     model=run.model,
     objective=train_config.objective_of(run),
@@ -179,6 +189,7 @@ def _facts(
     join_views=join_views,
     rules=run.sharding_rules(),
     mesh=mesh,
+    platform=of_mesh,
   )
 
 
@@ -239,6 +250,8 @@ def _train_step(facts: _Facts) -> jax.stages.Wrapped:
     )
     if facts.skip_nonfinite:
       train_step = steps.skip_updates(train_step)
+    if facts.platform:
+      train_step = platform.traced_for(facts.platform)(train_step)
     return train_step(state, batch)
 
   shardings = _state(facts).shardings

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dsbs_jax import contract
-from dsbs_jax.core import decoding, network, partitioning
+from dsbs_jax.core import decoding, network, partitioning, platform
 from dsbs_jax.inference.backends import cpu_compiler, cpu_threads
 
 # Of this many kinds of functions, programs are kept.
@@ -190,7 +190,9 @@ def decode_program(
   """
 
   single_cpu = cpu_threads.is_single_cpu(mesh)
+  platform_name = mesh.devices.flat[0].platform
 
+  @platform.traced_for(platform_name)
   def prefill(params, rows):
     return network.cache(model).prefill(
       params,
@@ -200,6 +202,7 @@ def decode_program(
       token_shares=cpu_compiler.TOKEN_SHARES if single_cpu else (),
     )
 
+  @platform.traced_for(platform_name)
   def steps(params, prefilled):
     if num_beams == 1:
       return decoding.greedy_steps(params, model, prefilled, stop=stop)
@@ -227,6 +230,7 @@ def score_program(
     mesh: the devices.
   """
 
+  @platform.traced_for(mesh.devices.flat[0].platform)
   def score(params, tokens, options):
     return decoding.score_options(
       params, model, {'encoder_input_tokens': tokens}, options_tokens=options
