@@ -5,6 +5,7 @@ import gc
 import os
 import pathlib
 import signal
+import sys
 
 import hypothesis
 import pytest
@@ -16,6 +17,9 @@ REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 # In a shell's background SIGINT is ignored, and tests would wait for it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# As in the Makefile, for processes that tests start.
+os.environ.pop('PYTHONDONTWRITEBYTECODE', None)
+sys.dont_write_bytecode = False
 # Before jax is imported: CPU unless told otherwise, programs compiled in a sixth
 # of the time (their code is slower, and tests' programs are small) and kept.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')

@@ -8,6 +8,8 @@ import shlex
 import subprocess
 import sys
 
+from tests.data import seqio_process
+
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 _BLOCK = re.compile(r'^```(\w+) ?(\S*)\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 
@@ -26,12 +28,13 @@ def test_the_walk_of_the_readme(tmp_path):
   # seqio, and so T5X, knows every name that the page promises.
   promised = sorted(set(re.findall(r'`(mine_\w+)`', page)))
   assert len(promised) == 11
-  (tmp_path / 'names.py').write_text(
+  names = (
     'import mine, seqio\n'
     f'for name in {promised!r}:\n  seqio.get_mixture_or_task(name)\n'
     'print("registered")\n'
   )
-  commands.append('python names.py')
+  found = seqio_process.run(names, tmp_path / 'printed', cwd=tmp_path)
+  assert found.strip().endswith('registered')
   environment = {
     **os.environ,
     'PYTHONPATH': str(REPOSITORY),
@@ -53,7 +56,7 @@ def test_the_walk_of_the_readme(tmp_path):
     )
     assert done.returncode == 0, f'{command}\n{done.stderr}'
     printed.append(done.stdout)
-  described, first, answered, prepared, shown, names = printed
+  described, first, answered, prepared, shown = printed
   assert re.search(r'rows +│ +6 │ +4 │ +1 │ +1 │', described)
   assert '[label] Is a bat a bird?' in first
   assert re.search(r'parsed +│ +5 │', answered)
@@ -62,4 +65,3 @@ def test_the_walk_of_the_readme(tmp_path):
   assert re.search(r'LLM label accuracy % +│ +75.00 │', prepared)
   assert '[label] Ann has 2 pens and buys 3.' in shown
   assert 'rationale' in shown
-  assert names.strip().endswith('registered')

@@ -219,7 +219,7 @@ def train(
   """
   import jax
 
-  from dsbs_jax.core import lora, objective, optimizer, partitioning
+  from dsbs_jax.core import lora, objective, optimizer, partitioning, platform
   from dsbs_jax.core import steps as steps_lib
   from dsbs_jax.core.gradients import batch_parts
 
@@ -267,7 +267,8 @@ def train(
     batch_parts.check_batch(batch, mesh, num_microbatches=num_microbatches)
     return jax.device_put(batch, rows_layout)
 
-  program = step.lower(jax.eval_shape(init), batch_of(0)).compile()
+  with platform.traced_for('cpu'):
+    program = step.lower(jax.eval_shape(init), batch_of(0)).compile()
   losses = []
   if steps:
     state = jax.jit(init, out_shardings=layout)()

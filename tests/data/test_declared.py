@@ -3,9 +3,6 @@
 
 import dataclasses
 import json
-import pathlib
-import subprocess
-import sys
 
 import pytest
 
@@ -14,9 +11,8 @@ from dsbs_jax.data import declared, register
 from dsbs_jax.data.prepared import dataset_writer, store
 from dsbs_jax.data.source import sources
 from tasks import cqa
-from tests.data import small_prepared, toy
+from tests.data import seqio_process, small_prepared, toy
 
-REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 SAID = declared.Description(
   name='said',
   source='/rows',
@@ -228,11 +224,7 @@ def test_seqio_gets_the_tasks_of_every_description(tmp_path):
     'print(task.num_input_examples("train"))\n'
     'print(len(seqio.get_mixture_or_task("said_gt_dsbs").tasks))\n'
   )
-  done = subprocess.run(
-    [sys.executable, '-c', code],
-    capture_output=True,
-    text=True,
-    cwd=REPOSITORY,
-    env={'PATH': '', 'DSBS_DATA_DIR': str(tmp_path)},
+  found = seqio_process.run(
+    code, tmp_path / 'printed', DSBS_DATA_DIR=str(tmp_path)
   )
-  assert done.stdout.split() == ['45', '2'], done.stderr
+  assert found.split() == ['45', '2']

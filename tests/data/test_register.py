@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from dsbs_jax.data import benchmark, register
 from dsbs_jax.data.vocabulary import vocabularies, vocabulary_files
+from tests.data import seqio_process
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 TASKS = (
@@ -75,18 +76,13 @@ def test_an_import_registers_and_reads_no_file(tmp_path):
     '  assert "dsbs_jax.prepare --benchmark=cqa" in str(error), error\n'
     '  print("not prepared")\n'
   )
-  done = subprocess.run(
-    [sys.executable, '-c', code],
-    capture_output=True,
-    text=True,
-    cwd=REPOSITORY,
-    env={
-      'PATH': '',
-      'DSBS_DATA_DIR': str(tmp_path / 'none'),
-      'DSBS_VOCABULARY': str(tmp_path / 'none.model'),
-    },
+  found = seqio_process.run(
+    code,
+    tmp_path / 'printed',
+    DSBS_DATA_DIR=str(tmp_path / 'none'),
+    DSBS_VOCABULARY=str(tmp_path / 'none.model'),
   )
-  assert done.stdout.strip() == 'not prepared', done.stderr
+  assert found.strip() == 'not prepared'
 
 
 def test_arguments_win_over_configuration_over_environment(unset):

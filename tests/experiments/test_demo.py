@@ -141,7 +141,12 @@ def test_a_completion_that_broke_off_has_no_label_and_no_marker(examples):
   assert all(e.llm_label == '' and not e.correct for e in broken)
 
 
-def test_a_short_demo_prepares_trains_explains_and_compares(tmp_path, capsys):
+def test_a_short_demo_prepares_trains_explains_and_compares(
+  tmp_path, capsys, monkeypatch
+):
+  # One encoder layer, and one shape of all evaluated batches, to compile less.
+  smaller = 'NUM_ENCODER_LAYERS = 1', 'EVAL_BATCH_SIZE = 100'
+  monkeypatch.setattr(demo, 'RECIPE', (*demo.RECIPE, *smaller))
   settings = demo.Demo(
     out=str(tmp_path / 'runs'),
     cache=str(tmp_path / 'cache'),

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from dsbs_jax import contract
-from dsbs_jax.core import objective, optimizer, steps
+from dsbs_jax.core import objective, optimizer, platform, steps
 from dsbs_jax.interop.hf import hf_checkpoint
 from tests.recordings import hf_folders
 
@@ -226,9 +226,10 @@ def runner(jit, config, make_optimizer, chunk_tokens, join_views=False):
       chunk_tokens=chunk_tokens,
       join_views=join_views,
     )
-    return jax.lax.scan(
-      step, steps.state_from_params(params, transformation), batches
-    )
+    with platform.traced_for(jax.default_backend()):
+      return jax.lax.scan(
+        step, steps.state_from_params(params, transformation), batches
+      )
 
   return run
 

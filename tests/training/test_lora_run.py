@@ -23,6 +23,7 @@ from tests import models, small_runs
 
 RANK, ALPHA = 2, 8.0
 BINDINGS = (
+  "MIXTURE_OR_TASK_NAME = 'svamp_gt_finetune'",  # one view to compile
   f'LORA_RANK = {RANK}',
   f'LORA_ALPHA = {ALPHA}',
   "LORA_TARGETS = ('.*attention/(query|value)/kernel', '.*/wo/kernel')",

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train steps of all sizes lower on all kinds of meshes, from shapes alone.
 
-Each lowering takes seconds, so the normal suite takes one mesh with a small
-model and one view (4x2 is lowered below for other platforms, a fully sharded
-mesh trains in tests/claims/test_meshes.py), and looks at the parameters of all
-sizes on all meshes; `make test-long` lowers all with all.
+Each lowering takes seconds, so the normal suite takes one mesh with the
+smallest model and one view (4x2 is lowered below for other platforms, a fully
+sharded mesh trains in tests/claims/test_meshes.py), and looks at the parameters
+of all sizes on all meshes; `make test-long` lowers all with all.
 
 Devices are simulated, which JAX must know before it starts: the test runs this
 file as a program of its own and reads what it prints.
@@ -32,7 +32,7 @@ MESHES = {
 
 
 # What the normal suite lowers.
-COVERING = (('t5_1_0_small', '2x4'),)
+COVERING = (('nano', '2x4'),)
 DEVICES = {'1x1': 1, '8x1': 8, '4x2': 8, '2x4': 8, 'fully sharded': 8}
 
 
@@ -195,17 +195,18 @@ def params_bytes(model, mesh, mesh_name):
 
 
 def cross_lower(mesh):
-  """Lowers the tiny train step for platforms that are not there."""
+  """Lowers the train step of nano for platforms that are not there."""
   import jax
   import jax.export
 
   from dsbs_jax.hardware import batch_shapes
   from dsbs_jax.training import lowered_step, step_functions
 
-  run = build('tiny', 'standard')
+  run = build('nano', 'standard')
   described = step_functions.state(run, mesh)
   step = step_functions.train_step(run, mesh, any_platform=True)
-  batch = lowered_step.batch_shapes(batch_shapes.typical(run, multiple=8), mesh)
+  views = batch_shapes.typical(run, multiple=8)
+  batch = lowered_step.batch_shapes({'rationale': views['rationale']}, mesh)
   exported = jax.export.export(step, platforms=('cuda', 'tpu'))(
     described.like, batch, jax.random.key_data(jax.random.key(0))
   )
@@ -221,7 +222,7 @@ def measure(optimizer, mesh):
   from dsbs_jax.hardware import batch_shapes, memory
   from dsbs_jax.training import step_functions
 
-  run = build('tiny', 'fully_sharded', optimizer)
+  run = build('nano', 'fully_sharded', optimizer)
   parts = memory.parts(run, mesh, batch_shapes.typical(run, multiple=8))
   state = jax.jit(
     lambda key: steps.init_state(key, run.model, run.transformation()),

@@ -94,7 +94,8 @@ class Prepared:
     import tensorflow_datasets as tfds
 
     try:
-      builder = tfds.builder(dataset_name(self.name), data_dir=self.data_dir)
+      # By its name, TFDS would import all datasets that it knows.
+      builder = tfds.builder_from_directory(folder(self.name, self.data_dir))
       records = builder.as_data_source(split=split)
       total = len(records)
     except Exception as error:  # of many types, by what a file has lost

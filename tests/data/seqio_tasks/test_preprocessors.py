@@ -191,7 +191,7 @@ def test_seqios_evaluator_scores_the_label_task(source):
 
 
 @pytest.mark.parametrize(
-  'pack', [True, pytest.param(False, marks=pytest.mark.long)]
+  'pack', [False, pytest.param(True, marks=pytest.mark.long)]
 )
 def test_plain_converters_work_on_mixtures(pack):
   dataset = seqio.get_dataset(
