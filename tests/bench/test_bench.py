@@ -163,7 +163,7 @@ def test_kept_memory_is_not_asked_of_the_kernel_again(keep):
   assert later < 100 if keep else later > 1000, faults
 
 
-# A program with buffers of 256 MB, more than the C library lends to other threads
+# A program with buffers of 100 MB, more than the C library lends to other threads
 # than the main one. It takes some runs until a gap is left that holds them.
 _FAULTS = """
 import resource, statistics
@@ -171,7 +171,7 @@ from dsbs_jax.runtime import malloc
 malloc.keep_freed_memory()
 import jax, jax.numpy as jnp
 square = jax.jit(lambda a: (a @ a.T) @ a)
-matrix = jnp.ones([8192, 8])
+matrix = jnp.ones([5120, 8])
 faults = []
 for _ in range(16):
   before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from dsbs_jax.contract import LABEL_ID, RATIONALE_ID
-from dsbs_jax.core import objective, optimizer, steps
+from dsbs_jax.core import objective, optimizer, platform, steps
 from tests import models
 
 STEPS = 5
@@ -56,7 +56,8 @@ def train(batches):
   step = jax.jit(step)
   for index in range(STEPS):
     batch = jax.tree.map(lambda x, i=index: x[i], batches)
-    state, metrics = step(state, batch)
+    with platform.traced_for('cpu'):
+      state, metrics = step(state, batch)
   return state, metrics
 
 

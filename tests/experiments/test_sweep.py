@@ -11,6 +11,8 @@ import time
 
 import pytest
 
+from tests.claims import doors
+
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 COLOURS = ('red', 'blue', 'green', 'white', 'black')
 
@@ -89,14 +91,17 @@ def _steps(path):
 
 
 def test_print_is_a_shell_script_and_typos_are_status_2(command):
-  done = _run([*command, '--print'])
-  assert done.returncode == 0, done.stderr
+  arguments = command[3:]  # after python -m dsbs_jax.sweep
+  done = doors.call('dsbs_jax.sweep', *arguments, '--print')
+  assert done.status == 0, done.stderr
   lines = done.stdout.splitlines()
   assert len(lines) == 2 + 4
   checked = _run(['bash', '-n', '-c', '\n'.join(lines)])
   assert checked.returncode == 0, checked.stderr
-  done = _run([*command, '--print', '--gin.TRAIN_STEP=7'])
-  assert done.returncode == 2
+  done = doors.call(
+    'dsbs_jax.sweep', *arguments, '--print', '--gin.TRAIN_STEP=7'
+  )
+  assert done.status == 2
   assert 'Did you mean TRAIN_STEPS' in done.stderr
 
 
