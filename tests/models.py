@@ -40,6 +40,25 @@ def t5(**changes) -> network.T5Config:
   return network.T5Config(**sizes | changes)
 
 
+init = jax.jit(network.init, static_argnums=1)
+
+
+def t5_params(config, seed=0):
+  """Drawn by NumPy, of the spread of a new T5's, the norms not all ones."""
+  rng = np.random.default_rng(seed)
+
+  def draw(path, leaf):
+    name, kind = path[-2].key, path[-1].key
+    if kind == 'scale':
+      return rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
+    std = {'kernel': leaf.shape[-2] ** -0.5, 'rel_embedding': 0.3}.get(kind, 1)
+    if name == 'query':
+      std *= config.head_dim**-0.5
+    return rng.normal(scale=std, size=leaf.shape).astype(np.float32)
+
+  return jax.tree_util.tree_map_with_path(draw, network.param_shapes(config))
+
+
 def t5x_step(path: str) -> int:
   """The step in a checkpoint that T5X or this project wrote."""
   folder = epath.Path(t5x_read_checkpoint.find(path))

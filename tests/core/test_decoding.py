@@ -76,7 +76,10 @@ def test_logits_that_are_not_finite_leave_no_answer():
 
 def test_greedy_ends_a_row_behind_the_stop_tokens():
   params, config = tiny_decoder.params(seed=1), tiny_decoder.TINY
-  decode = functools.partial(decoding.greedy, max_decode_len=4)
+  decode = models.jit(
+    functools.partial(decoding.greedy, max_decode_len=4),
+    static_argnums=1,
+  )
   whole = np.asarray(decode(params, config, tiny_decoder.ROWS))
   row = int(np.argmax((whole > 1).sum(axis=1)))
   free = tiny_decoder.strip(whole[row])

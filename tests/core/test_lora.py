@@ -195,9 +195,9 @@ def test_the_optimizer_knows_the_adapters_alone():
 
 
 def test_both_layouts_have_the_same_adapters():
-  drawn = lora.init(jax.random.key(3), SCANNED, ALL)
+  drawn = init(jax.random.key(3), SCANNED, ALL)
   unrolled = dataclasses.replace(SCANNED, scan_layers=False)
-  found = flat(lora.init(jax.random.key(3), unrolled, ALL))
+  found = flat(init(jax.random.key(3), unrolled, ALL))
   for path, leaf in flat(drawn).items():
     layers = leaf if '/layers/' in path else [leaf]
     for number, layer in enumerate(layers):
@@ -296,8 +296,8 @@ def test_20_steps_are_those_of_peft(tmp_path):
     run_key=jax.random.key(0),
     lora=settings,
   )
-  batches = jax.tree.map(
-    lambda rows: rows[:num_steps], recording.batches['padded']
+  batches = test_steps.as_mixture(
+    jax.tree.map(lambda rows: rows[:num_steps], recording.batches['padded'])
   )
   state, metrics = models.jit(lambda *x: jax.lax.scan(step, *x))(state, batches)
   found = np.stack(

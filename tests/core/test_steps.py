@@ -45,10 +45,22 @@ def make_batch():
   }
 
 
+def as_mixture(batch):
+  """The same rows [..., B, T] as one view: half of the program to compile."""
+
+  def joined(*views):
+    length = max(view.shape[-1] for view in views)
+    padded = [
+      np.pad(view, [(0, 0)] * (view.ndim - 1) + [(0, length - view.shape[-1])])
+      for view in views
+    ]
+    return np.concatenate(padded, axis=-2)
+
+  return {'mixture': jax.tree.map(joined, *batch.values())}
+
+
 def make_mixture():
-  """The same rows as one view: half of the program to compile."""
-  views = make_batch().values()
-  return {'mixture': jax.tree.map(lambda *x: np.concatenate(x), *views)}
+  return as_mixture(make_batch())
 
 
 @functools.cache
@@ -73,6 +85,11 @@ def jitted_step(
       **options,
     )
   )
+
+
+@models.jit
+def logits_of(params, rows):
+  return network.apply(params, CONFIG, rows)
 
 
 def make_optimizer():
@@ -103,7 +120,10 @@ def test_a_gradient_beyond_float32_is_not_finite_though_the_loss_is():
   state = fresh_state()
   factors = {'decoder_norm': 1e22, 'logits_dense': 1e-8}
   steep = jax.tree_util.tree_map_with_path(
-    lambda path, leaf: leaf * factors.get(path[1].key, 1.0), state.params
+    lambda path, leaf: (
+      np.asarray(leaf) * np.float32(factors.get(path[1].key, 1.0))
+    ),
+    state.params,
   )
   _, metrics = jitted_step()(state.replace(params=steep), make_batch())
   assert np.isfinite(metrics['loss']) and not np.isfinite(metrics['grad_norm'])
@@ -116,10 +136,7 @@ def test_metrics_equal_a_float64_reference_of_the_logits():
   total = 0.0
   for term, weight in (('label', 0.3), ('rationale', 0.7)):
     rows = batch[term]
-    logits = np.asarray(
-      models.jit(network.apply, static_argnums=1)(state.params, CONFIG, rows),
-      np.float64,
-    )
+    logits = np.asarray(logits_of(state.params, rows), np.float64)
     loss_sum, correct = 0.0, 0
     for position in zip(*np.nonzero(rows['decoder_loss_weights']), strict=True):
       target = rows['decoder_target_tokens'][position]
@@ -152,7 +169,7 @@ def test_gradient_norm_is_that_before_clipping():
 
   gradient_of = models.jit(jax.grad(loss_of))
   gradients = jax.tree.leaves(gradient_of(state.params))
-  norm = np.sqrt(sum(np.sum(np.square(g)) for g in gradients))
+  norm = norm_of(*gradients)
   _, metrics = jitted_step()(state, make_mixture())
   assert norm > 1.1  # clipped at 1, so the two norms differ
   np.testing.assert_allclose(metrics['grad_norm'], norm, rtol=1e-5)
@@ -168,7 +185,9 @@ def test_update_norms_are_those_of_what_changed():
   state = fresh_state()
   after, metrics = jitted_step()(state, make_mixture())
   old, new = (jax.tree.leaves(tree.params) for tree in (state, after))
-  update = norm_of(*(b - a for a, b in zip(old, new, strict=True)))
+  update = norm_of(
+    *(np.asarray(b) - np.asarray(a) for a, b in zip(old, new, strict=True))
+  )
   assert update > 0.1
   np.testing.assert_allclose(metrics['update_norm'], update, rtol=1e-5)
   np.testing.assert_allclose(metrics['param_norm'], norm_of(*new), rtol=1e-6)
@@ -224,7 +243,7 @@ def test_dropout_follows_the_run_key_and_the_step():
 def test_numbers_that_are_not_finite_are_told():
   state = fresh_state()
   broken = state.replace(
-    params=jax.tree.map(lambda p: p * jnp.nan, state.params)
+    params=jax.tree.map(lambda p: np.full_like(p, np.nan), state.params)
   )
   _, metrics = jitted_step()(broken, make_mixture())
   assert metrics['finite'] == 0

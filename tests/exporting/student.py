@@ -9,10 +9,11 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 import sentencepiece
 
-from dsbs_jax.core import network, steps
+from dsbs_jax.core import steps
 from dsbs_jax.data.vocabulary import vocabularies
 from dsbs_jax.runs import checkpoints
 from tests import models
@@ -56,8 +57,8 @@ def vocabulary(tmp_path_factory):
 @pytest.fixture(scope='module')
 def params():
   """Random, but loud enough to say different things to different inputs."""
-  random = network.init(jax.random.key(1), MODEL)
-  return jax.tree.map(lambda leaf: 1.3 * leaf, random)
+  random = models.init(jax.random.key(1), MODEL)
+  return jax.tree.map(lambda leaf: np.float32(1.3) * np.asarray(leaf), random)
 
 
 @pytest.fixture(scope='module')

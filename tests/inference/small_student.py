@@ -3,10 +3,12 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dsbs_jax.core import network, steps
 from dsbs_jax.data.vocabulary import vocabularies
 from dsbs_jax.runs import checkpoints
+from tests import models
 
 BYTES = vocabularies.load('bytes')
 MODEL = network.T5Config(
@@ -34,8 +36,8 @@ MACROS = {
 
 def params(model=MODEL):
   """Random parameters, larger than usual."""
-  drawn = network.init(jax.random.key(0), model)
-  return jax.tree.map(lambda leaf: 1.2 * leaf, drawn)
+  drawn = models.init(jax.random.key(0), model)
+  return jax.tree.map(lambda leaf: np.float32(1.2) * np.asarray(leaf), drawn)
 
 
 def write(folder, run=None, model=MODEL):

@@ -8,9 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from dsbs_jax.core import decoding, network
+from dsbs_jax.core import decoding
 from dsbs_jax.interop import ct2_model
 from tests import models
+from tests.core import tiny_decoder
 
 ctranslate2 = pytest.importorskip('ctranslate2', reason='extra ct2')
 engines = pytest.importorskip('dsbs_jax.inference.backends.ct2_engine')
@@ -35,8 +36,8 @@ VARIANTS = {
 
 def drawn(config):
   """Random parameters, loud enough to say different things."""
-  params = network.init(jax.random.key(3), config)
-  return jax.tree.map(lambda leaf: np.asarray(1.3 * leaf), params)
+  params = models.t5_params(config, seed=3)
+  return jax.tree.map(lambda leaf: np.float32(1.3) * leaf, params)
 
 
 def inputs(config):
@@ -68,16 +69,17 @@ def test_every_network_computes_the_same(tmp_path, name):
   params, tokens = drawn(config), inputs(config)
   engine = opened(tmp_path / 'model', params, config)
   rows = {'encoder_input_tokens': tokens}
-  expected = np.asarray(decoding.greedy(params, config, rows, max_decode_len=9))
+  expected = np.asarray(tiny_decoder.greedy(config, 9)(params, rows))
   found, _ = engine.generate(tokens, max_decode_len=9)
   np.testing.assert_array_equal(found, expected)
   assert len({tuple(row) for row in found}) > 1  # they answer to the inputs
   options = np.random.default_rng(1).integers(3, 90, (6, 3, 5), np.int32)
   options[:, 1, 3:] = 0
   options[:, 2, 4] = 1
+  score = models.jit(decoding.score_options, static_argnums=1)
   np.testing.assert_allclose(
     engine.score_options(tokens, options),
-    decoding.score_options(params, config, rows, options_tokens=options),
+    score(params, config, rows, options_tokens=options),
     rtol=2e-6,
     atol=2e-5,
   )
@@ -93,11 +95,8 @@ def test_weights_are_stored_as_asked_and_stay_as_they_are(
   engine = opened(tmp_path / 'model', params, config, quantization)
   models.assert_equal(params, before)
   found, _ = engine.generate(tokens, max_decode_len=6)
-  expected = np.asarray(
-    decoding.greedy(
-      params, config, {'encoder_input_tokens': tokens}, max_decode_len=6
-    )
-  )
+  rows = {'encoder_input_tokens': tokens}
+  expected = np.asarray(tiny_decoder.greedy(config, 6)(params, rows))
   assert (found == expected).mean() > 0.6
   size = (tmp_path / 'model' / 'model.bin').stat().st_size
   num = sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from dsbs_jax.core import decoding, network
+from dsbs_jax.core import decoding
 from dsbs_jax.data.vocabulary import vocabularies
 from dsbs_jax.interop import gguf_model
 from tests import models
@@ -38,8 +38,8 @@ VARIANTS = {
 def saved(folder, name, quantization='float32'):
   config = models.t5(**SIZES | VARIANTS[name])
   params = jax.tree.map(
-    lambda leaf: np.asarray(1.3 * leaf),
-    network.init(jax.random.key(0), config),
+    lambda leaf: np.float32(1.3) * np.asarray(leaf),
+    models.init(jax.random.key(0), config),
   )
   path = folder / 'model.gguf'
   gguf_model.save(

@@ -65,19 +65,29 @@ def test_joined_views_give_the_step_of_views_apart(cells, options):
 
 
 @pytest.mark.parametrize(
-  ('config', 'lengths'),
+  ('config', 'lengths', 'tasks'),
   [
     # Of the same lengths; the masks of keys depend on the number of keys.
-    pytest.param(DROPPING, (11, 11), id='dropout'),
+    pytest.param(DROPPING, (11, 11), ('counterfactual',), id='dropout'),
     pytest.param(
-      test_steps.CONFIG, (9, 13), id='lengths', marks=pytest.mark.long
+      DROPPING,
+      (11, 11),
+      ('verdict', 'counterfactual'),
+      id='four with dropout',
+      marks=pytest.mark.long,
+    ),
+    pytest.param(
+      test_steps.CONFIG,
+      (9, 13),
+      ('verdict', 'counterfactual'),
+      id='lengths',
+      marks=pytest.mark.long,
     ),
   ],
 )
-def test_four_views_are_joined_as_two_are(config, lengths):
-  """In microbatches on two shards. Rows keep their dropout masks."""
-  cells = (2, 2)
-  batch = make_batch(*cells, label_length=lengths[0])
+def test_more_views_are_joined_as_two_are(config, lengths, tasks):
+  """In microbatches on two shards, and apart in none: rows keep their masks."""
+  batch = make_batch(2, 2, label_length=lengths[0])
   verdict = test_steps.make_rows(
     2, longest=2, term=VERDICT_ID, length=lengths[1]
   )
@@ -85,22 +95,26 @@ def test_four_views_are_joined_as_two_are(config, lengths):
   read = np.arange(11) < 3
   argued['decoder_loss_weights'] *= ~read
   argued['decoder_task_ids'] *= ~read
+  further = {'verdict': verdict, 'counterfactual': argued}
   batch |= test_unpadding.with_token_index(
-    {'verdict': verdict, 'counterfactual': argued}, *cells
+    {task: further[task] for task in tasks}, 2, 2
   )
-  weights = {'verdict_weight': 0.4, 'counterfactual_weight': 0.6}
-  apart, joined = steps_of(
-    batch, config, **weights, num_microbatches=2, num_shards=2
+  all_weights = {'verdict': 0.4, 'counterfactual': 0.6}
+  weights = {f'{task}_weight': all_weights[task] for task in tasks}
+  apart = test_steps.jitted_step(config, **weights)(
+    test_steps.fresh_state(), test_unpadding.with_token_index(batch)
   )
+  joined = test_steps.jitted_step(
+    config, **weights, join_views=True, num_microbatches=2, num_shards=2
+  )(test_steps.fresh_state(), batch)
   check(apart, joined)
   _, metrics = joined
   means = {
     task: metrics[f'{task}/loss_sum'] / metrics[f'{task}/tokens']
-    for task in ('label', 'rationale', 'verdict', 'counterfactual')
+    for task in ('label', 'rationale', *tasks)
   }
-  expected = (
-    0.3 * means['label'] + 0.7 * means['rationale'] + 0.4 * means['verdict']
-  ) + 0.6 * means['counterfactual']
+  expected = 0.3 * means['label'] + 0.7 * means['rationale']
+  expected += sum(all_weights[task] * means[task] for task in tasks)
   np.testing.assert_allclose(metrics['loss'], expected, rtol=1e-5)
 
 
@@ -113,9 +127,11 @@ def test_rows_keep_their_dropout_masks():
 def test_where_one_term_has_no_weight_nothing_is_joined():
   """alpha = 1 has the masks of standard finetuning, whatever the lengths."""
   apart, joined = (
-    test_steps.jitted_step(DROPPING, alpha=1.0, join_views=join_views)
-    .lower(test_steps.fresh_state(), make_batch())
-    .as_text()
+    str(
+      test_steps.jitted_step(DROPPING, alpha=1.0, join_views=join_views)
+      .trace(test_steps.fresh_state(), make_batch())
+      .jaxpr
+    )
     for join_views in (False, True)
   )
   assert joined == apart

@@ -10,7 +10,8 @@ import pytest
 
 from dsbs_jax.core import network
 from dsbs_jax.core.layers import unpadding
-from tests.core import test_steps
+from tests import models
+from tests.core import test_steps, tiny_t5
 
 SPARE = 3  # slots without a token, in the fullest cell
 
@@ -48,38 +49,52 @@ def with_token_index(batch, shards=1, parts=1):
 @pytest.mark.parametrize('cells', [1, 2])
 def test_flat_tokens_are_the_real_ones_in_order_and_come_back(cells):
   rows = test_steps.make_rows(5, longest=7, term=1)
-  tokens = jnp.asarray(rows['encoder_input_tokens'])
-  converter = unpadding.make_unpadding(
-    token_index_of(rows, 'encoder', cells), tokens
+  tokens = rows['encoder_input_tokens']
+  of_rows = np.arange(1, 9).reshape(8, 1, 1)
+
+  @jax.jit
+  def there_and_back(index, tokens):
+    converter = unpadding.make_unpadding(index, tokens)
+    flat = converter.unpad(tokens)
+    numbers = converter.unpad(jnp.broadcast_to(of_rows, (*tokens.shape, 1)))
+    repeated = converter.repeat_rows(of_rows)
+    return flat, converter.pad(flat), numbers, repeated
+
+  flats, back, expected, repeated = map(
+    np.asarray,
+    there_and_back(token_index_of(rows, 'encoder', cells), tokens),
   )
   for flat, own in zip(
-    np.split(np.asarray(converter.unpad(tokens)), cells),
-    np.split(np.asarray(tokens), cells),
-    strict=True,
+    np.split(flats, cells), np.split(tokens, cells), strict=True
   ):
     real = own[own > 0]
     np.testing.assert_array_equal(flat[: len(real)], real)
     assert not flat[len(real) :].any()
-  np.testing.assert_array_equal(converter.pad(converter.unpad(tokens)), tokens)
-  of_rows = jnp.arange(1, 9).reshape(8, 1, 1)
-  expected = converter.unpad(jnp.broadcast_to(of_rows, (*tokens.shape, 1)))
-  each = jnp.where(expected > 0, converter.repeat_rows(of_rows), 0)
+  np.testing.assert_array_equal(back, tokens)
+  each = np.where(expected > 0, repeated, 0)
   np.testing.assert_array_equal(each, expected)
 
 
 def test_gradients_go_back_the_way_they_came():
   rows = test_steps.make_rows(5, longest=7, term=1)
   real = rows['encoder_input_tokens'] > 0
-  converter = unpadding.make_unpadding(token_index_of(rows, 'encoder', 2), real)
-  there = jax.random.normal(jax.random.key(0), (*real.shape, 3))
-  cotangent = jax.random.normal(jax.random.key(1), converter.unpad(there).shape)
-  _, pull_back = jax.vjp(converter.unpad, there)
-  np.testing.assert_array_equal(
-    pull_back(cotangent)[0], converter.pad(cotangent)
-  )
-  flat = converter.unpad(there)
-  _, pull_back = jax.vjp(converter.pad, flat)
-  np.testing.assert_array_equal(pull_back(there)[0], flat)
+  index = token_index_of(rows, 'encoder', 2)
+  random = np.random.default_rng(0)
+  there = random.normal(size=(*real.shape, 3)).astype(np.float32)
+  cotangent = random.normal(size=(index.size, 3)).astype(np.float32)
+
+  @jax.jit
+  def back(there, cotangent):
+    converter = unpadding.make_unpadding(index, real)
+    flat, pull_back = jax.vjp(converter.unpad, there)
+    _, pull_pad_back = jax.vjp(converter.pad, flat)
+    return (
+      (pull_back(cotangent)[0], converter.pad(cotangent)),
+      (pull_pad_back(there)[0], flat),
+    )
+
+  for found, expected in back(there, cotangent):
+    np.testing.assert_array_equal(found, expected)
 
 
 CASES = {
@@ -103,16 +118,16 @@ CASES = {
   ],
 )
 def test_a_step_without_padding_is_a_step_with_it(case):
-  """Dropout on: the masks are those of the rows."""
+  """Dropout on: the masks are those of the rows, however they are cut."""
   options = CASES[case]
   config = dataclasses.replace(test_steps.CONFIG, dropout_rate=0.2)
-  step = test_steps.jitted_step(config, **options)
   batch = test_steps.make_mixture()
   unpadded = with_token_index(
     batch, options.get('num_shards', 1), options.get('num_microbatches', 1)
   )
-  expected, expected_metrics = step(test_steps.fresh_state(), batch)
-  ours, metrics = step(test_steps.fresh_state(), unpadded)
+  state = test_steps.fresh_state()
+  expected, expected_metrics = test_steps.jitted_step(config)(state, batch)
+  ours, metrics = test_steps.jitted_step(config, **options)(state, unpadded)
   test_steps.assert_trees_close(metrics, expected_metrics)
   test_steps.assert_steps_agree(ours, expected)
 
@@ -121,14 +136,14 @@ def test_scanned_layers_take_flat_tokens_too():
   config = dataclasses.replace(
     test_steps.CONFIG, scan_layers=True, num_encoder_layers=2, remat='full'
   )
-  params = network.init(jax.random.key(0), config)
+  params = tiny_t5.params(config)
   rows = test_steps.make_rows(5, longest=7, term=1)
 
   def loss(params, rows):
     logits = network.apply(params, config, rows)
     return jnp.sum(rows['decoder_loss_weights'] * jnp.max(logits, axis=-1))
 
-  gradient = jax.jit(jax.grad(loss))
+  gradient = models.jit(jax.grad(loss))
   test_steps.assert_trees_close(
     gradient(params, with_token_index({'x': rows})['x']),
     gradient(params, rows),

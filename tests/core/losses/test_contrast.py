@@ -70,7 +70,9 @@ def value_and_grad(margin, weight=WEIGHT, **options):
 
 def params_of():
   """Larger than at the start, so that rationales differ in likelihood."""
-  return jax.tree.map(lambda leaf: 2 * leaf, test_steps.fresh_state().params)
+  return jax.tree.map(
+    lambda leaf: 2 * np.asarray(leaf), test_steps.fresh_state().params
+  )
 
 
 def slow_gaps(params, batch):
@@ -78,9 +80,7 @@ def slow_gaps(params, batch):
   means = {}
   for view in ('rationale', 'contrast'):
     rows, losses = batch[view], {}
-    logits = np.asarray(
-      network.apply(params, test_steps.CONFIG, rows), np.float64
-    )
+    logits = np.asarray(test_steps.logits_of(params, rows), np.float64)
     for place in zip(*np.nonzero(rows['decoder_loss_weights']), strict=True):
       scores = logits[place]
       loss = np.log(np.sum(np.exp(scores)))
@@ -153,7 +153,9 @@ def test_the_gradient_is_that_of_the_term_as_written(margin):
   _, plain = value_and_grad(margin, weight=0.0)(params, pair)
   term = models.jit(jax.grad(lambda params: direct_term(params, batch, margin)))
   expected = jax.tree.map(
-    lambda one, other: one + WEIGHT * other, plain, term(params)
+    lambda one, other: np.asarray(one) + WEIGHT * np.asarray(other),
+    plain,
+    term(params),
   )
   test_steps.assert_trees_close(gradient, expected, rtol=1e-4, atol=1e-5)
 
@@ -161,8 +163,8 @@ def test_the_gradient_is_that_of_the_term_as_written(margin):
 @pytest.mark.parametrize(
   ('layout', 'options'),
   [
-    (PACKED, {'num_microbatches': 2, 'num_shards': 2}),
-    (PADDED, {'chunk_tokens': 20}),
+    (PACKED, {'num_microbatches': 2, 'num_shards': 2, 'chunk_tokens': 20}),
+    pytest.param(PADDED, {'chunk_tokens': 20}, marks=pytest.mark.long),
   ],
 )
 def test_layouts_microbatches_and_chunks_change_nothing(
@@ -182,8 +184,8 @@ def test_pairs_beyond_the_margin_are_left_alone(wrong):
   count = 0.0 if wrong is None else 2.0
   factors, constant, sums = contrast.hinges(
     config,
-    {'rationale': jnp.array([4.0]), 'contrast': jnp.array([(wrong or 0) * 2])},
-    {'rationale': jnp.array([4.0]), 'contrast': jnp.array([count])},
+    {'rationale': np.array([4.0]), 'contrast': np.array([(wrong or 0) * 2])},
+    {'rationale': np.array([4.0]), 'contrast': np.array([count])},
   )
   within = wrong == 2.0  # 1 + 3 > 2; of no pair all is 0
   assert sums['contrast/loss_sum'] == 2.0 * within

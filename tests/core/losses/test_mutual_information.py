@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dsbs_jax.contract import LABEL_ID, RATIONALE_ID
-from dsbs_jax.core import network, objective, steps
+from dsbs_jax.core import objective, steps
 from dsbs_jax.core.losses import mutual_information
 from dsbs_jax.data.batching import layouts, token_table
 from dsbs_jax.data.prepared import ragged
@@ -100,11 +100,6 @@ def slow_term(label_logits, rationale_logits, batch):
   )
 
 
-@models.jit
-def logits_of(params, rows):
-  return network.apply(params, test_steps.CONFIG, rows)
-
-
 @pytest.mark.parametrize(
   'layout',
   [
@@ -117,7 +112,7 @@ def test_the_term_equals_a_float64_reference(layout):
   _, metrics = train_step()(state, batch)
   expected = slow_term(
     *(
-      np.asarray(logits_of(state.params, batch[view]))
+      np.asarray(test_steps.logits_of(state.params, batch[view]))
       for view in ('label', 'rationale')
     ),
     batch,

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from dsbs_jax.core import decoding, network, partitioning
+from dsbs_jax.core import decoding, partitioning
 from dsbs_jax.inference.backends import cpu_threads
 from tests import models
 
@@ -21,7 +21,7 @@ def one_device():
 
 @pytest.mark.parametrize('num_rows', [32, 24, 23, 1])
 def test_threads_give_what_the_whole_batch_gives(num_rows):
-  params = network.init(jax.random.key(0), CONFIG)
+  params = models.init(jax.random.key(0), CONFIG)
   random = np.random.default_rng(1)
   tokens = random.integers(2, 128, (num_rows, 9)).astype(np.int32)
   tokens[np.arange(9) >= random.integers(1, 10, (num_rows, 1))] = 0
