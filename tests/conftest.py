@@ -21,7 +21,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.pop('PYTHONDONTWRITEBYTECODE', None)
 sys.dont_write_bytecode = False
 # Before jax is imported: CPU unless told otherwise, programs compiled in a sixth
-# of the time (their code is slower, and tests' programs are small) and kept.
+# of the time (their code is slower, and tests' programs are small) and kept, the
+# smallest too: there are thousands.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault(
   'XLA_FLAGS',
@@ -32,7 +33,7 @@ os.environ.setdefault(
 os.environ.setdefault(
   'JAX_COMPILATION_CACHE_DIR', str(REPOSITORY / '.cache' / 'compiled')
 )
-os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 # Models that are converted for CTranslate2 stay in the checkout.
 os.environ.setdefault('XDG_CACHE_HOME', str(REPOSITORY / '.cache' / 'user'))
 # The same examples everywhere, however long they take; other ones: `make fuzz`.
