@@ -11,7 +11,7 @@ import pytest
 import safetensors.numpy
 
 from dsbs_jax import contract
-from dsbs_jax.core import decoding, network
+from dsbs_jax.core import network
 from dsbs_jax.data.vocabulary import vocabularies
 from dsbs_jax.exporting import (
   checkpoint_facts,
@@ -23,6 +23,7 @@ from dsbs_jax.exporting import export as export_lib
 from dsbs_jax.inference import infer_file
 from dsbs_jax.interop import read_checkpoint
 from dsbs_jax.runtime.configuration import gin_config
+from tests.core import tiny_decoder
 from tests.data import small_prepared
 from tests.exporting import student
 from tests.inference import small_student
@@ -54,11 +55,8 @@ def input_ids(vocabulary, *, length):
 
 
 def greedy(params, tokens, length):
-  return np.asarray(
-    decoding.greedy(
-      params, MODEL, {'encoder_input_tokens': tokens}, max_decode_len=length
-    )
-  )
+  decode = tiny_decoder.greedy(MODEL, length)
+  return np.asarray(decode(params, {'encoder_input_tokens': tokens}))
 
 
 def test_the_program_gives_the_same_tokens(exported, vocabulary, params):

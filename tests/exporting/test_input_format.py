@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a Gemma's inputs are put into is said once: every verb knows it."""
 
-import io
 import json
 
 import pytest
-import sentencepiece
 
 from dsbs_jax.data.vocabulary import vocabularies
 from dsbs_jax.runs import self_description
 from tests.claims import doors
+from tests.data import gemma_vocabulary
 
 START, END = (
   '<start_of_turn>user\n',
@@ -20,26 +19,14 @@ START, END = (
 @pytest.fixture
 def tokenizer(tmp_path):
   """A SentencePiece model as Gemma's."""
-  out = io.BytesIO()
-  sentencepiece.SentencePieceTrainer.train(
-    sentence_iterator=iter(
-      ['[label] [rationale] Ann has 12 pens user model'] * 9
-    ),
-    model_writer=out,
+  model = gemma_vocabulary.train(
+    '[label] [rationale] Ann has 12 pens user model',
     model_type='bpe',
     vocab_size=330,
-    hard_vocab_limit=False,
     byte_fallback=True,
-    control_symbols=['<start_of_turn>', '<end_of_turn>'],
-    user_defined_symbols=['\n'],
-    add_dummy_prefix=False,
-    remove_extra_whitespaces=False,
-    bos_piece='<bos>',
-    eos_piece='<eos>',
-    **{'pad_id': 0, 'eos_id': 1, 'bos_id': 2, 'unk_id': 3},
   )
   file = tmp_path / 'gemma.model'
-  file.write_bytes(out.getvalue())
+  file.write_bytes(model)
   return file
 
 

@@ -17,7 +17,7 @@ from dsbs_jax.data.vocabulary import (
 )
 from dsbs_jax.interop.hf import hf_tokenizer
 from dsbs_jax.preparing import vocabulary_training
-from tests.data import small_prepared
+from tests.data import gemma_vocabulary, small_prepared
 from tests.recordings import hf_folders
 
 TEXTS = (
@@ -199,21 +199,10 @@ def test_wrong_vocabularies_are_clear_errors(tmp_path):
 @pytest.fixture
 def gemma(tmp_path):
   """A folder with a vocabulary as Gemma's: a start id, and markers of turns."""
-  out = io.BytesIO()
-  sentencepiece.SentencePieceTrainer.train(
-    sentence_iterator=iter(['Ann has 12 pens. Answer: 5 user model'] * 9),
-    model_writer=out,
-    vocab_size=50,
-    hard_vocab_limit=False,
-    control_symbols=['<start_of_turn>', '<end_of_turn>'],
-    user_defined_symbols=['\n'],
-    add_dummy_prefix=False,
-    remove_extra_whitespaces=False,
-    bos_piece='<bos>',
-    eos_piece='<eos>',
-    **{'pad_id': 0, 'eos_id': 1, 'bos_id': 2, 'unk_id': 3},
+  model = gemma_vocabulary.train(
+    'Ann has 12 pens. Answer: 5 user model', vocab_size=50
   )
-  (tmp_path / 'tokenizer.model').write_bytes(out.getvalue())
+  (tmp_path / 'tokenizer.model').write_bytes(model)
   return str(tmp_path)
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from dsbs_jax.core import decoding, partitioning
 from dsbs_jax.inference.backends import cpu_compiler, decode_functions
+from tests.core import tiny_decoder
 from tests.inference import small_student
 
 
@@ -42,10 +43,9 @@ def test_two_programs_answer_as_one(num_beams):
     stop=(),
   )
   if num_beams == 1:
-    expected = decoding.greedy(params, model, rows, max_decode_len=5)
+    expected = tiny_decoder.greedy(model, 5)(params, rows)
   else:
-    beams, _ = decoding.beam_search(
-      params, model, rows, num_beams=2, max_decode_len=5
-    )
+    rules = decoding.BrevityPenalty()
+    beams, _ = tiny_decoder.beams(model, 2, 5, rules)(params, rows)
     expected = beams[:, 0]
   np.testing.assert_array_equal(program(params, rows), expected)
