@@ -47,10 +47,15 @@ def measured_peak(model, *bindings):
   not os.path.exists('/proc/self/clear_refs'), reason='needs Linux'
 )
 @pytest.mark.parametrize(
-  'model', ['tiny', pytest.param('small', marks=pytest.mark.long)]
+  ('model', 'dropout_rate'),
+  [
+    ('tiny', 0.0),
+    pytest.param('tiny', 0.1, marks=pytest.mark.long),
+    pytest.param('small', 0.1, marks=pytest.mark.long),
+  ],
 )
-def test_planned_memory_is_what_a_step_takes(model):
-  planned, measured = measured_peak(model)
+def test_planned_memory_is_what_a_step_takes(model, dropout_rate):
+  planned, measured = measured_peak(model, f'DROPOUT_RATE = {dropout_rate}')
   print(f'{model}: planned {planned:,}, measured {measured:,}')
   assert planned == pytest.approx(measured, rel=0.2)
 
