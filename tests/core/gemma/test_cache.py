@@ -72,22 +72,18 @@ def test_one_beam_is_greedy_and_the_best_of_three_is_no_worse(recorded):
 def test_options_have_the_probabilities_of_whole_rows(recorded, scan_layers):
   config = dataclasses.replace(recorded.config, scan_layers=scan_layers)
   options = np.stack([TARGETS, np.roll(TARGETS, 1, axis=0)], axis=1)
-  found = _decode(
-    decoding.score_options,
-    recorded,
-    config,
-    options_tokens=options.astype(np.int32),
+  params = recorded.params(scan_layers)
+  score = models.jit(
+    lambda params, options: decoding.score_options(
+      params, config, ROWS, options_tokens=options
+    )
   )
+  found = np.asarray(score(params, options.astype(np.int32)))
   log_probs = scipy.special.log_softmax(recorded.forward['logits'], axis=-1)
   picked = np.take_along_axis(log_probs, TARGETS[:, :, None], -1)[..., 0]
   expected = np.where(TARGETS > 0, picked, 0.0).sum(axis=1)
   np.testing.assert_allclose(found[:, 0], expected, rtol=0, atol=1e-4)
-  other = _decode(
-    decoding.score_options,
-    recorded,
-    config,
-    options_tokens=options[:, ::-1].astype(np.int32),
-  )
+  other = np.asarray(score(params, options[:, ::-1].astype(np.int32)))
   np.testing.assert_allclose(found[:, 1], other[:, 0], rtol=0, atol=1e-4)
 
 

@@ -67,7 +67,7 @@ def test_forward_passes_equal_those_of_hugging_face(recorded_model):
   recorded = np.load(recorded_model / 'forward.npz')
 
   @models.jit
-  def forward(rows):
+  def forward(params, rows):
     encoded = t5_network.encode(params, config, rows)
     hidden = t5_network.decode(params, config, encoded, rows=rows)
     return encoded, hidden, network.logits(params, config, hidden)
@@ -89,11 +89,12 @@ def test_forward_passes_equal_those_of_hugging_face(recorded_model):
   for case in cases:
     # One shape for all cases, so that it is compiled once.
     encoded, hidden, logits = forward(
+      params,
       {
         'encoder_input_tokens': widened(case, 'input_ids'),
         'decoder_input_tokens': widened(case, 'decoder_input_ids'),
         'decoder_target_tokens': widened(case, 'labels'),
-      }
+      },
     )
     rows, num_inputs = case['input_ids'].shape
     num_targets = case['labels'].shape[1]
