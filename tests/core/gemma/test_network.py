@@ -233,7 +233,7 @@ def test_layouts_and_fresh_parameters_have_the_shapes_that_are_said(recorded):
   config = recorded.config
   scanned = dataclasses.replace(config, scan_layers=True)
   one, other = (
-    models.init(jax.random.key(0), each) for each in (config, scanned)
+    network.init(jax.random.key(0), each) for each in (config, scanned)
   )
   models.assert_equal(network.unstack_layers(other, config), one)
   models.assert_equal(network.stack_layers(one, config), other)
