@@ -248,7 +248,8 @@ class BatchRunner:
         raise ValueError(json.dumps(line.get('error') or response.get('body')))
       answer = calls.read_answer(response['body'], call)
     except ValueError as error:
-      reason = self._server.key.redact(f'{status}: {error}')
+      reason = f'{status}: {error}' if status else str(error)
+      reason = self._server.key.redact(reason)
       self._record.failure(call, reason, status)
     else:  # servers may give fewer samples than asked
       self.again |= self._record.answer(call, answer) is not None

@@ -7,7 +7,7 @@ import types
 
 import pytest
 
-from rationales.client import batch, retries
+from rationales.client import batch, retries, secret
 from rationales.record import batch_jobs, calls, completions_file
 
 SAMPLING = calls.Sampling('m', calls.CHAT, 0.0, 0, (), {})
@@ -103,6 +103,7 @@ def test_a_batch_that_may_have_been_created_is_looked_for(
   nothing = types.SimpleNamespace(
     path=path, check=lambda: None, append=lambda line: None, sync=lambda: None
   )
+  failed = []
   runner = batch.BatchRunner(
     SAMPLING,
     types.SimpleNamespace(
@@ -110,10 +111,13 @@ def test_a_batch_that_may_have_been_created_is_looked_for(
       batch_size=8,
       forget_batches=False,
       poll_seconds=0,
+      key=secret.Secret(''),
       backoff=retries.Backoff(),
     ),
     types.SimpleNamespace(
-      file=nothing, monitor=types.SimpleNamespace(tick=lambda: None)
+      file=nothing,
+      monitor=types.SimpleNamespace(tick=lambda: None),
+      failure=lambda call, reason, status: failed.append(reason),
     ),
     types.SimpleNamespace(
       jobs=jobs, index=completions_file.Index(tmp_path).freeze()
@@ -123,3 +127,4 @@ def test_a_batch_that_may_have_been_created_is_looked_for(
   asyncio.run(runner.run(iter(())))
   assert (batches.created, batches.asked) == (created, ['of mine'])
   assert not jobs.pending()
+  assert failed == ['"the batch has no line for it"']
