@@ -3,7 +3,6 @@
 
 import argparse
 import math
-import os
 from collections.abc import Callable
 
 import jax
@@ -14,7 +13,7 @@ from bench import programs, worker, workload
 from dsbs_jax.core import network, objective, optimizer, partitioning
 from dsbs_jax.core.layers import dot_product_attention, unpadding
 from dsbs_jax.core.losses import weighted_loss
-from dsbs_jax.inference.backends import decode_functions
+from dsbs_jax.inference.backends import cpu_compiler, decode_functions
 from dsbs_jax.runtime import compilation_cache, malloc
 
 
@@ -26,9 +25,6 @@ def main() -> None:
   if arguments.keep_memory:
     malloc.keep_freed_memory()
   compilation_cache.use_cache()
-  if arguments.eigen:
-    flags = os.environ.get('XLA_FLAGS', '')
-    os.environ['XLA_FLAGS'] = f'{flags} --xla_cpu_experimental_ynn_fusion_type='
   if arguments.no_scores:
     dot_product_attention.dot_product_attention = _no_scores
   config = workload.configured(arguments)
@@ -61,7 +57,7 @@ def _parse() -> argparse.Namespace:
   parser.add_argument('--join_views', type=int, default=0)
   parser.add_argument('--no_scores', action='store_true')
   parser.add_argument(
-    '--eigen', action='store_true', help='Products of matrices without YNNPACK.'
+    '--eigen', action='store_true', help='A train step without YNNPACK.'
   )
   parser.add_argument('--keep_memory', type=int, default=1)
   parser.add_argument('--mesh', help='Of simulated devices, such as 2x4.')
@@ -78,6 +74,7 @@ def _trainer(data, config, arguments) -> tuple[Callable, dict]:
     chunk_tokens=arguments.chunk_tokens,
     mesh=arguments.mesh,
     join_views=bool(arguments.join_views),
+    compiler_options=cpu_compiler.step_options() if arguments.eigen else {},
   )
 
   def batch(number):

@@ -3,7 +3,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 
@@ -32,6 +32,7 @@ def train_programs(
   mesh: str | None = None,
   join_views: bool = False,
   devices: Sequence[jax.Device] | None = None,
+  compiler_options: Mapping[str, str] | None = None,
 ) -> tuple[Callable, Callable]:
   """() -> the first state, and (state, batch) -> (state, metrics), jitted.
 
@@ -42,6 +43,7 @@ def train_programs(
     mesh: data x model devices; None: all are for data.
     join_views: whether labels and rationales pass through it together.
     devices: that compute; None: as many as the mesh has, or one.
+    compiler_options: of the step, such as XLA's choice of libraries.
   """
   transformation = make_optimizer(
     optimizer.linear_decay(total_steps=NUM_STEPS), clip_norm=1.0
@@ -69,6 +71,7 @@ def train_programs(
     in_shardings=(state, partitioning.batch_sharding(grid)),
     out_shardings=(state, None),
     donate_argnums=0,
+    compiler_options=compiler_options,
   )
 
 
