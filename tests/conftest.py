@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fixtures that every test folder uses."""
 
+import atexit
 import gc
 import os
 import pathlib
@@ -64,9 +65,15 @@ def pytest_collection_finish():
   gc.set_threshold(50_000, 20, 20)
 
 
-def pytest_sessionfinish():
-  """Nor through what tests left: xdist interrupts workers that end slowly."""
-  gc.freeze()
+def pytest_unconfigure():
+  """A worker that has reported all ends: no thousand programs are taken apart.
+
+  xdist waits for that, and interrupts workers that take long. Handlers of exit
+  run last registered first, so this one leaves out all others.
+  """
+  if 'PYTEST_XDIST_WORKER' in os.environ:
+    gc.freeze()
+    atexit.register(os._exit, 0)
 
 
 @pytest.fixture(scope='session')
