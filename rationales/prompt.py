@@ -131,6 +131,12 @@ def load(path: pathlib.Path, *, benchmark: str | None = None) -> Prompt:
       f' one for {benchmark!r}. Give that one with --prompt, or correct'
       ' "benchmark" in the file.'
     )
+  for text in data['stop']:
+    if not isinstance(text, str) or not text:
+      raise contract.UserError(
+        f'{path} has {text!r:.60} in "stop", expected texts at which an answer'
+        ' ends. Correct the file, or give another with --prompt.'
+      )
   data['stop'] = tuple(data['stop'])
   data['exemplars'] = tuple(
     _exemplar(record, f'{path}, exemplar {number}')

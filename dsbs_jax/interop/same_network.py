@@ -42,8 +42,9 @@ GEMMA_FIELDS = {
   if field.name not in ('dtype', 'remat', 'scan_layers')
 }
 _CONTINUED = re.compile(r'\\\n\s*')
-_MACRO = re.compile(r'^(\w+) = (.*)$', re.MULTILINE)
-_FIELD = re.compile(r'^(?:\S*\.)?T5Config\.(\w+) = (.*)$', re.MULTILINE)
+_VALUE = r' = (.*(?:\n[ \t]+.*)*)$'  # it goes on in lines that are indented
+_MACRO = re.compile(rf'^(\w+){_VALUE}', re.MULTILINE)
+_FIELD = re.compile(rf'^(?:\S*\.)?T5Config\.(\w+){_VALUE}', re.MULTILINE)
 
 
 def fields_of(stated: Mapping[str, Any]) -> dict[str, str]:

@@ -19,6 +19,7 @@ from dsbs_jax.core import network
 from dsbs_jax.data.vocabulary import vocabularies
 from dsbs_jax.interop import (
   read_checkpoint,
+  same_network,
   t5x_read_checkpoint,
   t5x_storage,
   t5x_write_checkpoint,
@@ -318,3 +319,16 @@ def test_a_run_knows_its_vocabulary(tmp_path, params):
   read_checkpoint.load_params(folder, CONFIG, vocabulary=ours)
   with pytest.raises(ValueError, match='was trained with vocabulary'):
     read_checkpoint.load_params(folder, CONFIG, vocabulary=other)
+
+
+def test_what_t5x_states_is_read_in_whatever_lines_gin_writes_it(tmp_path):
+  (tmp_path / 'config.gin').write_text(
+    "ACTIVATIONS = ('gelu',\n               'linear')\n"
+    'network.T5Config.emb_dim = \\\n    32\n'
+    'network.T5Config.mlp_activations = %ACTIVATIONS\n'
+    'network.T5Config.mlp_dim = @dimension()\n'
+  )
+  assert same_network.read_gin(str(tmp_path / 'checkpoint_1')) == {
+    'emb_dim': 32,
+    'mlp_activations': ('gelu', 'linear'),
+  }

@@ -24,6 +24,10 @@ def _load(name):
   return prompt.load(prompt.FOLDER / f'{name}.json')
 
 
+def _json(name):
+  return json.loads((prompt.FOLDER / f'{name}.json').read_text())
+
+
 def _benchmark(name):
   with register.without_seqio():
     return benchmark_lib.find(name)
@@ -166,6 +170,13 @@ def test_a_selection_is_balanced_and_reproducible():
     ('{', 'is not JSON'),
     ('[]', 'None as "instruction", expected a JSON object'),
     ('{"instruction": "x", "question": 5}', '5 as "question"'),
+    *(
+      (
+        json.dumps(_json('svamp') | {'stop': ['Q:', stop]}),
+        f'{stop!r} in "stop"',
+      )
+      for stop in (5, None, '')
+    ),
   ],
 )
 def test_a_broken_prompt_file_is_named(tmp_path, text, words):

@@ -83,3 +83,20 @@ def test_a_flag_file_of_the_users_is_left_to_absl(installed):
     assert gin_files.expand_flag_files([f'--flagfile={name}']) == [
       f'--flagfile={name}'
     ]
+
+
+def test_a_family_keeps_nothing_of_another_ones_values():
+  text = """\
+KINDS = \\
+    ('a',
+     'b')
+one.T5.kinds = %KINDS
+two.Gemma.sizes = \\
+    (1,
+     2)
+run.model = @one.T5()
+"""
+  families = {'T5': (None,), 'Gemma': ('gemma',)}
+  assert gin_texts.of_family(text, 'gemma', families) == (
+    'two.Gemma.sizes = \\\n    (1,\n     2)\nrun.model = @two.Gemma()\n'
+  )

@@ -13,10 +13,9 @@ from dsbs_jax.runtime import gin_files
 _IMPORT = re.compile(r'^(?:from \S+ )?import \S+.*$', re.MULTILINE)
 _FAMILY = re.compile(r'^FAMILY\s*=\s*["\']?(\w+)', re.MULTILINE)
 _MACRO = re.compile(r'%(\w+)')
-# A parameter, and the lines that its value goes on in.
-_PARAMETER = re.compile(
-  r'^((?:\w+\.)*(\w+))\.\w+ =(?:.*\\\n)*.*\n', re.MULTILINE
-)
+# A value, and the lines that it goes on in.
+_VALUE = r' =(?:.*\\\n)*.*\n(?:[ \t]+\S.*\n)*'
+_PARAMETER = re.compile(rf'^((?:\w+\.)*(\w+))\.\w+{_VALUE}', re.MULTILINE)
 _INCLUDE = re.compile(r'^\s*include\b', re.MULTILINE)
 # A value goes on behind a backslash, and in lines that are indented.
 _CONTINUED = re.compile(r'\\\n\s*')
@@ -182,8 +181,7 @@ def of_family(
   for name in others:
     text = text.replace(f'@{selectors[name]}()', f'@{selectors[kept[0]]}()')
   for name in macros - set(_MACRO.findall(text)):
-    value = rf'^{name} =(?:.*\\\n)*.*\n'
-    text = re.sub(value, '', text, flags=re.MULTILINE)
+    text = re.sub(rf'^{name}{_VALUE}', '', text, flags=re.MULTILINE)
   return text
 
 
