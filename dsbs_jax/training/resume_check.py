@@ -44,6 +44,7 @@ def run_fingerprint(
     'clip_norm': run.clip_norm,
     'initial_checkpoint_path': run.initial_checkpoint_path,
     'paired': run.paired,
+    'cut_at': run.lengths if run.layout().truncate else None,
     **_rationale_choice(run.rationale_choice, prepared),
     'prefixes': source.prefixes,
     'data': prepared.fingerprint('train') if prepared else None,

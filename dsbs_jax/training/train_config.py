@@ -136,7 +136,8 @@ class TrainConfig:
     field_checks.counts(self, *_COUNTS)
     field_checks.counts(self, 'chunk_tokens', 'max_nonfinite_steps', least=0)
     field_checks.counts(self, 'seed', least=0, below=1 << 32)
-    field_checks.numbers_or_none(self, 'learning_rate', 'clip_norm')
+    field_checks.numbers(self, 'learning_rate')
+    field_checks.numbers_or_none(self, 'clip_norm')
     field_checks.flags(self, 'paired', 'allow_pickle', 'skip_padding')
     _check_profile_steps(self.profile_steps)
     rationale_rules.check(self.rationale_choice)
@@ -172,6 +173,7 @@ class TrainConfig:
       lora_lib.tree(self.model, self.lora)  # refuses targets that are not there
     # Checks their settings, and makes gin write them into the run's config.
     self.transformation()
+    self.layout(lengths=self.lengths)
 
   def order(self) -> batch_order.BatchOrder:
     """Which examples each step sees."""

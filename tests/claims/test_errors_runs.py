@@ -49,6 +49,7 @@ TRAIN = {
   'alpha': ('ALPHA=2', ('--gin.ALPHA=2: alpha is 2', 'in [0, 1]')),
   'alpha_text': ("ALPHA='x'", ("alpha is 'x', expected a number",)),
   'negative_rate': ('LEARNING_RATE=-1', ('learning_rate is -1', '>= 0')),
+  'no_rate': ('LEARNING_RATE=None', ('learning_rate is None', '>= 0')),
   'infinite_rate': ('LEARNING_RATE=1e999', ('learning_rate is inf', '>= 0')),
   'no_steps': ('TRAIN_STEPS=0', ('train_steps is 0', '>= 1')),
   'half_a_step': ('TRAIN_STEPS=2.5', ('train_steps is 2.5', 'whole')),

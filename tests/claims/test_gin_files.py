@@ -7,6 +7,7 @@ import pathlib
 import pytest
 
 from dsbs_jax.core import network, optimizer
+from dsbs_jax.data.batching import layouts
 from dsbs_jax.data.vocabulary import vocabularies
 from dsbs_jax.inference import evaluate_checkpoint, infer_file
 from dsbs_jax.runs import results, run_folder
@@ -143,7 +144,7 @@ ARGUMENTS = {
   'adamw': {'beta1': 0.8, 'beta2': 0.9, 'epsilon': 1e-6, 'weight_decay': 0.1},
   'adafactor': {
     'decay_exponent': 0.5,
-    'step_offset': 2,
+    'step_offset': -2,
     'clipping_threshold': 2.0,
     'min_dim_size_to_factor': 8,
     'scale_by_parameter': False,
@@ -179,6 +180,8 @@ def test_what_an_optimizer_or_schedule_takes_can_be_set_by_its_name(name):
     ('adamw_hf.beta1 = 1.5', r'beta1=1.5: beta1 is 1.5, expected .* \[0, 1\)'),
     ('adamw_hf.weight_decay = "a"', "weight_decay is 'a', expected a number"),
     ('linear_decay.warmup_steps = 99999', 'warmup_steps=99999: .* is 99999'),
+    ('linear_decay.warmup_steps = 0.06', 'warmup_steps=0.06: .*whole number'),
+    ('linear_decay.warmup_steps = "a"', """warmup_steps="a": .* is 'a'"""),
     ('linear_decay.total_steps = 5', 'total_steps is read by nothing'),
     ('adamw_hf.clip_norm = 2.0', 'clip_norm is read by nothing'),
     ('adamw.beta1 = 0.5', 'optimizer.adamw.beta1 is read by nothing'),
@@ -187,6 +190,25 @@ def test_what_an_optimizer_or_schedule_takes_can_be_set_by_its_name(name):
 def test_what_an_optimizer_cannot_take_is_refused(binding, expected):
   with pytest.raises(ValueError, match=expected):
     _train('models/tiny', 'benchmarks/cqa', bindings=[f'optimizer.{binding}'])
+
+
+def test_what_a_layout_takes_can_be_set_by_its_name():
+  bindings = 'LAYOUT = @layouts.Bucketed', 'layouts.Bucketed.num_shapes = 2'
+  run = _train('models/tiny', 'benchmarks/cqa', bindings=bindings)
+  assert bindings[1] in gin_config.operative_text()
+  _train('models/tiny', 'benchmarks/cqa')  # another config changes nothing
+  assert run.layout(truncate=True) == layouts.Bucketed(
+    truncate=True, num_shapes=2
+  )
+  for binding, expected in (
+    ('Packed.truncate = "no"', "Packed.truncate is 'no', expected True or"),
+    ('Padded.truncate = True', 'layouts.Padded.truncate is read by nothing'),
+    ('Packed.lengths = {}', 'layouts.Packed.lengths is read by nothing'),
+  ):
+    with pytest.raises(ValueError, match=expected):
+      _train(
+        *('models/tiny', 'benchmarks/cqa'), bindings=[f'layouts.{binding}']
+      )
 
 
 def test_adafactor_is_one_file():

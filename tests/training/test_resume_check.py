@@ -78,6 +78,17 @@ def test_what_makes_another_run_is_refused(settings, finished, binding, named):
     loop.train(changed)
 
 
+def test_cutting_texts_at_another_length_makes_another_run(settings, tmp_path):
+  cut = 'layouts.Packed.truncate = True'
+  lengths = "TASK_FEATURE_LENGTHS = {'inputs': 40, 'targets': %d}"
+  ends = 'TRAIN_STEPS = 1', 'EVAL_SPLITS = ()'
+  loop.train(settings(tmp_path, cut, lengths % 8, *ends))
+  with pytest.raises(ValueError, match='settings: cut_at.targets: 8 -> 7'):
+    loop.train(settings(tmp_path, cut, lengths % 7, *ends))
+  with pytest.raises(ValueError, match='cut_at.inputs: 40 -> None'):
+    loop.train(settings(tmp_path, *ends))
+
+
 def test_another_precision_makes_another_run(settings, finished, request):
   request.addfinalizer(lambda: matmul_precision.use(None))
   changed = settings(finished, "MATMUL_PRECISION = 'tensorfloat32'")

@@ -34,6 +34,13 @@ class Layout(abc.ABC):
 
   packed: ClassVar[bool] = False
 
+  def __post_init__(self):
+    if not isinstance(self.truncate, bool):
+      raise contract.UserError(
+        f'{type(self).__name__}.truncate is {self.truncate!r}, expected True or'
+        ' False.'
+      )
+
   def packer(
     self,
     table: token_table.TokenTable,
@@ -120,7 +127,8 @@ class Layout(abc.ABC):
         ' examples are longer and would be cut, by'
         f' {(found[cut] - allowed).mean():.1f} tokens on average; the longest'
         f' has {found.max()}. Raise the length, leave it out to have it chosen,'
-        ' or allow cutting with truncate=True.'
+        ' or allow cutting with'
+        f' --gin.layouts.{type(self).__name__}.truncate=True.'
       )
 
 
@@ -143,9 +151,11 @@ class Bucketed(Layout):
   num_shapes: int = 4
 
   def __post_init__(self):
-    if self.num_shapes < 1:
+    super().__post_init__()
+    if type(self.num_shapes) is not int or self.num_shapes < 1:
       raise contract.UserError(
-        f'Bucketed.num_shapes is {self.num_shapes}, expected 1 or more.'
+        f'Bucketed.num_shapes is {self.num_shapes!r}, expected a whole number,'
+        ' 1 or more.'
       )
 
   def _shapes(self, table, samples, *, batch_size, multiple, grid):

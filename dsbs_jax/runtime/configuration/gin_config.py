@@ -178,29 +178,41 @@ def _derive_macros(derived: Mapping[str, tuple[Callable, str]]) -> None:
 
 def _with_functions_bound(settings: Settings) -> Settings:
   """The settings, whose functions no later config changes any more."""
-  functions = {
-    field.name: _bound(value)
+  values = {
+    field.name: getattr(settings, field.name)
     for field in dataclasses.fields(settings)
-    if inspect.isfunction(value := getattr(settings, field.name))
-    and hasattr(value, '__wrapped__')
+  }
+  functions = {
+    name: _bound(value)
+    for name, value in values.items()
+    if _plain(value) is not None
   }
   return dataclasses.replace(settings, **functions) if functions else settings
 
 
+def _plain(value: object) -> Callable | None:
+  """The function that gin wraps, or the class that it derives from, if any."""
+  if inspect.isfunction(value):
+    return getattr(value, '__wrapped__', None)
+  base = getattr(value, '__base__', None)
+  derived = base and base.__qualname__ == value.__qualname__
+  return base if derived else None
+
+
 def _bound(function: Callable) -> Callable:
   """The function itself, or with the arguments that gin binds."""
+  plain = _plain(function)
   try:
-    arguments = gin.get_bindings(function)
+    arguments = gin.get_bindings(plain if inspect.isclass(plain) else function)
   except ValueError as error:
     raise contract.UserError(
       f'{function.__name__} is referred to with a scope, expected none:'
       f' @{function.__module__.rpartition(".")[2]}.{function.__name__}.'
     ) from error
-  function = function.__wrapped__
   if not arguments:
-    return function
-  bound = functools.partial(function, **arguments)
-  bound.__name__ = function.__name__
+    return plain
+  bound = functools.partial(plain, **arguments)
+  bound.__name__ = plain.__name__
   return bound
 
 

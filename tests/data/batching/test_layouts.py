@@ -83,7 +83,9 @@ def test_short_lengths_are_refused_unless_cutting_is_allowed(kind):
   lengths = {'inputs': 60, 'targets': 70}
   number = int((examples.inputs.lengths > 60).sum())
   with pytest.raises(
-    ValueError, match=f'inputs length is 60, but {number} of 400 .*truncate'
+    ValueError,
+    match=f'inputs length is 60, but {number} of 400 .*'
+    f'{kind.__name__}.truncate=True',
   ):
     kind(lengths=lengths).packer(examples, batches(), batch_size=32)
   packer = kind(lengths=lengths, truncate=True).packer(
@@ -107,5 +109,6 @@ def test_lengths_may_be_given_per_view():
     both.for_view('mixture')
   with pytest.raises(ValueError, match="expected the keys 'inputs' and"):
     layouts.Padded({'inputs': 8}).packer(table(), batches(), batch_size=32)
-  with pytest.raises(ValueError, match='num_shapes is 0'):
-    layouts.Bucketed(num_shapes=0)
+  for number in (0, 2.5):
+    with pytest.raises(ValueError, match=f'num_shapes is {number}'):
+      layouts.Bucketed(num_shapes=number)
