@@ -59,7 +59,7 @@ def adamw_hf(
     weight_decay: factor of lr * parameter that is subtracted.
     clip_norm: largest global gradient norm; None: no clipping.
   """
-  schedules.check_ranges(epsilon=epsilon)
+  schedules.check_ranges(positive=True, epsilon=epsilon)
 
   def divide(mean, square, correction1, correction2):
     scale = jnp.sqrt(correction2) / correction1
@@ -85,7 +85,7 @@ def adamw(
 
   Args: as in `adamw_hf`.
   """
-  schedules.check_ranges(epsilon=epsilon)
+  schedules.check_ranges(positive=True, epsilon=epsilon)
 
   def divide(mean, square, correction1, correction2):
     root = jnp.sqrt(square) / jnp.sqrt(correction2)
@@ -124,7 +124,7 @@ def adafactor(
     learning_rate: a schedule or a constant, relative to each parameter's RMS.
     decay_exponent: step s, from 0, keeps 1 - (s + 1)^-decay_exponent of the
       moments.
-    step_offset: subtracted from s, to restart the moments of a checkpoint.
+    step_offset: subtracted from s; 0 or less, as a run's steps count from 0.
     clipping_threshold: largest RMS of an update before scaling.
     min_dim_size_to_factor: see above.
     scale_by_parameter: whether updates are multiplied by the parameter's RMS.
@@ -134,12 +134,15 @@ def adafactor(
 
   Source: Shazeer and Stern 2018, algorithm 4 without momentum.
   """
+  schedules.check_ranges(decay_exponent=decay_exponent, epsilon2=epsilon2)
   schedules.check_ranges(
-    decay_exponent=decay_exponent,
-    clipping_threshold=clipping_threshold,
-    epsilon1=epsilon1,
-    epsilon2=epsilon2,
+    positive=True, clipping_threshold=clipping_threshold, epsilon1=epsilon1
   )
+  if type(step_offset) is not int or step_offset > 0:
+    raise contract.UserError(
+      f'step_offset is {step_offset!r}, expected a whole number <= 0: steps'
+      " count from 0 in a run that starts from a checkpoint's parameters, too."
+    )
   scale = factored_rms.scale_by_factored_rms(
     decay_exponent=decay_exponent,
     step_offset=step_offset,

@@ -30,8 +30,10 @@ def linear_decay(
     step (int32) -> rate (float32).
 
   Raises:
-    UserError: warm-up is negative or not shorter than the whole.
+    UserError: warm-up is no whole number, negative, or not shorter than the
+      whole.
   """
+  _check_whole(warmup_steps)
   if not 0 <= warmup_steps < total_steps:
     raise contract.UserError(
       f'warmup_steps is {warmup_steps} and total_steps {total_steps},'
@@ -65,6 +67,7 @@ def constant(
     Step -> learning rate, float32 scalars.
   """
   del total_steps
+  _check_whole(warmup_steps)
   check_ranges(warmup_steps=warmup_steps)
 
   def schedule(step):
@@ -95,6 +98,7 @@ def rsqrt(
     UserError: warmup_steps is below 1.
   """
   del total_steps
+  _check_whole(warmup_steps)
   if warmup_steps < 1:
     raise contract.UserError(
       f'warmup_steps is {warmup_steps}, expected >= 1: the rate of step 0'
@@ -108,10 +112,22 @@ def rsqrt(
   return schedule
 
 
-def check_ranges(*, below: float = math.inf, **values: float) -> None:
+def _check_whole(warmup_steps: int) -> None:
+  """Raises UserError for no number of steps, such as a share of the run."""
+  if type(warmup_steps) is not int:
+    raise contract.UserError(
+      f'warmup_steps is {warmup_steps!r}, expected a whole number of steps.'
+    )
+
+
+def check_ranges(
+  *, below: float = math.inf, positive: bool = False, **values: float
+) -> None:
   """Raises UserError unless these are numbers in [0, below)."""
   for name, value in values.items():
     if not isinstance(value, int | float) or not 0 <= value < below:
       raise contract.UserError(
         f'{name} is {value!r}, expected a number in [0, {below}).'
       )
+    if positive and not value:
+      raise contract.UserError(f'{name} is {value!r}, expected a number > 0.')

@@ -197,6 +197,25 @@ def test_adafactor_equals_slow_arithmetic():
   assert kernel.shape == (6, 4)
 
 
+@pytest.mark.parametrize(
+  ('make', 'given', 'expected'),
+  [
+    # A user of T5X's gives the checkpoint's step; all would become NaN.
+    (optimizer.adafactor, {'step_offset': 1_000_000}, 'whole number <= 0'),
+    # Updates would be 0, not unclipped.
+    (optimizer.adafactor, {'clipping_threshold': 0}, 'a number > 0'),
+    # NaN for rows of the embedding that no batch of the first step reads.
+    (optimizer.adafactor, {'epsilon1': 0.0}, 'a number > 0'),
+    (optimizer.adamw, {'epsilon': 0.0}, 'a number > 0'),
+    (optimizer.adamw_hf, {'epsilon': 0}, 'a number > 0'),
+  ],
+)
+def test_what_would_spoil_every_update_is_refused(make, given, expected):
+  ((name, value),) = given.items()
+  with pytest.raises(ValueError, match=f'{name} is {value}, .*{expected}'):
+    make(1e-3, **given)
+
+
 def test_the_shorter_side_is_the_row_whichever_axis_it_is():
   params = {'wide': jnp.ones((128, 256)), 'tall': jnp.ones((256, 128))}
   state = optimizer.adafactor(1e-3).init(params)[0]

@@ -26,3 +26,7 @@ def test_warm_ups_rise_from_zero_and_meet_the_peak():
   )
   with pytest.raises(ValueError, match='warmup_steps is 10'):
     schedules.linear_decay(1.0, total_steps=10, warmup_steps=10)
+  # A share of the run, as other libraries take it, would be no warm-up.
+  for make in (schedules.linear_decay, schedules.constant, schedules.rsqrt):
+    with pytest.raises(ValueError, match='warmup_steps is 0.06, .* whole'):
+      make(1.0, warmup_steps=0.06)
