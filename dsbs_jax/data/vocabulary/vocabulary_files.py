@@ -21,6 +21,7 @@ import os
 import pathlib
 import re
 import tempfile
+from typing import Any
 
 from dsbs_jax import contract
 from dsbs_jax.data.remote import buckets, download, object_store
@@ -163,24 +164,22 @@ def _from_bucket(path: str) -> str:
 
 def _in_folder(folder: pathlib.Path) -> tuple[str, int]:
   """What a folder of transformers' means, and its number of extra ids."""
-  file = folder / 'tokenizer_config.json'
+  config = _read_json(folder / 'tokenizer_config.json')
   try:
-    config = json.loads(file.read_text('utf-8')) if file.is_file() else {}
     keys = 'additional_special_tokens', 'extra_special_tokens'
     tokens = [token for key in keys for token in config.get(key) or ()]
     named = {str(token) for token in tokens if '<extra_id_' in str(token)}
     extra_ids = int(len(named) or config.get('extra_ids', EXTRA_IDS))
-    added = dict(config.get('added_tokens_decoder') or {}).values()
-    names = {str(token['content']) for token in added}
+    more = _added_names(folder, config)
+  except contract.UserError:
+    raise
   except (ValueError, TypeError, AttributeError, KeyError) as error:
     raise contract.UserError(
-      f'{file} cannot be read ({error}), expected a JSON object. Save the'
-      ' tokenizer again.'
+      f'the tokenizer in {folder} cannot be read ({error!r:.200}), expected what'
+      ' transformers writes. Save it again.'
     ) from error
-  if config.get('tokenizer_class') == 'ByT5Tokenizer':
+  if config.get('tokenizer_class') == 'ByT5Tokenizer' and not more:
     return BYTES, extra_ids
-  # Tokens that somebody added are in no SentencePiece file.
-  more = [n for n in names - _OWN_NAMES if not n.startswith('<extra_id_')]
   files = _FILES[-1:] if more else _FILES
   for name in files:
     if (folder / name).is_file():
@@ -189,6 +188,36 @@ def _in_folder(folder: pathlib.Path) -> tuple[str, int]:
     f'vocabulary {str(folder)!r} is a folder without {" or ".join(files)}.'
     ' Give a tokenizer that transformers saved, or a SentencePiece file.'
   )
+
+
+def _added_names(folder: pathlib.Path, config: dict[str, Any]) -> list[str]:
+  """Tokens that somebody added, which are in no SentencePiece file.
+
+  transformers 4.34 and later name them in tokenizer_config.json, earlier ones
+  in added_tokens.json, and 5 in tokenizer.json alone.
+  """
+  added = dict(config.get('added_tokens_decoder') or {}).values()
+  if not added:
+    added = _read_json(folder / _FILES[-1]).get('added_tokens') or ()
+  names = {str(token['content']) for token in added}
+  names.update(_read_json(folder / 'added_tokens.json'))
+  own = {str(config.get(f'{name}_token')) for name in ('pad', 'eos', 'unk')}
+  return [
+    name
+    for name in names - own - _OWN_NAMES
+    if not name.removeprefix('▁').startswith('<extra_id_')
+  ]
+
+
+def _read_json(file: pathlib.Path) -> dict[str, Any]:
+  """The JSON object in a file; {} where there is none."""
+  try:
+    return dict(json.loads(file.read_text('utf-8'))) if file.is_file() else {}
+  except (ValueError, TypeError) as error:
+    raise contract.UserError(
+      f'{file} cannot be read ({error}), expected a JSON object. Save the'
+      ' tokenizer again.'
+    ) from error
 
 
 def _local_file(path: str) -> pathlib.Path:

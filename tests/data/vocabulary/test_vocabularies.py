@@ -142,11 +142,37 @@ def test_folders_of_transformers_are_read(path, tmp_path):
   assert found.fingerprint == vocabularies.load('bytes:3').fingerprint
   with pytest.raises(ValueError, match='a folder without tokenizer.json'):
     load(added_tokens_decoder={'123': {'content': '<sep>'}})
+  with pytest.raises(ValueError, match='a folder without tokenizer.json'):
+    load(
+      tokenizer_class='ByT5Tokenizer',
+      added_tokens_decoder={'384': {'content': '<sep>'}},
+    )
   (tmp_path / 'tokenizer_config.json').write_text('[')
   with pytest.raises(ValueError, match='tokenizer_config.json cannot be read'):
     vocabularies.load(str(tmp_path))
   with pytest.raises(ValueError, match='a folder without spiece.model or'):
     vocabularies.load(str(tmp_path.parent))
+
+
+@pytest.mark.parametrize('older', [True, False])
+def test_tokens_that_somebody_added_are_read(path, tmp_path, older):
+  pytest.importorskip('tokenizers', reason='tokenizers is not installed')
+  import tokenizers
+
+  file = vocabularies.load(path)
+  files = hf_tokenizer.tokenizer_files(file)
+  for name, content in files.items():
+    (tmp_path / name).write_bytes(content)
+  assert vocabularies.load(str(tmp_path)).fingerprint == file.fingerprint
+  changed = tokenizers.Tokenizer.from_str(files['tokenizer.json'].decode())
+  changed.add_tokens(['<hl>'])
+  # As transformers 5 saves it beside the model of a download, and as those
+  # before 4.34 save it.
+  changed.save(str(tmp_path / 'tokenizer.json'))
+  if older:
+    added = json.dumps({'<hl>': file.size})
+    (tmp_path / 'added_tokens.json').write_text(added)
+  assert file.size in vocabularies.load(str(tmp_path)).encode('Ann <hl> pens')
 
 
 def test_tokenizer_json_is_read_alone(path, tmp_path):
