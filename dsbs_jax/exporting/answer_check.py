@@ -102,7 +102,7 @@ def check(
   """
   if config.source == NOTHING:
     return Result('Its answers were not checked.')
-  asked = _questions(found, config)
+  asked = _questions(found, vocabulary, config)
   if asked is None:
     return Result('Its answers were not checked: the data is not here.')
   try:
@@ -118,10 +118,11 @@ def check(
   theirs = []
   for first in range(0, len(asked.inputs), _BATCH):
     theirs += student.generate(asked.inputs[first : first + _BATCH])
+  prefix = export_lib.prefix_of(found.metadata)
   ours = _greedy(
     found,
     params,
-    [student.encode(text) for text in asked.inputs],
+    vocabulary.encode_inputs([prefix + text for text in asked.inputs]),
     length=settings['output_length'],
   )
   task = export_lib.answered_task(found.metadata)
@@ -168,7 +169,9 @@ def _answer(task: str | None, ids: Sequence[int], vocabulary) -> str:
 
 
 def _questions(
-  found: checkpoint_facts.Checkpoint, config: CheckConfig
+  found: checkpoint_facts.Checkpoint,
+  vocabulary: vocabularies.Vocabulary,
+  config: CheckConfig,
 ) -> _Questions | None:
   """What is asked; None where the prepared data is gone."""
   if config.source and pathlib.Path(config.source).is_file():
@@ -196,7 +199,9 @@ def _questions(
   return _Questions(
     f'{name} {known[0]}',
     [row.input for row in rows],
-    [row.gt_label for row in rows],
+    [
+      task_forms.round_trip(row.gt_label, vocabulary=vocabulary) for row in rows
+    ],
     register.benchmark(name, data_dir=macros.get('DATA_DIR')),
   )
 

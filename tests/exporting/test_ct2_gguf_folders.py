@@ -1,18 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """Folders for other engines answer as the student, and are checked by that."""
 
+import dataclasses
+import importlib
+import io
 import json
+import sys
+import types
 
 import numpy as np
 import pytest
 
+from dsbs_jax.data.prepared import dataset_writer, store
 from dsbs_jax.data.vocabulary import vocabularies
-from dsbs_jax.exporting import answer_check, ct2_gguf_folders
+from dsbs_jax.exporting import answer_check, checkpoint_facts, ct2_gguf_folders
 from dsbs_jax.exporting import export as export_lib
 from dsbs_jax.interop import gguf_model
 from dsbs_jax.interop.hf import hf_checkpoint
 from tests import models
 from tests.claims import doors
+from tests.data import small_prepared
 from tests.exporting import student
 from tests.exporting.test_exported import greedy, input_ids
 from tests.inference import small_student
@@ -153,12 +160,110 @@ def test_bytes_and_files_of_tokenizers_are_read_too(tmp_path):
 
 
 def student_tokenizer(folder):
-  """A tokenizer.json of bytes, as transformers would save it."""
+  """A tokenizer.json of bytes, as transformers saves it after a training."""
+  import tokenizers
+
   from dsbs_jax.interop.hf import hf_tokenizer
 
-  files = hf_tokenizer.tokenizer_files(small_student.BYTES)
-  (folder / 'tokenizer.json').write_bytes(files['tokenizer.json'])
+  content = hf_tokenizer.tokenizer_files(small_student.BYTES)['tokenizer.json']
+  tokenizer = tokenizers.Tokenizer.from_str(content.decode())
+  tokenizer.enable_truncation(4)
+  tokenizer.enable_padding(length=4)
+  tokenizer.save(str(folder / 'tokenizer.json'))
+  vocabulary = vocabularies.load(str(folder / 'tokenizer.json'))
+  files = hf_tokenizer.tokenizer_files(vocabulary)
+  assert (
+    hf_tokenizer.count_differences(files, vocabulary, ['a', 'long'] * 9) == 0
+  )
   return folder / 'tokenizer.json'
+
+
+def test_a_folder_that_reads_inputs_otherwise_is_found(
+  run, questions, tmp_path, monkeypatch, capsys
+):
+  load = answer_check.load_program
+
+  def cutting(path):
+    program = load(path)
+    encode = program.Student.encode
+    program.Student.encode = lambda self, text: encode(self, text[:1])
+    return program
+
+  monkeypatch.setattr(answer_check, 'load_program', cutting)
+  check = answer_check.CheckConfig(source=str(questions))
+  status = export(run, tmp_path / 'out', 'ct2', check=check)
+  assert status == ct2_gguf_folders.DROPPED_STATUS
+  assert 'the student 80.00 %' in capsys.readouterr().out
+
+
+def test_labels_are_compared_as_the_vocabulary_writes_them(
+  vocabulary, tmp_path, monkeypatch
+):
+  """As eval scores them: what no student can write is no error of this one."""
+  example = dataclasses.replace(
+    small_prepared.examples('test', number=1)[0], gt_label='the ﬁx\u00a0dog'
+  )
+  splits = {'train': [example], 'test': [example]}
+  dataset_writer.write('cqa', splits, data_dir=tmp_path, about={})
+  (tmp_path / 'config.gin').write_text(f'DATA_DIR = {str(tmp_path)!r}\n')
+  (tmp_path / 'settings.json').write_text('{"output_length": 3}')
+  found = checkpoint_facts.Checkpoint(
+    tmp_path / 'checkpoint_7',
+    7,
+    student.MODEL,
+    {
+      'task': 'cqa_gt_finetune',
+      'data': store.read('cqa', str(tmp_path)).fingerprint('train'),
+    },
+  )
+  pieces = vocabularies.load(vocabulary)
+  ids = [*pieces.encode('the fix dog'), 1]
+
+  class Program:
+    def Student(self, folder):
+      return self
+
+    def generate(self, texts):
+      return [ids] * len(texts)
+
+  monkeypatch.setattr(answer_check, 'load_program', lambda path: Program())
+  monkeypatch.setattr(answer_check, '_greedy', lambda *_, **__: [ids])
+  result = answer_check.check(
+    tmp_path, found, {}, pieces, answer_check.CheckConfig()
+  )
+  assert 'accuracy 100.00 %, the student 100.00 %' in result.text
+
+
+@pytest.mark.parametrize('script', ['ct2', 'gguf', 'stablehlo'])
+def test_each_line_of_bytes_gets_a_line(script, monkeypatch, capsys):
+  """As infer reads them: no mark at the start, no end but a line feed."""
+  for package in NEEDS.get(script, ()):  # not called here
+    monkeypatch.setitem(sys.modules, package, types.ModuleType(package))
+  module = importlib.import_module(f'dsbs_jax.exporting.run_scripts.{script}')
+  asked = []
+
+  class Student:
+    def __init__(self, *_):
+      pass
+
+    def generate(self, texts):
+      asked.extend(texts)
+      return [[0]] * len(texts)
+
+    def decode(self, ids):
+      return 'two\nlines'
+
+    def answer(self, texts):
+      return [self.decode(ids) for ids in self.generate(texts)]
+
+  content = b'\xef\xbb\xbfa\xc3\xa9\r\nb\rc\n\nlast\td'
+  stdin = io.TextIOWrapper(io.BytesIO(content), encoding='latin-1')
+  monkeypatch.setattr('sys.stdin', stdin)
+  monkeypatch.setattr('sys.argv', ['run.py'])
+  monkeypatch.setattr(module, 'Student', Student)
+  module.main()
+  assert asked == ['a\u00e9', 'b\rc', '', 'last\td']
+  assert capsys.readouterr().out == 'two lines\n' * 4
 
 
 def test_the_command_has_the_flags(run, questions, tmp_path):

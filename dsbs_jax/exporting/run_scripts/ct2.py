@@ -48,6 +48,8 @@ class Student:
       import tokenizers
 
       self._tokenizer = tokenizers.Tokenizer.from_file(str(folder / vocabulary))
+      self._tokenizer.no_truncation()  # the file may keep a caller's
+      self._tokenizer.no_padding()
 
   def encode(self, text):
     """Ids of one input, prefix and end included."""
@@ -102,7 +104,9 @@ def main():
   student = Student(
     pathlib.Path(__file__).resolve().parent, int(threads[0]) if threads else 0
   )
-  lines = [line.rstrip('\n') for line in sys.stdin]
+  sys.stdin.reconfigure(encoding='utf-8-sig', newline='\n')
+  sys.stdout.reconfigure(encoding='utf-8')
+  lines = [line.rstrip('\r\n') for line in sys.stdin]
   for first in range(0, len(lines), 64):
     batch = lines[first : first + 64]
     if '--tokens' in sys.argv[1:]:
@@ -110,7 +114,7 @@ def main():
         print(json.dumps(ids))
     else:
       for text in student.answer(batch):
-        print(text)
+        print(' '.join(text.splitlines()))  # a line per input
 
 
 if __name__ == '__main__':

@@ -98,9 +98,12 @@ class Student:
 def main():
   """Answers the lines of standard input, one by one."""
   student = Student(pathlib.Path(__file__).resolve().parent)
+  sys.stdin.reconfigure(encoding='utf-8-sig', newline='\n')
+  sys.stdout.reconfigure(encoding='utf-8')
   for line in sys.stdin:
-    (ids,) = student.generate([line.rstrip('\n')])
-    print(json.dumps(ids) if '--tokens' in sys.argv else student.decode(ids))
+    (ids,) = student.generate([line.rstrip('\r\n')])
+    text = ' '.join(student.decode(ids).splitlines())  # a line per input
+    print(json.dumps(ids) if '--tokens' in sys.argv else text)
 
 
 if __name__ == '__main__':

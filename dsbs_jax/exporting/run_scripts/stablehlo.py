@@ -87,7 +87,9 @@ class Student:
 def main():
   """Answers the lines of standard input in batches."""
   student = Student(pathlib.Path(__file__).resolve().parent)
-  lines = [line.rstrip('\n') for line in sys.stdin]
+  sys.stdin.reconfigure(encoding='utf-8-sig', newline='\n')
+  sys.stdout.reconfigure(encoding='utf-8')
+  lines = [line.rstrip('\r\n') for line in sys.stdin]
   for first in range(0, len(lines), 64):
     batch = lines[first : first + 64]
     if '--tokens' in sys.argv[1:]:
@@ -95,7 +97,7 @@ def main():
         print(json.dumps(row.tolist()))
     else:
       for text in student.answer(batch):
-        print(text)
+        print(' '.join(text.splitlines()))  # a line per input
 
 
 if __name__ == '__main__':

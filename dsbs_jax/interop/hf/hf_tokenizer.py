@@ -118,6 +118,8 @@ def count_differences(
       ' Install it: pip install tokenizers.'
     ) from error
   written = tokenizers.Tokenizer.from_str(files['tokenizer.json'].decode())
+  written.no_truncation()  # what a file keeps of them, transformers resets
+  written.no_padding()
   texts = [*texts, *_HARD_TEXTS]
   ours = [[*ids, contract.EOS_ID] for ids in vocabulary.encode_all(texts)]
   theirs = [found.ids for found in written.encode_batch(texts)]
