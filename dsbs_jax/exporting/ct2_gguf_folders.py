@@ -22,11 +22,9 @@ from dsbs_jax.exporting import answer_check, checkpoint_facts, model_card
 from dsbs_jax.exporting import export as export_lib
 from dsbs_jax.interop import ct2_model, gguf_model
 from dsbs_jax.interop.hf import hf_checkpoint, hf_tokenizer
-from dsbs_jax.runs import run_metadata
 
 DROPPED_STATUS = 1
 
-_OUTPUT_LENGTH = 64
 _USE = """\
 ```sh
 pip install {packages}
@@ -183,11 +181,9 @@ def _write_settings(
     content = hf_tokenizer.tokenizer_files(vocabulary)[name]
   if content is not None:
     (folder / name).write_bytes(content)
-  macros = run_metadata.macros(found.path)
-  length = asked.output_length or macros.get('MAX_DECODE_LEN', _OUTPUT_LENGTH)
   settings = {
     'prefix': export_lib.prefix_of(found.metadata),
-    'output_length': length,
+    'output_length': export_lib.output_length(asked, found),
     'pad_id': contract.PAD_ID,
     'eos_id': contract.EOS_ID,
     'unk_id': vocabulary.unk,

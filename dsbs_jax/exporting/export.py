@@ -47,8 +47,8 @@ class ExportConfig:
     vocabulary: SentencePiece file to export with it; None takes the run's
       own.
     input_length: of a StableHLO program, tokens of an input at most.
-    output_length: tokens of an output at most; None takes 64 for StableHLO,
-      the run's MAX_DECODE_LEN for ct2 and gguf.
+    output_length: of a program, tokens of an output at most; None takes the
+      run's MAX_DECODE_LEN, and 64 where it has none.
     activations: of a T5X checkpoint that does not say, such as 'gelu,linear'.
     allow_pickle: whether to read a pickled pytorch_model.bin, by torch's
       weights-only loader.
@@ -167,11 +167,24 @@ def to_stablehlo(export: ExportConfig) -> str:
     found.config,
     prefix=prefix_of(found.metadata),
     input_length=export.input_length,
-    output_length=export.output_length or _OUTPUT_LENGTH,
+    output_length=output_length(export, found),
     **options,
   )
   model_card.write(export.out, found, library='jax', usage=_STABLEHLO_USE)
   return f'{export.out}: {found.path} for jax.export; try {export.out}/run.py'
+
+
+def output_length(
+  export: ExportConfig, found: checkpoint_facts.Checkpoint
+) -> int:
+  """Tokens of a program's output at most.
+
+  Args:
+    export: what to export.
+    found: its checkpoint.
+  """
+  macros = run_metadata.macros(found.path)
+  return export.output_length or macros.get('MAX_DECODE_LEN', _OUTPUT_LENGTH)
 
 
 def check_t5(found: checkpoint_facts.Checkpoint, form: str) -> None:

@@ -38,9 +38,7 @@ def exported(run, tmp_path_factory):
   """The run as a StableHLO program."""
   out = tmp_path_factory.mktemp('exported') / 'stablehlo'
   export_lib.to_stablehlo(
-    export_lib.ExportConfig(
-      model_dir=str(run), out=str(out), input_length=64, output_length=9
-    )
+    export_lib.ExportConfig(model_dir=str(run), out=str(out), input_length=64)
   )
   return out
 
