@@ -73,9 +73,9 @@ def read_lines(
 ) -> Iterator[Line]:
   """Reads lines one at a time: plain text, JSON objects, or a table's rows.
 
-  The name's suffix says what is a table. Of other files the first line
-  decides: if it opens with a brace, or a benchmark is given, all lines are
-  JSON.
+  The name's suffix says what is a table. Of other files the first line that is
+  not blank decides: if it opens with a brace, or a benchmark is given, all
+  lines are JSON.
 
   Args:
     file: an open binary file.
@@ -94,15 +94,14 @@ def read_lines(
       file, name, benchmark=benchmark, id_fields=id_fields
     )
     return
-  parse = None
+  parse, is_json = _parse_text, None
   for number in itertools.count(1):
     content = file.readline(json_reader.MAX_LINE_BYTES + 1)
     if not content:
       return
     body = content.removeprefix(_BOM) if number == 1 else content
-    if parse is None:
+    if is_json is None and body.strip():
       is_json = benchmark is not None or body.lstrip().startswith(b'{')
-      parse = _parse_text
       if is_json:
         parse = functools.partial(
           _parse_row, benchmark=benchmark, id_fields=id_fields

@@ -93,3 +93,11 @@ def test_text_is_read_as_before():
     file = io.BytesIO(b'[not] a, table\n')
     (line,) = input_lines.read_lines(file, name)
     assert line.input.text == '[not] a, table'
+
+
+def test_blank_lines_do_not_decide_what_a_file_holds():
+  file = io.BytesIO(b'\xef\xbb\xbf\n \r\n{"input": "x"}\n')
+  first, second, third = input_lines.read_lines(file, 'rows.jsonl')
+  assert third.input.text == 'x'
+  for blank in (first, second):
+    assert 'has no text' in blank.input.reason
