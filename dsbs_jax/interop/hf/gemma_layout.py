@@ -104,17 +104,20 @@ def text_tensors(
     config: the network.
 
   Raises:
-    UserError: there is not one table.
+    UserError: there is not one table for inputs and logits.
   """
   if config.has_encoder:
     return _encoder_decoder_tensors(tensors, path)
-  heads = [name for name in tensors if name.endswith(_EMBEDDING)]
-  if len(heads) != 1:
+  tables = [name for name in tensors if name.endswith(_EMBEDDING)]
+  if len(tables) != 1:
     raise contract.UserError(
-      f'{path} has the tables {heads}, expected one named *{_EMBEDDING}. Fetch'
+      f'{path} has the tables {tables}, expected one named *{_EMBEDDING}. Fetch'
       ' the model again.'
     )
-  prefix = heads[0].removesuffix(_EMBEDDING)
+  for name in tensors:
+    if name.endswith('lm_head.weight'):
+      _check_copy(tensors, name, tables[0], path)
+  prefix = tables[0].removesuffix(_EMBEDDING)
   return {
     f'model.{name.removeprefix(prefix)}': read
     for name, read in tensors.items()
@@ -135,12 +138,19 @@ def _encoder_decoder_tensors(
   if table not in tensors and copies:
     tensors[table] = tensors[copies[0]]
   for name in copies:
-    if not np.array_equal(tensors.pop(name)(), tensors[table]()):
-      raise contract.UserError(
-        f'{path}: {name} differs from {table}, expected one table for encoder,'
-        ' decoder and logits. Such a model has no equal here.'
-      )
+    _check_copy(tensors, name, table, path)
+    del tensors[name]
   return tensors
+
+
+def _check_copy(
+  tensors: dict[str, Callable], name: str, table: str, path: pathlib.Path
+) -> None:
+  if not np.array_equal(tensors[name](), tensors[table]()):
+    raise contract.UserError(
+      f'{path}: {name} differs from {table}, expected one table for inputs and'
+      ' logits. Such a model has no equal here.'
+    )
 
 
 def is_transposed(path: tuple[str, ...]) -> bool:

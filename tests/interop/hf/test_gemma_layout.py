@@ -131,6 +131,18 @@ def test_models_that_compute_something_else_are_refused(
     hf_checkpoint.config_from_hf(folder)
 
 
+def test_a_head_of_its_own_is_refused_whatever_config_json_says(folder):
+  file = folder / 'model.safetensors'
+  tensors = safetensors.numpy.load_file(file)
+  head = tensors['model.embed_tokens.weight'].copy()
+  safetensors.numpy.save_file(tensors | {'lm_head.weight': head}, file)
+  hf_checkpoint.config_from_hf(folder)
+  head[3] += 1
+  safetensors.numpy.save_file(tensors | {'lm_head.weight': head}, file)
+  with pytest.raises(contract.UserError, match='lm_head.weight differs from'):
+    hf_checkpoint.config_from_hf(folder)
+
+
 def test_settings_of_another_network_or_family_are_refused():
   other = dataclasses.replace(recorded.CONFIG, window=7)
   with pytest.raises(contract.UserError, match='window is 6 there, 7 here'):
