@@ -97,6 +97,8 @@ def _answer_chunk(
       entry['probability'] = prediction.probability
       if prediction.rationale is not None:
         entry['rationale'] = prediction.rationale
+      if prediction.cut:
+        entry['cut'] = True
     meter.note_answered(len(positions))
     if stop.requested():
       return None

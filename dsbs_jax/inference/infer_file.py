@@ -32,7 +32,7 @@ STREAM = '-'
 ERRORS_STATUS = 1
 
 # Fields of an output line that an id may not overwrite.
-_OWN_FIELDS = ('line', 'label', 'probability', 'rationale', 'error')
+_OWN_FIELDS = ('line', 'label', 'probability', 'rationale', 'cut', 'error')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -190,3 +190,29 @@ def test_a_line_may_be_anything():
   ):
     assert part in reason
   assert right.input.text == 'a'
+
+
+def test_an_answer_that_was_cut_says_so():
+  class Cutting(Parrot):
+    def predict_batches(self, inputs):
+      yield (
+        range(len(inputs)),
+        [
+          predictor.Prediction(one.text, 0.5, cut='long' in one.text)
+          for one in inputs
+        ],
+      )
+
+  written = io.BytesIO()
+  chunks.predict_lines(
+    input_lines.read_lines(io.BytesIO(b'long\nshort\n'), '-'),
+    Cutting(),
+    answer_file.AnswerStream(written),
+    input_name='-',
+    chunk_size=2,
+    max_input_len=1,
+    stop=signals.StopRequest(),
+  )
+  first, second = map(json.loads, written.getvalue().splitlines())
+  assert first == {'line': 1, 'label': 'long', 'probability': 0.5, 'cut': True}
+  assert second == {'line': 2, 'label': 'short', 'probability': 0.5}
