@@ -154,13 +154,12 @@ def after_answer(
       " it, such as 'The answer is {label}.'."
     )
   marker = re.compile(re.escape(before.strip()), re.IGNORECASE)
-  known = {label.casefold(): label for label in labels}
   longest_first = sorted(labels, key=len, reverse=True)
+  each = '|'.join(f'({re.escape(label)})' for label in longest_first)
   # What may stand before a label, and what behind it would make it another.
   letter = r'(?:\(\w\)\s+(?=\w))?'
   closed = re.compile(
-    rf'[\s*_:"\'`(]*?{letter}({"|".join(map(re.escape, longest_first))})'
-    r'(?!\w|[.,:/]\d)',
+    rf'[\s*_:"\'`(]*?{letter}(?:{each})(?!\w|[.,:/]\d)',
     re.IGNORECASE,
   )
   end = re.escape(after[0].strip())
@@ -174,9 +173,9 @@ def after_answer(
     rationale, said = parts[0].strip(), parts[1][:MAX_SEARCHED_CHARS]
     match = closed.match(said) if labels else None
     if match is not None:
-      exact = match[1] in labels
-      label = match[1] if exact else known[match[1].casefold()]
-      return outcome(rationale, label)
+      found = match[match.lastindex]
+      label = longest_first[match.lastindex - 1]
+      return outcome(rationale, found if found in labels else label)
     return outcome(rationale, free.match(said)[1].strip())
 
   return parse

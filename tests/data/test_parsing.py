@@ -207,10 +207,11 @@ def test_after_marker_never_raises(text):
     ('The answer is US.', 'US'),
     ('The answer is us.', 'us'),
     ('The answer is (B).', '(B)'),
+    ('The answer is \u0130yi.', 'iyi'),  # Turkish: two characters in lower case
   ],
 )
 def test_a_closed_label_is_read_in_any_case_with_anything_behind(said, label):
-  labels = ('yes', 'no', 'yes but', '1', '-1', 'US', 'us', '(B)')
+  labels = ('yes', 'no', 'yes but', '1', '-1', 'US', 'us', '(B)', 'iyi')
   parse = parsing.after_answer('The answer is {label}.', labels=labels)
   found = parse(f'It is so. {said}')
   assert isinstance(found, parsing.Parsed) and found.label == label

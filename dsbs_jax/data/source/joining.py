@@ -3,7 +3,7 @@
 
 import collections
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 from dsbs_jax.data import conclusions, parsing, soft_labels
 from dsbs_jax.data.benchmark import Benchmark, Example, Parser, Rationale
@@ -50,6 +50,12 @@ def _label_probs(
   return soft_labels.distribution(taken.logprobs, label, labels) or ()
 
 
+def _vote(benchmark: Benchmark, label: str) -> Hashable:
+  """What a label counts as; one without a value (NaN) is like itself alone."""
+  key = benchmark.vote(label) if benchmark.vote else label
+  return key if key == key else label
+
+
 def majority_vote(
   benchmark: Benchmark, outcomes: Sequence[Outcome]
 ) -> tuple[Outcome, int]:
@@ -63,11 +69,10 @@ def majority_vote(
     The first sample with the winning label, and its number of votes. The
     earlier label wins a tie. Where no sample parses: the first, and 0.
   """
-  same = benchmark.vote or (lambda label: label)
   ballots = _parsed(outcomes)
   if not ballots:
     return outcomes[0], 0
-  keys = [same(o.label) for o in ballots]
+  keys = [_vote(benchmark, o.label) for o in ballots]
   winner, votes = collections.Counter(keys).most_common(1)[0]
   return ballots[keys.index(winner)], votes
 
@@ -84,8 +89,7 @@ def all_rationales(
   """
   if len(said) < 2:
     return ()
-  same = benchmark.vote or (lambda label: label)
-  winner = same(example.llm_label)
+  winner = _vote(benchmark, example.llm_label)
   found = []
   for text, label in said:
     gt, llm = (
@@ -94,7 +98,7 @@ def all_rationales(
       )
       for target in (example.gt_label, example.llm_label)
     )
-    agrees = label == example.llm_label or same(label) == winner
+    agrees = _vote(benchmark, label) == winner
     found.append(Rationale(text, label, agrees=agrees, gt=gt, llm=llm))
   return tuple(found)
 

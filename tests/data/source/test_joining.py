@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Several completions of a row become one answer."""
 
-from dsbs_jax.data.source import filters, sources
+from dsbs_jax.data import parsing
+from dsbs_jax.data.source import filters, joining, sources
 from tasks import svamp
 from tests.data import toy
 
@@ -65,6 +66,14 @@ def test_equal_values_vote_together(tmp_path):
   for example in sources.Examples(svamp.BENCHMARK, tmp_path, split='train'):
     assert (example.llm_label, example.rationale) == ('(2 + 3)', 'S1.')
     assert (example.votes, example.correct) == (2, True)
+
+
+def test_labels_without_a_value_do_not_vote_together():
+  said = [parsing.Parsed('r', label) for label in ('42', '5 or 6', '?', '(42)')]
+  found, votes = joining.majority_vote(svamp.BENCHMARK, said[:3])
+  assert (found.label, votes) == ('42', 1)
+  assert joining.majority_vote(svamp.BENCHMARK, said[1:3])[0].label == '5 or 6'
+  assert joining.majority_vote(svamp.BENCHMARK, said)[1] == 2
 
 
 def test_rationalizations_are_used_only_when_asked_for(tmp_path):
