@@ -248,8 +248,7 @@ class Extraction:
   def _answer_tokens(
     self, text: str, tokens: Sequence[soft_labels.Token]
   ) -> list[list[Any]] | None:
-    outcome = self.work.benchmark.parse(text)
-    return soft_labels.at_answer(text, outcome.label, tokens)
+    return soft_labels.at_answer(text, tokens, self.work.benchmark.parse)
 
   def _first_answers(self) -> first_answers.FirstAnswers:
     return first_answers.FirstAnswers(

@@ -32,8 +32,10 @@ alternatives become labels is this project's.
 """
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,14 +45,14 @@ Token = tuple[str, float, Mapping[str, float]]
 
 
 def at_answer(
-  text: str, label: str, tokens: Sequence[Token]
+  text: str, tokens: Sequence[Token], parse: Callable[[str], Any]
 ) -> list[list[Any]] | None:
   """The tokens of a completion that spell its label, as JSON values.
 
   Args:
     text: the completion.
-    label: what the parser finds in it.
     tokens: of the completion as the server wrote it, reasoning included.
+    parse: the benchmark's, which finds the label in it.
 
   Returns:
     [text, log probability, alternatives] of each; the first text begins where
@@ -58,8 +60,9 @@ def at_answer(
     tokens do not add up to the completion, or the label is not in it.
   """
   written = ''.join(token for token, _, _ in tokens)
-  begin, place = written.rfind(text), text.rfind(label)
-  if not label.strip() or begin < 0 or place < 0:
+  begin, label = written.rfind(text), parse(text).label
+  place = _label_place(text, label, parse)
+  if begin < 0 or place is None:
     return None
   begin += place
   kept, at = [], 0
@@ -71,6 +74,24 @@ def at_answer(
       kept.append([token, log_prob, dict(others)])
     at = end
   return kept
+
+
+def _label_place(
+  text: str, label: str, parse: Callable[[str], Any]
+) -> int | None:
+  """Where the label stands that is parsed, in any case; None if nowhere.
+
+  A rationale may name it, too, and so may what follows the answer: it is the
+  first of these places up to whose next one the text has this label.
+  """
+  if not label.strip():
+    return None
+  found = re.finditer(re.escape(label), text, re.IGNORECASE)
+  places = [match.start() for match in found]
+  for place, following in itertools.pairwise(places):
+    if parse(text[:following]).label == label:
+      return place
+  return places[-1] if places else None
 
 
 def distribution(

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from dsbs_jax.data import soft_labels
+from dsbs_jax.data import parsing, soft_labels
 
 NLI = 'entailment', 'neutral', 'contradiction'
 
@@ -66,9 +66,25 @@ def test_an_answer_that_is_no_label_has_no_soft_label(answer):
 def test_the_tokens_of_the_answer_are_found_by_their_texts(pieces, kept):
   text = 'It is so. So neutral.'
   said = [(piece, -0.5, {piece: -0.5}) for piece in pieces]
-  found = soft_labels.at_answer(text, 'neutral', said)
+  parse = parsing.after_marker('So', label='[a-z]+')
+  found = soft_labels.at_answer(text, said, parse)
   expected = kept and [[piece, -0.5, {piece: -0.5}] for piece in kept]
   assert found == expected
+
+
+@pytest.mark.parametrize(
+  ('pieces', 'place'),
+  [
+    (('Is it so? yes', ', and', ' so. The answer is', ' Yes', '.'), 3),
+    (('Well. The answer is', ' yes', '. It says so', ' yes', 'terday.'), 1),
+    (('Yes. The answer is', ' no', '. I k', 'no', 'w.'), 1),
+  ],
+)
+def test_the_answer_is_where_the_parser_finds_it(pieces, place):
+  said = [(piece, -0.5, {piece: -0.5}) for piece in pieces]
+  parse = parsing.after_answer('The answer is {label}.', labels=('yes', 'no'))
+  found = soft_labels.at_answer(''.join(pieces), said, parse)
+  assert found == [[pieces[place], -0.5, {pieces[place]: -0.5}]]
 
 
 LABEL_IDS = (5, 7, 1), (5, 8, 1), (6, 1), (5, 1)
