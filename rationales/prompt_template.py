@@ -102,8 +102,11 @@ def _prompt(
 
 def _layout(benchmark: benchmark_lib.Benchmark, label: str) -> str:
   """How an answer must read for the benchmark's parser to find the label."""
-  own = benchmark.completion
-  layouts = ([own.replace('{label}', '{answer}')] if own else []) + [*_LAYOUTS]
+  own = (benchmark.completion or '').replace('{label}', '{answer}')
+  own = own.replace('{', '{{').replace('}', '}}')  # as in a JSON answer
+  for field in ('{rationale}', '{answer}'):
+    own = own.replace(f'{{{field}}}', field)
+  layouts = ([own] if own else []) + [*_LAYOUTS]
   for layout in layouts:
     outcome = benchmark.parse(layout.format(rationale='Because.', answer=label))
     if isinstance(outcome, parsing.Parsed) and outcome.label == label:

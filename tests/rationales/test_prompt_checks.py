@@ -8,8 +8,9 @@ import pytest
 
 from dsbs_jax import contract
 from dsbs_jax.data import benchmark as benchmark_lib
-from dsbs_jax.data import register
-from rationales import prompt, prompt_checks
+from dsbs_jax.data import declared, register
+from dsbs_jax.data.source import sources
+from rationales import prompt, prompt_checks, prompt_template
 from tests.rationales import command, sums
 
 
@@ -151,6 +152,27 @@ def test_a_prompt_is_made_from_three_rows(spawner, tmp_path):
   # It is the user's now.
   done = _alone(spawner, tmp_path, f'--write_prompt={path}')
   assert done.status == 2 and 'mine.json exists' in done.output
+
+
+def test_a_template_of_an_answer_in_json_is_read_back(tmp_path):
+  said = declared.Description(
+    name='json',
+    source=str(tmp_path),
+    splits={'train': ('rows.csv',)},
+    input='{q}',
+    label='{a}',
+    answer='{"answer": "{label}"}',
+  )
+  benchmark = declared.make(said)
+  (tmp_path / 'rows.csv').write_text('q,a\n2?,yes\n3?,no\n4?,no\n')
+  rows = sources.read_rows(benchmark, tmp_path, 'train')
+  path = tmp_path / 'made.json'
+  prompt_template.write(path, benchmark, rows)
+  path.write_text(path.read_text().replace('TODO: ', ''))
+  shown = prompt.load(path)
+  prompt_checks.check(shown, benchmark, path)
+  text = shown.exemplar_answer(shown.exemplars[0])
+  assert text == 'why the label is right. {"answer": "yes"}'
 
 
 def test_exemplars_of_a_template_differ_in_their_labels(spawner, tmp_path):

@@ -30,6 +30,7 @@ _FILE = re.compile(
   rf'({"|".join(_ALIASES)})(-\d+-of-\d+)?'
   rf'({"|".join(map(re.escape, record_reader.SUFFIXES))})'
 )
+_TOTAL = re.compile(r'-\d+-of-(\d+)\.')
 _DICT, _STATE = 'dataset_dict.json', 'state.json'
 _KINDS = f'a file ({", ".join(record_reader.SUFFIXES)})'
 
@@ -149,10 +150,23 @@ def _by_name(source: archive.Archive, names: Sequence[str]) -> Splits:
         f'{source.root} has {" and ".join(several)} for {split}, expected one'
         ' of them. Give the files themselves: --rows, --validation, --test.'
       )
+    _check_shards(source, next(iter(kinds.values())))
   return {
     split: tuple(file for files in kinds.values() for file in files)
     for split, kinds in found.items()
   }
+
+
+def _check_shards(source: archive.Archive, names: Sequence[str]) -> None:
+  """Raises UserError where shards are missing, or there are two sets of them."""
+  matches = map(_TOTAL.search, names)
+  totals = {int(match[1]) for match in matches if match}
+  if totals and totals != {len(names)}:
+    raise contract.UserError(
+      f'{source.root} has {len(names)} shards such as {names[0]}, expected as'
+      ' many as their names say. Get the missing ones, or remove what is of'
+      ' another set.'
+    )
 
 
 def _state_files(source: archive.Archive, state: str) -> tuple[str, ...]:

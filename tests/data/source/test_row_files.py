@@ -87,6 +87,12 @@ def test_saved_datasets_are_read_by_their_state(tmp_path):
     (['rows.csv', 'x'], {}, r'no rows of train \(rows.csv, x\)'),
     (['train.csv', 'train.jsonl'], {}, 'has train.csv and train.jsonl for tr'),
     (['train.csv', 'val.csv', 'dev.csv'], {}, 'has dev.csv and val.csv for va'),
+    (['train-00000-of-00002.csv'], {}, 'has 1 shards such as train-00000-of'),
+    (
+      [f'train-0000{i}-of-0000{n}.csv' for n in (2, 1) for i in range(n)],
+      {},
+      'has 3 shards .*remove what is of another set',
+    ),
     (['train.csv', 'test.csv'], {'test': 'test.csv'}, '--test is given, but'),
     (['train.csv'], {'test': 'no.csv'}, '--test=.*no.csv does not exist'),
     (['train.csv', 'x.txt'], {'test': 'x.txt'}, 'x.txt is of no known kind'),
