@@ -53,7 +53,7 @@ class VerdictPass(further_passes.FurtherPass):
     self, row: rows_lib.Row, index: completions_file.Index
   ) -> Iterator[calls.Call]:
     """See `further_passes.FurtherPass`."""
-    for sample in range(self.work.samples):
+    for sample in range(index.num_samples):
       judged, key = (
         completions_file.SampleKey(kind, row.example_id, sample)
         for kind in (completions_file.COMPLETION, completions_file.VERDICT)

@@ -199,7 +199,7 @@ class Worklist:
     kind = completions_file.COMPLETION
     found = [
       index.read(completions_file.SampleKey(kind, row.example_id, sample))
-      for sample in range(self.samples)
+      for sample in range(index.num_samples)
     ]
     parsed = [self.benchmark.parse(line['text']) for line in found if line]
     return joining.majority_vote(self.benchmark, parsed)[0] if parsed else None

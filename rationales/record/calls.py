@@ -238,7 +238,11 @@ def _usage(body: Mapping[str, Any]) -> dict[str, int] | None:
 def _said(choice: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
   """The completion of a choice, '' for a refusal, and what came beside it."""
   message = choice.get('message', {})
-  text = message['content'] if 'message' in choice else choice['text']
+  if 'message' in choice and choice.get('finish_reason'):
+    # Gemini leaves it out where the limit met the reasoning.
+    text = message.get('content')
+  else:
+    text = message['content'] if 'message' in choice else choice['text']
   if not isinstance(text, str | None):
     raise TypeError(f'content is {text!r}')
   answer, thought = completions_lib.split_reasoning(text or '')

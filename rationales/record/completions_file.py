@@ -166,12 +166,16 @@ class Index:
 
   Args:
     path: the file, which `read` opens and keeps open.
+
+  Attributes:
+    num_samples: as many samples of the first pass as a row has, at most.
   """
 
   def __init__(self, path: pathlib.Path):
     self._path = path
     self._columns = [array.array('Q') for _ in range(4)]
     self._retries: list[tuple[int, int, int, int]] = []
+    self.num_samples = 0
 
   def add(self, offset: int, record: dict[str, Any]) -> None:
     """Adds a line if it is an answer; ignores all other kinds.
@@ -182,6 +186,8 @@ class Index:
     """
     if record['kind'] in ANSWERS:
       key = SampleKey(record['kind'], record['id'], record['sample'])
+      if key.kind == COMPLETION:
+        self.num_samples = max(self.num_samples, 1 + key.sample)
       prompt = int(record['prompt_hash'], 16)
       values = key.hash64, prompt, offset, _hash64(record['id'])
       if record.get('retry'):
@@ -232,7 +238,8 @@ class Index:
   def read(self, key: SampleKey) -> dict[str, Any] | None:
     """A sample's record; None where the file has no such sample.
 
-    A `<think>` part of its text is in 'reasoning' instead.
+    A `<think>` part of its text is in 'reasoning' instead, and lone surrogates
+    are replaced, which no request can hold.
     """
     if key not in self:
       return None
@@ -240,6 +247,7 @@ class Index:
     record = json.loads(self._file.readline())
     # Earlier versions left the reasoning in the text.
     text, thought = completions.split_reasoning(record['text'])
+    text = completions.encodable(text)
     return record | {'text': text} | ({'reasoning': thought} if thought else {})
 
   def _position(self, key: SampleKey) -> int | None:

@@ -4,7 +4,8 @@
 import dataclasses
 import json
 
-from rationales import prompt, worklist
+from dsbs_jax.data.source import answer_notes, completions
+from rationales import prompt, verdicts, worklist
 from rationales.record import calls, completions_file
 from tests.rationales import sums
 
@@ -63,3 +64,40 @@ def test_a_row_is_not_shown_its_own_answer(tmp_path):
   assert first.prompt_hash == prompt.text_hash(f'completions\0{whole}')
   assert first.prompt_bytes == len(first.content.encode())
   assert prompt.without_answer(shown, other | {'rendered': ''}) is shown
+
+
+def test_further_passes_read_all_samples_of_the_file(tmp_path):
+  todo = worklist.Worklist(
+    benchmark=sums.BENCHMARK,
+    source=str(sums.write(tmp_path, 2)),
+    split='train',
+    prompt=prompt.load(tmp_path / 'sums_prompt.json'),
+    endpoint=calls.CHAT,
+  )
+  path = tmp_path / 'out.jsonl'
+  lines = [
+    {
+      'kind': completions_file.COMPLETION,
+      'id': f'train-{index}',
+      'sample': sample,
+      'text': f'A \ud83d. The answer is {label}.',
+      'prompt_hash': '0',
+    }
+    for index in range(2)
+    for sample, label in enumerate((sums.row(0)['a'], '9', '9'))
+  ]
+  path.write_text(''.join(json.dumps(line) + '\n' for line in lines))
+  index = completions_file.Index(path)
+  for offset, record in completions_file.scan(path):
+    index.add(offset, record)
+  index.freeze()
+  # The first sample of train-0 is right, and what most of them say is not.
+  again = [call.example_id for call in todo.second_pass(index)]
+  assert again == ['train-0', 'train-1']
+  judged = list(verdicts.VerdictPass(todo).todo(index))
+  assert [call.samples for call in judged] == [(0,), (1,), (2,)] * 2
+  assert judged[0].content[0]['content'].count('A \ufffd.') == 1
+  read = completions.ById(str(path), lambda: path.open('rb'))
+  (row, _) = todo.rows()
+  samples = read.take(row)
+  assert answer_notes.digest(samples[0].text) == judged[0].about

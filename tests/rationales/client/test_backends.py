@@ -254,8 +254,9 @@ def test_an_answer_without_usage_is_kept(usage):
   assert answer.texts == ('a',) and answer.usage is None
 
 
-def test_a_refusal_is_an_empty_completion():
-  body = {'choices': [{'message': {'content': None}, 'finish_reason': 'stop'}]}
+@pytest.mark.parametrize('message', [{'content': None}, {'role': 'assistant'}])
+def test_a_refusal_is_an_empty_completion(message):
+  body = {'choices': [{'message': message, 'finish_reason': 'stop'}]}
   assert calls.read_answer(body, _call(1)).texts == ('',)
 
 
