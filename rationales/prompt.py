@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dsbs_jax import contract
+from dsbs_jax.data import columns
 from dsbs_jax.data.source import archive
 
 FOLDER = pathlib.Path(__file__).resolve().parent / 'prompts'
@@ -248,6 +249,8 @@ def _opening(prompt: Prompt, hinted: bool) -> Opening:
 
 def _question(prompt: Prompt, row: Row | str, hint: str | None) -> str:
   fields = {'rendered': row} if isinstance(row, str) else row
+  # A missing value (None, NaN) is nothing, as in an input.
+  fields = {k: '' if v is None or v != v else v for k, v in fields.items()}
   asked = fill(prompt.question, fields)
   return asked if hint is None else asked + fill(prompt.hint, {'label': hint})
 
@@ -295,10 +298,11 @@ def _exemplar(record: Any, place: str) -> Exemplar:
         ' and label. Correct the prompt file.'
       )
   _check_names(record, _EXEMPLAR_PARTS, place)
+  label = columns.text(record['label'], 'label')  # as rows read: true
   return Exemplar(
-    group=str(record.get('group', record['label'])),
+    group=str(record.get('group', label)),
     input=record['input'],
     rationale=record['rationale'],
-    answer=str(record.get('answer', record['label'])),
-    label=str(record['label']),
+    answer=str(record.get('answer', label)),
+    label=label,
   )

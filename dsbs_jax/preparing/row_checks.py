@@ -11,8 +11,8 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 
 from dsbs_jax.data import benchmark as benchmark_lib
 
-# A number as people write it: 20, -3.50, 1,000.
-_NUMBER = re.compile(r'[+-]?(\d[\d,]*\.?\d*|\.\d+)')
+# A number as people write it: 20, -3.50, 1,000. Not 1,5, which is no 15.
+_NUMBER = re.compile(r'[+-]?((\d{1,3}(,\d{3})+|\d+)\.?\d*|\.\d+)')
 _MOST_SHOWN = 3
 
 

@@ -286,6 +286,7 @@ def test_inputs_of_two_splits_and_labels_of_two_spellings_are_told(
 
 def test_numbers_in_two_spellings_are_told(prepare, tmp_path):
   answers = ['20', '20.0', '+20', '7', '1,000', '1000', '20.5', 'x', '(20)']
+  answers += ['1,5', '15']  # a decimal comma
   lines = [
     json.dumps({'question': f'{i}?', 'answer': answer})
     for i, answer in enumerate(answers)
@@ -296,6 +297,7 @@ def test_numbers_in_two_spellings_are_told(prepare, tmp_path):
     "are different texts to learn: '20' 3 times, '20.0' 3 times, '+20' 3"
     " times; '1,000' 3 times, '1000' 3 times. Make them one"
   ) in said
+  assert "'15'" not in said
   assert '20.5' not in said and 'differ by case' not in said
 
 

@@ -5,6 +5,7 @@ import codecs
 import collections
 import dataclasses
 import json
+import math
 import re
 
 import pytest
@@ -139,6 +140,26 @@ def test_both_forms_say_the_same(tmp_path):
   for question, answer in zip(contents[1:-1:2], contents[2::2], strict=True):
     rebuilt += f'{question}\nA: {answer}\n\n'
   assert rebuilt + contents[-1] + '\nA:' == text
+
+
+@pytest.mark.parametrize('nothing', [None, math.nan])
+def test_a_missing_value_of_a_row_is_nothing(tmp_path, nothing):
+  shown = prompt.load(sums.write(tmp_path, 0) / 'sums_prompt.json')
+  shown = dataclasses.replace(shown, question='Q: {q}{context}')
+  exemplar = dataclasses.replace(
+    shown.exemplars[0], input={'q': '1?', 'context': nothing}
+  )
+  shown = dataclasses.replace(shown, exemplars=(exemplar,))
+  text = prompt.completion_text(shown, {'q': '2?', 'context': nothing})
+  assert 'Q: 1?\nA: ' in text and text.endswith('Q: 2?\nA:')
+
+
+def test_an_exemplar_s_label_reads_as_a_row_s(tmp_path):
+  path = sums.write(tmp_path, 0) / 'sums_prompt.json'
+  exemplar = sums.PROMPT['exemplars'][0] | {'label': True}
+  path.write_text(json.dumps(sums.PROMPT | {'exemplars': [exemplar]}))
+  (found,) = prompt.load(path).exemplars
+  assert found.label == found.answer == 'true'
 
 
 def test_a_hint_tells_the_label_of_the_row_and_of_every_exemplar(tmp_path):

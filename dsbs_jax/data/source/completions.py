@@ -82,8 +82,8 @@ class ById(Completions):
   rationalizations, verdicts, counterfactuals and failures are read, all others
   are skipped. A verdict counts if the completion still reads as it was judged.
   Of two lines with the same id, sample and kind the first wins, or the last one
-  with `retry`. A last line that was cut by a kill is left out and counted in
-  `torn`.
+  with `retry`; a second text without the number of its sample is an error. A
+  last line that was cut by a kill is left out and counted in `torn`.
 
   What `rationales` writes says which rows were asked about: the header names
   benchmark and split, each answer has its row's fingerprint.
@@ -147,7 +147,9 @@ class ById(Completions):
       )
       if line.get('retry'):
         samples[kind, number] = sample
-      samples.setdefault((kind, number), sample)
+      first = samples.setdefault((kind, number), sample)
+      if first.text != sample.text and line.get('sample') is None:
+        raise self._unnumbered(row, position)
     if failed and not samples:
       return None
     return tuple(
@@ -171,15 +173,25 @@ class ById(Completions):
   def _another_row(
     self, row: rows.Row, position: int, line: Mapping[str, Any]
   ) -> contract.UserError:
-    with self._opener() as file:
-      number = 1 + file.read(int(self._offsets[position])).count(b'\n')
     return contract.UserError(
-      f'{self._name}:{number} has the id {row.example_id!r} of'
+      f'{self._place(position)} has the id {row.example_id!r} of'
       f' {row.place}, but answers another row: the row reads'
       f' {row.input!r:.200}, the completion {line["text"]!r:.200}; expected the'
       ' row that was asked about. Give the rows as they were then, or delete'
       ' such lines: the same extraction then asks these rows again.'
     )
+
+  def _unnumbered(self, row: rows.Row, position: int) -> contract.UserError:
+    return contract.UserError(
+      f'{self._place(position)} has another text for the id'
+      f' {row.example_id!r}, which an earlier line has, expected "sample": 0,'
+      ' 1, ... where a row has several. Number them, or keep one.'
+    )
+
+  def _place(self, position: int) -> str:
+    with self._opener() as file:
+      number = 1 + file.read(int(self._offsets[position])).count(b'\n')
+    return f'{self._name}:{number}'
 
   def _scan(self) -> tuple[np.ndarray, np.ndarray]:
     """Checks every line; returns uint64 hashes of ids, and byte offsets."""

@@ -85,6 +85,10 @@ def test_rows_may_lack_completions_and_record_failures(tmp_path):
     ),
     (toy.SAID + b'[]\n', r':2 is'),
     (
+      toy.SAID * 2 + b'{"id": "r0", "text": "x"}\n',
+      r":3 has another text for the id 'r0'.*Number them",
+    ),
+    (
       toy.SAID + b'{"id": "r0", "text": "x", "kind": "counterfactual"}\n',
       r':2 .*strings "id" and "text" and "hint"',
     ),
