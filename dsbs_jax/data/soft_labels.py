@@ -106,9 +106,11 @@ def distribution(
 
   Returns:
     One number per label, which add up to 1; None where the answer is no label,
-    or nothing among the alternatives is one.
+    or another than the tokens spell (its line was edited), or nothing among the
+    alternatives is one.
   """
-  if answer not in labels:
+  spelled = ''.join(token for token, _, _ in tokens).casefold()
+  if answer not in labels or answer.casefold() not in spelled:
     return None
   mass = np.zeros(len(labels))
   before, path = '', 1.0

@@ -90,6 +90,8 @@ def _consistent(benchmark: Benchmark, row: rows.Row, example: Example):
         llm_label=other.label,
         status=_problem(benchmark, row, other) or joining.PARSED,
         correct=joining.is_correct(benchmark, row.gt_label, other.label),
+        verdict='',  # on what was there before, as the probabilities are
+        label_probs=(),
       )
       return _relabelled(benchmark, kept, kept.rationales)
   return 'argues_for_another_label'

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Filters keep what they promise and count what they drop."""
 
+import math
+
+import numpy as np
 import pytest
 
-from dsbs_jax.data.source import filters, sources
+from dsbs_jax.data.source import answer_notes, filters, sources
 from tasks import cqa, esnli
 from tests.data import toy
 
@@ -153,6 +156,26 @@ def test_consistent_drops_what_argues_for_another_label(tmp_path):
   row, dropped = several(tmp_path, ('oops',), rules=rules)
   assert row.llm_label == 'oops', 'nothing says that it argues for another'
   assert dropped == {'argues_for_another_label': 2}
+
+
+def test_a_rationale_that_takes_the_place_of_another_has_no_verdict_of_it(
+  tmp_path,
+):
+  source = toy.source(tmp_path)
+  probs = [['no', math.log(0.9), {'no': math.log(0.9), 'yes': math.log(0.1)}]]
+  first = toy.said(0, 'no', logprobs=probs)
+  about = answer_notes.digest(first['text'])
+  lines = [first, toy.said(0, 'no', sample=1), toy.said(0, 'yes', sample=2)]
+  lines.append(toy.said(0, '') | {'kind': 'verdict', 'text': 'no'})
+  lines[-1]['about'] = about
+  toy.write_lines(source / 'llm/train.jsonl', lines)
+  for keep, notes in (('all', ('no', (0.1, 0.9))), ('consistent', ('', ()))):
+    found = sources.Examples(
+      toy.BENCHMARK, source, split='train', rules=filters.KEEP[keep]
+    )
+    row = next(iter(found))
+    assert row.verdict == notes[0]
+    np.testing.assert_allclose(row.label_probs, notes[1])
 
 
 def test_consistent_drops_rows_without_a_rationale(tmp_path):
