@@ -268,7 +268,8 @@ def _write(config: PrepareConfig, known: Benchmark) -> store.Prepared:
       return {'counts': counts.to_dict(), 'file_counts': by_file.to_dict()}
 
     checks = row_checks.RowChecks(
-      check_labels=declared.is_made(known) and not known.options
+      check_labels=declared.is_made(known) and not known.options,
+      described=known if declared.is_made(known) else None,
     )
     prepared = dataset_writer.write(
       known.name,

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What rows say only together: inputs in two splits, labels in two spellings.
 
-Neither is an error, and each makes an accuracy mean something else.
+Neither is an error, nor is a label that an LLM's answer could not give; each
+makes an accuracy mean something else.
 """
 
 import collections
@@ -10,6 +11,7 @@ import re
 from collections.abc import Callable, Hashable, Iterable, Iterator
 
 from dsbs_jax.data import benchmark as benchmark_lib
+from dsbs_jax.data.source import joining
 
 # A number as people write it: 20, -3.50, 1,000. Not 1,5, which is no 15.
 _NUMBER = re.compile(r'[+-]?((\d{1,3}(,\d{3})+|\d+)\.?\d*|\.\d+)')
@@ -21,10 +23,19 @@ class RowChecks:
 
   Args:
     check_labels: whether labels are a small set that the rows alone tell.
+    described: a benchmark without Python, whose labels an LLM's answers must
+      be able to say; None for others.
   """
 
-  def __init__(self, *, check_labels: bool):
-    self._check_labels = check_labels
+  def __init__(
+    self,
+    *,
+    check_labels: bool,
+    described: benchmark_lib.Benchmark | None = None,
+  ):
+    self._check_labels, self._described = check_labels, described
+    # Labels that are read as another one, with that one.
+    self._misread: collections.Counter[tuple[str, str]] = collections.Counter()
     # Hashes: of a large benchmark the texts would not fit.
     self._inputs: dict[str, list[int]] = {}
     self._labels: collections.Counter[str] = collections.Counter()
@@ -43,6 +54,8 @@ class RowChecks:
       inputs.append(hash(example.input))
       if self._check_labels:
         self._labels[example.gt_label] += 1
+      if self._described is not None:
+        self._read_back(self._described, example.gt_label)
       yield example
 
   def findings(self) -> Iterator[str]:
@@ -69,6 +82,21 @@ class RowChecks:
         f' learn: {shown}{f"; and {more:,} more numbers" if more > 0 else ""}.'
         ' Make them one in the rows'
       )
+
+    if self._misread:
+      ((label, found), _), *_ = self._misread.most_common(1)
+      yield (
+        f"{self._misread.total():,} labels would not be read back from an LLM's"
+        f' answer as --answer says it ends: {label!r} reads {found!r}, so that'
+        " right answers count as wrong. Give another, such as '#### {label}'"
+      )
+
+  def _read_back(self, described: benchmark_lib.Benchmark, label: str) -> None:
+    """Notes a label that the answer with it does not give."""
+    said = described.completion.replace('{rationale}', 'So.')
+    found = described.parse(said.replace('{label}', label)).label
+    if not joining.is_correct(described, label, found):
+      self._misread[label, found] += 1
 
   def _alike(self, key: Callable[[str], Hashable]) -> list[list[str]]:
     """Labels with the same key, by two or more; None is no key."""

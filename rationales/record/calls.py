@@ -243,6 +243,8 @@ def _said(choice: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
     text = message.get('content')
   else:
     text = message['content'] if 'message' in choice else choice['text']
+  if isinstance(text, list):  # parts, of which those of reasoning are others
+    text = ''.join(p['text'] for p in text if p.get('type') == 'text')
   if not isinstance(text, str | None):
     raise TypeError(f'content is {text!r}')
   answer, thought = completions_lib.split_reasoning(text or '')

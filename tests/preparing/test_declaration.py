@@ -301,6 +301,21 @@ def test_numbers_in_two_spellings_are_told(prepare, tmp_path):
   assert '20.5' not in said and 'differ by case' not in said
 
 
+def test_labels_that_no_answer_could_say_are_told(prepare, tmp_path):
+  answers = ['St. Louis', 'Rome', 'Mt. Airy', 'a U.S. state', 'St. Louis']
+  lines = [
+    json.dumps({'question': f'{i}?', 'answer': answer})
+    for i, answer in enumerate(answers)
+  ]
+  (tmp_path / 'rows.jsonl').write_text('\n'.join(lines))
+  files = {'test': 'rows.jsonl', 'validation': 'rows.jsonl', 'labels': ()}
+  said = prepare('rows.jsonl', **files)
+  assert '12 labels would not be read back' in said
+  assert "'St. Louis' reads 'St', so that right" in said
+  said = prepare('rows.jsonl', answer='#### {label}', data_dir='x', **files)
+  assert 'read back' not in said
+
+
 def _wrong(tmp_path, name, *lines):
   (tmp_path / name).write_text('\n'.join(('question,answer', *lines)) + '\n')
 

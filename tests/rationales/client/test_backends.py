@@ -260,6 +260,19 @@ def test_a_refusal_is_an_empty_completion(message):
   assert calls.read_answer(body, _call(1)).texts == ('',)
 
 
+def test_content_in_parts_is_its_texts():
+  thought = {'type': 'thinking', 'thinking': [{'type': 'text', 'text': 'Hm.'}]}
+  parts = [
+    thought,
+    *({'type': 'text', 'text': text} for text in ('So. ', '4.')),
+  ]
+  body = {'choices': [{'message': {'content': parts}}]}
+  assert calls.read_answer(body, _call(1)).texts == ('So. 4.',)
+  body['choices'][0]['message']['content'] = ['4.']
+  with pytest.raises(ValueError):
+    calls.read_answer(body, _call(1))
+
+
 def test_replay_answers_by_id_and_sample(tmp_path):
   path = tmp_path / 'recorded.jsonl'
   lines = [
