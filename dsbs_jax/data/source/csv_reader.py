@@ -89,23 +89,44 @@ def _rows(
   # The limit belongs to the process. The default of 128 KiB is less than a
   # JSON line may have.
   csv.field_size_limit(json_reader.MAX_LINE_BYTES)
-  reader = csv.reader(lines, delimiter=separator, strict=True)
+  read, width = [], 0  # the lines of a row; separators in the header
+
+  def watched() -> Iterator[str]:
+    for line in lines:
+      read.append(line)
+      yield line
+
+  reader = csv.reader(watched(), delimiter=separator, strict=True)
   while True:
     number = reader.line_num + 1
+    read.clear()
     try:
       cells = next(reader, None)
     except csv.Error as error:
       wrong = contract.UserError(
         f'{name}:{number} cannot be read as {separator!r}-separated'
-        f' cells ({error}), expected quotes that are closed, and quotes inside'
-        ' a quoted cell doubled. Fix the row.'
+        f' cells ({error}), expected quotes that are closed, quotes inside a'
+        " quoted cell doubled, and lines that end in '\\n'. Fix the row."
       )
       wrong.__cause__ = error
       yield number, wrong
       continue
     if cells is None:
       return
-    if cells:
+    width = width or len(cells) - 1
+    # A file without quoting may have a quote at the start of one cell and at
+    # the end of another: in texts with tabs for sure, with commas who knows.
+    counts = {line.count(separator) for line in read}
+    if separator == '\t' and len(read) > 1 and counts == {width} != {0}:
+      yield (
+        number,
+        contract.UserError(
+          f'{name}:{number} has a cell whose quote is closed {len(read) - 1} lines'
+          ' later, and each of these lines would be a row, expected quotes around'
+          ' cells and those inside doubled. Fix the rows, or drop such quotes.'
+        ),
+      )
+    elif cells:
       yield number, cells
 
 

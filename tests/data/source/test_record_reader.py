@@ -101,6 +101,19 @@ def test_a_broken_csv_is_one_error_with_its_line(tmp_path, content, message):
     read(path)
 
 
+def test_a_quote_that_swallows_rows_of_tabs_is_an_error(tmp_path):
+  path = tmp_path / 'rows.tsv'
+  path.write_text('q\ta\n"I came.\tx\nI saw.\ty\nI won."\tz\nAnd?\tx\n')
+  with pytest.raises(
+    contract.UserError, match=r'rows.tsv:2 has a cell whose quote .* 2 lines'
+  ):
+    read(path)
+  path.write_text('q\ta\n"I\ncame,\ttoo"\tx\n')
+  assert [r.value for r in read(path)] == [{'q': 'I\ncame,\ttoo', 'a': 'x'}]
+  path.write_text('q\n"I\ncame"\n')
+  assert [r.value for r in read(path)] == [{'q': 'I\ncame'}]
+
+
 @pytest.mark.parametrize('suffix', ['.parquet', '.arrow'])
 def test_broken_columns_are_one_error(tmp_path, suffix):
   path = row_tables.write(tmp_path / f'rows{suffix}')
