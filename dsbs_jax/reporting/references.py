@@ -193,7 +193,7 @@ def _score_files(
     for start in map(pathlib.Path, local)
     for place in (start, start.parent)
   ]
-  below = [file for folder in folders for file in sorted(folder.rglob(name))]
+  below = [f for folder in folders for f in run_folder.find(folder, name)]
   there = dict.fromkeys(f.absolute() for f in (*near, *below) if f.is_file())
   return list(there)
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The report command: reads runs, compares them, writes tables and a page."""
 
+import itertools
 import pathlib
 from collections.abc import Sequence
 
@@ -42,7 +43,10 @@ def report(
   if examples < 0:
     raise contract.UserError(f'--examples is {examples}, expected 0 or more.')
   copies = [buckets.fetch(path, arrays=False) for path in paths]
-  runs = [run for path in copies for run in results.read_all(path)]
+  by_folder = {}  # one may be given twice, or with one that holds it
+  for run in itertools.chain.from_iterable(map(results.read_all, copies)):
+    by_folder.setdefault(run.path.resolve(), run)
+  runs = list(by_folder.values())
   rows = comparison.rows(results.told_apart(runs))
   found = references.find(copies, runs)
   compared = {
@@ -50,11 +54,14 @@ def report(
     for name, members in example_browser.shown_rows(rows).items()
   }
   browsers = example_browser.browsers(rows, compared=compared, limit=examples)
-  failed = [
-    file.parent.name
+  finished = {run.path.resolve() for run in runs if run.finished}
+  failures = {
+    file.parent.resolve(): file.parent.name
     for path in copies
-    for file in sorted(path.rglob(run_folder.FAILURE_FILE))
-  ]
+    for file in run_folder.find(path, run_folder.FAILURE_FILE)
+  }
+  # One that was trained by hand since is finished.
+  failed = [name for path, name in failures.items() if path not in finished]
   texts = {
     'table.md': tables.markdown(rows, found),
     'table.csv': tables.settings_csv(rows, found),

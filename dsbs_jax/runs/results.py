@@ -95,8 +95,7 @@ def read_all(folder: str | pathlib.Path) -> list[Run]:
   Raises:
     UserError: there is none, or one cannot be read.
   """
-  folder = pathlib.Path(folder)
-  paths = sorted(folder.rglob(run_folder.METRICS_FILE))
+  paths = run_folder.find(folder, run_folder.METRICS_FILE)
   runs = [read(path.parent) for path in paths if path.stat().st_size]
   if not runs:
     raise contract.UserError(

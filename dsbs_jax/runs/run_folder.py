@@ -4,6 +4,7 @@
 import ast
 import collections
 import json
+import os
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,35 @@ TRAIN, VALIDATION, TEST = 'train', 'validation', 'test'
 Metrics = Mapping[str, float]
 
 _MACRO = re.compile(r'[A-Z][A-Z0-9_]*')
+
+
+def find(folder: str | pathlib.Path, name: str) -> list[pathlib.Path]:
+  """The files of this name at any depth, each once, sorted.
+
+  Links to folders are followed, as runs are moved to larger disks; a file that
+  lies there without one keeps that path.
+
+  Args:
+    folder: where to look.
+    name: of the files.
+  """
+  found, seen, todo = [], set(), [str(folder)]
+  for start in todo:  # which grows
+    for place, below, files in os.walk(start):
+      if (real := os.path.realpath(place)) in seen:
+        below.clear()
+        continue
+      seen.add(real)
+      if name in files:
+        found.append(pathlib.Path(place, name))
+      paths = (os.path.join(place, each) for each in below)
+      # The name of a run says what it is; 'latest' comes behind it.
+      todo += sorted(filter(os.path.islink, paths), key=_is_renamed)
+  return sorted(found)
+
+
+def _is_renamed(link: str) -> bool:
+  return os.path.basename(link) != os.path.basename(os.path.realpath(link))
 
 
 def read_macros(path: pathlib.Path) -> dict[str, Any]:

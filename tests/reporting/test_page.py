@@ -330,3 +330,20 @@ def test_failed_runs_are_named(make_run, tmp_path):
   path = report.report([str(make_run.folder)], out=str(tmp_path / 'out'))
   text = _Reader(path.read_text()).text
   assert 'Failed runs: cqa_gt_dsbs-tiny-f1-s1.' in text
+
+
+def test_a_failed_run_that_was_trained_since_is_not_named(make_run, tmp_path):
+  path = make_run()
+  (path / run_folder.FAILURE_FILE).write_text('{}')
+  path = report.report([str(make_run.folder)], out=str(tmp_path / 'out'))
+  assert 'Failed runs' not in _Reader(path.read_text()).text
+
+
+def test_a_run_that_is_given_twice_is_one_run(make_run, tmp_path, capsys):
+  make_run(seed=0, test=(0.0, 30.0))
+  one = make_run(seed=1, test=(0.0, 40.0))
+  folder = str(make_run.folder)
+  report.report([folder, str(one), folder], out=str(tmp_path / 'out'))
+  assert '| 35.00 ± 5.00 | 35.00 ± 5.00 |' in capsys.readouterr().out
+  text = (tmp_path / 'out' / 'runs.csv').read_text()
+  assert len(text.splitlines()) == 3

@@ -133,6 +133,21 @@ def test_equal_runs_become_settings_of_their_own(make_run):
   assert len({run.coordinates for run in runs}) == 2
 
 
+def test_runs_that_were_moved_and_linked_are_found_once(make_run, tmp_path):
+  make_run(seed=0)
+  moved = make_run(seed=1)
+  here = moved.rename(tmp_path / moved.name)
+  moved.symlink_to(here)
+  (make_run.folder / 'latest').symlink_to(make_run.folder / moved.name)
+  (make_run.folder / 'all').symlink_to(make_run.folder)
+  (make_run.folder / '0').symlink_to('cqa_gt_dsbs-tiny-f1-s0')
+  found = results.read_all(make_run.folder)
+  assert [run.coordinates.seed for run in found] == [0, 1]
+  assert [run.path.name for run in found] == [
+    *('cqa_gt_dsbs-tiny-f1-s0', 'cqa_gt_dsbs-tiny-f1-s1')
+  ]
+
+
 def test_no_runs_are_an_error(tmp_path):
   with pytest.raises(ValueError, match='there is no run in'):
     results.read_all(tmp_path)
