@@ -188,7 +188,9 @@ def hostile_runs(make_run, teach):
   ]
   teach(
     *(
-      benchmark.Example(i, f'test-{i}', text, text, text, text, 'parsed')
+      benchmark.Example(
+        *(i, f'test-{i}', f'{text} {i}', text, text, text, 'parsed')
+      )
       for i, text in enumerate(HOSTILE)
     )
   )

@@ -103,6 +103,9 @@ def _browser(
   examples = []
   for index in list(first_labels)[:limit]:
     first, example = first_labels[index], prepared.get(index)
+    text = predictions.question(first['input'])
+    if example and predictions.question(example.input) != text:
+      example = None  # prepared again since
     examples.append(
       {
         'index': index,
@@ -111,7 +114,7 @@ def _browser(
         'gold': example.gt_label if example else first['target'],
         'teacher': example and _teacher_answer(example, is_right),
         'argues': example and judge(example),
-        'students': [_answer(s, index, is_right) for s in students],
+        'students': [_answer(s, index, text, is_right) for s in students],
       }
     )
   return {
@@ -189,10 +192,10 @@ def _judge(
 
 
 def _answer(
-  student: _Student, index: int, is_right: predictions.IsRight
+  student: _Student, index: int, text: str, is_right: predictions.IsRight
 ) -> dict[str, Any] | None:
   prediction = student.labels.get(index)
-  if prediction is None:
+  if prediction is None or predictions.question(prediction['input']) != text:
     return None
   rationale = student.rationales.get(index)
   if rationale is None:

@@ -195,8 +195,28 @@ def _reaches(row: comparison.Row | None, target: comparison.Row) -> bool:
   return row.chosen.mean >= target.chosen.mean
 
 
-def notes(runs: Sequence[results.Run]) -> list[str]:
-  """What a reader must know before comparing the figures with others."""
+def other_tests(compared: Mapping[str, method_pairs.Compared]) -> list[str]:
+  """A sentence for each benchmark whose runs had different test sets."""
+  return [
+    f'The runs on {name} were tested on different examples, so that their'
+    ' accuracies and gains do not compare: the data was prepared again between'
+    ' them. Only examples that all have are compared one by one. Evaluate the'
+    ' runs on the same data, or report them apart.'
+    for name, methods in compared.items()
+    if methods.questions.differ
+  ]
+
+
+def notes(
+  runs: Sequence[results.Run],
+  compared: Mapping[str, method_pairs.Compared] | None = None,
+) -> list[str]:
+  """What a reader must know before comparing the figures with others.
+
+  Args:
+    runs: all runs.
+    compared: benchmark -> its methods.
+  """
   found = [
     'Test accuracy is read at the step with the best validation accuracy of'
     ' each run; it never chooses a step. Means and standard errors are over'
@@ -210,4 +230,4 @@ def notes(runs: Sequence[results.Run]) -> list[str]:
       ' from a pre-trained T5. Compare their methods with each other, not their'
       ' accuracies with those of pre-trained models, which are far higher.'
     )
-  return found
+  return found + other_tests(compared or {})

@@ -91,11 +91,13 @@ class Compared:
     methods: settings, then untouched students, then the teacher.
     pairs: (i, j) with i < j -> the i-th method compared with the j-th.
     untouched: the references of these untouched students.
+    questions: the test examples, and whether runs had different ones.
   """
 
   methods: Sequence[Method]
   pairs: Mapping[tuple[int, int], Pair]
   untouched: Sequence[references.Reference]
+  questions: predictions.Questions
 
   def pair(self, first: Method, second: Method) -> Pair:
     """Two of the methods, in any order.
@@ -125,12 +127,17 @@ class Compared:
     return {'methods': methods, 'pairs': pairs}
 
 
-def of_row(row: comparison.Row, is_right: predictions.IsRight) -> Method:
+def of_row(
+  row: comparison.Row,
+  is_right: predictions.IsRight,
+  questions: predictions.Questions,
+) -> Method:
   """A setting as a method; reads its predictions.
 
   Args:
     row: finished runs that differ by their seed.
     is_right: the benchmark's metric for one label.
+    questions: the test examples of all methods.
   """
   point, first = row.coordinates, row.runs[0]
   files = {
@@ -138,14 +145,14 @@ def of_row(row: comparison.Row, is_right: predictions.IsRight) -> Method:
     for run in row.runs
   }
   answers = {
-    seed: predictions.right(file, is_right)
+    seed: questions.right(file, is_right)
     for seed, file in files.items()
     if file is not None
   }
   step = predictions.shown_step(first)
   shown_file = predictions.shown_labels(first)
   shown = answers.get(first.coordinates.seed) or (
-    predictions.right(shown_file, is_right) if shown_file else {}
+    questions.right(shown_file, is_right) if shown_file else {}
   )
   share = tables.percent(point.fraction)
   return Method(
@@ -163,12 +170,14 @@ def _of_teacher(
   reference: references.Reference,
   examples: Sequence[benchmark_lib.Example],
   is_right: predictions.IsRight,
+  questions: predictions.Questions,
 ) -> Method:
   """The teacher as a method; examples: the test split, which has its labels."""
   answers = {
     example.index: references.is_right(example, is_right)
     for example in examples
     if references.is_answered(example)
+    and questions.is_same(example.index, example.input)
   }
   # An accuracy on some of the examples compares with no other.
   is_whole = len(answers) == len(examples)
@@ -176,11 +185,13 @@ def _of_teacher(
 
 
 def _of_untouched(
-  reference: references.Reference, is_right: predictions.IsRight
+  reference: references.Reference,
+  is_right: predictions.IsRight,
+  questions: predictions.Questions,
 ) -> Method:
   """An untouched student, whose predictions are there, as a method."""
   return _of_reference(
-    reference, predictions.right(reference.predictions, is_right)
+    reference, questions.right(reference.predictions, is_right)
   )
 
 
@@ -216,17 +227,18 @@ def of_benchmark(
   untouched = [r for r in beside if r.predictions is not None]
   teachers = [r for r in beside if r.kind == references.TEACHER]
   examples = references.test_examples(runs) if teachers else []
+  questions = predictions.Questions()
   methods = [
-    *(of_row(row, is_right) for row in rows),
-    *(_of_untouched(reference, is_right) for reference in untouched),
-    *(_of_teacher(teacher, examples, is_right) for teacher in teachers),
+    *(of_row(row, is_right, questions) for row in rows),
+    *(_of_untouched(each, is_right, questions) for each in untouched),
+    *(_of_teacher(t, examples, is_right, questions) for t in teachers),
   ]
   numbers = range(len(methods))
   pairs = {
     (i, j): compare(methods[i], methods[j])
     for i, j in itertools.combinations(numbers, 2)
   }
-  return Compared(tuple(methods), pairs, tuple(untouched))
+  return Compared(tuple(methods), pairs, tuple(untouched), questions)
 
 
 def compare(first: Method, second: Method) -> Pair:
@@ -243,6 +255,8 @@ def compare(first: Method, second: Method) -> Pair:
   by_example = _by_example([(a, b) for _, a, b in common])
   if by_example is not None:
     by_seed = list(100.0 * by_example.mean(axis=1))
+  elif common:  # they were asked other questions
+    by_seed = []
   else:
     common = _common(first.accuracies, second.accuracies)
     by_seed = [a - b for _, a, b in common]

@@ -138,7 +138,9 @@ def _summary(
     f'<div class="where">{_escape(finding.where)}</div></li>'
     for finding in findings.findings(runs, rows, compared)
   )
-  notes = ''.join(f'<p>{_escape(note)}</p>' for note in findings.notes(runs))
+  notes = ''.join(
+    f'<p>{_escape(note)}</p>' for note in findings.notes(runs, compared)
+  )
   return f'<ul class="findings">{items}</ul>{notes}'
 
 

@@ -4,17 +4,21 @@
 import functools
 import json
 import pathlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from dsbs_jax import contract
 from dsbs_jax.data import benchmark as benchmark_lib
-from dsbs_jax.data import register
+from dsbs_jax.data import register, task_forms
 from dsbs_jax.inference import evaluator
 from dsbs_jax.runs import results, run_folder
 
 # Whether a label (second) is right, given the human label (first).
 IsRight = Callable[[str, str], bool]
+
+_LABEL_PREFIXES = (p.label for p in task_forms.PREFIXES.values())
+_PREFIXES = re.compile(f'^(?:{"|".join(map(re.escape, _LABEL_PREFIXES))})+')
 
 
 def file_of(run: results.Run, task: str, step: int) -> pathlib.Path | None:
@@ -92,17 +96,58 @@ def read_lines(
       yield entry
 
 
-def right(path: pathlib.Path, is_right: IsRight) -> dict[int, bool]:
-  """Index of an example -> whether its prediction in a file is right.
+def question(text: str) -> str:
+  """An input without prefixes of label tasks, its row's own among them."""
+  return _PREFIXES.sub('', text)
 
-  Args:
-    path: file of predictions.
-    is_right: target and prediction -> whether that counts.
+
+class Questions:
+  """The test examples of a benchmark: those that were met first at an index.
+
+  Data that was prepared again may have others there. Right answers to other
+  questions compare with nothing.
+
+  Attributes:
+    sizes: numbers of predictions in the files.
+    num_others: predictions on other questions, which are left out.
   """
-  return {
-    index: is_right(line['target'], line['prediction'])
-    for index, line in read(path).items()
-  }
+
+  def __init__(self):
+    self._texts: dict[int, str] = {}
+    self.sizes: set[int] = set()
+    self.num_others = 0
+
+  @property
+  def differ(self) -> bool:
+    """Whether predictions are on different test sets."""
+    return self.num_others > 0 or len(self.sizes) > 1
+
+  def is_same(self, index: int, text: str) -> bool:
+    """Whether this is the question of an index, or the first one there.
+
+    Args:
+      index: of the example.
+      text: the input, with a task's prefix or without.
+    """
+    asked = question(text)
+    return self._texts.setdefault(index, asked) == asked
+
+  def right(self, path: pathlib.Path, is_right: IsRight) -> dict[int, bool]:
+    """Index of an example -> whether its prediction in a file is right.
+
+    Args:
+      path: file of predictions.
+      is_right: target and prediction -> whether that counts.
+    """
+    lines = read(path)
+    found = {
+      index: is_right(line['target'], line['prediction'])
+      for index, line in lines.items()
+      if self.is_same(index, line['input'])
+    }
+    self.sizes.add(len(lines))
+    self.num_others += len(lines) - len(found)
+    return found
 
 
 def benchmark_of(

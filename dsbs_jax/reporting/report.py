@@ -10,6 +10,7 @@ from dsbs_jax.data.remote import buckets
 from dsbs_jax.reporting import (
   comparison,
   example_browser,
+  findings,
   method_pairs,
   page,
   references,
@@ -62,8 +63,9 @@ def report(
   }
   # One that was trained by hand since is finished.
   failed = [name for path, name in failures.items() if path not in finished]
+  warnings = [f'\n{text}\n' for text in findings.other_tests(compared)]
   texts = {
-    'table.md': tables.markdown(rows, found),
+    'table.md': tables.markdown(rows, found) + ''.join(warnings),
     'table.csv': tables.settings_csv(rows, found),
     'runs.csv': tables.runs_csv(runs),
     'report.html': page.build(

@@ -122,7 +122,9 @@ def test_chromium_filters_by_what_a_rationale_argues_for(
   said = ('So 2 + 2 = 4.', 'So 2 + 3 = 5.', 'It is so.', '')
   teach(
     *(
-      benchmark.Example(i, f'r{i}', 'q', '4', '(', text, 'malformed_label')
+      benchmark.Example(
+        *(i, f'r{i}', f'question {i}', '4', '(', text, 'malformed_label')
+      )
       for i, text in enumerate(said)
     )
   )

@@ -105,8 +105,10 @@ def test_a_page_with_lone_surrogates_can_be_written(hostile_runs):
 
 def test_the_browser_has_teacher_students_and_verdicts(make_run, teach):
   teach(
-    benchmark.Example(0, 'a', 'q0', '( 4 / 2 )', '(1 + 1)', 'why', 'parsed'),
-    benchmark.Example(1, 'b', 'q1', '3', 'x', '', 'no_label'),
+    benchmark.Example(
+      *(0, 'a', 'question 0', '( 4 / 2 )', '(1 + 1)', 'why', 'parsed')
+    ),
+    benchmark.Example(1, 'b', 'question 1', '3', 'x', '', 'no_label'),
   )
   lines = [
     make_run.line(0, target='( 4 / 2 )', prediction='2'),

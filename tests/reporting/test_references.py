@@ -15,6 +15,7 @@ from dsbs_jax.reporting import (
   example_browser,
   findings,
   method_pairs,
+  predictions,
   references,
   report,
   tables,
@@ -59,7 +60,13 @@ def _taught(teach, answers):
   teach(
     *(
       benchmark.Example(
-        *(i, f'test-{i}', f'q{i}', 'yes', 'yes' if right == '1' else 'no'),
+        *(
+          i,
+          f'test-{i}',
+          f'question {i}',
+          'yes',
+          'yes' if right == '1' else 'no',
+        ),
         *('why', 'parsed'),
       )
       for i, right in enumerate(answers)
@@ -221,7 +228,11 @@ def test_a_reference_stands_beside_every_seed(make_run, teach, start):
 
 def test_a_hinted_label_is_not_the_teachers(make_run, teach):
   make_run(predictions=_lines(make_run, '1'))
-  teach(benchmark.Example(0, 'a', 'q', 'yes', 'yes', 'why', 'rationalized'))
+  teach(
+    benchmark.Example(
+      *(0, 'a', 'question 0', 'yes', 'yes', 'why', 'rationalized')
+    )
+  )
   teacher = _by_title(_compared(make_run))['Teacher (the LLM)']
   assert teacher.shown == {0: False}
 
@@ -229,8 +240,10 @@ def test_a_hinted_label_is_not_the_teachers(make_run, teach):
 def test_examples_that_one_did_not_answer_are_left_out(make_run, teach):
   make_run(predictions=_lines(make_run, '1100'))
   teach(
-    benchmark.Example(0, 'a', 'q', 'yes', 'no', '', 'parsed'),
-    benchmark.Example(1, 'b', 'q', 'yes', ' ', ' ', 'no_completion'),
+    benchmark.Example(0, 'a', 'question 0', 'yes', 'no', '', 'parsed'),
+    benchmark.Example(
+      *(1, 'b', 'question 1', 'yes', ' ', ' ', 'no_completion')
+    ),
   )
   compared = _compared(make_run)
   pair = compared.pair(*compared.methods)
@@ -241,7 +254,7 @@ def test_examples_that_one_did_not_answer_are_left_out(make_run, teach):
 
 def test_a_completion_that_cannot_be_read_is_a_wrong_answer(make_run, teach):
   make_run(predictions=_lines(make_run, '1'))
-  teach(benchmark.Example(0, 'a', 'q', 'yes', '', '', 'no_marker'))
+  teach(benchmark.Example(0, 'a', 'question 0', 'yes', '', '', 'no_marker'))
   teacher = _by_title(_compared(make_run))['Teacher (the LLM)']
   assert teacher.shown == {0: False}
 
@@ -255,13 +268,64 @@ def test_without_predictions_the_logged_accuracies_are_compared(make_run):
       predictions=_lines(make_run, '10'),
     )
   _, rows, _ = _all(make_run)
+  questions = predictions.Questions()
   plain, ours = (
-    method_pairs.of_row(row, lambda gold, label: gold == label) for row in rows
+    method_pairs.of_row(row, lambda gold, label: gold == label, questions)
+    for row in rows
   )
   pair = method_pairs.compare(ours, plain)
   assert pair.over_seeds.mean == pytest.approx(4.0)
   assert pair.over_examples is None
   assert pair.num_shown == 0
+
+
+def test_answers_to_other_questions_are_not_compared(
+  make_run, teach, capsys, tmp_path
+):
+  """Data that was prepared again has other rows at the same places."""
+  _taught(teach, '1111')
+  for method, text in (('gt_finetune', 'question'), ('gt_dsbs', 'another')):
+    lines = [make_run.line(0)]
+    lines += [make_run.line(i, text=text) for i in (1, 2, 3)]
+    make_run(method=method, predictions=lines)
+  compared = _compared(make_run)
+  plain, ours, teacher = compared.methods
+  assert compared.questions.differ
+  assert set(ours.shown) == {0}
+  for other in (plain, teacher):
+    pair = compared.pair(ours, other)
+    assert pair.over_examples.count == pair.num_shown == 1
+  assert compared.pair(plain, teacher).over_examples.count == 4
+  _, rows, _ = _all(make_run)
+  (browser,) = example_browser.browsers(rows, compared={'cqa': compared})
+  given = [len([*filter(None, e['students'])]) for e in browser['examples']]
+  assert given == [2, 1, 1, 1]
+  page = report.report([str(make_run.folder)], out=str(tmp_path / 'out'))
+  said = 'The runs on cqa were tested on different examples'
+  assert said in capsys.readouterr().out
+  assert said in page.read_text()
+
+
+def test_no_question_in_common_is_no_comparison(make_run):
+  for method, text in (('gt_finetune', 'question'), ('gt_dsbs', 'another')):
+    for seed in range(2):
+      lines = [make_run.line(i, text=text) for i in range(3)]
+      make_run(method=method, seed=seed, predictions=lines)
+  (pair,) = _compared(make_run).pairs.values()
+  assert (pair.over_seeds, pair.over_examples, pair.num_shown) == (
+    None,
+    None,
+    0,
+  )
+
+
+def test_a_prefix_makes_no_other_question(make_run):
+  for prefix in ('', '[label] ', 'predict: '):
+    line = make_run.line(0) | {'input': f'{prefix}predict: what?'}
+    make_run(name=f'run {prefix}', predictions=[line])
+  _, rows, found = _all(make_run)
+  compared = method_pairs.of_benchmark('cqa', rows, found)
+  assert not compared.questions.differ
 
 
 def _finding_texts(maker):
