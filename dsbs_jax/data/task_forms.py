@@ -168,6 +168,18 @@ def target(
   return label
 
 
+def label_of(form: str, text: str) -> str:
+  """The label in a target that `target` has made.
+
+  Args:
+    form: of a task whose target has one.
+    text: the target.
+  """
+  if form == 'answer_first':
+    return text.partition(f' {MARKERS[form]} ')[0]
+  return text.rpartition(f' {MARKERS[form]} ')[2] if form in MARKERS else text
+
+
 def read_only(counterfactual: tuple[str, str] | tuple[()]) -> str:
   """What stands before the label in a target of `counterfactual`."""
   return ''.join(f'{said} {SINGLE_MARKER} ' for said in counterfactual[1:])

@@ -21,7 +21,7 @@ from dsbs_jax.data import register, task_forms
 from dsbs_jax.data.batching import eval_loader, loader
 from dsbs_jax.data.prepared import tokens, views
 from dsbs_jax.data.vocabulary import vocabularies
-from dsbs_jax.inference import option_scoring, output_split
+from dsbs_jax.inference import label_check, option_scoring, output_split
 from dsbs_jax.inference.backends import ct2_engine, decode_functions
 from dsbs_jax.runs import metrics_log
 from dsbs_jax.runtime import files, progress, signals
@@ -123,9 +123,9 @@ class Evaluator:
       self._rank_classifier = option_scoring.RankClassifier(
         task, model, mesh=mesh, batch_size=batch_size, engine=engine
       )
-    self._metric = register.benchmark(
-      parts.benchmark, data_dir=source.data_dir
-    ).metric
+    known = register.benchmark(parts.benchmark, data_dir=source.data_dir)
+    label_check.check(known, self._splits)
+    self._metric = known.metric
     self._data_shards = mesh.shape[partitioning.DATA_AXIS]
     self._batch_sharding = partitioning.batch_sharding(mesh)
     if engine is not None:

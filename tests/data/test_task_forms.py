@@ -88,3 +88,11 @@ def test_single_works_where_brackets_are_unknown():
     said = ids if form == 'single' else [2, *vocabulary.encode('cd'), 2, 1]
     name = f'x_gt_{form}'
     assert task_forms.decode_answer(name, said, vocabulary=vocabulary) == 'cd'
+
+
+@pytest.mark.parametrize(
+  'form', ['finetune', 'label', 'single', 'answer_first']
+)
+def test_the_label_is_read_back_from_a_target(form):
+  target = task_forms.target(form, label='a b', rationale='so c')
+  assert task_forms.label_of(form, target) == 'a b'

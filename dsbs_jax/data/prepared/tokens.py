@@ -121,6 +121,11 @@ class Tokens:
       return self._text('target', position)
     return self.choices.text(target)
 
+  def label_text(self, position: int) -> str:
+    """The label in the decoder's text, as prepared."""
+    form = contract.parse_task_name(self.name).form
+    return task_forms.label_of(form, self._text('target', position))
+
   def answer(self, position: int) -> str:
     """The text that a prediction is compared with."""
     return self._text('answer', position)
