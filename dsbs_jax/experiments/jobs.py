@@ -7,14 +7,22 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 
+from dsbs_jax import contract
+from dsbs_jax.data import declared, register
 from dsbs_jax.data.prepared import store
 from dsbs_jax.data.remote import buckets
-from dsbs_jax.preparing import prepare
+from dsbs_jax.preparing import prepare, source_digest
 from dsbs_jax.runs import run_folder, run_names
 from dsbs_jax.runtime.configuration import gin_config, gin_texts
 from dsbs_jax.training import train_config
 
 NEW, RESUME, FINISHED = 'new', 'resume', 'finished'
+# Flags of prepare that decide examples, with their defaults.
+_ASKED = {
+  field.name: field.default
+  for field in dataclasses.fields(prepare.PrepareConfig)
+  if field.name in ('teacher', 'completions', 'keep', 'clean')
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,6 +71,41 @@ class Subset:
       flags['vocabulary'] = self.vocabulary
     given = [f'--{name}={value}' for name, value in flags.items()]
     return [sys.executable, '-m', 'dsbs_jax.prepare', *given, *self.flags]
+
+
+def check_subsets(subsets: Sequence[Subset]) -> None:
+  """Checks that data which is there already is what its command prepares.
+
+  Args:
+    subsets: of one sweep.
+
+  Raises:
+    UserError: it was prepared of other files or with other flags.
+  """
+  digests = {}  # of a zip it takes a while
+  for subset in subsets:
+    if not subset.source or not subset.done:
+      continue
+    found = store.read(subset.benchmark, subset.data_dir).metadata
+    if declared.KEY in found:  # of rows that the sweep was not told of
+      continue
+    given = dict(flag.lstrip('-').partition('=')[::2] for flag in subset.flags)
+    asked = {name: given.get(name, value) for name, value in _ASKED.items()}
+    if subset.benchmark not in digests:
+      known = register.benchmark(subset.benchmark, data_dir=subset.data_dir)
+      digests[subset.benchmark] = source_digest.digest(
+        known, subset.source, asked['completions']
+      )
+    if found.get('files'):  # earlier versions have none
+      asked['files'] = digests[subset.benchmark] or found['files']
+    changed = [n for n in asked if asked[n] != found.get(n, asked[n])]
+    if changed:
+      raise contract.UserError(
+        f'{subset.benchmark} in {subset.data_dir} was prepared with other'
+        f' {", ".join(changed)}: { {n: found[n] for n in changed} }, expected'
+        f' { {n: asked[n] for n in changed} }. Give another --data_dir and'
+        ' --runs_dir, or remove that data and the runs on it.'
+      )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -138,9 +138,8 @@ def plan(sweep: Sweep) -> jobs.SweepPlan:
   """All runs of a sweep with their state. Nothing on disk is changed.
 
   Raises:
-    UserError: a coordinate or a gin file is wrong, two runs would share a
-      folder, data is missing and cannot be prepared, or a folder holds a run
-      with other settings.
+    UserError: a coordinate or gin file is wrong, two runs would share a folder,
+      or data is missing, or data or a run of other settings is there.
   """
   buckets.fetch(sweep.runs_dir, arrays=False)
   files = {model_name(file): file for file in sweep.models}
@@ -252,6 +251,7 @@ def _check_settings(
 
 
 def _check_data(sweep: Sweep, found: jobs.SweepPlan) -> None:
+  jobs.check_subsets(found.subsets)
   if missing := [] if sweep.source else found.open_subsets:
     name = missing[0].benchmark
     register.benchmark(name, data_dir=sweep.data_dir)  # or it is misspelt

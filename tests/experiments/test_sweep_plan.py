@@ -9,6 +9,7 @@ import pytest
 
 from dsbs_jax.experiments import jobs, sweep_plan
 from dsbs_jax.experiments import sweep as sweep_lib
+from dsbs_jax.preparing import prepare
 from dsbs_jax.runtime.configuration import gin_config
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
@@ -244,6 +245,37 @@ def test_mistakes_are_found_before_anything_runs(tmp_path, changed, message):
   with pytest.raises(ValueError, match=message):
     sweep_plan.plan(_sweep(tmp_path, **changed))
   assert not (tmp_path / 'runs').exists()
+
+
+def test_data_of_other_files_or_flags_is_not_taken_for_this(tmp_path):
+  source = tmp_path / 'source'
+  shutil.copytree(REPOSITORY / 'tests/data/fixtures/archive', source)
+
+  def plan(*flags, **changed):
+    given = {'benchmarks': ('svamp',), 'source': str(source)}
+    return sweep_plan.plan(
+      _sweep(tmp_path, prepare_flags=flags, **given | changed)
+    )
+
+  (subset,) = plan('--keep=parsed').subsets
+  prepare.prepare(
+    prepare.PrepareConfig(
+      benchmark='svamp',
+      source=subset.source,
+      data_dir=subset.data_dir,
+      keep='parsed',
+    )
+  )
+  assert not plan('--keep=parsed').open_subsets
+  assert not plan(source=None).open_subsets  # whatever it was made of
+  with pytest.raises(ValueError, match="other keep: {'keep': 'parsed'}, exp"):
+    plan()
+  with pytest.raises(ValueError, match='other clean'):
+    plan('--keep=parsed', '--clean=drop')
+  (rows,) = source.rglob('svamp_train.json')
+  rows.write_text(rows.read_text() + '\n')
+  with pytest.raises(ValueError, match='other files'):
+    plan('--keep=parsed')
 
 
 def test_print_writes_commands_and_runs_nothing(tmp_path, capsys):
