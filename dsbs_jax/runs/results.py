@@ -22,6 +22,16 @@ from dsbs_jax.core import network
 from dsbs_jax.data.prepared import store
 from dsbs_jax.runs import run_folder, run_names
 
+# Macros that may differ between seeds: where, how fast and how often, and what
+# the coordinates tell.
+_FREE = (
+  *('MODEL_DIR', 'DATA_DIR', 'MIXTURE_OR_TASK_NAME', 'SEED'),
+  *('VOCABULARY', 'MODULE', 'ALLOW_PICKLE', 'MATMUL_PRECISION', 'REMAT'),
+  *('SCAN_LAYERS', 'MICROBATCHES', 'CHUNK_TOKENS', 'SKIP_PADDING', 'MESH'),
+  *('SHARDING_RULES', 'EVAL_PERIOD', 'EVAL_SPLITS', 'EVAL_BATCH_SIZE'),
+  *('LOG_PERIOD', 'KEEP_CHECKPOINTS', 'MAX_NONFINITE_STEPS', 'PROFILE_STEPS'),
+)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
@@ -107,19 +117,38 @@ def read_all(folder: str | pathlib.Path) -> list[Run]:
 
 
 def told_apart(runs: Sequence[Run]) -> list[Run]:
-  """Runs of the same coordinates become settings, named by their folders."""
-  count = collections.Counter(run.coordinates for run in runs)
+  """Runs that differ in more than their seed become settings of their own.
+
+  They are named by what differs; those of the same coordinates and settings,
+  by their folders.
+  """
+  groups = collections.defaultdict(list)
+  for run in runs:
+    groups[dataclasses.replace(run.coordinates, seed=0)].append(run.macros)
+  varied = {point: _varied(members) for point, members in groups.items()}
+  named = []
+  for run in runs:
+    names = varied[dataclasses.replace(run.coordinates, seed=0)]
+    named.append(_of_setting(run, *(f'{n}={run.macros[n]}' for n in names)))
+  count = collections.Counter(run.coordinates for run in named)
   return [
-    run
-    if count[run.coordinates] == 1
-    else dataclasses.replace(
-      run,
-      coordinates=dataclasses.replace(
-        run.coordinates, setting=(*run.coordinates.setting, str(run.path))
-      ),
-    )
-    for run in runs
+    run if count[run.coordinates] == 1 else _of_setting(run, str(run.path))
+    for run in named
   ]
+
+
+def _varied(members: Sequence[Mapping[str, Any]]) -> list[str]:
+  """The macros by which runs differ in what they learn."""
+  known = set.intersection(*map(set, members)) - set(_FREE)
+  first = members[0]
+  return sorted(n for n in known if any(m[n] != first[n] for m in members))
+
+
+def _of_setting(run: Run, *setting: str) -> Run:
+  """The run with more that was varied."""
+  point = run.coordinates
+  point = dataclasses.replace(point, setting=(*point.setting, *setting))
+  return dataclasses.replace(run, coordinates=point)
 
 
 def read(path: pathlib.Path) -> Run:

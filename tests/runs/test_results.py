@@ -133,6 +133,16 @@ def test_equal_runs_become_settings_of_their_own(make_run):
   assert len({run.coordinates for run in runs}) == 2
 
 
+def test_seeds_of_other_settings_are_no_seeds_of_this_one(make_run):
+  for seed, (name, steps) in enumerate([('a', 20), ('b', 20), ('c', 40)]):
+    make_run(name=name, seed=seed, train_steps=steps, data_dir=f'data-{name}')
+  found = results.told_apart(results.read_all(make_run.folder))
+  assert [run.coordinates.setting for run in found] == [
+    *(('TRAIN_STEPS=20',), ('TRAIN_STEPS=20',), ('TRAIN_STEPS=40',))
+  ]
+  assert [run.coordinates.seed for run in found] == [0, 1, 2]
+
+
 def test_runs_that_were_moved_and_linked_are_found_once(make_run, tmp_path):
   make_run(seed=0)
   moved = make_run(seed=1)
