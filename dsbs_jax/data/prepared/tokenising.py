@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A task's prepared examples -> its token arrays, a chunk at a time."""
 
-import collections
 import itertools
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -43,12 +42,8 @@ def tokenise(
   Returns:
     Positions in the original file, and the columns `FIELDS` in pieces; with
     counterfactuals also `TASK_IDS`.
-
-  Raises:
-    UserError: most labels are, as the vocabulary writes them, one label.
   """
   llm = task_forms.label_source(name, split) == 'llm'
-  lost: collections.Counter[tuple[str, str]] = collections.Counter()
   index, columns = [], {field: [] for field in FIELDS}
   told = time.monotonic()
   examples = prepared.examples(split)
@@ -57,49 +52,13 @@ def tokenise(
     added = _columns(batch, labels, name.form, vocabulary, prefix)
     for field, column in added.items():
       columns.setdefault(field, []).append(column)
-    if name.form not in contract.WITHOUT_LABEL:
-      lost.update(_unwritten(labels, vocabulary))
     index += [e.index for e in batch]
     if time.monotonic() - told > _SECONDS_BETWEEN_LINES:
       told = time.monotonic()
       done, total = len(index), prepared.num_examples(split)
       line = f'tokenising {name} {split}: {done:,} of {total:,}'
       print(line, file=sys.stderr, flush=True)
-  if lost:
-    _tell_unwritten(lost, len(index), f'{name} {split}')
   return index, columns
-
-
-def _unwritten(
-  labels: Sequence[str], vocabulary: vocabularies.Vocabulary
-) -> Iterator[tuple[str, str]]:
-  """Labels with characters that have no id, and how they read without."""
-  for label, ids in zip(labels, vocabulary.encode_all(labels), strict=True):
-    if vocabulary.unk in ids:
-      yield label, vocabulary.decode(ids)
-
-
-def _tell_unwritten(
-  lost: collections.Counter[tuple[str, str]], num_rows: int, place: str
-) -> None:
-  """Says which labels a vocabulary cannot write; refuses what all read alike.
-
-  Of two labels that read the same each would be scored as the other: all would
-  be right.
-  """
-  alike = collections.Counter(read for _, read in lost)
-  mistaken = sum(n for (_, read), n in lost.items() if alike[read] > 1)
-  ((label, read), _), *_ = lost.most_common(1)
-  words = (
-    f'{place}: the vocabulary lacks characters of {lost.total():,} of'
-    f' {num_rows:,} labels, such as {label!r}, which reads {read!r}'
-  )
-  if 2 * mistaken > num_rows:
-    raise contract.UserError(
-      f'{words}, as others do. Give a --vocabulary that has them, such as'
-      " mT5's, or train one with prepare --train_vocab=4096."
-    )
-  print(words, file=sys.stderr, flush=True)
 
 
 def _columns(
