@@ -7,6 +7,7 @@ count once the list has them.
 """
 
 import json
+import math
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -87,9 +88,14 @@ def accuracies(saved: Mapping[int, pathlib.Path]) -> dict[int, float]:
 
 
 def accuracy(scores: Mapping[str, float]) -> float:
-  """Accuracy on the first split that was evaluated; -inf if none has one."""
-  found = (v for k, v in scores.items() if k.endswith('/accuracy'))
-  return next(found, _NOT_EVALUATED)
+  """Accuracy on validation, else on the first split with one; -inf for none.
+
+  One that is no number, as a metric of one's own may give, is none.
+  """
+  found = {k: v for k, v in scores.items() if k.endswith('/accuracy')}
+  first = next(iter(found.values()), _NOT_EVALUATED)
+  chosen = found.get('validation/accuracy', first)
+  return chosen if math.isfinite(chosen) else _NOT_EVALUATED
 
 
 def best(accuracies: Mapping[int, float], steps: Iterable[int]) -> int | None:

@@ -137,8 +137,8 @@ class Checkpoints:
 
     Args:
       step: which checkpoint.
-      scores: '<split>/<metric>' -> value; the accuracy on the first split
-        chooses the best. {} adds nothing.
+      scores: '<split>/<metric>' -> value; the accuracy on validation, or on
+        the first split, chooses the best. {} adds nothing.
     """
     if scores:
       self._accuracies[step] = checkpoint_scores.accuracy(scores)

@@ -81,7 +81,7 @@ class Run:
       split: the split.
       step: of training.
     """
-    return self.evaluated.get(split, {}).get(step, {}).get('accuracy')
+    return run_folder.accuracy(self.evaluated.get(split, {}).get(step, {}))
 
   @property
   def data(self) -> store.Prepared | None:

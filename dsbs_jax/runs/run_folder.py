@@ -4,6 +4,7 @@
 import ast
 import collections
 import json
+import math
 import os
 import pathlib
 import re
@@ -157,12 +158,18 @@ def last_step(
   return max([0, *trained, *(s for steps in evaluated.values() for s in steps)])
 
 
+def accuracy(metrics: Metrics) -> float | None:
+  """Accuracy in percent; None where there is none, or it is no number."""
+  found = metrics.get('accuracy')
+  return found if found is not None and math.isfinite(found) else None
+
+
 def best_step(evaluated: Mapping[str, Mapping[int, Metrics]]) -> int | None:
   """The step of the highest accuracy on validation, the newest of equals."""
   scores = [
-    (metrics['accuracy'], step)
+    (found, step)
     for step, metrics in evaluated.get(VALIDATION, {}).items()
-    if 'accuracy' in metrics
+    if (found := accuracy(metrics)) is not None
   ]
   return max(scores)[1] if scores else None
 

@@ -1,13 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """What was saved comes back, bit for bit, and the right ones are kept."""
 
+import math
+
 import jax
 import numpy as np
 import pytest
 
 from dsbs_jax.core import optimizer, steps
 from dsbs_jax.interop import checksums, read_checkpoint
-from dsbs_jax.runs import checkpoint_folders, checkpoints
+from dsbs_jax.runs import (
+  checkpoint_folders,
+  checkpoint_scores,
+  checkpoints,
+)
 from tests import models
 
 CONFIG = models.t5(vocab_size=32, emb_dim=8, head_dim=4, mlp_dim=16)
@@ -141,3 +147,18 @@ def test_the_best_is_that_of_the_first_evaluated_split(state, tmp_path):
   kept = sorted(path.name for path in tmp_path.glob('checkpoint_*'))
   assert kept == ['checkpoint_3', 'checkpoint_4']
   assert checkpoint_folders.find_checkpoint(str(tmp_path), 'best')[1] == 3
+
+
+@pytest.mark.parametrize(
+  ('scores', 'expected'),
+  [
+    ({'test/accuracy': 90.0, 'validation/accuracy': 20.0}, 20.0),
+    ({'train/accuracy': 90.0, 'test/accuracy': 20.0}, 90.0),
+    ({'validation/accuracy': math.nan, 'test/accuracy': 9.0}, -math.inf),
+    ({'validation/f1': 3.0}, -math.inf),
+  ],
+)
+def test_validation_chooses_the_best_whatever_is_evaluated_first(
+  scores, expected
+):
+  assert checkpoint_scores.accuracy(scores) == expected

@@ -2,6 +2,7 @@
 """A run is finished only when nothing of its last step is missing."""
 
 import json
+import math
 
 import pytest
 
@@ -97,6 +98,16 @@ def test_validation_chooses_and_test_is_not_looked_at(make_run):
 def test_the_newest_of_equally_good_steps_is_best(make_run):
   run = results.read(make_run(validation=(30.0, 30.0), test=(1.0, 2.0)))
   assert run.best_step == 20
+
+
+@pytest.mark.parametrize('best', [0, 1, 2])
+def test_an_accuracy_that_is_no_number_is_none(make_run, best):
+  values = [math.nan] * 3
+  values[best] = 30.0
+  run = results.read(make_run(validation=values, test=(1.0, 2.0, math.nan)))
+  assert run.best_step == 10 * (best + 1)
+  assert run.accuracy('test', 30) is None
+  assert run.accuracy('test', 20) == 2.0
 
 
 def test_without_validation_the_last_step_is_chosen(make_run):
