@@ -117,5 +117,15 @@ def test_devices_are_known_by_the_kind_that_jax_names(kind, name):
   )
 
 
-def test_other_devices_have_no_utilisation():
-  assert device_specs.peak_flops('cpu', 'float32') is None
+@pytest.mark.parametrize(
+  'kind',
+  [
+    'cpu',
+    'NVIDIA H100 PCIe',
+    'NVIDIA H200 NVL',
+    'NVIDIA A100-SXM4-40GB MIG 1g.5gb',
+    'TPU v4 lite',
+  ],
+)
+def test_other_devices_have_no_utilisation(kind):
+  assert device_specs.peak_flops(kind, 'float32') is None
