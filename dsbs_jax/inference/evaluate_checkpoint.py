@@ -12,6 +12,7 @@ from dsbs_jax.data import register
 from dsbs_jax.data.remote import buckets
 from dsbs_jax.inference import evaluator as evaluator_lib
 from dsbs_jax.inference import student_config
+from dsbs_jax.inference.backends import backend
 from dsbs_jax.runs import checkpoint_folders
 from dsbs_jax.runtime import field_checks, files, progress
 
@@ -83,7 +84,6 @@ def evaluate(config: EvalConfig) -> None:
     for split in evaluator.splits:
       predictions = evaluator.predict(loaded.params, split)
       metrics = evaluator.score(split, predictions)
-      written = evaluator.write(folder, loaded.step, split, predictions)
       line = {
         'checkpoint': buckets.shown(str(loaded.path)),
         'step': loaded.step,
@@ -93,7 +93,30 @@ def evaluate(config: EvalConfig) -> None:
       }
       if loaded.engine is not None:
         line['backend'] = loaded.facts['backend']
+      if config.num_beams > 1 and not config.score_labels:
+        line['num_beams'] = config.num_beams
+      written = evaluator.write(
+        folder, loaded.step, split, predictions, how=how_decoded(line)
+      )
       _write_scores(folder, line, metrics, predictions=written)
+
+
+def how_decoded(line: Mapping[str, Any]) -> str:
+  """Says of a line of scores what else than a run's own evaluation it is.
+
+  Args:
+    line: of eval.jsonl.
+
+  Returns:
+    Such as 'beams4' or 'ct2_int8-chosen', '' for greedy decoding in float32.
+  """
+  beams, used = line.get('num_beams', 1), line.get('backend')
+  parts = {
+    f'beams{beams}': beams != 1,
+    f'{used}': used == backend.CT2_INT8,
+    'chosen': line.get('answers') == 'chosen',
+  }
+  return '-'.join(name for name, is_so in parts.items() if is_so)
 
 
 def _write_scores(

@@ -49,7 +49,7 @@ def predictions_file(
   split: str,
   *,
   step: int,
-  chosen: bool = False,
+  how: str = '',
 ) -> pathlib.Path:
   """Where the predictions of a task are written.
 
@@ -58,9 +58,9 @@ def predictions_file(
     task: what was evaluated.
     split: on which split.
     step: of the parameters.
-    chosen: whether labels were chosen, not generated.
+    how: they were made other than a run makes its own, such as 'chosen'.
   """
-  how = '-chosen' if chosen else ''
+  how = f'-{how}' if how else ''
   return folder / PREDICTIONS / f'{task}-{split}-{step:06}{how}.jsonl'
 
 
@@ -249,6 +249,7 @@ class Evaluator:
     step: int,
     split: str,
     predictions: Sequence[str],
+    how: str = '',
   ) -> pathlib.Path:
     """Writes one JSON line per example, in the split's order.
 
@@ -257,6 +258,7 @@ class Evaluator:
       step: of the parameters, for the file name.
       split: one of `splits`.
       predictions: one text per example.
+      how: see `predictions_file`; '' is what the evaluator knows of it.
 
     Returns:
       The file.
@@ -270,7 +272,7 @@ class Evaluator:
       self.task,
       split,
       step=step,
-      chosen=self._rank_classifier is not None,
+      how=how or ('chosen' if self._rank_classifier else ''),
     )
     lines = (
       {

@@ -150,7 +150,7 @@ def _untouched(
       name = views.own_name(line['task'])
       if start is None or name is None:
         continue
-      key = (start, line['task'], line.get('answers') == 'chosen')
+      key = (start, line['task'], evaluate_checkpoint.how_decoded(line))
       scores, _, _ = found.get(key, ({}, None, 0))
       scores = {**scores, line['split']: line.get('accuracy')}
       found[key] = (scores, file.parent, line['step'])
@@ -161,19 +161,21 @@ def _untouched(
 
 
 def _of_start(
-  key: tuple[str, str, bool],
+  key: tuple[str, str, str],
   scores: Mapping[str, float],
   folder: pathlib.Path,
   step: int,
 ) -> Reference:
-  start, task, is_chosen = key
+  start, task, how = key
   file = evaluator.predictions_file(
-    folder, task, run_folder.TEST, step=step, chosen=is_chosen
+    folder, task, run_folder.TEST, step=step, how=how
   )
   title = f'Untouched student, asked as in {task}'
+  if how:
+    title += f', {how.replace("chosen", "labels ranked").replace("-", ", ")}'
   return Reference(
     kind=UNTOUCHED,
-    title=f'{title}, labels ranked' if is_chosen else title,
+    title=title,
     benchmark=views.own_name(task).benchmark,
     start=start,
     test=scores.get(run_folder.TEST),

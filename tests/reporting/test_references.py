@@ -151,6 +151,25 @@ def test_a_later_evaluation_replaces_an_earlier_one(make_run, start):
   assert found.test == 5.5
 
 
+def test_an_evaluation_of_another_kind_replaces_none(make_run, start):
+  make_run(initial_checkpoint=start)
+  _evaluate(start, start, test=4.5)
+  line = json.loads((start / 'eval.jsonl').read_text())
+  others = [
+    {'num_beams': 4, 'accuracy': 6.5},
+    {'backend': 'ct2', 'accuracy': 4.5},
+    {'backend': 'ct2_int8', 'answers': 'chosen', 'accuracy': 7.5},
+  ]
+  with (start / 'eval.jsonl').open('a') as file:
+    file.writelines(json.dumps(line | other) + '\n' for other in others)
+  title = 'Untouched student, asked as in cqa_gt_label'
+  assert {r.title: r.test for r in _all(make_run)[2]} == {
+    title: 4.5,
+    f'{title}, beams4': 6.5,
+    f'{title}, ct2_int8, labels ranked': 7.5,
+  }
+
+
 def test_a_damaged_line_is_named(make_run, start):
   make_run(initial_checkpoint=start)
   (start / 'eval.jsonl').write_text('{"step": 0}\n')

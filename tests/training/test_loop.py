@@ -206,24 +206,29 @@ def test_a_run_does_not_start_from_another_vocabulary(
     loop.train(settings(tmp_path, path, "VOCABULARY = 'bytes:99'"))
 
 
+def _evaluation(unbroken, out, **changed):
+  given = {
+    'checkpoint_path': unbroken.model_dir,
+    'mixture_or_task_name': 'svamp_gt_dsbs',
+    'step': 'latest',
+    'output_dir': str(out),
+    'data_dir': unbroken.data_dir,
+    'vocabulary': 'bytes',
+    'prefixes': None,
+    'model': unbroken.model,
+    'eval_splits': ('validation', 'test'),
+    'eval_batch_size': 3,
+    'max_decode_len': 8,
+    'num_beams': 1,
+    'score_labels': False,
+    'mesh': None,
+    'sharding_rules': unbroken.sharding_rules,
+  }
+  return evaluate_checkpoint.EvalConfig(**given | changed)
+
+
 def test_the_checkpoint_scores_as_in_training(unbroken, tmp_path):
-  run = evaluate_checkpoint.EvalConfig(
-    checkpoint_path=unbroken.model_dir,
-    mixture_or_task_name='svamp_gt_dsbs',
-    step='latest',
-    output_dir=str(tmp_path),
-    data_dir=unbroken.data_dir,
-    vocabulary='bytes',
-    prefixes=None,
-    model=unbroken.model,
-    eval_splits=('validation', 'test'),
-    eval_batch_size=3,
-    max_decode_len=8,
-    num_beams=1,
-    score_labels=False,
-    mesh=None,
-    sharding_rules=unbroken.sharding_rules,
-  )
+  run = _evaluation(unbroken, tmp_path)
   lock = folder_lock.FolderLock(
     f'{unbroken.model_dir}/{run_folder.LOCK_FILE}', doing='trained', remedy=''
   )
@@ -232,6 +237,17 @@ def test_the_checkpoint_scores_as_in_training(unbroken, tmp_path):
   name = 'predictions/svamp_gt_label-test-000012.jsonl'
   trained = pathlib.Path(unbroken.model_dir, name).read_text()
   assert (tmp_path / name).read_text() == trained
+
+
+def test_other_decoding_leaves_the_predictions_of_a_run_alone(
+  unbroken, tmp_path
+):
+  run = _evaluation(unbroken, tmp_path, num_beams=2, eval_splits=('test',))
+  evaluate_checkpoint.evaluate(run)
+  (written,) = (tmp_path / 'predictions').iterdir()
+  assert written.name == 'svamp_gt_label-test-000012-beams2.jsonl'
+  (line,) = (tmp_path / 'eval.jsonl').read_text().splitlines()
+  assert json.loads(line)['num_beams'] == 2
 
 
 @pytest.mark.parametrize(
