@@ -9,6 +9,7 @@ from typing import Any
 
 from dsbs_jax import contract
 from dsbs_jax.data import register
+from dsbs_jax.data.prepared import tokens
 from dsbs_jax.data.remote import buckets
 from dsbs_jax.inference import evaluator as evaluator_lib
 from dsbs_jax.inference import student_config
@@ -82,8 +83,6 @@ def evaluate(config: EvalConfig) -> None:
   with buckets.output(place) as folder:
     folder.mkdir(parents=True, exist_ok=True)
     for split in evaluator.splits:
-      predictions = evaluator.predict(loaded.params, split)
-      metrics = evaluator.score(split, predictions)
       line = {
         'checkpoint': buckets.shown(str(loaded.path)),
         'step': loaded.step,
@@ -95,8 +94,15 @@ def evaluate(config: EvalConfig) -> None:
         line['backend'] = loaded.facts['backend']
       if config.num_beams > 1 and not config.score_labels:
         line['num_beams'] = config.num_beams
+      how = how_decoded(line)
+      file = evaluator_lib.predictions_file(
+        folder, evaluator.task, split, step=loaded.step, how=how
+      )
+      _check_inputs(file, tokens.load(evaluator.task, split, source))
+      predictions = evaluator.predict(loaded.params, split)
+      metrics = evaluator.score(split, predictions)
       written = evaluator.write(
-        folder, loaded.step, split, predictions, how=how_decoded(line)
+        folder, loaded.step, split, predictions, how=how
       )
       _write_scores(folder, line, metrics, predictions=written)
 
@@ -117,6 +123,21 @@ def how_decoded(line: Mapping[str, Any]) -> str:
     'chosen': line.get('answers') == 'chosen',
   }
   return '-'.join(name for name, is_so in parts.items() if is_so)
+
+
+def _check_inputs(file: pathlib.Path, data: tokens.Tokens) -> None:
+  """Raises UserError where a file of predictions is on other inputs."""
+  if not file.is_file():
+    return
+  with file.open(encoding='utf-8') as lines:
+    before = [json.loads(line)['input'] for line in lines]
+  if before != [data.input_text(i) for i in range(len(data))]:
+    raise contract.UserError(
+      f'{buckets.shown(str(file))} has predictions on {len(before):,} inputs,'
+      f' expected the {len(data):,} of this {data.split}: they are on other'
+      ' data, or were asked otherwise, and would be lost. Give --out=FOLDER, or'
+      ' remove the file.'
+    )
 
 
 def _write_scores(

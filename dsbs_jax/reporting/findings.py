@@ -200,8 +200,8 @@ def other_tests(compared: Mapping[str, method_pairs.Compared]) -> list[str]:
   return [
     f'The runs on {name} were tested on different examples, so that their'
     ' accuracies and gains do not compare: the data was prepared again between'
-    ' them. Only examples that all have are compared one by one. Evaluate the'
-    ' runs on the same data, or report them apart.'
+    ' them. Only examples that all have are compared one by one. Train them on'
+    ' the same data, or report them apart.'
     for name, methods in compared.items()
     if methods.questions.differ
   ]

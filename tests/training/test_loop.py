@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from dsbs_jax import contract
 from dsbs_jax.core import partitioning
 from dsbs_jax.data.batching import row_shapes
 from dsbs_jax.data.prepared import dataset_writer, store
@@ -237,6 +238,21 @@ def test_the_checkpoint_scores_as_in_training(unbroken, tmp_path):
   name = 'predictions/svamp_gt_label-test-000012.jsonl'
   trained = pathlib.Path(unbroken.model_dir, name).read_text()
   assert (tmp_path / name).read_text() == trained
+
+
+def test_predictions_on_other_inputs_are_not_replaced(unbroken, tmp_path):
+  folder = tmp_path / 'predictions'
+  folder.mkdir()
+  file = folder / 'svamp_gt_label-test-000012.jsonl'
+  own = pathlib.Path(unbroken.model_dir, 'predictions', file.name).read_text()
+  file.write_text(own)
+  run = _evaluation(unbroken, tmp_path, eval_splits=('test',))
+  evaluate_checkpoint.evaluate(run)  # the same may be evaluated again
+  other = own.replace('"input": "[label] ', '"input": "[label] Other ', 1)
+  file.write_text(other)
+  with pytest.raises(contract.UserError, match='would be lost. Give --out='):
+    evaluate_checkpoint.evaluate(run)
+  assert file.read_text() == other
 
 
 def test_other_decoding_leaves_the_predictions_of_a_run_alone(
