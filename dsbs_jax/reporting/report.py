@@ -47,8 +47,8 @@ def report(
   by_folder = {}  # one may be given twice, or with one that holds it
   for run in itertools.chain.from_iterable(map(results.read_all, copies)):
     by_folder.setdefault(run.path.resolve(), run)
-  runs = list(by_folder.values())
-  rows = comparison.rows(results.told_apart(runs))
+  runs = results.told_apart(list(by_folder.values()))
+  rows = comparison.rows(runs)
   found = references.find(copies, runs)
   compared = {
     name: method_pairs.of_benchmark(name, members, found)

@@ -107,7 +107,7 @@ def parse(name: str) -> Coordinates | None:
       seed=int(match['seed']),
       setting=tuple(part for part in _SETTING.split(match['setting']) if part),
     )
-  except contract.UserError:
+  except ValueError:
     return None  # it only looks like the name of a run
 
 

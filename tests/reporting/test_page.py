@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The page shows what the runs hold, loads nothing, and keeps text as text."""
 
+import csv
 import html.parser
 import json
 import re
@@ -349,3 +350,22 @@ def test_a_run_that_is_given_twice_is_one_run(make_run, tmp_path, capsys):
   assert '| 35.00 ± 5.00 | 35.00 ± 5.00 |' in capsys.readouterr().out
   text = (tmp_path / 'out' / 'runs.csv').read_text()
   assert len(text.splitlines()) == 3
+
+
+def test_both_csv_files_have_the_same_settings(make_run, tmp_path):
+  for seed, name in enumerate('abc'):
+    make_run(name=name, seed=seed, train_steps=20 if name < 'c' else 40)
+  report.report([str(make_run.folder)], out=str(tmp_path / 'out'))
+  settings = {
+    name: [line['setting'] for line in _csv(tmp_path / 'out' / name)]
+    for name in ('runs.csv', 'table.csv')
+  }
+  assert settings == {
+    'runs.csv': ['TRAIN_STEPS=20', 'TRAIN_STEPS=20', 'TRAIN_STEPS=40'],
+    'table.csv': ['TRAIN_STEPS=20', 'TRAIN_STEPS=40'],
+  }
+
+
+def _csv(path):
+  with path.open(newline='') as file:
+    return list(csv.DictReader(file))

@@ -58,7 +58,13 @@ def test_values_with_quotes_and_slashes_stay_in_one_folder():
 
 @pytest.mark.parametrize(
   'name',
-  ['run1', 'cqa_gt_dsbs', 'cqa_gt_dsbs-tiny-f2-s0', 'cqa_rationale-tiny-f1-s0'],
+  [
+    'run1',
+    'cqa_gt_dsbs',
+    'cqa_gt_dsbs-tiny-f2-s0',
+    'cqa_rationale-tiny-f1-s0',
+    'cqa_gt_dsbs-tiny-f0.5.1-s0',
+  ],
 )
 def test_other_names_are_nobodys(name):
   assert run_names.parse(name) is None
