@@ -202,7 +202,8 @@ def llm_accuracy(
     split: which.
 
   Returns:
-    None if the prepared data of no run is there or has the count.
+    None if the prepared data of no run is there or has the count, or if there
+    are several teachers.
   """
   value = split_counts(runs, benchmark, split).get('accuracy')
   return None if value is None else float(value)
@@ -211,17 +212,35 @@ def llm_accuracy(
 def split_counts(
   runs: Sequence[results.Run], benchmark: str, split: str
 ) -> Mapping[str, Any]:
-  """What prepare counted in a split, of the first run that has an accuracy.
+  """What prepare counted in a split with answers of the LLM; {} without.
+
+  Nor is there one answer where runs have data of several LLMs.
 
   Args:
     runs: all runs.
     benchmark: its name.
     split: which.
   """
-  for run in runs:
-    data = run.data if run.coordinates.benchmark == benchmark else None
+  found = all_counts(runs, benchmark, split)
+  return found[0] if len({c['accuracy'] for c in found}) == 1 else {}
+
+
+def all_counts(
+  runs: Sequence[results.Run], benchmark: str, split: str
+) -> list[Mapping[str, Any]]:
+  """What prepare counted in a split, of all data that has an accuracy.
+
+  Args:
+    runs: all runs.
+    benchmark: its name.
+    split: which.
+  """
+  own = (r for r in runs if r.coordinates.benchmark == benchmark)
+  first = {run.macros.get('DATA_DIR'): run for run in own}
+  found = []
+  for data in (run.data for run in first.values()):
     if data is not None and split in data.splits:
       counts = data.metadata['splits'].get(split, {}).get('counts', {})
       if counts.get('accuracy') is not None:
-        return counts
-  return {}
+        found.append(counts)
+  return found

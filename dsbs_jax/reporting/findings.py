@@ -11,7 +11,7 @@ from dsbs_jax.reporting import (
   references,
   tables,
 )
-from dsbs_jax.runs import results
+from dsbs_jax.runs import results, run_folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,4 +230,12 @@ def notes(
       ' from a pre-trained T5. Compare their methods with each other, not their'
       ' accuracies with those of pre-trained models, which are far higher.'
     )
+  for name in sorted({run.coordinates.benchmark for run in runs}):
+    counts = comparison.all_counts(runs, name, run_folder.TEST)
+    if len({each['accuracy'] for each in counts}) > 1:
+      found.append(
+        f'The data of the runs on {name} has answers of several LLMs, or several'
+        ' answers of one, so that no accuracy of a teacher is shown. Report the'
+        ' runs of each apart.'
+      )
   return found + other_tests(compared or {})

@@ -23,6 +23,7 @@ from dsbs_jax.reporting import (
 from dsbs_jax.runs import results, run_folder
 from dsbs_jax.runtime.configuration import gin_config
 from dsbs_jax.training import loop
+from tests import run_folders
 from tests.claims import doors
 
 
@@ -187,6 +188,27 @@ def test_a_teacher_that_answered_a_part_says_so(make_run, teach, monkeypatch):
   )
   (found,) = _all(make_run)[2]
   assert found.title.endswith('on the 3 of 4 test examples it answered')
+
+
+def test_of_several_teachers_none_is_shown(make_run, monkeypatch):
+  class Data(run_folders.Teacher):
+    def __init__(self, accuracy):
+      super().__init__(())
+      self.metadata = {'splits': {'test': {'counts': {'accuracy': accuracy}}}}
+
+  accuracies = {'a': 50.0, 'b': 60.0}
+  monkeypatch.setattr(
+    'dsbs_jax.runs.run_folder.prepared',
+    lambda name, data_dir: Data(accuracies[data_dir]),
+  )
+  for seed, place in enumerate('aab'):
+    make_run(name=f'run {seed}', seed=seed, data_dir=place)
+  runs, _, found = _all(make_run)
+  assert found == []
+  assert comparison.llm_accuracy(runs, 'cqa') is None
+  assert 'answers of several LLMs' in ' '.join(findings.notes(runs))
+  assert comparison.llm_accuracy(runs[:2], 'cqa') == 50.0
+  assert 'several LLMs' not in ' '.join(findings.notes(runs[:2]))
 
 
 def test_differences_are_those_of_the_tables(make_run, teach):
