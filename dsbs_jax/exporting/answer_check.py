@@ -217,10 +217,14 @@ def read_questions(path: pathlib.Path, max_rows: int) -> _Questions:
     UserError: a line is no question, or there is none.
   """
   inputs, labels = [], []
-  with path.open(encoding='utf-8') as file:
+  with path.open(encoding='utf-8-sig') as file:
     for number, line in enumerate(itertools.islice(file, max_rows), 1):
+      if not line.strip():
+        continue
       try:
         values = json.loads(line)
+        if values['input'] is None:
+          raise TypeError('input is null')
         inputs.append(str(values['input']))
         label = values.get('label')  # a number may be one
         labels.append(None if label is None else str(label))

@@ -302,11 +302,20 @@ def test_what_llama_cpp_does_not_know_is_refused(tmp_path):
       gguf_model.check(changed, vocabularies.load(vocabulary))
 
 
-@pytest.mark.parametrize('line', ['text', '["input"]', '{"label": "x"}'])
+@pytest.mark.parametrize(
+  'line', ['text', '["input"]', '{"label": "x"}', '{"input": null}']
+)
 def test_a_file_of_something_else_is_refused(tmp_path, line):
   (tmp_path / 'file').write_text(line)
   with pytest.raises(ValueError, match='file:1 is not a question'):
     answer_check.read_questions(tmp_path / 'file', 3)
+
+
+def test_blank_lines_and_a_mark_at_the_start_are_no_questions(tmp_path):
+  (tmp_path / 'file').write_bytes(
+    b'\xef\xbb\xbf{"input": "a"}\n\n{"input": 2}\n '
+  )
+  assert answer_check.read_questions(tmp_path / 'file', 9).inputs == ['a', '2']
 
 
 def test_a_label_may_be_a_number(tmp_path):
