@@ -130,7 +130,7 @@ def get_dataset(
     utils.import_module(cfg.module)
   if not paired:
     return _sampled(
-      dataclasses.replace(cfg, pack=layout is layouts.Packed),
+      dataclasses.replace(cfg, pack=layout().packed),
       *(shard_id, num_shards, feature_converter_cls),
       *(num_epochs, continue_from_last_checkpoint),
       rationale_choice=rationale_choice,

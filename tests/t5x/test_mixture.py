@@ -5,6 +5,7 @@ import jax
 import numpy as np
 import pytest
 
+import gin
 from dsbs_jax import contract
 from dsbs_jax.core import network
 
@@ -64,7 +65,10 @@ def test_the_objective_on_a_mixture(mixture, packed):
   from dsbs_jax.data.seqio_tasks import features
   from tests.t5x import engines
 
-  layout = layouts.Packed if packed else layouts.Padded
+  # As a gin file's @layouts.Packed: gin hands over a class derived from it.
+  layout = gin.external_configurable(
+    layouts.Packed if packed else layouts.Padded, module='t5x_tests'
+  )
   batch = open_batch(layout, features.DistillationFeatureConverter)
   assert ('decoder_segment_ids' in batch) == packed
   ids, targets = batch['decoder_task_ids'], batch['decoder_target_tokens']
