@@ -20,6 +20,7 @@ and so does the contrast of rationales for right and wrong labels, see
 
 import dataclasses
 import math
+from typing import Self
 
 import jax
 
@@ -109,6 +110,30 @@ class Distillation:
     for task in self.further_tasks:
       found[task] = getattr(self, f'{task}_weight')
     return found
+
+  def of_form(self, form: str) -> Self:
+    """The objective of a task of a form; one with one term has its plain loss.
+
+    Standard finetuning has nothing for alpha to weigh, and half a loss would be
+    clipped at another norm than the original code's.
+
+    Args:
+      form: of `contract.FORMS`; a mixture, 'dsbs', has the whole objective.
+    """
+    if form == 'dsbs':
+      return self
+    term = contract.term_of(form)
+    return dataclasses.replace(
+      self,
+      alpha=float(term == contract.LABEL_ID),
+      mi_weight=0.0,
+      verdict_weight=float(term == contract.VERDICT_ID),
+      counterfactual_weight=self.counterfactual_weight
+      if form == 'single'
+      else float(term == contract.COUNTERFACTUAL_ID),
+      contrast_weight=0.0,
+      alpha_schedule=None,
+    )
 
   @property
   def further_tasks(self) -> tuple[str, ...]:

@@ -103,6 +103,7 @@ def get_dataset(
   layout: Callable[..., layouts.Layout],
   lengths: Mapping[str, int] | None,
   rationale_choice: str = rationale_rules.FIRST,
+  rates: Mapping[str, float] | None = None,
 ) -> Any:
   """Opens training batches; for `train.get_dataset_fn`.
 
@@ -119,13 +120,22 @@ def get_dataset(
     lengths: row lengths when paired; None takes them from the data.
     rationale_choice: which of a row's several rationales its visits choose
       from, a rule of `rationale_rules`; only when paired.
+    rates: must be None.
 
   Returns:
     An iterator (paired) or a tf.data set.
 
   Raises:
-    UserError: seqio is to sample tasks and to choose among rationales.
+    UserError: seqio is to sample tasks and to choose among rationales, or by
+      other rates than the mixture's.
   """
+  if rates is not None:
+    raise contract.UserError(
+      f'MIXTURE_RATES is {dict(rates)}, expected None: seqio samples the tasks'
+      ' of a mixture by its own rates. Add one with these rates to'
+      ' seqio.MixtureRegistry, or take the built-in engine, python -m'
+      ' dsbs_jax.train.'
+    )
   if cfg.module:
     utils.import_module(cfg.module)
   if not paired:

@@ -26,6 +26,7 @@ from dsbs_jax import contract
 from dsbs_jax.core import network
 from dsbs_jax.core import objective as objective_lib
 from dsbs_jax.core.losses import cross_entropy, weighted_loss
+from dsbs_jax.data.prepared import views
 from dsbs_jax.data.seqio_tasks import features
 from dsbs_jax.interop import t5x_batch_format
 
@@ -47,6 +48,8 @@ class DistillationModel(models.EncoderDecoderModel):
   Args:
     objective: alpha, z-loss and label smoothing; those of T5X's own model
       (`z_loss`, `label_smoothing`, `loss_normalizing_factor`) are not used.
+    task: what is trained; a single task of this project trains on its plain
+      loss, as in the built-in engine.
     lora_rank: must be 0.
     feature_converter_cls: must keep the task ids beside the targets.
     **kwargs: as for `models.EncoderDecoderModel`.
@@ -56,13 +59,15 @@ class DistillationModel(models.EncoderDecoderModel):
     self,
     *,
     objective: objective_lib.Distillation,
+    task: str | None = None,
     lora_rank: int = 0,
     feature_converter_cls=features.DistillationFeatureConverter,
     **kwargs,
   ):
     super().__init__(feature_converter_cls=feature_converter_cls, **kwargs)
     _check_trained(objective, lora_rank)
-    self.objective = objective
+    name = views.own_name(task)
+    self.objective = objective.of_form(name.form) if name else objective
     ids = self.output_vocabulary.vocab_size
     rows = self.module.config.vocab_size
     if ids > rows:

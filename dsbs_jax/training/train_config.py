@@ -201,28 +201,14 @@ class TrainConfig:
 
 
 def objective_of(run: TrainConfig) -> objective_lib.Distillation:
-  """The run's objective; a task with one term trains on its plain loss.
-
-  Standard finetuning has nothing for alpha to weigh, and half a loss would be
-  clipped at another norm than the original code's.
-  """
+  """The run's objective; a task with one term trains on its plain loss."""
   name = views.own_name(run.mixture_or_task_name)
-  if name is None or name.form == 'dsbs':
+  if name is None:
     return run.objective
-  term = contract.term_of(name.form)
-  soft = name.form in soft_label_rows.FORMS
-  return dataclasses.replace(
-    run.objective,
-    soft_label_weight=run.objective.soft_label_weight if soft else 0.0,
-    alpha=float(term == contract.LABEL_ID),
-    mi_weight=0.0,
-    verdict_weight=float(term == contract.VERDICT_ID),
-    counterfactual_weight=run.objective.counterfactual_weight
-    if name.form == 'single'
-    else float(term == contract.COUNTERFACTUAL_ID),
-    contrast_weight=0.0,
-    alpha_schedule=None,
-  )
+  objective = run.objective.of_form(name.form)
+  if name.form in soft_label_rows.FORMS:
+    return objective
+  return dataclasses.replace(objective, soft_label_weight=0.0)
 
 
 def soft_targets(

@@ -211,6 +211,16 @@ def test_what_a_layout_takes_can_be_set_by_its_name():
       )
 
 
+def test_every_term_of_the_objective_is_bound_for_t5x_too():
+  """T5X ignores a macro that no file reads; bound, it is trained or refused."""
+  bound = [
+    (REPOSITORY / file).read_text().partition('\nobjective.Distillation:\n')[2]
+    for file in ('gin/train.gin', 'gin/t5x/train.gin')
+  ]
+  ours, theirs = (set(text.partition('\n\n')[0].split('\n')) for text in bound)
+  assert ours - {''} == theirs and '  mi_weight = %MI_WEIGHT' in theirs
+
+
 def test_adafactor_is_one_file():
   run = _train('models/tiny', 'benchmarks/cqa', 'optimizers/adafactor')
   assert run.optimizer.__name__ == 'adafactor' and run.clip_norm is None

@@ -104,11 +104,12 @@ def train_ours(data, name, params, *, num_steps, num_microbatches, mesh):
     )
 
 
-def make_model(optimizer_def, *, alpha):
+def make_model(optimizer_def, *, alpha, task=None):
   """Our model over T5X's network."""
   vocabulary = seqio.ByteVocabulary()
   return t5x_model.DistillationModel(
     objective=objective.Distillation(alpha=alpha),
+    task=task,
     module=t5x_network.Transformer(
       config=t5x_network.T5Config(**SIZE, dtype='float32', dropout_rate=0.0)
     ),

@@ -25,7 +25,7 @@ def mixture(cqa):
   )
 
 
-def open_batch(layout, converter, *, batch_size=8):
+def open_batch(layout, converter, *, batch_size=8, **further):
   from t5x import utils
 
   from dsbs_jax.interop import t5x_batches
@@ -39,7 +39,11 @@ def open_batch(layout, converter, *, batch_size=8):
     seed=0,
   )
   data = t5x_batches.get_dataset(
-    cfg, 0, 1, converter, paired=False, layout=layout, lengths=None
+    *(cfg, 0, 1, converter),
+    paired=False,
+    layout=layout,
+    lengths=None,
+    **further,
   )
   return next(iter(data.as_numpy_iterator()))
 
@@ -87,6 +91,34 @@ def test_the_objective_on_a_mixture(mixture, packed):
       metrics[f'{term}/loss'].compute(), mean, rtol=1e-5
     )
     assert metrics[f'{term}/target_tokens'].total == count
+
+
+def test_a_single_task_trains_on_its_plain_loss(mixture):
+  """Half of it would be clipped at another norm than the built-in engine's."""
+  from dsbs_jax.data.batching import layouts
+  from dsbs_jax.data.seqio_tasks import features
+  from tests.t5x import engines
+
+  params = engines.initial_params()
+  batch = open_batch(layouts.Padded, features.DistillationFeatureConverter)
+  for task, term in (
+    ('cqa_gt_finetune', 'label'),
+    ('cqa_rationale', 'rationale'),
+  ):
+    model = engines.make_model(None, alpha=0.3, task=task)
+    loss_fn = jax.jit(lambda p, b, model=model: model.loss_fn(p, b, None))
+    loss, metrics = loss_fn(params, batch)
+    np.testing.assert_allclose(
+      loss, metrics[f'{term}/loss'].compute(), rtol=1e-6
+    )
+
+
+def test_other_rates_than_the_mixtures_are_refused(mixture):
+  from dsbs_jax.data.batching import layouts
+
+  rates = {'cqa_gt_label': 0.9, 'cqa_rationale': 0.1}
+  with pytest.raises(contract.UserError, match='MIXTURE_RATES is .*0.9'):
+    open_batch(layouts.Padded, None, rates=rates)
 
 
 def test_padding_rows_are_inert(mixture):
@@ -159,6 +191,7 @@ def test_a_mixture_without_ids_says_what_to_do(mixture):
 @pytest.mark.parametrize(
   ('further', 'named'),
   [
+    ({'mi_weight': 0.1}, 'MI_WEIGHT is 0.1, expected 0'),
     ({'alpha_schedule': 'tscl'}, "ALPHA_SCHEDULE is 'tscl', expected None"),
     ({'verdict_weight': 0.1}, 'VERDICT_WEIGHT is 0.1, expected 0'),
     ({'counterfactual_weight': 0.1}, 'COUNTERFACTUAL_WEIGHT is 0.1, expe'),
