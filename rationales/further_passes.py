@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from dsbs_jax import contract
-from dsbs_jax.data.source import archive
+from dsbs_jax.data.source import archive, json_reader
 from dsbs_jax.data.source import rows as rows_lib
 from rationales import prompt as prompt_lib
 from rationales import worklist as worklist_lib
@@ -43,7 +43,8 @@ class Template:
       raise contract.UserError(
         f'--{self.flag} is {path}, expected a text file. Check the path.'
       )
-    template = file.read_text(encoding='utf-8')
+    text = json_reader.decode_text(file.read_bytes(), path)
+    template = text.removeprefix('\ufeff').replace('\r\n', '\n')
     self.fill(template, dict.fromkeys(self.fields, ''))
     for field in self.needed:
       if f'{{{field}}}' not in template:

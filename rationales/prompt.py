@@ -20,7 +20,7 @@ from typing import Any
 
 from dsbs_jax import contract
 from dsbs_jax.data import columns
-from dsbs_jax.data.source import archive
+from dsbs_jax.data.source import archive, completions
 
 FOLDER = pathlib.Path(__file__).resolve().parent / 'prompts'
 
@@ -251,7 +251,7 @@ def _question(prompt: Prompt, row: Row | str, hint: str | None) -> str:
   fields = {'rendered': row} if isinstance(row, str) else row
   # A missing value (None, NaN) is nothing, as in an input.
   fields = {k: '' if v is None or v != v else v for k, v in fields.items()}
-  asked = fill(prompt.question, fields)
+  asked = completions.encodable(fill(prompt.question, fields))
   return asked if hint is None else asked + fill(prompt.hint, {'label': hint})
 
 

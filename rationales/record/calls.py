@@ -99,6 +99,11 @@ class Sampling:
         f'--temperature is {self.temperature} and --max_tokens'
         f' {self.max_tokens}, expected 0 or more of both.'
       )
+    if '' in self.stop:
+      raise contract.UserError(
+        '--stop is empty, expected a text at which an answer ends. Leave it out'
+        ' for none in a chat.'
+      )
     if not 0 <= self.logprobs <= 1000:
       raise contract.UserError(
         f'--logprobs is {self.logprobs}, expected 0 (none) to what the server'

@@ -151,6 +151,8 @@ def test_a_missing_value_of_a_row_is_nothing(tmp_path, nothing):
   )
   shown = dataclasses.replace(shown, exemplars=(exemplar,))
   text = prompt.completion_text(shown, {'q': '2?', 'context': nothing})
+  broken = prompt.completion_text(shown, {'q': '2?', 'context': '\ud83d'})
+  assert broken.endswith('Q: 2?\ufffd\nA:') and prompt.text_hash(broken)
   assert 'Q: 1?\nA: ' in text and text.endswith('Q: 2?\nA:')
 
 

@@ -110,6 +110,12 @@ def test_verdicts_of_another_prompt_are_not_mixed(
   other.write_text('{input} Right?')
   done = extract(None, *flags)
   assert done.status == 2 and 'has no {rationale}' in done.output
+  other.write_bytes(b'\xef\xbb\xbf{input}\n{rationale}\r\n')
+  template = verdicts.TEMPLATE.load(str(other))
+  assert template == '{input}\n{rationale}\n'
+  other.write_bytes(b'{input}\ncaf\xe9 {rationale}')
+  done = extract(None, *flags)
+  assert done.status == 2 and 'judge.txt has the byte 0xe9' in done.output
   other.write_text('{input} {rationale} {gold}')
   assert 'cannot be filled' in extract(None, *flags).output
   done = extract(None, '--verdicts', '--rationalize')

@@ -8,6 +8,7 @@ import tracemalloc
 
 import pytest
 
+from dsbs_jax import contract
 from rationales.client import (
   backends,
   bounded_response,
@@ -100,6 +101,11 @@ def test_a_request_says_what_was_set_and_nothing_else():
     'prompt': sums.row(1)['q'],
     'temperature': 0.5,
   }
+
+
+def test_an_empty_stop_is_an_error():
+  with pytest.raises(contract.UserError, match='--stop is empty'):
+    _sampling(stop=('',))
 
 
 @pytest.mark.parametrize('kind', ['duplicate', 'late_duplicate'])
