@@ -12,6 +12,7 @@ The rule reads what is there and asks no model. A rationale argues for
      answer;
   3. otherwise nothing that can be told.
 
+Answers of one letter are not looked for in texts: 'A' would be the article.
 It is plain, so it errs: 'it is not a contradiction' names a contradiction.
 docs/data.md has counts on published outputs.
 """
@@ -91,13 +92,19 @@ def conclusion(
 def _named(text: str, answers: tuple[str, ...]) -> str:
   """The only answer in the last sentence that names any; else ''."""
   known = {}
-  for answer in sorted(filter(str.strip, answers), key=len, reverse=True):
+  for answer in sorted(filter(_is_named, answers), key=len, reverse=True):
     known.setdefault(answer.strip().casefold(), answer)
   for sentence in reversed(_SENTENCE_END.split(text.casefold())):
     found = _names_in(sentence, known)
     if found:
       return known[found[0]] if len(found) == 1 else ''
   return ''
+
+
+def _is_named(answer: str) -> bool:
+  """Whether a sentence would name an answer; one letter is an article, too."""
+  plain = answer.strip()
+  return len(plain) > 1 or (plain != '' and not plain.isalpha())
 
 
 def _names_in(sentence: str, names: Iterable[str]) -> list[str]:

@@ -2,6 +2,7 @@
 """What a rationale argues for is what it says, or the label behind it."""
 
 import collections
+import dataclasses
 
 import pytest
 
@@ -35,6 +36,15 @@ def test_choices_are_read_from_the_last_sentence_that_names_one(
     cqa.BENCHMARK, rationale, label=label, options=CHOICES
   )
   assert found == argued
+
+
+@pytest.mark.parametrize('label', ['A', 'B'])
+def test_an_article_names_no_label(label):
+  letters = dataclasses.replace(toy.BENCHMARK, labels=('A', 'B', 'C', 'D'))
+  found = conclusions.conclusion(
+    letters, 'It has wings. So it is a bird.', label=label, options=()
+  )
+  assert found == label
 
 
 @pytest.mark.parametrize(
