@@ -106,11 +106,13 @@ def distribution(
 
   Returns:
     One number per label, which add up to 1; None where the answer is no label,
-    or another than the tokens spell (its line was edited), or nothing among the
-    alternatives is one.
+    or another than the tokens spell (its line was edited), the server told no
+    alternatives, or nothing among them is a label.
   """
   spelled = ''.join(token for token, _, _ in tokens).casefold()
   if answer not in labels or answer.casefold() not in spelled:
+    return None
+  if not any(others.keys() - {token} for token, _, others in tokens):
     return None
   mass = np.zeros(len(labels))
   before, path = '', 1.0

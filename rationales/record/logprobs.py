@@ -16,17 +16,22 @@ def read(choice: Mapping[str, Any]) -> list[soft_labels.Token] | None:
   try:
     if 'content' in found:  # chat
       return [
-        (
+        _token(
           token['token'],
-          float(token['logprob']),
-          {t['token']: float(t['logprob']) for t in token['top_logprobs']},
+          token['logprob'],
+          {t['token']: t['logprob'] for t in token['top_logprobs']},
         )
         for token in found['content']
       ]
     columns = found['tokens'], found['token_logprobs'], found['top_logprobs']
-    return [
-      (token, float(log_prob), dict(others or {}))
-      for token, log_prob, others in zip(*columns, strict=True)
-    ]
+    return [_token(*token) for token in zip(*columns, strict=True)]
   except (KeyError, TypeError, ValueError):
     return None
+
+
+def _token(text: Any, log_prob: Any, others: Any) -> soft_labels.Token:
+  """A token; ValueError or TypeError where it is malformed."""
+  odds = {other: float(value) for other, value in dict(others or {}).items()}
+  if not all(isinstance(each, str) for each in (text, *odds)):
+    raise ValueError(f'{text!r} is no text')
+  return text, float(log_prob), odds

@@ -51,8 +51,14 @@ def test_a_label_that_begins_another_is_told_apart():
 @pytest.mark.parametrize('answer', ['maybe', ''])
 def test_an_answer_that_is_no_label_has_no_soft_label(answer):
   said = tokens(('maybe', {'maybe': 0.9, 'neutral': 0.1}))
-  assert soft_labels.distribution(said, 'neutral', NLI) is None, 'edited'
   assert soft_labels.distribution(said, answer, NLI) is None
+  assert soft_labels.distribution(said, 'neutral', NLI) is None, 'edited'
+
+
+@pytest.mark.parametrize('others', [{}, {'yes': -0.1}])
+def test_without_alternatives_there_is_no_soft_label(others):
+  said = [('yes', -0.1, others), ('.', -0.1, {})]
+  assert soft_labels.distribution(said, 'yes', ('yes', 'no')) is None
 
 
 @pytest.mark.parametrize(

@@ -70,5 +70,11 @@ def test_what_is_no_log_probability_is_left_out(wrong):
 
 def test_a_malformed_part_of_an_answer_is_no_part_of_it():
   assert logprobs.read({'logprobs': {'content': [{'token': 'a'}]}}) is None
+  nameless = {'token': None, 'logprob': -0.1, 'top_logprobs': []}
+  assert logprobs.read({'logprobs': {'content': [nameless]}}) is None
+  ids = {'tokens': [7], 'token_logprobs': [-0.1], 'top_logprobs': [{'7': -0.1}]}
+  assert logprobs.read({'logprobs': ids}) is None
+  ids |= {'tokens': ['a'], 'top_logprobs': [[{'token': 'a', 'logprob': -0.1}]]}
+  assert logprobs.read({'logprobs': ids}) is None
   assert logprobs.read({'logprobs': None}) is None
   assert logprobs.read({}) is None
