@@ -89,7 +89,7 @@ def _rows(
   # The limit belongs to the process. The default of 128 KiB is less than a
   # JSON line may have.
   csv.field_size_limit(json_reader.MAX_LINE_BYTES)
-  read, width = [], 0  # the lines of a row; separators in the header
+  read, width = [], 0  # the lines of a row; cells of the header
 
   def watched() -> Iterator[str]:
     for line in lines:
@@ -113,11 +113,10 @@ def _rows(
       continue
     if cells is None:
       return
-    width = width or len(cells) - 1
+    width = width or len(cells)
     # A file without quoting may have a quote at the start of one cell and at
     # the end of another: in texts with tabs for sure, with commas who knows.
-    counts = {line.count(separator) for line in read}
-    if separator == '\t' and len(read) > 1 and counts == {width} != {0}:
+    if separator == '\t' and 1 < len(read) and _are_rows(read, width):
       yield (
         number,
         contract.UserError(
@@ -128,6 +127,14 @@ def _rows(
       )
     elif cells:
       yield number, cells
+
+
+def _are_rows(lines: Sequence[str], width: int) -> bool:
+  """Whether lines without quoting have so many cells, two or more, with text."""
+  found = [line.split('\t') for line in lines]
+  return width > 1 and all(
+    len(cells) == width and all(map(str.strip, cells)) for cells in found
+  )
 
 
 def _lines(file: BinaryIO, name: str) -> Iterator[str]:

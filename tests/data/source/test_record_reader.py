@@ -110,6 +110,10 @@ def test_a_quote_that_swallows_rows_of_tabs_is_an_error(tmp_path):
     read(path)
   path.write_text('q\ta\n"I\ncame,\ttoo"\tx\n')
   assert [r.value for r in read(path)] == [{'q': 'I\ncame,\ttoo', 'a': 'x'}]
+  path.write_text('q\ta\nx\t"def f():\n\treturn 1"\n')
+  assert [r.value for r in read(path)] == [
+    {'q': 'x', 'a': 'def f():\n\treturn 1'}
+  ]
   path.write_text('q\n"I\ncame"\n')
   assert [r.value for r in read(path)] == [{'q': 'I\ncame'}]
 
