@@ -32,7 +32,6 @@ alternatives become labels is this project's.
 """
 
 import dataclasses
-import itertools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -82,15 +81,14 @@ def _label_place(
   """Where the label stands that is parsed, in any case; None if nowhere.
 
   A rationale may name it, too, and so may what follows the answer: it is the
-  first of these places up to whose next one the text has this label.
+  last of these places before which the text has not got this label yet.
   """
   if not label.strip():
     return None
   found = re.finditer(re.escape(label), text, re.IGNORECASE)
   places = [match.start() for match in found]
-  for place, following in itertools.pairwise(places):
-    if parse(text[:following]).label == label:
-      return place
+  while len(places) > 1 and parse(text[: places[-1]]).label == label:
+    places.pop()
   return places[-1] if places else None
 
 
