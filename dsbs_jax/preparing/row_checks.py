@@ -8,6 +8,7 @@ makes an accuracy mean something else.
 import collections
 import decimal
 import re
+import unicodedata
 from collections.abc import Callable, Hashable, Iterable, Iterator
 
 from dsbs_jax.data import benchmark as benchmark_lib
@@ -68,9 +69,10 @@ class RowChecks:
           f'{shared:,} of {len(inputs):,} inputs of {split} are inputs of train'
           ' too: accuracy on them is no accuracy on new inputs'
         )
-    for labels in self._alike(lambda label: ' '.join(label.casefold().split())):
+    for labels in self._alike(_plain):
       yield (
-        f'labels that differ by case or blanks alone are different labels:'
+        'labels that differ by case, blanks or the form of a character alone'
+        ' are different labels:'
         f' {self._counted(labels)}. Make them one in the rows, or give --labels'
       )
     numbers = self._alike(_number)
@@ -108,6 +110,11 @@ class RowChecks:
 
   def _counted(self, labels: Iterable[str]) -> str:
     return ', '.join(f'{x!r} {self._labels[x]:,} times' for x in labels)
+
+
+def _plain(label: str) -> str:
+  plain = unicodedata.normalize('NFKC', label).casefold()
+  return ' '.join(plain.split())
 
 
 def _number(label: str) -> decimal.Decimal | None:

@@ -273,11 +273,21 @@ def test_inputs_of_two_splits_and_labels_of_two_spellings_are_told(
     lines = [json.dumps({'question': q, 'answer': a}) for q, a in rows]
     (tmp_path / name).write_text('\n'.join(lines))
 
-  write('rows.jsonl', ('a?', 'Yes'), ('b?', 'yes'), ('c?', 'no'), ('d?', 'no '))
+  write(
+    'rows.jsonl',
+    ('a?', 'Yes'),
+    ('b?', 'yes'),
+    ('c?', 'no'),
+    ('d?', 'no '),
+    ('e?', 'n\u00e9'),
+    ('f?', 'ne\u0301'),
+  )
   write('test.jsonl', ('b?', 'yes'), ('new?', 'no'), ('a?', 'no'))
   said = prepare('rows.jsonl', test='test.jsonl', labels=())
   assert '2 of 3 inputs of test are inputs of train too' in said
   assert "'Yes' 1 times, 'yes' 2 times" in said
+  for label in ('n\u00e9', 'ne\u0301'):  # which look alike
+    assert f'{label!r} 1 times' in said
   clean = prepare(
     'test.jsonl', data_dir='other', labels=('yes', 'no'), benchmark='clean'
   )

@@ -5,6 +5,7 @@ import collections
 import dataclasses
 import hashlib
 import re
+import unicodedata
 from typing import Any
 
 from dsbs_jax import contract
@@ -120,6 +121,10 @@ def label_problem(
   return None
 
 
+def _plain(label: str) -> str:
+  return unicodedata.normalize('NFKC', label)
+
+
 def check(
   benchmark: benchmark_lib.Benchmark,
   record: json_reader.Record,
@@ -167,9 +172,12 @@ def check(
         ' NUL characters and lone surrogates. Fix or drop the row.'
       )
   if answers and label not in answers:
+    same = [a for a in answers if _plain(a) == _plain(label)]
+    # 'é' may be one character or two, which look alike.
+    hint = f' It is {label!a}, which is not {same[0]!a}.' if same else ''
     raise contract.UserError(
       f'{place} has the label {label!r}, expected one of'
-      f' {", ".join(map(repr, answers))}. Fix or drop the row.'
+      f' {", ".join(map(repr, answers))}.{hint} Fix or drop the row.'
     )
   identity = '\0'.join((benchmark.name, split, row_id, text)).encode()
   fingerprint = hashlib.blake2b(identity, digest_size=8).hexdigest()

@@ -12,6 +12,7 @@ from tests.data import toy
   [
     (toy.ROW + b'{"id": "r1", "q": "?"}\n', r"train.jsonl:2 .*no field 'a'"),
     (toy.ROW + b'\n\n{"id": "r1", "q": "?", "a": "maybe"}', r":4 has the label 'ma"),
+    (toy.ROW + '{"id": "r1", "q": "?", "a": "\uff4eo"}'.encode(), r"is '.uff4eo', .* not 'no'\. Fix"),
     (toy.ROW + b'{"id": "r1", "q": 5, "a": "yes"}', r':2 has the input 5'),
     (toy.ROW + b'{"id": "r1", "q": "\xff", "a": "yes"}', r':2 .*0xff.*UTF-8'),
     (toy.ROW + b'{"id": "r1", "q": "\x00"}', r':2 reads .*expected JSON'),
