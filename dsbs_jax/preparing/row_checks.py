@@ -96,7 +96,10 @@ class RowChecks:
   def _read_back(self, described: benchmark_lib.Benchmark, label: str) -> None:
     """Notes a label that the answer with it does not give."""
     said = described.completion.replace('{rationale}', 'So.')
-    found = described.parse(said.replace('{label}', label)).label
+    # Behind a label with a full stop nobody writes another.
+    end = said.partition('{label}')[2].strip()
+    said = said.replace('{label}', label.removesuffix(end))
+    found = described.parse(said).label
     if not joining.is_correct(described, label, found):
       self._misread[label, found] += 1
 

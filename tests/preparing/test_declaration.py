@@ -313,6 +313,7 @@ def test_numbers_in_two_spellings_are_told(prepare, tmp_path):
 
 def test_labels_that_no_answer_could_say_are_told(prepare, tmp_path):
   answers = ['St. Louis', 'Rome', 'Mt. Airy', 'a U.S. state', 'St. Louis']
+  answers.append('He ran.')
   lines = [
     json.dumps({'question': f'{i}?', 'answer': answer})
     for i, answer in enumerate(answers)
@@ -320,7 +321,7 @@ def test_labels_that_no_answer_could_say_are_told(prepare, tmp_path):
   (tmp_path / 'rows.jsonl').write_text('\n'.join(lines))
   files = {'test': 'rows.jsonl', 'validation': 'rows.jsonl', 'labels': ()}
   said = prepare('rows.jsonl', **files)
-  assert '12 labels would not be read back' in said
+  assert '15 labels would not be read back' in said
   assert "'St. Louis' reads 'St', so that right" in said
   said = prepare('rows.jsonl', answer='#### {label}', data_dir='x', **files)
   assert 'read back' not in said
