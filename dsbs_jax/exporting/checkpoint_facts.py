@@ -15,9 +15,11 @@ from typing import Any
 from dsbs_jax import contract
 from dsbs_jax.core import network
 from dsbs_jax.data.prepared import store, views
-from dsbs_jax.runs import results, run_folder
+from dsbs_jax.runs import results, run_folder, run_metadata
 
 UNKNOWN = 'unknown'
+
+_OUTPUT_LENGTH = 64  # where no run says it
 
 _MARKUP = re.compile(r'([\\`*_{}\[\]()#+\-.!|~>])')
 # What a form's task is, for {label}s: those of humans, or of the LLM.
@@ -54,6 +56,12 @@ class Checkpoint:
   def task(self) -> contract.TaskName | None:
     """What it was trained on, None where that is unknown."""
     return views.own_name(self.metadata.get('task', ''))
+
+  @property
+  def max_decode_len(self) -> int:
+    """Tokens of an output at most, as the run decodes."""
+    macros = run_metadata.macros(self.path)
+    return macros.get('MAX_DECODE_LEN', _OUTPUT_LENGTH)
 
 
 def escape(text: Any) -> str:

@@ -183,7 +183,7 @@ def _write_settings(
     (folder / name).write_bytes(content)
   settings = {
     'prefix': export_lib.prefix_of(found.metadata),
-    'output_length': export_lib.output_length(asked, found),
+    'output_length': asked.output_length or found.max_decode_len,
     'pad_id': contract.PAD_ID,
     'eos_id': contract.EOS_ID,
     'unk_id': vocabulary.unk,

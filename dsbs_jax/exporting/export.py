@@ -20,7 +20,6 @@ from dsbs_jax.interop import (
 from dsbs_jax.runs import checkpoint_folders, run_metadata, self_description
 from dsbs_jax.runtime import field_checks, progress
 
-_OUTPUT_LENGTH = 64
 _STABLEHLO_USE = """\
 ```sh
 pip install jax numpy safetensors sentencepiece
@@ -167,24 +166,11 @@ def to_stablehlo(export: ExportConfig) -> str:
     found.config,
     prefix=prefix_of(found.metadata),
     input_length=export.input_length,
-    output_length=output_length(export, found),
+    output_length=export.output_length or found.max_decode_len,
     **options,
   )
   model_card.write(export.out, found, library='jax', usage=_STABLEHLO_USE)
   return f'{export.out}: {found.path} for jax.export; try {export.out}/run.py'
-
-
-def output_length(
-  export: ExportConfig, found: checkpoint_facts.Checkpoint
-) -> int:
-  """Tokens of a program's output at most.
-
-  Args:
-    export: what to export.
-    found: its checkpoint.
-  """
-  macros = run_metadata.macros(found.path)
-  return export.output_length or macros.get('MAX_DECODE_LEN', _OUTPUT_LENGTH)
 
 
 def check_t5(found: checkpoint_facts.Checkpoint, form: str) -> None:
