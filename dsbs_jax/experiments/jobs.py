@@ -58,6 +58,16 @@ class Subset:
     return prepare.lock_file(self.benchmark, self.data_dir)
 
   @property
+  def options(self) -> dict[str, object]:
+    """What the further flags say: '--keep=correct' -> {'keep': 'correct'}."""
+    kinds = {'train_vocab': int, 'splits': lambda text: text.split(',')}
+    options = {}
+    for flag in self.flags:
+      name, equals, value = flag.removeprefix('--').partition('=')
+      options[name] = kinds.get(name, str)(value) if equals else True
+    return options
+
+  @property
   def command(self) -> list[str]:
     """The command that prepares it."""
     flags = {
@@ -89,8 +99,7 @@ def check_subsets(subsets: Sequence[Subset]) -> None:
     found = store.read(subset.benchmark, subset.data_dir).metadata
     if declared.KEY in found:  # of rows that the sweep was not told of
       continue
-    given = dict(flag.lstrip('-').partition('=')[::2] for flag in subset.flags)
-    asked = {name: given.get(name, value) for name, value in _ASKED.items()}
+    asked = {n: subset.options.get(n, value) for n, value in _ASKED.items()}
     if subset.benchmark not in digests:
       known = register.benchmark(subset.benchmark, data_dir=subset.data_dir)
       digests[subset.benchmark] = source_digest.digest(

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from dsbs_jax.experiments import jobs
@@ -129,15 +129,5 @@ def _prepare_config(subset: jobs.Subset) -> prepare.PrepareConfig:
     fraction=subset.fraction,
     subset_seed=subset.subset_seed,
     vocabulary=subset.vocabulary,
-    **_options(subset.flags),
+    **subset.options,
   )
-
-
-def _options(flags: Sequence[str]) -> dict[str, object]:
-  """'--keep=correct' -> {'keep': 'correct'}, as prepare's own flags read."""
-  kinds = {'train_vocab': int, 'splits': lambda text: text.split(',')}
-  options = {}
-  for flag in flags:
-    name, equals, value = flag.removeprefix('--').partition('=')
-    options[name] = kinds.get(name, str)(value) if equals else True
-  return options
