@@ -89,6 +89,7 @@ class PrepareConfig(declaration.RowsConfig):
     decisive['files'] = source_digest.digest(
       known, self.source, self.completions
     )
+    decisive[store.LABELS] = list(known.labels)  # soft labels have their order
     said = declared.description(known)
     return decisive | ({declared.KEY: said.to_json()} if said else {})
 
@@ -186,6 +187,7 @@ def _is_prepared(config: PrepareConfig, known: Benchmark) -> bool:
   found = {'subset_seed': prepared.metadata.get('run'), **prepared.metadata}
   if None in (found.get('files'), now['files']):
     found['files'] = now['files']  # an earlier version, or no source any more
+  found.setdefault(store.LABELS, now[store.LABELS])  # an earlier version
   before = {key: found.get(key) for key in {**now, declared.KEY: None}}
   before, now = _flat(before), _flat(now)
   missing = set(config.splits) - set(prepared.splits)

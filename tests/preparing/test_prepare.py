@@ -278,6 +278,19 @@ def test_files_that_have_changed_are_not_served(prepare, source_dir, name):
   assert 'prepared in' in prepare()  # without the source, too
 
 
+def test_labels_that_have_changed_are_not_served(prepare, tmp_path):
+  prepare()
+  path = tmp_path / 'data' / 'dsbs_evens' / '1.0.0' / 'metadata.json'
+  about = json.loads(path.read_text())
+  del about['sha256']
+  path.write_text(json.dumps({**about, 'labels': ['yes', 'no']}))
+  with pytest.raises(contract.UserError, match='with other labels .*yes'):
+    prepare()
+  del about['labels']  # an earlier version
+  path.write_text(json.dumps(about))
+  assert 'prepared in' in prepare()
+
+
 def test_a_fraction_is_the_seed_s_own_subset(prepare, tmp_path):
   chosen = []
   for seed in (0, 0, 1):

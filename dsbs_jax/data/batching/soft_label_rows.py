@@ -21,8 +21,8 @@ def load(
     temperature: see `soft_labels`.
 
   Raises:
-    UserError: the benchmark has no closed set of labels, or the prepared
-      examples have no soft label.
+    UserError: the benchmark has no closed set of labels, or had others when it
+      was prepared, or the prepared examples have no soft label.
   """
   parsed = contract.parse_task_name(name)
   known = register.benchmark(parsed.benchmark, data_dir=source.data_dir)
@@ -33,6 +33,13 @@ def load(
     )
   task = tokens.load(views.tasks_of(parsed)[0], split, source)
   prepared = store.read(known.name, source.data_dir)
+  then = prepared.metadata.get(store.LABELS, list(known.labels))
+  if then != list(known.labels):
+    raise contract.UserError(
+      f'the soft labels of {known.name!r} in {source.data_dir} are'
+      f' probabilities of {then}, but its labels are {list(known.labels)} now.'
+      ' Prepare it again with --overwrite.'
+    )
   found = soft_labels.soft_targets(
     [task.targets[i] for i in range(len(task))],
     [example.label_probs for example in prepared.examples(split)],

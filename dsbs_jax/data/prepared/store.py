@@ -23,6 +23,7 @@ from dsbs_jax.data.prepared import fingerprints, metadata_file, rationale_file
 from dsbs_jax.data.remote import buckets, object_store
 
 VERSION = '1.0.0'
+LABELS = 'labels'  # of the metadata: the benchmark's when it was prepared
 # What a pass of its own asks the LLM for -> how that is called.
 _ASKED_FOR = {
   'verdict': 'verdicts of an LLM on its rationales',

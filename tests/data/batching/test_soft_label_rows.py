@@ -91,3 +91,19 @@ def test_open_labels_and_data_without_soft_labels_are_refused(source, tmp_path):
   hard = tokens.Source(str(tmp_path), 'bytes')
   with pytest.raises(ValueError, match='none of the 45 examples .*--logprobs'):
     soft_label_rows.load('parcels_gt_dsbs', 'train', hard, temperature=1.0)
+
+
+def test_labels_in_another_order_than_the_probabilities_are_refused(tmp_path):
+  examples = [
+    dataclasses.replace(example, gt_label=LABELS[0], label_probs=(0.9, 0.1))
+    for example in small_prepared.examples('train')
+  ]
+  dataset_writer.write(
+    'parcels',
+    {'train': examples},
+    data_dir=tmp_path,
+    about={'labels': list(reversed(LABELS))},
+  )
+  source = tokens.Source(str(tmp_path), 'bytes')
+  with pytest.raises(ValueError, match=r"of \['second', 'first'\], but its"):
+    soft_label_rows.load('parcels_gt_dsbs', 'train', source, temperature=1.0)
