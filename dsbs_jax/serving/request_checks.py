@@ -43,6 +43,7 @@ class RequestReader:
     max_input_tokens: tokens of an input, with its prefix and end.
     max_choices: choices of an input; 0 where none may be given.
     max_choice_tokens: tokens of a choice.
+    rationales: whether the student gives rationales.
     benchmark: whose raw rows inputs may be; None for texts only.
     needs_choices: whether every input must have choices.
   """
@@ -54,6 +55,7 @@ class RequestReader:
   max_input_tokens: int
   max_choices: int
   max_choice_tokens: int
+  rationales: bool
   benchmark: benchmark_lib.Benchmark | None = None
   needs_choices: bool = False
 
@@ -69,12 +71,18 @@ class RequestReader:
         'the body has both or none of input and inputs, expected one of them.',
         param='inputs',
       )
-    rationales = body.get('rationales', True)
+    rationales = body.get('rationales', self.rationales)
     if not isinstance(rationales, bool):
       raise errors.invalid_request(
         f'rationales is {str(rationales)[:40]!r}, expected true or false.',
         param='rationales',
         code='invalid_type',
+      )
+    if rationales and not self.rationales:
+      raise errors.invalid_request(
+        'rationales is true, but this server gives none. Leave it out, or start'
+        ' the server with --rationales.',
+        param='rationales',
       )
     if 'input' in body:
       items, places = [body['input']], ['input']

@@ -130,6 +130,7 @@ class ServeConfig(student_config.StudentConfig):
       max_input_tokens=self.input_lengths[-1],
       max_choices=self.max_choices,
       max_choice_tokens=self.max_decode_len,
+      rationales=self.rationales,
       benchmark=self.row_benchmark,
       needs_choices=self.score_labels and not self.trained_benchmark.labels,
     )

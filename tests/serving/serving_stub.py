@@ -165,6 +165,7 @@ class Stub:
       max_input_tokens=64,
       max_choices=self.max_choices,
       max_choice_tokens=7,
+      rationales=True,
     )
     completions = completion_format.for_benchmark(
       register.benchmark('parcels'),

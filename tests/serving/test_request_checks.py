@@ -17,7 +17,9 @@ ROWS = [
 ]
 
 
-def reader(*, choices=5, choice_tokens=40, needs_choices=False):
+def reader(
+  *, choices=5, choice_tokens=40, needs_choices=False, rationales=True
+):
   settings = predictor.PredictorConfig(
     task='cqa_gt_label',
     model=small_student.MODEL,
@@ -35,6 +37,7 @@ def reader(*, choices=5, choice_tokens=40, needs_choices=False):
     max_input_tokens=512,
     max_choices=choices,
     max_choice_tokens=choice_tokens,
+    rationales=rationales,
     benchmark=register.benchmark('cqa'),
     needs_choices=needs_choices,
   )
@@ -69,3 +72,11 @@ def test_rows_that_cannot_be_answered_are_refused(options, item, words):
   with pytest.raises(errors.APIError, match=words) as refused:
     reader(**options).read({'inputs': [item]})
   assert (refused.value.status, refused.value.param) == (400, 'inputs[0]')
+
+
+def test_rationales_of_a_student_that_gives_none_are_refused():
+  without = reader(rationales=False)
+  for body in ({}, {'rationales': False}):
+    assert not without.read({'input': 'a text', **body})[1]
+  with pytest.raises(errors.APIError, match='start the server with --rat'):
+    without.read({'input': 'a text', 'rationales': True})
