@@ -144,11 +144,13 @@ class TrainConfig:
     field_checks.functions(
       self, 'schedule', 'optimizer', 'layout', 'sharding_rules'
     )
-    if self.rates is not None and self.paired and _is_pair(self):
+    own = views.own_name(self.mixture_or_task_name)
+    if self.rates is not None and own and (self.paired or not _is_pair(self)):
       raise contract.UserError(
-        f'rates is {dict(self.rates)}, but {self.mixture_or_task_name} is'
-        ' trained in pairs, which have none. Leave MIXTURE_RATES out, or set'
-        ' --gin.PAIRED=False.'
+        f'rates is {dict(self.rates)}, expected None:'
+        f' {self.mixture_or_task_name} is'
+        f' {"trained in pairs" if _is_pair(self) else "one task"}. Leave'
+        ' MIXTURE_RATES out, or train a _dsbs mixture with --gin.PAIRED=False.'
       )
     if '://' in self.model_dir and not object_store.is_bucket(self.model_dir):
       raise contract.UserError(

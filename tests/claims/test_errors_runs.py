@@ -115,6 +115,12 @@ def test_train_says_what_is_wrong(place, name):
   refused(gin('train', place, flag.replace('{place}', str(place))), *parts)
 
 
+def test_rates_of_a_single_task_are_refused(place):
+  task = "MIXTURE_OR_TASK_NAME='svamp_gt_label'"
+  ended = gin('train', place, task, "MIXTURE_RATES={'svamp_gt_label': 1}")
+  refused(ended, 'expected None: svamp_gt_label is one task', 'PAIRED=False')
+
+
 @pytest.mark.long  # a name of nobody's is looked for in seqio: TensorFlow
 def test_a_form_that_does_not_exist_names_the_nearest(place):
   refused(
