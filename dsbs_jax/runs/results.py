@@ -31,6 +31,8 @@ _FREE = (
   *('SHARDING_RULES', 'EVAL_PERIOD', 'EVAL_SPLITS', 'EVAL_BATCH_SIZE'),
   *('LOG_PERIOD', 'KEEP_CHECKPOINTS', 'MAX_NONFINITE_STEPS', 'PROFILE_STEPS'),
 )
+# What prepare was given that is the same for all seeds of a setting.
+_OF_DATA = ('files', 'teacher', 'keep', 'clean', 'rationalized')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -124,12 +126,11 @@ def told_apart(runs: Sequence[Run]) -> list[Run]:
   """
   groups = collections.defaultdict(list)
   for run in runs:
-    groups[dataclasses.replace(run.coordinates, seed=0)].append(run.macros)
-  varied = {point: _varied(members) for point, members in groups.items()}
-  named = []
-  for run in runs:
-    names = varied[dataclasses.replace(run.coordinates, seed=0)]
-    named.append(_of_setting(run, *(f'{n}={run.macros[n]}' for n in names)))
+    groups[dataclasses.replace(run.coordinates, seed=0)].append(run)
+  settings = {}
+  for members in groups.values():
+    settings |= _settings(members)
+  named = [_of_setting(run, *settings[run.path]) for run in runs]
   count = collections.Counter(run.coordinates for run in named)
   return [
     run if count[run.coordinates] == 1 else _of_setting(run, str(run.path))
@@ -137,11 +138,26 @@ def told_apart(runs: Sequence[Run]) -> list[Run]:
   ]
 
 
-def _varied(members: Sequence[Mapping[str, Any]]) -> list[str]:
-  """The macros by which runs differ in what they learn."""
-  known = set.intersection(*map(set, members)) - set(_FREE)
-  first = members[0]
-  return sorted(n for n in known if any(m[n] != first[n] for m in members))
+def _settings(members: Sequence[Run]) -> dict[pathlib.Path, list[str]]:
+  """By what each of some runs differs from others in what it learns."""
+  macros = [member.macros for member in members]
+  known = set.intersection(*map(set, macros)) - set(_FREE)
+  names = sorted(n for n in known if any(m[n] != macros[0][n] for m in macros))
+  found = {run.path: [f'{n}={run.macros[n]}' for n in names] for run in members}
+  places = {}  # what data holds -> where the first run has it
+  for run in members:
+    if data := _contents(run):
+      places.setdefault(data, run.macros['DATA_DIR'])
+  for run in members if len(places) > 1 else ():
+    if data := _contents(run):
+      found[run.path].append(f'DATA_DIR={places[data]}')
+  return found
+
+
+def _contents(run: Run) -> tuple[str, ...] | None:
+  """What a run's data was made of, None where it is not there any more."""
+  data = run.data
+  return data and tuple(str(data.metadata.get(name)) for name in _OF_DATA)
 
 
 def _of_setting(run: Run, *setting: str) -> Run:

@@ -6,7 +6,9 @@ import math
 
 import pytest
 
+from dsbs_jax.data.prepared import dataset_writer
 from dsbs_jax.runs import checkpoint_folders, results, run_folder
+from tests.data import small_prepared
 
 
 def _lines(path):
@@ -152,6 +154,25 @@ def test_seeds_of_other_settings_are_no_seeds_of_this_one(make_run):
     *(('TRAIN_STEPS=20',), ('TRAIN_STEPS=20',), ('TRAIN_STEPS=40',))
   ]
   assert [run.coordinates.seed for run in found] == [0, 1, 2]
+
+
+def test_runs_on_data_of_other_answers_are_no_seeds_of_one_row(
+  make_run, tmp_path
+):
+  for seed, (name, files) in enumerate([('a', '1f'), ('b', '1f'), ('c', '2e')]):
+    dataset_writer.write(
+      'cqa',
+      {'train': small_prepared.examples('train')},
+      data_dir=tmp_path / name,
+      about={'files': files, 'teacher': None, 'subset_seed': seed},
+    )
+    make_run(name=name, seed=seed, data_dir=str(tmp_path / name))
+  found = results.told_apart(results.read_all(make_run.folder))
+  first, other = ((f'DATA_DIR={tmp_path / name}',) for name in 'ac')
+  assert [run.coordinates.setting for run in found] == [first, first, other]
+  (tmp_path / 'c').rename(tmp_path / 'elsewhere')
+  found = results.told_apart(results.read_all(make_run.folder))
+  assert [run.coordinates.setting for run in found] == [(), (), ()]
 
 
 def test_runs_that_were_moved_and_linked_are_found_once(make_run, tmp_path):
