@@ -50,15 +50,18 @@ class BatchGrid(NamedTuple):
   def max_tokens(
     self, row: np.ndarray, lengths: np.ndarray, *, num_rows: int
   ) -> int:
-    """Tokens of the fullest cell.
+    """Tokens of the fullest cell of all batches.
 
     Args:
-      row: [n] int, the row of each example.
-      lengths: [n] int, tokens of each example.
+      row: [..., n] int, the row of each example.
+      lengths: [..., n] int, tokens of each example.
       num_rows: B, rows of the batch.
     """
     cell, _ = self.cells_of_rows(row, num_rows=num_rows)
-    return int(np.bincount(cell, weights=lengths).max(initial=0))
+    batch = np.arange(row.size).reshape(row.shape) // max(1, row.shape[-1])
+    cell += self.num_cells * batch
+    tokens = np.bincount(cell.reshape(-1), weights=lengths.reshape(-1))
+    return int(tokens.max(initial=0))
 
   def token_index(
     self, filled: np.ndarray, *, shape: tuple[int, int], slots: int

@@ -58,27 +58,31 @@ def first_fit(
   lengths = list(
     zip(input_lengths.tolist(), target_lengths.tolist(), strict=True)
   )
-  # What is left in each row, in those that were not begun too.
-  left_inputs = np.full(len(lengths), inputs)
-  left_targets = np.full(len(lengths), targets)
-  used: list[tuple[int, int, int]] = []  # inputs, targets and segments
+  left_inputs: list[int] = []  # of each row
+  left_targets: list[int] = []
+  segments: list[int] = []
   placed = [(0, 0, 0, 0)] * len(lengths)
   for example in np.argsort(-size, kind='stable').tolist():
     source, target = lengths[example]
-    # One row more than were begun, which has room for any example.
-    end = len(used) + 1
-    has_room = left_inputs[:end] >= source
-    has_room &= left_targets[:end] >= target
-    row = int(has_room.argmax())
-    if row == len(used):
-      used.append((0, 0, 0))
-    input_start, target_start, count = used[row]
-    placed[example] = row, input_start, target_start, count + 1
-    used[row] = input_start + source, target_start + target, count + 1
+    for row, left in enumerate(left_inputs):
+      if left >= source and left_targets[row] >= target:
+        break
+    else:
+      row = len(left_inputs)
+      left_inputs.append(inputs)
+      left_targets.append(targets)
+      segments.append(0)
+    segments[row] += 1
+    placed[example] = (
+      row,
+      inputs - left_inputs[row],
+      targets - left_targets[row],
+      segments[row],
+    )
     left_inputs[row] -= source
     left_targets[row] -= target
   columns = np.array(placed, np.int64).reshape(-1, 4).T
-  return Placement(bit_reversal_order(len(used))[columns[0]], *columns[1:])
+  return Placement(bit_reversal_order(len(segments))[columns[0]], *columns[1:])
 
 
 @functools.cache

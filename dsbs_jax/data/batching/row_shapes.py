@@ -120,10 +120,11 @@ def choose(
     The usual shape, one with more rows and slots, and one that takes any batch.
   """
   tried = _candidates(table, batch_size) if widths is None else [widths]
+  lengths = _lengths(table, samples[: _ROUNDS[-1][0]])
   # Ever fewer candidates on ever more batches: the fullest batch decides.
   for number, kept in _ROUNDS:
     needed = [
-      _needed(table, samples[:number], width, multiple=multiple, grid=grid)
+      _needed(lengths[:, :number], width, multiple=multiple, grid=grid)
       for width in tried
     ]
     needed.sort(key=Shape.work)
@@ -139,38 +140,37 @@ def choose(
   return tuple(dict.fromkeys(shapes))
 
 
+def _lengths(
+  table: token_table.TokenTable, samples: Sequence[np.ndarray]
+) -> np.ndarray:
+  """[2, S, n] int64, input and target lengths; 0 where a sample has no more."""
+  shape = 2, len(samples), max(map(len, samples), default=0)
+  lengths = np.zeros(shape, np.int64)
+  for number, positions in enumerate(samples):
+    lengths[:, number, : len(positions)] = table.lengths(positions)
+  return lengths
+
+
 def _needed(
-  table: token_table.TokenTable,
-  samples: Sequence[np.ndarray],
+  lengths: np.ndarray,
   width: tuple[int, int],
   *,
   multiple: int,
   grid: batch_grid.BatchGrid | None,
 ) -> Shape:
   """The rows and slots of this width that the fullest of some batches needs."""
-  found = []
-  for positions in samples:
-    lengths = [
-      np.minimum(each, most)
-      for each, most in zip(table.lengths(positions), width, strict=True)
+  lengths = np.minimum(lengths, np.array(width)[:, None, None])
+  rows = np.stack(
+    [
+      row_placement.first_fit(*sides, inputs=width[0], targets=width[1]).row
+      for sides in lengths.swapaxes(0, 1)
     ]
-    placed = row_placement.first_fit(
-      *lengths, inputs=width[0], targets=width[1]
-    )
-    found.append((placed, lengths))
-  num_rows = round_up(
-    max([1, *(placed.num_rows for placed, _ in found)]), multiple
   )
+  num_rows = round_up(int(rows.max(initial=0)) + 1, multiple)
   shape = Shape(num_rows, *width)
   if grid is None:
     return shape
-  most = np.max(
-    [
-      [grid.max_tokens(placed.row, side, num_rows=num_rows) for side in lengths]
-      for placed, lengths in found
-    ],
-    axis=0,
-  )
+  most = [grid.max_tokens(rows, side, num_rows=num_rows) for side in lengths]
   slots = round_up(np.maximum(most, 1), _SLOTS) * grid.num_cells
   with_slots = shape._replace(
     input_slots=min(int(slots[0]), num_rows * width[0]),
