@@ -7,6 +7,8 @@ import pytest
 
 from dsbs_jax.core import platform
 
+pytestmark = pytest.mark.parametrize('traced_for', [None], indirect=True)
+
 
 @jax.jit
 def chosen(x):

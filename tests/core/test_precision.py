@@ -19,6 +19,8 @@ from dsbs_jax.core import (
 )
 from tests.core import test_steps, tiny_t5
 
+# Both forms of what platforms compute differently.
+pytestmark = pytest.mark.parametrize('traced_for', [None], indirect=True)
 SIZE = {'vocab_size': 50, 'num_encoder_layers': 1, 'num_decoder_layers': 1}
 
 

@@ -102,6 +102,7 @@ def test_low_precision_is_kept_to_activations(attend):
   )
 
 
+@pytest.mark.parametrize('traced_for', [None], indirect=True)
 def test_the_platform_chooses_the_form():
   arrays, mask, _ = draw()
 
