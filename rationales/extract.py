@@ -27,7 +27,7 @@ from rationales import (
   worklist,
 )
 from rationales import prompt as prompt_lib
-from rationales.client import retries, secret, server_config
+from rationales.client import secret, server_config
 from rationales.record import bucket_file, calls, costs
 
 S, N, B = flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_bool
@@ -145,7 +145,9 @@ def main() -> int:
   passes = [name for name in _PASSES if given[name].value]
   further = bool(set(passes) - {'rationalize'})
   _check_flags(passes, further=further)
-  benchmark = _benchmark()
+  benchmark = register.benchmark(
+    given.benchmark, **_values('module', 'data_dir')
+  )
   if given.write_prompt:
     rows = sources.read_rows(benchmark, _source(), given.split)
     path = pathlib.Path(given.write_prompt)
@@ -208,7 +210,7 @@ def _values(*names: str) -> dict[str, Any]:
 def _server(key: secret.Secret) -> server_config.ServerConfig:
   return server_config.ServerConfig(
     key=key,
-    backoff=retries.Backoff(attempts=flags.FLAGS.attempts),
+    backoff=server_config.Backoff(attempts=flags.FLAGS.attempts),
     **_values('backend', 'base_url', 'replay', 'timeout', 'concurrency'),
     **_values('rpm', 'tpm', 'poll_seconds', 'batch_size', 'forget_batches'),
     **_values('outage_timeout', 'key_variable'),
@@ -251,23 +253,15 @@ def _further_pass(work: worklist.Worklist) -> further_passes.FurtherPass | None:
   return None
 
 
-def _benchmark() -> benchmark_lib.Benchmark:
-  given = flags.FLAGS
-  return register.benchmark(
-    given.benchmark, module=given.module, data_dir=given.data_dir
-  )
-
-
 def _source() -> str:
   """Where the rows are, as the user or else the description says."""
   given = flags.FLAGS
-  found = given.source or declared.source(given.benchmark)
-  if not found:
-    raise contract.UserError(
-      '--source is missing, expected the folder or zip with the rows of'
-      f' {given.benchmark}. --help lists all flags.'
-    )
-  return found
+  if found := given.source or declared.source(given.benchmark):
+    return found
+  raise contract.UserError(
+    '--source is missing, expected the folder or zip with the rows of'
+    f' {given.benchmark}. --help lists all flags.'
+  )
 
 
 def _prompt(benchmark: benchmark_lib.Benchmark) -> prompt_lib.Prompt:

@@ -25,12 +25,8 @@ from rationales.client import (
 from rationales.client.failures import ExitReason
 from rationales.record import calls, costs, ledger
 
-# Exit statuses beside 0, and 2 for a user's mistake.
-_FAILED_ROWS = 1
-_STATUSES = {
-  ExitReason.BUDGET: 3,
-  ExitReason.INTERRUPTED: 130,
-}
+# Exit statuses beside 0, 1 where rows failed, and 2 for a user's mistake.
+_STATUSES = {ExitReason.BUDGET: 3, ExitReason.INTERRUPTED: 130}
 # Without an exemplar to go by: two sentences.
 _ANSWER_BYTES = 200.0
 
@@ -39,29 +35,17 @@ _Runner = batch.BatchRunner | online.OnlineRunner
 
 @dataclasses.dataclass(frozen=True)
 class Extraction:
-  """Who is asked what, and where the answers go.
+  """Who is asked what, and where the answers go."""
 
-  Attributes:
-    path: the completions file.
-    work: the rows and prompts.
-    sampling: what all calls share.
-    prompt_settings: identifies the prompt in the file's header.
-    server: who answers.
-    prices: what it costs.
-    rationalize: whether this is the second pass, with hints.
-    further: the pass over rows that have completions, if this is one.
-    stop_early: whether a run whose first calls are of no use ends.
-  """
-
-  path: pathlib.Path
+  path: pathlib.Path  # the completions file
   work: worklist.Worklist
   sampling: calls.Sampling
-  prompt_settings: Mapping[str, Any]
+  prompt_settings: Mapping[str, Any]  # identify the prompt in the file's header
   server: server_config.ServerConfig
   prices: costs.Prices
-  rationalize: bool = False
-  further: further_passes.FurtherPass | None = None
-  stop_early: bool = True
+  rationalize: bool = False  # whether this is the second pass, with hints
+  further: further_passes.FurtherPass | None = None  # over answered rows
+  stop_early: bool = True  # whether a run whose first calls are of no use ends
 
   def show_costs(self) -> int:
     """Prints what the run would cost; changes no file and asks no server."""
@@ -93,8 +77,9 @@ class Extraction:
           progress.say(line)
         if not estimate.calls:
           return 0
-        if contents.settings != self._settings():
-          file.append(self._header(self._substitutes(contents)))
+        if contents.settings != (settings := self._settings()):
+          known = self._substitutes(contents)
+          file.append(ledger.header(settings, known))
         todo = self._calls(contents)
         runner, counts = self._ask(todo, estimate, file, contents)
         if not runner.again or runner.exit_reason != ExitReason.DONE:
@@ -103,19 +88,13 @@ class Extraction:
 
   def _settings(self) -> dict[str, Any]:
     """What must not change while a completions file grows."""
-    settings = {
+    return {
       'benchmark': self.work.benchmark.name,
       'split': self.work.split,
       **self.prompt_settings,
       **dataclasses.asdict(self.sampling),
       'stop': list(self.sampling.stop),  # as JSON gives it back
     }
-    if not self.sampling.logprobs:
-      del settings['logprobs']  # files of before do not have it
-    return settings
-
-  def _header(self, substitutes: Mapping[str, str | None]) -> dict[str, Any]:
-    return ledger.header(self._settings(), substitutes)
 
   def _substitutes(self, contents: ledger.Contents) -> dict[str, str | None]:
     """What earlier runs have learned about this model."""
@@ -222,7 +201,7 @@ class Extraction:
         f'the server refuses {name}: '
         + (f'{instead} is sent instead' if instead else 'it is left out')
       )
-      file.append(self._header(fields))
+      file.append(ledger.header(self._settings(), fields))
 
     substitutes = calls.Substitutes(fields, on_learned)
     if server.backend == 'batch':
@@ -239,7 +218,11 @@ class Extraction:
         backend,
         server,
         record(backend.name, free=backend.free),
-        None if backend.free else self._first_answers(),
+        None
+        if backend.free
+        else first_answers.FirstAnswers(
+          self.work.benchmark, self.sampling.model, stop=self.stop_early
+        ),
       )
     asyncio.run(runner.run(todo))
     counts.finish()
@@ -249,11 +232,6 @@ class Extraction:
     self, text: str, tokens: Sequence[soft_labels.Token]
   ) -> list[list[Any]] | None:
     return soft_labels.at_answer(text, tokens, self.work.benchmark.parse)
-
-  def _first_answers(self) -> first_answers.FirstAnswers:
-    return first_answers.FirstAnswers(
-      self.work.benchmark, self.sampling.model, stop=self.stop_early
-    )
 
   def _status(self, runner: _Runner, counts: monitor.Monitor) -> int:
     """Says how the run ended; returns the exit status."""
@@ -265,8 +243,7 @@ class Extraction:
     if runner.message:
       progress.say(terminal_text.visible(f'stopped: {runner.message}'))
     progress.say(f'completions: {self.path}')
-    failed = _FAILED_ROWS if counts.any_failed else 0
-    return _STATUSES.get(runner.exit_reason, failed)
+    return _STATUSES.get(runner.exit_reason, int(counts.any_failed))
 
 
 def _cost_lines(

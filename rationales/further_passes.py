@@ -18,18 +18,12 @@ from rationales.record import calls, completions_file
 
 @dataclasses.dataclass(frozen=True)
 class Template:
-  """A prompt in a text file of the user's, with names in braces.
+  """A prompt in a text file of the user's, with names in braces."""
 
-  Attributes:
-    flag: that names the file.
-    fields: the names that it may have.
-    needed: those that it must have.
-  """
-
-  flag: str
+  flag: str  # that names the file
   _: dataclasses.KW_ONLY
-  fields: Sequence[str]
-  needed: Sequence[str]
+  fields: Sequence[str]  # names that it may have
+  needed: Sequence[str]  # those that it must have
 
   def load(self, path: str) -> str:
     """The text in the file.
@@ -55,11 +49,7 @@ class Template:
     return template
 
   def fill(self, template: str, fields: Mapping[str, str]) -> str:
-    """The prompt of one row.
-
-    Args:
-      template: as `load` returns it.
-      fields: the text of each field.
+    """The prompt of one row, by a template as `load` returns it.
 
     Raises:
       contract.UserError: the template names another field.
@@ -69,31 +59,20 @@ class Template:
 
 @dataclasses.dataclass(frozen=True)
 class FurtherPass(abc.ABC):
-  """The calls of a pass over rows that have completions.
-
-  Attributes:
-    work: the rows, and how completions of them are read.
-    nothing: what there is none of where there is no call, in words.
-    without: the flag of the pass.
-    done, answers: the same, for the error of another prompt.
-  """
+  """The calls of a pass over rows that have completions."""
 
   work: worklist_lib.Worklist
 
-  nothing: ClassVar[str]
-  without: ClassVar[str]
-  done: ClassVar[str]
-  answers: ClassVar[str]
+  nothing: ClassVar[str]  # what there is none of where there is no call
+  without: ClassVar[str]  # the flag of the pass
+  done: ClassVar[str]  # what was done to a row, in the error of another prompt
+  answers: ClassVar[str]  # the answers, in the same
 
   @abc.abstractmethod
   def of_row(
     self, row: rows_lib.Row, index: completions_file.Index
   ) -> Iterator[calls.Call]:
     """The calls for a row that are still to be made.
-
-    Args:
-      row: the row.
-      index: the file's answers.
 
     Raises:
       contract.UserError: it was answered to another prompt.
@@ -113,11 +92,6 @@ class FurtherPass(abc.ABC):
   ) -> str:
     """The first prompts as they would be sent, for people.
 
-    Args:
-      count: how many.
-      index: the file's answers.
-      path: the file, for the error.
-
     Raises:
       contract.UserError: there is nothing to ask.
     """
@@ -134,13 +108,7 @@ class FurtherPass(abc.ABC):
   def plain_call(
     self, row: rows_lib.Row, key: completions_file.SampleKey, text: str
   ) -> calls.Call:
-    """A call whose prompt is one text, without exemplars.
-
-    Args:
-      row: what it is about.
-      key: of its answer.
-      text: the prompt.
-    """
+    """A call whose prompt is one text, without exemplars."""
     content = text
     if self.work.endpoint == calls.CHAT:
       content = [{'role': 'user', 'content': text}]
@@ -163,13 +131,7 @@ class FurtherPass(abc.ABC):
     *,
     unread: bool,
   ) -> bool:
-    """Whether a call is made though the file has an answer to it.
-
-    Args:
-      row: what it is about.
-      call: the call.
-      before: the answer.
-      unread: whether that is of no use.
+    """Whether a call is made though the file has an answer, `before`, to it.
 
     Raises:
       contract.UserError: it is an answer to another prompt.

@@ -32,27 +32,19 @@ _PARTS = {
 _OPTIONAL = dict.fromkeys(('benchmark', 'provenance', 'license', 'hint'), '')
 _EXEMPLAR_PARTS = ('group', 'input', 'rationale', 'answer', 'label')
 
-Row = Mapping[str, Any]
+Row = Mapping[str, Any]  # its fields, with `rendered`
 Opening = tuple[str, tuple[dict[str, str], ...]]  # as text, as messages
 
 
 @dataclasses.dataclass(frozen=True)
 class Exemplar:
-  """One worked example: a row, its rationale and its answer.
+  """One worked example: a row, its rationale and its answer."""
 
-  Attributes:
-    group: the class by which a selection of exemplars is balanced.
-    input: a row with the fields of the benchmark's rows, or its rendered text.
-    rationale: the reasoning, in the words that the LLM should imitate.
-    answer: the label as the completion spells it, such as `(b) spring`.
-    label: the label that the benchmark's parser finds in the answer.
-  """
-
-  group: str
-  input: Row | str
-  rationale: str
-  answer: str
-  label: str
+  group: str  # the class by which a selection of exemplars is balanced
+  input: Row | str  # the fields of the benchmark's rows, or the rendered text
+  rationale: str  # in the words that the LLM should imitate
+  answer: str  # the label as the completion spells it, such as `(b) spring`
+  label: str  # that the benchmark's parser finds in the answer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,13 +87,9 @@ def text_hash(text: str) -> str:
 def load(path: pathlib.Path, *, benchmark: str | None = None) -> Prompt:
   """Reads a prompt file, with all its exemplars in the file's order.
 
-  Args:
-    path: the file.
-    benchmark: the name of the benchmark that it must be for, if it names one.
-
   Raises:
     contract.UserError: the file is missing, is not JSON, lacks a part, has an
-      unknown one, or is another benchmark's.
+      unknown one, or names another benchmark.
   """
   archive.check_regular(path)
   try:
@@ -150,12 +138,7 @@ def select(prompt: Prompt, count: int | None, seed: int) -> Prompt:
   """Keeps `count` exemplars, balanced over their groups.
 
   The groups take turns, in an order and with members that the seed decides:
-  their numbers differ by one at most until a group has no more.
-
-  Args:
-    prompt: the prompt with all its exemplars.
-    count: how many to keep; None keeps all.
-    seed: decides which, and their order.
+  their numbers differ by one at most until a group has no more. None keeps all.
 
   Raises:
     contract.UserError: the prompt has fewer.
@@ -182,10 +165,6 @@ def without_answer(prompt: Prompt, row: Row) -> Prompt:
   the LLM would copy the answer, and count as right. It is the very same prompt
   where no exemplar asks what the row asks.
 
-  Args:
-    prompt: the prompt.
-    row: the fields of the row to be answered, with `rendered`.
-
   Raises:
     contract.UserError: the template names a field that the row lacks.
   """
@@ -202,10 +181,7 @@ def completion_text(
 ) -> str:
   """What a plain completion model continues: all up to and with the cue.
 
-  Args:
-    prompt: the prompt.
-    row: the fields of the row to be answered, with `rendered`.
-    hint: the human label, for the prompt to contain; None for no hint.
+  `hint` is a label for the prompt to contain.
 
   Raises:
     contract.UserError: the template names a field that the row lacks.
@@ -221,14 +197,6 @@ def chat_messages(
 
   Each exemplar is a user's question and the assistant's answer. The cue is
   left out: the roles of the turns say the same.
-
-  Args:
-    prompt: the prompt.
-    row: as in `completion_text`.
-    hint: likewise.
-
-  Raises:
-    contract.UserError: as there.
   """
   question = {'role': 'user', 'content': _question(prompt, row, hint)}
   return [*prompt._openings[hint is not None][1], question]
@@ -256,15 +224,10 @@ def _question(prompt: Prompt, row: Row | str, hint: str | None) -> str:
 
 
 def fill(template: str, fields: Row, *, place: str = 'the prompt file') -> str:
-  """A template with a row's fields for the names in braces.
-
-  Args:
-    template: the text.
-    fields: name -> what takes its place.
-    place: where the template is, for the error.
+  """A template with fields for the names in braces.
 
   Raises:
-    contract.UserError: it names another field.
+    contract.UserError: it names another field; `place` is where to correct it.
   """
   try:
     return template.format_map(fields)

@@ -24,11 +24,6 @@ def check(
   benchmark's parser, which must find the exemplar's label in it; the label
   must be one that the benchmark allows.
 
-  Args:
-    prompt: the prompt with all its exemplars.
-    benchmark: whose parser and labels decide.
-    path: the prompt's file, for messages.
-
   Raises:
     contract.UserError: an exemplar is not read back, or a part is unwritten.
   """

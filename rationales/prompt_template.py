@@ -30,11 +30,6 @@ def write(
 ) -> str:
   """Writes a prompt with three exemplars, of different labels where possible.
 
-  Args:
-    path: the new file.
-    benchmark: whose parser decides what an answer looks like.
-    rows: the split's; only the first thousand are read.
-
   Returns:
     What to do next, for the user.
 
@@ -106,8 +101,7 @@ def _layout(benchmark: benchmark_lib.Benchmark, label: str) -> str:
   own = own.replace('{', '{{').replace('}', '}}')  # as in a JSON answer
   for field in ('{rationale}', '{answer}'):
     own = own.replace(f'{{{field}}}', field)
-  layouts = ([own] if own else []) + [*_LAYOUTS]
-  for layout in layouts:
+  for layout in filter(None, (own, *_LAYOUTS)):
     outcome = benchmark.parse(layout.format(rationale='Because.', answer=label))
     if isinstance(outcome, parsing.Parsed) and outcome.label == label:
       return layout

@@ -25,17 +25,6 @@ CUT, EMPTY, UNPARSED, ALL = RETRIES = ('cut', 'empty', 'unparsed', 'all')
 class Worklist:
   """What is asked about which rows.
 
-  Attributes:
-    benchmark, source, split: where the rows are.
-    prompt: the prompt with the exemplars that are shown.
-    endpoint: calls.CHAT or calls.COMPLETIONS.
-    samples: completions wanted per row.
-    samples_per_call: how many of them one call asks for.
-    limit: number of rows to read, from the first; None reads all.
-    max_prompt_tokens: longest prompt allowed, as estimated; 0 allows all.
-    force: whether answers to other prompts count as answers.
-    retry: which answers count as none, one of RETRIES; None for no such.
-
   Raises:
     contract.UserError: a number is out of range.
   """
@@ -43,14 +32,14 @@ class Worklist:
   benchmark: benchmark_lib.Benchmark
   source: str
   split: str
-  prompt: prompt_lib.Prompt
-  endpoint: str
-  samples: int = 1
-  samples_per_call: int = 1
-  limit: int | None = None
-  max_prompt_tokens: int = 0
-  force: bool = False
-  retry: str | None = None
+  prompt: prompt_lib.Prompt  # with the exemplars that are shown
+  endpoint: str  # calls.CHAT or calls.COMPLETIONS
+  samples: int = 1  # completions wanted per row
+  samples_per_call: int = 1  # how many of them one call asks for
+  limit: int | None = None  # number of rows, from the first; None reads all
+  max_prompt_tokens: int = 0  # of the longest, as estimated; 0 allows all
+  force: bool = False  # whether answers to other prompts count as answers
+  retry: str | None = None  # which answers count as none, one of RETRIES
 
   def __post_init__(self):
     if self.samples < 1 or self.samples_per_call < 1:
@@ -66,9 +55,7 @@ class Worklist:
   def preview(self, count: int, *, hinted: bool) -> str:
     """The prompts of the first rows as they would be sent, for people.
 
-    Args:
-      count: how many rows.
-      hinted: whether they are those of the second pass.
+    Those of the second pass are `hinted`.
 
     Raises:
       contract.UserError: a row is wrong, or its prompt is too long.
@@ -156,12 +143,7 @@ class Worklist:
     return self.is_retry(line, unread=example.status != joining.PARSED)
 
   def is_retry(self, line: Mapping[str, Any], *, unread: bool) -> bool:
-    """Whether an answer in the file is of the kind that is asked for again.
-
-    Args:
-      line: the answer.
-      unread: whether nobody can read it.
-    """
+    """The same of a line, which perhaps nobody can read."""
     if self.retry is None:
       return False
     reason = line.get('finish_reason')
@@ -190,12 +172,7 @@ class Worklist:
   def llm_answer(
     self, row: rows_lib.Row, index: completions_file.Index
   ) -> joining.Outcome | None:
-    """What most samples of the first pass say; None without a sample.
-
-    Args:
-      row: the row.
-      index: the file's answers.
-    """
+    """What most samples of the first pass say; None without a sample."""
     kind = completions_file.COMPLETION
     found = [
       index.read(completions_file.SampleKey(kind, row.example_id, sample))
@@ -219,11 +196,8 @@ class Worklist:
   ) -> calls.Call:
     """The call for some samples of a row.
 
-    Args:
-      row: the row.
-      samples: their numbers.
-      hint: a label that the prompt is to contain; None for none.
-      kind: of the answer to a prompt with one.
+    A `hint` is a label that the prompt is to contain; `kind` is that of the
+    answer to such a prompt.
 
     Raises:
       contract.UserError: the row does not fill the prompt, or it is too long.
@@ -258,13 +232,7 @@ class Worklist:
 
 
 def preview_call(call: calls.Call, title: str, more: str = '') -> str:
-  """A prompt as it would be sent, for people.
-
-  Args:
-    call: the call.
-    title: names the row.
-    more: what else is said of it.
-  """
+  """A prompt as it would be sent, for people, below a title."""
   tokens = costs.prompt_tokens(call)
   parts = [f'=== {title}: about {tokens:,.0f} tokens{more}']
   if isinstance(call.content, str):

@@ -76,12 +76,7 @@ def local_copy(checkpoint_path: str) -> pathlib.Path:
 
 
 def describe_choice(checkpoint_path: str, step: str | int) -> str:
-  """What a run's folder leaves to choose: ' (latest; ...)', else ''.
-
-  Args:
-    checkpoint_path: as for `find_checkpoint`.
-    step: the same.
-  """
+  """What a run's folder leaves to choose: ' (latest; ...)', else ''."""
   saved = folders(local_copy(checkpoint_path))
   if step != 'latest' or not saved:
     return '' if step != 'best' else ' (best on validation)'

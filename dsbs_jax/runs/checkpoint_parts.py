@@ -22,11 +22,7 @@ _TEMPORARY = '.orbax-checkpoint-tmp'
 def barrier(model_dir: pathlib.Path) -> Callable[..., None] | None:
   """Orbax's barrier of a background save, which exchanges parts on the way.
 
-  Args:
-    model_dir: the run's folder here.
-
-  Returns:
-    The function, or None where there is nothing to exchange.
+  None where there is nothing to exchange.
   """
   url = buckets.url_of(model_dir)
   if url is None or jax.process_count() == 1:
@@ -50,11 +46,7 @@ def barrier(model_dir: pathlib.Path) -> Callable[..., None] | None:
 
 
 def prepare(checkpoint: pathlib.Path) -> None:
-  """Makes the folder for which Orbax waits until process 0 has made it.
-
-  Args:
-    checkpoint: that is about to be saved.
-  """
+  """Makes the folder for which Orbax waits until process 0 has made it."""
   if jax.process_index() and buckets.url_of(checkpoint):
     partial = checkpoint.with_name(f'{checkpoint.name}{_TEMPORARY}')
     folder = partial / f'state{_TEMPORARY}' / 'array_metadatas'

@@ -6,6 +6,7 @@ as one more file, `metrics/metrics`, and to the list of its checksums. They
 count once the list has them.
 """
 
+import contextlib
 import json
 import math
 import pathlib
@@ -23,12 +24,7 @@ _NOT_EVALUATED = float('-inf')
 
 
 class NewestAndBest:
-  """Orbax asks it which checkpoints stay.
-
-  Args:
-    keep: how many of the newest.
-    accuracies: step -> accuracy, of the evaluated ones; its owner adds to it.
-  """
+  """Orbax asks it which checkpoints stay. Others add to the accuracies."""
 
   def __init__(self, keep: int, accuracies: Mapping[int, float]):
     self._keep, self._accuracies = keep, accuracies
@@ -36,13 +32,8 @@ class NewestAndBest:
   def should_preserve(
     self, checkpoints: Sequence[Any], *, context: Any
   ) -> list[bool]:
-    """Whether each of the checkpoints stays.
-
-    Args:
-      checkpoints: in the order of their steps.
-      context: Orbax's, not used.
-    """
-    del context
+    """Whether each of the checkpoints, in the order of their steps, stays."""
+    del context  # Orbax's
     return self.stay([checkpoint.step for checkpoint in checkpoints])
 
   def stay(self, steps: Sequence[int]) -> list[bool]:
@@ -52,12 +43,7 @@ class NewestAndBest:
 
 
 def write(folder: pathlib.Path, scores: Mapping[str, float]) -> None:
-  """Adds scores to a checkpoint on disk.
-
-  Args:
-    folder: of the checkpoint.
-    scores: '<split>/<metric>' -> value.
-  """
+  """Adds scores, '<split>/<metric>' -> value, to a checkpoint on disk."""
   path = folder / _FILE
   with files.writing(path):
     path.parent.mkdir(exist_ok=True)
@@ -70,21 +56,13 @@ def is_written(folder: pathlib.Path) -> bool:
   return _FILE in (checksums.digests(folder) or ())
 
 
-def read_accuracy(folder: pathlib.Path) -> float | None:
-  """The accuracy of a checkpoint, None where it was not evaluated."""
-  try:
-    return accuracy(json.loads((folder / _FILE).read_text()))
-  except (FileNotFoundError, NotADirectoryError):
-    return None
-
-
 def accuracies(saved: Mapping[int, pathlib.Path]) -> dict[int, float]:
   """The accuracy at each step that was evaluated, of step -> folder."""
-  return {
-    step: found
-    for step, folder in saved.items()
-    if (found := read_accuracy(folder)) is not None
-  }
+  found = {}
+  for step, folder in saved.items():
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+      found[step] = accuracy(json.loads((folder / _FILE).read_text()))
+  return found
 
 
 def accuracy(scores: Mapping[str, float]) -> float:
@@ -99,11 +77,9 @@ def accuracy(scores: Mapping[str, float]) -> float:
 
 
 def best(accuracies: Mapping[int, float], steps: Iterable[int]) -> int | None:
-  """The step of the highest accuracy, the newest of equals, if there is one.
+  """The one of the steps with the highest accuracy, the newest of equals.
 
-  Args:
-    accuracies: step -> accuracy, -inf where there is none.
-    steps: those to choose from.
+  An accuracy of -inf is none.
   """
   found = [
     (accuracies[step], step)
@@ -114,10 +90,7 @@ def best(accuracies: Mapping[int, float], steps: Iterable[int]) -> int | None:
 
 
 def best_step(saved: Mapping[int, pathlib.Path]) -> int:
-  """The step of the highest accuracy, the newest of equals.
-
-  Args:
-    saved: step -> folder.
+  """The best step of checkpoints, step -> folder.
 
   Raises:
     UserError: none was evaluated, or scores are damaged.

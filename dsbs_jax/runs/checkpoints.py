@@ -18,7 +18,6 @@ clock.
 """
 
 import contextlib
-import importlib.metadata
 import pathlib
 import shutil
 from collections.abc import Mapping
@@ -35,11 +34,12 @@ from dsbs_jax.runs import (
   checkpoint_parts,
   checkpoint_scores,
 )
-from dsbs_jax.runtime import files
+from dsbs_jax.runtime import files, help_page
 
 _TRASH = 'deleted_checkpoints'
 _all_finite = jax.jit(steps.all_finite)
 _ITEMS = ('state', 'position', 'run')
+# Packages whose numerics or formats a run depends on.
 _VERSIONED = ('dsbs_jax', 'jax', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
 
@@ -79,6 +79,9 @@ class Checkpoints:
     (folder,) = self.model_dir.glob(f'{self._saving.name}.*tmp*')
     checksums.write(folder)
 
+  def _folder(self, step: int) -> pathlib.Path:
+    return self.model_dir / f'{checkpoint_folders.PREFIX}_{step}'
+
   def _empty_trash(self) -> None:
     if jax.process_index() == 0 and (self.model_dir / _TRASH).exists():
       shutil.rmtree(self.model_dir / _TRASH)
@@ -117,7 +120,7 @@ class Checkpoints:
       )
     self.wait()
     self._empty_trash()
-    self._saving = self.model_dir / f'{checkpoint_folders.PREFIX}_{step}'
+    self._saving = self._folder(step)
     checkpoint_parts.prepare(self._saving)
     with files.writing(self._saving):
       self._manager.save(
@@ -125,7 +128,9 @@ class Checkpoints:
         args=ocp.args.Composite(
           state=ocp.args.PyTreeSave(_as_tree(state, params)),
           position=ocp.args.JsonSave(dict(position)),
-          run=ocp.args.JsonSave({**run, 'versions': versions()}),
+          run=ocp.args.JsonSave(
+            {**run, 'versions': help_page.versions(_VERSIONED)}
+          ),
         ),
         force=True,
       )
@@ -149,7 +154,7 @@ class Checkpoints:
     """Writes what was added; all processes come here at the same time."""
     while self._scores:
       step, scores = self._scores.popitem()
-      folder = self.model_dir / f'{checkpoint_folders.PREFIX}_{step}'
+      folder = self._folder(step)
       steps = sorted(self._manager.all_steps())
       if step not in steps or not folder.is_dir():
         continue  # its save has failed, or it was removed: told elsewhere
@@ -161,18 +166,12 @@ class Checkpoints:
 
   def has_scores(self, step: int) -> bool:
     """Whether the evaluation of a checkpoint was added."""
-    return checkpoint_scores.is_written(
-      self.model_dir / f'{checkpoint_folders.PREFIX}_{step}'
-    )
+    return checkpoint_scores.is_written(self._folder(step))
 
   def restore(
     self, step: int, like: steps.TrainState
   ) -> tuple[steps.TrainState, dict[str, Any]]:
-    """Restores a checkpoint straight into its shardings.
-
-    Args:
-      step: which checkpoint.
-      like: shapes, dtypes and shardings of the state (ShapeDtypeStructs).
+    """Restores a checkpoint into these shapes, dtypes and shardings.
 
     Returns:
       The state, and the position that was saved with it.
@@ -194,7 +193,7 @@ class Checkpoints:
     except Exception as error:
       # Orbax raises exceptions of many types because of a file. They are other
       # bugs where the files still have the checksums they were saved with.
-      folder = self.model_dir / f'{checkpoint_folders.PREFIX}_{step}'
+      folder = self._folder(step)
       if checksums.is_listed(folder) and not checksums.damage(folder):
         raise
       raise contract.UserError(
@@ -210,8 +209,7 @@ class Checkpoints:
     step = max(checkpoint_folders.folders(self.model_dir), default=None)
     if step is None:
       return f'There is no checkpoint in {self.model_dir}.'
-    name = f'{checkpoint_folders.PREFIX}_{step}'
-    return f'The newest checkpoint is {self.model_dir}/{name}.'
+    return f'The newest checkpoint is {self._folder(step)}.'
 
   def check_for_errors(self) -> None:
     """Raises if a save has failed; does not wait for one under way.
@@ -234,17 +232,6 @@ class Checkpoints:
     with files.writing(self._saving):
       self._manager.close()
     self._empty_trash()
-
-
-def versions() -> dict[str, str]:
-  """Versions of the packages whose numerics or formats a run depends on."""
-  found = {}
-  for name in _VERSIONED:
-    try:
-      found[name] = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-      found[name] = 'not installed as a package'
-  return found
 
 
 def _as_tree(state: steps.TrainState, params: Any = None) -> dict[str, Any]:
@@ -274,12 +261,7 @@ def _as_state(tree: Mapping[str, Any]) -> steps.TrainState:
 
 
 def shapes_with_shardings(shapes: Any, shardings: Any) -> Any:
-  """Adds shardings to a tree of shapes, to restore into.
-
-  Args:
-    shapes: tree of ShapeDtypeStructs.
-    shardings: tree of shardings of the same structure.
-  """
+  """Adds shardings to a tree of ShapeDtypeStructs, to restore into."""
   return jax.tree.map(
     lambda shape, sharding: shape.update(sharding=sharding), shapes, shardings
   )

@@ -66,13 +66,9 @@ class MetricsLog:
     scalars: Mapping[str, float],
     rates: Mapping[str, float] | None = None,
   ) -> None:
-    """Writes the means of the steps since the last call.
+    """Writes the means of the steps since the last call, by `summarise`.
 
-    Args:
-      step: steps done.
-      scalars: means as `summarise` makes them.
-      rates: as `phase_clock.PhaseClock.pop` counts them; none
-        where it compiled.
+    Rates are those of `phase_clock.PhaseClock.pop`; none where it compiled.
     """
     self._write(step, 'train', scalars)
     self.timings(step, rates)
@@ -97,24 +93,13 @@ class MetricsLog:
   def evaluation(
     self, step: int, split: str, scalars: Mapping[str, float]
   ) -> None:
-    """Writes the metrics of one evaluated split.
-
-    Args:
-      step: of training.
-      split: that was evaluated.
-      scalars: metric -> value.
-    """
+    """Writes the metrics of one evaluated split."""
     self._write(step, split, scalars)
     shown = '  '.join(f'{key} {value:.2f}' for key, value in scalars.items())
     self.say(f'step {step:,}  {split}: {shown}')
 
   def timings(self, step: int, seconds: Mapping[str, float] | None) -> None:
-    """Writes rates and seconds, which no two runs have in common.
-
-    Args:
-      step: of training.
-      seconds: name -> rate or seconds; None for none.
-    """
+    """Writes rates and seconds, which no two runs have in common."""
     if self._events is None or not seconds:
       return
     self._append(TIMING_FILE, {'step': step, **seconds})
@@ -187,8 +172,7 @@ def _drop_lines_after(path: pathlib.Path, step: int) -> list[dict[str, Any]]:
   """Removes later lines and a torn last one; returns those that stay."""
   if not path.exists():
     return []
-  kept, entries = [], []
-  content = path.read_text()
+  content, kept, entries = path.read_text(), [], []
   for line in content.splitlines(keepends=True):
     try:
       entry = json.loads(line)

@@ -37,25 +37,15 @@ _OF_DATA = ('files', 'teacher', 'keep', 'clean', 'rationalized')
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-  """One run as its folder tells it.
-
-  Attributes:
-    path: the folder.
-    coordinates: where it stands among the others.
-    macros: the macros of its config.gin, name -> value.
-    trained: step -> means of the train steps up to there.
-    evaluated: split -> step -> metrics, accuracy in percent.
-    finished: whether its last step is trained, evaluated and saved.
-    num_params: parameters of the model, None where the config does not tell.
-  """
+  """One run as its folder tells it; accuracies are in percent."""
 
   path: pathlib.Path
   coordinates: run_names.Coordinates
-  macros: Mapping[str, Any]
-  trained: Mapping[int, run_folder.Metrics]
-  evaluated: Mapping[str, Mapping[int, run_folder.Metrics]]
-  finished: bool
-  num_params: int | None
+  macros: Mapping[str, Any]  # of its config.gin
+  trained: Mapping[int, run_folder.Metrics]  # means of the steps up to a step
+  evaluated: Mapping[str, Mapping[int, run_folder.Metrics]]  # by split, step
+  finished: bool  # whether its last step is trained, evaluated and saved
+  num_params: int | None  # None where the config does not tell
 
   @property
   def last_step(self) -> int:
@@ -64,10 +54,7 @@ class Run:
 
   @property
   def best_step(self) -> int | None:
-    """The step of the highest validation accuracy, the newest of equals.
-
-    None where nothing validates; test is never looked at.
-    """
+    """See `run_folder.best_step`; None where nothing validates."""
     return run_folder.best_step(self.evaluated)
 
   @property
@@ -77,12 +64,7 @@ class Run:
     return self.last_step if best is None else best
 
   def accuracy(self, split: str, step: int | None) -> float | None:
-    """Accuracy in percent, None where it was not evaluated.
-
-    Args:
-      split: the split.
-      step: of training.
-    """
+    """Accuracy in percent, None where it was not evaluated."""
     return run_folder.accuracy(self.evaluated.get(split, {}).get(step, {}))
 
   @property

@@ -13,6 +13,7 @@ from typing import Any
 
 from dsbs_jax import contract
 from dsbs_jax.data.prepared import store, views
+from dsbs_jax.data.source import json_reader
 from dsbs_jax.runs import checkpoint_folders, metrics_log
 from dsbs_jax.runtime.configuration import gin_texts
 
@@ -34,10 +35,6 @@ def find(folder: str | pathlib.Path, name: str) -> list[pathlib.Path]:
 
   Links to folders are followed, as runs are moved to larger disks; a file that
   lies there without one keeps that path.
-
-  Args:
-    folder: where to look.
-    name: of the files.
   """
   found, seen, todo = [], set(), [str(folder)]
   for start in todo:  # which grows
@@ -74,14 +71,10 @@ def read_settings(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _read(path: pathlib.Path) -> str:
-  try:
-    return path.read_text(encoding='utf-8')
-  except UnicodeDecodeError as error:
-    raise contract.UserError(
-      f'{path} has the byte 0x{error.object[error.start]:02x} at position'
-      f' {error.start:,}, expected UTF-8 text. Remove the folder, or run it'
-      ' again.'
-    ) from error
+  text = json_reader.decode_text(
+    path.read_bytes(), str(path), 'Remove the folder, or run it again.'
+  )
+  return text.replace('\r\n', '\n')
 
 
 def parse_macros(text: str) -> dict[str, Any]:
@@ -133,12 +126,7 @@ def read_metrics(
 
 
 def evaluations(model_dir: str, step: int) -> dict[str, Metrics]:
-  """The splits of a run that were evaluated at a step -> their metrics.
-
-  Args:
-    model_dir: the run's folder.
-    step: of training.
-  """
+  """The splits of a run that were evaluated at a step -> their metrics."""
   path = pathlib.Path(model_dir) / METRICS_FILE
   if not path.is_file():
     return {}
@@ -149,12 +137,7 @@ def evaluations(model_dir: str, step: int) -> dict[str, Metrics]:
 def last_step(
   trained: Mapping[int, Metrics], evaluated: Mapping[str, Mapping[int, Metrics]]
 ) -> int:
-  """The last step of any line, 0 where there is none.
-
-  Args:
-    trained: step -> metrics of training.
-    evaluated: split -> step -> its metrics.
-  """
+  """The last step of any line, 0 where there is none."""
   return max([0, *trained, *(s for steps in evaluated.values() for s in steps)])
 
 
@@ -165,7 +148,10 @@ def accuracy(metrics: Metrics) -> float | None:
 
 
 def best_step(evaluated: Mapping[str, Mapping[int, Metrics]]) -> int | None:
-  """The step of the highest accuracy on validation, the newest of equals."""
+  """The step of the highest accuracy on validation, the newest of equals.
+
+  Test is never looked at.
+  """
   scores = [
     (found, step)
     for step, metrics in evaluated.get(VALIDATION, {}).items()
@@ -179,9 +165,7 @@ def expected_splits(
 ) -> tuple[str, ...]:
   """The splits that the run evaluates: those asked for and prepared.
 
-  Args:
-    macros: of the run's config.
-    evaluated: what was evaluated so far, taken where the data is gone.
+  Where the data is gone, those that were evaluated so far.
   """
   asked = macros.get('EVAL_SPLITS', ())
   name = views.own_name(macros.get('MIXTURE_OR_TASK_NAME', ''))
@@ -198,11 +182,6 @@ def is_finished(
   The last step needs its train line and a line of every split. Its checkpoint
   is needed too, unless no checkpoint of any step is left: they were removed
   to save space.
-
-  Args:
-    path: the run's folder.
-    train_steps: steps of the whole run.
-    splits: splits that are evaluated at the last step.
   """
   metrics = path / METRICS_FILE
   if not metrics.is_file() or (path / LOCK_FILE).exists():
@@ -218,12 +197,7 @@ def is_finished(
 
 
 def prepared(name: str, data_dir: str | None) -> store.Prepared | None:
-  """The prepared data of a benchmark, None where it cannot be found.
-
-  Args:
-    name: the benchmark's name.
-    data_dir: the folder above all datasets; None where it is not known.
-  """
+  """The prepared data of a benchmark, None where it cannot be found."""
   if not data_dir or not store.exists(name, data_dir):
     return None
   return store.read(name, data_dir)

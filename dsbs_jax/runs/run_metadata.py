@@ -36,15 +36,7 @@ def metadata(checkpoint: pathlib.Path) -> dict[str, Any]:
 
 
 def trained_steps(checkpoint: pathlib.Path, step: int) -> int:
-  """How many steps trained the student in a checkpoint.
-
-  Args:
-    checkpoint: its folder.
-    step: what the folder's name says, 0 for nothing.
-
-  Returns:
-    What export wrote down, else `step`.
-  """
+  """How many steps trained a student: as export wrote down, else `step`."""
   if not is_checkpoint(checkpoint):
     return step
   return int(metadata(checkpoint).get(EXPORTED_STEP, step))

@@ -38,23 +38,14 @@ _SETTING = re.compile(r'-(?=[A-Za-z][\w.]*=)')
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Coordinates:
-  """One point of a sweep.
-
-  Attributes:
-    benchmark: the benchmark's name.
-    method: a key of `METHODS`.
-    model: name of the model's gin file, without its ending.
-    fraction: share of the training data, in (0, 1].
-    seed: of the subset, the parameters and the data order.
-    setting: what else was varied, such as ('ALPHA=0.3',).
-  """
+  """One point of a sweep."""
 
   benchmark: str
-  method: str
-  model: str
-  fraction: float = 1.0
-  seed: int = 0
-  setting: tuple[str, ...] = ()
+  method: str  # a key of `METHODS`
+  model: str  # name of the model's gin file, without its ending
+  fraction: float = 1.0  # of the training data, in (0, 1]
+  seed: int = 0  # of the subset, the parameters and the data order
+  setting: tuple[str, ...] = ()  # what else was varied, such as 'ALPHA=0.3'
 
   def __post_init__(self):
     methods = f'one of {", ".join(METHODS)}. Correct --methods'

@@ -19,16 +19,11 @@ from dsbs_jax.data.vocabulary import vocabulary_files
 from dsbs_jax.interop import read_checkpoint, same_network, t5x_read_checkpoint
 from dsbs_jax.runs import checkpoint_folders, run_folder, run_metadata
 
-# Field of the settings -> macro of the run's config.
-_MACROS = {
-  'mixture_or_task_name': 'MIXTURE_OR_TASK_NAME',
-  'data_dir': 'DATA_DIR',
-  'vocabulary': 'VOCABULARY',
-  'prefixes': 'PREFIXES',
-  'module': 'MODULE',
-  'max_decode_len': 'MAX_DECODE_LEN',
-  'rationale_choice': 'RATIONALE_CHOICE',
-}
+# Fields of the settings; the macros of the run's config have their names.
+_FIELDS = (
+  *('mixture_or_task_name', 'data_dir', 'vocabulary', 'prefixes', 'module'),
+  *('max_decode_len', 'rationale_choice'),
+)
 _TOKENIZERS = (
   'spiece.model',
   'tokenizer.model',
@@ -51,23 +46,14 @@ _EXPECTED = (
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-  """What a student was trained on.
+  """What a student was trained on."""
 
-  Attributes:
-    place: the folder.
-    fields: field of the settings -> value, for those that it says.
-    missing: field -> an error that says why this is of no use, and the remedy.
-  """
-
-  place: str
-  fields: Mapping[str, Any]
-  missing: Mapping[str, str]
+  place: str  # the folder
+  fields: Mapping[str, Any]  # of the settings, for those that it says
+  missing: Mapping[str, str]  # field -> an error that tells the remedy
 
   def settle(self, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of `given`, and for None what the folder says.
-
-    Args:
-      given: field -> what the user set, or None.
+    """What the user has given, and for None what the folder says.
 
     Raises:
       UserError: neither the user nor the folder says it, and it is needed.
@@ -83,13 +69,8 @@ class Training:
 def training(folder: str, *, step: str | int = 'latest') -> Training:
   """What the student in a folder was trained on.
 
-  A run that has no checkpoint yet has this, too.
-
-  Args:
-    folder: see the module.
-    step: 'latest', 'best' or a number, of a run's folder.
-
-  A benchmark that was described without Python is known from then on.
+  A run that has no checkpoint yet has this, too. A benchmark that was described
+  without Python is known from then on. `step` is that of `find_checkpoint`.
 
   Raises:
     UserError: the folder is none of these, or a file in it is damaged.
@@ -111,12 +92,7 @@ def training(folder: str, *, step: str | int = 'latest') -> Training:
 def network(
   folder: str, *, step: str | int = 'latest', allow_pickle: bool = False
 ) -> tuple[dict[str, Any], dict[str, str]]:
-  """The network of the student in a folder.
-
-  Args:
-    folder: see the module.
-    step: 'latest', 'best' or a number, of a run's folder.
-    allow_pickle: whether to read a pickled pytorch_model.bin.
+  """The network of the student in a folder, at a `step` of `find_checkpoint`.
 
   Returns:
     Field of its config -> value, for those that decide what is computed; and
@@ -203,7 +179,7 @@ def _checkpoint(folder: str, step: str | int) -> pathlib.Path:
 def _training(
   folder: str, config: Mapping[str, Any], run: Mapping[str, Any]
 ) -> Training:
-  found = {field: config.get(macro) for field, macro in _MACROS.items()}
+  found = {field: config.get(field.upper()) for field in _FIELDS}
   # The metadata knows what the environment set, too.
   for name, key in (('mixture_or_task_name', 'task'), ('prefixes', 'prefixes')):
     found[name] = run.get(key) or found[name]

@@ -33,10 +33,8 @@ class EventFile:
   tensorboardX's SummaryWriter writes in a thread of its own. If that thread
   dies because the disk is full, the queue fills up and the run hangs.
 
-  Args:
-    folder: the run's folder.
-    start_step: the step at which this process starts.
-    points: what the files of the processes before it shall hold.
+  This process starts at a step; the files of those before it shall hold the
+  points.
   """
 
   def __init__(
@@ -55,12 +53,7 @@ class EventFile:
       self.scalars(step, {tag: value})
 
   def scalars(self, step: int, values: Mapping[str, float]) -> None:
-    """Writes the values of a step by their tags.
-
-    Args:
-      step: of training.
-      values: tag -> value.
-    """
+    """Writes the values of a step by their tags."""
     for tag, value in values.items():
       self._write(
         event_pb2.Event(summary=summary.scalar(tag, value), step=step)

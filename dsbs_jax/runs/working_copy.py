@@ -24,9 +24,6 @@ from dsbs_jax.runtime import progress
 class WorkingCopy:
   """A run's folder on this machine.
 
-  Args:
-    model_dir: local, or in a bucket.
-
   Attributes:
     folder: where the run reads and writes.
     is_remote: whether that is a copy.

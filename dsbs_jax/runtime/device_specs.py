@@ -27,26 +27,18 @@ _DEEP = _by_chips('1x1x1 2x2x1 2x2x2 2x2x4 2x4x4 4x4x4 4x4x8 4x8x8 8x8x8')
 
 @dataclasses.dataclass(frozen=True)
 class Device:
-  """One kind of accelerator.
+  """One kind of accelerator."""
 
-  Attributes:
-    name: as on the command line.
-    memory_gib: what a program may use of its memory.
-    peak_tflops: dense bfloat16 operations per second, in 1e12.
-    float32_share: rate of matrix products of float32 in full precision, see
-      `core/matmul_precision.py`, as a share of the peak.
-    layouts: number of chips -> physical layout; empty where any number goes.
-    megacore: whether the two cores of a chip are one device.
-    kinds: what JAX's `device_kind` is, or begins with, for it.
-  """
-
-  name: str
-  memory_gib: float
-  peak_tflops: float
+  name: str  # as on the command line
+  memory_gib: float  # what a program may use of its memory
+  peak_tflops: float  # dense bfloat16 operations per second, in 1e12
+  # Rate of matrix products of float32 in full precision, as a share of the
+  # peak: see `core/matmul_precision.py`.
   float32_share: float = 1 / 6
+  # Number of chips -> physical layout; empty where any number goes.
   layouts: dict[int, str] = dataclasses.field(default_factory=dict)
-  megacore: bool = False
-  kinds: tuple[str, ...] = ()
+  megacore: bool = False  # whether the two cores of a chip are one device
+  kinds: tuple[str, ...] = ()  # how JAX's `device_kind` begins for it
 
   @property
   def is_tpu(self) -> bool:
@@ -109,10 +101,6 @@ _SLOWER = (
 def layout(device: Device, num_chips: int) -> str:
   """The physical layout of a TPU slice with so many chips.
 
-  Args:
-    device: the kind of chip.
-    num_chips: of the slice.
-
   Raises:
     UserError: no slice has this number of chips.
   """
@@ -127,26 +115,22 @@ def layout(device: Device, num_chips: int) -> str:
 
 
 def peak_flops(kind: str, dtype: str) -> float | None:
-  """Matrix products' peak rate of one device, in operations per second.
+  """Matrix products' peak rate of a `device_kind`, in operations per second.
 
-  Args:
-    kind: JAX's `device_kind`.
-    dtype: of activations, 'bfloat16' or 'float32' in full precision.
-
-  Returns:
-    None where the device is not in the table: a CPU, for example, or a card
-    of the same chip that is slower, or a part of one.
+  In bfloat16, or in the full precision of float32. None where the device is not
+  in the table: a CPU, for example, or a card of the same chip that is slower,
+  or a part of one.
   """
   if kind.startswith(_SLOWER) or ' MIG ' in kind:
     return None
-  matching = [
-    (len(prefix), device)
+  matching = {
+    prefix: device
     for device in DEVICES.values()
     for prefix in device.kinds
     if kind.startswith(prefix)
-  ]
+  }
   if not matching:
     return None
-  _, found = max(matching, key=lambda pair: pair[0])
+  found = matching[max(matching, key=len)]
   share = found.float32_share if dtype == 'float32' else 1.0
   return found.peak_tflops * 1e12 * share

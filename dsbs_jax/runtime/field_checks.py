@@ -29,17 +29,7 @@ def texts_or_none(settings: Any, *names: str) -> None:
 def counts(
   settings: Any, *names: str, least: int = 1, below: int = 1 << 62
 ) -> None:
-  """Checks that fields are whole numbers of a range.
-
-  Args:
-    settings: a dataclass.
-    *names: of its fields.
-    least: the smallest value allowed.
-    below: the smallest value above it that is not.
-
-  Raises:
-    UserError: a field is out of range or no int; True is none.
-  """
+  """Raises unless these fields are whole numbers >= `least` and < `below`."""
   for name in names:
     value = getattr(settings, name)
     whole = isinstance(value, int) and not isinstance(value, bool)
@@ -72,13 +62,7 @@ def rising(settings: Any, *names: str) -> None:
 
 
 def one_of(settings: Any, name: str, known: Sequence[str]) -> None:
-  """Checks that a field is one of some texts.
-
-  Args:
-    settings: a settings dataclass.
-    name: of the field.
-    known: the texts.
-  """
+  """Raises unless this field is one of some texts."""
   if getattr(settings, name) not in known:
     _refuse(name, getattr(settings, name), f'one of {tuple(known)}')
 
@@ -93,11 +77,8 @@ def flags(settings: Any, *names: str) -> None:
 def splits(settings: Any, *names: str) -> None:
   """Raises unless these fields are tuples of names of splits."""
   for name in names:
-    value = getattr(settings, name)
-    known = benchmark.SPLITS
-    if not isinstance(value, tuple | list) or not all(
-      v in known for v in value
-    ):
+    value, known = getattr(settings, name), benchmark.SPLITS
+    if not (isinstance(value, tuple | list) and all(v in known for v in value)):
       expected = f"a tuple of some of {', '.join(known)}, such as ('test',)"
       _refuse(name, value, expected)
 

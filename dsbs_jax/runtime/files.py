@@ -42,13 +42,8 @@ class NotWritten(contract.UserError):
 def explain(path: str | os.PathLike, error: BaseException) -> str | None:
   """One line about a file error: what happened to which path, what to do.
 
-  Args:
-    path: the file or folder that was read or written.
-    error: an OSError, or what a library raised because of one: TensorStore
-      tells the operating system's reason in its text only.
-
-  Returns:
-    The line; None if there is no reason that a user can remedy.
+  None if there is no reason that a user can remedy. The error may be one that a
+  library raised because of an OSError: TensorStore tells its reason as text.
   """
   number = _reason(error)
   if number is None:
@@ -117,10 +112,6 @@ def check_writable(folder: str | os.PathLike) -> None:
 def replace_text(path: pathlib.Path, text: str) -> None:
   """Writes a file so that a kill leaves the old one or the new one.
 
-  Args:
-    path: the file.
-    text: its new content.
-
   Raises:
     NotWritten: there is no room, or no right to write.
   """
@@ -130,16 +121,7 @@ def replace_text(path: pathlib.Path, text: str) -> None:
 def replace_bytes(
   path: pathlib.Path, content: bytes, *, partial: pathlib.Path | None = None
 ) -> None:
-  """The same of bytes.
-
-  Args:
-    path: the file.
-    content: its new content.
-    partial: the new file until it is whole; None for one beside it.
-
-  Raises:
-    NotWritten: as for `replace_text`.
-  """
+  """The same of bytes; `partial`, or one beside it, is the file until then."""
   partial = partial or path.with_name(f'{path.name}.tmp')
   with writing(path):
     partial.write_bytes(content)

@@ -126,8 +126,7 @@ class FolderLock:
     self._released.set()
     self._beats.join()
     with contextlib.suppress(OSError, object_store.StoreError):
-      if _read(self._path) == self._text:
-        _unlink(self._path)
+      self._remove(self._text)
 
   def _refusal(self, other: Mapping[str, Any]) -> str:
     wait = 'Wait until it has ended, stop it'
@@ -168,7 +167,7 @@ class FolderLock:
     return _read(self._path) == self._text
 
   def _remove(self, text: str) -> None:
-    """Removes the file of a dead process, and no other one."""
+    """Removes the file if it has this text: another process's stays."""
     if isinstance(self._path, str):
       if _read(self._path) == text:
         object_store.remove(self._path)
@@ -235,13 +234,6 @@ def holder(path: str | os.PathLike) -> str | None:
 def _place(path: str | os.PathLike) -> pathlib.Path | str:
   """A lock's file, or the URL of its object."""
   return path if object_store.is_bucket(path) else pathlib.Path(path)
-
-
-def _unlink(path: pathlib.Path | str) -> None:
-  if isinstance(path, str):
-    object_store.remove(path)
-  else:
-    path.unlink(missing_ok=True)
 
 
 def _read(path: pathlib.Path | str) -> str | None:

@@ -2,6 +2,7 @@
 """Help pages: `dsbs --help`, and those of the commands."""
 
 import importlib.metadata
+import itertools
 import platform
 import re
 import sys
@@ -62,42 +63,36 @@ _SHARED = (
 
 def is_asked_for(arguments: Sequence[str]) -> bool:
   """Whether a command line asks for the help page."""
-  before = (
-    arguments[: arguments.index('--')] if '--' in arguments else arguments
-  )
+  before = itertools.takewhile(lambda argument: argument != '--', arguments)
   return any(argument in _HELP_FLAGS for argument in before)
+
+
+def versions(names: Iterable[str]) -> dict[str, str]:
+  """The version of each package."""
+  found = {}
+  for name in names:
+    try:
+      found[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      found[name] = 'not installed as a package'
+  return found
 
 
 def version() -> str:
   """One line: our version, and those that answers depend on."""
-  names = ('dsbs_jax', 'jax')
-  found = []
-  for name in names:
-    try:
-      found.append(f'{name} {importlib.metadata.version(name)}')
-    except importlib.metadata.PackageNotFoundError:
-      found.append(f'{name} (not installed as a package)')
-  return f'{found[0]} ({found[1]}, Python {platform.python_version()})'
+  ours, jax = versions(('dsbs_jax', 'jax')).values()
+  python = platform.python_version()
+  return f'dsbs_jax {ours} (jax {jax}, Python {python})'
 
 
 def of_command(doc: str, more: str) -> str:
-  """The help page of the command that runs.
-
-  Args:
-    doc: its module's docstring.
-    more: what else the page tells, such as its settings.
-  """
+  """The help page of the command that runs: its docstring, flags, and more."""
   parts = [doc.strip(), 'Flags:', *_flags(), more]
   return '\n\n'.join(part.rstrip() for part in parts if part)
 
 
 def entry(name: str, text: str) -> str:
-  """A name, and beside or below it what it means.
-
-  Args:
-    name: of a flag or a macro.
-    text: what it means.
-  """
+  """The name of a flag or a macro, and beside or below it what it means."""
   wrapped = textwrap.fill(
     text,
     _WIDTH,

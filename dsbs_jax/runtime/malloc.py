@@ -40,8 +40,9 @@ def keep_freed_memory() -> bool:
   mallopt = _mallopt()
   if mallopt is None:
     return False
-  if _simulates_devices():
-    # Before JAX starts the threads of its devices.
+  flags = os.environ.get('XLA_FLAGS', '')
+  if 'device_count' in flags or jax.config.jax_num_cpu_devices > 1:
+    # The CPU is to be several devices, whose threads JAX has not yet started.
     mallopt(_ARENA_MAX, 1)
   else:
     jax.config.update('jax_cpu_enable_async_dispatch', False)
@@ -57,9 +58,3 @@ def _mallopt():
     return ctypes.CDLL(None).mallopt
   except (AttributeError, OSError, TypeError):
     return None
-
-
-def _simulates_devices() -> bool:
-  """Whether the CPU is to be more than one device."""
-  flags = os.environ.get('XLA_FLAGS', '')
-  return 'device_count' in flags or jax.config.jax_num_cpu_devices > 1

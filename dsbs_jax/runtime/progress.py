@@ -18,12 +18,7 @@ def say(text: str) -> None:
 
 
 class ProgressLine:
-  """A line that is written over on a terminal, and now and then in a log.
-
-  Args:
-    out: where it is written; None for stderr.
-    clock: seconds.
-  """
+  """A line that is written over on a terminal, and now and then in a log."""
 
   def __init__(
     self,

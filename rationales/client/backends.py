@@ -48,13 +48,7 @@ _NOTES = ('reasoning', 'refusal', 'logprobs')
 
 
 class Http:
-  """A server with the endpoints /chat/completions and /completions.
-
-  Args:
-    sampling: what all calls share.
-    server: the address, the key and the timeout.
-    substitutes: for fields that the server refuses.
-  """
+  """A server with the endpoints /chat/completions and /completions."""
 
   free = False
 
@@ -107,12 +101,7 @@ class Http:
   async def explain(
     self, call: calls.Call, error: failures.PermanentError
   ) -> str | None:
-    """What to change after the first call was refused; None if unknown.
-
-    Args:
-      call: the call.
-      error: how it was refused.
-    """
+    """What to change after the first call was refused; None if unknown."""
     return await probe.explain(
       self._client, self._server, self._sampling, call=call, error=error
     )
@@ -160,9 +149,6 @@ class Http:
 
 class Replay:
   """Answers from a completions file of an earlier run.
-
-  Args:
-    path: the file.
 
   Raises:
     contract.UserError: there is no such file, or it holds no answers.
@@ -222,12 +208,7 @@ class Replay:
 def classify(
   error: openai.APIStatusError | openai.APIConnectionError, key: secret.Secret
 ) -> failures.TransientError | failures.PermanentError | failures.FatalError:
-  """The error to raise instead, by what can be done about it.
-
-  Args:
-    error: one of API_ERRORS.
-    key: masked in the reason.
-  """
+  """The error to raise instead, by what can be done about it."""
   if not isinstance(error, openai.APIStatusError):
     cause = error.__cause__ or error
     if isinstance(cause, bounded_response.TooLongError):
@@ -255,7 +236,7 @@ def classify(
       if status in _DOWN and wait is None
       else failures.ANSWERED,
     )
-  return failures.PermanentError(reason, status)
+  return failures.PermanentError(reason, status=status)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

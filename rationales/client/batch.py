@@ -40,13 +40,7 @@ _Result = TypeVar('_Result')
 class BatchRunner:
   """Sends calls in batches and collects the answers.
 
-  Args:
-    sampling: what all calls share.
-    server: the server and the sizes of batches.
-    record: where the outcomes go.
-    contents: the file's batches, and its answers: a batch may be half
-      collected.
-    substitutes: for fields that the server refuses.
+  `contents` tells of earlier batches, of which one may be half collected.
 
   Attributes:
     exit_reason, message: why the run ended, for programs and for people.

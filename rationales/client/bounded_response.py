@@ -17,13 +17,7 @@ class TooLongError(httpx2.RequestError):
 
 
 class _Bounded(httpx2.AsyncByteStream):
-  """The bytes of a response, up to a limit.
-
-  Args:
-    parts: the bytes.
-    source: what is closed at the end.
-    limit: how many there may be.
-  """
+  """The bytes of a response, up to a limit; its source is closed at the end."""
 
   def __init__(
     self,

@@ -20,25 +20,14 @@ class ExitReason(enum.Enum):
 
 @dataclasses.dataclass(eq=False)
 class TransientError(Exception):
-  """A failure that may not happen at the next attempt.
+  """A failure that may not happen at the next attempt."""
 
-  Attributes:
-    reason: for the completions file.
-    retry_after: seconds the server asked to wait, if it did.
-    overload: whether the server says that it gets too many calls.
-    maybe_paid: whether the server may have charged for the call.
-    server: UNREACHABLE, LOADING or ANSWERED, None where that is not known.
-  """
-
-  reason: str
+  reason: str  # for the completions file; str(error) is this
   _: dataclasses.KW_ONLY
-  retry_after: float | None = None
-  overload: bool = False
-  maybe_paid: bool = False
-  server: str | None = None
-
-  def __str__(self) -> str:
-    return self.reason
+  retry_after: float | None = None  # seconds, if the server asked to wait
+  overload: bool = False  # whether the server says that it gets too many calls
+  maybe_paid: bool = False  # whether the server may have charged for the call
+  server: str | None = None  # UNREACHABLE, LOADING, ANSWERED or not known
 
   @property
   def down(self) -> bool:
@@ -48,21 +37,12 @@ class TransientError(Exception):
 
 @dataclasses.dataclass(eq=False)
 class PermanentError(Exception):
-  """A failure of this call that another attempt would only repeat.
+  """A failure of this call that another attempt would only repeat."""
 
-  Attributes:
-    reason: for the completions file.
-    status: the HTTP status, if there was one.
-    maybe_paid: whether the server may have charged for the call.
-  """
-
-  reason: str
-  status: int | None = None
+  reason: str  # for the completions file; str(error) is this
   _: dataclasses.KW_ONLY
-  maybe_paid: bool = False
-
-  def __str__(self) -> str:
-    return self.reason
+  status: int | None = None  # of HTTP
+  maybe_paid: bool = False  # whether the server may have charged for the call
 
 
 class FatalError(Exception):

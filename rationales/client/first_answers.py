@@ -18,9 +18,7 @@ _SHOWN_CHARS = 300
 def problem(benchmark: benchmark_lib.Benchmark, text: str) -> str | None:
   """Why a completion gives no label of the benchmark; None if it gives one.
 
-  Args:
-    benchmark: whose parser reads it. Choices of single rows are not checked.
-    text: the completion.
+  Choices of single rows are not checked.
   """
   outcome = benchmark.parse(text)
   if isinstance(outcome, parsing.Unparsed):
@@ -32,10 +30,7 @@ def problem(benchmark: benchmark_lib.Benchmark, text: str) -> str | None:
 class FirstAnswers:
   """Shows the first answer as parsed, and judges the first twenty.
 
-  Args:
-    benchmark: reads the answers.
-    model: the model that was asked for.
-    stop: whether a run without use ends.
+  If they are of no use, `stop` tells whether the run ends.
   """
 
   def __init__(
@@ -56,12 +51,7 @@ class FirstAnswers:
     return decided or self._calls + in_flight < JUDGED_CALLS
 
   def add(self, call: calls.Call, answer: calls.Answer) -> str | None:
-    """Looks at an answer; why the run should end, or None.
-
-    Args:
-      call: what was asked.
-      answer: the answer to it.
-    """
+    """Looks at an answer; why the run should end, or None."""
     if not self._calls:
       self._show(call, answer)
     self._calls += 1

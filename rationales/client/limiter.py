@@ -37,8 +37,7 @@ _WAITING, _GROWTH, _SHORTEST_ROUND = 1.5, 1.25, 3
 class RateLimit:
   """Spreads an amount per minute evenly; one second's worth may go at once.
 
-  Args:
-    per_minute: the limit; 0 sets none.
+  0 per minute sets no limit.
   """
 
   def __init__(self, per_minute: float):
@@ -46,12 +45,7 @@ class RateLimit:
     self._next = -math.inf
 
   def take(self, amount: float, *, now: float) -> float:
-    """Takes an amount; returns the seconds until it may be used.
-
-    Args:
-      amount: of what is limited: requests or tokens.
-      now: seconds of a monotonic clock.
-    """
+    """Takes requests or tokens at `now` (s); seconds until they may be used."""
     if not self._seconds_each:
       return 0.0
     self._next = max(self._next, now - _BURST_SECONDS)
@@ -65,11 +59,7 @@ class RateLimit:
 
 
 class _Pace:
-  """The server's measured rate, and how many calls at once suit it.
-
-  Args:
-    timeout: seconds after which a call is given up.
-  """
+  """The server's measured rate, and how many calls at once suit it."""
 
   def __init__(self, timeout: float):
     self._timeout = timeout
@@ -88,13 +78,7 @@ class _Pace:
     self._times.clear()
 
   def next_limit(self, limit: float, *, now: float, seconds: float) -> float:
-    """The highest limit after an answer.
-
-    Args:
-      limit: the present one.
-      now: when the answer came, in seconds of a monotonic clock.
-      seconds: how long its call took.
-    """
+    """The highest limit after an answer at `now` to a call of `seconds`."""
     quarter = _GROW_SHARE * self._timeout
     self._times.append(now)
     if now - seconds >= self._round_start:

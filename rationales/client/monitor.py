@@ -15,14 +15,9 @@ _LISTED_FAILURES = 20
 
 
 class Monitor:
-  """Counts what comes in and shows it.
+  """Counts what comes in and shows it, beside the work estimated at the start.
 
-  Args:
-    benchmark: parses and scores the completions.
-    estimate: the work that was to be done at the start.
-    tracker: the money.
-    line: where the progress is shown; None for stderr.
-    clock: seconds.
+  The progress is shown on a line of stderr, or the one that is given.
   """
 
   def __init__(
@@ -59,12 +54,7 @@ class Monitor:
       self._line.say(terminal_text.visible(text))
 
   def answered(self, call: calls.Call, answer: calls.Answer) -> None:
-    """Counts the completions of a call.
-
-    Args:
-      call: its `gold` label, if any, is compared with the answers.
-      answer: one or more texts.
-    """
+    """Counts the completions of a call, and how many have its gold label."""
     self._cut += answer.finish_reasons.count(completions_file.LENGTH)
     for text in answer.texts:
       self._done += 1
@@ -82,12 +72,7 @@ class Monitor:
         self._correct += correct
 
   def failed(self, call: calls.Call, reason: str) -> None:
-    """Counts a call that failed for good.
-
-    Args:
-      call: names the row.
-      reason: failures are counted by what stands before its first ':'.
-    """
+    """Counts a call that failed for good, by its reason up to a ':'."""
     self._failures[reason.partition(':')[0]] += 1
     if len(self._failed_rows) < _LISTED_FAILURES:
       self._failed_rows.append(f'{call.example_id}: {reason}')

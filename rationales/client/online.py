@@ -220,12 +220,7 @@ class OnlineRunner:
     explain = getattr(self.backend, 'explain', None)
     if self._probing and explain and (why := await explain(call, error)):
       self._stop(ExitReason.REFUSED, f'{error}; {why}')
-    else:
-      self._record_failure(call, error)
-
-  def _record_failure(
-    self, call: calls.Call, error: failures.PermanentError
-  ) -> None:
+      return
     if error.maybe_paid:
       self.record.lost(call, str(error))
     self.record.failure(call, str(error), error.status)

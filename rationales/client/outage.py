@@ -44,11 +44,7 @@ class Outage:
     return f'{self._name}, down for {duration} ({self.reason})'
 
   def begin(self, reason: str, *, loading: bool) -> bool:
-    """Notes that an attempt found the server down.
-
-    Args:
-      reason: what it met.
-      loading: whether something answers at the address.
+    """Notes that an attempt found the server down, or loading.
 
     Returns:
       Whether the server was not known to be down.

@@ -25,21 +25,13 @@ async def explain(
   call: calls.Call,
   error: failures.PermanentError,
 ) -> str | None:
-  """What to change so that calls are answered; None where that is not clear.
-
-  Args:
-    client: asks the server for its models.
-    server: the address that was given.
-    sampling: the model that was asked for, and the endpoint.
-    call: the call that was refused.
-    error: how it was refused.
-  """
-  if error.status in (400, 422) and len(call.samples) > 1:
-    if _CHOICES.search(str(error)):
-      return (
-        f'one call asked for {len(call.samples)} samples (n): give'
-        ' --samples_per_call=1, or what the server allows'
-      )
+  """What to change so that calls are answered; None where that is not clear."""
+  many = error.status in (400, 422) and len(call.samples) > 1
+  if many and _CHOICES.search(str(error)):
+    return (
+      f'one call asked for {len(call.samples)} samples (n): give'
+      ' --samples_per_call=1, or what the server allows'
+    )
   about_model = error.status == 400 and sampling.model in str(error)
   if error.status not in (404, 405) and not about_model:
     return None  # perhaps this row's own fault, such as its length

@@ -14,35 +14,20 @@ from rationales.record import calls, completions_file, costs, ledger
 
 @dataclasses.dataclass(frozen=True)
 class Recorder:
-  """Writes down every outcome, in the same way for all backends.
-
-  Attributes:
-    file: the completions file.
-    tracker: the money.
-    monitor: the counters on screen.
-    models: who gave the answers in the file, as the server named them.
-    mixed: whether another model may answer, too.
-    source: the backend's name, for the lines.
-    free: whether the backend charges nothing.
-    answer_tokens: a completion and its tokens -> those that spell the answer,
-      which are kept.
-  """
+  """Writes down every outcome, in the same way for all backends."""
 
   file: ledger.Ledger
   tracker: costs.CostTracker
   monitor: monitor_lib.Monitor
-  models: set[str]
-  mixed: bool
-  source: str
-  free: bool = False
+  models: set[str]  # who gave the answers in the file, by the server's names
+  mixed: bool  # whether another model may answer, too
+  source: str  # the backend's name, for the lines
+  free: bool = False  # whether the backend charges nothing
+  # A completion and its tokens -> those that spell the answer, which are kept.
   answer_tokens: Callable[[str, Sequence[soft_labels.Token]], Any] | None = None
 
   def answer(self, call: calls.Call, answer: calls.Answer) -> calls.Call | None:
     """Records an answer to the call's first samples.
-
-    Args:
-      call: what was asked.
-      answer: texts for its first samples; servers may give fewer than asked.
 
     Returns:
       A call for the samples without a text, None if there is none.
@@ -95,13 +80,7 @@ class Recorder:
     return {'logprobs': kept} if kept else {}
 
   def failure(self, call: calls.Call, reason: str, status: int | None) -> None:
-    """Records a call that failed for good.
-
-    Args:
-      call: what was asked.
-      reason: for file and screen, free of keys.
-      status: of HTTP; None where no answer came.
-    """
+    """Records a call that failed for good, by a reason free of keys."""
     failed = {'of': call.kind, 'text': None, 'error': reason, 'status': status}
     self.file.append(
       *(
@@ -116,11 +95,7 @@ class Recorder:
   ) -> None:
     """Records a call that may have been paid and gave no usable answer.
 
-    Args:
-      call: what was asked.
-      reason: for the file, free of keys.
-      answer: the unusable answer, if there is one: its usage is the cost; else
-        the upper bound is.
+    The usage of an unusable answer is the cost; without one the upper bound is.
     """
     usage = answer and answer.usage
     if usage:

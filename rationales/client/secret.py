@@ -20,11 +20,7 @@ _MIN_LENGTH = 8
 
 
 class Secret:
-  """A key that prints as a mask.
-
-  Args:
-    value: the key, or '' if the server wants none.
-  """
+  """A key that prints as a mask; it is '' if the server wants none."""
 
   def __init__(self, value: str):
     self._value = value

@@ -1,57 +1,75 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who answers, how fast it may be asked, and the client that asks."""
+"""Who answers, how fast it may be asked and asked again, and the client."""
 
 import dataclasses
 import math
+import random
 import urllib.parse
 
 import openai
 
 from dsbs_jax import contract
-from rationales.client import bounded_response, retries, secret
+from rationales.client import bounded_response, secret
 
 BACKENDS = ('http', 'batch', 'replay')
 _MAX_CONNECTIONS = 1000  # that the client opens
 
 
 @dataclasses.dataclass(frozen=True)
+class Backoff:
+  """Waiting times between the attempts of one call, in seconds.
+
+  Raises:
+    contract.UserError: there is no attempt.
+  """
+
+  attempts: int = 8  # for one call before it counts as failed
+  base: float = 0.5  # upper limit of the first wait; doubles each time
+  cap: float = 60.0  # upper limit of all waits
+  longest: float = 600.0  # a Retry-After of more ends the run
+
+  def __post_init__(self):
+    if self.attempts < 1:
+      raise contract.UserError(
+        f'--attempts is {self.attempts}, expected 1 or more.'
+      )
+
+  def wait(self, attempt: int, retry_after: float | None) -> float:
+    """Seconds to wait after a failed attempt.
+
+    The wait is drawn from [0, limit], so that calls that failed together do
+    not return together, and added to what the server asked for. Attempts count
+    from 1.
+    """
+    limit = min(self.cap, self.base * 2 ** (attempt - 1))
+    return (retry_after or 0.0) + random.uniform(0, limit)
+
+
+@dataclasses.dataclass(frozen=True)
 class ServerConfig:
   """Who answers, and how fast it may be asked.
 
-  Attributes:
-    backend: one of BACKENDS.
-    base_url: the server's address up to and with `/v1`.
-    key: the API key.
-    timeout: seconds for a whole call, however slowly its bytes arrive.
-    concurrency: calls at once, at most.
-    rpm, tpm: requests and tokens per minute; 0 sets no limit.
-    backoff: waits between attempts.
-    poll_seconds: seconds between two polls of a batch.
-    batch_size: calls per batch, at most.
-    forget_batches: whether batches that the server no longer knows are given
-      up: their cost counts as lost, their rows are asked again.
-    replay: the completions file of the replay backend.
-    outage_timeout: seconds for which calls wait while the server is down.
-    key_variable: the environment variable that has the key.
+  Batches to be forgotten are those that the server no longer knows: their cost
+  counts as lost, their rows are asked again.
 
   Raises:
     contract.UserError: a value is out of range or missing.
   """
 
-  backend: str
-  base_url: str
+  backend: str  # one of BACKENDS
+  base_url: str  # up to and with `/v1`
   key: secret.Secret
-  timeout: float = 120.0
-  concurrency: int = 64
-  rpm: float = 0.0
-  tpm: float = 0.0
-  backoff: retries.Backoff = retries.Backoff()
-  poll_seconds: float = 30.0
-  batch_size: int = 20_000
+  timeout: float = 120.0  # seconds, however slowly the bytes of a call arrive
+  concurrency: int = 64  # calls at once, at most
+  rpm: float = 0.0  # requests per minute; 0 sets no limit
+  tpm: float = 0.0  # tokens per minute; 0 sets no limit
+  backoff: Backoff = Backoff()
+  poll_seconds: float = 30.0  # between two polls of a batch
+  batch_size: int = 20_000  # calls per batch, at most
   forget_batches: bool = False
-  replay: str | None = None
-  outage_timeout: float = 3600.0
-  key_variable: str = 'OPENAI_API_KEY'
+  replay: str | None = None  # the completions file of the replay backend
+  outage_timeout: float = 3600.0  # seconds that calls wait for a server
+  key_variable: str = 'OPENAI_API_KEY'  # of the environment
 
   def __post_init__(self):
     try:

@@ -17,21 +17,13 @@ UPLOADED, CREATED, COLLECTED = 'uploaded', 'created', 'collected'
 
 @dataclasses.dataclass(frozen=True)
 class BatchJob:
-  """One batch.
+  """One batch."""
 
-  Attributes:
-    number: counts the batches of a completions file, from 1.
-    event: the last step that is done: UPLOADED, CREATED or COLLECTED.
-    file_id: the server's id of the uploaded requests.
-    batch_id: the server's id of the batch, once created.
-    uploaded_at: seconds since 1970.
-  """
-
-  number: int
-  event: str
-  file_id: str
-  batch_id: str | None
-  uploaded_at: float
+  number: int  # counts the batches of a completions file, from 1
+  event: str  # the last step that is done: UPLOADED, CREATED or COLLECTED
+  file_id: str  # the server's, of the uploaded requests
+  batch_id: str | None  # the server's, once created
+  uploaded_at: float  # seconds since 1970
 
   def line(self) -> dict[str, Any]:
     return {'kind': completions_file.BATCH, **dataclasses.asdict(self)}
@@ -59,12 +51,7 @@ class BatchJobs:
 
 
 def paths(path: pathlib.Path, number: int) -> tuple[pathlib.Path, pathlib.Path]:
-  """The files of a batch's requests and calls, beside the completions.
-
-  Args:
-    path: the completions file.
-    number: which of its batches, from 1.
-  """
+  """The files of a batch's requests and calls, beside the completions."""
   requests = path.with_name(f'{path.name}.batch-{number}.requests')
   return requests, path.with_name(f'{path.name}.batch-{number}.calls')
 
@@ -77,15 +64,7 @@ def write(
   *,
   substitutes: calls.Substitutes,
 ) -> pathlib.Path:
-  """Writes both files of a batch to the disk; returns that of requests.
-
-  Args:
-    path: the completions file.
-    number: the batch's.
-    sampling: what all calls share.
-    asked: the calls.
-    substitutes: for fields that the server refuses.
-  """
+  """Writes both files of a batch to the disk; returns that of requests."""
   requests, kept = paths(path, number)
   # The prompts are in the other file.
   _write(kept, (vars(dataclasses.replace(c, content='')) for c in asked))
@@ -107,10 +86,6 @@ def write(
 def read_calls(path: pathlib.Path, number: int) -> list[calls.Call]:
   """Reads the calls of a batch, in the order of its requests.
 
-  Args:
-    path: the completions file.
-    number: which of its batches, from 1.
-
   Raises:
     contract.UserError: the file is missing.
   """
@@ -126,12 +101,7 @@ def read_calls(path: pathlib.Path, number: int) -> list[calls.Call]:
 
 
 def sent_fields(path: pathlib.Path, number: int) -> set[str]:
-  """Names of the fields of a batch's requests, as far as they are kept.
-
-  Args:
-    path: the completions file.
-    number: which of its batches, from 1.
-  """
+  """Names of the fields of a batch's requests, as far as they are kept."""
   requests = paths(path, number)[0]
   if not requests.is_file():
     return set()

@@ -22,10 +22,7 @@ UPLOAD_SECONDS = 60.0
 
 @contextlib.contextmanager
 def local(out: str) -> Iterator[pathlib.Path]:
-  """The file to append to, which is in the bucket at the end.
-
-  Args:
-    out: a local path, which is what is yielded, or one in a bucket.
+  """The file to append to: a local one, or one whose bucket has it at the end.
 
   Raises:
     UserError: another process writes it, the bucket refuses, or it holds
@@ -48,15 +45,7 @@ def local(out: str) -> Iterator[pathlib.Path]:
 
 
 class Upload:
-  """Keeps an object as its file on this machine.
-
-  Args:
-    url: the object.
-    lock: which this process holds.
-
-  Attributes:
-    path: the file.
-  """
+  """Keeps an object as its file `path` on this machine, by a lock it holds."""
 
   def __init__(self, url: str, lock: folder_lock.FolderLock):
     self._url, self._lock = url, lock

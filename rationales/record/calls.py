@@ -13,7 +13,6 @@ from dsbs_jax import contract
 from dsbs_jax.data import soft_labels
 from dsbs_jax.data.source import completions as completions_lib
 from rationales.record import completions_file
-from rationales.record import logprobs as logprobs_lib
 
 CHAT = 'chat'
 COMPLETIONS = 'completions'
@@ -29,33 +28,21 @@ _INSTEAD = re.compile(r"Use '(\w+)' instead")
 class Call:
   """One request for some samples of one row.
 
-  Attributes:
-    kind: one of completions_file.ANSWERS.
-    example_id: the row's id.
-    samples: numbers of the samples asked for.
-    content: the prompt's text, or its chat messages.
-    prompt_hash: identifies the prompt, see `worklist`.
-    prompt_bytes: length of the prompt in UTF-8.
-    gold: the label that counts as right: the row's human label, '' where it has
-      none; of a counterfactual the wrong label that was asked for.
-    hinted: whether the prompt contains that label.
-    fingerprint: the row's, see `dsbs_jax.data.source.rows`.
-    replaces: offset in the file of the newest answer that this call's will
-      replace; -1 for none.
-    about: of a verdict, the digest of the completion that it is about.
+  `gold` is the label that counts as right: the row's human label, '' where it
+  has none; of a counterfactual the wrong label that was asked for.
   """
 
-  kind: str
+  kind: str  # one of completions_file.ANSWERS
   example_id: str
-  samples: tuple[int, ...]
-  content: str | list[dict[str, str]]
-  prompt_hash: str
-  prompt_bytes: int
+  samples: tuple[int, ...]  # numbers of the samples asked for
+  content: str | list[dict[str, str]]  # the prompt's text, or chat messages
+  prompt_hash: str  # see `worklist`
+  prompt_bytes: int  # in UTF-8
   gold: str
-  hinted: bool = False
-  fingerprint: str | None = None
-  replaces: int = -1
-  about: str | None = None
+  hinted: bool = False  # whether the prompt contains that label
+  fingerprint: str | None = None  # see `dsbs_jax.data.source.rows`
+  replaces: int = -1  # offset of the newest answer that this call's replaces
+  about: str | None = None  # of a verdict, the digest of its completion
 
   def sample_keys(self) -> list[completions_file.SampleKey]:
     return [
@@ -68,26 +55,17 @@ class Call:
 class Sampling:
   """The settings that the calls for all rows share.
 
-  Attributes:
-    model: the model's name on the server.
-    endpoint: CHAT or COMPLETIONS.
-    temperature: 0 is greedy.
-    max_tokens: upper limit of a completion; 0 leaves it to the server.
-    stop: stop sequences; a completion ends before the first of them.
-    extra: further fields of the request, such as {'top_p': 0.9}.
-    logprobs: alternatives wanted of each token of a completion; 0 for none.
-
   Raises:
     contract.UserError: a setting is out of range.
   """
 
-  model: str
-  endpoint: str
-  temperature: float
-  max_tokens: int
-  stop: tuple[str, ...]
-  extra: Mapping[str, Any]
-  logprobs: int = 0
+  model: str  # its name on the server
+  endpoint: str  # CHAT or COMPLETIONS
+  temperature: float  # 0 is greedy
+  max_tokens: int  # upper limit of a completion; 0 leaves it to the server
+  stop: tuple[str, ...]  # a completion ends before the first of them
+  extra: Mapping[str, Any]  # further fields of the request: {'top_p': 0.9}
+  logprobs: int = 0  # alternatives wanted of each token of a completion
 
   def __post_init__(self):
     if not self.model:
@@ -141,12 +119,9 @@ class Sampling:
 class Substitutes:
   """What is sent in place of fields that the server has refused.
 
-  OpenAI's reasoning models take no `max_tokens` and no temperature but 1.
-
-  Attributes:
-    fields: refused field -> the field that has its value instead, None if it
-      is left out.
-    on_learned: called with the name of a field after it is added.
+  OpenAI's reasoning models take no `max_tokens` and no temperature but 1. Each
+  refused field has the one that gets its value instead, None if it is left out;
+  `on_learned` is called with the name of one that is added.
   """
 
   fields: dict[str, str | None] = dataclasses.field(default_factory=dict)
@@ -182,32 +157,20 @@ class Substitutes:
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-  """What a server answered.
-
-  Attributes:
-    texts: a completion per sample, possibly fewer than were asked for.
-    finish_reasons: why each of them ended.
-    usage: tokens as the server counted them; None if it did not report them.
-    model: the model that answered, as the server names it.
-    notes: what came beside each of them: `reasoning`, `refusal`.
-    logprobs: the tokens of each of them, as the server wrote it, with their
-      alternatives; None where the server told none. Empty: not asked for.
-  """
+  """What a server answered: a completion per sample, or fewer."""
 
   texts: tuple[str, ...]
   finish_reasons: tuple[str | None, ...]
-  usage: dict[str, int] | None
-  model: str
-  notes: tuple[Mapping[str, str], ...]
+  usage: dict[str, int] | None  # None if the server did not report it
+  model: str  # as the server names it
+  notes: tuple[Mapping[str, str], ...]  # `reasoning`, `refusal`
+  # The tokens of each text, as the server wrote it, with their alternatives;
+  # None where the server told none. Empty: not asked for.
   logprobs: tuple[Sequence[soft_labels.Token] | None, ...] = ()
 
 
 def read_answer(body: Any, call: Call) -> Answer:
   """The answer in a response, with no more samples than were asked for.
-
-  Args:
-    body: the decoded JSON, of either endpoint.
-    call: the call that it answers.
 
   Raises:
     ValueError: the JSON does not have the form of an answer.
@@ -220,7 +183,7 @@ def read_answer(body: Any, call: Call) -> Answer:
       zip(*map(_said, choices), strict=True) if choices else ((), ())
     )
     reasons = tuple(choice.get('finish_reason') for choice in choices)
-    logprobs = tuple(map(logprobs_lib.read, choices))
+    logprobs = tuple(map(read_logprobs, choices))
     model = str(body.get('model') or '')
   except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
     raise ValueError(f'{type(error).__name__}: {error}') from None
@@ -260,3 +223,33 @@ def _said(choice: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
     'refusal': message.get('refusal'),
   }
   return answer, {k: v for k, v in notes.items() if v and isinstance(v, str)}
+
+
+def read_logprobs(choice: Mapping[str, Any]) -> list[soft_labels.Token] | None:
+  """The tokens and alternatives of a choice; None if missing or malformed.
+
+  Source: https://platform.openai.com/docs/api-reference, of both endpoints.
+  """
+  found = choice.get('logprobs') or {}
+  try:
+    if 'content' in found:  # chat
+      return [
+        _token(
+          token['token'],
+          token['logprob'],
+          {t['token']: t['logprob'] for t in token['top_logprobs']},
+        )
+        for token in found['content']
+      ]
+    columns = found['tokens'], found['token_logprobs'], found['top_logprobs']
+    return [_token(*token) for token in zip(*columns, strict=True)]
+  except (KeyError, TypeError, ValueError):
+    return None
+
+
+def _token(text: Any, log_prob: Any, others: Any) -> soft_labels.Token:
+  """A token; ValueError or TypeError where it is malformed."""
+  odds = {other: float(value) for other, value in dict(others or {}).items()}
+  if not all(isinstance(each, str) for each in (text, *odds)):
+    raise ValueError(f'{text!r} is no text')
+  return text, float(log_prob), odds

@@ -74,17 +74,11 @@ _FIELDS = {
 
 @dataclasses.dataclass(frozen=True)
 class SampleKey:
-  """Identifies what is paid for once: a sample of a row, in a pass.
+  """Identifies what is paid for once: a sample of a row, in a pass."""
 
-  Attributes:
-    kind: one of ANSWERS.
-    example_id: the row's id.
-    sample: number of the sample, from 0.
-  """
-
-  kind: str
+  kind: str  # one of ANSWERS
   example_id: str
-  sample: int
+  sample: int  # from 0
 
   @property
   def hash64(self) -> int:
@@ -173,41 +167,32 @@ class Index:
 
   def __init__(self, path: pathlib.Path):
     self._path = path
-    self._columns = [array.array('Q') for _ in range(4)]
-    self._retries: list[tuple[int, int, int, int]] = []
+    # Four numbers per line: hashes of key and prompt, offset, hash of the id.
+    self._answers, self._retries = array.array('Q'), array.array('Q')
     self.num_samples = 0
 
   def add(self, offset: int, record: dict[str, Any]) -> None:
-    """Adds a line if it is an answer; ignores all other kinds.
-
-    Args:
-      offset: number of bytes in the file before the line.
-      record: what the line says.
-    """
+    """Adds a line, at an offset in bytes, if it is an answer."""
     if record['kind'] in ANSWERS:
       key = SampleKey(record['kind'], record['id'], record['sample'])
       if key.kind == COMPLETION:
         self.num_samples = max(self.num_samples, 1 + key.sample)
       prompt = int(record['prompt_hash'], 16)
-      values = key.hash64, prompt, offset, _hash64(record['id'])
-      if record.get('retry'):
-        self._retries.append(values)
-        return
-      for column, value in zip(self._columns, values, strict=True):
-        column.append(value)
+      lines = self._retries if record.get('retry') else self._answers
+      lines.extend((key.hash64, prompt, offset, _hash64(record['id'])))
 
   def freeze(self) -> 'Index':
     """Sorts the added lines; now they can be looked up, but no more added."""
-    # The first of equal keys is kept.
-    retries = np.array(self._retries[::-1], np.uint64).reshape(-1, 4).T
-    keys, hashes, offsets, ids = (
-      np.concatenate([retry, np.array(column, np.uint64)])
-      for retry, column in zip(retries, self._columns, strict=True)
+    answers, retries = (
+      np.asarray(lines, np.uint64).reshape(-1, 4)
+      for lines in (self._answers, self._retries)
     )
-    self._columns = []
-    self._keys, first = np.unique(keys, return_index=True)
-    self._hashes, self._offsets = hashes[first], offsets[first]
-    self._ids = ids[first]
+    self._answers = self._retries = None
+    lines = np.concatenate([retries[::-1], answers])
+    # The first of equal keys is kept.
+    _, first = np.unique(lines[:, 0], return_index=True)
+    columns = (column[first] for column in lines.T)
+    self._keys, self._hashes, self._offsets, self._ids = columns
     return self
 
   def __len__(self) -> int:

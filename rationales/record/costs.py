@@ -27,7 +27,6 @@ CALIBRATED_AFTER = 20
 
 _BYTES_PER_TOKEN = 4.0
 _TOKENS_PER_MESSAGE = 8  # what a chat template adds to each message
-_MILLION = 1e6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,17 +63,13 @@ class Tokens:
 class Prices:
   """Money per million tokens.
 
-  Attributes:
-    prompt, completion: the server's prices.
-    budget: what a completions file may cost in all; None sets no limit.
-
   Raises:
     contract.UserError: a price is negative, or there is a budget but no price.
   """
 
   prompt: float = 0.0
   completion: float = 0.0
-  budget: float | None = None
+  budget: float | None = None  # of a completions file in all; None: no limit
 
   def __post_init__(self):
     figures = (self.prompt, self.completion, self.budget or 0)
@@ -93,7 +88,7 @@ class Prices:
   def cost(self, tokens: Tokens) -> float:
     return (
       tokens.prompt * self.prompt + tokens.completion * self.completion
-    ) / _MILLION
+    ) / 1e6
 
 
 def prompt_tokens(call: calls.Call) -> float:
@@ -188,10 +183,7 @@ class CostTracker:
   ) -> None:
     """Counts an answer of this run; one without usage is free.
 
-    Args:
-      call: the call that was answered.
-      usage: as in OpenAI's answers; with 'estimated' in it, it is ours, and
-        teaches the estimate nothing.
+    Usage with 'estimated' in it is ours, and teaches the estimate nothing.
     """
     if usage is None:
       return
@@ -229,32 +221,19 @@ def _tokens(usage: dict[str, int]) -> Tokens:
 
 @dataclasses.dataclass
 class Estimate:
-  """The work that is left, counted before the first call.
-
-  Attributes:
-    calls: calls to make.
-    samples: completions they ask for.
-    tokens: estimate of what they use.
-    upper_bound: what they cannot exceed.
-    longest: estimated tokens of the longest prompt.
-  """
+  """The work that is left, counted before the first call."""
 
   calls: int = 0
-  samples: int = 0
-  tokens: Tokens = Tokens()
+  samples: int = 0  # completions that they ask for
+  tokens: Tokens = Tokens()  # likely
   upper_bound: Tokens = Tokens()
-  longest: float = 0.0
+  longest: float = 0.0  # estimated tokens of the longest prompt
 
 
 def estimate_calls(
   todo: Iterator[calls.Call], tracker: CostTracker
 ) -> Estimate:
-  """Counts the calls, and by the tracker what they will cost.
-
-  Args:
-    todo: the calls that are left; the iterator is used up.
-    tracker: knows tokens per row and what was paid.
-  """
+  """Counts the calls that are left, and by the tracker what they will cost."""
   result = Estimate()
   for call in todo:
     tokens = tracker.estimate(call)

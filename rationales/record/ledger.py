@@ -19,6 +19,7 @@ What a crash can take:
                from the open descriptor to `FILE.rescued-PID`.
 """
 
+import contextlib
 import dataclasses
 import datetime
 import fcntl
@@ -41,31 +42,20 @@ _TAKEN_AWAY = 'was removed, replaced or cut while this run wrote to it'
 
 @dataclasses.dataclass(frozen=True)
 class Contents:
-  """What earlier runs left in a completions file.
-
-  Attributes:
-    index: its answers.
-    jobs: its batches.
-    tracker: what it cost.
-    settings: those of its last header; empty if the file is new.
-    models: who gave its answers, as the server named them.
-    substitutes: fields that the server refuses -> what is sent instead.
-  """
+  """What earlier runs left in a completions file."""
 
   index: completions_file.Index
   jobs: batch_jobs.BatchJobs
   tracker: costs.CostTracker
-  settings: Mapping[str, Any]
-  models: set[str]
-  substitutes: Mapping[str, str | None]
+  settings: Mapping[str, Any]  # of the last header; empty if the file is new
+  models: set[str]  # who gave the answers, as the server named them
+  substitutes: Mapping[str, str | None]  # refused field -> the one sent instead
 
 
 def read(path: pathlib.Path, tracker: costs.CostTracker) -> Contents:
   """What a completions file holds, which may not exist yet.
 
-  Args:
-    path: the file.
-    tracker: a new one; counts what the file says was paid.
+  A new tracker counts what the file says was paid.
 
   Raises:
     contract.UserError: a line is malformed, or the file has another format.
@@ -92,7 +82,7 @@ def read(path: pathlib.Path, tracker: costs.CostTracker) -> Contents:
   return Contents(index.freeze(), jobs, tracker, settings, models, substitutes)
 
 
-class Ledger:
+class Ledger(contextlib.AbstractContextManager):
   """An append-only file of records, locked against other writers.
 
   Args:
@@ -206,9 +196,6 @@ class Ledger:
         os.fsync(copy.fileno())
     return path
 
-  def __enter__(self) -> 'Ledger':
-    return self
-
   def __exit__(self, *_) -> None:
     self.close()
 
@@ -256,12 +243,7 @@ def header(
   settings: Mapping[str, Any],
   substitutes: Mapping[str, str | None] | None = None,
 ) -> dict[str, Any]:
-  """The line that opens a run with these settings.
-
-  Args:
-    settings: of the run.
-    substitutes: fields that the server refuses -> what is sent instead.
-  """
+  """The line that opens a run with these settings."""
   line = {
     'kind': completions_file.HEADER,
     'format': completions_file.FORMAT,
@@ -275,13 +257,8 @@ def check_settings(
 ) -> None:
   """Refuses to mix answers of two settings in one file.
 
-  Args:
-    path: the file, for the message.
-    recorded: settings of the file's last header.
-    settings: settings of this run.
-
   Raises:
-    contract.UserError: they differ; the message lists how.
+    contract.UserError: those of the last header differ; the message lists how.
   """
   changes = [
     f'  {name}: {recorded.get(name)!r} in the file, {settings.get(name)!r} now'

@@ -130,12 +130,15 @@ def decode(line: bytes, place: str) -> Any:
     ) from error
 
 
-def decode_text(line: bytes, place: str) -> str:
+def decode_text(
+  line: bytes, place: str, remedy: str = 'Convert the file to UTF-8.'
+) -> str:
   """A line's text.
 
   Args:
     line: its bytes.
     place: 'file:line', for errors.
+    remedy: what to do about one, for errors, too.
 
   Raises:
     UserError: it is not UTF-8.
@@ -146,7 +149,7 @@ def decode_text(line: bytes, place: str) -> str:
     byte = line[error.start]
     raise contract.UserError(
       f'{place} has the byte 0x{byte:02x} at position {error.start:,},'
-      ' expected UTF-8 text. Convert the file to UTF-8.'
+      f' expected UTF-8 text. {remedy}'
     ) from error
 
 

@@ -60,9 +60,6 @@ def build(
     search_paths: folders in which relative gin files are looked up.
     defaults: what overrides the engine file, and is overridden by the rest.
 
-  Returns:
-    The settings.
-
   Raises:
     UserError: a file is missing, a line does not parse, a name is unknown, a
       required value is not given, or a binding or macro is read by nothing.
@@ -148,12 +145,7 @@ def _check_missing(
 
 
 def engine_text(file: str, settings: type) -> str:
-  """The config of an engine file alone, as gin writes it.
-
-  Args:
-    file: the engine file.
-    settings: the dataclass that it binds.
-  """
+  """The config of an engine file alone, as gin writes it."""
   gin.clear_config()
   with _silent():
     _parse_engine(file, (), settings=settings, said=[])
@@ -178,14 +170,10 @@ def _derive_macros(derived: Mapping[str, tuple[Callable, str]]) -> None:
 
 def _with_functions_bound(settings: Settings) -> Settings:
   """The settings, whose functions no later config changes any more."""
-  values = {
-    field.name: getattr(settings, field.name)
-    for field in dataclasses.fields(settings)
-  }
   functions = {
-    name: _bound(value)
-    for name, value in values.items()
-    if _plain(value) is not None
+    field.name: _bound(value)
+    for field in dataclasses.fields(settings)
+    if _plain(value := getattr(settings, field.name)) is not None
   }
   return dataclasses.replace(settings, **functions) if functions else settings
 

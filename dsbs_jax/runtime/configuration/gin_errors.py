@@ -21,15 +21,11 @@ _NO_VALUE = re.compile(
 _LINE = re.compile(r'\bline (\d+)')
 _MOST_CHARS = 500
 
-QUOTES = "in a gin file, strings need quotes: MODEL_DIR = '/runs/1'"
-
 
 def explain(error: Exception, known: Iterable[str]) -> str:
-  """The error in one line, without the file or flag.
+  """What gin raised, in one line without the file or flag.
 
-  Args:
-    error: what gin, or a dataclass that it built, raised.
-    known: macros and dotted names of the config so far, to guess from.
+  The macros and dotted names of the config so far are known, to guess from.
   """
   text = str(error).strip() or type(error).__name__
   known = sorted(known)
@@ -59,7 +55,8 @@ def explain(error: Exception, known: Iterable[str]) -> str:
   if _NO_VALUE.search(text):
     return (
       'the value cannot be read, expected a number, True, None, a list, or'
-      f' text whose quotes and brackets are closed ({QUOTES}).'
+      ' text whose quotes and brackets are closed (in a gin file, strings need'
+      " quotes: MODEL_DIR = '/runs/1')."
     )
   # Gin appends its call chain and the whole config; one line says it.
   text = re.split(r'\n  In |\s*\((?:\S+, )?line \d+\)', text, maxsplit=1)[0]
@@ -77,11 +74,6 @@ def line(error: Exception) -> str:
 
 
 def near(name: str, known: Iterable[str]) -> str:
-  """' Did you mean ...?', or '' where nothing is near.
-
-  Args:
-    name: what was given.
-    known: what could have been meant.
-  """
+  """' Did you mean ...?', or '' where nothing is near."""
   found = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.8)
   return f' Did you mean {" or ".join(found)}?' if found else ''

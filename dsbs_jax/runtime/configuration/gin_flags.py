@@ -31,11 +31,8 @@ def build(
 ) -> Settings:
   """Builds a door's settings from its flags; see `gin_config.build`.
 
-  Args:
-    settings: the dataclass.
-    engine: gin files that go first, unless the first of them is given anyway.
-    bindings: of the door's own flags; those of --gin.NAME override them.
-    defaults: what a folder says of itself.
+  The files of the engine go first, unless the first of them is given anyway;
+  --gin.NAME overrides the bindings of the door's own flags.
 
   Raises:
     UserError: as `gin_config.build`.
@@ -53,13 +50,7 @@ def build(
 
 
 def short(holder: flags.FlagHolder, macro: str, value: Any) -> str:
-  """The gin binding of a door's own flag; errors show the flag.
-
-  Args:
-    holder: the flag, which is given.
-    macro: what it is a short name of.
-    value: the macro's value.
-  """
+  """The binding of the macro that a given flag is short for; errors show it."""
   typed = holder.value
   if isinstance(typed, bool):
     return gin_texts.ShortFlag(
@@ -71,12 +62,7 @@ def short(holder: flags.FlagHolder, macro: str, value: Any) -> str:
 
 
 def implied_engine(settings: type, name: str) -> list[str]:
-  """[engine file] where no --gin_file gives one.
-
-  Args:
-    settings: the dataclass that it binds.
-    name: of our file, such as 'eval.gin'.
-  """
+  """[our engine file] of this name where no --gin_file binds the settings."""
   if gin_texts.has_engine(settings, _FILES.value, _PATHS.value):
     return []
   return [gin_files.find(name)]
@@ -105,12 +91,9 @@ def macros() -> dict[str, Any]:
 def help_text(
   settings: type, engine: str, short: Mapping[str, str] | None = None
 ) -> str:
-  """What `--help` tells of an engine's macros.
+  """What `--help` tells of the macros of an engine, such as 'eval.gin'.
 
-  Args:
-    settings: the dataclass that the engine file binds.
-    engine: our gin file, such as 'eval.gin'.
-    short: macro -> the flag that is its short name.
+  `short` has the flags that are short names of macros.
   """
   text = gin_config.engine_text(gin_files.find(engine), settings)
   defaults = gin_macros.defaults(text)

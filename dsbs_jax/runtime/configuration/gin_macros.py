@@ -34,19 +34,12 @@ _TYPES = {
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-  """A field of a settings dataclass.
+  """A field of a settings dataclass."""
 
-  Attributes:
-    owner: the dataclass.
-    name: the field.
-    type: its annotation.
-    doc: what the owner's docstring says of it.
-  """
-
-  owner: type
+  owner: type  # the dataclass
   name: str
-  type: Any
-  doc: str
+  type: Any  # its annotation
+  doc: str  # what the owner's docstring says of it
 
   @property
   def takes_text(self) -> bool:
@@ -61,16 +54,11 @@ class Field:
 
 @dataclasses.dataclass(frozen=True)
 class Defaults:
-  """What a run's folder says of itself.
+  """What a run's folder says of itself."""
 
-  Attributes:
-    place: the folder.
-    fields: dataclass -> field -> value.
-    missing: field -> the error if no gin file and no flag sets it.
-  """
-
-  place: str
-  fields: Mapping[str, Mapping[str, Any]]
+  place: str  # the folder
+  fields: Mapping[str, Mapping[str, Any]]  # dataclass -> field -> value
+  # Field -> the error if no gin file and no flag sets it.
   missing: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   @property
@@ -81,12 +69,7 @@ class Defaults:
 
 
 class Bindings:
-  """Which fields a gin config binds, and to which macros.
-
-  Args:
-    settings: the dataclass that the config's engine file binds.
-    config: the text of the config, as gin writes it.
-  """
+  """Which fields of settings a config's text, by gin, binds to which macros."""
 
   def __init__(self, settings: type, config: str):
     self._fields = {
@@ -115,12 +98,7 @@ class Bindings:
     return self._fields.get((owner.rpartition('.')[2], parameter))
 
   def setter(self, owner: str, name: str) -> str | None:
-    """What sets a field: its macro, else 'selector.field'; None if nothing.
-
-    Args:
-      owner: the name of the dataclass.
-      name: the field.
-    """
+    """What sets a field: its macro, else 'selector.field'; None if nothing."""
     value = self._values.get((owner, name), '')
     if re.fullmatch(r'%\w+', value):
       return value[1:]
@@ -186,14 +164,10 @@ def _macros(config: str) -> list[tuple[str, str]]:
 
 
 def quote(binding: str, field: Field | None) -> str:
-  """A binding whose text has the quotes that gin asks for.
+  """A binding, such as 'STEP = best', with the quotes that gin asks for.
 
   A Python literal stays what it is, and so does what begins as gin's own values
-  do.
-
-  Args:
-    binding: 'STEP = best'.
-    field: what it sets; None leaves the binding alone.
+  do, or sets no known field.
 
   Raises:
     UserError: a plain word for a field that is no text.

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from dsbs_jax import contract
+from dsbs_jax.data.source import json_reader
 from dsbs_jax.runtime import gin_files
 
 _IMPORT = re.compile(r'^(?:from \S+ )?import \S+.*$', re.MULTILINE)
@@ -36,10 +37,6 @@ def with_ours(search_paths: Sequence[str]) -> list[str]:
 def locate(file: str, search_paths: Sequence[str]) -> pathlib.Path:
   """Where a gin file lies: here, in a search path, or among our own.
 
-  Args:
-    file: its path; 'gin/train.gin' without such a file is ours.
-    search_paths: folders of relative files.
-
   Raises:
     UserError: it is in none of them.
   """
@@ -57,38 +54,23 @@ def locate(file: str, search_paths: Sequence[str]) -> pathlib.Path:
 def read(file: str, search_paths: Sequence[str]) -> str:
   """What a gin file says, found as `locate` does.
 
-  Args:
-    file: its path.
-    search_paths: folders where it is looked for.
-
   Raises:
     UserError: there is no such file, or it is not plain UTF-8.
   """
-  found = locate(file, search_paths)
-  try:
-    text = found.read_text(encoding='utf-8')
-  except UnicodeDecodeError as error:
-    raise contract.UserError(
-      f'gin file {file!r} has the byte 0x{error.object[error.start]:02x} at'
-      f' position {error.start:,}, expected UTF-8 text. Convert it to UTF-8.'
-    ) from error
+  found = locate(file, search_paths).read_bytes()
+  text = json_reader.decode_text(found, f'gin file {file!r}')
   if text.startswith('\ufeff'):
     raise contract.UserError(
       f'gin file {file!r} begins with a byte-order mark, expected plain'
       ' UTF-8. Save it without one.'
     )
-  return text
+  return text.replace('\r\n', '\n')
 
 
 def check_order(settings: type, texts: Mapping[str, str]) -> None:
-  """Raises where no file is the engine, or where it follows another.
+  """Raises UserError where no file is the engine, or where it follows another.
 
-  Args:
-    settings: the dataclass that the engine file binds.
-    texts: file -> its text, in the order of the command.
-
-  Raises:
-    UserError: no file is the engine, or one stands before it.
+  Each file has its text, in the order of the command.
   """
   binds = _binds(settings)
   engines = [file for file, text in texts.items() if binds.search(text)]
@@ -112,11 +94,6 @@ def has_engine(
   settings: type, files: Sequence[str], search_paths: Sequence[str]
 ) -> bool:
   """Whether one of the gin files binds the settings, or includes others.
-
-  Args:
-    settings: the dataclass that an engine file binds.
-    files: gin files.
-    search_paths: folders where they are looked for.
 
   Raises:
     UserError: a file cannot be read.

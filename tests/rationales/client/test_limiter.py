@@ -5,15 +5,17 @@ import asyncio
 
 import pytest
 
-from rationales.client import limiter, retries
+from rationales.client import limiter, server_config
 from tests.rationales import virtual_time
 
 
 def test_waits_grow_to_the_cap_and_respect_the_server(monkeypatch):
-  backoff = retries.Backoff(base=0.5, cap=10.0)
+  backoff = server_config.Backoff(base=0.5, cap=10.0)
   limits = []
   monkeypatch.setattr(
-    retries.random, 'uniform', lambda low, high: limits.append(high) or high
+    server_config.random,
+    'uniform',
+    lambda low, high: limits.append(high) or high,
   )
   waits = [backoff.wait(attempt, None) for attempt in range(1, 8)]
   assert waits == [0.5, 1, 2, 4, 8, 10, 10] == limits
@@ -21,8 +23,8 @@ def test_waits_grow_to_the_cap_and_respect_the_server(monkeypatch):
 
 
 def test_waits_are_spread():
-  backoff = retries.Backoff()
-  retries.random.seed(0)
+  backoff = server_config.Backoff()
+  server_config.random.seed(0)
   waits = [backoff.wait(4, None) for _ in range(200)]
   assert 0 <= min(waits) < 0.5 and 3.5 < max(waits) <= 4.0
 
@@ -142,7 +144,7 @@ def test_a_cancelled_call_leaves_its_place_to_others():
 
 def test_no_attempt_at_all_is_refused():
   with pytest.raises(ValueError, match='--attempts is 0'):
-    retries.Backoff(attempts=0)
+    server_config.Backoff(attempts=0)
 
 
 class Slots:

@@ -7,7 +7,7 @@ import types
 
 import pytest
 
-from rationales.client import online, retries
+from rationales.client import online, server_config
 from rationales.record import calls, costs
 from tests.rationales import virtual_time
 
@@ -68,7 +68,7 @@ def test_a_call_takes_the_tokens_it_used_or_else_was_estimated(usage, seconds):
     concurrency=1,
     rpm=0,
     tpm=60 * TOKENS,
-    backoff=retries.Backoff(),
+    backoff=server_config.Backoff(),
     timeout=120.0,
     outage_timeout=60.0,
   )

@@ -9,7 +9,7 @@ import types
 import pytest
 
 from dsbs_jax.runtime import progress
-from rationales.client import failures, online, retries
+from rationales.client import failures, online, server_config
 from rationales.client.failures import ExitReason
 from rationales.record import calls
 from tests.rationales import virtual_time
@@ -78,7 +78,7 @@ def _run(backend, todo=(CALL,) * 200, *, after=None, act=None):
     concurrency=16,
     rpm=0,
     tpm=0,
-    backoff=retries.Backoff(attempts=2),
+    backoff=server_config.Backoff(attempts=2),
     timeout=120.0,
     outage_timeout=HOUR,
   )

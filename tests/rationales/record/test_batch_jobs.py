@@ -7,7 +7,7 @@ import types
 
 import pytest
 
-from rationales.client import batch, retries, secret
+from rationales.client import batch, secret, server_config
 from rationales.record import batch_jobs, calls, completions_file
 
 SAMPLING = calls.Sampling('m', calls.CHAT, 0.0, 0, (), {})
@@ -112,7 +112,7 @@ def test_a_batch_that_may_have_been_created_is_looked_for(
       forget_batches=False,
       poll_seconds=0,
       key=secret.Secret(''),
-      backoff=retries.Backoff(),
+      backoff=server_config.Backoff(),
     ),
     types.SimpleNamespace(
       file=nothing,

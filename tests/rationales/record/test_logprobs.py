@@ -4,7 +4,7 @@
 import pytest
 
 from dsbs_jax.data.source import answer_notes, sources
-from rationales.record import logprobs
+from rationales.record import calls
 from tests.rationales import command, sums
 
 LABELS = tuple(str(number) for number in range(80))
@@ -69,12 +69,14 @@ def test_what_is_no_log_probability_is_left_out(wrong):
 
 
 def test_a_malformed_part_of_an_answer_is_no_part_of_it():
-  assert logprobs.read({'logprobs': {'content': [{'token': 'a'}]}}) is None
+  assert (
+    calls.read_logprobs({'logprobs': {'content': [{'token': 'a'}]}}) is None
+  )
   nameless = {'token': None, 'logprob': -0.1, 'top_logprobs': []}
-  assert logprobs.read({'logprobs': {'content': [nameless]}}) is None
+  assert calls.read_logprobs({'logprobs': {'content': [nameless]}}) is None
   ids = {'tokens': [7], 'token_logprobs': [-0.1], 'top_logprobs': [{'7': -0.1}]}
-  assert logprobs.read({'logprobs': ids}) is None
+  assert calls.read_logprobs({'logprobs': ids}) is None
   ids |= {'tokens': ['a'], 'top_logprobs': [[{'token': 'a', 'logprob': -0.1}]]}
-  assert logprobs.read({'logprobs': ids}) is None
-  assert logprobs.read({'logprobs': None}) is None
-  assert logprobs.read({}) is None
+  assert calls.read_logprobs({'logprobs': ids}) is None
+  assert calls.read_logprobs({'logprobs': None}) is None
+  assert calls.read_logprobs({}) is None
