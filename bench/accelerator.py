@@ -75,21 +75,25 @@ def _measure(arguments: argparse.Namespace) -> dict[str, object]:
   """All figures of one configuration."""
   jax.config.update('jax_default_matmul_precision', arguments.precision)
   if arguments.attention:
-    dot_product_attention.dot_product_attention = _keywords(
-      attentions.WAYS[arguments.attention]
+    way = attentions.WAYS[arguments.attention]
+    dot_product_attention.dot_product_attention = (
+      lambda query, key, value, *, bias, mask: way(
+        query, key, value, bias, mask
+      )
     )
   data = workload.load(arguments.workload)
   config = workload.configured(arguments)
   make = _decoder if arguments.decode_rows else _trainer
   started = time.perf_counter()
-  start, figures = make(arguments, data, config)  # compiles, holds no memory
+  # Compiles, and holds no memory yet.
+  start, needed_bytes, figures = make(arguments, data, config)
   compiling = time.perf_counter() - started
-  if arguments.compile_for:
-    if arguments.wait:
-      arguments.wait.touch()
-    return {'compile_seconds': compiling, **figures()}
+  needed = {'compile_seconds': compiling, 'compiled_bytes': needed_bytes}
   if arguments.wait:
     arguments.wait.touch()
+  if arguments.compile_for:
+    return needed
+  if arguments.wait:
     sys.stdin.readline()
   run = start()
   for number in range(data.num_steps):
@@ -101,19 +105,12 @@ def _measure(arguments: argparse.Namespace) -> dict[str, object]:
     'device': str(jax.devices()[0].device_kind),
     'jax': jax.__version__,
     'configuration': vars(arguments) | {'wait': None},
-    'compile_seconds': compiling,
+    **needed,
     'seconds_per_step': seconds,
     'peak_bytes': memory.get('peak_bytes_in_use'),
     **figures(seconds, outputs),
     **operation_times.profile(run, _PROFILED_RUNS),
   }
-
-
-def _keywords(attention):
-  """As `dot_product_attention.dot_product_attention` is called."""
-  return lambda query, key, value, *, bias, mask: attention(
-    query, key, value, bias, mask
-  )
 
 
 def _devices(arguments) -> list[jax.Device]:
@@ -131,11 +128,11 @@ def _trainer(arguments, data, config):
 
   Returns:
     start: () -> (batch number) -> metrics of one optimizer step.
-    figures: seconds of a step and its metrics -> JSON values; what is known
-      without them where they are not given.
+    needed_bytes: that the largest of its programs needs at once.
+    figures: seconds of a step and its metrics -> JSON values.
   """
   chips = _devices(arguments)
-  init, step = programs.train_programs(
+  init, step = programs.train_step(
     config,
     chunk_tokens=arguments.chunk_tokens,
     join_views=bool(arguments.join_views),
@@ -169,26 +166,20 @@ def _trainer(arguments, data, config):
 
     return run
 
-  def figures(seconds=None, metrics=None):
-    needed = {'compiled_bytes': max(map(_needed_bytes, compiled.values()))}
-    if seconds is None:
-      return needed
-    needed['loss'] = float(metrics['loss'])
-    return needed | _rates(arguments, data, config, seconds)
+  def figures(seconds, metrics):
+    rates = _rates(arguments, data, config, seconds)
+    return {'loss': float(metrics['loss']), **rates}
 
-  return start, figures
+  return start, max(map(_needed_bytes, compiled.values())), figures
 
 
 def _rates(arguments, data, config, seconds: float) -> dict[str, object]:
   """Speed of a train step, and its share of what the chips can do."""
   chips = _devices(arguments)
   numbers = range(data.num_steps)
-  useful, laid = map(
-    statistics.mean,
-    (
-      [data.useful_flops(config, n) for n in numbers],
-      [data.laid_flops(config, arguments.layout, n) for n in numbers],
-    ),
+  useful = statistics.mean(data.useful_flops(config, n) for n in numbers)
+  laid = statistics.mean(
+    data.laid_flops(config, arguments.layout, n) for n in numbers
   )
   ceiling = _product_rate(arguments.dtype, arguments.product_size)
   peak = device_specs.peak_flops(chips[0].device_kind, arguments.dtype)
@@ -248,18 +239,15 @@ def _decoder(arguments, data, config):
     on_device = jax.device_put(rows)
     return lambda _: greedy(params, on_device)
 
-  def figures(seconds=None, tokens=None):
-    needed = {'compiled_bytes': _needed_bytes(greedy)}
-    if seconds is None:
-      return needed
+  def figures(seconds, tokens):
     number = int((tokens > 0).sum())
-    return needed | {
+    return {
       'rows': shape,
       'tokens_per_run': number,
       'tokens_per_second': number / seconds,
     }
 
-  return start, figures
+  return start, _needed_bytes(greedy), figures
 
 
 def _seconds_per_run(run, times: int) -> float:

@@ -52,6 +52,7 @@ _COLUMNS = (
 def main() -> None:
   arguments = parse()
   kind = check_parts.KINDS[arguments.kind]
+  arguments.at_once = arguments.at_once or kind.at_once
   names = arguments.parts.split(',') if arguments.parts else kind.names
   deadline = time.monotonic() + arguments.minutes * 60
   check = Check(arguments, deadline)
@@ -100,10 +101,7 @@ def parse() -> argparse.Namespace:
   parser.add_argument(
     '--compile_for', help='TPUs, such as v5e,v5p,v6e. Nothing is measured.'
   )
-  arguments = parser.parse_args()
-  if arguments.at_once is None:
-    arguments.at_once = check_parts.KINDS[arguments.kind].at_once
-  return arguments
+  return parser.parse_args()
 
 
 @dataclasses.dataclass
@@ -169,13 +167,7 @@ class Check:
   def collect(
     self, name: str, process: subprocess.Popen, *, share: float = 1.0
   ) -> None:
-    """Lets a process measure, and takes in its figures.
-
-    Args:
-      name: of the configuration.
-      process: that runs it.
-      share: of the time that is left, which it may take.
-    """
+    """Lets a process measure, for a share of the time that is left."""
     try:
       output, _ = process.communicate('\n', timeout=share * self._left())
     except subprocess.TimeoutExpired:
@@ -184,12 +176,7 @@ class Check:
     self._keep(name, process.returncode, output)
 
   def peer(self, name: str, rows: int) -> None:
-    """Times what transformers does on this device.
-
-    Args:
-      name: of the configuration.
-      rows: that are decoded.
-    """
+    """Times what transformers does on this device."""
     arguments = self.arguments
     flags = [
       f'--workload={arguments.inputs}',

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attention in the ways that are compared: ours, and those of libraries."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -32,16 +34,12 @@ def of_library(query, key, value, bias, mask, implementation=None):
   return jnp.swapaxes(context, 1, 2)
 
 
-def _of_cudnn(query, key, value, bias, mask):
-  """The same by cuDNN, for bfloat16: scores stay on the chip."""
-  return of_library(query, key, value, bias, mask, implementation='cudnn')
-
-
 # Name -> (query, key, value, bias, mask) -> context, see
 # `dot_product_attention`.
 WAYS = {
   'plain': dot_product_attention.plain_attention,
   'written_out': dot_product_attention.attention_for_cpu,
   'library': of_library,
-  'cudnn': _of_cudnn,
+  # For bfloat16: scores stay on the chip.
+  'cudnn': functools.partial(of_library, implementation='cudnn'),
 }

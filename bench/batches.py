@@ -39,14 +39,7 @@ def main() -> None:
 def make(
   name: str, source: tokens.Source, *, batch_size: int, num_steps: int
 ) -> workload.Workload:
-  """Lays out the first batches of a mixture.
-
-  Args:
-    name: the mixture, such as 'cqa_gt_dsbs'.
-    source: where it is prepared, and the vocabulary.
-    batch_size: pairs of a step.
-    num_steps: steps.
-  """
+  """Lays out the first batches of a mixture; `batch_size` counts pairs."""
   paired = batch_order.BatchOrder(batch_size=batch_size)
   # Both tasks in the same rows, as a seqio mixture packs them for T5X: in the
   # rows that suit a network which computes them whole.

@@ -34,7 +34,14 @@ _ROWS = flags.DEFINE_integer('rows', 2000, 'Calls per measurement.')
 _CONCURRENCY = flags.DEFINE_integer('concurrency', 32, 'Calls at once.')
 _REPEATS = flags.DEFINE_integer('repeats', 5, 'Measurements of each.')
 
-_MAX_TOKENS = 256
+_SAMPLING = calls.Sampling(
+  model='teacher',
+  endpoint=calls.CHAT,
+  temperature=0.0,
+  max_tokens=256,
+  stop=(),
+  extra={},
+)
 
 
 def main() -> None:
@@ -95,27 +102,14 @@ def _worklist(folder: pathlib.Path) -> worklist.Worklist:
   )
 
 
-def _sampling() -> calls.Sampling:
-  return calls.Sampling(
-    model='teacher',
-    endpoint=calls.CHAT,
-    temperature=0.0,
-    max_tokens=_MAX_TOKENS,
-    stop=(),
-    extra={},
-  )
-
-
 def _loop(work: worklist.Worklist, base_url: str) -> None:
-  sampling = _sampling()
-
   async def run() -> list:
     client = openai.AsyncOpenAI(base_url=base_url, api_key='none')
     gate = asyncio.Semaphore(_CONCURRENCY.value)
 
     async def one(call: calls.Call):
       async with gate:
-        answer = await client.chat.completions.create(**sampling.body(call))
+        answer = await client.chat.completions.create(**_SAMPLING.body(call))
         return answer.choices[0].message.content
 
     asked = work.first_pass(completions_file.Index(pathlib.Path()).freeze())
@@ -132,7 +126,7 @@ def _extract(
   job = extraction.Extraction(
     path=path,
     work=work,
-    sampling=_sampling(),
+    sampling=_SAMPLING,
     prompt_settings={},
     server=server_config.ServerConfig(
       'http', base_url, secret.Secret(''), concurrency=_CONCURRENCY.value

@@ -6,6 +6,7 @@ T5X's example network, its encoder-decoder model, its Adafactor and its
 this project but those rows. Needs T5X on PYTHONPATH (docs/t5x.md).
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -51,18 +52,12 @@ def _model_of(arguments) -> models.EncoderDecoderModel:
   """T5X's model of the benchmark's size."""
   ours = workload.configured(arguments)
   vocabulary = seqio.ByteVocabulary()
-  config = t5x_network.T5Config(
-    vocab_size=ours.vocab_size,
-    emb_dim=ours.emb_dim,
-    num_heads=ours.num_heads,
-    head_dim=ours.head_dim,
-    mlp_dim=ours.mlp_dim,
-    num_encoder_layers=ours.num_encoder_layers,
-    num_decoder_layers=ours.num_decoder_layers,
-    mlp_activations=ours.mlp_activations,
-    dropout_rate=ours.dropout_rate,
-    dtype='float32',
-  )
+  sizes = {
+    field.name: getattr(ours, field.name)
+    for field in dataclasses.fields(t5x_network.T5Config)
+    if hasattr(ours, field.name)
+  }
+  config = t5x_network.T5Config(**sizes)
   return models.EncoderDecoderModel(
     module=t5x_network.Transformer(config=config),
     input_vocabulary=vocabulary,

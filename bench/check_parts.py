@@ -16,18 +16,13 @@ Parts = Mapping[str, Mapping[str, str]]
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-  """How a kind of device is checked.
+  """How a kind of device is checked."""
 
-  Attributes:
-    parts: what is measured on it, in this order.
-    at_once: processes that compile together. A TPU is opened by one process at
-      a time; there, parity comes first and alone.
-    peers: whether transformers decodes on it, too.
-  """
-
-  parts: Parts
+  parts: Parts  # what is measured on it, in this order
+  # Processes that compile together. A TPU is opened by one process at a time;
+  # there, parity comes first and alone.
   at_once: int
-  peers: bool
+  peers: bool  # whether transformers decodes on it, too
 
   @property
   def names(self) -> list[str]:

@@ -11,12 +11,7 @@ import jax
 
 
 def profile(run: Callable[[int], object], times: int) -> dict[str, object]:
-  """Where a run's time goes, by a trace of some: milliseconds per run.
-
-  Args:
-    run: number -> what the device computes.
-    times: runs in the trace.
-  """
+  """Where a run's time goes, by a trace of some: milliseconds per run."""
   with tempfile.TemporaryDirectory() as folder:
     with jax.profiler.trace(folder):
       for number in range(times):

@@ -18,6 +18,7 @@ import torch
 import transformers
 
 from bench import worker, workload
+from dsbs_jax.interop.hf import gemma_config, hf_layout
 
 ALPHA = 0.5
 
@@ -47,49 +48,16 @@ def main() -> None:
 
 
 def _model(arguments) -> transformers.PreTrainedModel:
-  name, *sizes = arguments.model, arguments.vocab_size, arguments.dropout
-  if name.startswith('gemma'):
-    return transformers.Gemma3ForCausalLM(_gemma_config(name, *sizes))
-  return transformers.T5ForConditionalGeneration(_config_of(name, *sizes))
-
-
-def _gemma_config(
-  name: str, vocab_size: int, dropout: float
-) -> transformers.Gemma3TextConfig:
-  """The same model in transformers' words, which know no dropout but one."""
-  assert not dropout, 'Gemma 3 is trained without dropout: --dropout=0'
-  ours = workload.model(name, vocab_size=vocab_size)
-  return transformers.Gemma3TextConfig(
-    vocab_size=vocab_size,
-    hidden_size=ours.emb_dim,
-    num_attention_heads=ours.num_heads,
-    num_key_value_heads=ours.num_kv_heads,
-    head_dim=ours.head_dim,
-    intermediate_size=ours.mlp_dim,
-    num_hidden_layers=ours.num_layers,
-    sliding_window=ours.window,
-    use_cache=False,
-  )
-
-
-def _config_of(
-  name: str, vocab_size: int, dropout: float
-) -> transformers.T5Config:
-  """The same model in transformers' words."""
-  ours = workload.model(name, vocab_size=vocab_size)
-  return transformers.T5Config(
-    vocab_size=vocab_size,
-    d_model=ours.emb_dim,
-    d_kv=ours.head_dim,
-    d_ff=ours.mlp_dim,
-    num_layers=ours.num_encoder_layers,
-    num_decoder_layers=ours.num_decoder_layers,
-    num_heads=ours.num_heads,
-    dropout_rate=dropout,
-    feed_forward_proj='gated-gelu',
-    tie_word_embeddings=False,
-    decoder_start_token_id=0,
-  )
+  ours = workload.configured(arguments)
+  if arguments.model.startswith('gemma'):
+    # transformers has none inside of it.
+    assert not ours.dropout_rate, 'Gemma 3 is trained without: --dropout=0'
+    kind = transformers.Gemma3ForCausalLM
+    values = gemma_config.config_values(ours) | {'use_cache': False}
+  else:
+    kind = transformers.T5ForConditionalGeneration
+    values = hf_layout.config_values(ours)
+  return kind(kind.config_class(**values))
 
 
 def _trainer(data: workload.Workload, model):
@@ -144,7 +112,7 @@ def _decoder(model, arguments):
 
 def _padded(
   data: workload.Workload, step: int, view: str, causal: bool = False
-) -> dict:
+) -> dict[str, torch.Tensor]:
   """A batch as transformers' collator lays it out.
 
   Args:
@@ -159,23 +127,21 @@ def _padded(
     pairs = list(zip(inputs, targets, strict=True))
     inputs = [np.concatenate(pair) for pair in pairs]
     targets = [np.concatenate([np.full_like(i, -100), t]) for i, t in pairs]
-  ids, mask = _pad(inputs, 0)
-  labels, _ = _pad(targets, -100)
+
+  def pad(sequences, filler):
+    return torch.nn.utils.rnn.pad_sequence(
+      [torch.from_numpy(ids).long() for ids in sequences],
+      batch_first=True,
+      padding_value=filler,
+    )
+
+  ids = pad(inputs, 0)
+  mask = pad([np.ones_like(each) for each in inputs], 0)
   return {
-    'input_ids': torch.from_numpy(ids),
-    'attention_mask': torch.from_numpy(mask),
-    'labels': torch.from_numpy(labels),
+    'input_ids': ids,
+    'attention_mask': mask,
+    'labels': pad(targets, -100),
   }
-
-
-def _pad(sequences, filler):
-  width = max(map(len, sequences))
-  ids = np.full((len(sequences), width), filler, np.int64)
-  mask = np.zeros_like(ids)
-  for row, sequence in enumerate(sequences):
-    ids[row, : len(sequence)] = sequence
-    mask[row, : len(sequence)] = 1
-  return ids, mask
 
 
 if __name__ == '__main__':

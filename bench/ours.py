@@ -66,7 +66,7 @@ def _parse() -> argparse.Namespace:
 
 def _trainer(data, config, arguments) -> tuple[Callable, dict]:
   """(batch number) -> one optimizer step; and what the program needs."""
-  state, step = programs.train_step(
+  init, step = programs.train_step(
     config,
     make_optimizer=(
       optimizer.adafactor if arguments.adafactor else optimizer.adamw_hf
@@ -84,8 +84,8 @@ def _trainer(data, config, arguments) -> tuple[Callable, dict]:
     # Up to the next multiple of 8 rows: the same work for every mesh.
     return jax.tree.map(lambda a: np.pad(a, ((0, -len(a) % 8), (0, 0))), rows)
 
-  compiled = step.lower(state, batch(0)).compile()
-  sizes = compiled.memory_analysis()
+  state = init()
+  sizes = step.lower(state, batch(0)).compile().memory_analysis()
 
   def measure(request):
     nonlocal state
@@ -119,8 +119,7 @@ def _part(data, config, arguments) -> Callable:
       )[0]
     return total
 
-  compute = jax.grad(loss) if arguments.part == 'gradients' else loss
-  compute = jax.jit(compute)
+  compute = jax.jit(jax.grad(loss) if arguments.part == 'gradients' else loss)
 
   def measure(request):
     batch = data.batch(arguments.layout, int(request))

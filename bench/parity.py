@@ -19,16 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from bench import attentions
-from dsbs_jax.core import (
-  decoding,
-  network,
-  optimizer,
-)
+from dsbs_jax.core import decoding, network, optimizer
 from dsbs_jax.interop.hf import hf_checkpoint
 from tests.recordings import hf_folders, replay
-
-_MODELS = 't5_1_1', 't5_1_0'
-_MAX_DECODE_LEN = 32
 
 
 def main() -> None:
@@ -48,7 +41,7 @@ def measure() -> dict[str, dict[str, float]]:
         name = f'{dtype}, views {"joined" if join_views else "apart"}'
         found[name] = _trajectory(recording, dtype, join_views)
   for dtype in ('float32', 'bfloat16'):
-    for name in _MODELS:
+    for name in ('t5_1_1', 't5_1_0'):
       found[f'{dtype}, {name}'] = _outputs(hf_folders.BUNDLED / name, dtype)
   for name, form in attentions.WAYS.items():
     if name == 'cudnn' and jax.default_backend() != 'gpu':
@@ -137,7 +130,7 @@ def _outputs(folder: pathlib.Path, dtype: str) -> dict[str, float]:
     inputs = recorded[f'{side}_input_ids'] * recorded[f'{side}_attention_mask']
     expected = recorded[f'{side}_greedy_ids'][:, 1:]
     found = jax.jit(
-      lambda p, r: decoding.greedy(p, config, r, max_decode_len=_MAX_DECODE_LEN)
+      lambda p, r: decoding.greedy(p, config, r, max_decode_len=32)
     )(params, {'encoder_input_tokens': inputs.astype(np.int32)})
     found = np.asarray(found)[:, : expected.shape[1]]
     equal += int(np.all(found == expected, axis=1).sum())

@@ -30,15 +30,10 @@ _BOUND = 'products alone'
 
 @dataclasses.dataclass(frozen=True)
 class Peer:
-  """Where an engine is.
+  """Where an engine is."""
 
-  Attributes:
-    python: an interpreter that imports it.
-    path: what that adds to PYTHONPATH.
-  """
-
-  python: str
-  path: str = ''
+  python: str  # an interpreter that imports it
+  path: str = ''  # what that adds to PYTHONPATH
 
   def imports(self, *modules: str) -> bool:
     """Whether they are found."""
@@ -57,23 +52,41 @@ class Peer:
     return {**os.environ, 'PYTHONPATH': path}
 
 
-_OURS_AS = Peer(sys.executable)
+OURS_AS = Peer(sys.executable)
+
+
+@contextlib.contextmanager
+def started(
+  commands: Mapping[str, Sequence], cores: int | None = None
+) -> Iterator[dict[str, worker.Worker]]:
+  """Workers by name, which end with the block.
+
+  Args:
+    commands: name -> (peer, module, *flags).
+    cores: as in `worker.Worker`.
+  """
+  with contextlib.ExitStack() as stack:
+    workers = {}
+    for name, (peer, module, *flags) in commands.items():
+      workers[name] = worker.Worker(
+        module,
+        *flags,
+        python=peer.python,
+        environment=peer.environment,
+        cores=cores,
+      )
+      stack.callback(workers[name].close)
+      print(f'{name}: {json.dumps(workers[name].ready)}', file=sys.stderr)
+    yield workers
 
 
 def decoding_table(
   peers: Mapping[str, Peer], *, rounds: int
 ) -> Iterator[table.Row]:
-  """Greedy decoding of small on one core and on all, and of base on all.
-
-  Args:
-    peers: by the names 'transformers' and 'CTranslate2'.
-    rounds: measurements of each.
-  """
-  for model, most, cores in (
-    *(('small', rounds, 1), ('small', rounds, None)),
-    ('base', min(2, rounds), None),
-  ):
-    yield from _decoding(peers, model, rounds=most, cores=cores)
+  """Greedy decoding of small on one core and on all, and of base on all."""
+  yield from _decoding(peers, 'small', rounds=rounds, cores=1)
+  yield from _decoding(peers, 'small', rounds=rounds, cores=None)
+  yield from _decoding(peers, 'base', rounds=min(2, rounds), cores=None)
 
 
 def training_table(
@@ -81,12 +94,8 @@ def training_table(
 ) -> Iterator[table.Row]:
   """Training steps of small on one core and on all.
 
-  T5X is compared on its own layout of the rows, with its optimizer.
-
-  Args:
-    peers: by the names 'transformers' and 'T5X'.
-    path: of the workload.
-    rounds: steps of each, fewer where one takes up to a minute.
+  T5X is compared on its own layout of the rows, with its optimizer. There are
+  fewer rounds than asked for where a step takes up to a minute.
   """
   layouts = {'transformers': ('packed',), 'T5X': ('mixed', '--adafactor')}
   for cores, most in ((1, 1), (None, 2)):
@@ -108,10 +117,7 @@ def gemma_training(
 ) -> Iterator[table.Row]:
   """Training steps of Gemma 3 270M on all cores, and their memory.
 
-  Args:
-    peers: by the name 'transformers'.
-    path: of the workload, whose ids are those of Gemma's vocabulary.
-    rounds: steps of each.
+  The workload's ids are those of Gemma's vocabulary.
   """
   yield from _training(
     {n: peer for n, peer in peers.items() if n == 'transformers'},
@@ -129,7 +135,7 @@ def _decoding(
   """Rows per second: 32 inputs of 25 to 60 tokens, 8 and 64 generated."""
   threads = _num_threads(cores)
   flags = '--decode', f'--model={model}', f'--vocab_size={VOCAB_SIZE}'
-  commands = {_OURS: (_OURS_AS, 'bench.ours', *flags, '--dropout=0')}
+  commands = {_OURS: (OURS_AS, 'bench.ours', *flags, '--dropout=0')}
   if 'transformers' in peers:
     commands['transformers'] = (
       *(peers['transformers'], 'bench.original', *flags),
@@ -142,16 +148,12 @@ def _decoding(
         *(f'--kind={kind}', f'--threads={threads}'),
       )
   against = 'transformers' if 'transformers' in commands else _OURS
-  with _started(commands, cores) as workers:
+  with started(commands, cores) as workers:
     for length in _LENGTHS:
       found = worker.race(workers, rounds=rounds, requests=[str(length)])
-      yield from table.rows(
-        f'Greedy decoding of {length} tokens, T5 {model}, {_named(threads)}',
-        _per_second(found, 'rows'),
-        'rows/s',
-        against=against,
-        cpu=_cpu_seconds(found),
-      )
+      section = f'Greedy decoding of {length} tokens, T5 {model}'
+      section += f', {_named(threads)}'
+      yield from _rates(section, found, 'rows', against=against)
 
 
 def _training(
@@ -173,9 +175,9 @@ def _training(
     'T5X': ('bench.beside_t5x',),
   }
   commands = {n: (peer, *modules[n], *flags) for n, peer in peers.items()}
-  commands[_OURS] = (_OURS_AS, 'bench.ours', *flags, *ours)
-  commands[_BOUND] = (_OURS_AS, 'bench.ours', *flags, '--part=products')
-  with _started(commands, cores) as workers:
+  commands[_OURS] = (OURS_AS, 'bench.ours', *flags, *ours)
+  commands[_BOUND] = (OURS_AS, 'bench.ours', *flags, '--part=products')
+  with started(commands, cores) as workers:
     found = worker.race(workers, rounds=rounds, requests=['0'])
   for results in found.values():
     for result in results:
@@ -184,13 +186,7 @@ def _training(
     f'Training {title}, {_named(threads)},'
     f' {pairs} pairs of {data.facts["mixture"]}'
   )
-  yield from table.rows(
-    title,
-    _per_second(found, 'pairs'),
-    'pairs/s',
-    against=next(iter(commands)),
-    cpu=_cpu_seconds(found),
-  )
+  yield from _rates(title, found, 'pairs', against=next(iter(commands)))
   if memory:
     most = {
       f'{name}, most memory': [r['peak_bytes'] / 2**30 for r in results]
@@ -204,37 +200,18 @@ def _num_threads(cores: int | None) -> int:
   return cores or len(os.sched_getaffinity(0))
 
 
-@contextlib.contextmanager
-def _started(commands, cores) -> Iterator[dict[str, worker.Worker]]:
-  """Workers by name; commands: name -> (peer, module, *flags)."""
-  with contextlib.ExitStack() as stack:
-    workers = {}
-    for name, (peer, module, *flags) in commands.items():
-      workers[name] = worker.Worker(
-        module,
-        *flags,
-        python=peer.python,
-        environment=peer.environment,
-        cores=cores,
-      )
-      stack.callback(workers[name].close)
-      print(f'{name}: {json.dumps(workers[name].ready)}', file=sys.stderr)
-    yield workers
-
-
 def _named(threads: int) -> str:
   return 'one core' if threads == 1 else f'{threads} cores'
 
 
-def _per_second(found, what) -> dict[str, list[float]]:
-  return {
-    name: [result[what] / result['seconds'] for result in results]
-    for name, results in found.items()
-  }
-
-
-def _cpu_seconds(found) -> dict[str, list[float]]:
-  return {
-    name: [result['cpu_seconds'] for result in results]
-    for name, results in found.items()
-  }
+def _rates(
+  section: str, found: Mapping[str, list[dict]], what: str, *, against: str
+) -> Iterator[table.Row]:
+  """Rows per second, or pairs, of each engine, and its CPU seconds."""
+  yield from table.rows(
+    section,
+    {n: [r[what] / r['seconds'] for r in each] for n, each in found.items()},
+    f'{what}/s',
+    against=against,
+    cpu={n: [r['cpu_seconds'] for r in each] for n, each in found.items()},
+  )

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The model's programs that are measured: a training step, random parameters."""
 
-import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 
@@ -14,17 +13,6 @@ NUM_STEPS = 10_000  # of the paper's runs
 
 
 def train_step(
-  config: network.T5Config, **options
-) -> tuple[steps.TrainState, Callable]:
-  """The first state, and (state, batch) -> (state, metrics), jitted.
-
-  Arguments as in `train_programs`.
-  """
-  init, step = train_programs(config, **options)
-  return init(), step
-
-
-def train_programs(
   config: network.T5Config,
   *,
   make_optimizer: Callable = optimizer.adamw_hf,
@@ -80,12 +68,12 @@ def endless_params(config: network.T5Config) -> dict:
 
   The logits of padding and end are 0, which some other token always exceeds.
   """
-  return jax.jit(functools.partial(_endless, config))()
 
+  def make():
+    params = network.init(jax.random.key(0), config)
+    logits = params['decoder']['logits_dense']
+    kernel = logits['kernel'].at[:, : contract.EOS_ID + 1].set(0.0)
+    params['decoder']['logits_dense'] = logits | {'kernel': kernel}
+    return params
 
-def _endless(config: network.T5Config) -> dict:
-  params = network.init(jax.random.key(0), config)
-  logits = params['decoder']['logits_dense']
-  kernel = logits['kernel'].at[:, : contract.EOS_ID + 1].set(0.0)
-  params['decoder']['logits_dense'] = logits | {'kernel': kernel}
-  return params
+  return jax.jit(make)()

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Figures of one training step: layouts, shares, options, devices."""
 
-import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 
-from bench import table, worker
+from bench import peers, table, worker
 
 # Section -> its title, and name -> flags of bench.ours; all are compared with
 # the first.
@@ -63,69 +62,35 @@ class Task:
   steps: int = 4  # per round
   model: str = 'mini'
 
-  @property
-  def title(self) -> str:
-    """Model and vocabulary."""
-    return f'T5 {self.model}, vocabulary {self.vocab_size:,}'
-
 
 def compare(task: Task, section: str) -> Iterator[table.Row]:
-  """Seconds per step of some programs, against the first of them.
-
-  Args:
-    task: what they compute.
-    section: of COMPARISONS.
-  """
+  """Seconds per step of the programs of a section, against the first."""
   title, variants = COMPARISONS[section]
-  found, ready = _measure(
-    task,
-    {
-      name: ('bench.ours', f'--model={task.model}', *flags)
-      for name, flags in variants.items()
-    },
+  flags = (
+    f'--model={task.model}',
+    f'--workload={task.path}',
+    f'--vocab_size={task.vocab_size}',
   )
-  names = {}
-  for name, facts in ready.items():
-    memory = facts.get('argument_bytes', 0) + facts.get('temporary_bytes', 0)
-    names[name] = name + (f', {memory / 2**20:,.0f} MiB' if memory else '')
-  seconds = _seconds(found, task)
+  commands = {
+    name: (peers.OURS_AS, 'bench.ours', *flags, *own)
+    for name, own in variants.items()
+  }
+  requests = [str(number) for number in range(task.steps)]
+  with peers.started(commands) as workers:
+    found = worker.race(workers, rounds=task.rounds, requests=requests)
+  seconds = {
+    name: [result['seconds'] / task.steps for result in results]
+    for name, results in found.items()
+  }
   against = next(iter(variants))
   for name, values in seconds.items():
+    facts = workers[name].ready
+    memory = facts.get('argument_bytes', 0) + facts.get('temporary_bytes', 0)
     yield table.row(
-      f'{title}, {task.title}',
-      names[name],
+      f'{title}, T5 {task.model}, vocabulary {task.vocab_size:,}',
+      name + (f', {memory / 2**20:,.0f} MiB' if memory else ''),
       values,
       's/step',
       others=seconds[against],
       against=against,
     )
-
-
-def _seconds(found, task) -> dict[str, list[float]]:
-  return {
-    name: [result['seconds'] / task.steps for result in results]
-    for name, results in found.items()
-  }
-
-
-def _measure(
-  task: Task, commands: Mapping[str, Sequence[str]]
-) -> tuple[dict[str, list[dict]], dict[str, dict]]:
-  """Lets workers of this interpreter take turns.
-
-  Args:
-    task: what they compute.
-    commands: name -> module and flags.
-
-  Returns:
-    name -> its results, and what it said when it was ready.
-  """
-  workers = {}
-  with contextlib.ExitStack() as stack:
-    for name, (module, *flags) in commands.items():
-      flags += f'--workload={task.path}', f'--vocab_size={task.vocab_size}'
-      workers[name] = worker.Worker(module, *flags)
-      stack.callback(workers[name].close)
-    requests = [str(number) for number in range(task.steps)]
-    found = worker.race(workers, rounds=task.rounds, requests=requests)
-  return found, {name: started.ready for name, started in workers.items()}

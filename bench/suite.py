@@ -16,6 +16,7 @@ with names some of it. With a prepared benchmark:
 
 import argparse
 import dataclasses
+import functools
 import pathlib
 import sys
 import tempfile
@@ -23,9 +24,6 @@ from collections.abc import Iterator
 
 from bench import batches, choices, peers, step_time, surroundings, table
 from dsbs_jax.data import register
-
-PEERS = ['decoding', 'training']
-REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 
 
 def main() -> None:
@@ -55,16 +53,18 @@ def _parse() -> argparse.Namespace:
   parser.add_argument('--steps', type=int, default=4, help='Per round.')
   parser.add_argument('--model', default='mini', help='Of the other sections.')
   parser.add_argument(
-    '--sections', nargs='+', default=PEERS, help='Or those named, or all.'
+    '--sections',
+    nargs='+',
+    default=['decoding', 'training'],
+    help='Or those named, or all.',
   )
-  of_path = {'default': '', 'help': 'Of PYTHONPATH.'}
   parser.add_argument('--hf_python', default=sys.executable)
-  parser.add_argument('--hf_path', **of_path)
   parser.add_argument('--ct2_python', default=sys.executable)
-  parser.add_argument('--ct2_path', **of_path)
   parser.add_argument('--t5x_python', default=sys.executable)
-  parser.add_argument('--t5x_path', **of_path)
-  parser.add_argument('--out', default=str(REPOSITORY / 'runs' / 'bench'))
+  parser.add_argument('--hf_path', default='', help='Of PYTHONPATH.')
+  parser.add_argument('--ct2_path', default='', help='The same.')
+  parser.add_argument('--t5x_path', default='', help='The same.')
+  parser.add_argument('--out', default=surroundings.REPOSITORY / 'runs/bench')
   arguments = parser.parse_args()
   if arguments.data_dir and not arguments.vocabulary:
     parser.error('--data_dir is given without --vocabulary, expected both')
@@ -79,16 +79,14 @@ def _found_peers(arguments: argparse.Namespace) -> dict[str, peers.Peer]:
     ('CTranslate2', 'ct2', ('ctranslate2', 'dsbs_jax.interop.ct2_model')),
     ('T5X', 't5x', ('t5x.trainer',)),
   ):
-    flag = f'{short}_python'
-    peer = peers.Peer(
-      getattr(arguments, flag), getattr(arguments, f'{short}_path')
-    )
+    given = (getattr(arguments, f'{short}_{of}') for of in ('python', 'path'))
+    peer = peers.Peer(*given)
     if peer.imports(*modules):
       found[name] = peer
     else:
       print(
         f'{name} is left out: {peer.python} does not import'
-        f' {" and ".join(modules)}; see --{flag}, --{short}_path.',
+        f' {" and ".join(modules)}; see --{short}_python, --{short}_path.',
         flush=True,
       )
   return found
@@ -117,16 +115,11 @@ def _measure(
   )
   tiny = dataclasses.replace(task, model='tiny')  # eight times over
   label_task = name.removesuffix('dsbs') + 'label'
+  engines = functools.cache(lambda: _found_peers(arguments))
   sections = {
-    'decoding': lambda: peers.decoding_table(
-      _found_peers(arguments), rounds=rounds
-    ),
-    'training': lambda: peers.training_table(
-      _found_peers(arguments), one, rounds=rounds
-    ),
-    'gemma': lambda: peers.gemma_training(
-      _found_peers(arguments), one, rounds=rounds
-    ),
+    'decoding': lambda: peers.decoding_table(engines(), rounds=rounds),
+    'training': lambda: peers.training_table(engines(), one, rounds=rounds),
+    'gemma': lambda: peers.gemma_training(engines(), one, rounds=rounds),
     'layouts': lambda: step_time.compare(task, 'layouts'),
     'shares': lambda: step_time.compare(task, 'shares'),
     'choices': choices.choices,

@@ -10,7 +10,6 @@ import multiprocessing
 import os
 import pathlib
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -30,8 +29,8 @@ from dsbs_jax.data.prepared import tokens
 from dsbs_jax.data.vocabulary import vocabularies
 from dsbs_jax.preparing import prepare as prepare_lib
 
-_REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
-BUNDLED = _REPOSITORY / 'examples' / 'parcels'
+REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
+BUNDLED = REPOSITORY / 'examples' / 'parcels'
 _EVAL_BATCH, _EVAL_BATCHES = 128, 4
 _ROUNDS = 3
 _SIZES = 1_000, 10_000, 100_000  # examples
@@ -39,12 +38,7 @@ _FIRST = re.compile(r'first step after ([\d.]+) s')
 
 
 def prepare(folder: pathlib.Path, data_dir: str) -> str:
-  """Prepares rows of the bundled benchmark; returns their new vocabulary.
-
-  Args:
-    folder: with the rows.
-    data_dir: where to.
-  """
+  """Prepares rows of the bundled benchmark; returns their new vocabulary."""
   with contextlib.redirect_stdout(sys.stderr):
     prepare_lib.prepare(
       prepare_lib.PrepareConfig(
@@ -58,12 +52,7 @@ def prepare(folder: pathlib.Path, data_dir: str) -> str:
 
 
 def loading(name: str, source: tokens.Source) -> Iterator[table.Row]:
-  """Pairs per second that the loader lays out, on one core.
-
-  Args:
-    name: of the mixture.
-    source: where it is prepared.
-  """
+  """Pairs per second of a mixture that the loader lays out, on one core."""
 
   def rate(data, steps) -> float:
     started = time.process_time()
@@ -86,14 +75,10 @@ def loading(name: str, source: tokens.Source) -> Iterator[table.Row]:
 
 
 def evaluation(name: str, source: tokens.Source) -> Iterator[table.Row]:
-  """Examples per second of a validation split, by the ways to answer.
+  """Examples per second of a task's validation split, by the ways to answer.
 
   The parameters are random and end no row early: decoding stops when all rows
   of a batch have ended, so its time is that of the longest answer.
-
-  Args:
-    name: of the task.
-    source: where it is prepared.
   """
   data = tokens.load(name, 'validation', source)
   vocab_size = model_vocab_size(source)
@@ -160,12 +145,7 @@ def _some(data, sort):
 
 
 def first_step(name: str, source: tokens.Source) -> Iterator[table.Row]:
-  """Seconds from the start of the process to the end of its first step.
-
-  Args:
-    name: of the mixture.
-    source: where it is prepared.
-  """
+  """Seconds from the start of the process to the end of its first step."""
   cold, warm = 'nothing compiled before', 'second run'
   seconds = {cold: [], warm: []}
   for _ in range(_ROUNDS):
@@ -199,7 +179,7 @@ def _train_one(name, source, folder, run) -> float:
       '--gin_file=gin/models/tiny.gin',
       *(f'--gin.{macro}={value!r}' for macro, value in macros.items()),
     ],
-    cwd=_REPOSITORY,
+    cwd=REPOSITORY,
     env=os.environ | {'JAX_COMPILATION_CACHE_DIR': f'{folder}/cache'},
     capture_output=True,
     text=True,
@@ -258,7 +238,7 @@ def _prepare_rows(folder: str) -> dict[str, float]:
   prepare(pathlib.Path(folder) / 'source', f'{folder}/data')
   return {
     'prepare, s': time.perf_counter() - started,
-    'prepare, MiB at most': _peak_mib(),
+    'prepare, MiB at most': worker.peak_bytes() / 2**20,
   }
 
 
@@ -279,11 +259,6 @@ def _read_rows(folder: str, opened: str) -> dict[str, float]:
   cpu = time.process_time() - cpu
   return {
     f'{opened}, s': seconds,
-    f'{opened} and read, MiB at most': _peak_mib(),
+    f'{opened} and read, MiB at most': worker.peak_bytes() / 2**20,
     f'batch of 64 pairs, {opened}, CPU ms': 1000 * cpu / 200,
   }
-
-
-def _peak_mib() -> float:
-  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-  return peak / (2**20 if sys.platform == 'darwin' else 1024)  # macOS: bytes

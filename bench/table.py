@@ -7,13 +7,12 @@ import json
 import os
 import pathlib
 import platform
+import re
 import statistics
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import jax
-
-_PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy', 'grain')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,17 +41,10 @@ def row(
   cpu: Sequence[float] | None = None,
   cpu_of_others: Sequence[float] | None = None,
 ) -> Row:
-  """A Row from repeated measurements.
+  """A Row from repeated measurements: all sequences have a value per round.
 
-  Args:
-    section: heading of its table.
-    what: was measured.
-    values: one per round.
-    unit: of the values.
-    others: what is compared with, of the same rounds.
-    against: its name.
-    cpu: seconds that it took, per round.
-    cpu_of_others: the same of what is compared with.
+  The others, and their CPU seconds, are those of what is compared with, which
+  `against` names.
   """
   return Row(
     section,
@@ -85,15 +77,7 @@ def rows(
   against: str | None = None,
   cpu: Mapping[str, Sequence[float]] | None = None,
 ) -> Iterator[Row]:
-  """A Row per name, compared with the one named `against`.
-
-  Args:
-    section: heading of the table.
-    found: name -> one value per round.
-    unit: of the values.
-    against: one of the names.
-    cpu: name -> seconds that it took, per round.
-  """
+  """A Row per name, compared with the one named `against`; as `row`."""
   cpu = cpu or {}
   for what, values in found.items():
     yield row(
@@ -140,32 +124,23 @@ def _number(value: float) -> str:
 
 def machine() -> dict[str, object]:
   """Where and with what the figures were taken."""
-  model = platform.processor()
   info = pathlib.Path('/proc/cpuinfo')
-  if info.exists():
-    for line in info.read_text().splitlines():
-      if line.startswith('model name'):
-        model = line.split(':', 1)[1].strip()
-        break
+  text = info.read_text() if info.exists() else ''
+  found = re.search(r'^model name\s*: (.*)', text, re.MULTILINE)
+  packages = 'jax', 'jaxlib', 'flax', 'optax', 'numpy', 'grain'
   return {
     'time': time.strftime('%Y-%m-%d %H:%M', time.gmtime()),
-    'processor': model,
+    'processor': found[1] if found else platform.processor(),
     'cores': os.cpu_count(),
     'load': [round(value, 1) for value in os.getloadavg()],
     'devices': [str(device) for device in jax.devices()],
     'python': platform.python_version(),
-    **{name: importlib.metadata.version(name) for name in _PACKAGES},
+    **{name: importlib.metadata.version(name) for name in packages},
   }
 
 
 def write(folder: pathlib.Path, rows: Sequence[Row], facts: dict) -> None:
-  """Writes bench.md and bench.json, and prints the former.
-
-  Args:
-    folder: where to.
-    rows: the figures.
-    facts: about the machine and the run.
-  """
+  """Writes bench.md and bench.json, and prints the former."""
   folder.mkdir(parents=True, exist_ok=True)
   head = '\n'.join(f'- {name}: {value}' for name, value in facts.items())
   text = f'## Benchmark\n\n{head}\n\n{markdown(rows)}\n'

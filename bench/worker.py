@@ -105,14 +105,14 @@ def serve(measure: Callable[[str], object], ready: Mapping) -> None:
     result = {
       'seconds': time.perf_counter() - started,
       'cpu_seconds': time.process_time() - cpu,
-      'peak_bytes': _peak_bytes(),
+      'peak_bytes': peak_bytes(),
     }
     if isinstance(more, Mapping):
       result |= more
     print(json.dumps(result), flush=True)
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int:
   """The most memory that this process has had so far."""
   unit = 1 if sys.platform == 'darwin' else 1024
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
@@ -121,16 +121,9 @@ def _peak_bytes() -> int:
 def take_turns(
   ways: Mapping[str, Callable[[], T]], *, rounds: int
 ) -> dict[str, list[T]]:
-  """Calls all in turn, round after round; the first round is a warm-up.
+  """Calls all in turn, round after round: name -> one result per round.
 
-  Another one begins each round.
-
-  Args:
-    ways: name -> what measures once.
-    rounds: that count.
-
-  Returns:
-    name -> one result per round, in the order of the rounds.
+  The first round is a warm-up, and not counted. Another one begins each round.
   """
   found = {name: [] for name in ways}
   names = list(ways)
@@ -146,12 +139,9 @@ def take_turns(
 def race(
   workers: Mapping[str, Worker], *, rounds: int, requests: Sequence[str] = ('',)
 ) -> dict[str, list[dict]]:
-  """Asks workers in turn; a result has sums over all requests, and one peak.
+  """Asks workers in turn, by `take_turns`, all requests in each round.
 
-  Args:
-    workers: by name.
-    rounds: that count.
-    requests: what each is asked in a round.
+  A result has sums over the requests, and one peak.
   """
 
   def ask(asked: Worker) -> dict:

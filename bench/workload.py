@@ -96,15 +96,10 @@ def rows_to_decode(vocab_size: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-  """Batches of pairs in all layouts.
+  """Batches of pairs in all layouts."""
 
-  Attributes:
-    facts: where they come from, in words and numbers.
-    arrays: by key, see above.
-  """
-
-  facts: Mapping[str, object]
-  arrays: Mapping[str, np.ndarray]
+  facts: Mapping[str, object]  # where they come from, in words and numbers
+  arrays: Mapping[str, np.ndarray]  # by key, see above
 
   @property
   def num_steps(self) -> int:
@@ -127,26 +122,16 @@ class Workload:
     return found
 
   def examples(self, step: int, view: str) -> list[tuple[np.ndarray, ...]]:
-    """(inputs, targets) ids of each example of a batch, without padding.
-
-    Args:
-      step: as in `batch`.
-      view: one of VIEWS.
-    """
+    """(inputs, targets) ids of each example of a batch, without padding."""
     rows = self.batch('padded', step)[view]
     sides = rows['encoder_input_tokens'], rows['decoder_target_tokens']
     pairs = [
-      [ids[ids > 0] for ids in pair] for pair in zip(*sides, strict=True)
+      tuple(ids[ids > 0] for ids in pair) for pair in zip(*sides, strict=True)
     ]
-    return [(inputs, targets) for inputs, targets in pairs if len(targets)]
+    return [pair for pair in pairs if len(pair[1])]
 
   def useful_flops(self, config: network.T5Config, step: int) -> float:
-    """FLOPs of a step without any padding, each example by itself.
-
-    Args:
-      config: the network.
-      step: as in `batch`.
-    """
+    """FLOPs of a step without any padding, each example by itself."""
     return sum(
       flops.train(config, len(inputs), len(targets))
       for view in VIEWS
@@ -156,28 +141,19 @@ class Workload:
   def laid_flops(
     self, config: network.T5Config, layout: str, step: int
   ) -> float:
-    """FLOPs of a step as a layout has it computed, padding included.
-
-    Args:
-      config: the network.
-      layout: as in `batch`.
-      step: likewise.
-    """
-    return sum(
-      flops.train(
-        config,
-        rows['encoder_input_tokens'].shape[1],
-        rows['decoder_target_tokens'].shape[1],
-        rows=len(rows['decoder_target_tokens']),
-        tokens=(
-          rows['encoder_token_index'].size,
-          rows['decoder_token_index'].size,
-        )
-        if 'encoder_token_index' in rows
-        else None,
+    """FLOPs of a step as a layout has it computed, padding included."""
+    total = 0.0
+    for rows in self.batch(layout, step).values():
+      num_rows, targets = rows['decoder_target_tokens'].shape
+      inputs = rows['encoder_input_tokens'].shape[1]
+      tokens = None
+      if 'encoder_token_index' in rows:
+        sides = 'encoder_token_index', 'decoder_token_index'
+        tokens = tuple(rows[side].size for side in sides)
+      total += flops.train(
+        config, inputs, targets, rows=num_rows, tokens=tokens
       )
-      for rows in self.batch(layout, step).values()
-    )
+    return total
 
   def save(self, path: pathlib.Path) -> None:
     """Writes one .npz file."""

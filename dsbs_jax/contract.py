@@ -78,14 +78,7 @@ VERDICT_VIEW = 'verdict'
 COUNTERFACTUAL_VIEW = 'counterfactual'
 CONTRAST_VIEW = 'contrast'
 MIXTURE_VIEW = 'mixture'
-VIEWS = (
-  LABEL_VIEW,
-  RATIONALE_VIEW,
-  VERDICT_VIEW,
-  COUNTERFACTUAL_VIEW,
-  CONTRAST_VIEW,
-  MIXTURE_VIEW,
-)
+VIEWS = (*TASK_IDS, MIXTURE_VIEW)
 
 LABEL_SOURCES = ('gt', 'llm')
 # Forms of task without a label, whose names have no source of labels.
@@ -130,9 +123,6 @@ def parse_task_name(name: str) -> TaskName:
   Args:
     name: `{benchmark}_{gt|llm}_{finetune|label|single|answer_first|dsbs}`
       or `{benchmark}_{rationale|verdict|counterfactual|contrast}`.
-
-  Returns:
-    The name's parts.
 
   Raises:
     UserError: the name does not follow the grammar.

@@ -35,30 +35,28 @@ MAX_DROP = flags.DEFINE_float(
   'max_drop', 1.0, 'ct2, gguf: points of accuracy that may be lost.'
 )
 LEGACY = flags.DEFINE_bool('legacy', False, 'The older of T5X formats.')
-FLAGS = {
-  'model_dir': flags.DEFINE_string('model_dir', '', 'The same as FOLDER.'),
-  'out': flags.DEFINE_string('out', '', 'The folder to write.'),
-  'step': flags.DEFINE_string('step', 'latest', 'latest, best or a number.'),
-  'vocabulary': flags.DEFINE_string(
+FLAGS = (
+  flags.DEFINE_string('model_dir', '', 'The same as FOLDER.'),
+  flags.DEFINE_string('out', '', 'The folder to write.'),
+  flags.DEFINE_string('step', 'latest', 'latest, best or a number.'),
+  flags.DEFINE_string(
     'vocabulary', None, "SentencePiece file; default: the run's."
   ),
-  'input_length': flags.DEFINE_integer(
+  flags.DEFINE_integer(
     'input_length', 256, 'StableHLO: tokens of an input at most.'
   ),
-  'output_length': flags.DEFINE_integer(
-    'output_length', None, 'Tokens of an output at most.'
-  ),
-  'activations': flags.DEFINE_string(
+  flags.DEFINE_integer('output_length', None, 'Tokens of an output at most.'),
+  flags.DEFINE_string(
     'activations', None, 'Of a T5X checkpoint that does not say: gelu,linear.'
   ),
-  'allow_pickle': flags.DEFINE_bool(
+  flags.DEFINE_bool(
     'allow_pickle', False, 'Read pytorch_model.bin, by a weights-only loader.'
   ),
-}
+)
 
 
 def main(folder: str | None = None) -> int:
-  values = {name: flag.value for name, flag in FLAGS.items()}
+  values = command.values(FLAGS)
   if folder is not None:
     if values['model_dir'] not in ('', folder):
       raise contract.UserError(

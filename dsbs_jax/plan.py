@@ -15,21 +15,17 @@ from dsbs_jax.runtime.configuration import gin_flags
 from dsbs_jax.training import start, train_config
 
 ENGINE = ('gin/train.gin', 'gin/plan.gin')
-FLAGS = {
-  'mesh': flags.DEFINE_string('mesh', '', 'Data x model devices: 8x4.'),
-  'device': flags.DEFINE_enum(
+FLAGS = (
+  flags.DEFINE_string('mesh', '', 'Data x model devices: 8x4.'),
+  flags.DEFINE_enum(
     'device', None, sorted(device_specs.DEVICES), 'Kind of accelerator.'
   ),
-  'batch': flags.DEFINE_multi_string(
+  flags.DEFINE_multi_string(
     'batch', [], 'Shape of a view, label:32x128/16; default: of the data.'
   ),
-  'price_per_device_hour': flags.DEFINE_float(
-    'price_per_device_hour', None, 'In any currency.'
-  ),
-  'remedies': flags.DEFINE_bool(
-    'remedies', True, 'Look for what fits if this does not.'
-  ),
-}
+  flags.DEFINE_float('price_per_device_hour', None, 'In any currency.'),
+  flags.DEFINE_bool('remedies', True, 'Look for what fits if this does not.'),
+)
 UTILISATION = flags.DEFINE_list(
   'utilisation', None, 'Shares of the peak rate, low and high: 0.24,0.47.'
 )
@@ -40,7 +36,7 @@ JSON = flags.DEFINE_bool('json', False, 'Print JSON.')
 
 
 def main() -> int:
-  values = {name: flag.value for name, flag in FLAGS.items()}
+  values = command.values(FLAGS)
   if UTILISATION.value:
     values['utilisation'] = planner.shares(UTILISATION.value)
   request = planner.PlanRequest(**values)

@@ -9,9 +9,11 @@ generate.py).
 
 import argparse
 import dataclasses
+import functools
 import os
 import pathlib
 import sys
+import textwrap
 import time
 from collections.abc import Sequence
 
@@ -33,7 +35,6 @@ STUDENT = 'gt_dsbs'
 VOCABULARY_PIECES = 256
 MAX_RATIONALE_TOKENS = 16
 NUM_EXAMPLES = 5
-TEST_PAIRS = '400 pairs'
 
 # Differs from the paper's recipe because the model starts from random weights
 # and trains in seconds. Exact lengths halve the time of a step; without dropout
@@ -57,19 +58,11 @@ RECIPE = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Demo:
-  """Size of the demo.
+  """Size of the demo: one run per method, fraction and seed."""
 
-  Attributes:
-    out: folder of the runs and the report.
-    cache: folder of the prepared data.
-    fractions: of the 800 training examples.
-    seeds: one run per method, fraction and seed.
-    steps: training steps of each run.
-  """
-
-  out: str = str(REPOSITORY / 'runs' / 'demo')
-  cache: str = str(REPOSITORY / '.cache' / 'demo')
-  fractions: Sequence[float] = (0.25, 0.5, 1.0)
+  out: str = str(REPOSITORY / 'runs' / 'demo')  # of the runs and the report
+  cache: str = str(REPOSITORY / '.cache' / 'demo')  # of the prepared data
+  fractions: Sequence[float] = (0.25, 0.5, 1.0)  # of 800 training examples
   seeds: Sequence[int] = (0, 1, 2)
   steps: int = 400
 
@@ -117,7 +110,7 @@ def run(demo: Demo) -> int:
   found = sweep_plan.plan(sweep).jobs
   title('3/4 Explain: the step-by-step students also write rationales.')
   rich.console.Console(markup=False, emoji=False).print(explain(demo, found))
-  title(f'4/4 Compare: accuracy on {TEST_PAIRS} that no run was trained on.')
+  title('4/4 Compare: accuracy on 400 pairs that no run was trained on.')
   page = report.report([demo.out])
   say(_farewell(demo, found[-1], page, seconds=time.monotonic() - started))
   return 0
@@ -145,12 +138,7 @@ def _sweep_of(demo: Demo, source: pathlib.Path) -> sweep_plan.Sweep:
 
 
 def explain(demo: Demo, found: Sequence[jobs.Job]) -> rich.table.Table:
-  """Writes one student's rationales per fraction; returns the middle table.
-
-  Args:
-    demo: what the demo runs.
-    found: its finished runs.
-  """
+  """Writes one student's rationales per fraction; returns the middle table."""
   tables = []
   for fraction in sorted(demo.fractions):
     pair = {
@@ -175,25 +163,8 @@ def _farewell(
   demo: Demo, job: jobs.Job, page: pathlib.Path, *, seconds: float
 ) -> str:
   """The closing text: where the results are, and what to try with a run."""
-  python = [os.path.relpath(sys.executable), '-m']
-  flags = {
-    'VOCAB_SIZE': VOCABULARY_PIECES,
-    'VOCABULARY': os.path.relpath(demo.vocabulary),
-    'DATA_DIR': os.path.relpath(demo.whole),
-    'MIXTURE_OR_TASK_NAME': job.point.task,
-    'CHECKPOINT_PATH': os.path.relpath(job.path),
-  }
-  gin = os.path.relpath(REPOSITORY / 'gin')
-  evaluate = [
-    *(*python, 'dsbs_jax.eval', f'--gin_file={gin}/eval.gin'),
-    f'--gin_file={gin}/models/nano.gin',
-    *(f'--gin.{name}={value!r}' for name, value in flags.items()),
-  ]
-  look = [
-    *(*python, 'dsbs_jax.show', f'--task={job.point.task}'),
-    f'--data_dir={flags["DATA_DIR"]}',
-    f'--vocabulary={flags["VOCABULARY"]}',
-  ]
+  python = jobs.quoted(os.path.relpath(sys.executable))
+  folder = jobs.quoted(os.path.relpath(job.path))
   return f"""
 Done in {seconds:.0f} s. The benchmark is synthetic and made so that rationales
 help: the table shows that everything works, and says nothing about real data.
@@ -209,21 +180,20 @@ help: the table shows that everything works, and says nothing about real data.
 Next, for example, in this folder:
 
 what training sees
-  {' '.join(map(jobs.quoted, look))}
+  {python} -m dsbs_jax.show {folder}
 evaluate one of the runs
-  {' '.join(map(jobs.quoted, evaluate))}
+  {python} -m dsbs_jax.eval {folder}
 your own benchmark
   tasks/README.md"""
 
 
 def title(text: str) -> None:
   """Announces a part of the demo."""
-  say('\n' + '\n'.join(f'== {line}' for line in text.splitlines()))
+  say('\n' + textwrap.indent(text, '== '))
 
 
-def say(text: str) -> None:
-  """Prints and flushes, so that the order with stderr is kept."""
-  print(text, flush=True)
+# Flushed, so that the order with stderr is kept.
+say = functools.partial(print, flush=True)
 
 
 def main() -> int:

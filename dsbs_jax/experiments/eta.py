@@ -21,13 +21,7 @@ class SweepProgress:
     self._first = {}  # run under way -> (seconds, steps) of its first line
 
   def record(self, job: jobs.Job, *, seconds: float, steps: int) -> None:
-    """Notes that a run ended, well or not.
-
-    Args:
-      job: the run.
-      seconds: that it took.
-      steps: that it trained in them.
-    """
+    """Notes that a run ended, well or not, after so many steps of its own."""
     self._measured = self._with(job, seconds, steps)
     self._steps_left[job.name] = 0
 

@@ -49,10 +49,6 @@ def execute(
 ) -> int:
   """Prepares and trains what is not finished in a plan.
 
-  Args:
-    plan: what to do.
-    launcher: one of `launchers`.
-
   Returns:
     0; 1 if a command failed; signals.INTERRUPTED_STATUS if a signal stopped
     the sweep. The run under way has then saved, and the same command resumes.
@@ -79,14 +75,11 @@ class _Execution:
 
   def execute(self) -> int:
     for subset in self._plan.open_subsets if self._plan.prepares else ():
-      self._prepare(subset)
-      if self._stopping():
-        break
-    trained = self._open if self._plan.trains else ()
-    for number, job in enumerate(trained, start=1):
-      if self._stopping():
-        break
-      self._train(number, job)
+      if not self._stopping():
+        self._prepare(subset)
+    for number, job in enumerate(self._open if self._plan.trains else (), 1):
+      if not self._stopping():
+        self._train(number, job)
     return self._close()
 
   def _stopping(self) -> bool:
@@ -221,17 +214,16 @@ class _Execution:
 def _locked(folder: pathlib.Path, *, wait: bool) -> Iterator[int | None]:
   """Holds the lock of a folder; yields None if another process has it."""
   descriptor = os.open(folder / _LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+  held = descriptor
   try:
     try:
       fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
-      yield None
+      held = None
     except OSError as error:
       if error.errno not in _NO_LOCKS:
         raise
-      yield descriptor
-    else:
-      yield descriptor
+    yield held
   finally:
     os.close(descriptor)
 

@@ -27,16 +27,9 @@ _ASKED = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Subset:
-  """A subset of a benchmark's data to prepare.
+  """A subset of a benchmark's data to prepare, by flags of prepare.
 
-  Attributes:
-    benchmark: the benchmark's name.
-    source: as in prepare; '' where it cannot be prepared.
-    data_dir: where it is prepared.
-    fraction: share of the training data.
-    subset_seed: seed of the subset.
-    vocabulary: as in prepare.
-    flags: further flags of prepare.
+  Without source, which is '' then, it cannot be prepared.
   """
 
   benchmark: str
@@ -45,7 +38,7 @@ class Subset:
   fraction: float
   subset_seed: int
   vocabulary: str | None = None
-  flags: Sequence[str] = ()
+  flags: Sequence[str] = ()  # further ones
 
   @property
   def done(self) -> bool:
@@ -68,26 +61,29 @@ class Subset:
     return options
 
   @property
+  def config(self) -> prepare.PrepareConfig:
+    """The settings of its command."""
+    return prepare.PrepareConfig(**self._settings, **self.options)
+
+  @property
   def command(self) -> list[str]:
     """The command that prepares it."""
-    flags = {
-      'benchmark': self.benchmark,
-      'source': self.source,
-      'data_dir': self.data_dir,
-      'fraction': run_names.decimal_text(self.fraction),
-      'subset_seed': self.subset_seed,
-    }
-    if self.vocabulary:
-      flags['vocabulary'] = self.vocabulary
-    given = [f'--{name}={value}' for name, value in flags.items()]
+    fraction = run_names.decimal_text(self.fraction)
+    values = self._settings | {'fraction': fraction}
+    if not self.vocabulary:
+      del values['vocabulary']
+    given = [f'--{name}={value}' for name, value in values.items()]
     return [sys.executable, '-m', 'dsbs_jax.prepare', *given, *self.flags]
+
+  @property
+  def _settings(self) -> dict[str, object]:
+    """All fields but the further flags: those that prepare has, too."""
+    fields = (field.name for field in dataclasses.fields(self))
+    return {name: getattr(self, name) for name in fields if name != 'flags'}
 
 
 def check_subsets(subsets: Sequence[Subset]) -> None:
   """Checks that data which is there already is what its command prepares.
-
-  Args:
-    subsets: of one sweep.
 
   Raises:
     UserError: it was prepared of other files or with other flags.
@@ -105,8 +101,8 @@ def check_subsets(subsets: Sequence[Subset]) -> None:
       digests[subset.benchmark] = source_digest.digest(
         known, subset.source, asked['completions']
       )
-    if found.get('files'):  # earlier versions have none
-      asked['files'] = digests[subset.benchmark] or found['files']
+    if digest := digests[subset.benchmark]:
+      asked['files'] = digest
     changed = [n for n in asked if asked[n] != found.get(n, asked[n])]
     if changed:
       raise contract.UserError(
@@ -119,31 +115,18 @@ def check_subsets(subsets: Sequence[Subset]) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job:
-  """One training run of a sweep.
-
-  Attributes:
-    point: its coordinates.
-    path: its folder; of one in a bucket, the copy here.
-    subset: what it trains on.
-    gin_files: engine, model, others.
-    gin_bindings: all of them.
-    search_paths: folders of relative gin files.
-    macros: gin macros that it reads, with their values.
-    train_steps: its number of steps.
-    state: NEW, RESUME or FINISHED at the time of planning.
-    step: the newest saved step.
-  """
+  """One training run of a sweep."""
 
   point: run_names.Coordinates
-  path: pathlib.Path
+  path: pathlib.Path  # its folder; of one in a bucket, the copy here
   subset: Subset
-  gin_files: Sequence[str]
+  gin_files: Sequence[str]  # engine, model, others
   gin_bindings: Sequence[str]
-  search_paths: Sequence[str]
+  search_paths: Sequence[str]  # of relative gin files
   macros: Mapping[str, object]
   train_steps: int
-  state: str
-  step: int
+  state: str  # NEW, RESUME or FINISHED at the time of planning
+  step: int  # the newest that was saved
 
   @property
   def name(self) -> str:
@@ -159,18 +142,12 @@ class Job:
   @property
   def command(self) -> list[str]:
     """The command that starts or resumes it."""
-    return [
-      sys.executable,
-      '-m',
-      'dsbs_jax.train',
-      *(f'--gin_file={file}' for file in self.gin_files),
-      *map(gin_texts.flag, self.gin_bindings),
-      *(
-        [f'--gin_search_paths={",".join(self.search_paths)}']
-        if tuple(self.search_paths) != ('.',)
-        else []
-      ),
-    ]
+    command = [sys.executable, '-m', 'dsbs_jax.train']
+    command += [f'--gin_file={file}' for file in self.gin_files]
+    command += map(gin_texts.flag, self.gin_bindings)
+    if tuple(self.search_paths) != ('.',):
+      command.append(f'--gin_search_paths={",".join(self.search_paths)}')
+    return command
 
   def settings(self) -> train_config.TrainConfig:
     """The settings that its gin files and bindings build."""
@@ -193,18 +170,11 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class SweepPlan:
-  """All runs of a sweep, and the subsets of data that they need, in order.
-
-  Attributes:
-    subsets: the data.
-    jobs: the runs.
-    prepares: whether missing subsets are prepared.
-    trains: whether the runs are trained.
-  """
+  """All runs of a sweep, and the subsets of data that they need, in order."""
 
   subsets: Sequence[Subset]
   jobs: Sequence[Job]
-  prepares: bool = True
+  prepares: bool = True  # what is missing
   trains: bool = True
 
   @property

@@ -82,12 +82,7 @@ def in_process_launcher(
 
   A run handles signals and prints its progress by itself; the log gets what
   `prepare` prints, and tracebacks. Memory that a run does not free is missing
-  for the next one.
-
-  Args:
-    todo: what to run.
-    log: a file that is appended to.
-    **unused: what `subprocess_launcher` also takes.
+  for the next one. Unused is what `subprocess_launcher` also takes.
 
   Returns:
     The exit status that a process would have had.
@@ -99,7 +94,7 @@ def in_process_launcher(
         run = todo.settings()
         return loop.train(run, config_text=gin_config.operative_text())
     with log.open('a') as out, contextlib.redirect_stdout(out):
-      prepare.prepare(_prepare_config(todo))
+      prepare.prepare(todo.config)
     return 0
   except Exception:  # reported, whatever it is: the other runs go on
     text = traceback.format_exc()
@@ -119,15 +114,3 @@ def _handlers_kept() -> Iterator[None]:
   finally:
     for number, handler in before.items():
       signal.signal(number, handler)
-
-
-def _prepare_config(subset: jobs.Subset) -> prepare.PrepareConfig:
-  return prepare.PrepareConfig(
-    benchmark=subset.benchmark,
-    source=subset.source,
-    data_dir=subset.data_dir,
-    fraction=subset.fraction,
-    subset_seed=subset.subset_seed,
-    vocabulary=subset.vocabulary,
-    **subset.options,
-  )

@@ -69,9 +69,6 @@ def side_by_side(
     explained: predictions of the rationale task, written by the last run.
     title: of the table.
     num: how many examples.
-
-  Returns:
-    The table.
   """
   rationales = predictions.read(explained)
   columns = [_predictions(job) for job in runs.values()]

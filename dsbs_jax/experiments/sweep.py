@@ -2,6 +2,7 @@
 """The sweep command: prints the plan, then runs its commands or prints them."""
 
 import collections
+import dataclasses
 import sys
 
 from dsbs_jax.experiments import executor, jobs, launchers, sweep_plan
@@ -26,10 +27,9 @@ def run(
   """
   plan = sweep_plan.plan(sweep)
   print(describe(plan), file=sys.stderr)
-  if stage == 'prepare':
-    plan = jobs.SweepPlan(plan.subsets, plan.jobs, trains=False)
-  if stage == 'train':
-    plan = jobs.SweepPlan(plan.subsets, plan.jobs, prepares=False)
+  plan = dataclasses.replace(
+    plan, prepares=stage != 'train', trains=stage != 'prepare'
+  )
   if print_only:
     for command in plan.commands():
       print(jobs.shell_line(command))
@@ -49,9 +49,7 @@ def run(
 def untouched_commands(plan: jobs.SweepPlan, runs_dir: str) -> list[list[str]]:
   """The commands that evaluate what pretrained runs start from, untouched.
 
-  Args:
-    plan: the runs.
-    runs_dir: their folder, below which the report finds the scores.
+  Scores go below the folder of the runs, where the report finds them.
   """
   found = {}
   for job in plan.jobs:

@@ -17,7 +17,7 @@ from dsbs_jax.data.remote import buckets, object_store
 from dsbs_jax.experiments import jobs
 from dsbs_jax.runs import checkpoint_folders, run_folder, run_names
 from dsbs_jax.runtime.configuration import gin_config
-from dsbs_jax.training import train_config
+from dsbs_jax.training import start, train_config
 
 # Macros that the plan sets in every run.
 RESERVED = ('MODEL_DIR', 'DATA_DIR', 'MIXTURE_OR_TASK_NAME', 'SEED')
@@ -47,25 +47,7 @@ _FREE = RESERVED + (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sweep:
-  """What `python -m dsbs_jax.sweep` is asked to do.
-
-  Attributes:
-    benchmarks: names of benchmarks.
-    methods: keys of `run_names.METHODS`.
-    models: gin files; whatever differs by model stands in them.
-    fractions: shares of the training data, in (0, 1].
-    seeds: of subsets, parameters and data order.
-    vary: 'NAME=VALUE,VALUE' gin bindings, each value a run of its own.
-    runs_dir: folder of the runs.
-    data_dir: folder of the prepared data, one below for each subset; None is
-      `runs_dir/data`.
-    source: as in prepare; None where everything is prepared.
-    vocabulary: as in prepare and train.
-    prepare_flags: further flags of prepare, such as '--keep=correct'.
-    gin_files: the engine's, then files that follow the model's.
-    gin_bindings: 'NAME = VALUE' for every run.
-    search_paths: folders of relative gin files.
-  """
+  """What `dsbs sweep` is asked to do; its flags say what each attribute is."""
 
   benchmarks: Sequence[str]
   methods: Sequence[str]
@@ -174,7 +156,7 @@ def _job(
   gin_files = [engine, model_file, *others]
   bindings = list(sweep.gin_bindings)
   if sweep.vocabulary:
-    bindings.append(f'VOCABULARY = {_absolute(sweep.vocabulary)!r}')
+    bindings.append(f'VOCABULARY = {start.absolute_spec(sweep.vocabulary)!r}')
   bindings += [setting.replace('=', ' = ', 1) for setting in point.setting]
   bindings += [f'{name} = {v}' for name, v in _without_effect(point).items()]
   values = model_dir, subset.data_dir, point.task, point.seed
@@ -215,11 +197,11 @@ def _subset(sweep: Sweep, point: run_names.Coordinates) -> jobs.Subset:
     folder += f'-seed-{subset_seed}'
   return jobs.Subset(
     benchmark=point.benchmark,
-    source=_absolute(sweep.source) if sweep.source else '',
+    source=object_store.absolute(sweep.source) if sweep.source else '',
     data_dir=f'{root.rstrip("/")}/{folder}',
     fraction=point.fraction,
     subset_seed=subset_seed,
-    vocabulary=sweep.vocabulary and _absolute(sweep.vocabulary),
+    vocabulary=sweep.vocabulary and start.absolute_spec(sweep.vocabulary),
     flags=tuple(sweep.prepare_flags),
   )
 
@@ -292,9 +274,3 @@ def _number(kind, value: str | float, flag: str):
     raise contract.UserError(
       f'--{flag} has {value!r}, expected numbers with commas between.'
     ) from error
-
-
-def _absolute(path: str) -> str:
-  """The absolute path of a file that exists; other specs are returned as is."""
-  found = pathlib.Path(path)
-  return str(found.absolute()) if found.exists() else path

@@ -21,13 +21,7 @@ K, T = TypeVar('K'), TypeVar('T')
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-  """A mean over runs.
-
-  Attributes:
-    mean: of the runs' values.
-    error: standard error of the mean, None for a single run.
-    count: number of runs.
-  """
+  """A mean over `count` runs and its standard error, None for a single run."""
 
   mean: float
   error: float | None
@@ -56,30 +50,17 @@ def score(values: Iterable[float | None]) -> Score | None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
-  """A row of the tables: runs that differ in their seed only.
+  """A row of the tables: runs that differ in their seed only; in percent."""
 
-  Accuracies are in percent.
-
-  Attributes:
-    coordinates: of the first run.
-    runs: the finished runs, by seed.
-    num_unfinished: further runs, which are in no mean.
-    num_params: parameters of the model, None if unknown.
-    train_examples: training examples of the first run, None if unknown.
-    test_last: test accuracy at the last step.
-    test_best: test accuracy at the step with the best validation accuracy.
-    validation_best: validation accuracy at that step.
-    gain: accuracy minus that of finetuning on the same labels, paired by seed.
-  """
-
-  coordinates: run_names.Coordinates
-  runs: tuple[results.Run, ...]
-  num_unfinished: int
-  num_params: int | None
-  train_examples: int | None
-  test_last: Score | None
-  test_best: Score | None
-  validation_best: Score | None
+  coordinates: run_names.Coordinates  # of the first run
+  runs: tuple[results.Run, ...]  # the finished ones, by seed
+  num_unfinished: int  # further runs, which are in no mean
+  num_params: int | None  # of the model
+  train_examples: int | None  # of the first run
+  test_last: Score | None  # test accuracy at the last step
+  test_best: Score | None  # at the step with the best validation accuracy
+  validation_best: Score | None  # validation accuracy at that step
+  # Accuracy minus that of finetuning on the same labels, paired by seed.
   gain: Score | None = None
 
   @property
@@ -93,12 +74,7 @@ Groups = Mapping[tuple[str, str], Sequence[Row]]
 
 
 def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
-  """Key -> the items that have it, both in the order of the items.
-
-  Args:
-    items: any, in order.
-    key: item -> what it is grouped by.
-  """
+  """Key -> the items that have it, both in the order of the items."""
   groups = {}
   for item in items:
     groups.setdefault(key(item), []).append(item)
@@ -107,14 +83,21 @@ def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
 
 def rows(runs: Sequence[results.Run]) -> list[Row]:
   """One row per setting in the order of tables; runs differ by their seed."""
-  groups = grouped(
-    runs, lambda run: dataclasses.replace(run.coordinates, seed=0)
-  )
-  found = {key: _row(members) for key, members in groups.items()}
+  groups = grouped(runs, _point)
+  found = {point: _row(members) for point, members in groups.items()}
   return [
     dataclasses.replace(row, gain=_gain(row, found))
     for row in sorted(found.values(), key=_order)
   ]
+
+
+def by_point(all_rows: Iterable[Row]) -> dict[run_names.Coordinates, Row]:
+  """Coordinates with seed 0 -> row."""
+  return {_point(row): row for row in all_rows}
+
+
+def _point(item: results.Run | Row) -> run_names.Coordinates:
+  return dataclasses.replace(item.coordinates, seed=0)
 
 
 def _row(members: Sequence[results.Run]) -> Row:
@@ -140,25 +123,16 @@ def baseline(
 ) -> Row | None:
   """Finetuning on the same labels, model and data; None where it is not there.
 
-  Args:
-    row: of another method; finetuning has no baseline.
-    found: coordinates with seed 0 -> row.
+  Finetuning itself has none. Found are rows as of `by_point`.
   """
   source = row.coordinates.method.split('_')[0]
-  point = dataclasses.replace(
-    row.coordinates, method=f'{source}_{BASELINE_FORM}', seed=0
-  )
+  method = f'{source}_{BASELINE_FORM}'
+  point = dataclasses.replace(row.coordinates, method=method, seed=0)
   # A sweep over ALPHA, say, finetunes once: finetuning has no such setting.
   without_setting = dataclasses.replace(point, setting=())
-  other = found.get(point) or found.get(without_setting)
-  if other is None or other.coordinates.method == row.coordinates.method:
+  if row.coordinates.method == method:
     return None
-  return other
-
-
-def by_point(all_rows: Iterable[Row]) -> dict[run_names.Coordinates, Row]:
-  """Coordinates with seed 0 -> row."""
-  return {dataclasses.replace(r.coordinates, seed=0): r for r in all_rows}
+  return found.get(point) or found.get(without_setting)
 
 
 def _gain(row: Row, found: Mapping[run_names.Coordinates, Row]) -> Score | None:
@@ -196,14 +170,8 @@ def llm_accuracy(
 ) -> float | None:
   """The LLM's own accuracy on a benchmark in percent, by prepare's count.
 
-  Args:
-    runs: all runs.
-    benchmark: its name.
-    split: which.
-
-  Returns:
-    None if the prepared data of no run is there or has the count, or if there
-    are several teachers.
+  None if the prepared data of no run is there or has the count, or if there
+  are several teachers.
   """
   value = split_counts(runs, benchmark, split).get('accuracy')
   return None if value is None else float(value)
@@ -215,11 +183,6 @@ def split_counts(
   """What prepare counted in a split with answers of the LLM; {} without.
 
   Nor is there one answer where runs have data of several LLMs.
-
-  Args:
-    runs: all runs.
-    benchmark: its name.
-    split: which.
   """
   found = all_counts(runs, benchmark, split)
   return found[0] if len({c['accuracy'] for c in found}) == 1 else {}
@@ -228,13 +191,7 @@ def split_counts(
 def all_counts(
   runs: Sequence[results.Run], benchmark: str, split: str
 ) -> list[Mapping[str, Any]]:
-  """What prepare counted in a split, of all data that has an accuracy.
-
-  Args:
-    runs: all runs.
-    benchmark: its name.
-    split: which.
-  """
+  """What prepare counted in a split, of all data that has an accuracy."""
   own = (r for r in runs if r.coordinates.benchmark == benchmark)
   first = {run.macros.get('DATA_DIR'): run for run in own}
   found = []

@@ -9,7 +9,7 @@ page.js turns into text nodes, so that no text becomes markup.
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dsbs_jax.data import benchmark as benchmark_lib
@@ -29,17 +29,11 @@ MAX_STUDENTS = 24
 
 @dataclasses.dataclass(frozen=True)
 class _Student:
-  """A student in the page.
+  """A student in the page."""
 
-  Attributes:
-    about: what page.js says of it.
-    labels: index -> line of its predictions.
-    rationales: index -> its rationale, empty where none were decoded.
-  """
-
-  about: Mapping[str, Any]
-  labels: Mapping[int, Mapping[str, Any]]
-  rationales: Mapping[int, str]
+  about: Mapping[str, Any]  # what page.js says of it
+  labels: Mapping[int, Mapping[str, Any]]  # index -> line of its predictions
+  rationales: Mapping[int, str]  # by index, empty where none were decoded
 
 
 def shown_rows(
@@ -97,7 +91,7 @@ def _browser(
   untouched = compared.untouched if compared else ()
   students = [*map(_trained, shown), *map(_untouched, untouched)]
   is_right, note = predictions.label_metric(name, runs)
-  judge = _judge(name, runs)
+  known = predictions.benchmark_of(name, runs)
   first_labels = students[0].labels
   prepared = {e.index: e for e in references.test_examples(runs)}
   examples = []
@@ -113,7 +107,7 @@ def _browser(
         'input': example.input if example else first['input'],
         'gold': example.gt_label if example else first['target'],
         'teacher': example and _teacher_answer(example, is_right),
-        'argues': example and judge(example),
+        'argues': example and _argues(known, example),
         'students': [_answer(s, index, text, is_right) for s in students],
       }
     )
@@ -171,24 +165,19 @@ def _teacher_answer(
   }
 
 
-def _judge(
-  name: str, runs: Sequence[results.Run]
-) -> Callable[[benchmark_lib.Example], str | None]:
-  """Says which label a teacher's rationale argues for; see `conclusions`."""
-  known = predictions.benchmark_of(name, runs)
-
-  def judge(example: benchmark_lib.Example) -> str | None:
-    if known is None or not example.rationale.strip():
-      return None
-    return conclusions.argues(
-      known,
-      example.rationale,
-      label=example.llm_label,
-      options=example.options,
-      target=example.gt_label,
-    )
-
-  return judge
+def _argues(
+  known: benchmark_lib.Benchmark | None, example: benchmark_lib.Example
+) -> str | None:
+  """The label that a teacher's rationale argues for; see `conclusions`."""
+  if known is None or not example.rationale.strip():
+    return None
+  return conclusions.argues(
+    known,
+    example.rationale,
+    label=example.llm_label,
+    options=example.options,
+    target=example.gt_label,
+  )
 
 
 def _answer(
@@ -197,13 +186,10 @@ def _answer(
   prediction = student.labels.get(index)
   if prediction is None or predictions.question(prediction['input']) != text:
     return None
-  rationale = student.rationales.get(index)
-  if rationale is None:
-    rationale = prediction.get('rationale')
   return {
     'label': prediction['prediction'],
     'right': is_right(prediction['target'], prediction['prediction']),
-    'rationale': rationale,
+    'rationale': student.rationales.get(index, prediction.get('rationale')),
   }
 
 

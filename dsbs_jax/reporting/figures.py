@@ -47,10 +47,8 @@ def by_fraction(
 ) -> list[Figure]:
   """Accuracy against the share of training data; a figure per kind of labels.
 
-  Args:
-    rows: the settings of one benchmark and one model.
-    styles: of all methods.
-    llm: the LLM's own accuracy in percent, None if unknown.
+  Rows are the settings of one benchmark and one model; llm is the LLM's own
+  accuracy in percent.
   """
   found = []
   for labels, members in _by_source(rows).items():
@@ -80,12 +78,8 @@ def by_size(
 ) -> list[Figure]:
   """The same of one share of the data, against the number of parameters.
 
-  A kind of labels needs models of two sizes for a figure.
-
-  Args:
-    rows: the settings of one benchmark and one share of the data.
-    styles: of all methods.
-    llm: the LLM's own accuracy in percent, None if unknown.
+  A kind of labels needs models of two sizes for a figure. Rows are the settings
+  of one benchmark and one share of the data.
   """
   found = []
   for labels, members in _by_source(r for r in rows if r.num_params).items():
@@ -108,9 +102,7 @@ def by_size(
 def by_step(rows: Sequence[comparison.Row], styles: Styles) -> list[Figure]:
   """Learning curves: both losses in training, accuracies of evaluations.
 
-  Args:
-    rows: the settings of one benchmark, model and share of the data.
-    styles: of all methods.
+  Rows are the settings of one benchmark, model and share of the data.
   """
   found = []
   for heading, y_label, split, key in _CURVES:

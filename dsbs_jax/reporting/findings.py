@@ -28,28 +28,26 @@ def findings(
   rows: Sequence[comparison.Row],
   compared: Mapping[str, method_pairs.Compared] | None = None,
 ) -> list[Finding]:
-  """The findings for each benchmark and model, at its largest share of data.
-
-  Args:
-    runs: all runs.
-    rows: their comparison.
-    compared: benchmark -> its methods, tested against each other.
-  """
+  """The findings for each benchmark and model, at its largest share of data."""
   found = []
   points = comparison.by_point(rows)
   for (benchmark, model), members in tables.by_model(rows).items():
     where = f'{benchmark}, {model}'
     most = max(row.coordinates.fraction for row in members)
     pairs = (compared or {}).get(benchmark)
+    methods = {m.coordinates: m for m in pairs.methods} if pairs else {}
     for row in members:
       is_dsbs = row.coordinates.method.endswith('_dsbs')
       if not is_dsbs or row.coordinates.fraction != most:
         continue
+      ours = methods.get(row.coordinates)
       if row.gain:
-        finetuned = comparison.baseline(row, points)
-        found.append(_gain(row, where, _pair(pairs, row, finetuned)))
+        finetuned = methods.get(comparison.baseline(row, points).coordinates)
+        pair = pairs.pair(ours, finetuned) if ours and finetuned else None
+        found.append(_gain(row, where, pair))
         found += _data_saved(row, members, where)
-      found += _over_references(pairs, row, where)
+      if ours:
+        found += _over_references(pairs, ours, row, where)
     llm = comparison.llm_accuracy(runs, benchmark)
     if llm is not None:
       text = 'is the test accuracy of the LLM itself.'
@@ -64,10 +62,9 @@ def _gain(
   if gain.error is None:
     verdict = 'One seed only: this may be chance.'
   else:
-    is_noise = abs(gain.mean) <= 2 * gain.error
-    size = 'No difference beyond noise'
-    if not is_noise:
-      size = 'More than two standard errors'
+    size = 'More than two standard errors'
+    if abs(gain.mean) <= 2 * gain.error:
+      size = 'No difference beyond noise'
     verdict = (
       f'{size}: {gain.mean:+.2f} points, standard error {gain.error:.2f},'
       f' {gain.count} paired seeds.'
@@ -85,27 +82,15 @@ def _where(row: comparison.Row, where: str) -> str:
   return f'{where}, {share} of the training data'
 
 
-def _pair(
-  pairs: method_pairs.Compared | None,
-  row: comparison.Row,
-  other: comparison.Row | None,
-) -> method_pairs.Pair | None:
-  """The comparison of two settings, None where the page has not both."""
-  if pairs is None or other is None:
-    return None
-  methods = {method.coordinates: method for method in pairs.methods}
-  both = [methods.get(r.coordinates) for r in (row, other)]
-  return pairs.pair(*both) if all(both) else None
-
-
 def _over_references(
-  pairs: method_pairs.Compared | None, row: comparison.Row, where: str
+  pairs: method_pairs.Compared,
+  ours: method_pairs.Method,
+  row: comparison.Row,
+  where: str,
 ) -> Iterator[Finding]:
   """A setting against the untouched student and the teacher."""
-  methods = pairs.methods if pairs else ()
-  ours = next((m for m in methods if m.coordinates == row.coordinates), None)
   starts = {references.start_of(run) for run in row.runs}
-  for other in methods if ours else ():
+  for other in pairs.methods:
     is_beside = other.kind == references.TEACHER or other.where in starts
     if not other.kind or not is_beside:
       continue
@@ -121,10 +106,9 @@ def _over_references(
 
 def _tests(pair: method_pairs.Pair | None) -> str:
   """Both tests in a sentence each; '' where there is none."""
-  text = ''
-  seeds, examples = (
-    (pair.over_seeds, pair.over_examples) if pair else (None, None)
-  )
+  if pair is None:
+    return ''
+  text, seeds, examples = '', pair.over_seeds, pair.over_examples
   if seeds and seeds.p_value is not None:
     text += (
       f' Over {seeds.count} seeds (paired t-test, p = {seeds.p_value:.2g})'
@@ -141,11 +125,9 @@ def _tests(pair: method_pairs.Pair | None) -> str:
 
 
 def _interval(difference: paired_tests.Difference) -> str:
-  verdict = (
-    'leaves out 0.'
-    if difference.is_shown
-    else 'includes 0: it shows no difference.'
-  )
+  verdict = 'includes 0: it shows no difference.'
+  if difference.is_shown:
+    verdict = 'leaves out 0.'
   return (
     f'the 95 % interval, {difference.low:+.2f} to {difference.high:+.2f},'
     f' {verdict}'
@@ -211,12 +193,7 @@ def notes(
   runs: Sequence[results.Run],
   compared: Mapping[str, method_pairs.Compared] | None = None,
 ) -> list[str]:
-  """What a reader must know before comparing the figures with others.
-
-  Args:
-    runs: all runs.
-    compared: benchmark -> its methods.
-  """
+  """What a reader must know before comparing the figures with others."""
   found = [
     'Test accuracy is read at the step with the best validation accuracy of'
     ' each run; it never chooses a step. Means and standard errors are over'

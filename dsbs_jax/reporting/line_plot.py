@@ -95,42 +95,25 @@ class Series:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reference:
-  """A number from elsewhere to compare with.
+  """A number from elsewhere to compare with."""
 
-  Attributes:
-    label: its name in the legend.
-    y: the number.
-    x: where a star marks it; None draws a horizontal line.
-    color: of the star or line.
-  """
-
-  label: str
+  label: str  # in the legend
   y: float
-  x: float | None = None
+  x: float | None = None  # where a star marks it; None: a horizontal line
   color: str = _TEXT
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plot:
-  """What to draw.
+  """What to draw."""
 
-  Attributes:
-    title: what it shows, for screen readers.
-    x_label: below the x axis.
-    y_label: beside the y axis.
-    series: the lines, one at least.
-    references: numbers to compare with; one that would press the lines flat
-      stands in the legend only.
-    x_ticks: (x, text), or () for round numbers.
-    log_x: whether x is logarithmic.
-  """
-
-  title: str
+  title: str  # what it shows, for screen readers
   x_label: str
   y_label: str
-  series: Sequence[Series]
+  series: Sequence[Series]  # one at least
+  # One that would press the lines flat stands in the legend only.
   references: Sequence[Reference] = ()
-  x_ticks: Sequence[tuple[float, str]] = ()
+  x_ticks: Sequence[tuple[float, str]] = ()  # none: round numbers
   log_x: bool = False
 
 

@@ -30,47 +30,31 @@ _ANY_SEED = -1
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Method:
-  """Something that answers the test examples.
+  """Something that answers the test examples: a setting, or a reference."""
 
-  Attributes:
-    title: as in the tables.
-    where: model, share of the data; '' for a reference.
-    coordinates: of a setting, None for a reference.
-    kind: of a reference, '' for a setting.
-    accuracies: seed -> accuracy in percent, as it was logged.
-    answers: seed -> answers, for seeds whose predictions are there.
-    shown: the answers that the browser of examples shows.
-    shown_name: whose they are: the seed and the step.
-  """
-
-  title: str
-  where: str = ''
-  coordinates: run_names.Coordinates | None = None
-  kind: str = ''
+  title: str  # as in the tables
+  where: str = ''  # model and share of the data, or a reference's start
+  coordinates: run_names.Coordinates | None = None  # of a setting
+  kind: str = ''  # of a reference
+  # Seed -> accuracy in percent, as it was logged.
   accuracies: Mapping[int, float] = dataclasses.field(default_factory=dict)
+  # Seed -> answers, for seeds whose predictions are there.
   answers: Mapping[int, Answers] = dataclasses.field(default_factory=dict)
+  # The answers that the browser of examples shows, and whose they are.
   shown: Answers = dataclasses.field(default_factory=dict)
   shown_name: str = ''
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pair:
-  """Two methods compared; differences are in points, first minus second.
+  """Two methods compared; differences are in points, first minus second."""
 
-  Attributes:
-    over_seeds: by seed, None without a common one.
-    over_examples: by example, each the mean over seeds; None without
-      predictions.
-    only_first: test examples that the first alone has right, as shown.
-    only_second: those that the second alone has right.
-    num_shown: test examples that both answered, as shown.
-  """
-
-  over_seeds: paired_tests.Difference | None
+  over_seeds: paired_tests.Difference | None  # None without a common seed
+  # By example, each the mean over seeds; None without predictions.
   over_examples: paired_tests.Difference | None
-  only_first: int
+  only_first: int  # test examples that it alone has right, as shown
   only_second: int
-  num_shown: int
+  num_shown: int  # test examples that both answered, as shown
 
   def reversed(self) -> Self:
     """The second compared with the first."""
@@ -85,27 +69,16 @@ class Pair:
 
 @dataclasses.dataclass(frozen=True)
 class Compared:
-  """The methods of a benchmark, and every two of them compared.
+  """The methods of a benchmark, and every two of them compared."""
 
-  Attributes:
-    methods: settings, then untouched students, then the teacher.
-    pairs: (i, j) with i < j -> the i-th method compared with the j-th.
-    untouched: the references of these untouched students.
-    questions: the test examples, and whether runs had different ones.
-  """
-
-  methods: Sequence[Method]
+  methods: Sequence[Method]  # settings, untouched students, the teacher
+  # (i, j) with i < j -> the i-th method compared with the j-th.
   pairs: Mapping[tuple[int, int], Pair]
-  untouched: Sequence[references.Reference]
+  untouched: Sequence[references.Reference]  # of these untouched students
   questions: predictions.Questions
 
   def pair(self, first: Method, second: Method) -> Pair:
-    """Two of the methods, in any order.
-
-    Args:
-      first: one of `methods`.
-      second: another one.
-    """
+    """Two of `methods`, in any order."""
     i, j = self.methods.index(first), self.methods.index(second)
     return self.pairs[i, j] if i < j else self.pairs[j, i].reversed()
 
@@ -132,22 +105,12 @@ def of_row(
   is_right: predictions.IsRight,
   questions: predictions.Questions,
 ) -> Method:
-  """A setting as a method; reads its predictions.
-
-  Args:
-    row: finished runs that differ by their seed.
-    is_right: the benchmark's metric for one label.
-    questions: the test examples of all methods.
-  """
+  """A setting as a method; reads its predictions."""
   point, first = row.coordinates, row.runs[0]
-  files = {
-    run.coordinates.seed: predictions.labels_at(run, run.chosen_step)
-    for run in row.runs
-  }
   answers = {
-    seed: questions.right(file, is_right)
-    for seed, file in files.items()
-    if file is not None
+    run.coordinates.seed: questions.right(file, is_right)
+    for run in row.runs
+    if (file := predictions.labels_at(run, run.chosen_step))
   }
   step = predictions.shown_step(first)
   shown_file = predictions.shown_labels(first)
@@ -184,17 +147,6 @@ def _of_teacher(
   return _of_reference(reference, answers, is_known=is_whole)
 
 
-def _of_untouched(
-  reference: references.Reference,
-  is_right: predictions.IsRight,
-  questions: predictions.Questions,
-) -> Method:
-  """An untouched student, whose predictions are there, as a method."""
-  return _of_reference(
-    reference, questions.right(reference.predictions, is_right)
-  )
-
-
 def _of_reference(
   reference: references.Reference, answers: Answers, *, is_known: bool = True
 ) -> Method:
@@ -214,13 +166,7 @@ def of_benchmark(
   rows: Sequence[comparison.Row],
   found: Sequence[references.Reference],
 ) -> Compared:
-  """All comparisons of a benchmark.
-
-  Args:
-    name: the benchmark's.
-    rows: its settings, in the order of tables.
-    found: the references of all benchmarks.
-  """
+  """All comparisons of a benchmark, of its rows and what is beside them."""
   runs = [row.runs[0] for row in rows]
   is_right, _ = predictions.label_metric(name, runs)
   beside = references.beside(rows, found)
@@ -230,13 +176,15 @@ def of_benchmark(
   questions = predictions.Questions()
   methods = [
     *(of_row(row, is_right, questions) for row in rows),
-    *(_of_untouched(each, is_right, questions) for each in untouched),
+    *(
+      _of_reference(each, questions.right(each.predictions, is_right))
+      for each in untouched
+    ),
     *(_of_teacher(t, examples, is_right, questions) for t in teachers),
   ]
-  numbers = range(len(methods))
   pairs = {
-    (i, j): compare(methods[i], methods[j])
-    for i, j in itertools.combinations(numbers, 2)
+    (i, j): compare(first, second)
+    for (i, first), (j, second) in itertools.combinations(enumerate(methods), 2)
   }
   return Compared(tuple(methods), pairs, tuple(untouched), questions)
 
@@ -246,10 +194,6 @@ def compare(first: Method, second: Method) -> Pair:
 
   Where both have predictions, both tests are of them; otherwise the test over
   seeds is of the logged accuracies, and there is none over examples.
-
-  Args:
-    first: what is compared.
-    second: with what.
   """
   common = _common(first.answers, second.answers)
   by_example = _by_example([(a, b) for _, a, b in common])
@@ -261,9 +205,8 @@ def compare(first: Method, second: Method) -> Pair:
     common = _common(first.accuracies, second.accuracies)
     by_seed = [a - b for _, a, b in common]
   is_by_seed = by_seed and common[0][0] != _ANY_SEED
-  shown = [first.shown, second.shown]
-  indices = sorted(set(shown[0]) & set(shown[1]))
-  only = [shown[0][i] - shown[1][i] for i in indices]
+  both = first.shown.keys() & second.shown.keys()
+  only = [first.shown[index] - second.shown[index] for index in both]
   return Pair(
     over_seeds=paired_tests.over_seeds(by_seed) if is_by_seed else None,
     over_examples=None
@@ -271,7 +214,7 @@ def compare(first: Method, second: Method) -> Pair:
     else paired_tests.over_examples(100.0 * by_example.mean(axis=0)),
     only_first=only.count(1),
     only_second=only.count(-1),
-    num_shown=len(indices),
+    num_shown=len(both),
   )
 
 

@@ -25,15 +25,6 @@ from dsbs_jax.reporting import (
 from dsbs_jax.runs import results
 
 TITLE = 'Distilling step-by-step: experiments'
-_SECTIONS = (
-  ('summary', 'Summary'),
-  ('data', 'Accuracy by training data'),
-  ('size', 'Accuracy by model size'),
-  ('tables', 'Tables'),
-  ('curves', 'Learning curves'),
-)
-# Parts of one script, in the order in which they stand.
-_SCRIPTS = ('compare.js', 'page.js')
 _escape = html.escape
 
 
@@ -46,45 +37,37 @@ def build(
   compared: Mapping[str, method_pairs.Compared] | None = None,
   failed: Sequence[str] = (),
 ) -> str:
-  """The page, as HTML.
-
-  Args:
-    runs: all runs.
-    rows: their comparison.
-    browsers: the examples, from `example_browser.browsers`.
-    found: the references, which are rows of the tables.
-    compared: benchmark -> its methods, compared.
-    failed: names of the runs that failed in a sweep.
-  """
+  """The page, as HTML; failed are names of runs that failed in a sweep."""
   styles = figures.styles(rows)
-  bodies = {
-    'summary': _summary(runs, rows, compared or {}),
-    'data': _by_benchmark(
-      tables.by_model(rows), figures.by_fraction, runs, styles
-    ),
-    'size': _by_benchmark(tables.by_share(rows), figures.by_size, runs, styles),
-    'tables': _tables(rows, found),
-    'curves': _curves(rows, styles),
-  }
-  shown = [(name, title) for name, title in _SECTIONS if bodies[name]]
-  linked = list(shown)
+  by_model, by_share = tables.by_model(rows), tables.by_share(rows)
+  by_data = _by_benchmark(by_model, figures.by_fraction, runs, styles)
+  by_size = _by_benchmark(by_share, figures.by_size, runs, styles)
+  sections = (
+    ('summary', 'Summary', _summary(runs, rows, compared or {})),
+    ('data', 'Accuracy by training data', by_data),
+    ('size', 'Accuracy by model size', by_size),
+    ('tables', 'Tables', _tables(rows, found)),
+    ('curves', 'Learning curves', _curves(rows, styles)),
+  )
+  shown = [section for section in sections if section[2]]
+  linked = [(name, title) for name, title, _ in shown]
   if browsers:
     linked += [('compare', 'Compare methods')] if compared else []
     linked += [('browser', 'Examples')]
-  folder = pathlib.Path(__file__).parent
   slots = {
     'title': _escape(TITLE),
     'lead': _escape(_lead(runs, failed)),
     'nav': '\n'.join(f'<a href="#{n}">{_escape(t)}</a>' for n, t in linked),
-    'sections': '\n'.join(_section(n, t, bodies[n]) for n, t in shown),
-    'style': (folder / 'page.css').read_text(encoding='utf-8'),
-    'script': '\n'.join(
-      (folder / name).read_text(encoding='utf-8') for name in _SCRIPTS
-    ),
+    'sections': '\n'.join(_section(*section) for section in shown),
+    'style': _file('page.css'),
+    'script': _file('compare.js') + '\n' + _file('page.js'),
     'data': _embedded_json(browsers),
   }
-  template = (folder / 'page.html').read_text(encoding='utf-8')
-  return string.Template(template).substitute(slots)
+  return string.Template(_file('page.html')).substitute(slots)
+
+
+def _file(name: str) -> str:
+  return pathlib.Path(__file__).with_name(name).read_text(encoding='utf-8')
 
 
 def _embedded_json(value: Any) -> str:
@@ -179,9 +162,8 @@ def _tables(
       f'<table><caption>{name}</caption><thead><tr>{head}</tr></thead>'
       f'<tbody>{"".join(lines)}</tbody></table></div>'
     )
-  return f'<p>{_escape(tables.INTRODUCTION)}</p><div class="tables">' + (
-    f'{"".join(parts)}</div>'
-  )
+  introduction = f'<p>{_escape(tables.INTRODUCTION)}</p>'
+  return f'{introduction}<div class="tables">{"".join(parts)}</div>'
 
 
 def _curves(rows: Sequence[comparison.Row], styles: figures.Styles) -> str:

@@ -20,22 +20,17 @@ _SEED = 0
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-  """A mean difference with its error and its interval.
+  """A mean difference in the unit of what was compared.
 
-  Attributes:
-    mean: of the differences, in the unit of what was compared.
-    error: its standard error, None for a single value.
-    low: lower end of the 95 % confidence interval, None for a single value.
-    high: upper end.
-    count: number of differences.
-    p_value: of the hypothesis that the mean is 0, None where it is not tested.
+  Of a single value there is neither an error nor an interval.
   """
 
   mean: float
-  error: float | None
-  low: float | None
+  error: float | None  # standard error of the mean
+  low: float | None  # of the 95 % confidence interval
   high: float | None
-  count: int
+  count: int  # of the differences
+  # Of the hypothesis that the mean is 0; None where it is not tested.
   p_value: float | None = None
 
   @property
@@ -45,13 +40,10 @@ class Difference:
 
   def negated(self) -> Self:
     """The same of the second minus the first."""
-    has_interval = self.low is not None
-    return dataclasses.replace(
-      self,
-      mean=-self.mean,
-      low=-self.high if has_interval else None,
-      high=-self.low if has_interval else None,
-    )
+    low, high = self.low, self.high
+    if low is not None:
+      low, high = -high, -low
+    return dataclasses.replace(self, mean=-self.mean, low=low, high=high)
 
 
 def over_seeds(differences: Sequence[float]) -> Difference:

@@ -22,24 +22,13 @@ _PREFIXES = re.compile(f'^(?:{"|".join(map(re.escape, _LABEL_PREFIXES))})+')
 
 
 def file_of(run: results.Run, task: str, step: int) -> pathlib.Path | None:
-  """The file with a run's predictions on test, None where it is not there.
-
-  Args:
-    run: the run.
-    task: what was evaluated.
-    step: of the checkpoint.
-  """
+  """The file with a run's predictions on test, None where it is not there."""
   file = evaluator.predictions_file(run.path, task, run_folder.TEST, step=step)
   return file if file.is_file() else None
 
 
 def labels_at(run: results.Run, step: int) -> pathlib.Path | None:
-  """The file with the labels that a run predicted at a step.
-
-  Args:
-    run: the run.
-    step: of training.
-  """
+  """The file with the labels that a run predicted at a step."""
   return file_of(run, evaluator.evaluated_task(run.coordinates.task), step)
 
 
@@ -106,47 +95,36 @@ class Questions:
 
   Data that was prepared again may have others there. Right answers to other
   questions compare with nothing.
-
-  Attributes:
-    sizes: numbers of predictions in the files.
-    num_others: predictions on other questions, which are left out.
   """
 
   def __init__(self):
     self._texts: dict[int, str] = {}
-    self.sizes: set[int] = set()
-    self.num_others = 0
+    self._sizes: set[int] = set()  # numbers of predictions in the files
+    self._num_others = 0  # on other questions, which are left out
 
   @property
   def differ(self) -> bool:
     """Whether predictions are on different test sets."""
-    return self.num_others > 0 or len(self.sizes) > 1
+    return self._num_others > 0 or len(self._sizes) > 1
 
   def is_same(self, index: int, text: str) -> bool:
-    """Whether this is the question of an index, or the first one there.
+    """Whether this input is the question of an index, or the first one there.
 
-    Args:
-      index: of the example.
-      text: the input, with a task's prefix or without.
+    A task's prefix makes no difference.
     """
     asked = question(text)
     return self._texts.setdefault(index, asked) == asked
 
   def right(self, path: pathlib.Path, is_right: IsRight) -> dict[int, bool]:
-    """Index of an example -> whether its prediction in a file is right.
-
-    Args:
-      path: file of predictions.
-      is_right: target and prediction -> whether that counts.
-    """
+    """Index of an example -> whether its prediction in a file is right."""
     lines = read(path)
     found = {
       index: is_right(line['target'], line['prediction'])
       for index, line in lines.items()
       if self.is_same(index, line['input'])
     }
-    self.sizes.add(len(lines))
-    self.num_others += len(lines) - len(found)
+    self._sizes.add(len(lines))
+    self._num_others += len(lines) - len(found)
     return found
 
 
@@ -155,9 +133,7 @@ def benchmark_of(
 ) -> benchmark_lib.Benchmark | None:
   """A benchmark by its name; None where it is not registered here.
 
-  Args:
-    name: the benchmark's.
-    runs: runs on it, one of which knows where the data lies.
+  One of its runs may know where the data lies.
   """
   data_dirs = (run.macros.get('DATA_DIR') for run in runs)
   data_dir = next(filter(None, data_dirs), None)
@@ -168,12 +144,7 @@ def benchmark_of(
 
 
 def label_metric(name: str, runs: Iterable[results.Run]) -> tuple[IsRight, str]:
-  """The benchmark's metric for single labels, and a note for the reader.
-
-  Args:
-    name: the benchmark's.
-    runs: runs on it, one of which knows where the data lies.
-  """
+  """The benchmark's metric for single labels, and a note for the reader."""
   known = benchmark_of(name, runs)
   if known is None:
     return (lambda gold, label: gold == label), (

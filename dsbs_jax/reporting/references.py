@@ -25,34 +25,17 @@ TEACHER, UNTOUCHED = 'teacher', 'untouched'
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reference:
-  """A row of the tables that no run trained; accuracies in percent.
+  """A row of the tables that no run trained; accuracies in percent."""
 
-  Attributes:
-    kind: TEACHER or UNTOUCHED.
-    title: in words.
-    benchmark: its name.
-    start: the checkpoint of an untouched student, None of the teacher.
-    test: accuracy on test, None if unknown.
-    validation: accuracy on validation, None if unknown.
-    predictions: file with an untouched student's answers, if it is there.
-    step: of the start, as its folder's name says.
-  """
-
-  kind: str
+  kind: str  # TEACHER or UNTOUCHED
   title: str
   benchmark: str
-  start: str | None = None
+  start: str | None = None  # the checkpoint of an untouched student
   test: float | None = None
   validation: float | None = None
+  # File with an untouched student's answers, if it is there.
   predictions: pathlib.Path | None = None
-  step: int = 0
-
-  def is_beside(self, row: comparison.Row) -> bool:
-    """Whether it is something to compare the runs of a row with."""
-    if row.coordinates.benchmark != self.benchmark:
-      return False
-    starts = {start_of(run) for run in row.runs}
-    return self.start is None or self.start in starts
+  step: int = 0  # of the start, as its folder's name says
 
 
 def find(
@@ -60,9 +43,7 @@ def find(
 ) -> list[Reference]:
   """The references of all benchmarks: untouched students, then teachers.
 
-  Args:
-    folders: folders of the report, read at any depth.
-    runs: all runs.
+  The folders of the report are read at any depth.
 
   Raises:
     UserError: a line of an eval.jsonl is damaged.
@@ -79,16 +60,14 @@ def start_of(run: results.Run) -> str | None:
 
 
 def beside(
-  rows: Iterable[comparison.Row], references: Sequence[Reference]
+  rows: Sequence[comparison.Row], references: Sequence[Reference]
 ) -> list[Reference]:
-  """The references of some rows.
-
-  Args:
-    rows: of a comparison.
-    references: to choose from.
-  """
-  rows = list(rows)
-  return [r for r in references if any(map(r.is_beside, rows))]
+  """Those of the references that rows of one benchmark are compared with."""
+  benchmarks = {row.coordinates.benchmark for row in rows}
+  starts = {start_of(run) for row in rows for run in row.runs} | {None}
+  return [
+    r for r in references if r.benchmark in benchmarks and r.start in starts
+  ]
 
 
 def test_examples(
@@ -109,12 +88,7 @@ def is_answered(example: benchmark_lib.Example) -> bool:
 def is_right(
   example: benchmark_lib.Example, metric: predictions.IsRight
 ) -> bool:
-  """Whether the LLM was right, by itself: not with a hint.
-
-  Args:
-    example: one that it answered.
-    metric: the benchmark's, for one label.
-  """
+  """Whether the LLM, which answered, was right by itself: not with a hint."""
   is_hinted = example.status == joining.RATIONALIZED
   return not is_hinted and metric(example.gt_label, example.llm_label)
 
@@ -189,15 +163,11 @@ def _score_files(
   folders: Sequence[pathlib.Path], starts: Iterable[str]
 ) -> list[pathlib.Path]:
   name = evaluate_checkpoint.SCORES_FILE
-  local = [s for s in starts if not object_store.is_bucket(s)]
-  near = [
-    place / name
-    for start in map(pathlib.Path, local)
-    for place in (start, start.parent)
-  ]
+  local = [pathlib.Path(s) for s in starts if not object_store.is_bucket(s)]
+  near = [place / name for s in local for place in (s, s.parent)]
   below = [f for folder in folders for f in run_folder.find(folder, name)]
-  there = dict.fromkeys(f.absolute() for f in (*near, *below) if f.is_file())
-  return list(there)
+  there = (file.absolute() for file in (*near, *below) if file.is_file())
+  return list(dict.fromkeys(there))
 
 
 def _matching(checkpoint: str, starts: Iterable[str]) -> str | None:

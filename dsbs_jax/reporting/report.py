@@ -17,7 +17,7 @@ from dsbs_jax.reporting import (
   tables,
 )
 from dsbs_jax.runs import results, run_folder
-from dsbs_jax.runtime import terminal_text
+from dsbs_jax.runtime import files, terminal_text
 
 
 def report(
@@ -69,26 +69,16 @@ def report(
     'table.csv': tables.settings_csv(rows, found),
     'runs.csv': tables.runs_csv(runs),
     'report.html': page.build(
-      runs,
-      rows,
-      browsers,
-      found=found,
-      compared=compared,
-      failed=failed,
+      runs, rows, browsers, found=found, compared=compared, failed=failed
     ),
   }
   with buckets.output(out or copies[0] / 'report') as target:
     target.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
-      _write(target / name, text)
+      # What UTF-8 cannot encode becomes '?'.
+      content = text.encode('utf-8', errors='replace')
+      files.replace_bytes(target / name, content)
   print(terminal_text.visible(texts['table.md']))
   written = ', '.join(str(target / name) for name in texts)
   print(f'tables and page: {buckets.shown(written)}')
   return target / 'report.html'
-
-
-def _write(path: pathlib.Path, text: str) -> None:
-  """Writes a whole file or none; what UTF-8 cannot encode becomes '?'."""
-  partial = path.with_name(f'.{path.name}.partial')
-  partial.write_bytes(text.encode('utf-8', errors='replace'))
-  partial.replace(path)

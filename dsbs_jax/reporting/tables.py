@@ -93,12 +93,7 @@ def markdown(
   all_rows: Sequence[comparison.Row],
   found: Sequence[references.Reference] = (),
 ) -> str:
-  """One table per benchmark and model.
-
-  Args:
-    all_rows: the settings.
-    found: the references, which stand above them.
-  """
+  """One table per benchmark and model; the references stand above settings."""
   names = header(all_rows)
   parts = [INTRODUCTION]
   for (benchmark, model), members in by_model(all_rows).items():
@@ -113,12 +108,7 @@ def markdown(
 def lines(
   rows: Sequence[comparison.Row], found: Sequence[references.Reference]
 ) -> list[tuple[str, ...]]:
-  """The lines of one table as cells: references, then settings.
-
-  Args:
-    rows: of one benchmark and one model.
-    found: the references of all benchmarks.
-  """
+  """The lines of one table as cells: references, then settings."""
   beside = references.beside(rows, found)
   return [*map(_reference_cells, beside), *map(_cells, rows)]
 
@@ -153,9 +143,7 @@ def settings_csv(
 ) -> str:
   """One line per setting, then one per reference, numbers unrounded.
 
-  Args:
-    all_rows: the settings.
-    found: the references; the setting of an untouched student is its start.
+  The setting of an untouched student is its start.
   """
   lines = []
   for row in all_rows:

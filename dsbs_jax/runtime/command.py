@@ -12,7 +12,8 @@ import importlib
 import os
 import runpy
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from absl import app, flags, logging
 
@@ -88,6 +89,11 @@ def run(
       return _report(text)
 
   app.run(start, argv=arguments, flags_parser=_parse)
+
+
+def values(holders: Iterable[flags.FlagHolder]) -> dict[str, Any]:
+  """Name -> value of flags, as keyword arguments."""
+  return {holder.name: holder.value for holder in holders}
 
 
 def _check_arguments(given: Sequence[str], most: int | None) -> None:
