@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Iterator
 
 from dsbs_jax.data import parsing
-from dsbs_jax.data.source import answer_notes
+from dsbs_jax.data.source import completions
 from dsbs_jax.data.source import rows as rows_lib
 from rationales import further_passes
 from rationales.record import calls, completions_file
@@ -65,7 +65,7 @@ class VerdictPass(further_passes.FurtherPass):
       fields = {'input': row.input, **dataclasses.asdict(said)}
       call = dataclasses.replace(
         self.plain_call(row, key, TEMPLATE.fill(self.template, fields)),
-        about=answer_notes.digest(line['text']),
+        about=completions.digest(line['text']),
         replaces=index.offset(key),
       )
       before = index.read(key)

@@ -7,7 +7,9 @@ Input:  'Ore is a village in Sussex.</s>Ore is a city.'
 Label:  'contradiction' (0 entailment, 1 neutral, 2 contradiction)
 """
 
-from dsbs_jax.data import benchmark, metrics, parsing, register
+import dataclasses
+
+from dsbs_jax.data import parsing, register
 
 from . import esnli
 
@@ -33,18 +35,15 @@ def parse_neox(text: str) -> parsing.Parsed | parsing.Unparsed:
   return _read(own, 'The answer is')
 
 
-BENCHMARK = benchmark.Benchmark(
+BENCHMARK = dataclasses.replace(
+  esnli.BENCHMARK,
   name='anli1',
   splits={
     'train': 'anli1_train.json',
     'validation': 'anli1_valid.json',
     'test': 'anli1_test.json',
   },
-  render=esnli.render,
-  label=esnli.label,
   parse=parse,
-  metric=metrics.exact_match,
-  labels=esnli.LABELS,
   example_id=lambda row: row['uid'],
   parsers={'gpt-neox': parse_neox},
   completion='{rationale} So the answer is {label}.',

@@ -19,18 +19,9 @@ from dsbs_jax.data import benchmark, register
 from . import svamp
 
 
-def render(row: benchmark.Row) -> str:
-  """The problem's body and question."""
-  return f'{row["Body"]}\n{row["Question"]}'
-
-
 def label(row: benchmark.Row) -> str:
   """The number that the answer begins with."""
   return row['Answer'].split(' ')[0]
-
-
-def _render_both(row: benchmark.Row) -> str:
-  return render(row) if 'Formula' in row else svamp.render(row)
 
 
 def _label_both(row: benchmark.Row) -> str:
@@ -41,7 +32,6 @@ BENCHMARK = dataclasses.replace(
   svamp.BENCHMARK,
   name='asdiv',
   splits={'train': 'asdiv_train.json', 'test': 'asdiv_test.json'},
-  render=render,
   label=label,
   fallbacks={},
   completion='{rationale} The answer is ({label}).',
@@ -54,7 +44,6 @@ AUGMENTED = dataclasses.replace(
     'train': ('svamp_train.json', 'asdiv_train.json'),
     'test': 'svamp_test.json',
   },
-  render=_render_both,
   label=_label_both,
   completion=svamp.BENCHMARK.completion,
 )

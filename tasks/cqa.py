@@ -12,7 +12,7 @@ The test split is the public validation split; a tenth of train validates.
 
 import re
 
-from dsbs_jax.data import benchmark, metrics, parsing, register
+from dsbs_jax.data import benchmark, columns, metrics, parsing, register
 
 _LETTER = re.compile(r'\(.\)')
 
@@ -22,11 +22,8 @@ def render(row: benchmark.Row) -> str:
   choices = row['choices']
   if len(choices) != 5:
     raise ValueError(f'the row has {len(choices)} choices, expected 5')
-  lines = [
-    f'({letter}) {choice}'
-    for letter, choice in zip('abcde', choices, strict=True)
-  ]
-  return '\n'.join([row['question'], 'Answer Choices:', *lines])
+  lines = [row['question'], 'Answer Choices:', columns.lettered(choices)]
+  return '\n'.join(lines)
 
 
 def parse(text: str) -> parsing.Parsed | parsing.Unparsed:

@@ -59,15 +59,7 @@ def _expression(text: str) -> str | None:
 
 
 def permuted(num_rows: int, *, train: bool) -> np.ndarray:
-  """Rows of SVAMP.json that are in train, or else in test, in order.
-
-  Args:
-    num_rows: rows of the file.
-    train: whether those of train.
-
-  Returns:
-    [n] int64, row numbers.
-  """
+  """[n] int64, rows of SVAMP.json in train, or else in test, in order."""
   order = np.random.RandomState(0).permutation(num_rows)
   return order[:NUM_TRAIN] if train else order[NUM_TRAIN:]
 

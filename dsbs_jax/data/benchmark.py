@@ -125,13 +125,8 @@ class Benchmark:
     """The id that joins a row with its completions.
 
     Args:
-      row: the JSON object.
       split: the split whose file the row stands in, before any validation
         split is derived from it.
-      index: the row's position in that file, from 0.
-
-    Returns:
-      `example_id(row)` as text, or `<split>-<index>`.
     """
     if self.example_id is None:
       return f'{split}-{index}'
@@ -215,11 +210,7 @@ def add(benchmark: Benchmark, *, replaces: Benchmark | None = None) -> None:
   """Makes a benchmark known by its name.
 
   Args:
-    benchmark: the benchmark.
     replaces: one that may have had the name until now.
-
-  Raises:
-    UserError: another benchmark has the name.
   """
   known = _REGISTRY.get(benchmark.name, replaces)
   if known is replaces:
@@ -250,7 +241,6 @@ def find(name: str, *, prepared: Iterable[str] = ()) -> Benchmark:
   modules of that folder.
 
   Args:
-    name: the benchmark's name.
     prepared: names of others, which lie in the data folder, for the error.
 
   Raises:

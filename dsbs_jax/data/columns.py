@@ -28,11 +28,7 @@ _LITERALS = {'{{': '{', '}}': '}', r'\n': '\n', r'\t': '\t', r'\\': '\\'}
 
 
 def names(template: str) -> list[str]:
-  """The columns that a template names, in order.
-
-  Raises:
-    UserError: a brace is not closed or not opened.
-  """
+  """A template's columns, in order; UserError for a brace without its other."""
   found = []
   for match in _PART.finditer(template):
     if match[0] in ('{', '}'):
@@ -47,17 +43,7 @@ def names(template: str) -> list[str]:
 
 
 def fill(template: str, row: Mapping[str, Any], *, lists: bool = False) -> str:
-  """The text that a template gives for a row.
-
-  Args:
-    template: checked by `names`.
-    row: column -> cell.
-    lists: whether a cell may be a list.
-
-  Raises:
-    KeyError: a column is missing.
-    ValueError: a cell is no text.
-  """
+  """The text that a template gives for a row; errors as `cell` and `text`."""
 
   def part(match: re.Match) -> str:
     if not match[1]:
@@ -71,15 +57,7 @@ def fill(template: str, row: Mapping[str, Any], *, lists: bool = False) -> str:
 
 
 def cell(row: Mapping[str, Any], column: str) -> Any:
-  """A cell; 'choices.text' is also the `text` of an object `choices`.
-
-  Args:
-    row: column -> value.
-    column: its name.
-
-  Raises:
-    KeyError: the row has no such column.
-  """
+  """A cell, else KeyError; 'a.text' is also the `text` of an object `a`."""
   if column in row:
     return row[column]
   first, dot, rest = column.partition('.')
@@ -90,15 +68,7 @@ def cell(row: Mapping[str, Any], column: str) -> Any:
 
 
 def text(value: Any, column: str) -> str:
-  """How a cell reads.
-
-  Args:
-    value: the cell.
-    column: its column, for the error.
-
-  Raises:
-    ValueError: it is no text, number, truth value or None.
-  """
+  """How a cell reads; ValueError if it is no text, number, bool or None."""
   match value:
     case str():
       return value
@@ -117,11 +87,7 @@ def text(value: Any, column: str) -> str:
 
 
 def lettered(choices: list[str]) -> str:
-  """Choices as lines: '(a) oven', '(b) fridge'.
-
-  Raises:
-    ValueError: there are more choices than letters.
-  """
+  """Choices as lines, '(a) oven', '(b) fridge'; ValueError for more than 26."""
   if len(choices) > len(string.ascii_lowercase):
     raise ValueError(f'there are {len(choices)} choices, expected at most 26')
   pairs = zip(string.ascii_lowercase, choices, strict=False)

@@ -44,17 +44,13 @@ def argues(
   options: Sequence[str],
   target: str,
 ) -> str:
-  """Whether a rationale argues for the target.
+  """Whether a rationale argues for the target: FOR, AGAINST or UNCLEAR.
 
   Args:
     benchmark: says what answers there are, and its metric which are equal.
-    rationale: the text.
     label: what the LLM wrote behind it; blank where it wrote nothing.
     options: the row's choices; () where it has none.
     target: the label that the student is to learn beside it.
-
-  Returns:
-    FOR, AGAINST or UNCLEAR.
   """
   found = conclusion(benchmark, rationale, label=label, options=options)
   if not found:
@@ -71,14 +67,7 @@ def conclusion(
   label: str,
   options: Sequence[str],
 ) -> str:
-  """The answer that a rationale argues for, '' where that cannot be told.
-
-  Args:
-    benchmark: says what answers there are.
-    rationale: the text.
-    label: what the LLM wrote behind it.
-    options: the row's choices; () where it has none.
-  """
+  """The answer that a rationale argues for, '' where that cannot be told."""
   answers = tuple(benchmark.labels) or tuple(options)
   end = rationale[-parsing.MAX_SEARCHED_CHARS :]
   if answers:

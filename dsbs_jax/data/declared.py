@@ -8,6 +8,7 @@ command then uses like one of `tasks/`.
 """
 
 import dataclasses
+import json
 import string
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -35,7 +36,6 @@ class Description:
   """What there is to say about a benchmark of columns.
 
   Attributes:
-    name: of the benchmark.
     source: folder or zip file of the rows.
     splits: split -> its files, as paths inside the source.
     input: template of the input, see `columns`.
@@ -93,24 +93,11 @@ class Description:
 
   def to_json(self) -> dict[str, Any]:
     """JSON values from which `from_json` makes the same description."""
-    return {
-      **dataclasses.asdict(self),
-      'splits': {split: list(files) for split, files in self.splits.items()},
-      'labels': list(self.labels),
-      'options': list(self.options),
-    }
+    return json.loads(json.dumps(dataclasses.asdict(self)))
 
 
 def from_json(values: Mapping[str, Any], place: str) -> Description:
-  """The description that `to_json` gave.
-
-  Args:
-    values: the JSON object.
-    place: where it stands, for errors.
-
-  Raises:
-    UserError: it is of another version, or wrong.
-  """
+  """The description that `to_json` gave; UserError if it is wrong."""
   remedy = 'Prepare the benchmark again with --rows.'
   if not isinstance(values, Mapping) or values.get('version') != VERSION:
     version = values.get('version') if isinstance(values, Mapping) else values
@@ -127,19 +114,7 @@ def from_json(values: Mapping[str, Any], place: str) -> Description:
 
 
 def read(name: str, data_dir: str) -> Description | None:
-  """The description of a prepared benchmark.
-
-  Args:
-    name: of the benchmark.
-    data_dir: the folder that `prepare` wrote to.
-
-  Returns:
-    The description; None where the benchmark is not prepared there, or comes
-    from Python.
-
-  Raises:
-    UserError: it is damaged.
-  """
+  """A prepared benchmark's description or None; UserError if it is damaged."""
   if not store.exists(name, data_dir):
     return None
   found = store.read(name, data_dir).metadata.get(KEY)
@@ -151,7 +126,6 @@ def source(name: str, data_dir: str | None = None) -> str | None:
   """The folder or zip file of a declared benchmark's rows.
 
   Args:
-    name: of the benchmark.
     data_dir: the folder that `prepare` wrote to; None takes the benchmark as
       `register.benchmark` has found it.
 
@@ -219,16 +193,7 @@ def _make(said: Description) -> Benchmark:
 
 
 def choices(said: Description, row: benchmark_lib.Row) -> list[str]:
-  """The answer choices of a row.
-
-  Args:
-    said: names their columns.
-    row: column -> cell.
-
-  Raises:
-    KeyError: a column is missing.
-    ValueError: a cell is no list, or a choice is no text.
-  """
+  """A row's answer choices; KeyError or ValueError where a cell has none."""
   found = _cells(said, row)
   # Of columns, a row with fewer choices leaves some blank.
   return [c for c in found if c] if len(said.options) > 1 else found

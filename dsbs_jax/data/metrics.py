@@ -37,10 +37,6 @@ def exact_match(
   Nothing is stripped or lower-cased, and a blank prediction counts as wrong
   unless the target is the same blank.
 
-  Args:
-    targets: true texts.
-    predictions: as many predicted texts, in the same order.
-
   Returns:
     {'accuracy': percent in [0, 100]}.
 
@@ -59,7 +55,6 @@ def equation_accuracy(
 
   Args:
     targets: equations or numbers as text, such as '( 84.0 / 2.0 )'.
-    predictions: as many predicted ones, in the same order.
 
   Returns:
     {'accuracy': percent in [0, 100]}. Values are compared as exact floats; a

@@ -63,10 +63,6 @@ def outcome(rationale: str, label: str) -> Parsed | Unparsed:
   """`Parsed` where both texts are visible, else `Unparsed` with the two.
 
   A missing label is named before a missing rationale.
-
-  Args:
-    rationale: as the LLM wrote it.
-    label: what was found as its answer.
   """
   if not label.strip():
     return Unparsed(BLANK_LABEL, rationale, label)
@@ -79,7 +75,6 @@ def halves(text: str, marker: str, *, sentinel: str) -> list[str] | Unparsed:
   """The texts before and after a marker that must occur exactly once.
 
   Args:
-    text: what to split.
     marker: literal text, case-sensitive.
     sentinel: rationale and label of the `Unparsed` otherwise.
 

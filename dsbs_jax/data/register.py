@@ -42,14 +42,7 @@ _STATE = types.SimpleNamespace(
 
 
 def register(benchmark: Benchmark) -> None:
-  """Makes a benchmark's tasks and mixtures known to seqio.
-
-  Args:
-    benchmark: the benchmark; its name must be new.
-
-  Raises:
-    UserError: another benchmark has the name.
-  """
+  """Makes a benchmark's tasks and mixtures known to seqio."""
   benchmark_lib.add(benchmark)
   if benchmark.name not in _STATE.seen:
     _STATE.seen.add(benchmark.name)
@@ -85,7 +78,6 @@ def benchmark(
   """The benchmark of this name, found without importing seqio.
 
   Args:
-    name: the benchmark's name.
     module: path or dotted name of a module of your own that registers it.
     data_dir: the folder that `prepare` wrote to, where a benchmark without
       Python has its description; None as in `source`.
@@ -138,14 +130,7 @@ def declare_all() -> None:
 
 
 def load_module(module: str) -> None:
-  """Imports a user's own task module, without importing seqio.
-
-  Args:
-    module: its path or its dotted name (see `task_modules`).
-
-  Raises:
-    UserError: there is no such module, or it cannot be imported.
-  """
+  """Imports a user's own module, see `task_modules`, without importing seqio."""
   with without_seqio():
     task_modules.load(module)
 
@@ -185,14 +170,7 @@ def source(
 
 
 def vocab_size(vocabulary: str | None = None) -> int:
-  """Rows of a model's table for a vocabulary: its size, rounded up to 128s.
-
-  Args:
-    vocabulary: as in `source`.
-
-  Raises:
-    UserError: the vocabulary cannot be read.
-  """
+  """Rows of a model's table for a vocabulary: its size, rounded up to 128s."""
   if not isinstance(vocabulary, str | None):
     raise contract.UserError(
       f'VOCABULARY is {vocabulary!r}, expected a text in quotes.'

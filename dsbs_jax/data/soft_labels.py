@@ -43,15 +43,35 @@ import numpy as np
 Token = tuple[str, float, Mapping[str, float]]
 
 
+def logprobs(found: Any) -> Sequence[Token]:
+  """The tokens of an answer; () where they are missing or malformed."""
+  try:
+    return tuple(
+      (
+        str(token),
+        _log_prob(own),
+        {str(other): _log_prob(value) for other, value in others.items()},
+      )
+      for token, own, others in found or ()
+    )
+  except (TypeError, ValueError, AttributeError):
+    return ()
+
+
+def _log_prob(value: Any) -> float:
+  found = float(value)
+  if not found < 1e-3:  # rounding may leave 0 behind; not so NaN
+    raise ValueError(f'{value!r} is no logarithm of a probability')
+  return min(found, 0.0)
+
+
 def at_answer(
   text: str, tokens: Sequence[Token], parse: Callable[[str], Any]
 ) -> list[list[Any]] | None:
   """The tokens of a completion that spell its label, as JSON values.
 
   Args:
-    text: the completion.
     tokens: of the completion as the server wrote it, reasoning included.
-    parse: the benchmark's, which finds the label in it.
 
   Returns:
     [text, log probability, alternatives] of each; the first text begins where
@@ -96,11 +116,6 @@ def distribution(
   tokens: Sequence[Token], answer: str, labels: Sequence[str]
 ) -> tuple[float, ...] | None:
   """The LLM's probabilities of the labels, by the formula above.
-
-  Args:
-    tokens: of the answer, from `at_answer`.
-    answer: the label that was parsed.
-    labels: the closed set.
 
   Returns:
     One number per label, which add up to 1; None where the answer is no label,
@@ -215,7 +230,6 @@ def soft_targets(
     targets: decoder ids of each example.
     probs: the LLM's probability of each label, () where there is none.
     label_ids: decoder ids of each label, with their end.
-    temperature: see the formula above.
   """
   paths = [tuple(map(int, ids)) for ids in label_ids]
   number = {path: k for k, path in enumerate(paths)}

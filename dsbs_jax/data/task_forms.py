@@ -64,10 +64,10 @@ MARKERS = {'single': SINGLE_MARKER, 'answer_first': '[rationale]'}
 class Prefixes:
   """What stands before the input of a task that has a prefix."""
 
-  label: str
-  rationale: str
-  verdict: str
-  counterfactual: str
+  label: str = '[label] '
+  rationale: str = '[rationale] '
+  verdict: str = '[verdict] '
+  counterfactual: str = '[counterfactual] '
 
   def of(self, form: str) -> str:
     """The prefix of a form, '' where it has none."""
@@ -76,12 +76,7 @@ class Prefixes:
 
 
 PREFIXES = {
-  'paper': Prefixes(
-    label='[label] ',
-    rationale='[rationale] ',
-    verdict='[verdict] ',
-    counterfactual='[counterfactual] ',
-  ),
+  'paper': Prefixes(),
   'code': Prefixes(
     label='predict: ',
     rationale='explain: ',
@@ -92,14 +87,7 @@ PREFIXES = {
 
 
 def prefixes(style: str) -> Prefixes:
-  """The prefixes of a style.
-
-  Args:
-    style: 'paper' or 'code'.
-
-  Raises:
-    UserError: no style has this name.
-  """
+  """The prefixes of a style; UserError where none has this name."""
   if style not in PREFIXES:
     raise contract.UserError(
       f'prefixes is {style!r}, expected {" or ".join(PREFIXES)}. Correct'
@@ -109,24 +97,13 @@ def prefixes(style: str) -> Prefixes:
 
 
 def label_source(name: contract.TaskName, split: str) -> str:
-  """Whose label a task uses in a split: 'gt' or 'llm'.
-
-  Args:
-    name: the task.
-    split: the split.
-  """
+  """Whose label a task uses in a split: 'gt' or 'llm'."""
   llm = name.label_source == 'llm' and split == 'train'
   return 'llm' if llm else 'gt'
 
 
 def source(form: str, example: benchmark.Example, *, prefix: str) -> str:
-  """The encoder's text for one example, '' where the form has none for it.
-
-  Args:
-    form: a form of `contract.FORMS` other than 'dsbs'.
-    example: the example.
-    prefix: of the form.
-  """
+  """The encoder's text for one example, '' where the form has none for it."""
   if form in OPTIONAL and not getattr(example, OPTIONAL[form]):
     return ''
   text = prefix + example.input
@@ -141,18 +118,7 @@ def target(
   verdict: str = '',
   counterfactual: tuple[str, str] | tuple[()] = (),
 ) -> str:
-  """The decoder's text for one example.
-
-  Args:
-    form: a form of `contract.FORMS` other than 'dsbs'.
-    label: the label that the task uses.
-    rationale: the LLM's rationale.
-    verdict: the LLM's verdict on it, '' where there is none.
-    counterfactual: a wrong label and its rationale; () where there is none.
-
-  Returns:
-    The text, without an end marker.
-  """
+  """The decoder's text for one example, without an end marker."""
   if form == 'rationale':
     return rationale
   if form == 'verdict':
@@ -169,12 +135,7 @@ def target(
 
 
 def label_of(form: str, text: str) -> str:
-  """The label in a target that `target` has made.
-
-  Args:
-    form: of a task whose target has one.
-    text: the target.
-  """
+  """The label in a target that `target` has made."""
   if form == 'answer_first':
     return text.partition(f' {MARKERS[form]} ')[0]
   return text.rpartition(f' {MARKERS[form]} ')[2] if form in MARKERS else text
@@ -189,7 +150,6 @@ def answer(name: str, text: str, *, vocabulary: vocabularies.Vocabulary) -> str:
   """The part of a decoded text that the metric scores.
 
   Args:
-    name: the task.
     text: what the decoder wrote, with unknown ids (`decode_with_unknown`).
     vocabulary: the vocabulary of the text; the marker is looked for as this
       vocabulary writes it.
@@ -212,13 +172,7 @@ def answer(name: str, text: str, *, vocabulary: vocabularies.Vocabulary) -> str:
 def decode_answer(
   name: str, ids: Iterable[int], *, vocabulary: vocabularies.Vocabulary
 ) -> str:
-  """The part of generated ids that the metric scores, as text: see `answer`.
-
-  Args:
-    name: the task.
-    ids: generated ids; those behind the first end id are ignored.
-    vocabulary: of the model.
-  """
+  """The part of generated ids that the metric scores, as text: see `answer`."""
   if contract.parse_task_name(name).form not in MARKERS:
     return vocabulary.decode(ids)
   text = vocabulary.decode_with_unknown(ids)
@@ -226,12 +180,7 @@ def decode_answer(
 
 
 def written_marker(form: str, *, vocabulary: vocabularies.Vocabulary) -> str:
-  """The marker of a form of `MARKERS` as the vocabulary can write it.
-
-  Args:
-    form: of `MARKERS`.
-    vocabulary: the vocabulary.
-  """
+  """The marker of a form of `MARKERS` as the vocabulary can write it."""
   ids = vocabulary.encode(MARKERS[form])
   return vocabulary.decode_with_unknown(ids).strip()
 
@@ -242,9 +191,5 @@ def round_trip(text: str, *, vocabulary: vocabularies.Vocabulary) -> str:
   Gold labels pass through this before they are compared, so that what a
   vocabulary normalises (blanks, NFKC) or cannot write is no error of the
   model.
-
-  Args:
-    text: any string.
-    vocabulary: the vocabulary.
   """
   return vocabulary.decode(vocabulary.encode(text))

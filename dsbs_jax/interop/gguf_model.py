@@ -16,7 +16,7 @@ from flax import traverse_util
 
 from dsbs_jax import contract
 from dsbs_jax.core.t5.config import T5Config
-from dsbs_jax.data.vocabulary import sentencepiece_model, vocabularies
+from dsbs_jax.data.vocabulary import vocabularies, vocabulary_files
 from dsbs_jax.interop import t5x_layers
 from dsbs_jax.interop.hf import hf_layout
 
@@ -160,7 +160,7 @@ def _add_vocabulary(
 
 
 def _proto(vocabulary: vocabularies.SentencePieceVocabulary) -> Any:
-  return sentencepiece_model.parse_model(vocabulary.model_with_extra_ids)
+  return vocabulary_files.parse_model(vocabulary.model_with_extra_ids)
 
 
 def _tensors(params: Any, config: T5Config):

@@ -47,16 +47,16 @@ def counts(prepared: store.Prepared) -> rich.table.Table:
     table.add_column(column, justify='right')
 
   def has(key: str) -> bool:
-    return any(c.get(key) for c in columns.values())
+    return any(c[key] for c in columns.values())
 
   def add(name: str, value: Callable[[Mapping[str, Any]], str]) -> None:
     table.add_row(name, *map(value, columns.values()))
 
   def add_each(key: str, title: Callable[[str], str], names=None) -> None:
     """A row for each name that a count of `key` is kept of."""
-    found = (name for c in columns.values() for name in c.get(key) or ())
+    found = (name for c in columns.values() for name in c[key])
     for name in dict.fromkeys(found) if names is None else names:
-      add(title(name), lambda c, n=name: f'{(c.get(key) or {}).get(n, 0):,}')
+      add(title(name), lambda c, n=name: f'{c[key].get(n, 0):,}')
 
   for key in _COUNTED:
     add(key.replace('_', ' '), lambda c, key=key: f'{c[key]:,}')
@@ -73,13 +73,10 @@ def counts(prepared: store.Prepared) -> rich.table.Table:
     add_each('argues', _ARGUES.get, _ARGUES)
     add('argues for another label %', _percent_against)
   if has('rationales'):
-    add('rationales to choose from', lambda c: f'{c.get("rationales", 0):,}')
+    add('rationales to choose from', lambda c: f'{c["rationales"]:,}')
   if has('soft_labels'):
-    add('soft labels', lambda c: f'{c.get("soft_labels", 0):,}')
-    add(
-      'hard labels alone',
-      lambda c: f'{c["answered"] - c.get("soft_labels", 0):,}',
-    )
+    add('soft labels', lambda c: f'{c["soft_labels"]:,}')
+    add('hard labels alone', lambda c: f'{c["answered"] - c["soft_labels"]:,}')
   if has('counterfactuals_asked'):
     add(
       'rationales for a wrong label',
@@ -103,7 +100,7 @@ def _model_title(model: str) -> str:
 
 def _percent_against(counts: Mapping[str, Any]) -> str:
   """Share of rationales that argue for another label than the human one."""
-  found = counts.get('argues') or {}
+  found = counts['argues']
   total = sum(found.values())
   against = found.get(conclusions.AGAINST, 0)
   return f'{100 * against / total:.2f}' if total else '-'
@@ -118,9 +115,7 @@ def lengths(
   """Lengths of every field, in tokens where a vocabulary can be had.
 
   Args:
-    prepared: the examples.
     spec: a vocabulary spec; None takes the configured one.
-    progress: shows how many examples have passed.
 
   Returns:
     Mean, quantiles and maximum per split and field; tokens include the end

@@ -45,7 +45,6 @@ def describe(config: RowsConfig, name: str) -> declared.Description | None:
   """What the flags describe; None where there is no --rows.
 
   Args:
-    config: the flags.
     name: of the benchmark; '' takes the name of the file.
 
   Raises:
@@ -61,7 +60,7 @@ def describe(config: RowsConfig, name: str) -> declared.Description | None:
   source, splits = row_files.locate(
     config.rows, validation=config.validation, test=config.test
   )
-  found = _columns(source, splits['train'][0])
+  found = list(_first_row(source, splits['train'][0]))
   templates = {
     flag: _template(flag, getattr(config, flag), found, splits['train'])
     for flag in ('input', 'label')
@@ -97,9 +96,6 @@ def resolve(config: Any) -> tuple[Any, Benchmark]:
   prepared before, in the folder --source or else in --data_dir; or it is one
   in Python.
 
-  Args:
-    config: a `prepare.PrepareConfig`.
-
   Returns:
     The config with name, source and completions filled in, and the benchmark.
 
@@ -123,14 +119,14 @@ def resolve(config: Any) -> tuple[Any, Benchmark]:
     return config, known
   if completions is not None:
     completions = os.path.abspath(pathlib.Path(completions).expanduser())
-  filled = {
-    'benchmark': said.name,
-    'source': said.source,
-    'completions': completions,
-  }
-  return dataclasses.replace(config, rows=None, **filled), register.declare(
-    said
+  config = dataclasses.replace(
+    config,
+    rows=None,
+    benchmark=said.name,
+    source=said.source,
+    completions=completions,
   )
+  return config, register.declare(said)
 
 
 def derived_text(benchmark: Benchmark) -> str:
@@ -149,11 +145,7 @@ def derived_text(benchmark: Benchmark) -> str:
 def _template(
   flag: str, given: str | None, found: Sequence[str], files: Sequence[str]
 ) -> str:
-  """The template that a flag gives: a column's bare name is one, too.
-
-  Raises:
-    UserError: there is none, or it names no column at all.
-  """
+  """The template that a flag gives: a column's bare name is one, too."""
   if not given:
     raise contract.UserError(
       f'--{flag} is missing. The columns are {", ".join(found)}: give one, or a'
@@ -161,10 +153,9 @@ def _template(
     )
   if '{' in given or '}' in given:
     return given
-  if given not in found:
-    # 'choices.text' is a field of an object, whose columns are checked later.
-    if given.partition('.')[0] not in found:
-      raise _no_column(flag, given, files, found)
+  # 'choices.text' is a field of an object, whose columns are checked later.
+  if given not in found and given.partition('.')[0] not in found:
+    raise _no_column(flag, given, files, found)
   return f'{{{given}}}'
 
 
@@ -197,16 +188,8 @@ def _no_column(
   )
 
 
-def _columns(source: str, file: str) -> list[str]:
-  return list(_first_row(source, file))
-
-
 def _first_row(source: str, file: str) -> Mapping[str, Any]:
-  """The first row of a file.
-
-  Raises:
-    UserError: it has none, or it is no object.
-  """
+  """The first row of a file."""
   place = f'{source}/{file}'
   opened = archive.open_archive(source).open(file)
   record = next(record_reader.read(opened, place), None)

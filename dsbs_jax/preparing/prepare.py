@@ -99,11 +99,7 @@ def _one_of(names: Iterable[str]) -> str:
 
 
 def prepare(config: PrepareConfig) -> None:
-  """Prepares a benchmark and prints its counts and lengths.
-
-  Raises:
-    UserError: the config or the data is wrong.
-  """
+  """Prepares a benchmark and prints its counts and lengths."""
   if object_store.is_bucket(config.data_dir):
     _prepare_in_bucket(config)
     return
@@ -165,16 +161,11 @@ def _lock(name: str, data_dir: str) -> folder_lock.FolderLock:
 
 
 def lock_file(name: str, data_dir: str) -> pathlib.Path | str:
-  """The file, or object, that says who prepares a benchmark in a folder.
-
-  Args:
-    name: the benchmark's.
-    data_dir: the folder above all datasets, on this machine or in a bucket.
-  """
+  """The file, or object, that says who prepares a benchmark in a folder."""
+  file = f'{store.dataset_name(name)}.lock'
   if object_store.is_bucket(data_dir):
-    return f'{data_dir.rstrip("/")}/{store.dataset_name(name)}.lock'
-  folder = pathlib.Path(data_dir).expanduser()
-  return folder / f'{store.dataset_name(name)}.lock'
+    return f'{data_dir.rstrip("/")}/{file}'
+  return pathlib.Path(data_dir).expanduser() / file
 
 
 def _is_prepared(config: PrepareConfig, known: Benchmark) -> bool:
@@ -183,12 +174,9 @@ def _is_prepared(config: PrepareConfig, known: Benchmark) -> bool:
     return False
   prepared = store.read(config.benchmark, config.data_dir)
   now = json.loads(json.dumps(config.about(known)))
-  # Datasets of earlier versions call the seed of a subset 'run'.
-  found = {'subset_seed': prepared.metadata.get('run'), **prepared.metadata}
-  if None in (found.get('files'), now['files']):
-    found['files'] = now['files']  # an earlier version, or no source any more
-  found.setdefault(store.LABELS, now[store.LABELS])  # an earlier version
-  before = {key: found.get(key) for key in {**now, declared.KEY: None}}
+  before = {k: prepared.metadata.get(k) for k in {**now, declared.KEY: None}}
+  if now['files'] is None:  # the source is not at hand any more
+    now['files'] = before['files']
   before, now = _flat(before), _flat(now)
   missing = set(config.splits) - set(prepared.splits)
   if before != now or missing:
@@ -269,10 +257,7 @@ def _write(config: PrepareConfig, known: Benchmark) -> store.Prepared:
       counts, by_file = examples[split].counts, examples[split].file_counts
       return {'counts': counts.to_dict(), 'file_counts': by_file.to_dict()}
 
-    checks = row_checks.RowChecks(
-      check_labels=declared.is_made(known) and not known.options,
-      described=known if declared.is_made(known) else None,
-    )
+    checks = row_checks.RowChecks(known if declared.is_made(known) else None)
     prepared = dataset_writer.write(
       known.name,
       {

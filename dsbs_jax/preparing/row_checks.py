@@ -23,18 +23,13 @@ class RowChecks:
   """Watches examples on their way to the disk.
 
   Args:
-    check_labels: whether labels are a small set that the rows alone tell.
     described: a benchmark without Python, whose labels an LLM's answers must
-      be able to say; None for others.
+      be able to say, and if it has no options are what the rows have; None
+      for others, whose labels are not looked at.
   """
 
-  def __init__(
-    self,
-    *,
-    check_labels: bool,
-    described: benchmark_lib.Benchmark | None = None,
-  ):
-    self._check_labels, self._described = check_labels, described
+  def __init__(self, described: benchmark_lib.Benchmark | None):
+    self._described = described
     # Labels that are read as another one, with that one.
     self._misread: collections.Counter[tuple[str, str]] = collections.Counter()
     # Hashes: of a large benchmark the texts would not fit.
@@ -44,19 +39,14 @@ class RowChecks:
   def watch(
     self, split: str, examples: Iterable[benchmark_lib.Example]
   ) -> Iterator[benchmark_lib.Example]:
-    """Passes the examples of a split on.
-
-    Args:
-      split: its name.
-      examples: of it, in any order.
-    """
+    """Passes the examples of a split on."""
     inputs = self._inputs[split] = []
     for example in examples:
       inputs.append(hash(example.input))
-      if self._check_labels:
-        self._labels[example.gt_label] += 1
       if self._described is not None:
         self._read_back(self._described, example.gt_label)
+        if not self._described.options:
+          self._labels[example.gt_label] += 1
       yield example
 
   def findings(self) -> Iterator[str]:
@@ -122,7 +112,5 @@ def _plain(label: str) -> str:
 
 def _number(label: str) -> decimal.Decimal | None:
   """The value of a label that is a plain number."""
-  text = label.strip()
-  if not _NUMBER.fullmatch(text):
-    return None
-  return decimal.Decimal(text.replace(',', ''))
+  found = _NUMBER.fullmatch(label.strip())
+  return decimal.Decimal(found[0].replace(',', '')) if found else None

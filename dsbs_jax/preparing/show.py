@@ -39,11 +39,7 @@ class ShowConfig:
 
 
 def show(config: ShowConfig) -> None:
-  """Prints the first examples of a task or mixture.
-
-  Raises:
-    UserError: the task, the split or the vocabulary is not there.
-  """
+  """Prints a task's or mixture's first examples; UserError without such."""
   if config.module is not None:
     register.load_module(config.module)
   source = register.source(

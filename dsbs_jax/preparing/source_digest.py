@@ -26,8 +26,6 @@ def digest(
   """The digest; None where the source is not at hand.
 
   Args:
-    known: the benchmark, whose splits are read.
-    source: the archive or folder of its rows.
     completions: a file or folder of completions; None for those beside rows.
   """
   if not pathlib.Path(source).expanduser().exists():

@@ -31,9 +31,6 @@ def train(
     size: number of pieces wanted; small data gives fewer.
     required: characters that get a piece even if no text holds them.
 
-  Returns:
-    The model file's contents.
-
   Raises:
     UserError: there is no text, or the size is too small for the characters.
   """
@@ -85,10 +82,6 @@ def train_and_write(
 
   Args:
     prepared: whose train split, or else its first one, is read.
-    size: number of pieces wanted.
-
-  Returns:
-    The file, and where its predecessor is now, as `own_vocabularies.write`.
   """
   split = 'train' if 'train' in prepared.splits else prepared.splits[0]
   prefixes = task_forms.prefixes('paper')

@@ -85,7 +85,7 @@ CORE_PACKAGES = {'jax', 'flax', 'optax', 'numpy', 'dsbs_jax'}
 # whole folder seqio_tasks.
 TENSORFLOW_FILES = {
   'dsbs_jax.data.prepared.store',
-  'dsbs_jax.data.prepared.tfds_builder',
+  'dsbs_jax.data.prepared.dataset_writer',
 }
 TENSORFLOW = {'tensorflow', 'tensorflow_datasets', 'tensorflow_text', 'seqio'}
 # Other people's frameworks are met in one room only.

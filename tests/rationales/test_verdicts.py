@@ -6,7 +6,7 @@ import json
 import pytest
 
 from dsbs_jax.data import parsing
-from dsbs_jax.data.source import answer_notes, sources
+from dsbs_jax.data.source import completions, sources
 from rationales import verdicts
 from rationales.record import completions_file
 from tests.rationales import command, sums
@@ -141,4 +141,4 @@ def test_the_first_yes_or_no_is_the_verdict(text, verdict):
 
 
 def test_a_digest_is_of_any_text():
-  assert answer_notes.digest('\ud800') != answer_notes.digest('')
+  assert completions.digest('\ud800') != completions.digest('')

@@ -4,7 +4,7 @@
 import dataclasses
 import json
 
-from dsbs_jax.data.source import answer_notes, completions
+from dsbs_jax.data.source import completions
 from rationales import prompt, verdicts, worklist
 from rationales.record import calls, completions_file
 from tests.rationales import sums
@@ -100,4 +100,4 @@ def test_further_passes_read_all_samples_of_the_file(tmp_path):
   read = completions.ById(str(path), lambda: path.open('rb'))
   (row, _) = todo.rows()
   samples = read.take(row)
-  assert answer_notes.digest(samples[0].text) == judged[0].about
+  assert completions.digest(samples[0].text) == judged[0].about

@@ -12,12 +12,7 @@ import numpy as np
 
 
 class BatchGrid(NamedTuple):
-  """Data shards x microbatches.
-
-  Attributes:
-    num_shards: data shards.
-    num_microbatches: microbatches of a step.
-  """
+  """Data shards x microbatches."""
 
   num_shards: int = 1
   num_microbatches: int = 1
@@ -34,15 +29,7 @@ class BatchGrid(NamedTuple):
   def cells_of_rows(
     self, row: np.ndarray, *, num_rows: int
   ) -> tuple[np.ndarray, np.ndarray]:
-    """The cell of each row, and the row's number within its cell.
-
-    Args:
-      row: [n] int, rows of the batch.
-      num_rows: B, rows of the batch.
-
-    Returns:
-      Two int arrays [n].
-    """
+    """The cell of each row, and the row's number within its cell; each [n]."""
     shard, row_of_shard = np.divmod(row, num_rows // self.num_shards)
     row_of_cell, part = np.divmod(row_of_shard, self.num_microbatches)
     return shard * self.num_microbatches + part, row_of_cell
@@ -55,7 +42,6 @@ class BatchGrid(NamedTuple):
     Args:
       row: [..., n] int, the row of each example.
       lengths: [..., n] int, tokens of each example.
-      num_rows: B, rows of the batch.
     """
     cell, _ = self.cells_of_rows(row, num_rows=num_rows)
     batch = np.arange(row.size).reshape(row.shape) // max(1, row.shape[-1])

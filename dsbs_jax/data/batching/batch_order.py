@@ -82,9 +82,7 @@ class ShuffledEpochs:
     """Makes the source.
 
     Args:
-      size: number of examples.
       first: position of the first one among the examples of all tasks.
-      order: seed and whether to shuffle.
       stream: number of the task, so that tasks are shuffled differently.
       stride: number of examples of all tasks.
     """
@@ -121,8 +119,6 @@ class BatchSampler:
   """Step -> positions of the examples in its batch.
 
   Attributes:
-    sizes: number of examples of each task.
-    order: how they are read.
     dataset: the Grain dataset of visits, one element per step; see `decode`.
     fingerprint: changes with the examples, their order and their mixing.
   """
@@ -139,7 +135,6 @@ class BatchSampler:
 
     Args:
       sizes: number of examples of each task.
-      order: how they are read.
       rates: sampling rate of each task where they are mixed; None for one task.
       contents: fingerprints of the examples, part of the sampler's own.
     """
@@ -174,10 +169,6 @@ class BatchSampler:
     decisive = [self.sizes, dataclasses.asdict(kept), rates, list(contents)]
     digest = hashlib.sha256(json.dumps(decisive).encode())
     self.fingerprint = digest.hexdigest()[:16]
-
-  def positions(self, step: int) -> np.ndarray:
-    """[n] int64, positions of the examples of a step."""
-    return self.decode(self.dataset[step]).positions
 
   def decode(self, element: np.ndarray) -> Visits:
     """The visits of a step, of an element of `dataset`."""

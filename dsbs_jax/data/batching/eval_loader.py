@@ -21,13 +21,11 @@ def batches(
   """All examples of a split once, in rows of few static shapes.
 
   Args:
-    examples: the split.
     batch_size: examples per batch of all processes; rounded up to what
       `shard_info` asks for.
     shard_info: this process among all; None is the only one.
     sort: longest inputs first, so that batches are even and memory is known
       at the first; False keeps the split's order.
-    num_shapes: how many shapes there are at most.
 
   Yields:
     positions [rows] int32 in the split of all rows of the batch, -1 where a

@@ -53,9 +53,7 @@ class Layout(abc.ABC):
     """Chooses the shapes of batches.
 
     Args:
-      table: what batches are taken from.
       samples: positions of the examples of some batches.
-      batch_size: examples of a batch at most.
       multiple: row counts are multiples of it.
       grid: how batches are cut; with it, packed rows have slots for tokens
         that are computed without padding. Others ignore it.
@@ -70,11 +68,7 @@ class Layout(abc.ABC):
     return packing.Packer(table, shapes, packed=self.packed, grid=grid)
 
   def for_view(self, view: str) -> Self:
-    """The layout with the lengths of one view, where they are given per view.
-
-    Raises:
-      UserError: lengths are given, but none for this view.
-    """
+    """The layout with one view's lengths; UserError where it has none."""
     lengths = self.lengths
     if lengths is not None and not isinstance(lengths, Mapping):
       raise contract.UserError(
@@ -142,11 +136,7 @@ class Padded(Layout):
 
 @dataclasses.dataclass(frozen=True)
 class Bucketed(Layout):
-  """One example per row; each batch takes the smallest of a few lengths.
-
-  Attributes:
-    num_shapes: how many shapes there are at most.
-  """
+  """One example per row; a batch has the smallest of `num_shapes` or fewer."""
 
   num_shapes: int = 4
 

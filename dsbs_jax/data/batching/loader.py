@@ -33,7 +33,6 @@ class ShardInfo:
   """Which rows of each batch this process gets.
 
   Attributes:
-    process_index: number of this process.
     process_count: number of processes; each gets equally many rows.
     row_multiple: the number of global rows is a multiple of it: data-parallel
       devices times microbatches.
@@ -93,7 +92,6 @@ class Loader:
   """Batches of one task or mixture.
 
   Attributes:
-    name: of the task or mixture.
     packers: view -> how its batches are laid out.
   """
 
@@ -120,17 +118,14 @@ class Loader:
     Args:
       name: a task or mixture of this project, decided by the name alone, or any
         other that is registered with seqio.
-      source: which examples, as which ids.
       order: which of them each step sees.
       layout: how they lie in rows; None is `Packed()`.
       shard_info: this process among all; None is the only one.
-      split: the split.
       pair_ids: whether rows tell which example of the batch a target is of.
       skip_padding: whether packed rows tell where their tokens are, so that the
         network need not compute padding.
       rationale_choice: which of a row's several rationales its visits choose
         from, a rule of `rationale_rules`.
-      further_views: as in `views.load`.
       soft: soft targets of the labels' tokens, see `soft_label_rows`.
 
     Raises:
@@ -229,19 +224,14 @@ class Loader:
 
   def positions(self, step: int) -> np.ndarray:
     """[n] int64, which examples the batch of a step holds, all processes'."""
-    return self._sampler.positions(step)
+    return self.visits(step).positions
 
   def visits(self, step: int) -> batch_order.Visits:
     """The same, and how often each of them was read before."""
     return self._sampler.decode(self._sampler.dataset[step])
 
   def targets(self, view: str, step: int) -> np.ndarray:
-    """[n] int64, which target of its table each example of a step trains on.
-
-    Args:
-      view: the view whose table it is.
-      step: counted from 0.
-    """
+    """[n] int64, which target of its table each example of a step trains on."""
     return self._rows(view, self.visits(step))
 
   def lengths(self, step: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:

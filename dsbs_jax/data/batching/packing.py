@@ -26,7 +26,6 @@ class Packer:
   """Lays batches of one view's examples into rows; made by a layout.
 
   Attributes:
-    table: what batches are taken from.
     shapes: shapes in order of preference; the last one takes any batch.
     packed: whether a row holds several examples, or one.
     pair_ids: whether rows tell which example of the batch a target is of.
@@ -54,7 +53,6 @@ class Packer:
 
     Args:
       positions: [n] int64, which examples of the table, all processes'.
-      process_index: number of this process.
       process_count: number of processes; each gets a block of rows.
 
     Returns:
@@ -166,9 +164,6 @@ class Packer:
 
   def describe(self, samples: Sequence[np.ndarray]) -> str:
     """The shapes in words, and what they waste on some batches.
-
-    Args:
-      samples: positions of the examples of each batch.
 
     Returns:
       Shapes, how full they are, work against the ideal (every example alone in

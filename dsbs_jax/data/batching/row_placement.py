@@ -46,8 +46,6 @@ def first_fit(
   Args:
     input_lengths: [n] int64, none above `inputs`.
     target_lengths: [n] int64, none above `targets`.
-    inputs: input length of a row.
-    targets: target length of a row.
 
   Returns:
     The placement. First-fit leaves its last rows emptier than its first; they

@@ -31,7 +31,6 @@ class Shape(NamedTuple):
   """Sizes of one row group.
 
   Attributes:
-    rows: number of rows.
     inputs: their input length.
     targets: their target length.
     input_slots: room for input tokens that are computed without padding, in
@@ -108,9 +107,6 @@ def choose(
   """The shapes of packed batches.
 
   Args:
-    table: what batches are taken from.
-    samples: positions of the examples of some batches.
-    batch_size: examples of a batch at most.
     multiple: the number of rows is a multiple of it.
     widths: input and target length of a row; None chooses those that cost
       least.
@@ -214,10 +210,5 @@ def _candidates(
 
 
 def round_up(value, multiple: int):
-  """The next multiple at or above a number or an array.
-
-  Args:
-    value: a whole number, or an array of them.
-    multiple: 1 or more.
-  """
+  """The next multiple at or above a number or an array."""
   return -(-value // multiple) * multiple

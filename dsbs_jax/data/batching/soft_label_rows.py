@@ -14,12 +14,6 @@ def load(
 ) -> soft_labels.SoftTargets:
   """The soft targets of a task's, or a mixture's, labels.
 
-  Args:
-    name: a task of `FORMS`.
-    split: the split.
-    source: which examples, as which ids.
-    temperature: see `soft_labels`.
-
   Raises:
     UserError: the benchmark has no closed set of labels, or had others when it
       was prepared, or the prepared examples have no soft label.

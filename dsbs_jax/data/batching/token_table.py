@@ -8,7 +8,6 @@ import numpy as np
 
 from dsbs_jax import contract
 from dsbs_jax.data import soft_labels
-from dsbs_jax.data.batching import rationale_draw
 from dsbs_jax.data.prepared import ragged, tokens
 
 
@@ -17,8 +16,6 @@ class TokenTable:
   """The tokens of one or more tasks' examples, found by position.
 
   Attributes:
-    inputs: encoder ids.
-    targets: decoder ids.
     terms: [N] int32, the task id of all target tokens of an example.
     task_ids: the task id of each target token, 0 where it is only read; None
       where `terms` tells.
@@ -52,10 +49,6 @@ def from_tasks(
 
   An example has one, or as many as its visits choose from. One task stays
   memory-mapped; several are copied into memory.
-
-  Args:
-    parts: the tasks.
-    soft: soft targets of their tokens, if there are any.
   """
   counts = [_counts(part) for part in parts]
   terms = [
@@ -85,18 +78,63 @@ def from_tasks(
   )
 
 
-def draw_of(
-  parts: Sequence[tokens.Tokens], seed: int
-) -> rationale_draw.RationaleDraw | None:
-  """What visits take of a table of these tasks; None: each row has one target.
+@dataclasses.dataclass(frozen=True)
+class RationaleDraw:
+  """Which rationale a visit to a row trains on, of one or more tasks.
+
+  Visit v of row n, which is epoch v of its task, takes rationale
+
+    (floor(u[n] * k[n]) + v) mod k[n]
+
+  of the k[n] that it has to choose from, where u[n] in [0, 1) is drawn from the
+  seed once. So k visits see k rationales, each row is visited once per epoch
+  however many it has, and a run that resumes, or is spread over processes,
+  draws the same.
+
+  Attributes:
+    first: [N] int64, where each row's rationales begin among those of all rows.
+    count: [N] int64, how many each row has, 1 or more.
+    start: [N] int64, which of them its visit 0 takes.
+  """
+
+  first: np.ndarray
+  count: np.ndarray
+  start: np.ndarray
+
+  def at(self, positions: np.ndarray, visits: np.ndarray) -> np.ndarray:
+    """[n] int64, rationales among those of all rows.
+
+    Args:
+      positions: [n] int64, the rows.
+      visits: [n] int64, how many times each was visited before.
+    """
+    count = self.count[positions]
+    return self.first[positions] + (self.start[positions] + visits) % count
+
+
+def seeded(counts: Sequence[np.ndarray], *, seed: int) -> RationaleDraw:
+  """The draws of a run.
 
   Args:
-    parts: the tasks, as in `from_tasks`.
-    seed: of the run's order.
+    counts: of each task [N] int64, how many rationales its rows have, 1 or
+      more; tasks follow one another in the result.
   """
+  starts = []
+  for stream, count in enumerate(counts):
+    # Four numbers, where the shuffle of an epoch has three: no key is shared.
+    key = np.random.SeedSequence((seed, stream, 0, 1))
+    drawn = np.random.Generator(np.random.Philox(key)).random(len(count))
+    starts.append((drawn * count).astype(np.int64))
+  every = np.concatenate(counts).astype(np.int64)
+  first = np.cumsum(every) - every
+  return RationaleDraw(first, every, np.concatenate(starts))
+
+
+def draw_of(parts: Sequence[tokens.Tokens], seed: int) -> RationaleDraw | None:
+  """What visits take of a table of these tasks; None: each row has one target."""
   if all(part.choices is None for part in parts):
     return None
-  return rationale_draw.seeded([_counts(part) for part in parts], seed=seed)
+  return seeded([_counts(part) for part in parts], seed=seed)
 
 
 def _counts(part: tokens.Tokens) -> np.ndarray:

@@ -29,7 +29,6 @@ def write(
 
   Args:
     folder: it must not exist; where another process was faster, its one stays.
-    index: position of each example in the original file.
     columns: name -> the column in pieces, joined here.
   """
   folder.parent.mkdir(parents=True, exist_ok=True)
@@ -51,13 +50,8 @@ def write(
     shutil.rmtree(scratch, ignore_errors=True)
 
 
-def check(folder: pathlib.Path) -> None:
-  """Raises ValueError if a file is not as it was written.
-
-  Folders of earlier versions have no digests and pass.
-  """
-  if not (folder / _DIGESTS).exists():
-    return
+def _check(folder: pathlib.Path) -> None:
+  """Raises ValueError, or OSError, if a file is not as it was written."""
   known, found = json.loads((folder / _DIGESTS).read_text()), _digests(folder)
   changed = [file for file in found if known[file] != found[file]]
   changed += sorted(known.keys() - found.keys())
@@ -65,43 +59,25 @@ def check(folder: pathlib.Path) -> None:
     raise ValueError(f'{changed[0]} holds other bytes than were written')
 
 
-def read(folder: pathlib.Path, field: str) -> ragged.Ragged:
-  """Memory-maps one column.
-
-  Args:
-    folder: that `write` made.
-    field: the column's name.
-
-  Raises:
-    UserError: the file does not hold what it should.
-  """
+def _read(folder: pathlib.Path, field: str) -> ragged.Ragged:
+  """Memory-maps one column."""
   flat = folder / f'{field}.npy'
   # An empty array cannot be memory-mapped.
   mode = 'r' if flat.stat().st_size > 128 else None
   offsets = np.load(folder / f'{field}.offsets.npy', allow_pickle=False)
   values = np.asarray(np.load(flat, mmap_mode=mode, allow_pickle=False))
   if len(offsets) == 0 or offsets[0] != 0 or offsets[-1] != len(values):
-    raise contract.UserError(
-      f'{flat} holds {len(values)} values, not what it should'
-    )
+    raise ValueError(f'{flat} holds {len(values)} values, not what it should')
   return ragged.Ragged(values, offsets)
 
 
 def opened(
   folder: pathlib.Path, fields: Sequence[str]
 ) -> tuple[dict[str, ragged.Ragged], np.ndarray]:
-  """Some columns of a folder whose digests are right, and its index.
-
-  Args:
-    folder: as it was written.
-    fields: names of columns.
-
-  Raises:
-    UserError: the folder is damaged.
-  """
+  """Columns of a folder, and its index; UserError where it is damaged."""
   try:
-    check(folder)
-    columns = {field: read(folder, field) for field in fields}
+    _check(folder)
+    columns = {field: _read(folder, field) for field in fields}
     index = np.load(folder / 'index.npy', allow_pickle=False)
   except (OSError, ValueError, EOFError, KeyError, TypeError) as error:
     raise contract.UserError(

@@ -17,13 +17,8 @@ TEXT_FIELDS = (
   'status',
 )
 FIELDS = ('index', *TEXT_FIELDS)
-# Answer choices, as a JSON array.
-OPTIONS = 'options'
 VERDICT = 'verdict'
-# A wrong label and a rationale for it, as a JSON array, empty without.
-COUNTERFACTUAL = 'counterfactual'
-# Probabilities of the labels, as a JSON array.
-LABEL_PROBS = 'label_probs'
+ARRAY_FIELDS = ('options', 'counterfactual', 'label_probs')  # stored as JSON
 
 
 class Digest:
@@ -36,14 +31,11 @@ class Digest:
   def add(self, example: benchmark.Example) -> None:
     """Takes in one example; the order of examples counts."""
     values = [getattr(example, field) for field in FIELDS]
-    if example.options:  # others are as they were before options were kept
+    if example.options:
       values.append(example.options)
-    if example.verdict:
-      values.append({VERDICT: example.verdict})
-    if example.counterfactual:
-      values.append({COUNTERFACTUAL: example.counterfactual})
-    if example.label_probs:
-      values.append({LABEL_PROBS: example.label_probs})
+    for field in (VERDICT, 'counterfactual', 'label_probs'):
+      if value := getattr(example, field):
+        values.append({field: value})
     line = json.dumps(values, ensure_ascii=False, separators=(',', ':'))
     self._hasher.update(line.encode() + b'\n')
     self.rows += 1
@@ -56,15 +48,7 @@ class Digest:
 def checked(
   examples: Iterable[benchmark.Example], place: str
 ) -> Iterator[benchmark.Example]:
-  """Passes examples on, after checking what training relies on.
-
-  Args:
-    examples: the examples of one split.
-    place: names the split in errors.
-
-  Raises:
-    UserError: there is none, two share an id, or a text is blank or broken.
-  """
+  """Passes examples on; UserError for none, an id twice, or a bad text."""
   seen: set[str] = set()
   example = None
   for example in examples:
@@ -81,7 +65,7 @@ def checked(
         ' drop the row.'
       )
     texts = {field: getattr(example, field) for field in TEXT_FIELDS}
-    texts[COUNTERFACTUAL] = ''.join(example.counterfactual)
+    texts['counterfactual'] = ''.join(example.counterfactual)
     for field, text in texts.items():
       try:
         text.encode()

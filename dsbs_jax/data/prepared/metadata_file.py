@@ -21,16 +21,11 @@ def seal(path: pathlib.Path) -> None:
 
 
 def load(path: pathlib.Path) -> dict[str, Any]:
-  """What a file holds; one of an earlier version has no digest.
-
-  Raises:
-    ValueError: it is no JSON object, or not the one that was written.
-  """
+  """What a file holds; ValueError if it is not the object that was written."""
   metadata = json.loads(path.read_text(encoding='utf-8'))
   if not isinstance(metadata, dict):
     raise ValueError(f'it is {str(metadata)[:60]!r}')
-  digest = metadata.pop(_DIGEST, None)
-  if digest is not None and digest != _digest(metadata):
+  if metadata.pop(_DIGEST, None) != _digest(metadata):
     raise ValueError(f'its contents are not those of its {_DIGEST}')
   return metadata
 

@@ -9,6 +9,8 @@ trained again is therefore kept under `replaced`, so that runs of before can
 still be opened.
 """
 
+import contextlib
+import fnmatch
 import os
 import pathlib
 
@@ -20,36 +22,16 @@ _DIGITS = 8  # of a fingerprint, as many as tell two vocabularies apart
 
 
 def find(name: str | None, data_dir: str | os.PathLike[str]) -> list[str]:
-  """The vocabularies of a benchmark, sorted; replaced ones left out.
-
-  Args:
-    name: the benchmark's name.
-    data_dir: the folder above all datasets.
-
-  Returns:
-    Their files, or URLs.
-  """
+  """Files, or URLs, of a benchmark's vocabularies; replaced ones left out."""
   if object_store.is_bucket(data_dir):
     folder = f'{str(data_dir).rstrip("/")}/vocabularies'
-    there = object_store.names(folder)
-    return [f'{folder}/{n}' for n in there if _is_of(n, name)]
+    there = fnmatch.filter(object_store.names(folder), f'{name}.*.model')
+    return [f'{folder}/{file}' for file in there]
   return sorted(map(str, _folder(data_dir).glob(f'{name}.*.model')))
 
 
-def _is_of(file: str, name: str | None) -> bool:
-  return file.startswith(f'{name}.') and file.endswith('.model')
-
-
 def only(name: str | None, data_dir: str | os.PathLike[str]) -> str | None:
-  """The vocabulary of a benchmark; None where there is none.
-
-  Args:
-    name: of the benchmark.
-    data_dir: the folder that `prepare` wrote to.
-
-  Raises:
-    UserError: there are several.
-  """
+  """A benchmark's vocabulary, None without one; UserError for several."""
   found = find(name, data_dir)
   if len(found) > 1:
     raise contract.UserError(
@@ -65,20 +47,15 @@ def write(
 ) -> tuple[str, str | None]:
   """Writes a vocabulary, and keeps another one that it replaces.
 
-  Args:
-    name: of the benchmark.
-    data_dir: the folder that `prepare` wrote to.
-    size: number of pieces that was asked for.
-    model: the file's contents.
-
   Returns:
     The file, and where its predecessor is now; None without a predecessor.
   """
   path = _folder(data_dir) / f'{name}.{size}.model'
   kept = None
   if path.exists() and (before := path.read_bytes()) != model:
-    digits = _fingerprint(path)
-    if digits is not None:
+    # Of a damaged one nothing is kept: no run can be opened with it.
+    with contextlib.suppress(contract.UserError):
+      digits = vocabularies.load(str(path)).fingerprint[:_DIGITS]
       kept = path.parent / 'replaced' / f'{name}.{size}.{digits}.model'
       vocabulary_files.write_file(kept, before)
   vocabulary_files.write_file(path, model)
@@ -87,10 +64,3 @@ def write(
 
 def _folder(data_dir: str | os.PathLike[str]) -> pathlib.Path:
   return pathlib.Path(data_dir).expanduser() / 'vocabularies'
-
-
-def _fingerprint(path: pathlib.Path) -> str | None:
-  try:
-    return vocabularies.load(str(path)).fingerprint[:_DIGITS]
-  except contract.UserError:  # damaged: no run can be opened with it
-    return None

@@ -22,12 +22,7 @@ _FIELDS = tuple(f.name for f in dataclasses.fields(benchmark.Rationale))
 
 
 def path(folder: pathlib.Path, split: str) -> pathlib.Path:
-  """Where the file of a split lies, whether it exists or not.
-
-  Args:
-    folder: of the dataset.
-    split: the split.
-  """
+  """Where the file of a split lies, whether it exists or not."""
   return folder / f'rationales-{split}.jsonl'
 
 
@@ -88,11 +83,6 @@ def read(
   folder: pathlib.Path, split: str, about: Mapping[str, Any]
 ) -> Iterator[tuple[int, tuple[benchmark.Rationale, ...]]]:
   """Position in the split and rationales of each row with several, in order.
-
-  Args:
-    folder: the dataset's.
-    split: the split.
-    about: what the writer said of the file.
 
   Raises:
     UserError: the file is not as it was written, which is known for certain

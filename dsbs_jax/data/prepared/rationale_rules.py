@@ -9,7 +9,7 @@
   consistent  those that do not argue for another label than the task's target,
               by the rule of `conclusions`
 
-A visit takes one of what a rule leaves (see `batching/rationale_draw`). Where
+A visit takes one of what a rule leaves (see `batching/token_table`). Where
 it leaves nothing, and for rows with one rationale, that is the prepared one.
 """
 
@@ -67,30 +67,11 @@ class Choices:
 
 
 def check(rule: str, *, place: str = 'RATIONALE_CHOICE') -> None:
-  """Raises UserError where no rule has this name.
-
-  Args:
-    rule: the name.
-    place: the macro or flag that it comes from, for the error.
-  """
+  """Raises UserError where no rule has this name."""
   if rule not in NAMES:
     raise contract.UserError(
       f'{place} is {rule!r}, expected one of {", ".join(NAMES)}. Correct it.'
     )
-
-
-def chosen(rule: str, rationales: Rationales, label_source: str) -> list[int]:
-  """Which of a row's rationales a rule leaves, by their numbers, in order.
-
-  Args:
-    rule: one of `NAMES` other than FIRST.
-    rationales: two or more.
-    label_source: 'gt' or 'llm', whose label the task trains on.
-
-  Returns:
-    Numbers from 0; none where the rule leaves nothing.
-  """
-  return _RULES[rule](rationales, label_source)
 
 
 def diverse(rationales: Rationales, numbers: Sequence[int]) -> list[int]:
@@ -103,10 +84,6 @@ def diverse(rationales: Rationales, numbers: Sequence[int]) -> list[int]:
   The idea is the selector for accuracy and diversity of MoRSD, Yan et al. 2025,
   arXiv:2509.23574. Of that paper only the abstract was at hand, so the measure
   and its bound are ours, and its rationale difficulty is not there.
-
-  Args:
-    rationales: all of a row.
-    numbers: which of them to choose from.
   """
   kept: dict[int, frozenset] = {}
   for number in numbers:
@@ -140,11 +117,13 @@ def _consistent(rationales: Rationales, label_source: str) -> list[int]:
   return [i for i, v in enumerate(argues) if v != conclusions.AGAINST]
 
 
-_RULES: Mapping[str, Callable[[Rationales, str], list[int]]] = {
+# Name -> function of two or more rationales and of whose label the task trains
+# on, 'gt' or 'llm', to the numbers, from 0, of those that the rule leaves.
+RULES: Mapping[str, Callable[[Rationales, str], list[int]]] = {
   'all': lambda rationales, _: list(range(len(rationales))),
   'majority': lambda rationales, _: _agreeing(rationales),
   'shortest': lambda rationales, _: _shortest(rationales),
   'diverse': lambda rationales, _: diverse(rationales, _agreeing(rationales)),
   'consistent': _consistent,
 }
-NAMES = (FIRST, *_RULES)
+NAMES = (FIRST, *RULES)

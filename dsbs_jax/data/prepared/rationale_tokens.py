@@ -34,14 +34,12 @@ def load(
 
   Args:
     task: the tokens, of a form in `FORMS`.
-    source: where they come from.
     rule: of `rationale_rules`; with FIRST the tokens stay as they are.
     label_source: 'gt' or 'llm', for a rule that looks at the target.
 
   Raises:
-    UserError: no rule has this name, or no row has several rationales.
+    UserError: no row has several rationales.
   """
-  rationale_rules.check(rule)
   name = contract.parse_task_name(task.name)
   if rule == rationale_rules.FIRST or name.form not in FORMS:
     return task
@@ -89,7 +87,7 @@ def _chosen(
       yield example, [example.rationale], False
       continue
     rule, label_source = how
-    kept = rationale_rules.chosen(rule, rationales, label_source)
+    kept = rationale_rules.RULES[rule](rationales, label_source)
     texts = [rationales[number].text for number in kept]
     yield example, texts or [example.rationale], not texts
     place, rationales = next(several, (-1, ()))

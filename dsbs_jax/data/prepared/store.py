@@ -37,13 +37,7 @@ def dataset_name(name: str) -> str:
 
 
 def folder(name: str, data_dir: str | os.PathLike[str]) -> pathlib.Path:
-  """Where a benchmark's prepared dataset lies, whether it exists or not.
-
-  Args:
-    name: the benchmark's name.
-    data_dir: the folder above all datasets; of one in a bucket, this process's
-      copy is meant.
-  """
+  """Where a benchmark's dataset lies or would; of a bucket's, the copy here."""
   root = pathlib.Path(data_dir).expanduser()
   if object_store.is_bucket(data_dir):
     root = buckets.local_path(data_dir)
@@ -52,13 +46,7 @@ def folder(name: str, data_dir: str | os.PathLike[str]) -> pathlib.Path:
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-  """A prepared dataset, opened.
-
-  Attributes:
-    name: the benchmark's name.
-    data_dir: the folder above all datasets.
-    metadata: the contents of metadata.json.
-  """
+  """A prepared dataset, opened."""
 
   name: str
   data_dir: pathlib.Path
@@ -81,10 +69,6 @@ class Prepared:
     self, split: str, *, chunk: int = 4096
   ) -> Iterator[benchmark.Example]:
     """A split's examples, in order.
-
-    Args:
-      split: one of `splits`.
-      chunk: how many examples are read at a time; the result is the same.
 
     Raises:
       UserError: the split was not prepared, or does not read as it was
@@ -126,18 +110,13 @@ class Prepared:
   def rationales(
     self, split: str
   ) -> Iterator[tuple[int, tuple[benchmark.Rationale, ...]]]:
-    """Position and rationales of each row that has several, in order.
-
-    Raises:
-      UserError: no row has, or they do not read as they were written.
-    """
+    """Position and rationales of rows with several; UserError without such."""
     path = folder(self.name, self.data_dir)
     if self.rationales_fingerprint(split) is None:
       raise contract.UserError(
         f'{split} in {path} has one rationale per row, expected several to'
         ' choose from. Ask the LLM for more (extract --samples=5), prepare'
-        ' with them and --overwrite (earlier versions kept one per row), or'
-        ' leave RATIONALE_CHOICE out.'
+        ' with them and --overwrite, or leave RATIONALE_CHOICE out.'
       )
     about = self._about(split)[rationale_file.KEY]
     yield from rationale_file.read(path, split, about)
@@ -193,12 +172,7 @@ def replaced(target: pathlib.Path) -> pathlib.Path:
 
 
 def find_folder(name: str, data_dir: str | os.PathLike[str]) -> pathlib.Path:
-  """As `folder`; puts back what a kill left between two renames.
-
-  Args:
-    name: the benchmark's name.
-    data_dir: the folder above all datasets; from a bucket it is fetched.
-  """
+  """As `folder`; puts back what a kill left, fetches what is in a bucket."""
   target = folder(name, data_dir)
   if object_store.is_bucket(data_dir):
     if not (target / 'metadata.json').is_file():
@@ -211,30 +185,19 @@ def find_folder(name: str, data_dir: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def exists(name: str, data_dir: str | os.PathLike[str]) -> bool:
-  """Whether a benchmark is prepared in a folder.
-
-  Args:
-    name: the benchmark's name.
-    data_dir: the folder above all datasets.
-  """
+  """Whether a benchmark is prepared in a folder."""
   return (find_folder(name, data_dir) / 'metadata.json').is_file()
 
 
 def read(name: str, data_dir: str | os.PathLike[str]) -> Prepared:
-  """Opens a prepared dataset.
-
-  Args:
-    name: the benchmark's name.
-    data_dir: the folder that `prepare` wrote to.
-
-  Raises:
-    UserError: it has not been prepared there, or by another version.
-  """
+  """Opens a prepared dataset; UserError without one of this version."""
   path = find_folder(name, data_dir) / 'metadata.json'
   if not path.is_file():
+    others = prepared_names(data_dir)
+    there = f'; prepared there: {", ".join(others)}' if others else ''
     raise contract.UserError(
       f'benchmark {name!r} is not prepared in {str(data_dir)!r} ({path} does'
-      f' not exist{_prepared_there(data_dir)}). Run python -m'
+      f' not exist{there}). Run python -m'
       f' dsbs_jax.prepare --benchmark={name} --data_dir={data_dir}'
       ' --source=..., or correct --data_dir or DSBS_DATA_DIR.'
     )
@@ -269,27 +232,13 @@ def prepared_names(data_dir: str | os.PathLike[str]) -> list[str]:
   )
 
 
-def _prepared_there(data_dir: str | os.PathLike[str]) -> str:
-  """What else is prepared in a folder, for the error."""
-  found = prepared_names(data_dir)
-  return f'; prepared there: {", ".join(found)}' if found else ''
-
-
 def _example(record: Mapping[str, Any]) -> benchmark.Example:
-  texts = {field: _text(record[field]) for field in fingerprints.TEXT_FIELDS}
-  # Datasets of earlier versions do not have the field.
-  options = json.loads(_text(record.get(fingerprints.OPTIONS, '[]')))
+  texts = (*fingerprints.TEXT_FIELDS, fingerprints.VERDICT)
+  arrays = fingerprints.ARRAY_FIELDS
   return benchmark.Example(
     index=int(record['index']),
-    options=tuple(options),
-    verdict=_text(record.get(fingerprints.VERDICT, '')),
-    counterfactual=tuple(
-      json.loads(_text(record.get(fingerprints.COUNTERFACTUAL, '[]')))
-    ),
-    label_probs=tuple(
-      json.loads(_text(record.get(fingerprints.LABEL_PROBS, '[]')))
-    ),
-    **texts,
+    **{field: _text(record[field]) for field in texts},
+    **{field: tuple(json.loads(_text(record[field]))) for field in arrays},
   )
 
 

@@ -32,13 +32,6 @@ def tokenise(
 ) -> tuple[list[int], dict[str, list[ragged.Ragged]]]:
   """The arrays of a task's split, from its prepared examples.
 
-  Args:
-    prepared: the benchmark's examples.
-    name: the task.
-    split: the split.
-    vocabulary: what encodes the texts.
-    prefix: what stands before each input.
-
   Returns:
     Positions in the original file, and the columns `FIELDS` in pieces; with
     counterfactuals also `TASK_IDS`.

@@ -66,8 +66,6 @@ class Tokens:
   """A task's split as ids, in the order of the prepared examples.
 
   Attributes:
-    name: the task.
-    split: the split.
     inputs: encoder ids of each example, with what its vocabulary ends them by.
     targets: decoder ids of each example, EOS_ID last.
     index: [N] int64, position in the original file.
@@ -78,7 +76,6 @@ class Tokens:
     texts: one Ragged of UTF-8 bytes for each of example_id, input, target
       (as prepared) and answer (what the metric compares with: the label,
       passed through the vocabulary).
-    vocabulary: encodes and decodes these ids.
     choices: where visits choose among several rationales, what they choose
       from; None where each row has one target.
   """
@@ -114,7 +111,6 @@ class Tokens:
     """The decoder's text, as prepared.
 
     Args:
-      position: the example.
       target: which of all targets, where the example has several.
     """
     if self.choices is None or target is None:
@@ -136,11 +132,6 @@ class Tokens:
 
 def load(name: str, split: str, source: Source) -> Tokens:
   """Memory-maps a task's tokens, writing them first where they are not cached.
-
-  Args:
-    name: a task of this project, such as 'cqa_gt_label'; not a mixture.
-    split: 'train', 'validation' or 'test'.
-    source: which examples, as which ids.
 
   Raises:
     UserError: the name is no task's, the split is not prepared, or most of
@@ -166,26 +157,23 @@ def load(name: str, split: str, source: Source) -> Tokens:
       prepared, parsed, split, vocabulary=vocabulary, prefix=prefix
     )
     array_folder.write(folder, *arrays)
-  tokens = _open(folder, name, split, vocabulary=vocabulary)
-  if len(tokens) != prepared.num_examples(split):
-    raise contract.UserError(
-      f'token cache {folder} holds {len(tokens)} examples, expected'
-      f' {prepared.num_examples(split)}. Delete that folder.'
-    )
-  return tokens
+  more = (tokenising.TASK_IDS,) if parsed.form == 'counterfactual' else ()
+  columns, index = array_folder.opened(folder, (*tokenising.FIELDS, *more))
+  return Tokens(
+    name=name,
+    split=split,
+    inputs=columns['inputs'],
+    targets=columns['targets'],
+    index=index,
+    term=contract.term_of(parsed.form),
+    task_ids=columns.get(tokenising.TASK_IDS),
+    texts={field: columns[field] for field in tokenising.TEXTS},
+    vocabulary=vocabulary,
+  )
 
 
 def splits(name: str, source: Source) -> tuple[str, ...]:
-  """The splits that are prepared for a task or mixture of this project.
-
-  Args:
-    name: a task or mixture.
-    source: only its `data_dir` is used.
-
-  Raises:
-    UserError: the name is not one of this project, or its benchmark is not
-      prepared.
-  """
+  """The prepared splits of a task or mixture; UserError where it has none."""
   parsed = contract.parse_task_name(name)
   return store.read(parsed.benchmark, source.data_dir).splits
 
@@ -198,15 +186,7 @@ def cache_folder(
   examples: str,
   **more: Any,
 ) -> pathlib.Path:
-  """A folder whose name changes with anything that changes the arrays.
-
-  Args:
-    name: the task.
-    split: the split.
-    source: which examples, as which ids.
-    examples: their fingerprint.
-    more: what else decides the arrays; JSON values.
-  """
+  """A folder whose name changes with all that decides the arrays."""
   label = task_forms.label_source(name, split) if name.label_source else ''
   vocabulary = vocabularies.load(source.vocabulary)
   decisive = {
@@ -221,26 +201,3 @@ def cache_folder(
   digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode())
   parts = (name.benchmark, label, name.form, split, digest.hexdigest()[:16])
   return source.cache / '-'.join(part for part in parts if part)
-
-
-def _open(
-  folder: pathlib.Path,
-  name: str,
-  split: str,
-  *,
-  vocabulary: vocabularies.Vocabulary,
-) -> Tokens:
-  form = contract.parse_task_name(name).form
-  more = (tokenising.TASK_IDS,) if form == 'counterfactual' else ()
-  columns, index = array_folder.opened(folder, (*tokenising.FIELDS, *more))
-  return Tokens(
-    name=name,
-    split=split,
-    inputs=columns['inputs'],
-    targets=columns['targets'],
-    index=index,
-    term=contract.term_of(form),
-    task_ids=columns.get(tokenising.TASK_IDS),
-    texts={field: columns[field] for field in tokenising.TEXTS},
-    vocabulary=vocabulary,
-  )

@@ -23,9 +23,6 @@ def load(
   """The tasks behind each row group of a batch.
 
   Args:
-    name: a task or mixture.
-    split: the split.
-    source: which examples, as which ids.
     paired: whether a `_dsbs` mixture gives label and rationale of the same
       examples, as two row groups, instead of mixing its tasks in one.
     rates: task -> sampling rate where tasks are mixed; None takes the

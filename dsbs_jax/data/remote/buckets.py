@@ -135,11 +135,7 @@ def fetch(
 
 
 def file(path: str) -> pathlib.Path:
-  """A local file with the contents of a path.
-
-  Raises:
-    UserError: there is no such object.
-  """
+  """A local file with the contents of a path; UserError where there is none."""
   found = fetch(path)
   if object_store.is_bucket(path) and not found.is_file():
     raise contract.UserError(
@@ -169,10 +165,8 @@ def _download(wanted: Mapping[str, Mapping[str, Any]], *, cached: bool) -> None:
       path.symlink_to(blob)
     if cached:
       os.utime(blob)
-    _versions[path], _known[path] = (
-      object_cache.version(wanted[key]),
-      _signature(path),
-    )
+    _versions[path] = object_cache.version(wanted[key])
+    _known[path] = _signature(path)
 
 
 def _is_shared(path: pathlib.Path) -> bool:
@@ -270,9 +264,6 @@ def remove_incomplete(url: str) -> list[str]:
 
   Args:
     url: the folder above them, which only this process writes to.
-
-  Returns:
-    The folders.
   """
   found = object_store.find(url)
   folders = [k.removesuffix(_INCOMPLETE) for k in found if _INCOMPLETE in k]

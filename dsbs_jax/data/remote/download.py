@@ -101,14 +101,12 @@ def fetch(
         break
       failures = 0 if _size(part) > before else failures + 1
       if failures >= num_tries:
-        kept = f'The {_size(part):,} bytes that came are kept in {part}'
+        remedy = 'Check the connection.'
+        if have := _size(part):
+          remedy = f'The {have:,} bytes that came are kept in {part}: run it'
+          remedy += ' again to go on.'
         raise contract.UserError(
-          f'{url} could not be read after {failures} tries ({error}). '
-          + (
-            f'{kept}: run it again to go on.'
-            if _size(part)
-            else 'Check the connection.'
-          )
+          f'{url} could not be read after {failures} tries ({error}). {remedy}'
         )
       wait(min(30.0, 0.5 * 2**failures))
     _verify(part, checksum, url, check=check)
@@ -247,8 +245,7 @@ def _compare(path: pathlib.Path, checksum: str) -> None:
   if kind == 'git':
     digest.update(b'blob %d\0' % _size(path))
   with open(path, 'rb') as file:
-    while chunk := file.read(_CHUNK_BYTES):
-      digest.update(chunk)
+    hashlib.file_digest(file, lambda: digest)
   if digest.hexdigest() != expected:
     raise contract.UserError(
       f'the {kind} checksum is {digest.hexdigest()}, expected {expected}.'

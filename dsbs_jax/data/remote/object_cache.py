@@ -48,9 +48,6 @@ def get(
     wanted: URL -> what the store's listing says of it.
     uncached: a folder to fetch them to instead of the cache.
 
-  Returns:
-    URL -> file.
-
   Raises:
     StoreError: the store refuses or is unavailable, or a part is missing.
   """

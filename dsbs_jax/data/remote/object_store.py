@@ -134,15 +134,7 @@ def find(url: str) -> dict[str, dict[str, Any]]:
 
 
 def get(urls: Sequence[str], paths: Sequence[str]) -> None:
-  """Fetches objects at the same time.
-
-  Args:
-    urls: of one store.
-    paths: the local file of each.
-
-  Raises:
-    StoreError: one is not there (any more).
-  """
+  """Fetches objects at the same time; StoreError where one is not there."""
   try:
     _call(urls[0], 'get', list(map(_key, urls)), list(paths))
   except FileNotFoundError as error:
@@ -153,12 +145,7 @@ def get(urls: Sequence[str], paths: Sequence[str]) -> None:
 
 
 def put(paths: Sequence[str], urls: Sequence[str]) -> None:
-  """Uploads files at the same time.
-
-  Args:
-    paths: local files.
-    urls: the object of each, of one store.
-  """
+  """Uploads files at the same time."""
   try:
     _call(urls[0], 'put', list(paths), list(map(_key, urls)))
   except FileNotFoundError as error:
@@ -181,15 +168,7 @@ def names(url: str) -> list[str]:
 
 
 def create(url: str, content: bytes) -> bool:
-  """Writes an object that was not there; returns whether it was not.
-
-  Args:
-    url: of the object.
-    content: what it is to hold.
-
-  Raises:
-    StoreError: as in `write`.
-  """
+  """Writes an object that was not there; returns whether it was not."""
   try:
     write(url, content, mode='create')
   except FileExistsError:
@@ -198,16 +177,7 @@ def create(url: str, content: bytes) -> bool:
 
 
 def write(url: str, content: bytes, **options: str) -> None:
-  """Writes an object, whether it was there or not.
-
-  Args:
-    url: of the object.
-    content: what it is to hold.
-    **options: fsspec's.
-
-  Raises:
-    StoreError: there is no such bucket, it refuses, or it is unavailable.
-  """
+  """Writes an object, there before or not; errors as those of `_call`."""
   try:
     _call(url, 'pipe_file', _key(url), content, **options)
   except FileNotFoundError as error:

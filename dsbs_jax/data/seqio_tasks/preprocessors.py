@@ -23,10 +23,6 @@ def texts(
 ) -> Preprocessor:
   """Chooses prefix, label and target of a task.
 
-  Args:
-    name: the task.
-    prefixes: gives the prefixes at the time of use.
-
   Returns:
     A preprocessor that adds inputs and targets to prepared examples, whose
     `is_train` says which label an `_llm_` task takes.

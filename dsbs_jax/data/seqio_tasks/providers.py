@@ -31,12 +31,7 @@ SourceFn = Callable[..., tokens.Source]
 
 
 def add(benchmark: benchmark_lib.Benchmark, source_fn: SourceFn) -> None:
-  """Adds a benchmark's tasks and mixtures to seqio's registries.
-
-  Args:
-    benchmark: the benchmark.
-    source_fn: called whenever a task is used.
-  """
+  """Adds a benchmark's tasks and mixtures to seqio's registries."""
   name = benchmark.name
   for form in ('rationale', 'verdict'):
     _add_task(benchmark, contract.TaskName(name, None, form), source_fn)
@@ -57,17 +52,15 @@ def _add_task(
   source_fn: SourceFn,
 ) -> None:
   feature = seqio.Feature(LazyVocabulary(source_fn), add_eos=True)
-
-  def prefixes():
-    return task_forms.prefixes(_source(source_fn).prefixes)
-
   # Rationales and verdicts are read, not scored.
   scored = name.form not in contract.WITHOUT_LABEL
   seqio.TaskRegistry.add(
     str(name),
     source=PreparedSource(benchmark, name, source_fn),
     preprocessors=[
-      preprocessors.texts(name, prefixes),
+      preprocessors.texts(
+        name, lambda: task_forms.prefixes(_source(source_fn).prefixes)
+      ),
       preprocessors.tokenize,
       seqio.CacheDatasetPlaceholder(),
       seqio.preprocessors.append_eos_after_trim,

@@ -76,11 +76,7 @@ Archive = Folder | Zip
 
 
 def check_regular(path: pathlib.Path) -> None:
-  """Refuses pipes, sockets and devices: reading them may never end.
-
-  Raises:
-    UserError: something is there that is neither a file nor a folder.
-  """
+  """UserError for pipes, sockets and devices: reading them may never end."""
   if path.exists() and not (path.is_file() or path.is_dir()):
     raise contract.UserError(
       f'{path} is no regular file (a pipe, a socket or a device), expected one'
@@ -90,9 +86,6 @@ def check_regular(path: pathlib.Path) -> None:
 
 def open_archive(path: str | pathlib.Path) -> Archive:
   """Opens a folder or a zip file for reading.
-
-  Args:
-    path: where it is.
 
   Raises:
     UserError: nothing is there, it is neither of the two, or a zip member
@@ -147,13 +140,8 @@ def find(archive: Archive, file: str, *, prefer: str) -> str | None:
   """The one file whose path ends in `file`.
 
   Args:
-    archive: where to look, down to four folders deep.
-    file: file name, possibly with folders before it.
     prefer: name of the folder that decides where several files are equally
       deep.
-
-  Returns:
-    Path inside the archive, or None.
 
   Raises:
     UserError: several files fit equally well, or `file` leaves the archive.
@@ -178,15 +166,10 @@ def find(archive: Archive, file: str, *, prefer: str) -> str | None:
 
 
 def beside(archive: Archive, file: str, pattern: str) -> list[str]:
-  """Files that match a pattern relative to another file's folder.
+  """Files inside the source that match a pattern beside another file.
 
   Args:
-    archive: the source.
-    file: path of a file in it.
     pattern: a glob relative to the file's folder, which may begin with '../'.
-
-  Returns:
-    Paths inside the source; none where the pattern leads out of it.
   """
   folder = glob.escape(posixpath.dirname(file))
   path = posixpath.normpath(posixpath.join(folder, pattern))

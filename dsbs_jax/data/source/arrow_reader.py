@@ -20,7 +20,7 @@ _SCHEMA_KEY = b'huggingface'
 _END = b'\xff\xff\xff\xff\0\0\0\0'
 
 
-def read(file: BinaryIO, name: str) -> Iterator[json_reader.Record]:
+def read_each(file: BinaryIO, name: str) -> Iterator[json_reader.Record]:
   """Rows as dicts from column to value.
 
   Args:
@@ -39,12 +39,7 @@ def read(file: BinaryIO, name: str) -> Iterator[json_reader.Record]:
     schema, batches = _open(file, name)
     with _damage(name):
       classes, names = _class_names(schema.metadata or {}), schema.names
-    twice = [column for column in names if names.count(column) > 1]
-    if twice:
-      raise contract.UserError(
-        f'{name} names the column {twice[0]!r} twice, expected each name once.'
-        ' Rename one of them.'
-      )
+    json_reader.check_columns(names, name)
     while True:
       with _damage(name):
         batch = next(batches, None)
@@ -62,13 +57,7 @@ def read(file: BinaryIO, name: str) -> Iterator[json_reader.Record]:
 
 
 def count(file: BinaryIO, name: str) -> int:
-  """Number of rows that `read` yields.
-
-  Args: as in `read`.
-
-  Raises:
-    UserError: the file is damaged.
-  """
+  """Number of rows that `read_each` yields; arguments and errors as there."""
   with file, _damage(name):
     return sum(batch.num_rows for batch in _open(file, name, columns=[])[1])
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from dsbs_jax import contract
 from dsbs_jax.data import parsing, soft_labels
-from dsbs_jax.data.source import answer_notes, json_reader, rows
+from dsbs_jax.data.source import json_reader, rows
 
 HEADER = 'header'
 COMPLETION = 'completion'
@@ -89,8 +89,6 @@ class ById(Completions):
   benchmark and split, each answer has its row's fingerprint.
 
   Args:
-    name: the file's name for errors.
-    opener: opens it.
     wanted: settings that a header must not contradict.
 
   Raises:
@@ -143,7 +141,7 @@ class ById(Completions):
         _KINDS[kind] == RATIONALIZATION,
         model,
         wrong_label=line['hint'] if _KINDS[kind] == COUNTERFACTUAL else '',
-        logprobs=answer_notes.logprobs(line.get('logprobs')),
+        logprobs=soft_labels.logprobs(line.get('logprobs')),
       )
       if line.get('retry'):
         samples[kind, number] = sample
@@ -210,15 +208,10 @@ class ById(Completions):
         if _is_sample(value, place):
           hashes.append(_hash(value['id']))
           offsets.append(offset)
-    return (
-      np.frombuffer(hashes, np.uint64).copy(),
-      np.frombuffer(offsets, np.uint64).copy(),
-    )
+    return np.array(hashes, np.uint64), np.array(offsets, np.uint64)
 
   def _check_header(self, line: Any, place: str) -> None:
-    settings = line.get('settings') if isinstance(line, dict) else None
-    if not isinstance(settings, dict) or line.get('kind') != HEADER:
-      return
+    settings = header_settings(line)
     for name, wanted in self._wanted.items():
       if settings.get(name) not in (None, wanted):
         raise contract.UserError(
@@ -226,6 +219,13 @@ class ById(Completions):
           f' {settings[name]!r}, expected {wanted!r}. Give the completions of'
           ' these rows.'
         )
+
+
+def header_settings(line: Any) -> Mapping[str, Any]:
+  """The settings that a header tells; {} for any other line."""
+  known = isinstance(line, dict) and line.get('kind') == HEADER
+  settings = line.get('settings') if known else None
+  return settings if isinstance(settings, dict) else {}
 
 
 def split_reasoning(text: str) -> tuple[str, str]:
@@ -246,7 +246,7 @@ def _with_verdict(
   sample: Sample, verdicts: Mapping[tuple[int, str], str]
 ) -> Sample:
   """The sample with the verdict on it; completions alone are judged."""
-  said = verdicts.get((sample.number, answer_notes.digest(sample.text)))
+  said = verdicts.get((sample.number, digest(sample.text)))
   if sample.hinted or sample.wrong_label or said is None:
     return sample
   answer, _ = split_reasoning(said)
@@ -287,3 +287,9 @@ def _hash(example_id: str) -> int:
 def encodable(text: str) -> str:
   """The text with lone surrogates, which no file can hold, replaced."""
   return text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')
+
+
+def digest(text: str) -> str:
+  """What a verdict names the completion by that it is about."""
+  data = text.encode('utf-8', 'surrogatepass')
+  return hashlib.sha256(data).hexdigest()[:16]

@@ -33,13 +33,7 @@ def check(benchmark: Benchmark) -> None:
 def wrong_labels(
   benchmark: Benchmark, row: rows.Row, llm_label: str
 ) -> list[str]:
-  """The row's possible answers that neither the human nor the LLM gave.
-
-  Args:
-    benchmark: what answers there are.
-    row: the row.
-    llm_label: the LLM's label.
-  """
+  """The row's possible answers that neither the human nor the LLM gave."""
   found = benchmark.labels or (
     benchmark.options(row.fields) if benchmark.options else ()
   )
@@ -60,13 +54,7 @@ def _is_wrong(
 
 
 def is_same(benchmark: Benchmark, label: str, other: str) -> bool:
-  """Whether two labels are one answer, as texts or by the metric.
-
-  Args:
-    benchmark: whose metric decides.
-    label: one label.
-    other: the other one.
-  """
+  """Whether two labels are one answer, as texts or by the metric."""
   return label == other or bool(joining.is_correct(benchmark, label, other))
 
 
@@ -86,13 +74,7 @@ def argued(
   outcome: parsing.Parsed | parsing.Unparsed,
   wrong_label: str,
 ) -> bool:
-  """Whether a completion argues for the label that it was asked to.
-
-  Args:
-    benchmark: whose metric compares labels.
-    outcome: the completion, parsed.
-    wrong_label: what was asked.
-  """
+  """Whether a completion argues for the label that it was asked to."""
   return isinstance(outcome, parsing.Parsed) and is_same(
     benchmark, wrong_label, outcome.label
   )
@@ -110,13 +92,6 @@ def of_example(
 
   None where the LLM wrote for another label than it was asked to, or where that
   one is no wrong label: the human label, or what the LLM says by now.
-
-  Args:
-    benchmark: the row's benchmark.
-    row: the row.
-    samples: all completions of the row.
-    parse: the parser for these completions.
-    llm_label: the LLM's label.
   """
   for sample in samples:
     label = sample.wrong_label

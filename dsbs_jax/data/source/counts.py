@@ -16,7 +16,6 @@ class Counts:
   """Counts of one split.
 
   Attributes:
-    rows: rows of the split.
     completions: texts that the LLM wrote for them, all samples.
     answered: rows with a completion.
     usable: answered rows whose rationale and label both have visible text.
@@ -105,9 +104,7 @@ class CountsBuilder:
     """Counts an example as it was joined from samples, before any rule.
 
     Args:
-      row: the row.
       samples: all completions of the row, those to a hint included.
-      example: what they were joined to.
     """
     add, add_name = self._numbers, self._by_name
     add_name['statuses'][example.status] += 1

@@ -21,29 +21,17 @@ from dsbs_jax.data.source import json_reader
 _OTHER_SEPARATORS = ';\t|,'
 
 
-def read(file: BinaryIO, name: str) -> Iterator[json_reader.Record]:
-  """Rows as dicts from column to text.
+def read_each(
+  file: BinaryIO, name: str
+) -> Iterator[json_reader.Record | contract.UserError]:
+  """Rows as dicts from column to text; broken ones as their errors.
+
+  Behind a quote that is never closed there is no next row.
 
   Args:
     file: opened in binary mode, at its start; closed at the end.
     name: of the file, for errors; .tsv means tabs, any other name commas,
       where the first line is not separated otherwise.
-
-  Raises:
-    UserError: not UTF-8, a quote that is not closed, a column name twice, or
-      a row with another number of cells than the header.
-  """
-  return json_reader.raised(read_each(file, name))
-
-
-def read_each(
-  file: BinaryIO, name: str
-) -> Iterator[json_reader.Record | contract.UserError]:
-  """As `read`, but a broken row is yielded as its error, and the next follows.
-
-  Behind a quote that is never closed there is no next row.
-
-  Args: as in `read`.
 
   Raises:
     UserError: the header is wrong, or the file is not UTF-8.
@@ -64,9 +52,10 @@ def read_each(
         yield cells
         continue
       if len(cells) != len(columns):
+        names = ', '.join(column or '(no name)' for column in columns)
         yield contract.UserError(
           f'{name}:{number} has {len(cells)} cells, expected the'
-          f' {len(columns)} of the header ({_list(columns)}). Put cells that'
+          f' {len(columns)} of the header ({names}). Put cells that'
           f' hold {separator!r} or a line end in double quotes.'
         )
         continue
@@ -75,10 +64,7 @@ def read_each(
 
 
 def count(file: BinaryIO, name: str) -> int:
-  """Number of rows, broken ones included.
-
-  Args: as in `read`.
-  """
+  """Number of rows, broken ones included; arguments as in `read_each`."""
   return sum(1 for _ in read_each(file, name))
 
 
@@ -167,25 +153,12 @@ def _separator(name: str, first: str) -> str:
 
 
 def _check_header(columns: Sequence[str], place: str, separator: str) -> None:
-  named = [column for column in columns if column]
-  twice = sorted({column for column in named if named.count(column) > 1})
-  if twice:
-    raise contract.UserError(
-      f'{place} names the column {twice[0]!r} twice, expected each name once.'
-      ' Rename one of them.'
-    )
-  others = (
-    [s for s in _OTHER_SEPARATORS if s != separator and s in columns[0]]
-    if len(columns) == 1
-    else []
-  )
-  if others:
+  json_reader.check_columns(columns, place)
+  text = ''.join(columns)
+  others = [s for s in _OTHER_SEPARATORS if s != separator and s in text]
+  if len(columns) == 1 and others:
     raise contract.UserError(
       f'{place} reads {columns[0]!r:.60}: one column, whose name holds'
       f' {others[0]!r}, expected column names separated by {separator!r}. Save'
       ' the file as comma-separated .csv or tab-separated .tsv.'
     )
-
-
-def _list(columns: Sequence[str]) -> str:
-  return ', '.join(column or '(no name)' for column in columns)

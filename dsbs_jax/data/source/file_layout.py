@@ -41,12 +41,9 @@ def find_parts(
   """The files of a split, as paths inside the source, or None.
 
   Args:
-    benchmark: names the files.
-    source: where they are looked for.
     split: any name; one without files gives None.
   """
-  files = benchmark.splits.get(split, ())
-  names = (files,) if isinstance(files, str) else tuple(files)
+  names = _names(benchmark, split)
   find = functools.partial(archive.find, source, prefer=benchmark.name)
   found = [find(name) for name in names]
   if names and all(found):
@@ -59,16 +56,7 @@ def find_parts(
 def parts(
   benchmark: Benchmark, source: archive.Archive, split: str
 ) -> tuple[Part, ...]:
-  """As `find_parts`, but none is an error that says what was looked for.
-
-  Args:
-    benchmark: the benchmark.
-    source: where its files are.
-    split: one of its splits.
-
-  Raises:
-    UserError: the benchmark has no such split, or no file of it is there.
-  """
+  """As `find_parts`, but none is a UserError that says what was looked for."""
   if split not in benchmark.splits:
     raise contract.UserError(
       f'{benchmark.name!r} has no file for the split {split!r}, expected one'
@@ -89,7 +77,6 @@ def files(
   """The files that hold the rows of some splits, with the source's path.
 
   Args:
-    benchmark: the benchmark.
     path: folder or zip file.
     names: splits, a derived one too.
 
@@ -117,36 +104,24 @@ def files(
 
 
 def home_of(benchmark: Benchmark, split: str) -> str:
-  """The split whose file holds the rows of a split.
-
-  Args:
-    benchmark: the benchmark.
-    split: one of its splits.
-  """
+  """The split whose file holds the rows of a split."""
   return 'train' if split in benchmark.derived else split
 
 
 def file_names(benchmark: Benchmark, split: str) -> str:
-  """The file names that hold a split, for errors.
-
-  Args:
-    benchmark: the benchmark.
-    split: one of its splits.
-  """
-  files = benchmark.splits[split]
-  names = [files] if isinstance(files, str) else list(files)
-  text = ' and '.join(names)
+  """The file names that hold a split, for errors."""
+  text = ' and '.join(_names(benchmark, split))
   fallback = benchmark.fallbacks.get(split)
   return f'{text} or {fallback.file}' if fallback else text
 
 
-def size(source: archive.Archive, part: Part) -> int:
-  """Number of rows of a part.
+def _names(benchmark: Benchmark, split: str) -> tuple[str, ...]:
+  files = benchmark.splits.get(split, ())
+  return (files,) if isinstance(files, str) else tuple(files)
 
-  Args:
-    source: where the file is.
-    part: rows of a file.
-  """
+
+def size(source: archive.Archive, part: Part) -> int:
+  """Number of rows of a part."""
   total = record_reader.count(source.open(part.file), part.file)
   return total if part.select is None else len(part.select(total))
 
@@ -162,12 +137,8 @@ def beside_rows(
   """The completions that lie where the archive has them.
 
   Args:
-    benchmark: what the rows are.
-    source: the source.
-    split: the split of these rows.
     teacher: 'palm', or the folder beside the benchmark's that holds another
       teacher's completions.
-    parts: the split's files.
 
   Returns:
     The completions; none where PaLM's folder has none for this split.
@@ -208,16 +179,11 @@ def beside_rows(
 def by_id(
   benchmark: Benchmark, given: Path | Mapping[str, Path], split: str
 ) -> completions.Completions:
-  """The completions that the user names, for one split.
+  """The completions that the user names, for one split; none if none are its.
 
   Args:
-    benchmark: what the rows are.
     given: a folder with `<split>.jsonl`, one file, or files by split. One
       file belongs to the split that its header names, and to train without.
-    split: the split.
-
-  Returns:
-    The completions; none where none of them are of this split.
 
   Raises:
     UserError: nothing is there, or a folder has no file for any split.
@@ -258,10 +224,7 @@ def _header_split(path: pathlib.Path) -> str:
   with open(path, 'rb') as file:
     number, _, line = next(json_reader.lines(file, str(path)), (1, 0, b'{}'))
   header = json_reader.decode(line, f'{path}:{number}')
-  known = isinstance(header, dict) and header.get('kind') == 'header'
-  settings = header.get('settings') if known else None
-  split = settings.get('split') if isinstance(settings, dict) else None
-  return split or 'train'
+  return completions.header_settings(header).get('split') or 'train'
 
 
 def _pattern(file: str, split: str, teacher: str) -> str:

@@ -190,17 +190,7 @@ CLEAN: Mapping[str, Sequence[Rule]] = {
 def apply(
   rules: Sequence[Rule], benchmark: Benchmark, row: rows.Row, example: Example
 ) -> Example | str:
-  """Applies rules in order, until one drops the example.
-
-  Args:
-    rules: such as `KEEP[name]` and `CLEAN[name]`.
-    benchmark: what the example is of.
-    row: what the example was joined from.
-    example: as joined, or as an earlier rule left it.
-
-  Returns:
-    The example, or a reason such as 'wrong_label'.
-  """
+  """Applies rules in order, until one gives a reason to drop the example."""
   for rule in rules:
     if isinstance(example, str):
       break
@@ -216,11 +206,6 @@ def repaired(
   Case, blanks and punctuation at the ends are forgiven first; then, in a
   closed set of labels, text after the label (`neutral` and the next
   exemplar's first letters) and a label cut short (`entail`).
-
-  Args:
-    benchmark: says which answers there are.
-    fields: the raw row, from which the benchmark reads its choices.
-    label: what the LLM gave.
   """
   answers = list(benchmark.labels)
   if benchmark.options is not None:

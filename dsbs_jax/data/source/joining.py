@@ -22,32 +22,13 @@ Outcome = parsing.Parsed | parsing.Unparsed
 def is_correct(
   benchmark: Benchmark, gt_label: str, llm_label: str
 ) -> bool | None:
-  """Whether the benchmark's own metric counts this one label as right.
-
-  Args:
-    benchmark: whose metric it is.
-    gt_label: the human label.
-    llm_label: the label to judge.
-
-  Returns:
-    None where the metric gives no 'accuracy'.
-  """
+  """Whether the metric counts a label as right; None if it has no accuracy."""
   scores = benchmark.metric([gt_label], [llm_label])
   return scores['accuracy'] == 100.0 if 'accuracy' in scores else None
 
 
 def _parsed(outcomes: Sequence[Outcome]) -> list[parsing.Parsed]:
   return [o for o in outcomes if isinstance(o, parsing.Parsed)]
-
-
-def _label_probs(
-  benchmark: Benchmark, taken: completions.Sample, label: str
-) -> tuple[float, ...]:
-  """The LLM's probability of each label in a sample; () where it has none."""
-  if not taken.logprobs:
-    return ()
-  labels = benchmark.labels
-  return soft_labels.distribution(taken.logprobs, label, labels) or ()
 
 
 def _vote(benchmark: Benchmark, label: str) -> Hashable:
@@ -83,9 +64,7 @@ def all_rationales(
   """What an example's `rationales` are.
 
   Args:
-    benchmark: the row's benchmark.
     said: rationale and label of each completion that has both.
-    example: the row's labels and choices.
   """
   if len(said) < 2:
     return ()
@@ -114,11 +93,8 @@ def join(
   """Joins one row with its completions.
 
   Args:
-    benchmark: the row's benchmark.
-    row: the row.
     samples: its completions; () where there are none, None where a failure
       is recorded.
-    parse: the parser for these completions.
     rationalized: whether a completion that was given the human label replaces
       one whose label is wrong.
 
@@ -137,8 +113,7 @@ def join(
   if isinstance(result, parsing.Unparsed):
     status = result.reason
   else:
-    problem = rows.label_problem(benchmark, row.fields, result.label)
-    status = problem or PARSED
+    status = rows.label_problem(benchmark, row.fields, result.label) or PARSED
   correct = is_correct(benchmark, row.gt_label, result.label)
   offered = _parsed(free)
   if rationalized and not correct:
@@ -167,7 +142,10 @@ def join(
     samples=len(free),
     options=tuple(benchmark.options(row.fields)) if benchmark.options else (),
     verdict=taken.verdict.replace(parsing.UNREADABLE, ''),
-    label_probs=_label_probs(benchmark, taken, result.label),
+    label_probs=soft_labels.distribution(
+      taken.logprobs, result.label, benchmark.labels
+    )
+    or (),
   )
   said = [(outcome.rationale, outcome.label) for outcome in offered]
   return dataclasses.replace(

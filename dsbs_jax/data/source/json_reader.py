@@ -11,7 +11,7 @@ import json
 import lzma
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO
 
 from dsbs_jax import contract
@@ -28,7 +28,6 @@ class Record:
   """One JSON value and where it stands.
 
   Attributes:
-    value: the decoded JSON.
     place: 'file:line' for errors, or 'file[index]' in an array.
   """
 
@@ -51,7 +50,6 @@ def read(file: BinaryIO, name: str) -> Iterator[Record]:
 
   Args:
     file: an open binary file; closed at the end.
-    name: its name for errors.
 
   Yields:
     The values in file order. JSON lines are streamed; an array is read whole.
@@ -65,13 +63,7 @@ def read(file: BinaryIO, name: str) -> Iterator[Record]:
 def read_each(
   file: BinaryIO, name: str
 ) -> Iterator[Record | contract.UserError]:
-  """As `read`, but a line that is no JSON is yielded as its error.
-
-  Args: as in `read`.
-
-  Raises:
-    UserError: an array is no JSON, or a line is over `MAX_LINE_BYTES`.
-  """
+  """As `read`, but of a line that is no JSON the error is yielded."""
   with file:
     numbered = lines(file, name)
     first = next(numbered, None)
@@ -92,14 +84,7 @@ def read_each(
 
 
 def count(file: BinaryIO, name: str) -> int:
-  """Number of values that `read` yields, without decoding JSON lines.
-
-  Args: as in `read`.
-
-  Raises:
-    UserError: the file is cut, has a line that is too long, or is an array that
-      is no JSON.
-  """
+  """Number of values of `read_each`, without decoding JSON lines."""
   with file:
     numbered = lines(file, name)
     first = next(numbered, None)
@@ -108,41 +93,34 @@ def count(file: BinaryIO, name: str) -> int:
     return (first is not None) + sum(1 for _ in numbered)
 
 
+def check_columns(names: Sequence[str], place: str) -> None:
+  """Raises UserError where a table has two columns of one name."""
+  for number, column in enumerate(names):
+    if column and column in names[:number]:
+      raise contract.UserError(
+        f'{place} names the column {column!r} twice, expected each name once.'
+        ' Rename one of them.'
+      )
+
+
 def decode(line: bytes, place: str) -> Any:
-  """One JSON value.
-
-  Args:
-    line: one line, with or without its end.
-    place: 'file:line', for errors.
-
-  Raises:
-    UserError: it is not UTF-8 or not JSON.
-  """
+  """One JSON value; UserError if it is not UTF-8 or not JSON."""
+  text = decode_text(line, place)
   try:
-    return json.loads(decode_text(line, place))
-  except contract.UserError:
-    raise
+    return json.loads(text)
   except (ValueError, RecursionError) as error:
     reason = 'nests too deep' if isinstance(error, RecursionError) else error
+    shown = repr(line[:60].decode('utf-8', 'replace').rstrip('\r\n'))
+    shown += '...' if len(line) > 60 else ''
     raise contract.UserError(
-      f'{place} reads {_shorten(line)}, expected JSON ({reason}). Fix or'
-      ' drop the line.'
+      f'{place} reads {shown}, expected JSON ({reason}). Fix or drop the line.'
     ) from error
 
 
 def decode_text(
   line: bytes, place: str, remedy: str = 'Convert the file to UTF-8.'
 ) -> str:
-  """A line's text.
-
-  Args:
-    line: its bytes.
-    place: 'file:line', for errors.
-    remedy: what to do about one, for errors, too.
-
-  Raises:
-    UserError: it is not UTF-8.
-  """
+  """A line's text; UserError, with this remedy, if it is not UTF-8."""
   try:
     return line.decode('utf-8')
   except UnicodeDecodeError as error:
@@ -158,7 +136,6 @@ def lines(file: BinaryIO, name: str) -> Iterator[tuple[int, int, bytes]]:
 
   Args:
     file: opened in binary mode, at its start; it stays open.
-    name: of the file, for errors.
 
   Raises:
     UserError: the file is cut, or a line is longer than MAX_LINE_BYTES.
@@ -182,16 +159,7 @@ def lines(file: BinaryIO, name: str) -> Iterator[tuple[int, int, bytes]]:
 def read_some(
   read_bytes: Callable[[int], bytes], limit: int, name: str
 ) -> bytes:
-  """Bytes of a file that may be a damaged zip member.
-
-  Args:
-    read_bytes: the file's read or readline.
-    limit: how many bytes at most.
-    name: the file's name for errors.
-
-  Raises:
-    UserError: the member is damaged.
-  """
+  """Bytes of a file; UserError where it is a damaged zip member."""
   try:
     return read_bytes(limit)
   except DAMAGED as error:
@@ -214,8 +182,3 @@ def _array(begin: bytes, file: BinaryIO, name: str) -> list[Any]:
       f'{name} holds a JSON {type(values).__name__}, expected a list.'
     )
   return values
-
-
-def _shorten(line: bytes) -> str:
-  text = line[:60].decode('utf-8', 'replace').rstrip('\r\n')
-  return repr(text) + ('...' if len(line) > 60 else '')

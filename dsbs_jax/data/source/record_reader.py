@@ -38,31 +38,18 @@ def read(file: BinaryIO, name: str) -> Iterator[json_reader.Record]:
   Raises:
     UserError: the file is not what its suffix says, or a row is broken.
   """
-  return _reader(name).read(file, name)
+  return json_reader.raised(read_each(file, name))
 
 
 def read_each(
   file: BinaryIO, name: str
 ) -> Iterator[json_reader.Record | contract.UserError]:
-  """As `read`, but a broken row of a text file is yielded as its error.
-
-  Args: as in `read`.
-
-  Raises:
-    UserError: nothing behind that place can be read.
-  """
-  reader = _reader(name)
-  return getattr(reader, 'read_each', reader.read)(file, name)
+  """As `read`, but a broken row of a text file is yielded as its error."""
+  return _reader(name).read_each(file, name)
 
 
 def count(file: BinaryIO, name: str) -> int:
-  """Number of rows that `read` yields.
-
-  Args: as in `read`.
-
-  Raises:
-    UserError: the file is damaged, or of no known format.
-  """
+  """Number of rows that `read` yields; arguments and errors as there."""
   return _reader(name).count(file, name)
 
 

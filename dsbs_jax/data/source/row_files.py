@@ -44,8 +44,7 @@ def locate(
 
   Args:
     rows: a file with the rows of train, or a folder or zip file.
-    validation: a file, or a saved dataset, with the rows of validation.
-    test: the same for test.
+    validation: a file, or a saved dataset, with its rows; `test` likewise.
 
   Returns:
     The absolute path of a folder or zip file, and the files of each split as
@@ -176,16 +175,13 @@ def _state_files(source: archive.Archive, state: str) -> tuple[str, ...]:
   # Versions before 2.0 kept a selection of rows apart from the rows.
   if said.get('_indices_data_files') or not isinstance(listed, list):
     raise _not_saved(source, state)
-  folder = posixpath.dirname(state)
-  files = []
-  for entry in listed:
-    name = entry.get('filename') if isinstance(entry, dict) else None
-    if not isinstance(name, str) or posixpath.basename(name) != name:
-      raise _not_saved(source, state)
-    files.append(posixpath.join(folder, name))
-  if not files:
+  names = [e.get('filename') if isinstance(e, dict) else None for e in listed]
+  if not names or not all(
+    isinstance(name, str) and posixpath.basename(name) == name for name in names
+  ):
     raise _not_saved(source, state)
-  return tuple(files)
+  folder = posixpath.dirname(state)
+  return tuple(posixpath.join(folder, name) for name in names)
 
 
 def _json(source: archive.Archive, name: str) -> Mapping[str, Any]:

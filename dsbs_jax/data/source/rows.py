@@ -33,9 +33,6 @@ class Row:
   Attributes:
     index: position in the file, from 0.
     example_id: unique in the split.
-    fields: the JSON object.
-    input: rendered text.
-    gt_label: human label.
     place: 'file:line' for errors.
     fingerprint: hash of benchmark, split, id and input, by which a completion
       names the row that it answers.
@@ -51,11 +48,7 @@ class Row:
 
 
 class WrongRows:
-  """Rows that are wrong, told all at once: the first, and how many are like it.
-
-  Attributes:
-    count: how many there are.
-  """
+  """Rows that are wrong, told all at once: the first, and how many are like it."""
 
   def __init__(self):
     self.count = 0
@@ -102,16 +95,7 @@ class WrongRows:
 def label_problem(
   benchmark: benchmark_lib.Benchmark, fields: benchmark_lib.Row, label: str
 ) -> str | None:
-  """Why a label that is not blank cannot be an answer, or None.
-
-  Args:
-    benchmark: whose labels, options or well_formed decide.
-    fields: the row.
-    label: the text in question.
-
-  Returns:
-    'outside_labels', 'not_a_choice', 'malformed_label' or None.
-  """
+  """Which of LABEL_PROBLEMS a label that is not blank has, or None."""
   if benchmark.labels and label not in benchmark.labels:
     return OUTSIDE_LABELS
   if benchmark.options is not None and label not in benchmark.options(fields):
@@ -133,12 +117,6 @@ def check(
   index: int,
 ) -> Row:
   """Renders and checks one row.
-
-  Args:
-    benchmark: what the row is.
-    record: the JSON value and its place.
-    split: the split whose file it stands in.
-    index: its position there, from 0.
 
   Raises:
     UserError: a field is missing or has the wrong kind, a text cannot be

@@ -31,15 +31,7 @@ Path = str | pathlib.Path
 
 
 def available(benchmark: Benchmark, source: Path) -> tuple[str, ...]:
-  """The benchmark's splits that a source has rows for, derived ones too.
-
-  Args:
-    benchmark: names the files.
-    source: a folder or a zip file.
-
-  Raises:
-    UserError: it has none.
-  """
+  """The splits that a source has rows for, derived ones too, or UserError."""
   opened = archive.open_archive(source)
   found = {
     split
@@ -65,8 +57,6 @@ def read_rows(
   """Streams the rows of a split's files, checked and rendered.
 
   Args:
-    benchmark: what the rows are.
-    source: folder or zip file.
     split: a split that has a file of its own. A derived validation split has
       none: its rows are in train's.
 
@@ -112,16 +102,7 @@ def _row(
 
 
 def count_rows(benchmark: Benchmark, source: Path, split: str) -> int:
-  """The number of rows that `read_rows` yields, found without decoding.
-
-  Args:
-    benchmark: names the files.
-    source: a folder or a zip file.
-    split: one that has a file of its own; a derived validation split has none.
-
-  Raises:
-    UserError: the source has no file of the split.
-  """
+  """The number of rows that `read_rows` yields, found without decoding."""
   opened = archive.open_archive(source)
   found = file_layout.parts(benchmark, opened, split)
   return sum(file_layout.size(opened, part) for part in found)
@@ -135,9 +116,6 @@ class Examples:
   subsampled or validation is cut from it.
 
   Attributes:
-    benchmark: what the rows are.
-    source: folder or zip file with the rows.
-    split: 'train', 'validation' or 'test'.
     teacher: who wrote the completions beside the rows; see
       `file_layout.beside_rows`. Also picks the parser.
     completions: completions by id instead; see `file_layout.by_id`.
@@ -246,8 +224,7 @@ class Examples:
         parse=parse,
         llm_label=example.llm_label,
       )
-      if wrong:
-        example = dataclasses.replace(example, counterfactual=wrong)
+      example = dataclasses.replace(example, counterfactual=wrong)
       yield row, samples or (), example
     said.finish(num_rows)
     if not num_rows:

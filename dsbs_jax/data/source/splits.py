@@ -25,9 +25,7 @@ def cut(
   """Cuts the indices 0..num_rows-1 in two.
 
   Args:
-    num_rows: how many rows there are.
     fraction: share of the second side, in (0, 1); its size is rounded up.
-    seed: of the permutation.
 
   Returns:
     (rest, share): int64 indices, both in permuted order.
@@ -52,7 +50,6 @@ def subsample(
   """The rows of one subset of the training file.
 
   Args:
-    num_rows: rows of the training file.
     fraction: share to keep, in (0, 1]; 1 keeps file order.
     subset_seed: which subset of that size; each seed draws another.
 
@@ -83,12 +80,8 @@ def select(
   derived test split is cut before, so that every subset has the same one.
 
   Args:
-    split: 'train', 'validation' or 'test'.
     num_rows: rows of the split's file (train's for a derived validation).
-    derive_validation: whether validation is cut from train.
-    derive_test: whether test is cut from train.
     fraction: share of train to keep, as in `subsample`.
-    subset_seed: likewise.
   """
   derived = {'validation': derive_validation, 'test': derive_test}
   if split != 'train' and not derived[split]:

@@ -23,7 +23,7 @@ class Vocabulary:
   Attributes:
     size: number of ids, extra ids included; a model's table may be larger.
     num_text_ids: ids from here on are extra ids, which have no text.
-    unk: the unknown id.
+    unknown_text: how it is decoded, '' where it leaves no mark.
     fingerprint: hexadecimal digest of everything that decides the ids.
     input_start: ids before each input.
     input_end: ids behind each input, before which it is written.
@@ -33,6 +33,7 @@ class Vocabulary:
 
   input_start: tuple[int, ...] = ()
   input_end: tuple[int, ...] = (contract.EOS_ID,)
+  unknown_text: str = ''
   input_start_text: str = ''
   input_end_text: str = ''
   size: int
@@ -82,11 +83,7 @@ class Vocabulary:
     return ids
 
   def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
-    """Ids of many texts, without end ids; `</s>` inside becomes EOS_ID.
-
-    Args:
-      texts: any strings.
-    """
+    """Ids of many texts, without end ids; `</s>` inside becomes EOS_ID."""
     parts = [text.split(vocabulary_files.EOS_TEXT) for text in texts]
     flat = iter(self.encode_parts([piece for text in parts for piece in text]))
     joined = []
@@ -111,4 +108,9 @@ class Vocabulary:
 
   def without_unknown(self, text: str) -> str:
     """Takes what stands for unknown ids out of a decoded text."""
-    return text
+    unknown = self.unknown_text
+    if not unknown:
+      return text
+    known = text.replace(unknown, '')
+    # The blank before a word is no blank where the word is the first.
+    return known.removeprefix(' ') if text.startswith(unknown) else known

@@ -17,18 +17,13 @@ import numpy as np
 import sentencepiece
 
 from dsbs_jax import contract
-from dsbs_jax.data.vocabulary import (
-  base_vocabulary,
-  sentencepiece_model,
-  vocabulary_files,
-)
+from dsbs_jax.data.vocabulary import base_vocabulary, vocabulary_files
 
 EOS_TEXT = vocabulary_files.EOS_TEXT
 UNKNOWN_TEXT = ' ⁇ '  # how SentencePiece writes an unknown id
 
 UNK_ID = 2
 BOS_TEXT = '<bos>'  # of a decoder's vocabulary
-_UNK_NAME = vocabulary_files.UNKNOWN_NAME
 _NUM_SPECIAL_BYTES = 3  # pad, eos, unk stand before the 256 bytes
 
 
@@ -43,6 +38,8 @@ class SentencePieceVocabulary(Vocabulary):
     model_with_extra_ids: the same with them.
   """
 
+  unknown_text = UNKNOWN_TEXT
+
   def __init__(
     self,
     model: bytes,
@@ -50,7 +47,7 @@ class SentencePieceVocabulary(Vocabulary):
     extra_ids: int = vocabulary_files.EXTRA_IDS,
     input_format: str = '',
   ):
-    self.model_with_extra_ids = sentencepiece_model.with_extra_ids(
+    self.model_with_extra_ids = vocabulary_files.with_extra_ids(
       model, extra_ids
     )
     self._processor = sentencepiece.SentencePieceProcessor(
@@ -92,22 +89,15 @@ class SentencePieceVocabulary(Vocabulary):
     found = self._processor.piece_to_id(piece)
     return None if found == self.unk else found
 
-  def without_unknown(self, text: str) -> str:
-    known = text.replace(UNKNOWN_TEXT, '')
-    # The blank before a word is no blank where the word is the first.
-    return known.removeprefix(' ') if text.startswith(UNKNOWN_TEXT) else known
-
   def piece(self, token: int) -> str:
     """The piece of an id, for showing."""
     return self._processor.id_to_piece(int(token))
 
 
 class JsonVocabulary(Vocabulary):
-  """A tokenizer.json, read by the tokenizers library as transformers does.
+  """A tokenizer.json, read by the tokenizers library as transformers does."""
 
-  Attributes:
-    content: of the file.
-  """
+  unknown_text = vocabulary_files.UNKNOWN_NAME
 
   def __init__(self, content: bytes, *, input_format: str = ''):
     import tokenizers
@@ -129,7 +119,7 @@ class JsonVocabulary(Vocabulary):
     self.content = content
     self.size = 1 + max(self._tokenizer.get_vocab().values())
     self.num_text_ids = self.size
-    self.unk = self._tokenizer.token_to_id(_UNK_NAME)
+    self.unk = self._tokenizer.token_to_id(self.unknown_text)
     added = self._tokenizer.get_added_tokens_decoder().items()
     self._silent = {i for i, token in added if token.special} - {self.unk}
     parts = [b'tokenizer.json', content]
@@ -148,10 +138,6 @@ class JsonVocabulary(Vocabulary):
   def token(self, piece: str) -> int | None:
     """The id of a piece, None where there is none."""
     return self._tokenizer.token_to_id(piece)
-
-  def without_unknown(self, text: str) -> str:
-    known = text.replace(_UNK_NAME, '')
-    return known.removeprefix(' ') if text.startswith(_UNK_NAME) else known
 
   def piece(self, token: int) -> str:
     """The piece of an id, for showing."""
@@ -192,15 +178,7 @@ def padded_size(vocabulary: Vocabulary) -> int:
 
 
 def check_size(vocabulary: Vocabulary, num_rows: int) -> None:
-  """Checks that a model's table has a row for each id.
-
-  Args:
-    vocabulary: of the data.
-    num_rows: of the embedding table (VOCAB_SIZE).
-
-  Raises:
-    UserError: there are fewer rows.
-  """
+  """UserError where a model's table has fewer rows than there are ids."""
   if vocabulary.size > num_rows:
     raise contract.UserError(
       f'the vocabulary has {vocabulary.size} ids, but the model only'
@@ -213,15 +191,7 @@ def check_size(vocabulary: Vocabulary, num_rows: int) -> None:
 def load(
   spec: str,
 ) -> SentencePieceVocabulary | JsonVocabulary | ByteVocabulary:
-  """The vocabulary of a spec; one object per spec, file and modification.
-
-  Args:
-    spec: see `vocabulary_files`.
-
-  Raises:
-    UserError: the file is absent, unreachable or no usable SentencePiece
-      model.
-  """
+  """A spec's vocabulary, one object per modification; UserError without."""
   parsed = vocabulary_files.resolve(spec)
   if parsed.path == vocabulary_files.BYTES:
     vocabulary = ByteVocabulary(extra_ids=parsed.extra_ids)

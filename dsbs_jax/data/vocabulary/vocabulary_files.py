@@ -25,7 +25,6 @@ from typing import Any
 
 from dsbs_jax import contract
 from dsbs_jax.data.remote import buckets, download, object_store
-from dsbs_jax.data.vocabulary import sentencepiece_model
 
 T5_PUBLIC = download.T5_VOCABULARY
 BYTES = 'bytes'
@@ -75,14 +74,7 @@ class Spec:
 
 
 def parse_spec(spec: str) -> Spec:
-  """Splits `path[:extra ids]`.
-
-  Args:
-    spec: see the module's docstring.
-
-  Raises:
-    UserError: the spec is empty, or no text ends inputs.
-  """
+  """A spec's parts; UserError if it is empty, or no text ends inputs."""
   match = _SPEC.fullmatch(spec.lstrip() if '#' in spec else spec.strip())
   if match is None:
     raise contract.UserError(
@@ -105,7 +97,6 @@ def with_input_format(spec: str, input_format: str) -> str:
   """The spec of the same vocabulary with another text around inputs.
 
   Args:
-    spec: a vocabulary spec.
     input_format: one of INPUT_FORMATS, or a text with {input}; '' for none.
 
   Raises:
@@ -123,11 +114,7 @@ def with_input_format(spec: str, input_format: str) -> str:
 
 
 def resolve(spec: str) -> Spec:
-  """The file, or 'bytes', that a spec means, and its number of extra ids.
-
-  Raises:
-    UserError: there is no such file, or it cannot be reached.
-  """
+  """The spec of the file that a spec means; UserError if it cannot be had."""
   parsed = parse_spec(spec)
   path, extra_ids = parsed.path, EXTRA_IDS
   if path != BYTES:
@@ -244,9 +231,7 @@ def _fetch(path: str, folder: pathlib.Path) -> pathlib.Path:
       folder,
       name=name,
       num_tries=1,
-      check=lambda file: sentencepiece_model.with_extra_ids(
-        file.read_bytes(), 0
-      ),
+      check=lambda file: with_extra_ids(file.read_bytes(), 0),
     )
   except contract.UserError as error:
     raise contract.UserError(
@@ -255,13 +240,42 @@ def _fetch(path: str, folder: pathlib.Path) -> pathlib.Path:
     ) from error
 
 
-def write_file(path: pathlib.Path, contents: bytes) -> None:
-  """Writes a file whole or not at all, and creates its folder.
+def parse_model(model: bytes) -> Any:
+  """A SentencePiece model's ModelProto."""
+  # Imported here: it brings protobuf, which byte vocabularies do without.
+  from google.protobuf import message
+  from sentencepiece import sentencepiece_model_pb2
+
+  try:
+    return sentencepiece_model_pb2.ModelProto.FromString(model)
+  except message.DecodeError as error:
+    raise contract.UserError(
+      f'it is no SentencePiece model ({error})'
+    ) from error
+
+
+def with_extra_ids(model: bytes, extra_ids: int) -> bytes:
+  """A SentencePiece model with extra ids at its end, as another such model.
 
   Args:
-    path: the file.
-    contents: what it is to hold.
+    extra_ids: number of pieces `<extra_id_n>` to add; the last id is
+      <extra_id_0>, as in T5.
+
+  Raises:
+    UserError: the content is no SentencePiece model.
   """
+  proto = parse_model(model)
+  for number in reversed(range(extra_ids)):
+    proto.pieces.add(
+      piece=f'▁<extra_id_{number}>',
+      score=0.0,
+      type=proto.SentencePiece.USER_DEFINED,
+    )
+  return proto.SerializeToString()
+
+
+def write_file(path: pathlib.Path, contents: bytes) -> None:
+  """Writes a file whole or not at all, and creates its folder."""
   path.parent.mkdir(parents=True, exist_ok=True)
   with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
     file.write(contents)

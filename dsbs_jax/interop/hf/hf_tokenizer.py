@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dsbs_jax import contract
-from dsbs_jax.data.vocabulary import sentencepiece_model, vocabularies
+from dsbs_jax.data.vocabulary import vocabularies, vocabulary_files
 from dsbs_jax.interop.hf import tokenizer_json
 
 _HARD_TEXTS = (
@@ -46,7 +46,7 @@ def tokenizer_files(vocabulary: vocabularies.Vocabulary) -> dict[str, bytes]:
   elif isinstance(vocabulary, vocabularies.ByteVocabulary):
     files['tokenizer.json'] = _json(tokenizer_json.of_bytes(vocabulary))
   else:
-    proto = sentencepiece_model.parse_model(vocabulary.model)
+    proto = vocabulary_files.parse_model(vocabulary.model)
     names = [proto.pieces[i].piece for i in (0, 1, vocabulary.unk)]
     files['spiece.model'] = vocabulary.model
     files['tokenizer.json'] = _json(

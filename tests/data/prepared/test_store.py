@@ -13,7 +13,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from dsbs_jax import contract
-from dsbs_jax.data.prepared import dataset_writer, store
+from dsbs_jax.data.prepared import dataset_writer, metadata_file, store
 from tests.data import small_prepared
 
 
@@ -134,6 +134,9 @@ def test_what_is_not_there_says_how_to_get_it(source, tmp_path):
     opened.num_examples('train')
   metadata = store.folder('cqa', tmp_path) / 'metadata.json'
   metadata.write_text(json.dumps({**opened.metadata, 'format': '0.9.0'}))
+  with pytest.raises(ValueError, match='not those of its sha256'):
+    store.read('cqa', tmp_path)
+  metadata_file.seal(metadata)
   with pytest.raises(ValueError, match="format '0.9.0', expected '1.0.0'"):
     store.read('cqa', tmp_path)
 

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from dsbs_jax.data.source import answer_notes, filters, sources
+from dsbs_jax.data.source import completions, filters, sources
 from tasks import cqa, esnli
 from tests.data import toy
 
@@ -164,7 +164,7 @@ def test_a_rationale_that_takes_the_place_of_another_has_no_verdict_of_it(
   source = toy.source(tmp_path)
   probs = [['no', math.log(0.9), {'no': math.log(0.9), 'yes': math.log(0.1)}]]
   first = toy.said(0, 'no', logprobs=probs)
-  about = answer_notes.digest(first['text'])
+  about = completions.digest(first['text'])
   lines = [first, toy.said(0, 'no', sample=1), toy.said(0, 'yes', sample=2)]
   lines.append(toy.said(0, '') | {'kind': 'verdict', 'text': 'no'})
   lines[-1]['about'] = about

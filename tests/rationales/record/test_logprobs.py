@@ -3,7 +3,8 @@
 
 import pytest
 
-from dsbs_jax.data.source import answer_notes, sources
+from dsbs_jax.data import soft_labels
+from dsbs_jax.data.source import sources
 from rationales.record import calls
 from tests.rationales import command, sums
 
@@ -65,7 +66,7 @@ def test_alternatives_are_replayed(extract, out, tmp_path):
   [7, 'text', [[1]], [['a', 'x', {}]], [['a', 9.0, {}]], [['a', -1.0, None]]],
 )
 def test_what_is_no_log_probability_is_left_out(wrong):
-  assert answer_notes.logprobs(wrong) == ()
+  assert soft_labels.logprobs(wrong) == ()
 
 
 def test_a_malformed_part_of_an_answer_is_no_part_of_it():

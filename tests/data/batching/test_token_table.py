@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dsbs_jax import contract
-from dsbs_jax.data.batching import batch_order, layouts, loader, rationale_draw
+from dsbs_jax.data.batching import batch_order, layouts, loader, token_table
 from dsbs_jax.data.prepared import (
   dataset_writer,
   rationale_rules,
@@ -65,7 +65,7 @@ def slow_targets(source, rule, positions, epoch, *, seed=3, form='rationale'):
   for row in small_prepared.several():
     kept = [row.rationale]
     if row.rationales:
-      chosen = rationale_rules.chosen(rule, row.rationales, 'gt')
+      chosen = rationale_rules.RULES[rule](row.rationales, 'gt')
       kept = [row.rationales[i].text for i in chosen] or kept
     if form == 'single':
       kept = [f'{text} [label] {row.gt_label}' for text in kept]
@@ -235,7 +235,7 @@ def test_choosing_where_nothing_can_be_chosen_is_refused(several, source):
 def test_starts_are_spread_over_all_and_follow_the_seed():
   counts = np.full(9000, 3)
   one, other = (
-    rationale_draw.seeded([counts], seed=seed).start for seed in (1, 2)
+    token_table.seeded([counts], seed=seed).start for seed in (1, 2)
   )
   assert (one != other).any()
   for start in (one, other):
