@@ -146,11 +146,11 @@ def _of_attention() -> list[Choice]:
     _draw(i, _ROWS, _HEADS, _LENGTH, _WIDTH // _HEADS) for i in range(1, 4)
   ]
   weights = _draw(11, _ROWS, _HEADS, _LENGTH, _LENGTH)
-  segments = jnp.tile(jnp.arange(_LENGTH) // 45, (_ROWS, 1))
-  real = jnp.ones((_ROWS, _LENGTH), bool)
-  mask = attention.make_attention_mask(
-    real, real, query_segments=segments, key_segments=segments
-  )
+  rows = {
+    'encoder_input_tokens': jnp.ones((_ROWS, _LENGTH), jnp.int32),
+    'encoder_segment_ids': jnp.tile(jnp.arange(_LENGTH) // 45, (_ROWS, 1)),
+  }
+  mask = attention.make_attention_mask(rows, 'encoder', 'encoder')
   bias_table = _draw(5, _HEADS, 32)
   buckets = attention.relative_position_bucket(
     np.arange(_LENGTH)[None] - np.arange(_LENGTH)[:, None], bidirectional=True

@@ -38,7 +38,7 @@ JSON = flags.DEFINE_bool('json', False, 'Print JSON.')
 def main() -> int:
   values = command.values(FLAGS)
   if UTILISATION.value:
-    values['utilisation'] = planner.shares(UTILISATION.value)
+    values['utilisation'] = UTILISATION.value
   request = planner.PlanRequest(**values)
   planner.simulate(request)
   defaults = None

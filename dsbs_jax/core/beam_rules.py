@@ -29,14 +29,11 @@ class BrevityPenalty:
       )
 
   def score(self, log_probs: jax.Array, length: jax.Array) -> jax.Array:
-    """The score of finished outputs.
+    """The score of finished outputs, float32, shaped as `log_probs`.
 
     Args:
       log_probs: float32 of any shape, sums of log p.
       length: int32, tokens, the end token included.
-
-    Returns:
-      float32, shaped as `log_probs`.
     """
     length = jnp.asarray(length, jnp.float32)
     return log_probs / ((5.0 + length) / 6.0) ** self.alpha
@@ -44,28 +41,22 @@ class BrevityPenalty:
   def best_attainable_score(
     self, log_probs: jax.Array, length: jax.Array, max_decode_len: int
   ) -> jax.Array:
-    """The best score that live outputs of a length may still reach.
+    """No lower than what `score` will give to live outputs of a length.
 
     Args:
-      log_probs: float32 of any shape, sums of log p so far.
-      length: int32, tokens so far.
+      log_probs: as in `score`, so far.
+      length: likewise.
       max_decode_len: tokens at most.
-
-    Returns:
-      float32, shaped as `log_probs`: no lower than what `score` will give.
     """
     del length
     return self.score(log_probs, max_decode_len + 1)  # T5X counts the start.
 
   def finished(self, ended: jax.Array, is_last: jax.Array) -> jax.Array:
-    """Which candidates become results.
+    """Which candidates become results, [B, 2G] bool.
 
     Args:
       ended: [B, 2G] bool, candidates with an end token, best first.
       is_last: bool scalar, whether no further token may follow.
-
-    Returns:
-      [B, 2G] bool.
     """
     del is_last
     return ended

@@ -9,6 +9,7 @@ from flax import struct
 
 from dsbs_jax import contract
 from dsbs_jax.core import beam_rules, network
+from dsbs_jax.core.layers import parameter_tree
 
 # Log probability of what must never be chosen, as in T5X.
 NEG_INF = -1e9
@@ -103,12 +104,9 @@ def _advance(
   scores, kept = jax.lax.top_k(
     jnp.concatenate([state.scores, scores], axis=1), num_beams
   )
+  outputs = (state.tokens, state.finished_mask), (tokens, finished_mask)
   finished_tokens, finished_mask = _take(
-    (
-      jnp.concatenate([state.tokens, tokens], axis=1),
-      jnp.concatenate([state.finished_mask, finished_mask], axis=1),
-    ),
-    kept,
+    jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), *outputs), kept
   )
   best = rules.best_attainable_score(
     live_log_probs[:, 0], length, max_decode_len
@@ -141,7 +139,7 @@ def beam_search(
 
   Args:
     params: the whole parameter tree.
-    config: its size.
+    config: its network.
     rows: encoder_input_tokens [B, S] int32, one example per row.
     num_beams: G.
     max_decode_len: L, tokens at most, the end token included.
@@ -169,20 +167,13 @@ def beam_steps(
   num_beams: int,
   rules: beam_rules.BeamRules | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-  """What `beam_search` does after the encoder.
-
-  Args:
-    params: the whole parameter tree.
-    config: its size.
-    prefilled: of the rows, for outputs of L tokens.
-    num_beams: G.
-    rules: as in `beam_search`.
-  """
+  """What `beam_search` does after the encoder, of rows `prefilled` for L."""
   if num_beams < 1:
     raise contract.UserError(f'num_beams is {num_beams}, expected at least 1.')
   rules = beam_rules.BrevityPenalty() if rules is None else rules
   cache = network.cache(config)
-  params = cache.decoding_params(params, config)
+  # Once, not once per token: the results are the same bits.
+  params = parameter_tree.round_large(params, config.dtype)
   (batch,) = prefilled.empty_mask.shape
   max_decode_len = prefilled.max_decode_len
 

@@ -2,8 +2,11 @@
 """What cached decoding of every network family starts from and carries along.
 
 R counts decoded rows: B, or B * G when each row has G beams, which are
-neighbours.
+neighbours. Rows to decode are encoder_input_tokens [B, S] int32, one example
+per row.
 """
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,18 +38,10 @@ class DecodeState:
     return (self.index < self.tokens.shape[1]) & ~jnp.all(self.done_mask)
 
 
-def first_state(
-  kv_cache: dict, empty_mask: jax.Array, *, num_beams: int, max_decode_len: int
-) -> DecodeState:
-  """The state before the first token; rows of padding are done already.
-
-  Args:
-    kv_cache: as `DecodeState` has it.
-    empty_mask: [B] bool, True for rows of nothing but padding.
-    num_beams: G; R = B * G.
-    max_decode_len: L.
-  """
-  shape = empty_mask.shape[0] * num_beams, max_decode_len
+def first_state(kv_cache: dict, prefilled: Any, num_beams: int) -> DecodeState:
+  """The state before the first token; rows of padding are done already."""
+  empty_mask = prefilled.empty_mask
+  shape = empty_mask.shape[0] * num_beams, prefilled.max_decode_len
   return DecodeState(
     index=jnp.int32(0),
     tokens=jnp.full(shape, contract.PAD_ID, jnp.int32),
@@ -55,20 +50,19 @@ def first_state(
   )
 
 
-def check_length(max_decode_len: int) -> None:
-  """Raises UserError where outputs could have no token."""
+def source_tokens(
+  rows: dict[str, jax.Array], max_decode_len: int = 1
+) -> jax.Array:
+  """The encoder tokens [B, S] of rows to decode, one example per row.
+
+  Raises:
+    UserError: outputs could have no token.
+    ValueError: the rows are packed.
+  """
   if max_decode_len < 1:
     raise contract.UserError(
       f'max_decode_len is {max_decode_len}, expected at least 1.'
     )
-
-
-def source_tokens(rows: dict[str, jax.Array]) -> jax.Array:
-  """The encoder tokens [B, S] of rows to decode, one example per row.
-
-  Raises:
-    ValueError: the rows are packed.
-  """
   if rows.get('encoder_segment_ids') is not None:
     raise ValueError(
       'The rows to decode have encoder_segment_ids, expected one example'

@@ -2,7 +2,8 @@
 """From rows to answers: greedy decoding, beam search, scoring of options.
 
 All three run the encoder once per row. Outputs do not contain the decoder's
-start token and hold 0 after the end token.
+start token and hold 0 after the end token. `params` is always the whole
+parameter tree.
 """
 
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 
 from dsbs_jax import contract
 from dsbs_jax.core import beam_rules, beams, network, platform
+from dsbs_jax.core.layers import parameter_tree
 
 beam_search = beams.beam_search
 beam_steps = beams.beam_steps
@@ -33,8 +35,6 @@ def greedy(
   """Takes the most likely token at every position until all rows have ended.
 
   Args:
-    params: the whole parameter tree.
-    config: its size.
     rows: encoder_input_tokens [B, S] int32, one example per row; a row of
       padding counts as ended.
     max_decode_len: L, tokens at most, the end token included.
@@ -57,16 +57,10 @@ def greedy_steps(
   *,
   stop: tuple[int, ...],
 ) -> jax.Array:
-  """What `greedy` does after the encoder.
-
-  Args:
-    params: the whole parameter tree.
-    config: its size.
-    prefilled: of the rows, for outputs of L tokens.
-    stop: as in `greedy`.
-  """
+  """What `greedy` does after the encoder, of rows `prefilled` for L."""
   cache = network.cache(config)
-  params = cache.decoding_params(params, config)
+  # Once, not once per token: the results are the same bits.
+  params = parameter_tree.round_large(params, config.dtype)
 
   def step(state):
     hidden, kv_cache = cache.decode_step(params, config, prefilled, state=state)
@@ -140,8 +134,6 @@ def score_options(
   """Log probabilities of given outputs, such as the options of a question.
 
   Args:
-    params: the whole parameter tree.
-    config: its size.
     rows: encoder_input_tokens [B, S] int32, one example per row.
     options_tokens: [B, options, T] int32, each with its end token, 0 where
       padded.

@@ -43,13 +43,9 @@ def scale_by_factored_rms(
   epsilon1: float,
   epsilon2: float,
 ) -> optax.GradientTransformation:
-  """Adafactor before the learning rate.
+  """Adafactor before the learning rate: to updates of ascent.
 
   Args: as in `optimizer.adafactor`.
-
-  Returns:
-    A transformation to updates of ascent, as large as their parameter if
-    scale_by_parameter.
   """
 
   def init(params):
@@ -66,29 +62,23 @@ def scale_by_factored_rms(
       jnp.zeros([], jnp.int32), v_row=zeros(0), v_col=zeros(1), v=zeros(2)
     )
 
-  def update_one(path, gradient, param, moments, decay):
-    axes = _factored_axes(path, param.shape, min_dim_size_to_factor)
-    averaged = tuple(range(partitioning.is_stacked(path), param.ndim))
-    ascent, moments = _precondition(
-      gradient.astype(jnp.float32), moments, decay, axes, epsilon1
-    )
-    ascent /= jnp.maximum(1.0, _rms(ascent, averaged) / clipping_threshold)
-    if scale_by_parameter:
-      ascent *= jnp.maximum(_rms(param, averaged), epsilon2)
-    return ascent, *moments
-
   def update(gradients, state, params):
     step = (state.count - step_offset).astype(jnp.float32)
     decay = 1.0 - (step + 1.0) ** -decay_exponent
+
+    def update_one(path, gradient, param, *moments):
+      axes = _factored_axes(path, param.shape, min_dim_size_to_factor)
+      averaged = tuple(range(partitioning.is_stacked(path), param.ndim))
+      ascent, moments = _precondition(
+        gradient.astype(jnp.float32), moments, decay, axes, epsilon1
+      )
+      ascent /= jnp.maximum(1.0, _rms(ascent, averaged) / clipping_threshold)
+      if scale_by_parameter:
+        ascent *= jnp.maximum(_rms(param, averaged), epsilon2)
+      return ascent, *moments
+
     results = jax.tree_util.tree_map_with_path(
-      lambda path, gradient, param, *moments: update_one(
-        path, gradient, param, moments, decay
-      ),
-      gradients,
-      params,
-      state.v_row,
-      state.v_col,
-      state.v,
+      update_one, gradients, params, state.v_row, state.v_col, state.v
     )
     ascents, *moments = (
       jax.tree.map(lambda _, result, i=i: result[i], params, results)

@@ -93,15 +93,10 @@ def train(
   lora: lora_lib.LoRA = lora_lib.OFF,
   **options: Any,
 ) -> Count:
-  """FLOPs of a forward and a backward pass.
+  """FLOPs of a forward and a backward pass; arguments as in `forward`.
 
-  Args:
-    config: the network.
-    inputs: as in `forward`.
-    targets: likewise.
-    lora: with a rank, products with frozen kernels have one gradient, not two,
-      and the adapters' products are added.
-    **options: as in `forward`.
+  With a rank of LoRA, products with frozen kernels have one gradient, not two,
+  and the adapters' products are added.
   """
   whole = forward(config, inputs, targets, **options)
   if not lora.rank:

@@ -36,8 +36,6 @@ Params = dict[str, Any]
 BASE_DTYPES = ('float32', 'bfloat16')
 LORA_A, LORA_B = 'lora_a', 'lora_b'
 _KERNEL = 'kernel'
-# What is stored in base_dtype; norms and position tables stay float32.
-_LARGE = (_KERNEL, 'embedding')
 # Of this many networks, sizes are kept: they are asked for at every step.
 _MAX_SIZES = 8
 
@@ -111,55 +109,35 @@ OFF = LoRA()
 def tree(config: network.Config, lora: LoRA) -> parameter_tree.Tree:
   """The adapters' description: names, shapes, axes, initial values.
 
-  Args:
-    config: the network.
-    lora: its rank is not 0.
-
   Raises:
     UserError: a pattern matches no kernel of the network.
   """
   whole = network.tree(config)
-  found = {'': traverse_util.flatten_dict(whole.outer, sep='/')}
-  for stack, (_, specs) in whole.layers.items():
-    prefix = f'{stack}/layers/'
-    found[prefix] = traverse_util.flatten_dict(specs, sep='/')
-  kernels = {
-    prefix + name: spec
-    for prefix, specs in found.items()
-    for name, spec in specs.items()
-    if name.endswith(f'/{_KERNEL}')
+  layers = {
+    stack: {'layers': specs} for stack, (_, specs) in whole.layers.items()
   }
+  kernels = {
+    '/'.join(path): spec
+    for tree in (whole.outer, layers)
+    for path, spec in traverse_util.flatten_dict(tree).items()
+    if path[-1] == _KERNEL
+  }
+  targets = {}
   for pattern in lora.targets:
-    if not any(re.fullmatch(pattern, name) for name in kernels):
+    found = {n: kernels[n] for n in kernels if re.fullmatch(pattern, n)}
+    if not found:
       raise contract.UserError(
         f'LORA_TARGETS has {pattern!r}, which matches no kernel of the network,'
         f' expected a pattern of some of {", ".join(sorted(kernels))}.'
       )
-  chosen = {
-    prefix: _pairs_of_specs(
-      {
-        name: spec
-        for name, spec in specs.items()
-        if _is_target(lora, prefix + name)
-      },
-      lora.rank,
-    )
-    for prefix, specs in found.items()
-  }
-  outer = chosen.pop('')
+    targets |= found
+  outer = _pairs_of_specs(targets, lora.rank)
   layers = {
-    stack: (number, chosen[f'{stack}/layers/'])
+    stack: (number, outer[stack].pop('layers'))
     for stack, (number, _) in whole.layers.items()
-    if chosen[f'{stack}/layers/']
+    if 'layers' in outer.get(stack, {})
   }
-  # A tree of layers needs its stacks.
-  outer = {stack: {} for stack in layers} | outer
   return parameter_tree.Tree(outer, layers, whole.scan_layers)
-
-
-def _is_target(lora: LoRA, name: str) -> bool:
-  is_kernel = name.endswith(f'/{_KERNEL}')
-  return is_kernel and any(re.fullmatch(p, name) for p in lora.targets)
 
 
 def _pairs_of_specs(specs: dict, rank: int) -> dict:
@@ -169,7 +147,7 @@ def _pairs_of_specs(specs: dict, rank: int) -> dict:
     (rows, columns), (row_axis, column_axis) = spec.shape, spec.axes
     path = tuple(name.split('/'))[:-1]
     pairs[*path, LORA_A] = parameter_tree.Spec(
-      (rows, rank), (row_axis, 'lora_rank'), _uniform(rows**-0.5)
+      (rows, rank), (row_axis, 'lora_rank'), parameter_tree.uniform(rows**-0.5)
     )
     pairs[*path, LORA_B] = parameter_tree.Spec(
       (rank, columns), ('lora_rank', column_axis), jax.nn.initializers.zeros
@@ -177,60 +155,22 @@ def _pairs_of_specs(specs: dict, rank: int) -> dict:
   return traverse_util.unflatten_dict(pairs)
 
 
-def _uniform(limit: float):
-  return lambda key, shape: jax.random.uniform(
-    key, shape, jnp.float32, minval=-limit, maxval=limit
-  )
-
-
 @functools.lru_cache(_MAX_SIZES)
 def sizes(config: network.Config, lora: LoRA) -> dict[str, int]:
-  """Path of each trained matrix -> its numbers, those of all layers.
-
-  Args:
-    config: the network.
-    lora: its rank is not 0.
-  """
+  """Path of each trained matrix -> its numbers, those of all layers."""
   shapes = traverse_util.flatten_dict(tree(config, lora).shapes(), sep='/')
   return {name: math.prod(leaf.shape) for name, leaf in shapes.items()}
 
 
 def init(key: jax.Array, config: network.Config, lora: LoRA) -> Params:
-  """Draws the adapters, float32; B is 0.
-
-  Args:
-    key: typed random key.
-    config: the network.
-    lora: its rank is not 0.
-  """
+  """Draws the adapters, float32, by a typed random key; B is 0."""
   return tree(config, lora).init(key)
-
-
-def freeze(params: Params, lora: LoRA) -> Params:
-  """The network's parameters in the dtypes in which they are held.
-
-  Args:
-    params: the whole parameter tree, float32.
-    lora: says the dtype.
-  """
-
-  def convert(path, leaf):
-    large = path[-1].key in _LARGE
-    return leaf.astype(lora.base_dtype) if large else leaf
-
-  return jax.tree_util.tree_map_with_path(convert, params)
 
 
 def attach(frozen: Params, adapters: Params, *, lora: LoRA) -> Params:
   """What the network takes for the parameters W + (alpha / r) A B.
 
-  Args:
-    frozen: the network's parameters.
-    adapters: A and B of the targeted kernels.
-    lora: says the scale.
-
-  Returns:
-    The frozen tree with a LowRankKernel at each targeted kernel.
+  The frozen tree with a LowRankKernel at each kernel that adapters correct.
   """
   flat = traverse_util.flatten_dict(frozen)
   for path, a, b in _pairs(adapters):
@@ -240,12 +180,7 @@ def attach(frozen: Params, adapters: Params, *, lora: LoRA) -> Params:
 
 
 def base_kernels(frozen: Params, adapters: Params) -> Params:
-  """The part of the frozen tree that the adapters correct.
-
-  Args:
-    frozen: the network's parameters, or anything in a tree like them.
-    adapters: A and B of the targeted kernels, or a tree like theirs.
-  """
+  """The part of the frozen tree, or of one like it, that adapters correct."""
   flat = traverse_util.flatten_dict(frozen)
   kernels = {
     (*path, _KERNEL): flat[*path, _KERNEL] for path, _, _ in _pairs(adapters)
@@ -273,16 +208,10 @@ def merged_kernels(
 
 
 def replace(params: Params, kernels: Params) -> Params:
-  """A parameter tree with some of its leaves replaced.
-
-  Args:
-    params: the whole tree.
-    kernels: a part of it, with the new leaves.
-  """
+  """A parameter tree with the leaves of `kernels`, a part of it, replaced."""
   flat = traverse_util.flatten_dict(params)
-  return traverse_util.unflatten_dict(
-    flat | traverse_util.flatten_dict(kernels)
-  )
+  flat |= traverse_util.flatten_dict(kernels)
+  return traverse_util.unflatten_dict(flat)
 
 
 def _pairs(adapters: Params) -> Iterator[tuple[tuple[str, ...], Any, Any]]:

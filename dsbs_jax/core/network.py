@@ -4,7 +4,8 @@
 A family is a folder beside this file. Its config says which family it is, and
 its modules `network` and `cache` have the functions below, with the arguments
 and results that core/t5/ documents: both see an encoder-decoder that reads and
-scores row groups (see contract.py).
+scores row groups (see contract.py). `params` is always the whole parameter
+tree, float32, unless said otherwise, and `config` its network.
 """
 
 import dataclasses
@@ -35,8 +36,8 @@ _CACHES = {T5Config: t5_cache, GemmaConfig: gemma_cache}
 def cache(config: Config) -> types.ModuleType:
   """The family's cached decoder.
 
-  It has `decoding_params`, `prefill`, `init_decode_state`, `decode_step` and
-  `option_states`; see core/t5/cache.py.
+  It has `prefill`, `init_decode_state`, `decode_step` and `option_states`; see
+  core/t5/cache.py.
   """
   return _CACHES[type(config)]
 
@@ -59,12 +60,7 @@ def make_config(fields: Mapping[str, Any]) -> Config:
 
 
 def init(key: jax.Array, config: Config) -> Params:
-  """Draws initial parameters, float32.
-
-  Args:
-    key: typed random key.
-    config: the network.
-  """
+  """Draws initial parameters, float32, by a typed random key."""
   return tree(config).init(key)
 
 
@@ -73,28 +69,16 @@ def param_shapes(config: Config) -> Params:
   return tree(config).shapes()
 
 
-def logical_axes(config: Config) -> Params:
-  """The parameter tree with T5X's axis names, a tuple of str, at each leaf."""
-  return tree(config).axes()
-
-
 def stack_layers(params: Params, config: Config) -> Params:
-  """Turns the layout of `scan_layers=False` into that of True, losslessly.
+  """Turns subtrees `layers_0`, `layers_1`, ... into one, `layers`, losslessly.
 
-  Args:
-    params: parameters with subtrees `layers_0`, `layers_1`, ...
-    config: the network; its `scan_layers` is not looked at.
+  That is the layout of `scan_layers=True`; the config's own is not looked at.
   """
   return tree(config).stack(params)
 
 
 def unstack_layers(params: Params, config: Config) -> Params:
-  """The inverse of `stack_layers`.
-
-  Args:
-    params: parameters with a subtree `layers`, stacked.
-    config: the network.
-  """
+  """The inverse of `stack_layers`."""
   return tree(config).unstack(params)
 
 
@@ -108,8 +92,6 @@ def hidden(
   """The final hidden state of every target position.
 
   Args:
-    params: the whole parameter tree.
-    config: the network.
     rows: a row group, padded or packed.
     dropout_key: typed key, or one per row [B]; None for no dropout.
 
@@ -124,7 +106,7 @@ def hidden(
   states = family.decode(
     params, config, encoded, rows=rows, dropout_key=decoder_keys
   )
-  index = rows.get(unpadding.DECODER_TOKEN_INDEX)
+  index = rows.get(unpadding.TOKEN_INDEX['decoder'])
   return states if index is None else states.reshape(*index.shape, -1)
 
 
@@ -135,18 +117,9 @@ def apply(
   *,
   dropout_key: jax.Array | None = None,
 ) -> jax.Array:
-  """The logits of every target position, [B, T, V] float32.
-
-  Args:
-    params: the whole parameter tree.
-    config: its size.
-    rows: a row group, see contract.py.
-    dropout_key: typed key, one or [B]; None for no dropout.
-  """
+  """The logits of every target position, [B, T, V] float32, from `hidden`."""
   states = hidden(params, config, rows, dropout_key=dropout_key)
-  target_unpadding = unpadding.make_unpadding(
-    rows.get(unpadding.DECODER_TOKEN_INDEX), rows['decoder_target_tokens']
-  )
+  target_unpadding = unpadding.make_unpadding(rows, 'decoder')
   if target_unpadding is not None:
     states = target_unpadding.pad(states.reshape(-1, states.shape[-1]))
   return logits(params, config, states)
@@ -164,10 +137,5 @@ def logits(params: Params, config: Config, hidden: jax.Array) -> jax.Array:
 
 
 def logits_params(params: Params, config: Config) -> Params:
-  """The part of the whole parameter tree that `logits` reads.
-
-  Args:
-    params: the whole parameter tree.
-    config: its size.
-  """
+  """The part of the whole parameter tree that `logits` reads."""
   return _NETWORKS[type(config)].logits_params(params, config)

@@ -75,18 +75,14 @@ class Distillation:
   alpha_schedule: alpha_schedules.Schedule = None
 
   def __post_init__(self):
-    for name, most, expected in (
-      ('alpha', lambda value: value <= 1.0, 'in [0, 1]'),
-      ('z_loss', math.isfinite, '>= 0'),
-      ('label_smoothing', lambda value: value < 1.0, 'in [0, 1)'),
-      ('mi_weight', math.isfinite, '>= 0'),
-      ('verdict_weight', math.isfinite, '>= 0'),
-      ('counterfactual_weight', math.isfinite, '>= 0'),
-      ('contrast_weight', math.isfinite, '>= 0'),
-      ('contrast_margin', math.isfinite, '>= 0'),
-      ('soft_label_weight', math.isfinite, '>= 0'),
-      ('soft_label_temperature', lambda value: 0 < value < math.inf, '> 0'),
-    ):
+    narrower = {
+      'alpha': (lambda value: value <= 1.0, 'in [0, 1]'),
+      'label_smoothing': (lambda value: value < 1.0, 'in [0, 1)'),
+      'soft_label_temperature': (lambda value: 0 < value < math.inf, '> 0'),
+    }
+    numbers = (f.name for f in dataclasses.fields(self) if f.type is float)
+    for name in numbers:
+      most, expected = narrower.get(name, (math.isfinite, '>= 0'))
       value = getattr(self, name)
       if not (isinstance(value, int | float) and value >= 0 and most(value)):
         raise contract.UserError(
@@ -106,10 +102,8 @@ class Distillation:
     """
     if alpha is None:
       alpha = self.alpha
-    found = {'label': alpha, 'rationale': 1.0 - alpha}
-    for task in self.further_tasks:
-      found[task] = getattr(self, f'{task}_weight')
-    return found
+    further = {t: getattr(self, f'{t}_weight') for t in self.further_tasks}
+    return {'label': alpha, 'rationale': 1.0 - alpha} | further
 
   def of_form(self, form: str) -> Self:
     """The objective of a task of a form; one with one term has its plain loss.

@@ -143,18 +143,17 @@ def adafactor(
       f'step_offset is {step_offset!r}, expected a whole number <= 0: steps'
       " count from 0 in a run that starts from a checkpoint's parameters, too."
     )
-  scale = factored_rms.scale_by_factored_rms(
-    decay_exponent=decay_exponent,
-    step_offset=step_offset,
-    clipping_threshold=clipping_threshold,
-    min_dim_size_to_factor=min_dim_size_to_factor,
-    scale_by_parameter=scale_by_parameter,
-    epsilon1=epsilon1,
-    epsilon2=epsilon2,
-  )
   return _chain(
     clip_norm,
-    scale,
+    factored_rms.scale_by_factored_rms(
+      decay_exponent=decay_exponent,
+      step_offset=step_offset,
+      clipping_threshold=clipping_threshold,
+      min_dim_size_to_factor=min_dim_size_to_factor,
+      scale_by_parameter=scale_by_parameter,
+      epsilon1=epsilon1,
+      epsilon2=epsilon2,
+    ),
     _scale_by_learning_rate(learning_rate, 0.0, decay_after_step=False),
   )
 
@@ -167,9 +166,6 @@ def learning_rate_of(opt_state: Any) -> jax.Array | None:
 def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
   """Scales gradients by min(1, max_norm / (norm + 1e-6)), as torch does.
 
-  Args:
-    max_norm: largest norm of all gradients together, > 0.
-
   Raises:
     UserError: max_norm is not a positive number.
   """
@@ -178,13 +174,12 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
       f'clip_norm is {max_norm}, expected a number > 0 or None.'
     )
 
-  def update(gradients, state, params=None):
-    del params
+  def clip(gradients, _):
     norm = optax.tree_utils.tree_norm(gradients)
     factor = jnp.minimum(1.0, max_norm / (norm + 1e-6))
-    return jax.tree.map(lambda g: factor * g, gradients), state
+    return jax.tree.map(lambda g: factor * g, gradients)
 
-  return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+  return optax.stateless(clip)
 
 
 def _chain(
@@ -209,10 +204,10 @@ def _scale_by_moments(
   schedules.check_ranges(below=1, beta1=beta1, beta2=beta2)
 
   def init(params):
-    def zeros():
-      return jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
-
-    return optax.ScaleByAdamState(jnp.zeros([], jnp.int32), zeros(), zeros())
+    mean, square = (
+      optax.tree.zeros_like(params, dtype=jnp.float32) for _ in range(2)
+    )
+    return optax.ScaleByAdamState(jnp.zeros([], jnp.int32), mean, square)
 
   def update(gradients, state, params=None):
     del params

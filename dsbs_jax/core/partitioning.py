@@ -25,7 +25,6 @@ from dsbs_jax import contract
 
 DATA_AXIS = 'data'
 MODEL_AXIS = 'model'
-STACKED_LAYERS = 'layers'
 
 _LORA = re.compile(r'/lora_([ab])$')
 
@@ -73,13 +72,12 @@ def make_mesh(
 ) -> Mesh:
   """A mesh with the axes 'data' and 'model'.
 
+  On TPU pods its order follows the physical topology.
+
   Args:
     shape: '4x2' or (4, 2) for 4 data and 2 model shards; None for all devices
       on 'data'.
     devices: the devices to use; all of all processes by default.
-
-  Returns:
-    The mesh; on TPU pods its order follows the physical topology.
 
   Raises:
     UserError: the shape is not two positive numbers, or their product is not
@@ -127,14 +125,14 @@ def path_name(path: Sequence[Any]) -> str:
 
 def is_stacked(path: Sequence[Any]) -> bool:
   """Whether a parameter has a leading layer axis."""
-  return STACKED_LAYERS in path_name(path).split('/')
+  return 'layers' in path_name(path).split('/')
 
 
 def specs(shapes: Any, rules: Rules) -> Any:
   """The PartitionSpec of each parameter, of full rank, as the table says.
 
   Args:
-    shapes: parameter tree with shapes (arrays or ShapeDtypeStructs).
+    shapes: parameter tree of arrays or ShapeDtypeStructs.
     rules: the table.
 
   Raises:
@@ -149,10 +147,7 @@ def specs(shapes: Any, rules: Rules) -> Any:
 def shardings(shapes: Any, mesh: Mesh, rules: Rules) -> Any:
   """The NamedSharding of each parameter; axes that do not divide are dropped.
 
-  Args:
-    shapes: parameter tree with shapes.
-    mesh: the mesh.
-    rules: the table.
+  Args and errors: as in `specs`.
   """
   return jax.tree.map(
     lambda leaf, spec: NamedSharding(mesh, _divisible(leaf, spec, mesh)[0]),
@@ -167,12 +162,7 @@ def state_shardings(state_shapes: Any, mesh: Mesh, rules: Rules) -> Any:
   Each tree inside the state that has the structure of `state.params` (the
   moments of AdamW, Adafactor's v) follows its parameters, array by array where
   the shapes are equal. All else (counters, factored moments, placeholders) is
-  replicated, as in T5X.
-
-  Args:
-    state_shapes: shapes of the train state, from `jax.eval_shape`.
-    mesh: the mesh.
-    rules: the table.
+  replicated, as in T5X. `state_shapes` are from `jax.eval_shape`.
   """
   params = state_shapes.params
   structure = jax.tree.structure(params)
@@ -202,10 +192,7 @@ def state_shardings(state_shapes: Any, mesh: Mesh, rules: Rules) -> Any:
 def dropped_axes(shapes: Any, mesh: Mesh, rules: Rules) -> list[str]:
   """One line of text for each mesh axis that does not divide its dimension.
 
-  Args:
-    shapes: parameter tree with shapes.
-    mesh: the mesh.
-    rules: the table.
+  Args and errors: as in `specs`.
   """
   lines = []
 
@@ -228,15 +215,8 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def gradient_shards(mesh: Mesh, rules: Rules) -> int:
   """Data shards that can add up gradients of their own, summed once per step.
 
-  Each shard then holds a gradient of the whole parameters, so these must not be
-  split over the data axis.
-
-  Args:
-    mesh: the devices.
-    rules: where parameters live.
-
-  Returns:
-    The number of data shards, or 1 where the rules split over the data axis.
+  Each shard then holds a gradient of the whole parameters: 1 where the rules
+  split these over the data axis.
   """
   split = any(DATA_AXIS in spec for _, spec in rules)
   return 1 if split else mesh.shape[DATA_AXIS]
@@ -287,12 +267,8 @@ def _divisible(
 def to_global(batch: Any, sharding: jax.sharding.Sharding) -> Any:
   """Puts this process's rows of a batch on its devices.
 
-  Args:
-    batch: arrays [rows of this process, ...].
-    sharding: of the arrays over all processes.
-
-  Returns:
-    The same tree of arrays [rows of all processes, ...].
+  From arrays [rows of this process, ...] to [rows of all processes, ...], whose
+  sharding over all processes is given.
   """
   return jax.tree.map(
     lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch

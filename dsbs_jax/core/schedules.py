@@ -26,15 +26,12 @@ def linear_decay(
       0, has learning_rate * (1 - k / total_steps).
     warmup_steps: steps of the rise.
 
-  Returns:
-    step (int32) -> rate (float32).
-
   Raises:
     UserError: warm-up is no whole number, negative, or not shorter than the
       whole.
   """
-  _check_whole(warmup_steps)
-  if not 0 <= warmup_steps < total_steps:
+  _check_warmup(warmup_steps)
+  if warmup_steps >= total_steps:
     raise contract.UserError(
       f'warmup_steps is {warmup_steps} and total_steps {total_steps},'
       ' expected 0 <= warmup_steps < total_steps.'
@@ -62,13 +59,9 @@ def constant(
     learning_rate: the rate after the warm-up.
     total_steps: ignored.
     warmup_steps: steps of the rise.
-
-  Returns:
-    Step -> learning rate, float32 scalars.
   """
   del total_steps
-  _check_whole(warmup_steps)
-  check_ranges(warmup_steps=warmup_steps)
+  _check_warmup(warmup_steps)
 
   def schedule(step):
     step = jnp.asarray(step, jnp.float32)
@@ -91,19 +84,11 @@ def rsqrt(
     total_steps: ignored.
     warmup_steps: steps, from 1, whose rate is that of the last of them.
 
-  Returns:
-    Step -> learning rate, float32 scalars.
-
   Raises:
     UserError: warmup_steps is below 1.
   """
   del total_steps
-  _check_whole(warmup_steps)
-  if warmup_steps < 1:
-    raise contract.UserError(
-      f'warmup_steps is {warmup_steps}, expected >= 1: the rate of step 0'
-      ' would be infinite.'
-    )
+  _check_warmup(warmup_steps, 1, ': the rate of step 0 would be infinite')
 
   def schedule(step):
     step = jnp.asarray(step, jnp.float32)
@@ -112,11 +97,12 @@ def rsqrt(
   return schedule
 
 
-def _check_whole(warmup_steps: int) -> None:
+def _check_warmup(warmup_steps: int, least: int = 0, why: str = '') -> None:
   """Raises UserError for no number of steps, such as a share of the run."""
-  if type(warmup_steps) is not int:
+  if type(warmup_steps) is not int or warmup_steps < least:
     raise contract.UserError(
-      f'warmup_steps is {warmup_steps!r}, expected a whole number of steps.'
+      f'warmup_steps is {warmup_steps!r}, expected a whole number of steps >='
+      f' {least}{why}.'
     )
 
 

@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dsbs_jax import contract
 from dsbs_jax.core import alpha_schedules, network, objective, optimizer
 from dsbs_jax.core import lora as lora_lib
 from dsbs_jax.core.gradients import batch_gradient
+from dsbs_jax.core.layers import parameter_tree
 
 Batch = dict[str, dict[str, jax.Array]]
 Metrics = dict[str, jax.Array]
@@ -52,31 +52,24 @@ def init_state(
   *,
   lora: lora_lib.LoRA = lora_lib.OFF,
 ) -> TrainState:
-  """A fresh state: random parameters, zero moments, step 0.
+  """A fresh state: random parameters by a typed key, zero moments, step 0.
 
-  Args:
-    key: typed random key.
-    config: the network.
-    transformation: the optimizer.
-    lora: with a rank, adapters are trained, and the parameters are frozen.
+  With a rank of LoRA, adapters are trained, and the parameters are frozen.
   """
   params = network.init(key, config)
   if not lora.rank:
     return state_from_params(params, transformation)
   adapters = lora_lib.init(jax.random.fold_in(key, _ADAPTERS), config, lora)
   state = state_from_params(adapters, transformation)
-  return state.replace(frozen=lora_lib.freeze(params, lora))
+  return state.replace(
+    frozen=parameter_tree.round_large(params, lora.base_dtype)
+  )
 
 
 def state_from_params(
   params: Any, transformation: optax.GradientTransformation
 ) -> TrainState:
-  """A state at step 0 that starts from the given parameters.
-
-  Args:
-    params: parameter tree, float32.
-    transformation: the optimizer.
-  """
+  """A state at step 0 that starts from the given float32 parameters."""
   return TrainState(
     step=jnp.zeros([], jnp.int32),
     params=params,
@@ -90,13 +83,13 @@ def make_train_step(
   transformation: optax.GradientTransformation,
   *,
   run_key: jax.Array,
+  lora: lora_lib.LoRA = lora_lib.OFF,
+  total_steps: int = 0,
   num_microbatches: int = 1,
   num_shards: int = 1,
   chunk_tokens: int = 0,
   num_pairs: int = 0,
   join_views: bool = False,
-  lora: lora_lib.LoRA = lora_lib.OFF,
-  total_steps: int = 0,
 ) -> TrainStep:
   """Makes the function that takes one optimizer step.
 
@@ -106,32 +99,26 @@ def make_train_step(
     transformation: the optimizer.
     run_key: typed key of the run. A row's dropout masks depend only on it, the
       step, the view and the row's place in the batch.
+    lora: as in `init_state`.
+    total_steps: of the run, which a named schedule of alpha divides.
     num_microbatches: as in `batch_gradient.batch_value_and_grad`.
     num_shards: likewise; see `partitioning.gradient_shards`.
     chunk_tokens: likewise; see `weighted_loss.rows_loss`.
     num_pairs: likewise, for the terms that need pairs.
     join_views: likewise; see `joined_views`.
-    lora: as in `init_state`.
-    total_steps: of the run, which a named schedule of alpha divides.
 
   Returns:
     (state, batch) -> (new state, metrics). Metrics are float32 scalars:
     the sums of `batch_gradient.batch_value_and_grad`, `loss` (the objective),
     `grad_norm` (before clipping), `finite` (1 if both are finite, else 0),
-    those of `_update_norms`, `learning_rate` if the optimizer's state has it,
-    and `alpha` if it follows a schedule.
+    `update_norm`, `param_norm`, `relative_update`, their quotient,
+    `learning_rate` if the optimizer's state has it, and `alpha` if it follows
+    a schedule.
 
   Raises:
-    UserError: num_microbatches is below 1, or the mutual-information term
-      meets chunk_tokens.
-    ValueError: when the step is traced, for a batch with unknown views or with
-      rows that do not divide.
+    UserError: a named schedule of alpha has no run to divide. What
+      `batch_value_and_grad` raises comes when the step is traced.
   """
-  if num_microbatches < 1:
-    raise contract.UserError(
-      f'num_microbatches is {num_microbatches}, expected a number >= 1.'
-    )
-  _check_pair_terms(distillation, chunk_tokens, num_pairs)
   alpha_at = alpha_schedules.make(
     distillation.alpha_schedule,
     alpha=distillation.alpha,
@@ -141,27 +128,26 @@ def make_train_step(
   def train_step(state, batch):
     alpha = alpha_at and alpha_at(state.step)
     attach = functools.partial(lora_lib.attach, state.frozen, lora=lora)
-    options = {'network_params': attach} if lora.rank else {}
+    attached = {'network_params': attach} if lora.rank else {}
     (loss, sums), gradient = batch_gradient.batch_value_and_grad(
       state.params,
       batch,
       config=config,
       distillation=distillation,
       dropout_key=jax.random.fold_in(run_key, state.step),
+      alpha=alpha,
       num_microbatches=num_microbatches,
       num_shards=num_shards,
       chunk_tokens=chunk_tokens,
       num_pairs=num_pairs,
       join_views=join_views,
-      alpha=alpha,
-      **options,
+      **attached,
     )
     updates, opt_state = transformation.update(
       gradient, state.opt_state, state.params
     )
     params = optax.apply_updates(state.params, updates)
-    metrics = sums | _loss_and_norm(loss, gradient)
-    metrics |= _update_norms(updates, params)
+    metrics = sums | _loss_and_norms(loss, gradient, updates, params)
     rate = optimizer.learning_rate_of(opt_state)
     followed = {'learning_rate': rate, 'alpha': alpha}
     metrics |= {n: value for n, value in followed.items() if value is not None}
@@ -171,45 +157,23 @@ def make_train_step(
   return train_step
 
 
-def _check_pair_terms(
-  distillation: objective.Distillation, chunk_tokens: int, num_pairs: int
-) -> None:
-  """Raises UserError where a term that ties views together cannot do so."""
-  if distillation.mi_weight and (chunk_tokens or num_pairs < 1):
-    raise contract.UserError(
-      f'mi_weight is {distillation.mi_weight} with'
-      f' chunk_tokens {chunk_tokens} and num_pairs {num_pairs}, expected no'
-      ' chunks, because the term needs all targets of a rationale at once, and'
-      ' the number of pairs. Set chunk_tokens=0 and num_pairs=batch size.'
-    )
-  if distillation.contrast_weight and num_pairs < 1:
-    raise contract.UserError(
-      f'contrast_weight is {distillation.contrast_weight} with num_pairs'
-      f' {num_pairs}, expected the number of pairs. Set num_pairs=batch size.'
-    )
-
-
-def _loss_and_norm(loss: jax.Array, gradient: Any) -> Metrics:
-  """The objective, the gradient's norm, and whether both are finite."""
-  norm = optax.tree_utils.tree_norm(gradient)
-  finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-  return {
-    'loss': loss,
-    'grad_norm': norm,
-    'finite': finite.astype(jnp.float32),
-  }
-
-
-def _update_norms(updates: Any, params: Any) -> Metrics:
-  """How large an update is, and beside the parameters that it led to.
+def _loss_and_norms(
+  loss: jax.Array, gradient: Any, updates: Any, params: Any
+) -> Metrics:
+  """The objective, the gradient's norm, and how large an update is.
 
   What was added is `updates`: clipped, preconditioned, with the learning rate
   and weight decay. The parameters after the step are read, since those before
   it were donated, and a second reader would keep them from being overwritten.
   """
-  update_norm = optax.tree_utils.tree_norm(updates)
-  param_norm = optax.tree_utils.tree_norm(params)
+  norm, update_norm, param_norm = map(
+    optax.tree_utils.tree_norm, (gradient, updates, params)
+  )
+  finite = jnp.isfinite(loss) & jnp.isfinite(norm)
   return {
+    'loss': loss,
+    'grad_norm': norm,
+    'finite': finite.astype(jnp.float32),
     'update_norm': update_norm,
     'param_norm': param_norm,
     'relative_update': update_norm / param_norm,
@@ -222,13 +186,7 @@ def skip_updates(train_step: TrainStep) -> TrainStep:
   Parameters and optimizer state, its schedule included, then stay as they were;
   the step is counted, so that the run continues with the next batch. A finite
   update is applied bit for bit. `optax.apply_if_finite` differs in looking at
-  the gradient only.
-
-  Args:
-    train_step: from `make_train_step`; its metric `finite` decides.
-
-  Returns:
-    A function of the same arguments.
+  the gradient only; here the metric `finite` of the given step decides.
   """
 
   def guarded(state, batch):

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from dsbs_jax import contract
 from dsbs_jax.data import register
-from dsbs_jax.data.batching import loader, row_shapes
+from dsbs_jax.data.batching import row_shapes
 from dsbs_jax.data.prepared import views
-from dsbs_jax.training import train_config
+from dsbs_jax.training import session, train_config
 
 _GIVEN = re.compile(r'(?:([a-z]+):)?(\d+)x(\d+)/(\d+)')
 # What packing chose for 64 pairs of CommonsenseQA with the public vocabulary
@@ -58,73 +58,50 @@ def given(texts: Sequence[str]) -> dict[str, row_shapes.Shape]:
 def of_data(run: train_config.TrainConfig, *, multiple: int) -> dict:
   """View -> the usual shape of the run's own prepared data.
 
-  Args:
-    run: all settings; its data must be prepared.
-    multiple: rows come in multiples of this number.
+  Rows come in multiples of a number.
   """
   source = register.source(
     data_dir=run.data_dir, vocabulary=run.vocabulary, prefixes=run.prefixes
   )
-  data = loader.open(
-    run.mixture_or_task_name,
-    source,
-    run.order(),
-    layout=run.layout(lengths=run.lengths),
-    shard_info=loader.ShardInfo(
-      0, 1, row_multiple=multiple, microbatches=run.microbatches
-    ),
-    skip_padding=run.skip_padding,
-    rationale_choice=run.rationale_choice,
-    further_views=run.objective.further_views,
-  )
+  data = session.open_data(run, source, row_multiple=multiple)
   return {view: packer.shapes[0] for view, packer in data.packers.items()}
 
 
 def typical(run: train_config.TrainConfig, *, multiple: int) -> dict:
   """View -> shape without data: CommonsenseQA's, for the run's batch size.
 
-  Args:
-    run: all settings; its task decides which views there are.
-    multiple: rows come in multiples of this number.
+  The run's task decides which views there are; `multiple` as in `of_data`.
   """
   name = views.own_name(run.mixture_or_task_name)
   form = 'dsbs' if name is None else name.form
   alone = multiple == 1 and run.skip_padding
-  usual = _TYPICAL_ALONE if alone else _TYPICAL
-  label, rationale = usual.values()
-  # The rationale is a part of its inputs; 'yes' is as long as a label.
+  label, rationale = (_TYPICAL_ALONE if alone else _TYPICAL).values()
   longer = label.inputs + rationale.targets
-  verdict = label._replace(
-    inputs=row_shapes.round_up(longer, row_shapes.MULTIPLE),
-    input_slots=label.input_slots
-    and label.input_slots + rationale.target_slots,
-  )
-  # A rationale and a label are its targets.
-  answer = rationale._replace(
-    targets=row_shapes.round_up(
-      label.targets + rationale.targets, row_shapes.MULTIPLE
-    ),
-    target_slots=label.target_slots + rationale.target_slots,
-  )
+  longest = label.targets + rationale.targets
   shapes = {
-    'verdict': verdict,
-    'counterfactual': answer,
+    'label': rationale if form in ('single', 'answer_first') else label,
+    'rationale': rationale,
+    # The rationale is a part of its inputs; 'yes' is as long as a label.
+    'verdict': label._replace(
+      inputs=row_shapes.round_up(longer, row_shapes.MULTIPLE),
+      input_slots=label.input_slots
+      and label.input_slots + rationale.target_slots,
+    ),
+    # A rationale and a label are its targets.
+    'counterfactual': rationale._replace(
+      targets=row_shapes.round_up(longest, row_shapes.MULTIPLE),
+      target_slots=label.target_slots + rationale.target_slots,
+    ),
     'contrast': rationale,
   }
-  usual = usual | {task: shapes[task] for task in run.objective.further_views}
-  single = {contract.LABEL_VIEW: rationale}
-  if run.objective.counterfactual_weight:
-    single[contract.COUNTERFACTUAL_VIEW] = answer
-  wanted = {
-    'dsbs': usual,
-    'rationale': {contract.RATIONALE_VIEW: rationale},
-    'verdict': {contract.VERDICT_VIEW: verdict},
-    'counterfactual': {contract.COUNTERFACTUAL_VIEW: answer},
-    'single': single,
-    'answer_first': {contract.LABEL_VIEW: rationale},
-  }.get(form, {contract.LABEL_VIEW: label})
+  wanted = [form if form in shapes else 'label']
+  if form == 'dsbs':
+    wanted = ['label', 'rationale', *run.objective.further_views]
+  elif form == 'single' and run.objective.counterfactual_weight:
+    wanted.append('counterfactual')
   chosen = {}
-  for view, shape in wanted.items():
+  for view in wanted:
+    shape = shapes[view]
     rows, inputs, targets = (
       -(-number * run.batch_size // _TYPICAL_PAIRS)
       for number in (shape.rows, shape.input_slots, shape.target_slots)

@@ -85,13 +85,7 @@ def parts(
   mesh: jax.sharding.Mesh,
   views: batch_shapes.Views,
 ) -> Parts:
-  """The bytes per device that follow from shapes.
-
-  Args:
-    run: the settings.
-    mesh: the devices, real or simulated.
-    views: view -> shape of its rows, of all devices together.
-  """
+  """The bytes per device that follow from shapes; `views` are of all rows."""
   state = step_functions.state(run, mesh).like
   batch = lowered_step.batch_shapes(views, mesh, microbatches=run.microbatches)
   trained = bytes_per_device(state.params)
@@ -112,14 +106,7 @@ def bytes_per_device(tree: Any) -> int:
 
 
 def mesh_of(device: device_specs.Device, shape: str) -> jax.sharding.Mesh:
-  """A mesh of devices that are not there.
-
-  Args:
-    device: what to plan for.
-    shape: such as '8x4'.
-
-  Returns:
-    A mesh to compile for: of TPU chips, or of simulated CPU devices.
+  """A mesh, such as '8x4', of TPU chips to compile for, or of simulated CPUs.
 
   Raises:
     UserError: the shape is none, no TPU slice has this number of chips, or
@@ -144,14 +131,8 @@ def compile_program(
 ) -> Compiled:
   """Compiles a lowered program and returns the memory it needs.
 
-  A program that is too large for a TPU is a result, not an error.
-
-  Args:
-    lowered: a train or decode step.
-    mesh: its devices; they decide the compiler.
-
-  Returns:
-    Bytes per device and seconds of compiling.
+  A program that is too large for a TPU is a result, not an error. The mesh is
+  that of the program; it decides the compiler.
 
   Raises:
     JaxRuntimeError: the compiler fails for another reason than memory.

@@ -18,6 +18,7 @@ _LARGER = (2, 4)
 # Devices of the largest option, as a multiple of those asked for.
 LARGEST = max(_LARGER)
 
+# (settings, mesh) -> shapes of the batch by view.
 Shapes = Callable[[train_config.TrainConfig, str], batch_shapes.Views]
 
 
@@ -36,13 +37,7 @@ class Option:
   changes: tuple[str, ...] = ()
 
   def then(self, change: str, *, mesh: str | None = None, **fields) -> 'Option':
-    """This option with one more change.
-
-    Args:
-      change: what the user adds to the command.
-      mesh: such as '8x4'; None keeps it.
-      **fields: fields of `run` that change.
-    """
+    """This option with one more change: of the mesh, or of fields of `run`."""
     run = dataclasses.replace(self.run, **fields)
     return Option(run, mesh or self.mesh, (*self.changes, change))
 
@@ -69,9 +64,7 @@ class FitResult:
 def options(asked: Option, device: device_specs.Device) -> Iterator[Option]:
   """The options, each on top of the ones before it, cheapest first.
 
-  Args:
-    asked: what the user wants to run.
-    device: meshes that no slice of it has are left out.
+  Meshes that no slice of the device has are left out.
   """
   option = asked
   if option.run.model.remat != 'full':
@@ -111,13 +104,7 @@ def compile_option(
 ) -> FitResult | None:
   """Compiles an option, unless shapes alone rule it out.
 
-  Args:
-    option: settings and mesh.
-    device: what it must fit into.
-    shapes: (settings, mesh) -> shapes of the batch by view.
-
-  Returns:
-    The result; None where the batch's rows do not divide.
+  None where the rows of the batch that `shapes` gives do not divide.
   """
   views = shapes(option.run, option.mesh)
   mesh = memory.mesh_of(device, option.mesh)

@@ -25,13 +25,6 @@ from dsbs_jax.runs import results
 from dsbs_jax.runtime import device_specs, progress
 from dsbs_jax.training import lowered_step, step_functions, train_config
 
-DOES_NOT_FIT_STATUS = 1
-
-_NO_SHARES = (
-  '--utilisation is {}, expected two shares of the peak, low and high, such as'
-  ' 0.24,0.47.'
-)
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PlanRequest:
@@ -43,7 +36,8 @@ class PlanRequest:
     batch: shapes such as 'label:32x128/16'; none takes those of prepared data
       (DATA_DIR), or typical ones.
     price_per_device_hour: in any currency; None for no price.
-    utilisation: shares of the peak rate to assume, low and high.
+    utilisation: shares of the peak rate to assume, low and high; numbers or
+      texts.
     remedies: whether to look for what fits if this does not.
   """
 
@@ -51,7 +45,7 @@ class PlanRequest:
   device: str
   batch: tuple[str, ...] = ()
   price_per_device_hour: float | None = None
-  utilisation: tuple[float, ...] = time_and_cost.PUBLISHED_UTILISATION
+  utilisation: Sequence[float | str] = time_and_cost.PUBLISHED_UTILISATION
   remedies: bool = True
 
   def __post_init__(self):
@@ -63,28 +57,21 @@ class PlanRequest:
     partitioning.mesh_sizes(self.mesh)
     device_specs.device(self.device)
     batch_shapes.given(self.batch)
-    low, high = (*self.utilisation, 0, 0)[:2]
-    if len(self.utilisation) != 2 or not 0 < low <= high <= 1:
+    try:
+      low, high = map(float, self.utilisation)
+    except ValueError:  # no numbers, or not two
+      low = high = 0.0
+    if not 0 < low <= high <= 1:
       raise contract.UserError(
-        _NO_SHARES.format(','.join(map(str, self.utilisation)))
+        f'--utilisation is {",".join(map(str, self.utilisation))}, expected two'
+        ' shares of the peak, low and high, such as 0.24,0.47.'
       )
+    object.__setattr__(self, 'utilisation', (low, high))
     price = self.price_per_device_hour
     if price is not None and not price >= 0:
       raise contract.UserError(
         f'--price_per_device_hour is {price}, expected a number >= 0.'
       )
-
-
-def shares(texts: Sequence[str]) -> tuple[float, ...]:
-  """The numbers of --utilisation.
-
-  Raises:
-    UserError: a text is no number.
-  """
-  try:
-    return tuple(map(float, texts))
-  except ValueError as error:
-    raise contract.UserError(_NO_SHARES.format(','.join(texts))) from error
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -139,11 +126,7 @@ def simulate(request: PlanRequest) -> None:
 
 
 def make(run: train_config.TrainConfig, request: PlanRequest) -> HardwarePlan:
-  """Makes the plan.
-
-  Args:
-    run: the settings of the training run; its own mesh is not looked at.
-    request: the hardware.
+  """Makes the plan of a training run, whose own mesh is not looked at.
 
   Raises:
     UserError: the mesh is no slice of the device, the compiler is not
@@ -251,14 +234,9 @@ def _assumed(run: train_config.TrainConfig) -> dict[str, Any]:
 
 
 def show(plan: HardwarePlan, *, as_json: bool) -> int:
-  """Prints a plan; the exit status says whether the step fits.
-
-  Args:
-    plan: what to print.
-    as_json: whether as JSON, for programs.
-  """
+  """Prints a plan; the exit status says whether the step fits."""
   if as_json:
     print(json.dumps(dataclasses.asdict(plan), indent=2))
   else:
     plan_table.show(plan)
-  return 0 if plan.fits else DOES_NOT_FIT_STATUS
+  return 0 if plan.fits else 1

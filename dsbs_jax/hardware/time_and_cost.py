@@ -42,18 +42,10 @@ class Forecast:
   price: Range | None
 
 
-def step_flops(
-  run: train_config.TrainConfig, views: batch_shapes.Views
-) -> float:
-  """FLOPs of one train step over all devices.
-
-  Args:
-    run: the settings, for the network.
-    views: view -> shape of its rows, of all devices together.
-  """
-  total = 0.0
-  for shape in views.values():
-    total += flops.train(
+def step_flops(run: train_config.TrainConfig, views: batch_shapes.Views) -> int:
+  """FLOPs of one train step over all devices."""
+  each = (
+    flops.train(
       run.model,
       shape.inputs,
       shape.targets,
@@ -61,7 +53,9 @@ def step_flops(
       rows=shape.rows,
       tokens=shape.tokens,
     )
-  return total
+    for shape in views.values()
+  )
+  return sum(each, start=0.0)
 
 
 def forecast(
@@ -73,13 +67,9 @@ def forecast(
   utilisation: Range = PUBLISHED_UTILISATION,
   price_per_device_hour: float | None = None,
 ) -> Forecast:
-  """The speed and price of a run.
+  """The speed and price of a run with batches of these shapes.
 
   Args:
-    run: all settings.
-    device: of which kind.
-    num_devices: how many.
-    views: the shapes of its batches.
     utilisation: shares of the peak to assume, low and high.
     price_per_device_hour: in any currency; None for no price.
   """

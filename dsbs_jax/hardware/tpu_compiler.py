@@ -30,11 +30,7 @@ def is_installed() -> bool:
 
 
 def devices(kind: device_specs.Device, num_chips: int) -> list[jax.Device]:
-  """The devices of a slice, to compile for.
-
-  Args:
-    kind: a TPU.
-    num_chips: of the whole slice.
+  """The devices of a whole TPU slice of so many chips, to compile for.
 
   Raises:
     UserError: libtpu is not installed, or no slice has this size.

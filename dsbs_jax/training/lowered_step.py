@@ -79,9 +79,6 @@ def lower_train_step(
     views: the shape of each view's row group, packed.
     join_views: as in `step_functions.train_step`.
 
-  Returns:
-    What `.compile()` turns into a program for the mesh's devices.
-
   Raises:
     UserError: rows do not divide over the mesh and the microbatches.
   """

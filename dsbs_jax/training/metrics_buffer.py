@@ -47,12 +47,7 @@ class MetricsBuffer:
     self._on_device = []
 
   def add(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
-    """Takes the metrics of a step without fetching them.
-
-    Args:
-      step: counted from 1.
-      metrics: float32 scalars on the devices.
-    """
+    """Takes metrics of a step, from 1: float32 scalars, left on the devices."""
     self._on_device.append((step, metrics))
 
   def pop_means(self) -> dict[str, float]:

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """A profile of some steps, for TensorBoard's profile plugin or xprof."""
 
-from typing import Any, Self
+import contextlib
+from typing import Any
 
 import jax
 
 from dsbs_jax.runtime import progress
 
 
-class Profile:
+class Profile(contextlib.AbstractContextManager):
   """Traces steps of a run; a context that ends a trace which is not over.
 
   Args:
@@ -20,9 +21,6 @@ class Profile:
     self._folder = folder
     self._first, self._last = steps or (0, 0)
     self._running = False
-
-  def __enter__(self) -> Self:
-    return self
 
   def __exit__(self, *_: Any) -> None:
     if self._running:
@@ -37,12 +35,7 @@ class Profile:
       self._running = True
 
   def after(self, step: int, state: Any) -> None:
-    """Ends the trace where this was its last step, and is done.
-
-    Args:
-      step: that has ended, from 1.
-      state: its result, which is awaited.
-    """
+    """Ends the trace where this was its last step, whose result is awaited."""
     if self._running and step >= self._last:
       jax.block_until_ready(state)
       self._stop()

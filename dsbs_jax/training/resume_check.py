@@ -11,7 +11,6 @@ import jax
 from flax import traverse_util
 
 from dsbs_jax import contract
-from dsbs_jax.core import objective, optimizer
 from dsbs_jax.data.prepared import rationale_rules, store, tokens, views
 from dsbs_jax.data.vocabulary import vocabularies
 
@@ -21,19 +20,17 @@ def run_fingerprint(
 ) -> dict[str, Any]:
   """What may not change when a run resumes: model, data, optimizer and so on.
 
-  Args:
-    run: the settings, `train_config.TrainConfig`.
-    source: where its tokens come from.
-    vocabulary: the vocabulary that the source names.
-
-  Returns:
-    JSON values by name.
+  JSON values by name, of a `train_config.TrainConfig`, and of the tokens'
+  source and its vocabulary.
   """
   name = views.own_name(run.mixture_or_task_name)
   prepared = name and store.read(name.benchmark, source.data_dir)
-  facts = {'lora': dataclasses.asdict(run.lora)} if run.lora.rank else {}
-  return facts | {
+  chosen_from = None
+  if prepared and run.rationale_choice != rationale_rules.FIRST:
+    chosen_from = prepared.rationales_fingerprint('train')
+  return {
     'model': dataclasses.asdict(run.model),
+    'lora': dataclasses.asdict(run.lora) if run.lora.rank else None,
     'objective': dataclasses.asdict(run.objective),
     'task': run.mixture_or_task_name,
     'batch_size': run.batch_size,
@@ -45,7 +42,7 @@ def run_fingerprint(
     'initial_checkpoint_path': run.initial_checkpoint_path,
     'paired': run.paired,
     'cut_at': run.lengths if run.layout().truncate else None,
-    **_rationale_choice(run.rationale_choice, prepared),
+    'rationale_choice': [run.rationale_choice, chosen_from],
     'prefixes': source.prefixes,
     'data': prepared.fingerprint('train') if prepared else None,
     'seed': run.seed,
@@ -53,15 +50,6 @@ def run_fingerprint(
     'matmul_precision': jax.config.jax_default_matmul_precision,
     'prng_impl': jax.config.jax_default_prng_impl,
   }
-
-
-def _rationale_choice(
-  rule: str, prepared: store.Prepared | None
-) -> dict[str, list[str | None]]:
-  """The rule and what it chooses from; the default is as ever."""
-  chosen = rule != rationale_rules.FIRST and prepared
-  digest = prepared.rationales_fingerprint('train') if chosen else None
-  return {'rationale_choice': [rule, digest]}
 
 
 def check(
@@ -81,15 +69,13 @@ def check(
       f' {step:,} steps already. Set it to as many, or train in another'
       ' MODEL_DIR.'
     )
-  # Runs without it do not say so.
-  saved, now = ({'lora': None, **facts} for facts in (saved, now))
   before, after = _flat(saved), _flat(now)
   changed = [
     f'{name}: {before.get(name)!r} -> {after.get(name)!r}'
     for name in sorted({*before, *after})
     if before.get(name) != after.get(name)
-    # Older runs say less; what else they say, such as versions, may change.
-    and name.partition('.')[0] in now.keys() & saved.keys()
+    # What else a checkpoint says, such as versions, may change.
+    and name.partition('.')[0] in now
   ]
   if changed:
     raise contract.UserError(
@@ -115,16 +101,6 @@ def _flat(facts: Mapping[str, Any]) -> dict[str, Any]:
   """'model.emb_dim' -> value and so on, without what only saves memory."""
   # As it comes back from JSON, where tuples are lists.
   facts = json.loads(json.dumps(facts))
-  for name, given in (('optimizer', 'clip_norm'), ('schedule', 'total_steps')):
-    function = getattr(optimizer, str(facts.get(name)), None)
-    if function is not None:  # an older run, which had its defaults
-      facts[name] = _arguments(function, given)
   flat = traverse_util.flatten_dict(facts, sep='.')
   flat.pop('model.remat', None)
-  flat.setdefault('model.relpos_bias_per_layer', False)
-  # Older runs name a term's weight otherwise, or not at all.
-  if 'objective.mutual_information' in flat:
-    flat['objective.mi_weight'] = flat.pop('objective.mutual_information')
-  for field in dataclasses.fields(objective.Distillation):
-    flat.setdefault(f'objective.{field.name}', field.default)
   return flat

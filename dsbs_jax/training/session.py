@@ -11,7 +11,8 @@ import numpy as np
 
 from dsbs_jax.core import lora as lora_lib
 from dsbs_jax.core import partitioning, steps
-from dsbs_jax.data import declared, register
+from dsbs_jax.core.layers import parameter_tree
+from dsbs_jax.data import declared, register, soft_labels
 from dsbs_jax.data.batching import loader
 from dsbs_jax.data.prepared import tokens, views
 from dsbs_jax.data.vocabulary import vocabularies
@@ -80,10 +81,7 @@ def open_session(
 ) -> Session:
   """Opens data, train state and log of a run.
 
-  Args:
-    run: all settings.
-    mesh: the devices.
-    config_text: the gin config behind them, kept beside the checkpoints.
+  Args: as in `loop.train`.
 
   Raises:
     UserError: the settings do not fit each other, the data or the newest
@@ -95,7 +93,12 @@ def open_session(
   progress.say(f'reading {run.mixture_or_task_name} ({source.vocabulary})')
   vocabulary = vocabularies.load(source.vocabulary)
   vocabularies.check_size(vocabulary, run.model.vocab_size)
-  data = open_data(run, source, mesh)
+  data = open_data(
+    run,
+    source,
+    row_multiple=mesh.shape[partitioning.DATA_AXIS] * run.microbatches,
+    soft=train_config.soft_targets(run, source),
+  )
   progress.say(data.describe())
   batches = data.iterate()
 
@@ -190,13 +193,10 @@ def init_state(
   *,
   vocabulary: vocabularies.Vocabulary,
 ) -> steps.TrainState:
-  """The state of a new run: random, or with a checkpoint's parameters.
+  """The state of a new run: random by a key, or with a checkpoint's parameters.
 
-  Args:
-    run: all settings.
-    mesh: the devices.
-    key: of the random parameters.
-    vocabulary: another one in the checkpoint is a UserError.
+  Raises:
+    UserError: the checkpoint has another vocabulary.
   """
   if not run.initial_checkpoint_path:
     for hint in random_start_hints(run, vocabulary):
@@ -224,18 +224,25 @@ def init_state(
   # Two copies, one of them float32, are what a small device has room for.
   state = state.replace(frozen=None)
   params = load(shardings=shardings.frozen)
-  return state.replace(frozen=lora_lib.freeze(params, run.lora))
+  return state.replace(
+    frozen=parameter_tree.round_large(params, run.lora.base_dtype)
+  )
 
 
 def open_data(
-  run: train_config.TrainConfig, source: tokens.Source, mesh: jax.sharding.Mesh
+  run: train_config.TrainConfig,
+  source: tokens.Source,
+  *,
+  row_multiple: int,
+  soft: soft_labels.SoftTargets | None = None,
 ) -> loader.Loader:
   """Opens this process's part of the batches.
 
   Args:
     run: all settings.
     source: where its tokens come from.
-    mesh: rows are split over its data axis.
+    row_multiple: rows come in multiples of it.
+    soft: the soft labels that the run trains on.
   """
   return loader.open(
     run.mixture_or_task_name,
@@ -245,29 +252,21 @@ def open_data(
     shard_info=loader.ShardInfo(
       jax.process_index(),
       jax.process_count(),
-      row_multiple=mesh.shape[partitioning.DATA_AXIS] * run.microbatches,
+      row_multiple=row_multiple,
       microbatches=run.microbatches,
     ),
     skip_padding=run.skip_padding,
     pair_ids=train_config.objective_of(run).needs_pair_ids,
     rationale_choice=run.rationale_choice,
     further_views=run.objective.further_views,
-    soft=train_config.soft_targets(run, source),
+    soft=soft,
   )
 
 
 def random_start_hints(
   run: train_config.TrainConfig, vocabulary: vocabularies.Vocabulary
 ) -> list[str]:
-  """What to say of a run that starts from random parameters.
-
-  Args:
-    run: all settings.
-    vocabulary: of its data.
-
-  Returns:
-    A sentence per setting that does not suit it, [] for none.
-  """
+  """A sentence per setting that does not suit random parameters."""
   hints = []
   if run.learning_rate <= _FINETUNING_RATE:
     hints.append(

@@ -118,13 +118,14 @@ def defaults(request: Request) -> gin_macros.Defaults:
   fields = {'data_dir': object_store.absolute(source.data_dir)}
   if not request.task and request.benchmark:
     fields['mixture_or_task_name'] = _task(request, source.data_dir)
-  network, missing = _network(request)
+  found = network_defaults(request)
+  missing = dict(found.missing)
   if request.folder:
     fields['initial_checkpoint_path'] = request.folder
     trained = self_description.training(request.folder)
     fields['vocabulary'] = trained.fields.get('vocabulary')
     if 'vocabulary' in trained.missing and not request.vocabulary:
-      missing = {**missing, 'vocabulary': trained.missing['vocabulary']}
+      missing['vocabulary'] = trained.missing['vocabulary']
   else:
     fields['vocabulary'] = _data_vocabulary(request, source.data_dir)
   if request.is_random:
@@ -135,12 +136,8 @@ def defaults(request: Request) -> gin_macros.Defaults:
       spec = vocabulary_files.with_input_format(spec, request.input_format)
     fields['vocabulary'] = spec
   given = {name: value for name, value in fields.items() if value is not None}
-  bound = self_description.bindings(network)
-  return gin_macros.Defaults(
-    request.student or SCRATCH_MODEL,
-    {train_config.TrainConfig.__name__: given, **bound},
-    missing,
-  )
+  bound = {train_config.TrainConfig.__name__: given, **found.fields}
+  return dataclasses.replace(found, fields=bound, missing=missing)
 
 
 def network_defaults(request: Request) -> gin_macros.Defaults:
@@ -149,30 +146,18 @@ def network_defaults(request: Request) -> gin_macros.Defaults:
   Raises:
     UserError: there is no such student.
   """
-  network, missing = _network(request)
-  return gin_macros.Defaults(
-    request.student or SCRATCH_MODEL,
-    self_description.bindings(network),
-    missing,
-  )
-
-
-def _network(request: Request) -> tuple[dict[str, Any], dict[str, str]]:
-  """The student's network, and errors for what its folder does not say."""
+  name = request.student or SCRATCH_MODEL
   if request.folder:
-    return self_description.network(
+    network, missing = self_description.network(
       request.folder, allow_pickle=request.allow_pickle
     )
-  return named_network(request.student or SCRATCH_MODEL), {}
+  else:
+    network, missing = named_network(name), {}
+  return gin_macros.Defaults(name, self_description.bindings(network), missing)
 
 
 def describe(request: Request, run: train_config.TrainConfig) -> str:
-  """What is about to be trained, in a few lines.
-
-  Args:
-    request: what was asked for.
-    run: the settings that came of it.
-  """
+  """What is about to be trained, in a few lines: the settings of a request."""
   size = f'{results.size_text(results.num_params(run.model))} parameters'
   if run.initial_checkpoint_path:
     student = f'{run.initial_checkpoint_path}, {size}'

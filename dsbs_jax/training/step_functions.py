@@ -2,7 +2,8 @@
 """The jitted step functions of a run, and the shapes of its state.
 
 Training calls them with arrays. The planner lowers and compiles the same ones
-from shapes (`lowered_step`), for machines that are not there.
+from shapes (`lowered_step`), for machines that are not there. `run` is always
+all settings, and `mesh` the devices.
 """
 
 import dataclasses
@@ -97,24 +98,14 @@ class _Facts:
 
 
 def state(run: train_config.TrainConfig, mesh: Mesh) -> State:
-  """The run's abstract train state on a mesh; computes nothing.
-
-  Args:
-    run: all settings.
-    mesh: the devices.
-  """
+  """The run's abstract train state on a mesh; computes nothing."""
   return _state(_facts(run, mesh))
 
 
 def init_state(
   run: train_config.TrainConfig, mesh: Mesh
 ) -> Callable[[jax.Array], steps.TrainState]:
-  """The jitted start of a run: typed key -> state of random parameters.
-
-  Args:
-    run: all settings.
-    mesh: the devices.
-  """
+  """The jitted start of a run: typed key -> state of random parameters."""
   return _shared(_init_state, _facts(run, mesh))
 
 
@@ -131,8 +122,6 @@ def train_step(
   share one compiled program: the same function, in one process.
 
   Args:
-    run: all settings.
-    mesh: the devices.
     join_views: as in `batch_gradient.batch_value_and_grad`; None: as the mesh's
       platform does.
     any_platform: whether it may be lowered for other platforms than the mesh's.
@@ -153,8 +142,6 @@ def network_params(
   """The parameters of a plain network, as readers of a checkpoint get them.
 
   Args:
-    run: all settings.
-    mesh: the devices.
     train_state: its params, or with LoRA its frozen kernels and their
       adapters, merged, which shares all other arrays with the state.
     dtype: of merged kernels.
@@ -172,7 +159,9 @@ def _facts(
 ) -> _Facts:
   of_mesh = mesh.devices.flat[0].platform
   if join_views is None:
-    join_views = platform.joins_views(of_mesh)
+    # Accelerators gain from larger products and from fewer programs to launch.
+    # A CPU gains nothing, and loses memory.
+    join_views = of_mesh != 'cpu'
   return _Facts(
     model=run.model,
     objective=train_config.objective_of(run),

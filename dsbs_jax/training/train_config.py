@@ -157,18 +157,7 @@ class TrainConfig:
         f'MODEL_DIR is {self.model_dir!r}, expected a folder of this machine,'
         ' one that is mounted, or one in a bucket (gs:// or s3://).'
       )
-    if objective_of(self).mi_weight and (
-      not self.paired or self.chunk_tokens or not _is_pair(self)
-    ):
-      raise contract.UserError(
-        f'MI_WEIGHT is {self.objective.mi_weight} with'
-        f' {self.mixture_or_task_name}, PAIRED {self.paired} and CHUNK_TOKENS'
-        f' {self.chunk_tokens}, expected a _dsbs mixture, pairs and no chunks:'
-        ' the term ties each label to all of its rationale. Set'
-        ' MI_WEIGHT=0.0 or change the others.'
-      )
-    _check_further_tasks(self)
-    _check_soft_labels(self)
+    _check_terms(self)
     if self.module is not None:
       register.load_module(self.module)
     if self.lora.rank:
@@ -216,12 +205,7 @@ def objective_of(run: TrainConfig) -> objective_lib.Distillation:
 def soft_targets(
   run: TrainConfig, source: tokens.Source
 ) -> soft_labels.SoftTargets | None:
-  """The soft labels that the run trains on; None where they have no weight.
-
-  Args:
-    run: all settings.
-    source: where its tokens come from.
-  """
+  """The soft labels that the run trains on; None where they have no weight."""
   objective = objective_of(run)
   if not objective.soft_label_weight:
     return None
@@ -238,43 +222,50 @@ def _is_pair(run: TrainConfig) -> bool:
   return name is not None and name.form == 'dsbs'
 
 
-def _check_further_tasks(run: TrainConfig) -> None:
-  objective = run.objective
-  name = views.own_name(run.mixture_or_task_name)
-  for view in (
-    objective.further_views if objective.mi_weight or not name else ()
-  ):
-    macro = f'{view.upper()}_WEIGHT'
-    weight = getattr(objective, f'{view}_weight')
+def _check_terms(run: TrainConfig) -> None:
+  """Raises UserError for a term of the loss that the run cannot have."""
+  objective, of_task = run.objective, objective_of(run)
+  task = run.mixture_or_task_name
+  name = views.own_name(task)
+  beside = f'{task} and PAIRED {run.paired}'
+
+  def refuse(term, beside, expected):
+    macro = f'{term.upper()}_WEIGHT'
     raise contract.UserError(
-      f'{macro} is {weight} with {run.mixture_or_task_name} and MI_WEIGHT'
-      f' {objective.mi_weight}, expected a _dsbs mixture of this project and no'
-      f' other further term. Set {macro}=0.0 or change the others.'
+      f'{macro} is {getattr(objective, f"{term}_weight")} with {beside},'
+      f' expected {expected}. Set {macro}=0.0 or change the others.'
+    )
+
+  if of_task.mi_weight and (
+    run.chunk_tokens or not run.paired or not _is_pair(run)
+  ):
+    refuse(
+      'mi',
+      f'{beside} and CHUNK_TOKENS {run.chunk_tokens}',
+      'a _dsbs mixture, pairs and no chunks: the term ties each label to all of'
+      ' its rationale',
+    )
+  if objective.further_views and (objective.mi_weight or not name):
+    refuse(
+      objective.further_views[0],
+      f'{task} and MI_WEIGHT {objective.mi_weight}',
+      'a _dsbs mixture of this project and no other further term',
     )
   if name and name.form == 'contrast':
     raise contract.UserError(
       f'MIXTURE_OR_TASK_NAME is {name}, expected a task: contrast is a term'
       f' beside others. Train on {name.benchmark}_gt_dsbs with CONTRAST_WEIGHT.'
     )
-  if objective_of(run).contrast_weight and not run.paired:
-    raise contract.UserError(
-      f'CONTRAST_WEIGHT is {objective.contrast_weight} with PAIRED False,'
-      ' expected pairs: the term compares two rationales of one example. Set'
-      ' CONTRAST_WEIGHT=0.0 or PAIRED=True.'
+  if of_task.contrast_weight and not run.paired:
+    refuse(
+      'contrast',
+      'PAIRED False',
+      'pairs, PAIRED=True: the term compares two rationales of one example',
     )
-
-
-def _check_soft_labels(run: TrainConfig) -> None:
-  name = views.own_name(run.mixture_or_task_name)
-  if run.objective.soft_label_weight and (
-    name is None or (name.form == 'dsbs' and not run.paired)
+  if objective.soft_label_weight and (
+    not name or (_is_pair(run) and not run.paired)
   ):
-    raise contract.UserError(
-      f'SOFT_LABEL_WEIGHT is {run.objective.soft_label_weight} with'
-      f' {run.mixture_or_task_name} and PAIRED {run.paired}, expected a task of'
-      ' this project, and pairs. Set SOFT_LABEL_WEIGHT=0.0 or change the'
-      ' others.'
-    )
+    refuse('soft_label', beside, 'a task of this project, and pairs')
 
 
 def _check_profile_steps(steps: tuple[int, int] | None) -> None:

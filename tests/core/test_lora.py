@@ -21,6 +21,7 @@ from dsbs_jax.core import (
   steps,
 )
 from dsbs_jax.core.gradients import batch_gradient
+from dsbs_jax.core.layers import parameter_tree
 from dsbs_jax.interop.hf import hf_checkpoint, hf_layout
 from tests import models
 from tests.core import test_steps, tiny_t5
@@ -213,7 +214,7 @@ def test_a_bfloat16_base_computes_what_bfloat16_activations_do(name):
   config = dataclasses.replace(CONFIGS[name], dtype='bfloat16')
   half = dataclasses.replace(ALL, base_dtype='bfloat16')
   params, trained = base(config), adapters(config, ALL)
-  rounded = lora.freeze(params, half)
+  rounded = parameter_tree.round_large(params, half.base_dtype)
   dtypes = {path: leaf.dtype for path, leaf in flat(rounded).items()}
   for path, dtype in dtypes.items():
     large = path.endswith(('/kernel', '/embedding'))

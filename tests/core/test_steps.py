@@ -276,4 +276,4 @@ def test_microbatches_that_do_not_divide_are_refused():
   with pytest.raises(ValueError, match='8 rows or cells, which 3 microbatches'):
     jitted_step(num_microbatches=3)(fresh_state(), make_batch())
   with pytest.raises(ValueError, match='num_microbatches is 0'):
-    jitted_step(num_microbatches=0)
+    jitted_step(num_microbatches=0)(fresh_state(), make_batch())

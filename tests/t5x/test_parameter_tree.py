@@ -55,7 +55,7 @@ def test_t5x_has_the_golden_tree(trees, size):
 def test_ours_is_the_golden_tree(trees, size):
   config = network.T5Config(**trees[size]['config'])
   shapes = traverse_util.flatten_dict(network.param_shapes(config), sep='/')
-  axes = traverse_util.flatten_dict(network.logical_axes(config), sep='/')
+  axes = traverse_util.flatten_dict(network.tree(config).axes(), sep='/')
   assert golden(trees, size) == {
     name: (leaf.shape, axes[name]) for name, leaf in shapes.items()
   }

@@ -12,7 +12,8 @@ import pytest
 from etils import epath
 from flax import traverse_util
 
-from dsbs_jax.core import lora, partitioning
+from dsbs_jax.core import partitioning
+from dsbs_jax.core.layers import parameter_tree
 from dsbs_jax.exporting import export, hf_folder, model_card
 from dsbs_jax.inference import evaluate_checkpoint, evaluator
 from dsbs_jax.interop import read_checkpoint, t5x_read_checkpoint, t5x_storage
@@ -75,8 +76,8 @@ def test_a_checkpoint_is_read_as_a_plain_network(trained, begun):
   """W + (alpha / r) A B at the targets, and all else as it was, rounded."""
   state, _ = state_of(trained)
   start = models.flat(read_checkpoint.load_params(begun, trained.model))
-  rounded = lora.freeze(
-    traverse_util.unflatten_dict(start, sep='/'), trained.lora
+  rounded = parameter_tree.round_large(
+    traverse_util.unflatten_dict(start, sep='/'), trained.lora.base_dtype
   )
   rounded, adapters = models.flat(rounded), models.flat(state.params)
   models.assert_equal(

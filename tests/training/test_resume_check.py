@@ -103,40 +103,26 @@ def test_another_generator_of_masks_makes_another_run(settings, finished):
       loop.train(settings(finished))
 
 
-def test_facts_of_older_runs_are_understood():
-  older = {
-    'optimizer': 'adamw',
-    'objective': {'mutual_information': 0.5},
-    'model': {'emb_dim': 8},
-  }
-  now = {
-    'optimizer': {
-      'name': 'adamw',
-      'beta1': 0.9,
-      'beta2': 0.999,
-      'epsilon': 1e-8,
-      'weight_decay': 0.0,
-    },
-    'objective': {'mi_weight': 0.5},
-    'model': {'emb_dim': 8, 'relpos_bias_per_layer': False},
-    'train_steps': 7,
-  }
+def test_a_fact_that_the_checkpoint_does_not_state_is_another_run():
+  now = {'model': {'emb_dim': 8, 'relpos_bias_per_layer': False}, 'seed': 0}
   run = types.SimpleNamespace(model_dir='runs/x', train_steps=7)
-  resume_check.check(older, now, run, step=1)
-  now['model']['relpos_bias_per_layer'] = True
-  with pytest.raises(ValueError, match='relpos_bias_per_layer: False -> True'):
-    resume_check.check(older, now, run, step=1)
-  now['model']['relpos_bias_per_layer'] = False
-  now['optimizer']['weight_decay'] = 0.1
+  resume_check.check(now | {'versions': {'jax': '1'}}, now, run, step=1)
+  for older, match in (
+    ({'model': {'emb_dim': 8}, 'seed': 0}, 'per_layer: None -> False'),
+    ({'model': now['model']}, 'seed: None -> 0'),
+  ):
+    with pytest.raises(ValueError, match=match):
+      resume_check.check(older, now, run, step=1)
+
+
+def test_another_argument_of_an_optimizer_or_a_term_makes_another_run():
+  run = types.SimpleNamespace(model_dir='runs/x', train_steps=7)
+  older = {'optimizer': {'name': 'adamw', 'weight_decay': 0.0}}
+  changed = {'optimizer': {'name': 'adamw', 'weight_decay': 0.1}}
   with pytest.raises(ValueError, match='optimizer.weight_decay: 0.0 -> 0.1'):
-    resume_check.check(older, now, run, step=1)
-
-
-def test_a_run_from_before_further_terms_is_one_without_them():
-  terms = {'z_loss': 0.0, 'label_smoothing': 0.0, 'mi_weight': 0.0}
-  older = {'objective': {'alpha': 0.3} | terms}
-  run = types.SimpleNamespace(model_dir='runs/x', train_steps=7)
+    resume_check.check(older, changed, run, step=1)
   now = objective.Distillation(alpha=0.3)
+  older = {'objective': vars(now)}
   resume_check.check(older, {'objective': vars(now)}, run, step=1)
   for field, value in (
     ('alpha_schedule', 'tscl'),

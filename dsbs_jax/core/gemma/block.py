@@ -23,7 +23,8 @@ from dsbs_jax.core.layers import (
   norm,
 )
 from dsbs_jax.core.layers.unpadding import Unpadding
-from dsbs_jax.core.t5.attention import KeyValue, dense, split_heads
+from dsbs_jax.core.t5 import attention
+from dsbs_jax.core.t5.attention import KeyValue, dense
 
 
 class Reach(NamedTuple):
@@ -104,18 +105,6 @@ def _rotate(inputs: jax.Array, angles: jax.Array) -> jax.Array:
   return jnp.concatenate(rotated, axis=-1).astype(inputs.dtype)
 
 
-def _project(
-  params: dict,
-  inputs: jax.Array,
-  name: str,
-  heads: int,
-  unpadding: Unpadding | None,
-) -> jax.Array:
-  """[B, heads, T, K] of inputs [B, T, D], or flat ones."""
-  flat = dense(inputs, params[name]['kernel'])
-  return split_heads(flat if unpadding is None else unpadding.pad(flat), heads)
-
-
 def project_kv(
   params: dict,
   inputs: jax.Array,
@@ -131,9 +120,8 @@ def project_kv(
     config: the network.
     unpadding: of the tokens; or None.
   """
-  key, value = (
-    _project(params, inputs, name, config.num_kv_heads, unpadding)
-    for name in ('key', 'value')
+  key, value = attention.project_kv(
+    params, inputs, config.num_kv_heads, unpadding=unpadding
   )
   return KeyValue(_rms_norm(key, params['key_norm']), value)
 
@@ -148,7 +136,9 @@ def _attention(
   unpadding: Unpadding | None,
 ) -> tuple[jax.Array, Any]:
   """The output, like the inputs, and the second result of kv_fn."""
-  query = _project(params, inputs, 'query', config.num_heads, unpadding)
+  query = attention.project(
+    params['query'], inputs, config.num_heads, unpadding=unpadding
+  )
   query = _rms_norm(query, params['query_norm'])
   key, value = project_kv(params, inputs, config, unpadding=unpadding)
   scaled = query * jnp.asarray(config.query_scale_dim**-0.5, query.dtype)
@@ -237,7 +227,7 @@ def run(
 
   Args:
     params: the whole parameter tree.
-    config: its size.
+    config: its network.
     tokens: [B, T] int32.
     stack: 'encoder' or 'decoder'.
     reaches: what they attend to.

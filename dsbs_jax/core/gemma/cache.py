@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The KV cache of a Gemma: one position of the targets at a time.
 
-R counts decoded rows: B, or B * G when each row has G beams, which are
-neighbours. A layer's cache has S + L positions: first the inputs of the row,
-then its targets, the first of which is the last input, or in a T5Gemma 2 the
-start id (see network.py).
+R and `rows` as in core/decode_state.py. A layer's cache has S + L positions:
+first the inputs of the row, then its targets, the first of which is the last
+input, or in a T5Gemma 2 the start id (see network.py).
 """
 
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from flax import struct
 from dsbs_jax.core import decode_state
 from dsbs_jax.core.gemma import block, network
 from dsbs_jax.core.gemma.config import GemmaConfig
+from dsbs_jax.core.layers import parameter_tree
 from dsbs_jax.core.t5 import attention
 
 
@@ -40,20 +40,6 @@ class Prefilled:
   max_decode_len: int = struct.field(pytree_node=False)
 
 
-def decoding_params(params: dict, config: GemmaConfig) -> dict:
-  """Parameters in the dtype in which every decoding step reads them.
-
-  Rounded once, not once per token. What norms add to 1 stays float32.
-
-  Args: as in `core/t5/cache.decoding_params`.
-  """
-
-  def convert(path, array):
-    return array if path[-1].key == 'scale' else array.astype(config.dtype)
-
-  return jax.tree_util.tree_map_with_path(convert, params)
-
-
 def prefill(
   params: dict,
   config: GemmaConfig,
@@ -66,10 +52,9 @@ def prefill(
 
   Args and errors: as in `core/t5/cache.prefill`; padding is always computed.
   """
-  decode_state.check_length(max_decode_len)
   del token_shares
-  params = decoding_params(params, config)
-  tokens = decode_state.source_tokens(rows)
+  tokens = decode_state.source_tokens(rows, max_decode_len)
+  params = parameter_tree.round_large(params, config.dtype)
   target = jnp.ones_like(tokens[:, :1])
   joint = network.join(
     config,
@@ -101,12 +86,8 @@ def init_decode_state(
     widths[-2] = 0, prefilled.max_decode_len
     return jnp.repeat(jnp.pad(of_inputs, widths), num_beams, axis=first)
 
-  return decode_state.first_state(
-    jax.tree.map(extend, prefilled.kv),
-    prefilled.empty_mask,
-    num_beams=num_beams,
-    max_decode_len=prefilled.max_decode_len,
-  )
+  kv_cache = jax.tree.map(extend, prefilled.kv)
+  return decode_state.first_state(kv_cache, prefilled, num_beams)
 
 
 def decode_step(

@@ -2,9 +2,9 @@
 """The size and the variant of a Gemma, checked where it is made."""
 
 import dataclasses
+import functools
 from typing import ClassVar
 
-from dsbs_jax import contract
 from dsbs_jax.core.layers import layer_loop
 
 
@@ -65,35 +65,20 @@ class GemmaConfig:
   scan_layers: bool = False
 
   def __post_init__(self):
-    for field in dataclasses.fields(self):
-      value = getattr(self, field.name)
-      if field.type is int and not (isinstance(value, int) and value >= 1):
-        self._refuse(field.name, 'an int >= 1.')
-      if field.type is bool and not isinstance(value, bool):
-        self._refuse(field.name, 'True or False.')
-      if '_rope_' in field.name and not (
-        isinstance(value, int | float) and value > 0
-      ):
-        self._refuse(field.name, 'a number > 0.')
+    layer_loop.check_config(self)
+    refuse = functools.partial(layer_loop.refuse, self)
+    for name in ('local_rope_base', 'global_rope_base', 'global_rope_factor'):
+      value = getattr(self, name)
+      if not (isinstance(value, int | float) and value > 0):
+        refuse(name, 'a number > 0.')
     if self.num_heads % self.num_kv_heads:
-      self._refuse('num_kv_heads', f'a divisor of num_heads, {self.num_heads}.')
+      refuse('num_kv_heads', f'a divisor of num_heads, {self.num_heads}.')
     if self.head_dim % 2:
-      self._refuse('head_dim', 'an even number: halves are rotated.')
+      refuse('head_dim', 'an even number: halves are rotated.')
     if self.family not in self.FAMILIES:
-      self._refuse('family', f'one of {self.FAMILIES}.')
+      refuse('family', f'one of {self.FAMILIES}.')
     if self.prefix_lm and self.has_encoder:
-      self._refuse('prefix_lm', 'False: an encoder sees all inputs anyway.')
-    rate = self.dropout_rate
-    if not (isinstance(rate, int | float) and 0.0 <= rate < 1.0):
-      self._refuse('dropout_rate', 'a number in [0, 1).')
-    if self.dtype not in ('float32', 'bfloat16'):
-      self._refuse(
-        'dtype',
-        'float32 or bfloat16 (parameters stay float32). A Gemma overflows in'
-        ' float16: use bfloat16.',
-      )
-    if self.remat not in layer_loop.REMAT_CHOICES:
-      self._refuse('remat', f'one of {layer_loop.REMAT_CHOICES}.')
+      refuse('prefix_lm', 'False: an encoder sees all inputs anyway.')
 
   @property
   def has_encoder(self) -> bool:
@@ -108,8 +93,3 @@ class GemmaConfig:
   def is_global(self, layer: int) -> bool:
     """Whether a layer, counted from 0, sees all positions."""
     return (layer + 1) % self.global_period == 0
-
-  def _refuse(self, name: str, expected: str) -> None:
-    raise contract.UserError(
-      f'GemmaConfig.{name} is {getattr(self, name)!r}, expected {expected}'
-    )

@@ -15,6 +15,7 @@ The inputs of a T5Gemma 2 run through an encoder, of whose result each layer of
 the decoder makes keys and values by its own kernels, not rotated. From there on
 it is the same; but targets start with Gemma's start id at position 0, and
 attend to all inputs. Row groups and dimension letters: see contract.py.
+`params` is always the whole parameter tree.
 """
 
 from typing import NamedTuple
@@ -48,14 +49,8 @@ class Joint(NamedTuple):
   mask: jax.Array
 
 
-def input_positions(rows: dict[str, jax.Array]) -> jax.Array:
-  """The position of each input in its example, [B, S] int32."""
-  return _positions(rows, 'encoder', rows['encoder_input_tokens'])
-
-
-def _positions(
-  rows: dict[str, jax.Array], stack: str, like: jax.Array
-) -> jax.Array:
+def _positions(rows: dict[str, jax.Array], stack: str) -> jax.Array:
+  """The position of each token of a stack in its example, int32."""
   found = rows.get(f'{stack}_positions')
   if found is not None:
     return found
@@ -64,9 +59,8 @@ def _positions(
       f'The rows have {stack}_segment_ids but no {stack}_positions, expected'
       ' both of packed rows: a Gemma rotates by positions.'
     )
-  return jnp.broadcast_to(
-    jnp.arange(like.shape[1], dtype=jnp.int32), like.shape
-  )
+  shape = rows[unpadding.TOKENS[stack]].shape
+  return jnp.broadcast_to(jnp.arange(shape[1], dtype=jnp.int32), shape)
 
 
 def join(config: GemmaConfig, rows: dict[str, jax.Array]) -> Joint:
@@ -76,21 +70,17 @@ def join(config: GemmaConfig, rows: dict[str, jax.Array]) -> Joint:
     config: the network.
     rows: a row group with decoder_target_tokens, padded or packed.
   """
-  inputs, targets = rows['encoder_input_tokens'], rows['decoder_target_tokens']
-  same = attention.make_attention_mask(
-    targets > 0,
-    inputs > 0,
-    query_segments=rows.get('decoder_segment_ids'),
-    key_segments=rows.get('encoder_segment_ids'),
-  )[:, 0]  # [B, T, S]
-  positions = _positions(rows, 'decoder', targets)
+  inputs = rows['encoder_input_tokens']
+  # [B, 1, T, S] -> [B, T, S]
+  same = attention.make_attention_mask(rows, 'decoder', 'encoder')[:, 0]
+  positions = _positions(rows, 'decoder')
   if config.has_encoder:
     tokens = jnp.where(
       positions == 0, contract.BOS_ID, rows['decoder_input_tokens']
     )
     return Joint(tokens, positions, same[:, None])
   last = jnp.sum(same, axis=-1, dtype=jnp.int32) - 1  # [B, T]
-  places = input_positions(rows)[:, None, :]
+  places = _positions(rows, 'encoder')[:, None, :]
   is_last = same & (places == last[:, :, None])
   last_tokens = jnp.sum(jnp.where(is_last, inputs[:, None, :], 0), axis=-1)
   tokens = jnp.where(positions == 0, last_tokens, rows['decoder_input_tokens'])
@@ -107,8 +97,6 @@ def encode(
   """The keys and values of the inputs in every layer of the decoder.
 
   Args:
-    params: the whole parameter tree.
-    config: its size.
     rows: encoder_input_tokens [B, S] int32; packed rows also segment ids and
       positions, and encoder_token_index to compute real tokens only.
     dropout_key: typed key, or one per row [B]; None for no dropout.
@@ -118,16 +106,11 @@ def encode(
     entry with a leading axis N.
   """
   tokens = rows['encoder_input_tokens']
-  positions = input_positions(rows)
-  segments = rows.get('encoder_segment_ids')
-  mask = attention.make_attention_mask(
-    tokens > 0, tokens > 0, query_segments=segments, key_segments=segments
-  )
+  positions = _positions(rows, 'encoder')
+  mask = attention.make_attention_mask(rows, 'encoder', 'encoder')
   if not (config.has_encoder or config.prefix_lm):
     mask &= (positions[:, :, None] >= positions[:, None, :])[:, None]
-  token_unpadding = unpadding.make_unpadding(
-    rows.get(unpadding.ENCODER_TOKEN_INDEX), tokens
-  )
+  token_unpadding = unpadding.make_unpadding(rows, 'encoder')
   hidden, keys_values = block.run(
     params,
     config,
@@ -172,10 +155,7 @@ def decode(
     positions.
   """
   joint = join(config, rows)
-  target_mask = rows['decoder_target_tokens'] > 0
-  self_mask = attention.make_target_mask(
-    target_mask, rows.get('decoder_segment_ids')
-  )
+  self_mask = attention.make_target_mask(rows)
 
   def kv_fn(new, of_inputs):
     both = [
@@ -192,15 +172,13 @@ def decode(
       config,
       jnp.concatenate([joint.mask, self_mask], axis=-1),
       joint.positions,
-      jnp.concatenate([input_positions(rows), joint.positions], axis=1),
+      jnp.concatenate([_positions(rows, 'encoder'), joint.positions], axis=1),
       num_inputs=joint.mask.shape[-1],
     ),
     kv_fn=kv_fn,
     layer_kv=encoded,
     dropout_key=dropout_key,
-    unpadding=unpadding.make_unpadding(
-      rows.get(unpadding.DECODER_TOKEN_INDEX), target_mask
-    ),
+    unpadding=unpadding.make_unpadding(rows, 'decoder'),
   )[0]
 
 

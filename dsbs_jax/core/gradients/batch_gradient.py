@@ -67,14 +67,8 @@ Sums = dict[str, Array]
 
 # Folded into the dropout key. Labels draw the same masks as one view of a pair
 # and as the only view of a batch: alpha = 1 equals standard finetuning.
-_VIEW_KEYS = {
-  contract.LABEL_VIEW: 0,
-  contract.MIXTURE_VIEW: 0,
-  contract.RATIONALE_VIEW: 1,
-  contract.VERDICT_VIEW: 2,
-  contract.COUNTERFACTUAL_VIEW: 3,
-  contract.CONTRAST_VIEW: 4,
-}
+_VIEW_KEYS = {view: task_id - 1 for view, task_id in contract.TASK_IDS.items()}
+_VIEW_KEYS[contract.MIXTURE_VIEW] = _VIEW_KEYS[contract.LABEL_VIEW]
 
 
 def batch_value_and_grad(
@@ -129,6 +123,8 @@ def batch_value_and_grad(
     gradient: a tree like `params`, float32.
 
   Raises:
+    UserError: num_microbatches is below 1, or a term that ties views together
+      has no pairs or meets chunks.
     ValueError: a view is unknown, its rows do not divide, or the
       mutual-information term meets a batch that is not paired.
   """
@@ -141,16 +137,14 @@ def batch_value_and_grad(
 
   terms = pair_terms.PairTerms(parts)
   if distillation.needs_pair_ids:
-    terms = pair_terms.compute(
+    terms = pair_terms.Pass(
       network_params(params),
-      batch,
-      parts,
-      config=config,
-      distillation=distillation,
+      config,
+      distillation,
       num_shards=num_shards,
       num_pairs=num_pairs,
       chunk_tokens=chunk_tokens,
-    )
+    ).terms(batch, parts)
 
   loss_fn = functools.partial(
     _view_loss,
@@ -217,35 +211,25 @@ def _view_loss(
   *,
   config: network.Config,
   distillation: objective.Distillation,
-  counts: Sums,
-  alpha: Array | None,
   dropout_key: Array,
-  chunk_tokens: int,
   logits_loss: pair_terms.LogitsLoss | None,
   network_params: Callable[[Params], Params],
+  **options: Any,
 ) -> tuple[Array, Sums]:
   """What b rows of one view contribute to the loss and the metric sums.
 
-  `counts` are those of the whole batch, `alpha` as in `batch_value_and_grad`,
-  `dropout_key` one per row, [b];
-  `logits_loss` maps (rows, logits [b * T, V]) to a further part of the loss and
-  its sums.
+  `dropout_key` is one per row, [b], `logits_loss` one of
+  `PairTerms.logits_losses`, and `options` are those of `rows_loss`.
   """
   params = network_params(params)
   hidden = network.hidden(params, config, rows, dropout_key=dropout_key)
   rows = unpadding.unpad_targets(rows)
-
-  def logits_fn(logits_params, hidden):
-    return network.logits(logits_params, config, hidden)
-
   return weighted_loss.rows_loss(
     distillation,
     hidden,
     rows,
-    counts=counts,
-    logits_fn=logits_fn,
+    logits_fn=lambda some, hidden: network.logits(some, config, hidden),
     logits_params=network.logits_params(params, config),
-    alpha=alpha,
-    chunk_tokens=chunk_tokens,
     logits_loss=logits_loss and functools.partial(logits_loss, rows),
+    **options,
   )

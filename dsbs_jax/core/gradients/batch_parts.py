@@ -4,6 +4,7 @@
 See `batch_gradient`, steps 2 to 4.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -31,8 +32,13 @@ def cut(tree: Any, view: str, *, num_parts: int, num_shards: int) -> Any:
     num_shards: data shards that compute at the same time.
 
   Raises:
+    UserError: there are no parts.
     ValueError: B is no multiple of both.
   """
+  if num_parts < 1:
+    raise contract.UserError(
+      f'num_microbatches is {num_parts}, expected a number >= 1.'
+    )
   for array in jax.tree.leaves(tree):
     if len(array) % (num_shards * num_parts):
       raise ValueError(
@@ -68,53 +74,23 @@ def add_up(
   if num_shards > 1:
     function = jax.vmap(function)
   first = jax.tree.map(lambda array: array[0], parts)
+  add = functools.partial(jax.tree.map, jnp.add)
   if len(jax.tree.leaves(parts)[0]) == 1:
     only = function(*first)
-    return only if total is None else _add(total, only)
+    return only if total is None else add(total, only)
   if total is None:
     shapes = jax.eval_shape(function, *first)
     total = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-
-  def visit(total, part):
-    return _add(total, function(*part)), None
-
-  return jax.lax.scan(visit, total, parts)[0]
-
-
-def total(
-  function: Callable[[Rows, Array], Any],
-  parts: tuple[Rows, Array],
-  *,
-  num_shards: int,
-) -> Any:
-  """The sum of function(rows, keys) over all parts of all shards.
-
-  Args:
-    function: as in `add_up`.
-    parts: likewise.
-    num_shards: data shards.
-  """
-  added = add_up(function, parts, num_shards=num_shards)
-  return sum_shards(added, num_shards)
+  return jax.lax.scan(
+    lambda total, part: (add(total, function(*part)), None), total, parts
+  )[0]
 
 
 def sum_shards(total: Any, num_shards: int) -> Any:
-  """The sum over data shards.
-
-  Args:
-    total: arrays [num_shards, ...], or [...] where there is one shard.
-    num_shards: data shards.
-
-  Returns:
-    Arrays [...].
-  """
+  """The sum over data shards, of [num_shards, ...]; of one shard [...]."""
   if num_shards == 1:
     return total
   return jax.tree.map(lambda array: jnp.sum(array, axis=0), total)
-
-
-def _add(left: Any, right: Any) -> Any:
-  return jax.tree.map(jnp.add, left, right)
 
 
 def check_batch(
@@ -124,7 +100,7 @@ def check_batch(
 
   Args:
     batch: view -> row group; arrays or shapes of the *global* batch.
-    mesh: the mesh.
+    mesh: the devices.
     num_microbatches: how many parts a step cuts the batch into.
   """
   num_shards = mesh.shape[partitioning.DATA_AXIS]

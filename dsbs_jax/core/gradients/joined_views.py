@@ -19,9 +19,10 @@ from dsbs_jax.core.layers import unpadding
 
 Rows = dict[str, jax.Array]
 
+# Key of a token index -> that of its tokens.
 _INDICES = {
-  unpadding.ENCODER_TOKEN_INDEX: 'encoder_input_tokens',
-  unpadding.DECODER_TOKEN_INDEX: 'decoder_target_tokens',
+  index: unpadding.TOKENS[stack]
+  for stack, index in unpadding.TOKEN_INDEX.items()
 }
 
 
@@ -59,7 +60,7 @@ def _join(
   rows, slots and keys of the first group, then those of the second.
   """
   rows, keys = zip(first, second, strict=True)
-  num_cells = len(rows[0][unpadding.ENCODER_TOKEN_INDEX])
+  num_cells = len(rows[0][unpadding.TOKEN_INDEX['encoder']])
   joined = {
     name: _join_indices(
       [(group[name], group[_INDICES[name]]) for group in rows]

@@ -56,157 +56,121 @@ class PairTerms:
   sums: Mapping[str, Array] = dataclasses.field(default_factory=dict)
 
 
-def compute(
-  params: Any,
-  batch: dict[str, Rows],
-  parts: Parts,
-  *,
-  config: network.Config,
-  distillation: objective.Distillation,
-  num_shards: int,
-  num_pairs: int,
-  chunk_tokens: int,
-) -> PairTerms:
-  """The terms that have a weight, from a pass without gradient.
+@dataclasses.dataclass(frozen=True, eq=False)  # arrays have no hash
+class Pass:
+  """The pass without gradient.
 
-  Args:
+  Attributes:
     params: the network's parameter tree.
-    batch: the views that the terms tie together, with decoder_pair_ids.
-    parts: the same, cut as `batch_gradient` does.
     config: the network.
     distillation: the weights of the terms, and the contrastive term's margin.
     num_shards: data shards that the parts are cut into.
     num_pairs: P, examples in a batch at most.
-    chunk_tokens: as in `weighted_loss.rows_loss`, for the contrastive term.
-
-  Raises:
-    ValueError: the mutual-information term meets a batch that is not paired.
-    UserError: the rows have no decoder_pair_ids.
+    chunk_tokens: as in `weighted_loss.rows_loss`, for the contrastive term; 0
+      with the other.
   """
-  logits_losses, constant, sums = {}, 0.0, {}
-  if distillation.mi_weight:
-    logits_losses = _mutual_information_losses(
-      params,
-      batch,
-      parts,
-      config=config,
-      weight=distillation.mi_weight,
-      num_shards=num_shards,
-      num_pairs=num_pairs,
-    )
-  if distillation.contrast_weight:
-    parts, constant, sums = _add_contrast(
-      parts,
-      batch,
-      _pair_losses_fn(
-        params,
-        config,
-        distillation,
-        num_pairs=num_pairs,
-        chunk_tokens=chunk_tokens,
-      ),
-      distillation=distillation,
-      num_shards=num_shards,
-      num_pairs=num_pairs,
-    )
-  return PairTerms(parts, logits_losses, constant, sums)
 
+  params: Any
+  config: network.Config
+  distillation: objective.Distillation
+  num_shards: int
+  num_pairs: int
+  chunk_tokens: int
 
-def _mutual_information_losses(
-  params: Any,
-  batch: dict[str, Rows],
-  parts: Parts,
-  *,
-  config: network.Config,
-  weight: float,
-  num_shards: int,
-  num_pairs: int,
-) -> dict[str, LogitsLoss]:
-  """As `PairTerms.logits_losses`."""
-  count = mutual_information.count_pairs(batch)
-
-  def pooled_labels(rows, keys):  # zeros for labels of other parts
-    logits = network.apply(params, config, rows, dropout_key=keys)
-    return mutual_information.pool(logits, rows[PAIR_IDS], num_pairs=num_pairs)
-
-  labels = batch_parts.total(
-    pooled_labels, parts[contract.LABEL_VIEW], num_shards=num_shards
-  )  # [P, V]
-
-  def rationale_loss(rows, logits):
-    rationales = mutual_information.pool(
-      logits, rows[PAIR_IDS], num_pairs=num_pairs
-    )
-    value = mutual_information.cross_entropy(labels, rationales, count=count)
-    return weight * value, {mutual_information.METRIC: value}
-
-  def label_loss(rows, logits):  # so that both views have the same sums
-    del rows, logits
-    return 0.0, {mutual_information.METRIC: jnp.zeros([])}
-
-  return {
-    contract.LABEL_VIEW: label_loss,
-    contract.RATIONALE_VIEW: rationale_loss,
-  }
-
-
-def _add_contrast(
-  parts: Parts,
-  batch: dict[str, Rows],
-  pair_losses: Callable[[Rows, Array], Array],
-  *,
-  distillation: objective.Distillation,
-  num_shards: int,
-  num_pairs: int,
-) -> tuple[Parts, Array, weighted_loss.Sums]:
-  """The parts with weights of their tokens in the term; constant and sums."""
-  losses, counts = {}, {}
-  for view in contrast.SIGNS:
-    rows = batch[view]
-    if PAIR_IDS not in rows:
+  def __post_init__(self):
+    mi_weight = self.distillation.mi_weight
+    if self.num_pairs < 1 or (mi_weight and self.chunk_tokens):
       raise contract.UserError(
-        f'the rows have no {PAIR_IDS}, by which the contrastive term pairs'
-        ' rationales. Open the loader with pair_ids=True.'
+        f'mi_weight is {mi_weight} and contrast_weight'
+        f' {self.distillation.contrast_weight} with chunk_tokens'
+        f' {self.chunk_tokens} and num_pairs {self.num_pairs}, expected no'
+        ' chunks, because mutual information needs all targets of a rationale'
+        ' at once, and the number of pairs. Set chunk_tokens=0 and'
+        ' num_pairs=batch size.'
       )
-    weights = rows['decoder_loss_weights'].astype(jnp.float32)
-    counts[view] = contrast.sum_pairs(weights, rows[PAIR_IDS], num_pairs)
-    losses[view] = batch_parts.total(
-      pair_losses, parts[view], num_shards=num_shards
-    )
-  factors, constant, sums = contrast.hinges(distillation, losses, counts)
-  weighed = dict(parts)
-  for view, factor in factors.items():
-    rows, keys = parts[view]
-    further = {weighted_loss.FURTHER_WEIGHTS: factor[rows[PAIR_IDS]]}
-    weighed[view] = rows | further, keys
-  return weighed, constant, sums
 
+  def terms(self, batch: dict[str, Rows], parts: Parts) -> PairTerms:
+    """The terms that have a weight.
 
-def _pair_losses_fn(
-  params: Any,
-  config: network.Config,
-  distillation: objective.Distillation,
-  *,
-  num_pairs: int,
-  chunk_tokens: int,
-) -> Callable[[Rows, Array], Array]:
-  """(rows, dropout keys) -> [P], the token losses of each pair, summed."""
+    Args:
+      batch: the views that the terms tie together, with decoder_pair_ids.
+      parts: the same, cut as `batch_gradient` does.
 
-  def chunk_sums(logits_params, hidden, tokens):
-    flat = hidden.reshape(-1, hidden.shape[-1])
-    logits = network.logits(logits_params, config, flat)
-    losses, _ = cross_entropy.token_losses(
-      logits,
-      tokens['targets'].reshape(-1),
-      z_loss=distillation.z_loss,
-      label_smoothing=distillation.label_smoothing,
-    )
-    losses = losses * tokens['weights'].reshape(-1)
-    found = contrast.sum_pairs(losses, tokens['pairs'], num_pairs)
-    return jnp.zeros([]), {'pairs': found}
+    Raises:
+      ValueError: the mutual-information term meets a batch that is not paired.
+      UserError: the rows have no decoder_pair_ids.
+    """
+    logits_losses, constant, sums = {}, 0.0, {}
+    if self.distillation.mi_weight:
+      logits_losses = self._mutual_information_losses(batch, parts)
+    if self.distillation.contrast_weight:
+      parts, constant, sums = self._add_contrast(batch, parts)
+    return PairTerms(parts, logits_losses, constant, sums)
 
-  def pair_losses(rows, keys):
-    hidden = network.hidden(params, config, rows, dropout_key=keys)
+  def _total(self, function: Callable[[Rows, Array], Array], parts) -> Array:
+    """The sum of function(rows, keys) over all parts of a view."""
+    added = batch_parts.add_up(function, parts, num_shards=self.num_shards)
+    return batch_parts.sum_shards(added, self.num_shards)
+
+  def _mutual_information_losses(
+    self, batch: dict[str, Rows], parts: Parts
+  ) -> dict[str, LogitsLoss]:
+    """As `PairTerms.logits_losses`."""
+    count = mutual_information.count_pairs(batch)
+
+    def pool(logits, rows):
+      return mutual_information.pool(
+        logits, rows[PAIR_IDS], num_pairs=self.num_pairs
+      )
+
+    def pooled_labels(rows, keys):  # zeros for labels of other parts
+      logits = network.apply(self.params, self.config, rows, dropout_key=keys)
+      return pool(logits, rows)
+
+    labels = self._total(pooled_labels, parts[contract.LABEL_VIEW])  # [P, V]
+
+    def rationale_loss(rows, logits):
+      value = mutual_information.cross_entropy(
+        labels, pool(logits, rows), count=count
+      )
+      weighted = self.distillation.mi_weight * value
+      return weighted, {mutual_information.METRIC: value}
+
+    def label_loss(rows, logits):  # so that both views have the same sums
+      del rows, logits
+      return 0.0, {mutual_information.METRIC: jnp.zeros([])}
+
+    return {
+      contract.LABEL_VIEW: label_loss,
+      contract.RATIONALE_VIEW: rationale_loss,
+    }
+
+  def _add_contrast(
+    self, batch: dict[str, Rows], parts: Parts
+  ) -> tuple[Parts, Array, weighted_loss.Sums]:
+    """The parts with weights of their tokens in the term; constant and sums."""
+    losses, counts = {}, {}
+    for view in contrast.SIGNS:
+      rows = batch[view]
+      if PAIR_IDS not in rows:
+        raise contract.UserError(
+          f'the rows have no {PAIR_IDS}, by which the contrastive term pairs'
+          ' rationales. Open the loader with pair_ids=True.'
+        )
+      weights = rows['decoder_loss_weights'].astype(jnp.float32)
+      counts[view] = contrast.sum_pairs(weights, rows[PAIR_IDS], self.num_pairs)
+      losses[view] = self._total(self._pair_losses, parts[view])
+    factors, constant, sums = contrast.hinges(self.distillation, losses, counts)
+    weighed = dict(parts)
+    for view, factor in factors.items():
+      rows, keys = parts[view]
+      further = {weighted_loss.FURTHER_WEIGHTS: factor[rows[PAIR_IDS]]}
+      weighed[view] = rows | further, keys
+    return weighed, constant, sums
+
+  def _pair_losses(self, rows: Rows, keys: Array) -> Array:
+    """[P], the token losses of each pair, summed; keys are of dropout."""
+    hidden = network.hidden(self.params, self.config, rows, dropout_key=keys)
     rows = unpadding.unpad_targets(rows)
     tokens = {
       'targets': rows['decoder_target_tokens'],
@@ -214,11 +178,24 @@ def _pair_losses_fn(
       'pairs': rows[PAIR_IDS],
     }
     _, sums = chunked_loss.of(
-      chunk_sums,
-      network.logits_params(params, config),
+      self._chunk_sums,
+      network.logits_params(self.params, self.config),
       (hidden, tokens),
-      num_chunks=chunked_loss.number(tokens['targets'].shape, chunk_tokens),
+      chunk_tokens=self.chunk_tokens,
     )
     return sums['pairs']
 
-  return pair_losses
+  def _chunk_sums(
+    self, logits_params: Any, hidden: Array, tokens: Rows
+  ) -> tuple[Array, weighted_loss.Sums]:
+    """No loss, and the sums of `_pair_losses` of some target positions."""
+    flat = hidden.reshape(-1, hidden.shape[-1])
+    losses, _ = cross_entropy.token_losses(
+      network.logits(logits_params, self.config, flat),
+      tokens['targets'].reshape(-1),
+      z_loss=self.distillation.z_loss,
+      label_smoothing=self.distillation.label_smoothing,
+    )
+    losses = losses * tokens['weights'].reshape(-1)
+    found = contrast.sum_pairs(losses, tokens['pairs'], self.num_pairs)
+    return jnp.zeros([]), {'pairs': found}

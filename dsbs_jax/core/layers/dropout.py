@@ -23,9 +23,6 @@ def dropout(
     inputs: any float array.
     keep_mask: bool, broadcast against `inputs`; None returns `inputs`.
     rate: the share of zeroes that the mask was drawn with, in [0, 1).
-
-  Returns:
-    An array like `inputs`.
   """
   if keep_mask is None:
     return inputs
@@ -36,11 +33,7 @@ def dropout(
 def row_keys(key: jax.Array | None, num_rows: int) -> jax.Array | None:
   """One typed key -> a key per row, [num_rows].
 
-  Keys of rows, and None (no dropout), are returned unchanged.
-
-  Args:
-    key: a typed key, keys of rows [B], or None.
-    num_rows: B.
+  Keys of rows [B], and None (no dropout), are returned unchanged.
   """
   if key is None or key.ndim:
     return key
@@ -48,12 +41,7 @@ def row_keys(key: jax.Array | None, num_rows: int) -> jax.Array | None:
 
 
 def split_keys(keys: jax.Array | None, num: int) -> jax.Array | list[None]:
-  """Splits keys of rows [B] into [num, B]; None into `num` Nones.
-
-  Args:
-    keys: typed keys [B], or None for no dropout.
-    num: how many of each.
-  """
+  """Splits typed keys of rows [B] into [num, B]; None into `num` Nones."""
   if keys is None:
     return [None] * num
   return jax.vmap(lambda key: jax.random.split(key, num), out_axes=1)(keys)
@@ -93,16 +81,13 @@ def position_masks(
   *,
   unpadding: Unpadding | None = None,
 ) -> jax.Array | None:
-  """Draws a mask per position.
+  """Draws a mask per position: bool, shaped as `like`; None for no dropout.
 
   Args:
-    keys: typed keys of the rows [B]; None for no dropout.
-    config: has the rate.
+    keys: as in `feature_masks`.
+    config: likewise.
     like: the array to mask, [B, L, D], or flat [C * n, D].
     unpadding: of `like`, where it is flat; else None.
-
-  Returns:
-    bool, shaped as `like`; None for no dropout.
   """
   shape = like.shape[:2] if unpadding is None else unpadding.shape
   width = like.shape[-1]

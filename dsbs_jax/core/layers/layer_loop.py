@@ -1,15 +1,49 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The layers of a stack, as a Python loop or as lax.scan, recomputed or not."""
+"""The layers of a stack, as a Python loop or as lax.scan, recomputed or not.
 
+And what the configs of all network families check alike.
+"""
+
+import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 
 from dsbs_jax import contract
 from dsbs_jax.core.layers import dropout, parameter_tree
 
-REMAT_CHOICES = ('none', 'minimal', 'full')
+_REMAT_CHOICES = ('none', 'minimal', 'full')
+
+
+def check_config(config: Any) -> None:
+  """Raises UserError where a field that every family has makes no sense."""
+  for field in dataclasses.fields(config):
+    value = getattr(config, field.name)
+    if field.type is int and not (isinstance(value, int) and value >= 1):
+      refuse(config, field.name, 'an int >= 1.')
+    if field.type is bool and not isinstance(value, bool):
+      refuse(config, field.name, 'True or False.')
+  rate = config.dropout_rate
+  if not (isinstance(rate, int | float) and 0.0 <= rate < 1.0):
+    refuse(config, 'dropout_rate', 'a number in [0, 1).')
+  if config.dtype not in ('float32', 'bfloat16'):
+    refuse(
+      config,
+      'dtype',
+      'float32 or bfloat16 (parameters stay float32). A T5 or a Gemma overflows'
+      ' in float16: use bfloat16.',
+    )
+  if config.remat not in _REMAT_CHOICES:
+    refuse(config, 'remat', f'one of {_REMAT_CHOICES}.')
+
+
+def refuse(config: Any, name: str, expected: str) -> NoReturn:
+  """Raises UserError for a field of a network's config."""
+  raise contract.UserError(
+    f'{type(config).__name__}.{name} is {getattr(config, name)!r}, expected'
+    f' {expected}'
+  )
 
 
 def run(

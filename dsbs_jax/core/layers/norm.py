@@ -13,11 +13,8 @@ def rms_norm(inputs: jax.Array, scale: jax.Array) -> jax.Array:
   """Divides by the root mean square over D, in float32; no mean, no bias.
 
   Args:
-    inputs: [..., D] in the activation dtype.
+    inputs: [..., D] in the activation dtype, which the result has, too.
     scale: [D] float32.
-
-  Returns:
-    An array like `inputs`.
   """
   return platform.choose(
     inputs, scale, cpu=rms_norm_for_cpu, others=plain_rms_norm

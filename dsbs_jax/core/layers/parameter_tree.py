@@ -102,9 +102,7 @@ class Tree:
           layer,
         )
       names = layer_names(number, scan_layers=self.scan_layers)
-      tree[stack] = tree[stack] | {
-        name: _map(lambda spec: spec, layer) for name in names
-      }
+      tree[stack] = tree[stack] | dict.fromkeys(names, layer)
     return tree
 
   def _map_stacks(
@@ -122,13 +120,25 @@ class Tree:
     return changed
 
 
-def layer_names(number: int, *, scan_layers: bool) -> tuple[str, ...]:
-  """Names of a stack's layer subtrees; one, `layers`, when scanned.
+def round_large(params: dict, dtype: str) -> dict:
+  """Kernels and embeddings in a dtype; norms, position tables stay float32."""
+  return jax.tree_util.tree_map_with_path(
+    lambda path, leaf: (
+      leaf.astype(dtype) if path[-1].key in ('kernel', 'embedding') else leaf
+    ),
+    params,
+  )
 
-  Args:
-    number: layers of the stack.
-    scan_layers: whether they are one subtree.
-  """
+
+def uniform(limit: float) -> Callable[[jax.Array, tuple[int, ...]], jax.Array]:
+  """The `draw` of a `Spec` with values in +-limit."""
+  return lambda key, shape: jax.random.uniform(
+    key, shape, jnp.float32, minval=-limit, maxval=limit
+  )
+
+
+def layer_names(number: int, *, scan_layers: bool) -> tuple[str, ...]:
+  """Names of the subtrees of a stack's layers; one, `layers`, when scanned."""
   if scan_layers:
     return ('layers',)
   return tuple(f'layers_{i}' for i in range(number))

@@ -18,9 +18,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-# Keys of a row group for the `Unpadding.token_index` of its tokens.
-ENCODER_TOKEN_INDEX = 'encoder_token_index'
-DECODER_TOKEN_INDEX = 'decoder_token_index'
+# The tokens of a row group that say what is padding, and the key of the
+# `Unpadding.token_index` of these.
+TOKENS = {
+  'encoder': 'encoder_input_tokens',
+  'decoder': 'decoder_target_tokens',
+}
+TOKEN_INDEX = {stack: f'{stack}_token_index' for stack in TOKENS}
 
 
 class Unpadding(NamedTuple):
@@ -61,21 +65,17 @@ class Unpadding(NamedTuple):
     return array.reshape(len(self.token_index), -1, *array.shape[num_axes:])
 
 
-def make_unpadding(
-  token_index: jax.Array | None, like: jax.Array
-) -> Unpadding | None:
-  """Inverts the loader's index.
+def make_unpadding(rows: dict[str, jax.Array], stack: str) -> Unpadding | None:
+  """Inverts the loader's index; None where rows stay as they are.
 
   Args:
-    token_index: [C, n] int32, see `Unpadding`; or None.
-    like: [B, L, ...], an array of the row group.
-
-  Returns:
-    The conversion, or None where rows stay as they are.
+    rows: a row group, with or without the token index.
+    stack: 'encoder' or 'decoder'.
   """
+  token_index = rows.get(TOKEN_INDEX[stack])
   if token_index is None:
     return None
-  num_rows, length = like.shape[:2]
+  num_rows, length = rows[TOKENS[stack]].shape
   num_cells, num_slots = token_index.shape
   slots = jnp.arange(num_slots, dtype=jnp.int32)
   padding = jnp.full(num_rows * length // num_cells, num_slots, jnp.int32)
@@ -90,9 +90,7 @@ def unpad_targets(rows: dict[str, jax.Array]) -> dict[str, jax.Array]:
 
   Unchanged where the row group has no decoder_token_index.
   """
-  unpadding = make_unpadding(
-    rows.get(DECODER_TOKEN_INDEX), rows['decoder_target_tokens']
-  )
+  unpadding = make_unpadding(rows, 'decoder')
   if unpadding is None:
     return rows
   return {
@@ -102,7 +100,7 @@ def unpad_targets(rows: dict[str, jax.Array]) -> dict[str, jax.Array]:
     if name.startswith('decoder_')
     else array
     for name, array in rows.items()
-    if name not in (ENCODER_TOKEN_INDEX, DECODER_TOKEN_INDEX)
+    if name not in TOKEN_INDEX.values()
   }
 
 

@@ -23,25 +23,12 @@ Sums = dict[str, Array]
 ChunkLoss = Callable[[Any, Array, dict[str, Array]], tuple[Array, Sums]]
 
 
-def number(shape: tuple[int, int], chunk_tokens: int) -> int:
-  """How many chunks targets of a shape [B, T] are cut into.
-
-  Args:
-    shape: (B, T).
-    chunk_tokens: about how many targets a chunk has; 0: all.
-  """
-  if not chunk_tokens:
-    return 1
-  num_rows, length = shape
-  return -(-length // max(1, chunk_tokens // num_rows))
-
-
 def of(
   chunk_loss: ChunkLoss,
   logits_params: Any,
   targets: tuple[Array, dict[str, Array]],
   *,
-  num_chunks: int,
+  chunk_tokens: int,
 ) -> tuple[Array, Sums]:
   """The sum of a loss, and of its sums, over the chunks of some rows.
 
@@ -50,8 +37,12 @@ def of(
       loss and sums; must not close over traced values.
     logits_params: the parameters that it uses.
     targets: hidden [B, T, D], and tokens [B, T, ...] by name.
-    num_chunks: into which T is cut, padded by zeros at the end; 1: all at once.
+    chunk_tokens: about how many targets a chunk has; 0: all.
   """
+  num_rows, length = targets[0].shape[:2]
+  num_chunks = 1
+  if chunk_tokens:
+    num_chunks = -(-length // max(1, chunk_tokens // num_rows))
   if num_chunks == 1:
     return chunk_loss(logits_params, *targets)
   chunks = jax.tree.map(functools.partial(_cut, num_chunks=num_chunks), targets)
@@ -80,9 +71,8 @@ def _chunked(
   """Sums `chunk_loss` over chunks, the leading axis of hidden and tokens."""
 
   def visit(totals, chunk):
-    return jax.tree.map(
-      jnp.add, totals, chunk_loss(logits_params, *chunk)
-    ), None
+    found = chunk_loss(logits_params, *chunk)
+    return jax.tree.map(jnp.add, totals, found), None
 
   zeros = _zero_totals(chunk_loss, logits_params, hidden, tokens)
   return jax.lax.scan(visit, zeros, (hidden, tokens))[0]

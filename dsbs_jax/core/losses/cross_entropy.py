@@ -89,9 +89,7 @@ def _forward(z_loss, smoothing, logits, targets):
 def gathered(logits: jax.Array, targets: jax.Array) -> jax.Array:
   """The logit of each target, [...]; NaN outside of the vocabulary.
 
-  Args:
-    logits: [..., V] float32.
-    targets: [...] int32.
+  Args: as in `token_losses`.
   """
   return jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
 

@@ -109,16 +109,12 @@ def rows_loss(
       those of every other task that has a weight.
 
   Raises:
-    UserError: chunk_tokens is negative, or used together with logits_loss.
+    UserError: chunk_tokens is negative.
   """
   if chunk_tokens < 0:
     raise contract.UserError(
       f'chunk_tokens is {chunk_tokens}, expected 0 (no chunks) or the number'
       ' of tokens whose logits may exist at once.'
-    )
-  if chunk_tokens and logits_loss is not None:
-    raise contract.UserError(
-      f'chunk_tokens is {chunk_tokens}, expected 0 with a loss of all logits.'
     )
   chunk_loss = functools.partial(
     _tokens_loss, distillation, logits_fn, logits_loss=logits_loss
@@ -139,12 +135,16 @@ def rows_loss(
     chunk_loss,
     logits_params,
     (hidden, tokens),
-    num_chunks=chunked_loss.number(tokens['targets'].shape, chunk_tokens),
+    chunk_tokens=chunk_tokens,
   )
 
 
 def _soft_tokens(rows: Rows, weight: float, count: Array) -> dict[str, Array]:
-  """What `_tokens_loss` reads of the rows' soft targets."""
+  """What `_tokens_loss` reads of the rows' soft targets.
+
+  `soft_ids` and `soft_probs` [B, T, W], `soft` [B, T], 1 where there is one,
+  and `soft_weights` [B, T] of their losses in the objective.
+  """
   has_soft = _has_soft(rows)
   return {
     'soft_ids': rows[SOFT_IDS],
@@ -179,10 +179,8 @@ def _tokens_loss(
   """Loss and sums of some target positions, all of their logits at once.
 
   `tokens` are `targets` [B, t] int32, `weights` [B, t] float32 of their losses
-  in the objective, and per term the loss weights of its tokens; with soft
-  labels `soft_ids` and `soft_probs` [B, t, W], `soft_weights` of their losses
-  and `soft` [B, t], 1 where there is one; the other
-  arguments are those of `rows_loss`.
+  in the objective, and per term the loss weights of its tokens; those of soft
+  labels are as `_soft_tokens` returns them.
   """
   # A product of two matrices is faster than one with [B, t, D].
   hidden = hidden.reshape(-1, hidden.shape[-1])  # [B * t, D]

@@ -13,16 +13,11 @@ import numpy as np
 
 from dsbs_jax.core import matmul_precision
 from dsbs_jax.core.layers import dot_product_attention, dropout, low_rank
-from dsbs_jax.core.layers.unpadding import Unpadding
+from dsbs_jax.core.layers.unpadding import TOKENS, Unpadding
 
 
 class KeyValue(NamedTuple):
-  """Keys and values of one attention layer, in the activation dtype.
-
-  Attributes:
-    key: [B, H, S, K].
-    value: [B, H, S, K].
-  """
+  """Those of one attention layer, [B, H, S, K], in the activation dtype."""
 
   key: jax.Array
   value: jax.Array
@@ -117,48 +112,30 @@ def relative_position_bias(
 
 
 def make_attention_mask(
-  query_real: jax.Array,
-  key_real: jax.Array,
-  *,
-  query_segments: jax.Array | None,
-  key_segments: jax.Array | None,
+  rows: dict[str, jax.Array], queries: str, keys: str
 ) -> jax.Array:
   """[B, 1, T, S] bool: queries attend to real tokens of the same example.
 
   Args:
-    query_real: [B, T] bool, False on padding.
-    key_real: [B, S] bool.
-    query_segments: [B, T] int32, number of the example in a packed row; None
-      for one example per row.
-    key_segments: [B, S] int32, given together with `query_segments`.
+    rows: a row group, padded or packed.
+    queries: the stack whose T tokens attend, 'encoder' or 'decoder'.
+    keys: that of the S tokens attended to.
   """
+  query_real, key_real = (rows[TOKENS[stack]] > 0 for stack in (queries, keys))
   mask = query_real[:, None, :, None] & key_real[:, None, None, :]
+  query_segments = rows.get(f'{queries}_segment_ids')
   if query_segments is not None:
+    key_segments = rows[f'{keys}_segment_ids']
     same = query_segments[:, :, None] == key_segments[:, None, :]
     mask &= same[:, None]
   return mask
 
 
-def make_causal_mask(length: int) -> jax.Array:
-  """[1, 1, T, T] bool: a position attends to itself and those before it."""
-  positions = jnp.arange(length)
-  return (positions[:, None] >= positions[None, :])[None, None]
-
-
-def make_target_mask(
-  real: jax.Array, segments: jax.Array | None = None
-) -> jax.Array:
-  """[B, 1, T, T] bool: real targets attend to themselves and those before.
-
-  Args:
-    real: [B, T] bool, False on padding.
-    segments: [B, T] int32, number of the example in a packed row; None for one
-      example per row.
-  """
-  causal = make_causal_mask(real.shape[1])
-  return causal & make_attention_mask(
-    real, real, query_segments=segments, key_segments=segments
-  )
+def make_target_mask(rows: dict[str, jax.Array]) -> jax.Array:
+  """[B, 1, T, T] bool: real targets attend to themselves and those before."""
+  positions = jnp.arange(rows[TOKENS['decoder']].shape[1])
+  causal = (positions[:, None] >= positions[None, :])[None, None]
+  return causal & make_attention_mask(rows, 'decoder', 'decoder')
 
 
 def dense(
@@ -185,15 +162,30 @@ def dense(
 
 
 def split_heads(joined: jax.Array, num_heads: int) -> jax.Array:
-  """[B, L, H * K] -> [B, H, L, K]; a head is a contiguous block.
-
-  Args:
-    joined: [B, L, H * K] of any dtype.
-    num_heads: H.
-  """
+  """[B, L, H * K] -> [B, H, L, K]; a head is a contiguous block."""
   batch, length, width = joined.shape
   heads = joined.reshape(batch, length, num_heads, width // num_heads)
   return jnp.swapaxes(heads, 1, 2)
+
+
+def project(
+  params: dict,
+  inputs: jax.Array,
+  num_heads: int,
+  *,
+  unpadding: Unpadding | None = None,
+) -> jax.Array:
+  """One projection of an attention layer, [B, H, S, K].
+
+  Args:
+    params: the projection's, with a kernel [D, H*K].
+    inputs: [B, S, D] in the activation dtype, or flat, [C * n, D].
+    num_heads: H.
+    unpadding: of the inputs where they are flat; else None.
+  """
+  return split_heads(
+    _pad(dense(inputs, params['kernel']), unpadding), num_heads
+  )
 
 
 def project_kv(
@@ -203,21 +195,11 @@ def project_kv(
   *,
   unpadding: Unpadding | None = None,
 ) -> KeyValue:
-  """Projects what is attended to, to KeyValue of [B, H, S, K].
-
-  Args:
-    params: one attention layer's parameters.
-    inputs: [B, S, D] in the activation dtype, or flat, [C * n, D].
-    num_heads: H.
-    unpadding: of the inputs where they are flat; else None.
-  """
-  key, value = (
-    split_heads(
-      _pad(dense(inputs, params[name]['kernel']), unpadding), num_heads
-    )
-    for name in ('key', 'value')
+  """What is attended to, [B, H, S, K]; as `project`, of a whole layer."""
+  return KeyValue(
+    project(params['key'], inputs, num_heads, unpadding=unpadding),
+    project(params['value'], inputs, num_heads, unpadding=unpadding),
   )
-  return KeyValue(key, value)
 
 
 def _pad(inputs: jax.Array, unpadding: Unpadding | None) -> jax.Array:
@@ -225,13 +207,7 @@ def _pad(inputs: jax.Array, unpadding: Unpadding | None) -> jax.Array:
 
 
 def update_cache(cache: KeyValue, new: KeyValue, index: jax.Array) -> KeyValue:
-  """The cache with the keys and values of one position written into it.
-
-  Args:
-    cache: [B, H, L, K] each.
-    new: [B, H, 1, K] each.
-    index: int32 scalar, the position.
-  """
+  """The cache [B, H, L, K] with what is new, [B, H, 1, K], at a position."""
   key, value = (
     jax.lax.dynamic_update_slice_in_dim(whole, one, index, axis=2)
     for whole, one in zip(cache, new, strict=True)
@@ -263,10 +239,8 @@ def multi_head_attention(
     dropout_rate: of the attention probabilities.
     dropout_mask: [B, H, 1, S] bool, True where kept, the same for all queries
       as T5 has it; None for no dropout.
-    unpadding: of `inputs_q` where they are flat, [C * n, D]; else None.
-
-  Returns:
-    An array like `inputs_q`.
+    unpadding: of `inputs_q` where they are flat, [C * n, D]; else None. The
+      result is like them.
   """
   num_rows, num_heads, _, _ = inputs_kv.key.shape
   query = _pad(dense(inputs_q, params['query']['kernel']), unpadding)

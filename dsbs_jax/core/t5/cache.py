@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The KV cache: the decoder, one position at a time.
 
-R counts decoded rows: B, or B * G when each row has G beams. The G beams of a
-row are neighbours and share its cross-attention keys and values.
+R and `rows` as in core/decode_state.py; the G beams of a row share its
+cross-attention keys and values. `params` is always the whole parameter tree.
 """
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +16,7 @@ from flax import struct
 
 from dsbs_jax import contract
 from dsbs_jax.core import decode_state
-from dsbs_jax.core.layers import unpadding as unpadding_lib
-from dsbs_jax.core.layers.unpadding import Unpadding
+from dsbs_jax.core.layers import parameter_tree, unpadding
 from dsbs_jax.core.t5 import attention, network, parameters, stacks
 from dsbs_jax.core.t5.config import T5Config
 
@@ -44,48 +44,35 @@ class Prefilled:
     return jax.tree.leaves(self.bias)[0].shape[-1]
 
 
-def decoding_params(params: dict, config: T5Config) -> dict:
-  """Parameters in the dtype in which every decoding step reads them.
+def _per_layer(
+  function: Callable[[dict], Any], params: dict, config: T5Config
+) -> dict[str, Any]:
+  """function(layer_params) of each decoder layer, under its name.
 
-  Rounded once, not once per token; the results are the same bits. The tables
-  of relative positions stay float32.
-
-  Args:
-    params: the whole parameter tree, float32.
-    config: has the activation dtype.
+  Scanned layers are one entry with a leading axis N.
   """
-
-  def convert(path, array):
-    table = any(entry.key == 'relpos_bias' for entry in path)
-    return array if table else array.astype(config.dtype)
-
-  return jax.tree_util.tree_map_with_path(convert, params)
+  if config.scan_layers:
+    function = jax.vmap(function)
+  names = parameters.layer_names(config, 'decoder')
+  return {name: function(params['decoder'][name]) for name in names}
 
 
 def _cross_attention_kv(
-  params: dict,
-  config: T5Config,
-  encoded: jax.Array,
-  *,
-  unpadding: Unpadding | None = None,
+  params: dict, config: T5Config, rows: dict[str, jax.Array]
 ) -> dict[str, attention.KeyValue]:
-  """Each decoder layer's cross-attention KeyValue of [B, H, S, K], by its name.
-
-  Of what the encoder gave, [B, S, D] or flat; scanned layers are one entry with
-  a leading axis N.
-  """
+  """Runs the encoder: `Prefilled.cross_kv` of rows, with or without padding."""
+  encoded = network.encode(params, config, rows)
+  token_unpadding = unpadding.make_unpadding(rows, 'encoder')
 
   def project(layer):
-    weights = layer['encoder_decoder_attention']
     return attention.project_kv(
-      weights, encoded, config.num_heads, unpadding=unpadding
+      layer['encoder_decoder_attention'],
+      encoded,
+      config.num_heads,
+      unpadding=token_unpadding,
     )
 
-  stack = params['decoder']
-  if config.scan_layers:
-    return {'layers': jax.vmap(project)(stack['layers'])}
-  names = parameters.layer_names(config, 'decoder')
-  return {name: project(stack[name]) for name in names}
+  return _per_layer(project, params, config)
 
 
 def prefill(
@@ -99,9 +86,6 @@ def prefill(
   """Runs the encoder and computes what all decoding steps of a batch share.
 
   Args:
-    params: the whole parameter tree.
-    config: its size.
-    rows: encoder_input_tokens [B, S] int32, one example per row.
     max_decode_len: L, tokens of an output at most.
     token_shares: the program gets an encoder for each of these parts of all
       B * S tokens, and runs the smallest that holds the real ones; () for one
@@ -111,55 +95,47 @@ def prefill(
     UserError: max_decode_len is below 1.
     ValueError: the rows are packed.
   """
-  decode_state.check_length(max_decode_len)
-  params = decoding_params(params, config)
-  tokens = decode_state.source_tokens(rows)
+  tokens = decode_state.source_tokens(rows, max_decode_len)
+  params = parameter_tree.round_large(params, config.dtype)
   real_mask = tokens > 0
   sizes = sorted({math.ceil(share * tokens.size) for share in token_shares})
   ways = [
     functools.partial(_encoded_kv, params, config, num_tokens=size)
-    for size in sizes
+    for size in (*sizes, None)
   ]
-  ways.append(functools.partial(_encoded_kv, params, config, num_tokens=None))
   smallest = jnp.sum(jnp.sum(real_mask) > jnp.array(sizes, jnp.int32))
   return Prefilled(
     cross_kv=jax.lax.switch(smallest, ways, tokens),
     cross_mask=real_mask[:, None, None, :],
-    bias=_bias(params['decoder'], config, max_decode_len),
+    bias=_bias(params, config, max_decode_len),
     empty_mask=~jnp.any(real_mask, axis=1),
   )
 
 
 def _bias(
-  stack: dict, config: T5Config, length: int
+  params: dict, config: T5Config, length: int
 ) -> jax.Array | dict[str, jax.Array]:
   """The bias of `Prefilled`; for scanned layers one entry, [N, 1, H, L, L]."""
 
   def bias(params):
     return stacks.position_bias(params, config, 'decoder', length)
 
-  if not config.relpos_bias_per_layer:
-    return bias(stack)
-  if config.scan_layers:
-    return {'layers': jax.vmap(bias)(stack['layers'])}
-  names = parameters.layer_names(config, 'decoder')
-  return {name: bias(stack[name]) for name in names}
+  if config.relpos_bias_per_layer:
+    return _per_layer(bias, params, config)
+  return bias(params['decoder'])
 
 
 def _encoded_kv(
   params: dict, config: T5Config, tokens: jax.Array, *, num_tokens: int | None
 ) -> dict[str, attention.KeyValue]:
   """`_cross_attention_kv` of tokens [B, S]; `num_tokens` are real at most."""
-  rows, token_unpadding = {'encoder_input_tokens': tokens}, None
+  rows = {'encoder_input_tokens': tokens}
   if num_tokens is not None:
     (index,) = jnp.nonzero(
       tokens.reshape(-1) > 0, size=num_tokens, fill_value=tokens.size
     )
-    index = index.astype(jnp.int32)[None]
-    rows[unpadding_lib.ENCODER_TOKEN_INDEX] = index
-    token_unpadding = unpadding_lib.make_unpadding(index, tokens)
-  encoded = network.encode(params, config, rows)
-  return _cross_attention_kv(params, config, encoded, unpadding=token_unpadding)
+    rows['encoder_token_index'] = index.astype(jnp.int32)[None]
+  return _cross_attention_kv(params, config, rows)
 
 
 def init_decode_state(
@@ -171,7 +147,6 @@ def init_decode_state(
   decoder input i, the start token and then tokens[:, i - 1].
 
   Args:
-    config: the network's size.
     prefilled: of B rows, for outputs of L tokens.
     num_beams: G; the state has R = B * G rows.
   """
@@ -181,15 +156,10 @@ def init_decode_state(
   if config.scan_layers:
     shape = (config.num_decoder_layers, *shape)
   zeros = jnp.zeros(shape, config.dtype)
-  return decode_state.first_state(
-    {
-      name: attention.KeyValue(zeros, zeros)
-      for name in parameters.layer_names(config, 'decoder')
-    },
-    prefilled.empty_mask,
-    num_beams=num_beams,
-    max_decode_len=max_decode_len,
+  kv_cache = dict.fromkeys(
+    parameters.layer_names(config, 'decoder'), attention.KeyValue(zeros, zeros)
   )
+  return decode_state.first_state(kv_cache, prefilled, num_beams)
 
 
 def decode_step(
@@ -199,13 +169,7 @@ def decode_step(
   *,
   state: decode_state.DecodeState,
 ) -> tuple[jax.Array, dict[str, attention.KeyValue]]:
-  """Runs the decoder over the newest token of each row.
-
-  Args:
-    params: the whole parameter tree.
-    config: its size.
-    prefilled: from `prefill`.
-    state: with fewer than L tokens chosen.
+  """Runs the decoder over the newest token of each row, of fewer than L.
 
   Returns:
     Hidden states [R, D] in the activation dtype, after the final norm; the
@@ -262,30 +226,25 @@ def option_states(
   """Runs the encoder once per row, and the decoder over given outputs.
 
   Args:
-    params: the whole parameter tree.
-    config: its size.
-    rows: encoder_input_tokens [B, S] int32, one example per row.
     targets: [B * options, T] int32, neighbours of one row, 0 where padded.
 
   Returns:
     Hidden states [B * options, T, D] in the activation dtype.
   """
-  encoded = network.encode(params, config, rows)
-  length = targets.shape[1]
 
   def kv_fn(layer_params, normed, cross_kv):
     weights = layer_params['self_attention']
     self_kv = attention.project_kv(weights, normed, config.num_heads)
     return (self_kv, cross_kv), None
 
-  self_mask = attention.make_target_mask(targets > 0)
+  self_mask = attention.make_target_mask({'decoder_target_tokens': targets})
   return stacks.run(
     params,
     config,
     'decoder',
     jnp.pad(targets[:, :-1], ((0, 0), (1, 0))),
     kv_fn=kv_fn,
-    bias_fn=stacks.bias_fn(params, config, 'decoder', length),
+    bias_fn=stacks.bias_fn(params, config, 'decoder', targets.shape[1]),
     masks=(self_mask, (decode_state.source_tokens(rows) > 0)[:, None, None, :]),
-    layer_kv=_cross_attention_kv(params, config, encoded),
+    layer_kv=_cross_attention_kv(params, config, rows),
   )[0]

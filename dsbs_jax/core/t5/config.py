@@ -6,8 +6,7 @@ import functools
 
 import jax
 
-from dsbs_jax import contract
-from dsbs_jax.core.layers.layer_loop import REMAT_CHOICES
+from dsbs_jax.core.layers import layer_loop
 
 ACTIVATIONS = {
   'gelu': functools.partial(jax.nn.gelu, approximate=True),
@@ -64,40 +63,25 @@ class T5Config:
   def __post_init__(self):
     # gin hands lists over; a frozen, hashable config needs a tuple.
     object.__setattr__(self, 'mlp_activations', tuple(self.mlp_activations))
-    for field in dataclasses.fields(self):
-      value = getattr(self, field.name)
-      if field.type is int and not (isinstance(value, int) and value >= 1):
-        self._refuse(field.name, 'an int >= 1.')
-      if field.type is bool and not isinstance(value, bool):
-        self._refuse(field.name, 'True or False.')
+    layer_loop.check_config(self)
+    refuse = functools.partial(layer_loop.refuse, self)
     if not self.mlp_activations or set(self.mlp_activations) - set(ACTIVATIONS):
-      self._refuse(
+      refuse(
         'mlp_activations',
         f'one or more of {sorted(ACTIVATIONS)}: T5 1.1 has (gelu, linear), T5'
         ' 1.0 has (relu,).',
       )
-    rate = self.dropout_rate
-    if not (isinstance(rate, int | float) and 0.0 <= rate < 1.0):
-      self._refuse('dropout_rate', 'a number in [0, 1).')
-    if self.dtype not in ('float32', 'bfloat16'):
-      self._refuse(
-        'dtype',
-        'float32 or bfloat16 (parameters stay float32). A T5 overflows in'
-        ' float16: use bfloat16.',
-      )
     if self.num_buckets < 4 or self.num_buckets % 4:
-      self._refuse(
+      refuse(
         'num_buckets',
         'a multiple of 4: half per direction, half of that one distance wide.',
       )
     if self.max_distance <= self.num_buckets // 2:
-      self._refuse(
+      refuse(
         'max_distance',
         f'more than {self.num_buckets // 2}, the distances with a bucket of'
         ' their own.',
       )
-    if self.remat not in REMAT_CHOICES:
-      self._refuse('remat', f'one of {REMAT_CHOICES}.')
 
   def num_layers(self, stack: str) -> int:
     """Layers of 'encoder' or 'decoder'."""
@@ -109,8 +93,3 @@ class T5Config:
     if len(self.mlp_activations) == 1:
       return ('wi',)
     return tuple(f'wi_{i}' for i in range(len(self.mlp_activations)))
-
-  def _refuse(self, name: str, expected: str) -> None:
-    raise contract.UserError(
-      f'T5Config.{name} is {getattr(self, name)!r}, expected {expected}'
-    )

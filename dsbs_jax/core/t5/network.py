@@ -3,8 +3,11 @@
 
 The arithmetic follows T5X's T5 example, where token id 0 means padding
 everywhere, on both sides of the attention. Dropout happens only with a key.
-Row groups and dimension letters: see contract.py.
+Row groups and dimension letters: see contract.py. `params` is always the whole
+parameter tree.
 """
+
+import functools
 
 import jax
 
@@ -26,8 +29,6 @@ def encode(
   """Runs the encoder.
 
   Args:
-    params: the whole parameter tree.
-    config: its size.
     rows: encoder_input_tokens [B, S] int32; packed rows also
       encoder_segment_ids [B, S], and encoder_token_index [C, n] to compute real
       tokens only.
@@ -38,31 +39,22 @@ def encode(
     with encoder_token_index.
   """
   tokens = rows['encoder_input_tokens']
-  segments = rows.get('encoder_segment_ids')
-  mask = attention.make_attention_mask(
-    tokens > 0, tokens > 0, query_segments=segments, key_segments=segments
+  token_unpadding = unpadding.make_unpadding(rows, 'encoder')
+  project_kv = functools.partial(
+    attention.project_kv, num_heads=config.num_heads, unpadding=token_unpadding
   )
-  token_unpadding = unpadding.make_unpadding(
-    rows.get(unpadding.ENCODER_TOKEN_INDEX), tokens
-  )
-
-  def kv_fn(layer_params, normed, _):
-    keys_values = attention.project_kv(
-      layer_params['attention'],
-      normed,
-      config.num_heads,
-      unpadding=token_unpadding,
-    )
-    return (keys_values,), None
 
   return stacks.run(
     params,
     config,
     'encoder',
     tokens,
-    kv_fn=kv_fn,
+    kv_fn=lambda layer, normed, _: (
+      (project_kv(layer['attention'], normed),),
+      None,
+    ),
     bias_fn=stacks.bias_fn(params, config, 'encoder', tokens.shape[1]),
-    masks=(mask,),
+    masks=(attention.make_attention_mask(rows, 'encoder', 'encoder'),),
     dropout_key=dropout_key,
     unpadding=token_unpadding,
   )[0]
@@ -79,8 +71,6 @@ def decode(
   """Runs the decoder over whole rows of given targets (teacher forcing).
 
   Args:
-    params: the whole parameter tree.
-    config: its size.
     encoded: from `encode`.
     rows: encoder_input_tokens [B, S], decoder_input_tokens and
       decoder_target_tokens [B, T], int32; packed rows also both segment ids,
@@ -91,22 +81,9 @@ def decode(
     [B, T, D] in the activation dtype, after the final norm; flat, [C * n, D],
     with decoder_token_index.
   """
-  target_mask = rows['decoder_target_tokens'] > 0
-  segments = rows.get('decoder_segment_ids')
-  length = target_mask.shape[1]
-  self_mask = attention.make_target_mask(target_mask, segments)
-  cross_mask = attention.make_attention_mask(
-    target_mask,
-    rows['encoder_input_tokens'] > 0,
-    query_segments=segments,
-    key_segments=rows.get('encoder_segment_ids'),
-  )
-  source_unpadding = unpadding.make_unpadding(
-    rows.get(unpadding.ENCODER_TOKEN_INDEX), rows['encoder_input_tokens']
-  )
-  target_unpadding = unpadding.make_unpadding(
-    rows.get(unpadding.DECODER_TOKEN_INDEX), target_mask
-  )
+  tokens = rows['decoder_input_tokens']
+  source_unpadding = unpadding.make_unpadding(rows, 'encoder')
+  target_unpadding = unpadding.make_unpadding(rows, 'decoder')
 
   def kv_fn(layer_params, normed, _):
     heads = config.num_heads
@@ -125,10 +102,13 @@ def decode(
     params,
     config,
     'decoder',
-    rows['decoder_input_tokens'],
+    tokens,
     kv_fn=kv_fn,
-    bias_fn=stacks.bias_fn(params, config, 'decoder', length),
-    masks=(self_mask, cross_mask),
+    bias_fn=stacks.bias_fn(params, config, 'decoder', tokens.shape[1]),
+    masks=(
+      attention.make_target_mask(rows),
+      attention.make_attention_mask(rows, 'decoder', 'encoder'),
+    ),
     dropout_key=dropout_key,
     unpadding=target_unpadding,
   )[0]

@@ -15,10 +15,10 @@ leading axis N (T5X's scalable example has it second; see interop).
 
 import math
 
-import jax
-import jax.numpy as jnp
+from jax.nn import initializers
 
 from dsbs_jax.core.layers import parameter_tree
+from dsbs_jax.core.layers.parameter_tree import Spec
 from dsbs_jax.core.t5.config import T5Config
 
 STACKS = ('encoder', 'decoder')
@@ -26,60 +26,37 @@ STACKS = ('encoder', 'decoder')
 _TRUNCATED_STD = 0.87962566103423978
 
 
-_normal = jax.nn.initializers.normal
-
-
-def _truncated(fan_in: int):
-  std = 1.0 / (math.sqrt(fan_in) * _TRUNCATED_STD)
-  return jax.nn.initializers.truncated_normal(std)
-
-
-def _uniform(variance: float):
-  limit = math.sqrt(3.0 * variance)
-  return lambda key, shape: jax.random.uniform(
-    key, shape, jnp.float32, minval=-limit, maxval=limit
-  )
+def _truncated(shape: tuple[int, int], axes: tuple[str, str]) -> dict:
+  std = 1.0 / (math.sqrt(shape[0]) * _TRUNCATED_STD)
+  return {'kernel': Spec(shape, axes, initializers.truncated_normal(std))}
 
 
 def _norm_spec(config: T5Config) -> dict:
-  return {
-    'scale': parameter_tree.Spec(
-      (config.emb_dim,), ('embed',), jax.nn.initializers.ones
-    )
-  }
+  return {'scale': Spec((config.emb_dim,), ('embed',), initializers.ones)}
 
 
 def _attention_specs(config: T5Config) -> dict:
   width, joined = config.emb_dim, config.num_heads * config.head_dim
 
   def into(std):
-    spec = parameter_tree.Spec(
-      (width, joined), ('embed', 'joined_kv'), _normal(std)
-    )
-    return {'kernel': spec}
+    draw = initializers.normal(std)
+    return {'kernel': Spec((width, joined), ('embed', 'joined_kv'), draw)}
 
-  # The query's std takes the place of a division by sqrt(K).
-  out = parameter_tree.Spec(
-    (joined, width), ('joined_kv', 'embed'), _normal(joined**-0.5)
-  )
+  draw = initializers.normal(joined**-0.5)
   return {
+    # The query's std takes the place of a division by sqrt(K).
     'query': into((width * config.head_dim) ** -0.5),
     'key': into(width**-0.5),
     'value': into(width**-0.5),
-    'out': {'kernel': out},
+    'out': {'kernel': Spec((joined, width), ('joined_kv', 'embed'), draw)},
   }
 
 
 def _layer_specs(config: T5Config, stack: str) -> dict:
   width, hidden = config.emb_dim, config.mlp_dim
-  first = parameter_tree.Spec(
-    (width, hidden), ('embed', 'mlp'), _truncated(width)
-  )
-  last = parameter_tree.Spec(
-    (hidden, width), ('mlp', 'embed'), _truncated(hidden)
-  )
-  mlp = {name: {'kernel': first} for name in config.mlp_inputs}
-  mlp['wo'] = {'kernel': last}
+  first = _truncated((width, hidden), ('embed', 'mlp'))
+  mlp = dict.fromkeys(config.mlp_inputs, first)
+  mlp['wo'] = _truncated((hidden, width), ('mlp', 'embed'))
   if stack == 'encoder':
     attention = {
       'pre_attention_layer_norm': _norm_spec(config),
@@ -101,20 +78,14 @@ def _relpos_bias_spec(config: T5Config, *, per_layer: bool) -> dict:
   if config.relpos_bias_per_layer != per_layer:
     return {}
   shape = config.num_heads, config.num_buckets
-  axes = 'heads', 'relpos_buckets'
-  table = parameter_tree.Spec(shape, axes, _uniform(2.0 / sum(shape)))
+  draw = parameter_tree.uniform(math.sqrt(3.0 * (2.0 / sum(shape))))
+  table = Spec(shape, ('heads', 'relpos_buckets'), draw)
   return {'relpos_bias': {'rel_embedding': table}}
 
 
 def _outer_specs(config: T5Config) -> dict:
   """Everything but the layers."""
   vocab, width = config.vocab_size, config.emb_dim
-  embedding = parameter_tree.Spec(
-    (vocab, width), ('vocab', 'embed'), _normal(1.0)
-  )
-  logits = parameter_tree.Spec(
-    (width, vocab), ('embed', 'vocab'), _truncated(width)
-  )
   specs = {
     stack: {
       **_relpos_bias_spec(config, per_layer=False),
@@ -122,19 +93,17 @@ def _outer_specs(config: T5Config) -> dict:
     }
     for stack in STACKS
   }
+  draw = initializers.normal(1.0)
+  embedding = Spec((vocab, width), ('vocab', 'embed'), draw)
   specs['token_embedder'] = {'embedding': embedding}
   if not config.logits_via_embedding:
-    specs['decoder']['logits_dense'] = {'kernel': logits}
+    logits = _truncated((width, vocab), ('embed', 'vocab'))
+    specs['decoder']['logits_dense'] = logits
   return specs
 
 
 def layer_names(config: T5Config, stack: str) -> tuple[str, ...]:
-  """Names of a stack's layer subtrees; one, `layers`, when scanned.
-
-  Args:
-    config: the size.
-    stack: 'encoder' or 'decoder'.
-  """
+  """Names of the layer subtrees of 'encoder' or 'decoder'; as of the tree."""
   return parameter_tree.layer_names(
     config.num_layers(stack), scan_layers=config.scan_layers
   )

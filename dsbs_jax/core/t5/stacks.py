@@ -125,7 +125,7 @@ def run(
 
   Args:
     params: the whole parameter tree.
-    config: its size.
+    config: the network.
     stack: 'encoder' or 'decoder'.
     tokens: [B, T] int32 inputs of the stack.
     kv_fn: makes the keys and values of a layer, see `KVFn`.
@@ -181,11 +181,7 @@ def run(
 def bias_fn(params: dict, config: T5Config, stack: str, length: int) -> BiasFn:
   """The bias of whole rows: the layer's own, or that of all its stack.
 
-  Args:
-    params: the whole parameter tree.
-    config: its size.
-    stack: 'encoder' or 'decoder'.
-    length: T.
+  Args: as in `position_bias`, but the whole parameter tree.
   """
   if config.relpos_bias_per_layer:
     return lambda layer, _: position_bias(layer, config, stack, length)
@@ -200,7 +196,7 @@ def position_bias(
 
   Args:
     params: of the stack; of the layer where each has its own.
-    config: the size of the network.
+    config: the network.
     stack: 'encoder' or 'decoder'.
     length: T.
   """

@@ -244,7 +244,7 @@ def test_layouts_and_fresh_parameters_have_the_shapes_that_are_said(recorded):
       network.param_shapes(each),
     )
   axes = jax.tree.leaves(
-    network.logical_axes(config), is_leaf=lambda x: isinstance(x, tuple)
+    network.tree(config).axes(), is_leaf=lambda x: isinstance(x, tuple)
   )
   ranks = [len(leaf.shape) for leaf in jax.tree.leaves(one)]
   assert [len(names) for names in axes] == ranks

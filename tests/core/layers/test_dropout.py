@@ -19,7 +19,8 @@ def test_every_kind_of_mask_keeps_one_minus_the_rate():
   @models.jit
   def drawn(key):
     keys = dropout.row_keys(key, num_rows)
-    flat = unpadding.make_unpadding(index, jnp.asarray(like))
+    rows = {'encoder_input_tokens': like[..., 0], 'encoder_token_index': index}
+    flat = unpadding.make_unpadding(rows, 'encoder')
     return [
       *dropout.feature_masks(keys, config, (1000, 1000)),
       *dropout.feature_masks(keys, config, (1000,), unpadding=flat),

@@ -54,7 +54,9 @@ def test_flat_tokens_are_the_real_ones_in_order_and_come_back(cells):
 
   @jax.jit
   def there_and_back(index, tokens):
-    converter = unpadding.make_unpadding(index, tokens)
+    converter = unpadding.make_unpadding(
+      {'encoder_input_tokens': tokens, 'encoder_token_index': index}, 'encoder'
+    )
     flat = converter.unpad(tokens)
     numbers = converter.unpad(jnp.broadcast_to(of_rows, (*tokens.shape, 1)))
     repeated = converter.repeat_rows(of_rows)
@@ -85,7 +87,9 @@ def test_gradients_go_back_the_way_they_came():
 
   @jax.jit
   def back(there, cotangent):
-    converter = unpadding.make_unpadding(index, real)
+    converter = unpadding.make_unpadding(
+      {'encoder_input_tokens': real, 'encoder_token_index': index}, 'encoder'
+    )
     flat, pull_back = jax.vjp(converter.unpad, there)
     _, pull_pad_back = jax.vjp(converter.pad, flat)
     return (

@@ -194,9 +194,9 @@ def test_off_it_is_the_same_program():
 def test_what_cannot_be_exact_is_refused():
   with pytest.raises(ValueError, match='mi_weight is -1'):
     objective.Distillation(mi_weight=-1)
-  with pytest.raises(ValueError, match='chunk_tokens 8 .* expected no chunks'):
-    train_step(chunk_tokens=8)
   state = test_steps.fresh_state()
+  with pytest.raises(ValueError, match='chunk_tokens 8 .* expected no chunks'):
+    train_step(chunk_tokens=8)(state, make_batch(PADDED))
   with pytest.raises(ValueError, match='no decoder_pair_ids'):
     train_step()(state, make_batch(PADDED, pair_ids=False))
   with pytest.raises(ValueError, match="views .'rationale'., expected label"):

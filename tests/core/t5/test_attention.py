@@ -197,14 +197,12 @@ def test_query_rows_that_share_a_memory_row_equal_repeated_memory():
 def test_masks_say_who_sees_whom():
   tokens = np.array([[5, 6, 7, 8, 0], [5, 0, 0, 0, 0]])
   segments = np.array([[1, 1, 2, 2, 0], [1, 0, 0, 0, 0]])
-  real = jnp.asarray(tokens > 0)
-  packed = attention.make_attention_mask(
-    real,
-    real,
-    query_segments=jnp.asarray(segments),
-    key_segments=jnp.asarray(segments),
-  )
-  causal = packed & attention.make_causal_mask(5)
+  rows = {
+    'decoder_target_tokens': jnp.asarray(tokens),
+    'decoder_segment_ids': jnp.asarray(segments),
+  }
+  packed = attention.make_attention_mask(rows, 'decoder', 'decoder')
+  causal = attention.make_target_mask(rows)
   for row in range(2):
     for t in range(5):
       for s in range(5):

@@ -43,7 +43,7 @@ def test_parameters_are_those_of_t5x(model):
   golden = TREES[model]
   config = network.T5Config(**golden['config'])
   shapes = jax.tree_util.tree_flatten_with_path(network.param_shapes(config))[0]
-  axes = network.logical_axes(config)
+  axes = network.tree(config).axes()
   found = {}
   for path, leaf in shapes:
     names = [entry.key for entry in path]
