@@ -13,7 +13,7 @@ from bench import programs, worker, workload
 from dsbs_jax.core import network, objective, optimizer, partitioning
 from dsbs_jax.core.layers import dot_product_attention, unpadding
 from dsbs_jax.core.losses import weighted_loss
-from dsbs_jax.inference.backends import cpu_compiler, decode_functions
+from dsbs_jax.inference.backends import decode_functions
 from dsbs_jax.runtime import compilation_cache, malloc
 
 
@@ -74,7 +74,9 @@ def _trainer(data, config, arguments) -> tuple[Callable, dict]:
     chunk_tokens=arguments.chunk_tokens,
     mesh=arguments.mesh,
     join_views=bool(arguments.join_views),
-    compiler_options=cpu_compiler.step_options() if arguments.eigen else {},
+    compiler_options=decode_functions.cpu_step_options()
+    if arguments.eigen
+    else {},
   )
 
   def batch(number):

@@ -96,7 +96,9 @@ def _export(export: export_lib.ExportConfig) -> int:
 
     said = hf_folder.to_hugging_face(export)
   elif FORMAT.value == 'stablehlo':
-    said = export_lib.to_stablehlo(export)
+    from dsbs_jax.exporting import stablehlo  # likewise
+
+    said = stablehlo.to_stablehlo(export)
   else:
     said = export_lib.to_t5x(export, legacy=LEGACY.value)
   print(buckets.shown(said))

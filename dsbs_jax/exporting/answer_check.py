@@ -22,7 +22,6 @@ from dsbs_jax.data import benchmark as benchmark_lib
 from dsbs_jax.data import register, task_forms
 from dsbs_jax.data.vocabulary import vocabularies
 from dsbs_jax.exporting import checkpoint_facts
-from dsbs_jax.exporting import export as export_lib
 from dsbs_jax.inference import length_buckets
 from dsbs_jax.inference.backends import decode_functions
 from dsbs_jax.runs import run_metadata
@@ -52,24 +51,10 @@ class CheckConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
-  """What came out.
-
-  Attributes:
-    text: the same in a sentence.
-    dropped: whether more was lost than may be.
-  """
-
-  text: str
-  dropped: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
 class _Questions:
   """What is asked.
 
   Attributes:
-    name: of the split or file.
     inputs: texts without a prefix.
     labels: texts; None where they are not known.
     benchmark: whose metric scores; None for equality.
@@ -87,48 +72,46 @@ def check(
   params: Any,
   vocabulary: vocabularies.Vocabulary,
   config: CheckConfig,
-) -> Result:
-  """Answers with both, compares.
+) -> tuple[str, bool]:
+  """Answers with the exported folder and the parameters, compares.
 
-  Args:
-    folder: what was exported, with run.py.
-    found: the checkpoint.
-    params: its parameters.
-    vocabulary: of it.
-    config: what is asked.
+  Returns:
+    What came out in a sentence, and whether more was lost than may be.
 
   Raises:
     UserError: the file cannot be read, or there is no such split.
   """
   if config.source == NOTHING:
-    return Result('Its answers were not checked.')
+    return 'Its answers were not checked.', False
   asked = _questions(found, vocabulary, config)
   if asked is None:
-    return Result('Its answers were not checked: the data is not here.')
+    return 'Its answers were not checked: the data is not here.', False
   try:
     run = load_program(folder / 'run.py')
   except ModuleNotFoundError as error:
-    return Result(
-      f'Its answers were not checked: {error.name}, which run.py needs, is not'
-      ' installed here.'
-    )
+    said = f'{error.name}, which run.py needs, is not installed here'
+    return f'Its answers were not checked: {said}.', False
   progress.say(f'answering {len(asked.inputs):,} examples of {asked.name}')
   settings = json.loads((folder / 'settings.json').read_text())
   student = run.Student(folder)
   theirs = []
   for first in range(0, len(asked.inputs), _BATCH):
     theirs += student.generate(asked.inputs[first : first + _BATCH])
-  prefix = export_lib.prefix_of(found.metadata)
   ours = _greedy(
     found,
     params,
-    vocabulary.encode_inputs([prefix + text for text in asked.inputs]),
+    vocabulary.encode_inputs([found.prefix + text for text in asked.inputs]),
     length=settings['output_length'],
   )
-  task = export_lib.answered_task(found.metadata)
-  answers = [
-    [_answer(task, ids, vocabulary) for ids in rows] for rows in (theirs, ours)
-  ]
+
+  def answer(ids):
+    if found.task is None:
+      return vocabulary.decode(ids)
+    return task_forms.decode_answer(
+      str(found.answered_task), np.array(ids, np.int32), vocabulary=vocabulary
+    )
+
+  answers = [[answer(ids) for ids in rows] for rows in (theirs, ours)]
   return _compare(asked, *answers, max_drop=config.max_drop)
 
 
@@ -138,7 +121,7 @@ def _compare(
   ours: Sequence[str],
   *,
   max_drop: float,
-) -> Result:
+) -> tuple[str, bool]:
   equal = 100 * np.mean([a == b for a, b in zip(theirs, ours, strict=True)])
   text = f'Of {len(ours):,} examples of {asked.name}, it answers {equal:.2f} %'
   text += ' as the student does'
@@ -149,7 +132,7 @@ def _compare(
     text += f'; accuracy {scores[0]:.2f} %, the student {scores[1]:.2f} %'
   if lost > max_drop:
     text += f': a drop of {lost:.2f}, more than the {max_drop:g} allowed'
-  return Result(f'{text}.', bool(lost > max_drop))
+  return f'{text}.', bool(lost > max_drop)
 
 
 def _accuracy(asked: _Questions, answers: Sequence[str]) -> float:
@@ -158,14 +141,6 @@ def _accuracy(asked: _Questions, answers: Sequence[str]) -> float:
     return 100 * float(np.mean([label == answer for label, answer in pairs]))
   scores = asked.benchmark.metric(asked.labels, list(answers))
   return float(next(iter(scores.values())))
-
-
-def _answer(task: str | None, ids: Sequence[int], vocabulary) -> str:
-  if task is None:
-    return vocabulary.decode(ids)
-  return task_forms.decode_answer(
-    task, np.array(ids, np.int32), vocabulary=vocabulary
-  )
 
 
 def _questions(
@@ -208,10 +183,6 @@ def _questions(
 
 def read_questions(path: pathlib.Path, max_rows: int) -> _Questions:
   """The questions in a file of JSON lines.
-
-  Args:
-    path: the file.
-    max_rows: lines to read at most.
 
   Raises:
     UserError: a line is no question, or there is none.

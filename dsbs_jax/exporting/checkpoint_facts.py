@@ -14,12 +14,11 @@ from typing import Any
 
 from dsbs_jax import contract
 from dsbs_jax.core import network
+from dsbs_jax.data import task_forms
 from dsbs_jax.data.prepared import store, views
 from dsbs_jax.runs import results, run_folder, run_metadata
 
 UNKNOWN = 'unknown'
-
-_OUTPUT_LENGTH = 64  # where no run says it
 
 _MARKUP = re.compile(r'([\\`*_{}\[\]()#+\-.!|~>])')
 # What a form's task is, for {label}s: those of humans, or of the LLM.
@@ -38,14 +37,7 @@ _LABELS = {'gt': 'human label', 'llm': "the LLM's label"}
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-  """What was exported.
-
-  Attributes:
-    path: the checkpoint's folder.
-    step: its step.
-    config: its network.
-    metadata: what its run was made of, {} if it is not of this project.
-  """
+  """What was exported; metadata is {} where no run of this project made it."""
 
   path: pathlib.Path
   step: int
@@ -58,10 +50,26 @@ class Checkpoint:
     return views.own_name(self.metadata.get('task', ''))
 
   @property
+  def answered_task(self) -> contract.TaskName | None:
+    """The task whose labels it answers with, None where that is unknown."""
+    if self.task is None:
+      return None
+    form = 'label' if self.task.form == 'dsbs' else self.task.form
+    return dataclasses.replace(self.task, form=form)
+
+  @property
+  def prefix(self) -> str:
+    """What stands before the inputs of that task, '' where it is unknown."""
+    if self.task is None:
+      return ''
+    prefixes = task_forms.prefixes(self.metadata.get('prefixes') or 'paper')
+    return prefixes.of(self.answered_task.form)
+
+  @property
   def max_decode_len(self) -> int:
     """Tokens of an output at most, as the run decodes."""
     macros = run_metadata.macros(self.path)
-    return macros.get('MAX_DECODE_LEN', _OUTPUT_LENGTH)
+    return macros.get('MAX_DECODE_LEN', 64)  # where no run says it
 
 
 def escape(text: Any) -> str:
@@ -77,12 +85,7 @@ def escape(text: Any) -> str:
 def facts(
   exported: Checkpoint, macros: Mapping[str, Any]
 ) -> Iterator[tuple[str, str]]:
-  """(name, value) pairs, values as Markdown.
-
-  Args:
-    exported: the checkpoint.
-    macros: of the run's config.gin.
-  """
+  """(name, value) pairs, values as Markdown."""
   metadata, name = exported.metadata, exported.task
   data = prepared_data(exported, macros)
   yield 'Checkpoint', f'{escape(exported.path)}, step {exported.step:,}'
@@ -147,12 +150,7 @@ def _network(config: network.Config) -> str:
 def prepared_data(
   exported: Checkpoint, macros: Mapping[str, Any]
 ) -> store.Prepared | None:
-  """The prepared data that the run trained on, None where it is gone.
-
-  Args:
-    exported: the checkpoint.
-    macros: of the run's config.gin, for its DATA_DIR.
-  """
+  """The prepared data that the run trained on, None where it is gone."""
   if exported.task is None:
     return None
   data = run_folder.prepared(exported.task.benchmark, macros.get('DATA_DIR'))
@@ -160,10 +158,10 @@ def prepared_data(
   return data if data and data.fingerprint('train') == trained_on else None
 
 
-def _call(function: Mapping[str, Any] | str | None) -> str | None:
+def _call(function: Mapping[str, Any] | None) -> str | None:
   """'adamw(beta1=0.9)' of a function's name and arguments."""
-  if not isinstance(function, Mapping):
-    return function  # of an older run, or unknown
+  if function is None:
+    return None
   arguments = (f'{k}={v}' for k, v in function.items() if k != 'name')
   return f'{function["name"]}({", ".join(arguments)})'
 
@@ -194,9 +192,6 @@ def _teacher_text(data) -> str:
   splits = data.metadata['splits']
   test, train = (splits.get(s, {}).get('counts', {}) for s in ('test', 'train'))
   models = train.get('models')
-  if models is None and data.metadata.get('completions') is None:
-    # Datasets of earlier versions: completions in the published layout.
-    models = dict.fromkeys(filter(None, [data.metadata.get('teacher')]))
   names = [
     (escape(model) if model else 'an unnamed model')
     + (f' ({count:,} completions)' if len(models) > 1 else '')

@@ -4,8 +4,7 @@
 Beside the engine's own files lie the vocabulary, `settings.json` (what stands
 before inputs, lengths, ids), `run.py`, which needs nothing of this project, and
 the model card. After writing, `answer_check` compares the folder's answers with
-the student's own. Folders of another family (Gemma) get a writer of their own
-here, and a row in `FORMATS`.
+the student's own.
 """
 
 import dataclasses
@@ -18,7 +17,7 @@ from dsbs_jax import contract
 from dsbs_jax.core import network
 from dsbs_jax.data.remote import buckets
 from dsbs_jax.data.vocabulary import vocabularies
-from dsbs_jax.exporting import answer_check, checkpoint_facts, model_card
+from dsbs_jax.exporting import answer_check, model_card
 from dsbs_jax.exporting import export as export_lib
 from dsbs_jax.interop import ct2_model, gguf_model
 from dsbs_jax.interop.hf import hf_checkpoint, hf_tokenizer
@@ -44,7 +43,6 @@ class Format:
   Attributes:
     library: its name in the model card.
     package: what `run.py` needs beside a reader of the vocabulary.
-    run: the file beside this one that becomes `run.py`.
     quantizations: how weights can be stored; the first is the default.
     write: writes the engine's files: (folder, params, config, *, vocabulary,
       quantization).
@@ -53,7 +51,6 @@ class Format:
 
   library: str
   package: str
-  run: str
   quantizations: tuple[str, ...]
   write: Callable[..., None]
   more: str
@@ -79,7 +76,6 @@ FORMATS: Mapping[str, Format] = {
   'ct2': Format(
     library='ctranslate2',
     package='ctranslate2',
-    run='ct2.py',
     quantizations=ct2_model.QUANTIZATIONS,
     write=_write_ct2,
     more='CTranslate2 takes tokens as texts: those of the ids that the'
@@ -89,7 +85,6 @@ FORMATS: Mapping[str, Format] = {
   'gguf': Format(
     library='gguf',
     package='llama-cpp-python',
-    run='gguf.py',
     quantizations=gguf_model.QUANTIZATIONS,
     write=lambda folder, *model, **options: gguf_model.save(
       folder / 'model.gguf', *model, **options
@@ -112,10 +107,8 @@ def export(
   """Writes the folder, answers with it, prints what came out.
 
   Args:
-    asked: what to export, and where to.
     form: one of FORMATS.
     quantization: one of the format's; None takes its first.
-    check: what the folder is asked afterwards.
 
   Returns:
     The exit status: 1 where accuracy drops by more than `check.max_drop`. The
@@ -139,20 +132,29 @@ def export(
   folder.mkdir(parents=True, exist_ok=True)
   options = {'vocabulary': vocabulary, 'quantization': quantization}
   target.write(folder, params, found.config, **options)
-  settings = _write_settings(folder, asked, found, **options)
-  run = pathlib.Path(__file__).parent / 'run_scripts' / target.run
-  (folder / 'run.py').write_text(run.read_text())
-  result = answer_check.check(folder, found, params, vocabulary, check)
-  more = f'Weights: {quantization}. {target.more} {result.text}'
-  usage = _usage(target.package, settings, more)
-  model_card.write(folder, found, library=target.library, usage=usage)
+  settings = write_settings(
+    folder,
+    vocabulary,
+    prefix=found.prefix,
+    output_length=asked.output_length or found.max_decode_len,
+    quantization=quantization,
+  )
+  export_lib.write_run_script(folder, form)
+  text, dropped = answer_check.check(folder, found, params, vocabulary, check)
+  more = f'Weights: {quantization}. {target.more} {text}'
+  model_card.write(
+    folder,
+    found,
+    library=target.library,
+    usage=usage(target.package, settings, more),
+  )
   said = f'{folder}: {found.path} for {target.library}, {quantization}'
   print(buckets.shown(said))
-  print(result.text)
-  return DROPPED_STATUS if result.dropped else 0
+  print(text)
+  return DROPPED_STATUS if dropped else 0
 
 
-def _usage(package: str, settings: Mapping[str, Any], more: str) -> str:
+def usage(package: str, settings: Mapping[str, Any], more: str) -> str:
   """How the model card says that the folder is used."""
   reader = settings['vocabulary'].partition('.')[2]
   readers = {'model': ' sentencepiece', 'json': ' tokenizers'}
@@ -164,13 +166,8 @@ def _usage(package: str, settings: Mapping[str, Any], more: str) -> str:
   )
 
 
-def _write_settings(
-  folder: pathlib.Path,
-  asked: export_lib.ExportConfig,
-  found: checkpoint_facts.Checkpoint,
-  *,
-  vocabulary: vocabularies.Vocabulary,
-  quantization: str,
+def write_settings(
+  folder: pathlib.Path, vocabulary: vocabularies.Vocabulary, **facts: Any
 ) -> dict[str, Any]:
   """Writes the vocabulary and what `run.py` must know; gives the latter."""
   name, content = 'bytes', None
@@ -182,14 +179,12 @@ def _write_settings(
   if content is not None:
     (folder / name).write_bytes(content)
   settings = {
-    'prefix': export_lib.prefix_of(found.metadata),
-    'output_length': asked.output_length or found.max_decode_len,
+    **facts,
     'pad_id': contract.PAD_ID,
     'eos_id': contract.EOS_ID,
     'unk_id': vocabulary.unk,
     'num_text_ids': vocabulary.num_text_ids,
     'vocabulary': name,
-    'quantization': quantization,
   }
   text = json.dumps(settings, indent=2) + '\n'
   (folder / 'settings.json').write_text(text)

@@ -7,8 +7,6 @@ from typing import Any
 
 from dsbs_jax import contract
 from dsbs_jax.core import network
-from dsbs_jax.data import task_forms
-from dsbs_jax.data.prepared import views
 from dsbs_jax.data.vocabulary import vocabularies
 from dsbs_jax.exporting import checkpoint_facts, model_card
 from dsbs_jax.interop import (
@@ -20,18 +18,10 @@ from dsbs_jax.interop import (
 from dsbs_jax.runs import checkpoint_folders, run_metadata, self_description
 from dsbs_jax.runtime import field_checks, progress
 
-_STABLEHLO_USE = """\
-```sh
-pip install jax numpy safetensors sentencepiece
-echo 'your input' | python run.py
-```
-
-`run.py` shows all of it in a page: the text that stands before inputs and the
-lengths are in `settings.json`, tokens come from `spiece.model` and end in
-`</s>`, `model.stablehlo` takes them to greedy outputs by
-`jax.export.deserialize` on CPU, CUDA or TPU. JAX keeps such programs readable
-for six months; `settings.json` says which version wrote this one.
-"""
+# The line of an engine's script that stands for run_scripts/text.py.
+_SHARED_IMPORT = (
+  'from dsbs_jax.exporting.run_scripts.text import Text, answer_lines\n'
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,28 +69,20 @@ def default_out(folder: str, form: str) -> str:
     form: its format: 'hf' gives 'cqa-hf' or 'cqa-500-hf'.
   """
   path = pathlib.Path(folder).absolute()
-  name, step = (
-    path.name,
-    path.name.removeprefix(f'{checkpoint_folders.PREFIX}_'),
-  )
-  if step != name:
-    name = f'{path.parent.name}-{step}'
+  step = path.name.removeprefix(f'{checkpoint_folders.PREFIX}_')
+  name = path.name if step == path.name else f'{path.parent.name}-{step}'
   return f'{name}-{form}'
 
 
 def to_t5x(export: ExportConfig, *, legacy: bool = False) -> str:
-  """Writes `out/checkpoint_<n>` for T5X, optimizer state included.
+  """Writes `out/checkpoint_<n>` for T5X; returns a sentence about it.
 
-  A run that used Adafactor keeps its step and moments. Any other starts T5X's
-  optimizer afresh, hence at step 0.
+  A run that used Adafactor keeps its step and its optimizer's state. Any other
+  starts T5X's optimizer afresh, hence at step 0.
 
   Args:
-    export: what to export, and where to.
     legacy: whether the checkpoint has the format of T5X's public ones instead
       of Orbax's.
-
-  Returns:
-    A sentence that says what was written.
   """
   found, params = open_checkpoint(export)
   check_t5(found, 't5x')
@@ -137,49 +119,8 @@ def to_t5x(export: ExportConfig, *, legacy: bool = False) -> str:
   return f'{written}: {found.path} for T5X, {kind}'
 
 
-def to_stablehlo(export: ExportConfig) -> str:
-  """Writes a folder that runs by `jax.export`; returns a sentence about it.
-
-  Raises:
-    UserError: no vocabulary is known, or the folder is in use.
-  """
-  # Imported here: no other format needs safetensors.
-  from dsbs_jax.exporting import stablehlo
-
-  found, params = open_checkpoint(export)
-  check_t5(found, 'stablehlo')
-  vocabulary, options = require_vocabulary(export, found), {}
-  if isinstance(vocabulary, vocabularies.SentencePieceVocabulary):
-    options = {
-      'sentencepiece_model': vocabulary.model_with_extra_ids,
-      'num_text_ids': vocabulary.num_text_ids,
-    }
-  elif not isinstance(vocabulary, vocabularies.ByteVocabulary):
-    raise contract.UserError(
-      f'{export.vocabulary or export.model_dir} is a tokenizer.json, expected a'
-      ' SentencePiece file or bytes, which a program can read alone. Give'
-      ' --vocabulary, or --format=hf.'
-    )
-  stablehlo.save(
-    export.out,
-    params,
-    found.config,
-    prefix=prefix_of(found.metadata),
-    input_length=export.input_length,
-    output_length=export.output_length or found.max_decode_len,
-    **options,
-  )
-  model_card.write(export.out, found, library='jax', usage=_STABLEHLO_USE)
-  return f'{export.out}: {found.path} for jax.export; try {export.out}/run.py'
-
-
 def check_t5(found: checkpoint_facts.Checkpoint, form: str) -> None:
-  """Raises UserError where a format that takes a T5 alone gets another network.
-
-  Args:
-    found: what is to be exported.
-    form: the format.
-  """
+  """Raises UserError where a format of a T5 alone gets another network."""
   if not isinstance(found.config, network.T5Config):
     other = 'CTranslate2' if found.config.has_encoder else 'llama.cpp'
     raise contract.UserError(
@@ -188,22 +129,12 @@ def check_t5(found: checkpoint_facts.Checkpoint, form: str) -> None:
     )
 
 
-def answered_task(metadata: dict[str, Any]) -> str | None:
-  """The task whose labels a run's student answers with; None if unknown."""
-  name = views.own_name(metadata.get('task', ''))
-  if name is None:
-    return None
-  form = 'label' if name.form == 'dsbs' else name.form
-  return str(dataclasses.replace(name, form=form))
-
-
-def prefix_of(metadata: dict[str, Any]) -> str:
-  """What stands before the inputs of a run's labels; '' if unknown."""
-  task = answered_task(metadata)
-  if task is None:
-    return ''
-  form = contract.parse_task_name(task).form
-  return task_forms.prefixes(metadata.get('prefixes') or 'paper').of(form)
+def write_run_script(folder: pathlib.Path, engine: str) -> None:
+  """Writes run.py: an engine's script, with what all of them share in it."""
+  scripts = pathlib.Path(__file__).parent / 'run_scripts'
+  shared = (scripts / 'text.py').read_text().partition('"""\n\n')[2]
+  script = (scripts / f'{engine}.py').read_text()
+  (folder / 'run.py').write_text(script.replace(_SHARED_IMPORT, shared))
 
 
 def open_checkpoint(
@@ -252,12 +183,7 @@ def _infer_config(path: str, given: str | None) -> network.T5Config:
 def require_vocabulary(
   export: ExportConfig, found: checkpoint_facts.Checkpoint
 ) -> vocabularies.Vocabulary:
-  """As `find_vocabulary`; raises UserError where none is known.
-
-  Args:
-    export: what to export, and where to.
-    found: its checkpoint.
-  """
+  """As `find_vocabulary`; raises UserError where none is known."""
   vocabulary = find_vocabulary(export, found)
   if vocabulary is None:
     raise contract.UserError(
@@ -271,10 +197,6 @@ def find_vocabulary(
   export: ExportConfig, found: checkpoint_facts.Checkpoint
 ) -> vocabularies.Vocabulary | None:
   """The vocabulary to export, None if unknown.
-
-  Args:
-    export: what to export, and where to.
-    found: its checkpoint.
 
   Raises:
     UserError: the file is not that of training, or has more ids than the model

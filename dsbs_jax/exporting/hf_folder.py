@@ -19,27 +19,13 @@ _HUGGING_FACE_USE = """\
 import transformers
 
 tokenizer = transformers.AutoTokenizer.from_pretrained('.')
-model = transformers.AutoModelForSeq2SeqLM.from_pretrained('.')
+model = transformers.{loader}.from_pretrained('.')
 batch = tokenizer([{text}], return_tensors='pt', padding=True)
 outputs = model.generate(**batch, max_new_tokens={length})
-print(tokenizer.batch_decode(outputs, skip_special_tokens=True))
+print(tokenizer.batch_decode({outputs}, skip_special_tokens=True))
 ```
 
 {around}; decoding is greedy. {checked}
-"""
-_GEMMA_USE = """\
-```python
-import transformers
-
-tokenizer = transformers.AutoTokenizer.from_pretrained('.')
-model = transformers.AutoModelForCausalLM.from_pretrained('.')
-ids = tokenizer({text}, return_tensors='pt')
-output = model.generate(**ids, max_new_tokens={length})
-print(tokenizer.decode(output[0, ids['input_ids'].shape[1]:]))
-```
-
-{around}; decoding is greedy.
-{checked}
 """
 _WITHOUT_TOKENIZER_USE = """\
 ```python
@@ -108,13 +94,19 @@ def _usage(
   checked: str,
 ) -> str:
   """How the model card says that the folder is used."""
-  prefix = vocabulary.input_start_text + export_lib.prefix_of(found.metadata)
+  prefix = vocabulary.input_start_text + found.prefix
   end = vocabulary.input_end_text
   config = found.config
   is_decoder = (
     isinstance(config, network.GemmaConfig) and not config.has_encoder
   )
-  return (_GEMMA_USE if is_decoder else _HUGGING_FACE_USE).format(
+  loader, outputs = 'AutoModelForSeq2SeqLM', 'outputs'
+  if is_decoder:  # it gives its inputs back, too
+    loader = 'AutoModelForCausalLM'
+    outputs = "outputs[:, batch['input_ids'].shape[1]:]"
+  return _HUGGING_FACE_USE.format(
+    loader=loader,
+    outputs=outputs,
     text=f"{prefix!r} + 'your input'" + (f' + {end!r}' if end else ''),
     around=f'{prefix!r} stands before every input'
     + (f', {end!r} behind it' if end else ''),
@@ -131,5 +123,5 @@ def _texts(
   if data is not None:
     rows = data.examples(run_folder.TRAIN, chunk=_NUM_CHECKED_ROWS)
     for row in itertools.islice(rows, _NUM_CHECKED_ROWS):
-      yield export_lib.prefix_of(found.metadata) + row.input
+      yield found.prefix + row.input
       yield from (row.gt_label, row.rationale)

@@ -31,8 +31,6 @@ def write(
   """Writes README.md, and the run's config as training.gin.
 
   Args:
-    out: the exported folder.
-    exported: what it was exported from.
     library: who loads the folder, for model hubs.
     usage: Markdown that says how to load it.
   """

@@ -15,7 +15,6 @@ A folder holds
 """
 
 import dataclasses
-import json
 import pathlib
 from typing import Any
 
@@ -27,11 +26,47 @@ from flax import traverse_util
 
 from dsbs_jax import contract
 from dsbs_jax.core import decoding, network
-from dsbs_jax.exporting.run_scripts import stablehlo as run_script
+from dsbs_jax.data.vocabulary import vocabularies
+from dsbs_jax.exporting import ct2_gguf_folders, export, model_card
 from dsbs_jax.interop import t5x_layers
 from dsbs_jax.interop.hf import hf_checkpoint
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
+
+_MORE = """\
+`model.stablehlo` takes ids to greedy outputs by `jax.export.deserialize` on
+CPU, CUDA or TPU. JAX keeps such programs readable for six months;
+`settings.json` says which version wrote this one.
+"""
+
+
+def to_stablehlo(asked: export.ExportConfig) -> str:
+  """Writes a folder that runs by `jax.export`; returns a sentence about it.
+
+  Raises:
+    UserError: no vocabulary is known, or the folder is in use.
+  """
+  found, params = export.open_checkpoint(asked)
+  export.check_t5(found, 'stablehlo')
+  vocabulary = export.require_vocabulary(asked, found)
+  if isinstance(vocabulary, vocabularies.JsonVocabulary):
+    raise contract.UserError(
+      f'{asked.vocabulary or asked.model_dir} is a tokenizer.json, expected a'
+      ' SentencePiece file or bytes, which a program can read alone. Give'
+      ' --vocabulary, or --format=hf.'
+    )
+  settings = save(
+    asked.out,
+    params,
+    found.config,
+    prefix=found.prefix,
+    input_length=asked.input_length,
+    output_length=asked.output_length or found.max_decode_len,
+    vocabulary=vocabulary,
+  )
+  usage = ct2_gguf_folders.usage('jax numpy safetensors', settings, _MORE)
+  model_card.write(asked.out, found, library='jax', usage=usage)
+  return f'{asked.out}: {found.path} for jax.export; try {asked.out}/run.py'
 
 
 def _program(
@@ -61,49 +96,35 @@ def save(
   prefix: str,
   input_length: int,
   output_length: int,
-  sentencepiece_model: bytes | None = None,
-  num_text_ids: int | None = None,
-) -> None:
-  """Writes the folder.
+  vocabulary: vocabularies.Vocabulary,
+) -> dict[str, Any]:
+  """Writes the folder; gives its settings.
 
   Args:
-    folder: does not exist yet, or is empty.
     params: the parameter tree, in either layout of the layers.
-    config: its size.
     prefix: text that stands before every input.
     input_length: S, tokens of an input at most, prefix and end included.
     output_length: L, tokens of an output at most, end included.
-    sentencepiece_model: the vocabulary with its extra ids; None where texts
-      are read as UTF-8 bytes, ids 3 to 258.
-    num_text_ids: its ids without the extra ones.
-
-  Raises:
-    UserError: the folder is in use.
+    vocabulary: of SentencePiece or bytes.
   """
   folder = hf_checkpoint.check_new(folder)
   program = _program(
     config, input_length=input_length, output_length=output_length
   )
-  settings = {
-    'prefix': prefix,
-    'input_length': input_length,
-    'output_length': output_length,
-    'pad_id': contract.PAD_ID,
-    'eos_id': contract.EOS_ID,
-    'num_text_ids': num_text_ids,
-    'vocabulary': 'spiece.model' if sentencepiece_model else 'bytes',
-    'platforms': list(program.platforms),
-    'jax': jax.__version__,
-    'calling_convention_version': program.calling_convention_version,
-  }
   folder.mkdir(parents=True, exist_ok=True)
   (folder / 'model.stablehlo').write_bytes(program.serialize())
   plain = t5x_layers.unrolled_params(params, config)
   safetensors.numpy.save_file(
     traverse_util.flatten_dict(plain, sep='/'), folder / 'params.safetensors'
   )
-  if sentencepiece_model:
-    (folder / 'spiece.model').write_bytes(sentencepiece_model)
-  (folder / 'settings.json').write_text(json.dumps(settings, indent=2) + '\n')
-  source = pathlib.Path(run_script.__file__).read_text()
-  (folder / 'run.py').write_text(source)
+  export.write_run_script(folder, 'stablehlo')
+  return ct2_gguf_folders.write_settings(
+    folder,
+    vocabulary,
+    prefix=prefix,
+    input_length=input_length,
+    output_length=output_length,
+    platforms=program.platforms,
+    jax=jax.__version__,
+    calling_convention_version=program.calling_convention_version,
+  )

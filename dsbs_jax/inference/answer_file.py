@@ -25,7 +25,6 @@ class AnswerFile:
   """Appends lines to a file and knows how many were there before.
 
   Args:
-    path: the file.
     settings: JSON values that every line depends on.
 
   Attributes:
@@ -85,12 +84,8 @@ class AnswerFile:
 
   def check_in_place(self) -> None:
     """Raises if the file was removed, moved or replaced since it was opened."""
-    try:
-      found = os.stat(self._path)
-    except FileNotFoundError:
-      found = None
-    if found is None or not os.path.samestat(
-      found, os.fstat(self._file.fileno())
+    if not self._path.exists() or not os.path.samefile(
+      self._path, self._file.fileno()
     ):
       raise contract.UserError(
         f'{self._path} was removed or replaced while it was written, expected'
@@ -100,11 +95,7 @@ class AnswerFile:
       )
 
   def check_input(self, contents: Iterable[bytes]) -> None:
-    """Raises if the input does not begin with the lines that were read.
-
-    Args:
-      contents: its lines, read once more.
-    """
+    """Raises if the input, read again, begins with other lines than before."""
     digest, num_read = hashlib.sha256(), 0
     for content in itertools.islice(contents, self._num_read):
       digest.update(content)

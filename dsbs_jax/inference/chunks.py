@@ -27,19 +27,13 @@ def predict_lines(
   max_input_len: int,
   stop: signals.StopRequest,
 ) -> int:
-  """Predicts for lines, a chunk at a time.
+  """Predicts for lines by chunks; gives the number that the output holds.
 
   Args:
     lines: all lines of the input, from its start.
-    student: predicts.
     answers: where predictions go; lines that it holds are skipped.
     input_name: path of the input, for errors and for its size.
-    chunk_size: lines that are in memory at once.
-    max_input_len: tokens of an input at most; a longer one is an error line.
     stop: asked after every batch; the unfinished chunk is dropped.
-
-  Returns:
-    Lines that the output holds.
   """
   lines = iter(lines)
   written = answers.num_lines
@@ -116,7 +110,6 @@ class _Progress:
     self._first = None  # time and lines of the first answers
 
   def note_read(self, chunk: list[input_lines.Line]) -> None:
-    """Counts a chunk that was read."""
     size = sum(len(line.content) for line in chunk)
     if chunk[-1].number <= self._num_before:
       if self._left is not None:
@@ -126,7 +119,6 @@ class _Progress:
     self._bytes += size
 
   def note_answered(self, num: int) -> None:
-    """Counts answered lines, and shows the line."""
     self._done += num
     now = time.monotonic()
     text = f'{self._num_before + self._done:,} lines answered'

@@ -108,10 +108,7 @@ def evaluate(config: EvalConfig) -> None:
 
 
 def how_decoded(line: Mapping[str, Any]) -> str:
-  """Says of a line of scores what else than a run's own evaluation it is.
-
-  Args:
-    line: of eval.jsonl.
+  """What else than a run's own evaluation a line of eval.jsonl is.
 
   Returns:
     Such as 'beams4' or 'ct2_int8-chosen', '' for greedy decoding in float32.
@@ -147,7 +144,6 @@ def _write_scores(
   *,
   predictions: pathlib.Path,
 ) -> None:
-  """Adds the scores of a split to the file of scores, and prints them."""
   with (folder / SCORES_FILE).open('a') as file:
     file.write(json.dumps({**line, **metrics}) + '\n')
   shown = '  '.join(f'{name} {value:.2f}' for name, value in metrics.items())

@@ -54,10 +54,6 @@ def predictions_file(
   """Where the predictions of a task are written.
 
   Args:
-    folder: of the run.
-    task: what was evaluated.
-    split: on which split.
-    step: of the parameters.
     how: they were made other than a run makes its own, such as 'chosen'.
   """
   how = f'-{how}' if how else ''
@@ -69,14 +65,8 @@ class Evaluator:
 
   Args:
     task: what to predict, see `evaluated_task`; None evaluates nothing.
-    model: the network.
     splits: which splits; those that are not prepared are left out.
     batch_size: rows per decoding batch over all devices.
-    max_decode_len: target tokens to generate at most.
-    num_beams: 1 for greedy decoding, as in the paper.
-    score_labels: whether labels are chosen among given ones, not generated.
-    source: where the tokens come from.
-    mesh: the devices.
     engine: computes in place of jitted functions; parameters are then not read.
   """
 
@@ -94,8 +84,9 @@ class Evaluator:
     mesh: jax.sharding.Mesh,
     engine: ct2_engine.Engine | None = None,
   ):
-    self.task, self._batch_size = task, batch_size
-    self._splits, self._labels, self._rank_classifier = {}, {}, None
+    self.task, self._model, self._mesh = task, model, mesh
+    self._batch_size = batch_size
+    self._splits, self._labels, self._score = {}, {}, None
     if task is None:
       return
     prepared = tokens.splits(task, source)
@@ -120,14 +111,12 @@ class Evaluator:
         split: option_scoring.label_options(task, split, source)
         for split in self._splits
       }
-      self._rank_classifier = option_scoring.RankClassifier(
-        task, model, mesh=mesh, batch_size=batch_size, engine=engine
+      self._score = (
+        engine.score_fn if engine else decode_functions.jit_score(model, mesh)
       )
     known = register.benchmark(parts.benchmark, data_dir=source.data_dir)
     label_check.check(known, self._splits)
     self._metric = known.metric
-    self._data_shards = mesh.shape[partitioning.DATA_AXIS]
-    self._batch_sharding = partitioning.batch_sharding(mesh)
     if engine is not None:
       self._decode = engine.decode_fn(max_decode_len=max_decode_len, stop=stop)
       return
@@ -153,10 +142,7 @@ class Evaluator:
     """Evaluates every split, writes the predictions and logs the scores.
 
     Args:
-      params: as the network has them.
-      step: of the parameters, for log and file names.
       model_dir: predictions go to its folder `predictions`, from process 0.
-      log: gets a line per split.
       done: splits that are logged already -> their metrics.
       stop: asked before every batch.
 
@@ -192,8 +178,6 @@ class Evaluator:
     """Generates or chooses the answers of a split, in its order.
 
     Args:
-      params: as the network has them.
-      split: one of `splits`.
       stop: asked before every batch that is generated.
 
     Returns:
@@ -203,13 +187,23 @@ class Evaluator:
       UserError: logits are not finite.
     """
     data = self._splits[split]
-    if self._rank_classifier is not None:
-      return self._rank_classifier.rank_classify(
-        params, data, self._labels[split]
+    if self._score is not None:
+      return option_scoring.rank_classify(
+        self._score,
+        params,
+        data,
+        labels=self._labels[split],
+        form=contract.parse_task_name(self.task).form,
+        vocab_size=self._model.vocab_size,
+        mesh=self._mesh,
+        batch_size=self._batch_size,
       )
     shard_info = loader.ShardInfo(
-      jax.process_index(), jax.process_count(), row_multiple=self._data_shards
+      jax.process_index(),
+      jax.process_count(),
+      row_multiple=self._mesh.shape[partitioning.DATA_AXIS],
     )
+    sharding = partitioning.batch_sharding(self._mesh)
     predictions = [''] * len(data)
     for positions, rows in eval_loader.batches(
       data, self._batch_size, shard_info=shard_info
@@ -217,7 +211,7 @@ class Evaluator:
       if stop is not None and stop.requested():
         return None
       if jax.process_count() > 1:
-        rows = partitioning.to_global(rows, self._batch_sharding)
+        rows = partitioning.to_global(rows, sharding)
       decoded = self._decode(params, rows)
       for position, ids in zip(positions, decoded, strict=True):
         if position >= 0:
@@ -227,15 +221,7 @@ class Evaluator:
     return predictions
 
   def score(self, split: str, predictions: Sequence[str]) -> dict[str, float]:
-    """The benchmark's metrics of predictions in the split's order.
-
-    Args:
-      split: one of `splits`.
-      predictions: one text per example.
-
-    Returns:
-      Metric -> value, such as {'accuracy': percent}.
-    """
+    """Metrics of predictions in the split's order: {'accuracy': percent}."""
     data = self._splits[split]
     targets = [data.answer(i) for i in range(len(data))]
     return {
@@ -251,17 +237,11 @@ class Evaluator:
     predictions: Sequence[str],
     how: str = '',
   ) -> pathlib.Path:
-    """Writes one JSON line per example, in the split's order.
+    """Writes one JSON line per example, in the split's order; gives the file.
 
     Args:
       model_dir: the file goes to its folder `predictions`.
-      step: of the parameters, for the file name.
-      split: one of `splits`.
-      predictions: one text per example.
       how: see `predictions_file`; '' is what the evaluator knows of it.
-
-    Returns:
-      The file.
 
     Raises:
       UserError: it cannot be written.
@@ -272,7 +252,7 @@ class Evaluator:
       self.task,
       split,
       step=step,
-      how=how or ('chosen' if self._rank_classifier else ''),
+      how=how or ('chosen' if self._score else ''),
     )
     lines = (
       {

@@ -132,7 +132,6 @@ def infer(config: InferConfig) -> int:
 
 
 def _input(path: str) -> contextlib.AbstractContextManager[BinaryIO]:
-  """The lines to answer, open."""
   if path == STREAM:
     return contextlib.nullcontext(sys.stdin.buffer)
   return open(buckets.file(path), 'rb')
@@ -142,7 +141,6 @@ def _input(path: str) -> contextlib.AbstractContextManager[BinaryIO]:
 def _answers(
   path: str, settings: Mapping[str, Any]
 ) -> Iterator[answer_file.AnswerFile | answer_file.AnswerStream]:
-  """Where the predictions go, open."""
   if path == STREAM:
     yield answer_file.AnswerStream(sys.stdout.buffer)
     return

@@ -78,8 +78,6 @@ def read_lines(
   lines are JSON.
 
   Args:
-    file: an open binary file.
-    name: its name for errors.
     benchmark: renders the rows; None takes their text from `input`.
     id_fields: fields that a prediction repeats.
 
@@ -125,7 +123,6 @@ def check_columns(file: BinaryIO, name: str) -> None:
 
   Args:
     file: an open binary file; closed at the end if it is a table.
-    name: its name.
   """
   if not _is_table(file, name):
     return
@@ -219,8 +216,6 @@ def from_row(
   """The input in one JSON object.
 
   Args:
-    row: the object.
-    place: where it stands, for errors.
     benchmark: renders it; None takes its text from `input`.
     id_fields: fields that the prediction repeats.
 

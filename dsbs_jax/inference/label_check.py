@@ -24,10 +24,6 @@ def check(
 ) -> None:
   """Checks that different labels stay different.
 
-  Args:
-    benchmark: whose labels they are.
-    splits: its data by split, of a task with labels.
-
   Raises:
     UserError: labels of the closed set do not. Of free labels, it is said.
   """

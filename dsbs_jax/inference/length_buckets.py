@@ -15,11 +15,7 @@ _TARGET_RATIO = 4
 
 @dataclasses.dataclass(frozen=True)
 class LengthBuckets:
-  """One batch size, lengths n, 1.5 n, 2 n, 3 n, ... without an end: for files.
-
-  Attributes:
-    max_rows: rows of every batch.
-  """
+  """One batch size, lengths n, 1.5 n, 2 n, 3 n, ... without end: for files."""
 
   max_rows: int
 
@@ -47,9 +43,7 @@ class CompiledShapes:
 
   Attributes:
     batch_sizes: numbers of rows, rising; likewise the others.
-    input_lengths: tokens of padded inputs.
     target_lengths: tokens of padded outputs that are scored.
-    option_counts: scored outputs per row.
   """
 
   batch_sizes: tuple[int, ...]
@@ -93,12 +87,7 @@ def target_buckets(longest: int) -> tuple[int, ...]:
 
 
 def next_bucket(length: int, shortest: int) -> int:
-  """The least of shortest x (1, 1.5, 2, 3, 4, 6, ...) that is >= length.
-
-  Args:
-    length: tokens that must fit.
-    shortest: tokens of the shortest bucket, at least 1.
-  """
+  """The least of shortest x (1, 1.5, 2, 3, 4, 6, ...) that is >= length."""
   while shortest < length:
     if shortest * 3 // 2 >= length:
       return shortest * 3 // 2

@@ -34,12 +34,7 @@ class SplitOutput:
 def split(
   tokens: list[int], form: str, *, vocabulary: vocabularies.Vocabulary
 ) -> SplitOutput:
-  """Splits generated tokens.
-
-  Args:
-    tokens: ids, anything after the end id.
-    form: of the task.
-    vocabulary: of the ids.
+  """Splits generated tokens; those behind the end id are dropped.
 
   Returns:
     The parts. A `_single` output without a marker gets one at the end of its
@@ -80,12 +75,7 @@ def split(
 def end_ids(
   form: str, *, vocabulary: vocabularies.Vocabulary
 ) -> tuple[int, ...]:
-  """The ids that end a label: the end id, or the marker before a rationale.
-
-  Args:
-    form: of the task.
-    vocabulary: of the student.
-  """
+  """The ids that end a label: the end id, or the marker before a rationale."""
   if form != 'answer_first':
     return (contract.EOS_ID,)
   return tuple(vocabulary.encode(f' {task_forms.MARKERS[form]}'))
@@ -94,12 +84,7 @@ def end_ids(
 def stop_ids(
   form: str, *, vocabulary: vocabularies.Vocabulary
 ) -> tuple[int, ...]:
-  """The ids at which decoding may stop before the end id: the label is whole.
-
-  Args:
-    form: of the task.
-    vocabulary: of the student.
-  """
+  """The ids behind which a label is whole, so that decoding may stop."""
   if form != 'answer_first':
     return ()
   return end_ids(form, vocabulary=vocabulary)
@@ -116,7 +101,6 @@ def option_ids(
   Args:
     output: what was generated; empty where nothing was.
     choices: the closed set, () for free labels.
-    vocabulary: of the ids.
 
   Returns:
     Ids of the output with each of the choices as its label; for free labels

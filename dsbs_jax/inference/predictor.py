@@ -28,8 +28,6 @@ class PredictorConfig:
 
   Attributes:
     task: a `_finetune`, `_label`, `_single` or `_answer_first` task.
-    model: the network.
-    prefixes: what stands before the inputs.
     labels: the closed set of labels, () for free ones.
     max_decode_len: the others are those of `student_config.StudentConfig`.
   """
@@ -65,7 +63,6 @@ class Prediction:
   """What a student predicts for an input.
 
   Attributes:
-    label: the label.
     probability: of the label, see above.
     rationale: None where it was not asked for.
     cut: whether label or rationale reached its maximal length unfinished.
@@ -78,14 +75,7 @@ class Prediction:
 
 
 class Predictor:
-  """Predicts for inputs, in batches of few shapes.
-
-  Args:
-    config: see `PredictorConfig`.
-    decode_fns: of the student.
-    vocabulary: of the checkpoint.
-    shapes: of the batches.
-  """
+  """Predicts for inputs, in batches of few shapes."""
 
   def __init__(
     self,
@@ -116,7 +106,6 @@ class Predictor:
     """Predicts batch by batch, long inputs first.
 
     Args:
-      inputs: the inputs.
       rationales: whether rationales are wanted where the config has them.
 
     Yields:
@@ -137,15 +126,7 @@ class Predictor:
   def predict(
     self, inputs: Sequence[input_lines.ModelInput], *, rationales: bool = True
   ) -> list[Prediction]:
-    """Predicts for all inputs, in their order.
-
-    Args:
-      inputs: what to answer.
-      rationales: whether rationales are decoded, too.
-
-    Raises:
-      UserError: logits are not finite.
-    """
+    """Predicts for all inputs, in their order."""
     found = {}
     for positions, predictions in self.predict_batches(
       inputs, rationales=rationales

@@ -15,13 +15,7 @@ from dsbs_jax.inference.backends import ct2_engine, decode_functions
 
 @dataclasses.dataclass(frozen=True)
 class LoadedStudent:
-  """A student that is ready to predict.
-
-  Attributes:
-    predictor: turns inputs into predictions.
-    decode_fns: what it computes with.
-    fingerprint: JSON values on which every prediction depends.
-  """
+  """A student, and JSON values on which every prediction depends."""
 
   predictor: predictor.Predictor
   decode_fns: decode_functions.DecodeFns | ct2_engine.DecodeFns
@@ -31,15 +25,7 @@ class LoadedStudent:
 def load_student(
   config: student_config.StudentConfig, *, shapes: length_buckets.BatchShapes
 ) -> LoadedStudent:
-  """Reads the checkpoint of a student that predicts in batches of these shapes.
-
-  Args:
-    config: which student, and how it predicts.
-    shapes: rows and token lengths of the batches.
-
-  Raises:
-    UserError: there is no such checkpoint, or it does not fit.
-  """
+  """Reads the checkpoint of a student that predicts in such batches."""
   vocabulary = config.load_vocabulary()
   predictor_config = config.predictor_config()
   most = max(1, len(predictor_config.labels), config.max_given_choices)

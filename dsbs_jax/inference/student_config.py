@@ -36,10 +36,8 @@ class LoadedCheckpoint:
   """A checkpoint that is ready to compute.
 
   Attributes:
-    path: its folder.
     step: how many steps trained it; 0 where neither its name nor its export
       says it.
-    mesh: the devices.
     params: the parameter tree on them; None with an engine.
     engine: CTranslate2 in place of jitted functions, which has its parameters.
     facts: what an engine's predictions depend on: its name, and the digest of
@@ -72,7 +70,6 @@ class CheckpointConfig:
       None for the public T5 vocabulary.
     prefixes: 'paper' ([label]), 'code' (predict: ), None for the default.
     module: your own module that registers the benchmark.
-    model: the network.
     matmul_precision: how float32 factors are multiplied, such as
       'tensorfloat32' or 'bfloat16'; None as float32, unless the variable
       JAX_DEFAULT_MATMUL_PRECISION says otherwise.
@@ -158,10 +155,16 @@ class CheckpointConfig:
       matmul_precision.use(self.matmul_precision)
       compilation_cache.use_cache()
     mesh = partitioning.make_mesh(self.mesh)
-    path, step = self._find()
+    path, step = checkpoint_folders.find_checkpoint(
+      self.checkpoint_path, self.step
+    )
+    vocabularies.check_size(self.load_vocabulary(), self.model.vocab_size)
+    choice = checkpoint_folders.describe_choice(self.checkpoint_path, self.step)
+    progress.say(f'reading {path}{choice}')
+    step = run_metadata.trained_steps(path, step)
     if chosen != backend.JAX:
-      engine, parameters = self._load_ct2(path, chosen)
-      facts = {'parameters': parameters, 'backend': chosen}
+      engine, facts = self._load_ct2(path, chosen)
+      facts |= {'backend': chosen}
       return LoadedCheckpoint(path, step, mesh, None, engine, facts)
     shapes, rules = network.param_shapes(self.model), self.sharding_rules()
     params = self._read(path, partitioning.shardings(shapes, mesh, rules))
@@ -169,8 +172,8 @@ class CheckpointConfig:
 
   def _load_ct2(
     self, path: pathlib.Path, chosen: str
-  ) -> tuple[ct2_engine.Engine, str]:
-    """Opens it in CTranslate2, converted the first time; its digest."""
+  ) -> tuple[ct2_engine.Engine, dict[str, str]]:
+    """Opens it in CTranslate2, converted the first time; and its digest."""
 
     def read():
       params = self._read(path)
@@ -179,24 +182,13 @@ class CheckpointConfig:
       )
       return params, {'parameters': hash_params(params)}
 
-    loaded = ct2_cache.load(
+    return ct2_cache.load(
       path,
       read,
       self.model,
       quantization=backend.QUANTIZATIONS[chosen],
       vocabulary=self.load_vocabulary().fingerprint,
     )
-    return loaded.engine, loaded.facts['parameters']
-
-  def _find(self) -> tuple[pathlib.Path, int]:
-    """The checkpoint's folder and its step."""
-    path, step = checkpoint_folders.find_checkpoint(
-      self.checkpoint_path, self.step
-    )
-    vocabularies.check_size(self.load_vocabulary(), self.model.vocab_size)
-    choice = checkpoint_folders.describe_choice(self.checkpoint_path, self.step)
-    progress.say(f'reading {path}{choice}')
-    return path, run_metadata.trained_steps(path, step)
 
   def _read(self, path: pathlib.Path, shardings: Any = None) -> Any:
     return read_checkpoint.load_params(

@@ -53,7 +53,6 @@ class Door:
     """The settings, by the folder, its flags and gin's.
 
     Args:
-      config: the dataclass.
       folder: what the command line names; None leaves all to gin files.
       macros: macro -> what the command line says without a flag, or None.
       defaults: field -> what it is with a folder, if nobody sets it.
@@ -96,14 +95,10 @@ class Door:
     """What the folder says of its student, and more."""
     step = self._step()
     trained = self_description.training(folder, step=step)
+    flag = self.flags['ALLOW_PICKLE']
+    allow_pickle = 'True' in (gin_flags.given('ALLOW_PICKLE'), str(flag.value))
     network, unknown = self_description.network(
-      folder,
-      step=step,
-      allow_pickle='True'
-      in (
-        gin_flags.given('ALLOW_PICKLE'),
-        str(self.flags['ALLOW_PICKLE'].value),
-      ),
+      folder, step=step, allow_pickle=allow_pickle
     )
     missing = {**trained.missing, **unknown}
     if not self.reads_data:
@@ -135,13 +130,7 @@ class Door:
 def define(
   verb: str, own: Mapping[str, flags.FlagHolder], *, reads_data: bool = False
 ) -> Door:
-  """A door with the flags that all of these doors have, and its own.
-
-  Args:
-    verb: its name.
-    own: macro -> flag.
-    reads_data: whether it needs the prepared data.
-  """
+  """A door with the flags that all of these doors have, and its own."""
   shared = {
     'STEP': S('step', None, 'Of a run: latest, best or a number.'),
     _TASK: S('task', None, 'What it was trained on, such as cqa_gt_dsbs.'),

@@ -34,27 +34,16 @@ def write(folder: pathlib.Path) -> None:
   nothing that a run depends on is in them.
   """
   paths = sorted(path for path in folder.glob('*/**/*') if path.is_file())
+  names = [path.relative_to(folder).as_posix() for path in paths]
   with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
-    files = {
-      path.relative_to(folder).as_posix(): {
-        'bytes': path.stat().st_size,
-        'sha256': sha256,
-      }
-      for path, sha256 in zip(paths, pool.map(_sha256, paths), strict=True)
-    }
+    files = dict(zip(names, pool.map(_entry, paths), strict=True))
   (folder / FILE).write_text(_contents(files))
 
 
 def add(folder: pathlib.Path, name: str) -> None:
-  """Lists one more file of a checkpoint that is in place.
-
-  Args:
-    folder: the checkpoint.
-    name: path of the file below it.
-  """
+  """Lists one more file of a checkpoint that is in place."""
   files = json.loads((folder / FILE).read_text())['files']
-  path = folder / name
-  files[name] = {'bytes': path.stat().st_size, 'sha256': _sha256(path)}
+  files[name] = _entry(folder / name)
   partial = folder / f'{FILE}.tmp'
   partial.write_text(_contents(files))
   partial.replace(folder / FILE)
@@ -83,7 +72,6 @@ def damage(
   """What is wrong with a checkpoint.
 
   Args:
-    folder: the checkpoint.
     largest: files of more bytes are compared by size only; None reads all.
     below: compares the files of one item only, such as 'metrics'.
     share: (i, n) compares every n-th file from the i-th on, so that n processes
@@ -135,9 +123,6 @@ def meet(name: str) -> None:
 
   A collective would wait for 30 seconds only (Gloo's first one), and a large
   checkpoint takes longer; a process that dies ends the others either way.
-
-  Args:
-    name: of this place in the program.
   """
   ocp.multihost.get_barrier_sync_fn()(key=name, timeout_ms=_DAY)
 
@@ -151,6 +136,10 @@ def _contents(files: Mapping[str, Any]) -> str:
 def _digest(files: Mapping[str, Any]) -> str:
   text = json.dumps(files, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _entry(path: pathlib.Path) -> dict[str, Any]:
+  return {'bytes': path.stat().st_size, 'sha256': _sha256(path)}
 
 
 def _sha256(path: pathlib.PurePath) -> str:

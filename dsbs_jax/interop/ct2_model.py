@@ -55,9 +55,7 @@ def save(
   """Writes the files of a CTranslate2 model.
 
   Args:
-    folder: an existing folder.
     params: the parameter tree, in either layout of the layers.
-    config: its size.
     tokens: the name of each id of the embedding, all different.
     quantization: one of QUANTIZATIONS: how weights are stored. CTranslate2
       computes in that type where the processor can, else in float32.
@@ -139,12 +137,7 @@ def _spec(params: Any, config: T5Config) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class _Weights:
-  """Copies parameters into specs; CTranslate2 changes its arrays in place.
-
-  Attributes:
-    flat: path of a parameter -> its array, layers unrolled.
-    config: the network.
-  """
+  """Copies unrolled parameters into specs; CTranslate2 changes them there."""
 
   flat: dict[str, Any]
   config: T5Config

@@ -3,7 +3,8 @@
 
 The `gguf` package reads and dequantises all types that llama.cpp writes. Its
 converter has added 1 to the weights of norms, which Hugging Face leaves out.
-The pieces of the vocabulary become a SentencePiece model again.
+The pieces of the vocabulary become a SentencePiece model again. A file that is
+no Gemma 3 is a UserError, and so is a missing package.
 """
 
 import os
@@ -18,43 +19,24 @@ from flax import traverse_util
 from dsbs_jax import contract
 from dsbs_jax.core import network
 from dsbs_jax.interop import gguf_model
-from dsbs_jax.interop.hf import gemma_layout, hf_checkpoint, hf_tokenizer
+from dsbs_jax.interop.hf import (
+  gemma_layout,
+  hf_checkpoint,
+  hf_layout,
+  hf_tokenizer,
+)
 
 SUFFIX = '.gguf'
 # Of 27B, whose queries have another scale.
 _SCALED_BY_WIDTH = 62
 # Not in the file: llama.cpp knows them.
 _LOCAL_ROPE_BASE, _GLOBAL_PERIOD = 10_000.0, 6
-_NAMES = {
-  'model.embed_tokens': 'token_embd',
-  'model.norm': 'output_norm',
-  'input_layernorm': 'attn_norm',
-  'post_attention_layernorm': 'post_attention_norm',
-  'pre_feedforward_layernorm': 'ffn_norm',
-  'post_feedforward_layernorm': 'post_ffw_norm',
-  'self_attn.q_proj': 'attn_q',
-  'self_attn.k_proj': 'attn_k',
-  'self_attn.v_proj': 'attn_v',
-  'self_attn.o_proj': 'attn_output',
-  'self_attn.q_norm': 'attn_q_norm',
-  'self_attn.k_norm': 'attn_k_norm',
-  'mlp.gate_proj': 'ffn_gate',
-  'mlp.up_proj': 'ffn_up',
-  'mlp.down_proj': 'ffn_down',
-}
 
 
 def converted(file: str, *, say: Callable[[str], None]) -> str:
   """The Hugging Face folder of a GGUF file, written once into the user's cache.
 
   Its name holds the file's size and time, so a changed file is read anew.
-
-  Args:
-    file: the GGUF file.
-    say: is told where to, if the folder is not there yet.
-
-  Raises:
-    UserError: the file is no Gemma 3, or gguf is not installed.
   """
   path = pathlib.Path(file).expanduser().absolute()
   stat = path.stat()
@@ -78,15 +60,7 @@ def converted(file: str, *, say: Callable[[str], None]) -> str:
 def to_hugging_face(
   file: str | pathlib.Path, folder: str | pathlib.Path
 ) -> None:
-  """Writes the folder.
-
-  Args:
-    file: the GGUF file.
-    folder: does not exist yet, or is empty.
-
-  Raises:
-    UserError: the file is no Gemma 3, or gguf is not installed.
-  """
+  """Writes the folder, which does not exist yet or is empty."""
   reader = _open(file)
   fields = dict(reader.fields)
   config = _config(fields, file)
@@ -153,26 +127,28 @@ def _value(fields: dict[str, Any], name: str, file: Any) -> Any:
 
 
 def _params(reader: Any, config: network.GemmaConfig, file: Any) -> dict:
-  from gguf import quants
+  import gguf
 
+  names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.GEMMA3, config.num_layers)
   tensors = {tensor.name: tensor for tensor in reader.tensors}
   shapes = traverse_util.flatten_dict(network.param_shapes(config))
   flat = {}
-  for path, name in gemma_layout.tensor_names(config).items():
-    tensor = tensors.get(_gguf_name(name))
+  for path, theirs in gemma_layout.tensor_names(config).items():
+    name = names.get_name(theirs, try_suffixes=('.weight',))
+    tensor = tensors.get(name)
     if tensor is None:
       raise contract.UserError(
-        f'{file} has no tensor {_gguf_name(name)}, expected all of a Gemma 3.'
-        ' Fetch it again.'
+        f'{file} has no tensor {name}, expected all of a Gemma 3. Fetch it'
+        ' again.'
       )
     try:
-      array = quants.dequantize(tensor.data, tensor.tensor_type)
+      array = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
     except NotImplementedError as error:
       raise contract.UserError(
         f'{file}: {tensor.name} has the type {tensor.tensor_type.name}, which'
         ' the gguf package does not dequantise. Take a file of another type.'
       ) from error
-    if gemma_layout.is_transposed(path):
+    if hf_layout.is_transposed(path):
       array = array.T
     elif path[-1] == 'scale':
       array = array - np.float32(1.0)
@@ -183,15 +159,6 @@ def _params(reader: Any, config: network.GemmaConfig, file: Any) -> dict:
       )
     flat[path] = np.asarray(array, np.float32)
   return traverse_util.unflatten_dict(flat)
-
-
-def _gguf_name(name: str) -> str:
-  """Hugging Face's name of a tensor -> that in a GGUF file."""
-  stem = name.removesuffix('.weight')
-  if not stem.startswith('model.layers.'):
-    return f'{_NAMES[stem]}.weight'
-  number, _, rest = stem.removeprefix('model.layers.').partition('.')
-  return f'blk.{number}.{_NAMES[rest]}.weight'
 
 
 def _sentencepiece(fields: dict[str, Any], file: Any) -> bytes:

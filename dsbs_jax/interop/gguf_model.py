@@ -4,7 +4,6 @@
 A T5 as llama.cpp's own converter writes it: names by way of Hugging Face's, the
 SentencePiece model as a unigram vocabulary. llama.cpp computes the GELU by a
 table in half precision, so that log probabilities differ in the third digit.
-Gemma, once it is trained here, gets a `save` of its own beside this one.
 """
 
 import importlib.util
@@ -40,12 +39,7 @@ def require() -> None:
 
 
 def check(config: T5Config, vocabulary: vocabularies.Vocabulary) -> None:
-  """Raises UserError where llama.cpp cannot compute or read the student.
-
-  Args:
-    config: the network.
-    vocabulary: of it.
-  """
+  """Raises UserError where llama.cpp cannot compute or read the student."""
   remedy = 'Export with --format=ct2.'
   if config.mlp_activations not in (('relu',), ('gelu', 'linear')):
     raise contract.UserError(
@@ -82,10 +76,7 @@ def save(
   """Writes the file.
 
   Args:
-    path: the file.
     params: the parameter tree, in either layout of the layers.
-    config: its size.
-    vocabulary: of it.
     quantization: one of QUANTIZATIONS, of matrices whose rows it divides;
       vectors and tables of positions stay float32.
 
@@ -123,9 +114,8 @@ def _add_network(writer: Any, config: T5Config, quantization: str) -> None:
   writer.add_layer_norm_rms_eps(_EPSILON)
   writer.add_relative_attn_buckets_count(config.num_buckets)
   writer.add_decoder_start_token_id(contract.PAD_ID)
-  kind = {'F32': 'ALL_F32'}.get(_TYPES[quantization])
-  kind = kind or f'MOSTLY_{_TYPES[quantization]}'
-  writer.add_file_type(gguf.LlamaFileType[kind])
+  share = 'ALL' if quantization == 'float32' else 'MOSTLY'
+  writer.add_file_type(gguf.LlamaFileType[f'{share}_{_TYPES[quantization]}'])
 
 
 def _add_vocabulary(

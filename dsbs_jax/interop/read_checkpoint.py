@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads parameters of any known format: T5X, Hugging Face, our own runs."""
 
-import json
 import pathlib
 from typing import Any
 
@@ -18,6 +17,7 @@ from dsbs_jax.interop import (
   t5x_read_checkpoint,
   t5x_storage,
 )
+from dsbs_jax.interop.hf import hf_layout
 
 _PLAIN_TEXT = 'the quick brown fox jumps over the lazy dog'
 
@@ -30,7 +30,7 @@ def load_params(
   vocabulary: vocabularies.Vocabulary | None = None,
   allow_pickle: bool = False,
 ) -> Any:
-  """Reads parameters from a checkpoint of any known format.
+  """Reads parameters from a checkpoint of any known format, as float32.
 
   Args:
     path: a T5X checkpoint (legacy or Orbax), a run of T5X or of this project
@@ -42,9 +42,6 @@ def load_params(
       was trained with, or has a tokenizer beside it.
     allow_pickle: whether a Hugging Face folder may hold a pickled
       pytorch_model.bin, read by torch's weights-only loader.
-
-  Returns:
-    The parameter tree, float32.
 
   Raises:
     UserError: no such checkpoint, a damaged one, or one of another network or
@@ -143,22 +140,12 @@ def is_hugging_face(path: str) -> bool:
 
 def stated_network(folder: str) -> dict[str, Any]:
   """Fields of T5Config that a T5X checkpoint, or one of ours, states."""
-  stated = run_metadata(folder).get('model') or {}
-  if stated and same_network.fields_of(stated) is same_network.FIELDS:
-    stated = {'relpos_bias_per_layer': False, **stated}  # older runs have none
-  return stated or same_network.read_gin(folder)
+  return run_metadata(folder).get('model') or same_network.read_gin(folder)
 
 
 def run_metadata(folder: str) -> dict[str, Any]:
   """What a run was made of, as the built-in engine wrote; else {}."""
   checksums.check(folder, below=f'{t5x_storage.RUN_METADATA[0]}/')
   file = epath.Path(folder).joinpath(*t5x_storage.RUN_METADATA)
-  if not file.is_file():
-    return {}
-  try:
-    return dict(json.loads(file.read_text()))
-  except (ValueError, TypeError) as error:
-    raise contract.UserError(
-      f'{file} cannot be read ({error}), expected a JSON object. Take another'
-      ' checkpoint of the run.'
-    ) from error
+  remedy = 'Take another checkpoint of the run.'
+  return hf_layout.read_json(file, remedy) if file.is_file() else {}

@@ -16,22 +16,13 @@ from etils import epath
 from dsbs_jax import contract
 from dsbs_jax.core import network
 
+_FREE = ('dtype', 'remat', 'scan_layers')  # that each run is free to set
 # Fields that decide which parameters there are or what they compute, and what
 # sets them.
 FIELDS = {
-  name: name.upper()
-  for name in (
-    'vocab_size',
-    'emb_dim',
-    'num_heads',
-    'head_dim',
-    'mlp_dim',
-    'num_encoder_layers',
-    'num_decoder_layers',
-    'mlp_activations',
-    'logits_via_embedding',
-    'relpos_bias_per_layer',
-  )
+  field.name: field.name.upper()
+  for field in dataclasses.fields(network.T5Config)
+  if field.name not in (*_FREE, 'dropout_rate')
 } | {
   name: f'network.T5Config.{name}' for name in ('num_buckets', 'max_distance')
 }
@@ -39,7 +30,7 @@ FIELDS = {
 GEMMA_FIELDS = {
   field.name: field.name.upper()
   for field in dataclasses.fields(network.GemmaConfig)
-  if field.name not in ('dtype', 'remat', 'scan_layers')
+  if field.name not in _FREE
 }
 _CONTINUED = re.compile(r'\\\n\s*')
 _VALUE = r' = (.*(?:\n[ \t]+.*)*)$'  # it goes on in lines that are indented
@@ -58,10 +49,8 @@ def check(
   """Raises where a checkpoint states another network.
 
   Args:
-    config: the network of the settings.
     stated: fields of its config that the checkpoint states, JSON's lists for
       tuples; those that change no answer are not compared.
-    place: the checkpoint, for the error.
 
   Raises:
     UserError: it lists each difference, and what to set.
@@ -102,14 +91,7 @@ def check(
 
 
 def read_gin(folder: str) -> dict[str, Any]:
-  """Fields of T5Config in the config.gin that T5X leaves beside checkpoints.
-
-  Args:
-    folder: a checkpoint; its parent is looked at too.
-
-  Returns:
-    Field -> value, {} where there is no such file.
-  """
+  """Fields of T5Config in the config.gin in or above a checkpoint of T5X's."""
   for place in (epath.Path(folder), epath.Path(folder).parent):
     if (place / 'config.gin').is_file():
       text = _CONTINUED.sub(' ', (place / 'config.gin').read_text())

@@ -25,26 +25,22 @@ Rows = dict[str, Any]
 
 
 def flatten(batch: Mapping[str, Rows], *, num_rows: int) -> Rows:
-  """Our batch -> T5X's.
+  """Our batch -> T5X's, which has `num_rows` rows of this process.
 
   Args:
     batch: view -> row group of NumPy arrays, the rows of this process.
-    num_rows: rows that T5X expects of this process.
-
-  Returns:
-    Key -> array with `num_rows` rows.
 
   Raises:
     UserError: a view has more rows.
   """
-  flat = {}
-  for prefix, rows in _with_prefixes(batch):
-    for key, array in rows.items():
-      flat[prefix + key] = _pad_rows(array, num_rows)
+  groups = {}
+  for view, rows in batch.items():
+    padded = {key: _pad_rows(array, num_rows) for key, array in rows.items()}
     have = len(rows['decoder_target_tokens'])
     if have != num_rows:
-      flat[prefix + _ROWS] = np.zeros((num_rows, have), np.int8)
-  return flat
+      padded[_ROWS] = np.zeros((num_rows, have), np.int8)
+    groups[view] = padded
+  return join(groups)
 
 
 def unflatten(batch: Mapping[str, Any], *, num_shards: int) -> dict[str, Rows]:
@@ -53,9 +49,6 @@ def unflatten(batch: Mapping[str, Any], *, num_shards: int) -> dict[str, Rows]:
   Args:
     batch: key -> array over all processes.
     num_shards: parts into which the rows were cut before they travelled.
-
-  Returns:
-    View -> row group.
   """
   return {
     view: _drop_padding_rows(rows, num_shards)
@@ -76,25 +69,17 @@ def views(batch: Mapping[str, Any]) -> dict[str, Rows]:
 
 def join(groups: Mapping[str, Rows]) -> Rows:
   """The inverse of `views`."""
-  return {
-    prefix + key: array
-    for prefix, rows in _with_prefixes(groups)
-    for key, array in rows.items()
+  if len(groups) == 1:
+    return next(iter(groups.values()))
+  rationale = groups[contract.RATIONALE_VIEW]
+  return groups[contract.LABEL_VIEW] | {
+    _RATIONALE_PREFIX + key: array for key, array in rationale.items()
   }
 
 
 def is_packed(batch: Mapping[str, Any]) -> bool:
   """Whether empty rows travel with the batch."""
   return any(key.endswith(_ROWS) for key in batch)
-
-
-def _with_prefixes(groups: Mapping[str, Rows]) -> list[tuple[str, Rows]]:
-  if len(groups) == 1:
-    return [('', next(iter(groups.values())))]
-  return [
-    ('', groups[contract.LABEL_VIEW]),
-    (_RATIONALE_PREFIX, groups[contract.RATIONALE_VIEW]),
-  ]
 
 
 def _pad_rows(array: np.ndarray, num_rows: int) -> np.ndarray:

@@ -74,7 +74,13 @@ class Iterator(dataset_iterator.DatasetIterator):
 
   def save(self, filename: str) -> None:
     """Writes the position that belongs to the checkpoint `filename` is in."""
-    step = _step_of(filename)
+    found = _STEP.findall(str(filename))
+    if not found:
+      raise ValueError(
+        f'the data state is to be saved as {filename!r}, expected a path inside'
+        ' a folder checkpoint_<n>.'
+      )
+    step = int(found[-1])
     if self._first_step is None:
       # T5X saves before it trains: no batch is used up yet.
       self._first_step = step
@@ -105,13 +111,11 @@ def get_dataset(
   rationale_choice: str = rationale_rules.FIRST,
   rates: Mapping[str, float] | None = None,
 ) -> Any:
-  """Opens training batches; for `train.get_dataset_fn`.
+  """An iterator (paired) or a tf.data set, for `train.get_dataset_fn`.
 
   Args:
     cfg: T5X's description; `batch_size` counts pairs when paired, and rows
       when not, as T5X does.
-    shard_id: which part of each batch this process feeds.
-    num_shards: the number of parts.
     feature_converter_cls: the model's; not used when paired.
     num_epochs: None repeats for ever.
     continue_from_last_checkpoint: T5X's; must be False.
@@ -121,9 +125,6 @@ def get_dataset(
     rationale_choice: which of a row's several rationales its visits choose
       from, a rule of `rationale_rules`; only when paired.
     rates: must be None.
-
-  Returns:
-    An iterator (paired) or a tf.data set.
 
   Raises:
     UserError: seqio is to sample tasks and to choose among rationales, or by
@@ -195,7 +196,7 @@ def vocabulary(
   task: str,
   module: str | None = None,
 ) -> seqio.Vocabulary:
-  """The vocabulary of every task of this project.
+  """The vocabulary of every task of this project, for inputs and outputs.
 
   T5X builds the model before it opens any task, so this is also where the
   tasks learn their settings, and where the benchmark that a name belongs to
@@ -203,14 +204,9 @@ def vocabulary(
 
   Args:
     spec: SentencePiece path or 'bytes'; None for the default one.
-    data_dir: the folder that `prepare` wrote to.
     prefixes: 'paper' or 'code'; None for the default ones.
-    task: a task or mixture.
     module: dotted name of a module that registers it; None finds the tasks of
       this project by their names.
-
-  Returns:
-    What `input_vocabulary` and `output_vocabulary` must be.
   """
   register.configure(vocabulary=spec, data_dir=data_dir, prefixes=prefixes)
   parsed = views.own_name(task)
@@ -236,19 +232,15 @@ def lengths(
   mode: str = 'predict',
   rationale_choice: str = rationale_rules.FIRST,
 ) -> dict[str, int]:
-  """Feature lengths for T5X's dataset configurations.
+  """Lengths of inputs and targets for T5X's dataset configurations.
 
   Args:
-    task: a task or mixture.
     given: the user's lengths; None takes those of the longest example of any
       prepared split.
     targets: takes the place of the targets' length: when decoding, the
       number of tokens that may be generated.
     mode: T5X's infer mode; where it scores, targets are never cut.
     rationale_choice: as in `get_dataset`.
-
-  Returns:
-    {'inputs': length, 'targets': length}.
 
   Raises:
     UserError: no lengths are given and the task is not of this project.
@@ -280,13 +272,3 @@ def _longest(task: str, rationale_choice: str) -> dict[str, int]:
   return {
     n: -(-length // _MULTIPLE) * _MULTIPLE for n, length in longest.items()
   }
-
-
-def _step_of(filename: str) -> int:
-  found = _STEP.findall(str(filename))
-  if not found:
-    raise ValueError(
-      f'the data state is to be saved as {filename!r}, expected a path inside'
-      ' a folder checkpoint_<n>.'
-    )
-  return int(found[-1])

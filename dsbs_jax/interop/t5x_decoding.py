@@ -17,7 +17,6 @@ def decode(*, num_decodes: int, **kwargs: Any) -> tuple[jax.Array, jax.Array]:
 
   Args:
     num_decodes: outputs per row, or beams.
-    **kwargs: what T5X gives to every decode function.
 
   Returns:
     Tokens [B, num_decodes, L], best last; their scores, for greedy the sums

@@ -22,7 +22,6 @@ def vocab_size(
   and gin adds lines to it; hence one line on stderr and an exit.
 
   Args:
-    rows: VOCAB_SIZE.
     sizes: macro of a T5's model file -> its value, None where none set it.
     family: FAMILY of a model file, None for a T5.
     relpos_bias_per_layer: RELPOS_BIAS_PER_LAYER of a model file.

@@ -38,13 +38,8 @@ def unroll(
   """Brings any of the layouts to the unrolled one.
 
   Args:
-    leaves: path -> leaf.
-    place: where they come from, for errors.
     per_layer: whether layers have relative bias tables of their own (umT5);
       None: where they differ.
-
-  Returns:
-    Path -> leaf, unrolled.
 
   Raises:
     UserError: the layers of a stack have different relative bias tables, and
@@ -85,12 +80,7 @@ def unrolled_shapes(config: network.Config) -> dict:
 
 
 def unrolled_params(params: Mapping, config: network.Config) -> dict:
-  """Parameters in the layout of `config` as NumPy's float32, unrolled.
-
-  Args:
-    params: the whole parameter tree.
-    config: its size, and whether its layers are stacked.
-  """
+  """Parameters in the layout of `config` as NumPy's float32, unrolled."""
   if config.scan_layers:
     params = network.unstack_layers(params, config)
   return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), params)

@@ -12,6 +12,7 @@ do. With microbatches it hands over parts, so the weights must be computed
 before: bind `trainer_cls = @t5x_trainer.Trainer`.
 """
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any
@@ -52,7 +53,6 @@ class DistillationModel(models.EncoderDecoderModel):
       loss, as in the built-in engine.
     lora_rank: must be 0.
     feature_converter_cls: must keep the task ids beside the targets.
-    **kwargs: as for `models.EncoderDecoderModel`.
   """
 
   def __init__(
@@ -95,7 +95,6 @@ class DistillationModel(models.EncoderDecoderModel):
     """The part of the objective that a batch or microbatch contributes.
 
     Args:
-      params: as the network has them.
       batch: one row group, or one per view (`t5x_batch_format.views`): [B, S]
         inputs, [B, T] targets, weights and task ids.
       dropout_rng: None switches dropout off.
@@ -122,10 +121,17 @@ class DistillationModel(models.EncoderDecoderModel):
       loss, view_metrics = self._rows_loss(params, rows, key)
       losses.append(loss)
       metrics.append(view_metrics)
-    return sum(losses), functools.reduce(_merge, metrics)
+    merged = functools.reduce(
+      lambda left, right: {
+        name: left[name].merge(right[name]) for name in left
+      },
+      metrics,
+    )
+    return sum(losses), merged
 
   def _rows_loss(self, params, rows, dropout_rng):
-    rows = {key: _two_dimensional(array) for key, array in rows.items()}
+    # [1, B, T] -> [B, T]: our trainer's microbatches have one axis more.
+    rows = {key: x.reshape(-1, x.shape[-1]) for key, x in rows.items()}
     logits = self._compute_logits(params, rows, dropout_rng)
     targets = rows['decoder_target_tokens']
     losses, correct = cross_entropy.token_losses(
@@ -180,24 +186,11 @@ def _check_trained(
 def to_config(model: models.EncoderDecoderModel) -> network.T5Config:
   """The size of a T5X model, as this project describes it."""
   config = model.module.config
-  return network.T5Config(
-    vocab_size=config.vocab_size,
-    emb_dim=config.emb_dim,
-    num_heads=config.num_heads,
-    head_dim=config.head_dim,
-    mlp_dim=config.mlp_dim,
-    num_encoder_layers=config.num_encoder_layers,
-    num_decoder_layers=config.num_decoder_layers,
-    mlp_activations=tuple(config.mlp_activations),
-    logits_via_embedding=config.logits_via_embedding,
-    dropout_rate=config.dropout_rate,
-    dtype=jnp.dtype(config.dtype).name,
-  )
-
-
-def _two_dimensional(array: jax.Array) -> jax.Array:
-  """[1, B, T] -> [B, T]: our trainer's microbatches have one axis more."""
-  return array.reshape(-1, array.shape[-1])
+  ours = {field.name for field in dataclasses.fields(network.T5Config)}
+  shared = {name: v for name, v in vars(config).items() if name in ours}
+  shared['mlp_activations'] = tuple(config.mlp_activations)
+  shared['dtype'] = jnp.dtype(config.dtype).name
+  return network.T5Config(**shared)
 
 
 def _segments(rows: t5x_batch_format.Rows) -> dict[str, jax.Array]:
@@ -223,7 +216,3 @@ def _term_metrics(term, in_term, losses, correct):
     ),
     f'{term}/target_tokens': t5x_metrics.AveragePerStep(total=tokens),
   }
-
-
-def _merge(left, right):
-  return {name: left[name].merge(right[name]) for name in left}

@@ -64,8 +64,6 @@ def wrap(
   Args:
     optimizer: schedule and clip_norm -> gradient transformation.
     schedule: peak rate and total_steps -> learning rate at a step.
-    learning_rate: peak learning rate.
-    total_steps: steps of the whole run.
     clip_norm: global norm to which gradients are clipped, None for never.
   """
   rate = schedule(learning_rate, total_steps=total_steps)
@@ -75,13 +73,7 @@ def wrap(
 def learning_rate_fn(
   *, schedule: Callable[..., Any], learning_rate: float, total_steps: int
 ) -> Callable[[Any], Any]:
-  """The same schedule for `Trainer.learning_rate_fn`, which logs it.
-
-  Args:
-    schedule: peak rate and total_steps -> learning rate at a step.
-    learning_rate: peak learning rate.
-    total_steps: steps of the whole run.
-  """
+  """The same schedule for `Trainer.learning_rate_fn`, which logs it."""
   rate = schedule(learning_rate, total_steps=total_steps)
   return lambda step: jnp.asarray(rate(step), jnp.float32)
 

@@ -32,9 +32,6 @@ def find(path: str) -> str:
     path: a checkpoint folder, `MODEL_DIR/checkpoint_<n>`; its index file or
       `state` folder; or a MODEL_DIR, of which the newest checkpoint is taken.
 
-  Returns:
-    The folder.
-
   Raises:
     UserError: there is none; the message lists what is there.
   """
@@ -72,16 +69,10 @@ def _locate(place: epath.Path) -> epath.Path | None:
 def load_params(
   path: str, config: network.Config, *, shardings: Any = None
 ) -> dict[str, Any]:
-  """Reads the parameters of a network of known size.
+  """Reads a network of known size; as `read_checkpoint.load_params`.
 
   Args:
-    path: as for `find`.
     config: the network; its layout (`scan_layers`) is the result's.
-    shardings: a tree of jax shardings like the parameters'; each device then
-      reads its own part. None reads NumPy arrays.
-
-  Returns:
-    The tree of float32 parameters.
 
   Raises:
     UserError: a name or a shape differs from the network's.
@@ -93,9 +84,7 @@ def load_params(
       f'{folder!r} has no parameters (no entries below `target`), expected'
       ' a T5X checkpoint.'
     )
-  per_layer = isinstance(config, network.T5Config) and (
-    config.relpos_bias_per_layer
-  )
+  per_layer = getattr(config, 'relpos_bias_per_layer', False)
   leaves = t5x_layers.unroll(leaves, place=folder, per_layer=per_layer)
   shapes = t5x_layers.unrolled_shapes(config)
   expected = traverse_util.flatten_dict(shapes, sep='/')

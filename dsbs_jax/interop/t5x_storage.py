@@ -38,12 +38,7 @@ _OLDEST_VERSION = 2
 
 @dataclasses.dataclass(frozen=True)
 class Leaf:
-  """An array on disk.
-
-  Attributes:
-    shape: of the whole array.
-    fetch: index -> that part of the array.
-  """
+  """An array on disk; `fetch` gives the part of it at an index."""
 
   shape: tuple[int, ...]
   fetch: Callable[[Index], np.ndarray]
@@ -53,12 +48,7 @@ class Leaf:
     return np.asarray(self.fetch(index))
 
   def take(self, axis: int, position: int) -> 'Leaf':
-    """One position along an axis, such as one layer of a scanned stack.
-
-    Args:
-      axis: counted from 0.
-      position: on that axis.
-    """
+    """One position along an axis, such as one layer of a scanned stack."""
     shape = self.shape[:axis] + self.shape[axis + 1 :]
 
     def fetch(index: Index) -> np.ndarray:
@@ -102,10 +92,6 @@ def orbax_state(folder: epath.Path) -> epath.Path | None:
 def read_leaves(folder: epath.Path, prefix: str) -> dict[str, Leaf]:
   """The leaves below `prefix` ('target', 'state/step'), without the prefix.
 
-  Args:
-    folder: a checkpoint folder in one of the two formats.
-    prefix: path of a subtree or of a leaf.
-
   Returns:
     Path below the prefix ('' for the leaf itself) -> leaf.
   """
@@ -126,23 +112,14 @@ def _read_legacy(folder: epath.Path, prefix: str) -> dict[str, Leaf]:
   flat = traverse_util.flatten_dict(
     tree, is_leaf=lambda _, node: _is_zarr(node), sep='/'
   )
-  wanted = {
-    below: node
-    for path, node in flat.items()
-    if (below := _below(path, prefix)) is not None
-  }
-  stored = _open_all(
-    {
-      below: _beside(folder, node)
-      for below, node in wanted.items()
-      if _is_zarr(node)
-    },
-    folder,
-  )
-  return {
-    below: stored[below] if below in stored else of_array(node)
-    for below, node in wanted.items()
-  }
+  leaves, stored = {}, {}
+  for path, node in flat.items():
+    below = _below(path, prefix)
+    if below is not None and _is_zarr(node):
+      stored[below] = _beside(folder, node)
+    elif below is not None:
+      leaves[below] = of_array(node)
+  return leaves | _open_all(stored, folder)
 
 
 def _legacy_tree(folder: epath.Path) -> Mapping[str, Any]:

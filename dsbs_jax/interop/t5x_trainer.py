@@ -42,9 +42,14 @@ class Trainer(trainer.Trainer):
     rows_spec = self._partitioner.data_partition_spec
     multiple = num_parts * _num_devices(self._partitioner.mesh, rows_spec)
 
-    def shard(rows):
-      rows = _pad_rows(rows, multiple)
+    def shard(rows):  # with empty rows up to a multiple
+      widths = [(0, -len(rows) % multiple)] + [(0, 0)] * (rows.ndim - 1)
+      rows = jnp.pad(rows, widths)
       return partitioning.with_sharding_constraint(rows, rows_spec)
+
+    def split(rows):
+      # [B, T] -> [parts, B / parts, T]; part i has rows i, i + parts, ...
+      return rows.reshape(-1, num_parts, *rows.shape[1:]).swapaxes(0, 1)
 
     def train_step(train_state, batch):
       groups = t5x_batch_format.unflatten(batch, num_shards=num_shards)
@@ -52,9 +57,7 @@ class Trainer(trainer.Trainer):
       groups = self._model.add_token_weights(groups)
       spec = rows_spec
       if num_parts > 1:
-        groups = jax.tree.map(
-          functools.partial(_split_microbatches, num_parts=num_parts), groups
-        )
+        groups = jax.tree.map(split, groups)
         spec = partitioning.PartitionSpec(None, *rows_spec)
       return trainer.train_with_lr(
         train_state,
@@ -83,7 +86,6 @@ class TrainStateInitializer(utils.TrainStateInitializer):
 
   Args:
     path: as for `read_checkpoint.load_params`; None starts from random numbers.
-    **kwargs: as for `utils.TrainStateInitializer`.
   """
 
   def __init__(self, *, path: str | None, **kwargs):
@@ -120,14 +122,3 @@ def _num_devices(mesh: jax.sharding.Mesh, spec: Any) -> int:
   """Devices along the axes that the first dimension is cut over."""
   names = spec[0] if isinstance(spec[0], tuple) else (spec[0],)
   return math.prod(mesh.shape[name] for name in names if name is not None)
-
-
-def _pad_rows(rows: jax.Array, multiple: int) -> jax.Array:
-  """Adds empty rows up to a multiple."""
-  widths = [(0, -len(rows) % multiple)] + [(0, 0)] * (rows.ndim - 1)
-  return jnp.pad(rows, widths)
-
-
-def _split_microbatches(rows: jax.Array, num_parts: int) -> jax.Array:
-  """[B, T] -> [parts, B / parts, T]; part i has rows i, i + parts, ..."""
-  return rows.reshape(-1, num_parts, *rows.shape[1:]).swapaxes(0, 1)

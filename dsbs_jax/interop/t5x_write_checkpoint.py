@@ -62,10 +62,6 @@ def read_moments(
 ) -> dict[str, Any] | None:
   """T5X's `param_states` from a run of this project.
 
-  Args:
-    checkpoint: a checkpoint folder that the built-in engine wrote.
-    config: its network.
-
   Returns:
     As `fresh_moments`, unrolled; None if the run did not use Adafactor.
   """
@@ -101,21 +97,16 @@ def save(
   legacy: bool = False,
   run: Mapping[str, Any] | None = None,
 ) -> str:
-  """Writes MODEL_DIR/checkpoint_<step>.
+  """Writes MODEL_DIR/checkpoint_<step>; gives its path.
 
   Args:
-    model_dir: where to.
     params: parameters in the layout of `config`.
-    config: the network.
     step: the step that T5X goes on from.
     moments: Adafactor's, as `fresh_moments` or `read_moments` give; None leaves
       them out, which is enough for T5X's eval and infer.
     legacy: whether in the format of T5X's public checkpoints, not in Orbax's.
     run: what the run was made of, as our own checkpoints say; its `model` is
       always written, since shapes do not tell activations.
-
-  Returns:
-    The checkpoint folder.
   """
   folder = _new_folder(model_dir, step, config, run)
   state = {'step': np.asarray(step, np.int32)}

@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a checkpoint or an exported folder keeps of the run that made it."""
 
-import json
 import pathlib
 from typing import Any
 
 from etils import epath
 
-from dsbs_jax import contract
 from dsbs_jax.interop import read_checkpoint, t5x_storage
+from dsbs_jax.interop.hf import hf_layout
 from dsbs_jax.runs import run_folder
 
 # What an exported folder keeps of its run: the metadata of the checkpoint, and
@@ -24,15 +23,8 @@ def metadata(checkpoint: pathlib.Path) -> dict[str, Any]:
   if not read_checkpoint.is_hugging_face(str(checkpoint)):
     return read_checkpoint.run_metadata(str(checkpoint))
   file = checkpoint / METADATA_FILE
-  if not file.is_file():
-    return {}
-  try:
-    return dict(json.loads(file.read_text(encoding='utf-8')))
-  except (ValueError, TypeError) as error:
-    raise contract.UserError(
-      f'{file} cannot be read ({error}), expected the JSON object that export'
-      ' writes. Export the run again.'
-    ) from error
+  remedy = 'Export the run again.'
+  return hf_layout.read_json(file, remedy) if file.is_file() else {}
 
 
 def trained_steps(checkpoint: pathlib.Path, step: int) -> int:

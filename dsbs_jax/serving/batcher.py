@@ -12,21 +12,20 @@ import asyncio
 import collections
 import concurrent.futures
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Sequence
 
 from absl import logging
 
-from dsbs_jax.inference import input_lines, length_buckets, predictor
+from dsbs_jax.inference import length_buckets, predictor
 from dsbs_jax.serving import errors, prometheus, request_checks
 
 # Weight of the newest batch in the mean time per input, for Retry-After.
 _EMA_WEIGHT = 0.2
 
-# Predicts for inputs, with rationales or without; runs in the model's thread.
-PredictFn = Callable[
-  [Sequence[input_lines.ModelInput], bool], list[predictor.Prediction]
-]
+# (inputs, *, rationales: bool) -> predictions; runs in the model's thread.
+PredictFn = Callable[..., list[predictor.Prediction]]
 
 
 @dataclasses.dataclass
@@ -43,12 +42,8 @@ class Batcher:
   """The queue in front of the model.
 
   Args:
-    predict: calls the model.
-    executor: the thread of the model.
-    shapes: of the batches.
     max_queue: inputs that may wait.
     max_wait: seconds that an input waits for others.
-    metrics: counts.
   """
 
   def __init__(
@@ -72,14 +67,10 @@ class Batcher:
   async def submit(
     self, inputs: Sequence[request_checks.CheckedInput], *, rationales: bool
   ) -> list[predictor.Prediction]:
-    """Predicts for the inputs of a request; cancelled, it drops them.
+    """Predicts for a request's inputs, in order; cancelled, it drops them.
 
     Args:
       inputs: of one request; all of them join the queue, or none.
-      rationales: whether their rationales are wanted.
-
-    Returns:
-      The predictions in order.
 
     Raises:
       errors.APIError: the queue is full, or the batch failed.
@@ -168,7 +159,9 @@ class Batcher:
     loop, start = asyncio.get_running_loop(), time.perf_counter()
     try:
       predictions = await loop.run_in_executor(
-        self._executor, self._predict, inputs, rationales
+        self._executor,
+        functools.partial(self._predict, rationales=rationales),
+        inputs,
       )
     except Exception:  # ends these requests, not the server
       logging.exception('a batch of %d inputs failed', len(batch))
@@ -183,7 +176,12 @@ class Batcher:
             )
           )
       return
-    self._count_batch(len(batch), time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    self._metrics.batch_inputs.observe(len(batch))
+    self._metrics.batch_seconds.observe(seconds)
+    newest = seconds / len(batch)
+    mean = self._seconds_per_input or newest
+    self._seconds_per_input = mean + _EMA_WEIGHT * (newest - mean)
     for one, prediction in zip(batch, predictions, strict=True):
       if one.future.done():
         self._metrics.dropped.inc()
@@ -191,10 +189,3 @@ class Batcher:
       if not one.rationales:
         prediction = dataclasses.replace(prediction, rationale=None)
       one.future.set_result(prediction)
-
-  def _count_batch(self, size: int, seconds: float) -> None:
-    self._metrics.batch_inputs.observe(size)
-    self._metrics.batch_seconds.observe(seconds)
-    newest = seconds / size
-    mean = self._seconds_per_input or newest
-    self._seconds_per_input = mean + _EMA_WEIGHT * (newest - mean)

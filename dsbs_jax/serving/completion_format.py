@@ -27,7 +27,7 @@ _TEST_RATIONALE = 'One sees it.'
 
 @dataclasses.dataclass(frozen=True)
 class CompletionFormat:
-  """How prompts and completions read.
+  """How prompts and completions read; a prompt of another form is an APIError.
 
   Attributes:
     prompt: the last question of a prompt, with `{input}` for the input.
@@ -62,13 +62,6 @@ class CompletionFormat:
 
     What PROMPT has after the input may be missing: in a chat, the end of the
     turn ends the question.
-
-    Args:
-      message: the message's text.
-      param: where it stood in the request, for the error.
-
-    Raises:
-      errors.APIError: there is no question of the form of PROMPT.
     """
     before, _, after = self.prompt.partition(INPUT)
     if not message.startswith(before):
@@ -76,15 +69,7 @@ class CompletionFormat:
     return message[len(before) :].removesuffix(after)
 
   def plain_input(self, prompt: str, param: str = 'prompt') -> str:
-    """The input in the last example of a text to be continued.
-
-    Args:
-      prompt: the text, which may begin with examples.
-      param: where it stood in the request, for the error.
-
-    Raises:
-      errors.APIError: there is no question of the form of PROMPT.
-    """
+    """The input in the last example of a text to be continued."""
     before, _, after = self.prompt.partition(INPUT)
     start = 0
     if before and (found := prompt.rfind(_SEPARATOR + before)) >= 0:
@@ -134,13 +119,7 @@ def for_benchmark(
   completion: str | None,
   rationales: bool,
 ) -> CompletionFormat | None:
-  """The format of a benchmark, None where it has none.
-
-  Args:
-    benchmark: the benchmark.
-    prompt: as in `CompletionFormat`.
-    completion: as there; None for the benchmark's own.
-    rationales: as there.
+  """The format with a given or the benchmark's own completion; None without.
 
   Raises:
     UserError: the benchmark's parser does not read such completions.

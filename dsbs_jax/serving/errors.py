@@ -54,13 +54,7 @@ class APIError(Exception):
 
 
 def invalid_request(
-  message: str, *, param: str | None = None, code: str | None = None
+  message: str, *, param: str | None = None, code: str = 'invalid_value'
 ) -> APIError:
-  """A 400: the request is wrong in itself, at any time.
-
-  Args:
-    message: value, expectation and remedy.
-    param: the field of the request, if one is wrong.
-    code: OpenAI's name of the error; None is 'invalid_value'.
-  """
-  return APIError(400, message, param=param, code=code or 'invalid_value')
+  """A 400: the request is wrong in itself, at any time."""
+  return APIError(400, message, param=param, code=code)

@@ -28,12 +28,7 @@ class Handlers:
   """The handlers of a student that is loaded and compiled.
 
   Attributes:
-    model: its id.
-    reader: checks inputs.
-    batcher: predicts for them.
-    vocabulary: counts tokens.
     completion_format: None where the benchmark has none.
-    metrics: counts.
     created: when the server was started, in seconds since 1970.
   """
 
@@ -46,12 +41,7 @@ class Handlers:
   created: int = dataclasses.field(default_factory=lambda: int(time.time()))
 
   async def answers(self, content: bytes, call: CallFn) -> dict[str, Any]:
-    """/v1/answers: labels, probabilities and rationales, in order.
-
-    Args:
-      content: the body of the request.
-      call: calls a function, in a thread if the body is large.
-    """
+    """/v1/answers: labels, probabilities and rationales, in order."""
     body = await self._body(content, call, needs_model=False)
     inputs, rationales = await call(self.reader.read, body)
     predictions = await self.batcher.submit(inputs, rationales=rationales)
@@ -68,13 +58,13 @@ class Handlers:
     }
 
   async def completions(self, content: bytes, call: CallFn) -> dict[str, Any]:
-    """/v1/completions: the text that continues a prompt; see `answers`."""
+    """/v1/completions: the text that continues a prompt."""
     body = await self._body(content, call)
     request = openai_api.read_plain(body, most=self.reader.max_inputs)
     return await self._complete(request, call)
 
   async def chat(self, content: bytes, call: CallFn) -> dict[str, Any]:
-    """/v1/chat/completions: the reply to the last message; see `answers`."""
+    """/v1/chat/completions: the reply to the last message."""
     body = await self._body(content, call)
     return await self._complete(openai_api.read_chat(body), call)
 

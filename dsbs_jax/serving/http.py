@@ -34,7 +34,6 @@ class Service:
   Args:
     max_body_bytes: of a request.
     request_timeout: seconds from a request's head to its response.
-    metrics: counts.
 
   Attributes:
     progress: what the server does before it is ready.
@@ -108,7 +107,8 @@ class Service:
   ) -> web.StreamResponse:
     """Counts, and turns whatever goes wrong into a response."""
     self.heard.add(request.transport)
-    start, route = time.perf_counter(), _pattern(request)
+    start, resource = time.perf_counter(), request.match_info.route.resource
+    route = 'none' if resource is None else resource.canonical
     # Unless there is a response:
     status, code = _CLIENT_CLOSED_REQUEST, 'client_left'
     try:
@@ -173,8 +173,6 @@ class Service:
     return handle
 
   def _get_handler(self, handler: Callable) -> Callable:
-    """Handles a GET."""
-
     async def handle(request: web.Request) -> web.Response:
       return _json(handler(self._ready_handlers(), **request.match_info))
 
@@ -269,9 +267,3 @@ async def _call(function: Callable, *arguments: Any) -> Any:
 
 def _json(value: dict[str, Any], *, status: int = 200) -> web.Response:
   return web.Response(text=json.dumps(value), status=status, content_type=_JSON)
-
-
-def _pattern(request: web.Request) -> str:
-  """The path's pattern; unknown paths share one."""
-  resource = request.match_info.route.resource
-  return 'none' if resource is None else resource.canonical

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks what a JSON body holds: fields, texts, lists."""
+"""Checks what a JSON body holds: fields, texts, lists; else an APIError."""
 
 import json
 from collections.abc import Collection, Sequence
@@ -9,11 +9,7 @@ from dsbs_jax.serving import errors
 
 
 def decode(body: bytes) -> dict[str, Any]:
-  """Parses a body.
-
-  Raises:
-    errors.APIError: it is not a JSON object in UTF-8.
-  """
+  """Parses a body, which must be a JSON object in UTF-8."""
   try:
     value = json.loads(body.decode('utf-8'), parse_constant=_refuse_constant)
   except UnicodeDecodeError as error:
@@ -37,15 +33,7 @@ def decode(body: bytes) -> dict[str, Any]:
 
 
 def check_fields(body: dict[str, Any], known: Collection[str]) -> None:
-  """Checks that each field of a body is known.
-
-  Args:
-    body: the request.
-    known: fields that the route reads.
-
-  Raises:
-    errors.APIError: the body has another field, which would be ignored.
-  """
+  """Checks that each field of a body is known, so that none is ignored."""
   unknown = sorted(set(body) - set(known))
   if unknown:
     raise errors.invalid_request(
@@ -57,15 +45,7 @@ def check_fields(body: dict[str, Any], known: Collection[str]) -> None:
 
 
 def text(value: Any, param: str) -> str:
-  """The value, if it is a text that a student can read.
-
-  Args:
-    value: a JSON value.
-    param: its place in the request, such as 'inputs[0]', for the error.
-
-  Raises:
-    errors.APIError: it is not a string, blank, or not valid Unicode text.
-  """
+  """The value, if it is a text that a student can read."""
   _check_type(value, str, param, 'a string')
   if '\0' in value:
     raise errors.invalid_request(
@@ -89,31 +69,13 @@ def text(value: Any, param: str) -> str:
 
 
 def texts(value: Any, param: str, *, most: int) -> list[str]:
-  """The value, if it is a list of one to `most` texts.
-
-  Args:
-    value: a JSON value.
-    param: its place in the request, for the error.
-    most: how many texts there may be.
-
-  Raises:
-    errors.APIError: it is no list of so many, or one of them is no text.
-  """
+  """The value, if it is a list of one to `most` texts."""
   found = items(value, param, most=most)
   return [text(item, f'{param}[{i}]') for i, item in enumerate(found)]
 
 
 def items(value: Any, param: str, *, most: int) -> Sequence[Any]:
-  """The value, if it is a list of one to `most` items.
-
-  Args:
-    value: a JSON value.
-    param: its place in the request, for the error.
-    most: how many items there may be.
-
-  Raises:
-    errors.APIError: it is no list of so many.
-  """
+  """The value, if it is a list of one to `most` items."""
   _check_type(value, list, param, 'a list')
   if not 1 <= len(value) <= most:
     raise errors.invalid_request(

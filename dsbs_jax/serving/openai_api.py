@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """OpenAI's protocol, for a student that decodes greedily.
 
-A field that would change the answer is obeyed or refused, never ignored.
+A field that would change the answer is obeyed or refused (`errors.APIError`),
+never ignored.
 Requests and responses are those that the official client sends and reads.
 """
 
@@ -70,7 +71,6 @@ class Completion:
   """A completion as it is sent.
 
   Attributes:
-    text: what is sent.
     reason: OpenAI's finish_reason, 'stop' or 'length'.
     num_tokens: its tokens by the student's vocabulary.
   """
@@ -81,15 +81,7 @@ class Completion:
 
 
 def read_plain(body: dict[str, Any], *, most: int) -> CompletionRequest:
-  """Reads the body of /v1/completions.
-
-  Args:
-    body: the JSON object.
-    most: prompts that one request may hold.
-
-  Raises:
-    errors.APIError: it asks for what a student cannot do.
-  """
+  """Reads the body of /v1/completions."""
   _check(body, ('prompt', 'max_tokens'), _ONLY | _ONLY_PLAIN)
   prompt = body.get('prompt')
   if isinstance(prompt, str):
@@ -105,9 +97,6 @@ def read_chat(body: dict[str, Any]) -> CompletionRequest:
   """Reads the body of /v1/chat/completions.
 
   A student answers the last message; the others are checked, not used.
-
-  Raises:
-    errors.APIError: it asks for what a student cannot do.
   """
   limits = ('max_completion_tokens', 'max_tokens')
   _check(body, ('messages', *limits), _ONLY | _ONLY_CHAT)
@@ -141,8 +130,6 @@ def truncate(
   """Cuts a completion where the request says.
 
   Args:
-    text: the whole completion.
-    request: what limits it.
     cut: whether the student reached its maximal length.
     count: tokens of a text.
 
@@ -174,21 +161,22 @@ def response(
   """The JSON of an answered request.
 
   Args:
-    request: what was asked.
     completions: one per prompt, in order.
-    model: the id that the server goes by.
     prompt_tokens: of all prompts, as the student reads them.
   """
   written = sum(completion.num_tokens for completion in completions)
+  choices = []
+  for index, one in enumerate(completions):
+    message = {'role': 'assistant', 'content': one.text, 'refusal': None}
+    choice = {'message': message} if request.chat else {'text': one.text}
+    choice |= {'index': index, 'finish_reason': one.reason, 'logprobs': None}
+    choices.append(choice)
   return {
     'id': f'{"chatcmpl" if request.chat else "cmpl"}-{uuid.uuid4().hex}',
     'object': 'chat.completion' if request.chat else 'text_completion',
     'created': int(time.time()),
     'model': model,
-    'choices': [
-      _choice(request, index, completion)
-      for index, completion in enumerate(completions)
-    ],
+    'choices': choices,
     'usage': {
       'prompt_tokens': prompt_tokens,
       'completion_tokens': written,
@@ -201,8 +189,6 @@ def check_model(body: dict[str, Any], model: str, *, required: bool) -> None:
   """Checks that a body asks for the model that is served.
 
   Args:
-    body: the request.
-    model: the id of the model that is served.
     required: whether the field must be there, as in OpenAI's routes.
 
   Raises:
@@ -222,20 +208,6 @@ def check_model(body: dict[str, Any], model: str, *, required: bool) -> None:
       param='model',
       code='model_not_found',
     )
-
-
-def _choice(
-  request: CompletionRequest, index: int, completion: Completion
-) -> dict[str, Any]:
-  choice = {
-    'index': index,
-    'finish_reason': completion.reason,
-    'logprobs': None,
-  }
-  if not request.chat:
-    return {'text': completion.text, **choice}
-  message = {'role': 'assistant', 'content': completion.text, 'refusal': None}
-  return {'message': message, **choice}
 
 
 def _check(
@@ -272,13 +244,12 @@ def _max_tokens(body: dict[str, Any], name: str) -> int | None:
 def _stop(body: dict[str, Any]) -> tuple[str, ...]:
   given = body.get('stop')
   stops = [given] if isinstance(given, str) else given or []
-  if not isinstance(stops, list) or len(stops) > _MAX_STOPS:
+  are_texts = isinstance(stops, list) and all(
+    isinstance(stop, str) and stop for stop in stops
+  )
+  if not are_texts or len(stops) > _MAX_STOPS:
     raise errors.invalid_request(
       f'stop is not a list of at most {_MAX_STOPS} texts.', param='stop'
-    )
-  if not all(isinstance(stop, str) and stop for stop in stops):
-    raise errors.invalid_request(
-      'stop has an item that is not a text.', param='stop'
     )
   return tuple(stops)
 

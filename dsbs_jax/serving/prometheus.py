@@ -14,24 +14,17 @@ _SECONDS = (
 
 
 class ServerMetrics:
-  """The counters of one server.
-
-  Args:
-    batch_sizes: numbers of rows that are compiled, as bounds of a histogram.
-  """
+  """The counters of one server, which compiles these numbers of rows."""
 
   def __init__(self, batch_sizes: tuple[int, ...]):
-    self._registry = prometheus_client.CollectorRegistry()
+    self._registry = registry = prometheus_client.CollectorRegistry()
     # CPU seconds, memory and open files of the process.
-    prometheus_client.ProcessCollector(registry=self._registry)
+    prometheus_client.ProcessCollector(registry=registry)
 
-    counter, gauge, histogram = (
-      functools.partial(kind, registry=self._registry)
-      for kind in (
-        prometheus_client.Counter,
-        prometheus_client.Gauge,
-        prometheus_client.Histogram,
-      )
+    counter = functools.partial(prometheus_client.Counter, registry=registry)
+    gauge = functools.partial(prometheus_client.Gauge, registry=registry)
+    histogram = functools.partial(
+      prometheus_client.Histogram, registry=registry
     )
     self.requests = counter(
       'dsbs_requests', 'Requests by status.', ('route', 'status')

@@ -2,7 +2,7 @@
 """Checks the inputs of a request: what passes can be predicted for.
 
 Everything that could be wrong with an input is found here, before it joins a
-batch with the inputs of others.
+batch with the inputs of others, and raised as `errors.APIError`.
 """
 
 import dataclasses
@@ -21,12 +21,7 @@ _INPUT_FIELDS = ('input', 'choices')
 
 @dataclasses.dataclass(frozen=True)
 class CheckedInput:
-  """An input that can be predicted for.
-
-  Attributes:
-    input: the input.
-    num_tokens: tokens that the student reads of it, prefix and end included.
-  """
+  """An input that can be predicted for; its tokens with prefix and end."""
 
   input: input_lines.ModelInput
   num_tokens: int
@@ -37,13 +32,8 @@ class RequestReader:
   """Reads and checks the inputs of requests.
 
   Attributes:
-    predictor: counts tokens.
-    vocabulary: of the student.
-    max_inputs: inputs per request.
     max_input_tokens: tokens of an input, with its prefix and end.
-    max_choices: choices of an input; 0 where none may be given.
     max_choice_tokens: tokens of a choice.
-    rationales: whether the student gives rationales.
     benchmark: whose raw rows inputs may be; None for texts only.
     needs_choices: whether every input must have choices.
   """
@@ -60,11 +50,7 @@ class RequestReader:
   needs_choices: bool = False
 
   def read(self, body: dict[str, Any]) -> tuple[list[CheckedInput], bool]:
-    """The inputs of a body of /v1/answers, and whether rationales are wanted.
-
-    Raises:
-      errors.APIError: something is wrong with it.
-    """
+    """The inputs of a body of /v1/answers; and whether it wants rationales."""
     json_body.check_fields(body, _FIELDS)
     if ('input' in body) == ('inputs' in body):
       raise errors.invalid_request(
@@ -98,15 +84,7 @@ class RequestReader:
   def check(
     self, inputs: Sequence[input_lines.ModelInput], places: Sequence[str]
   ) -> list[CheckedInput]:
-    """Checks lengths and choices.
-
-    Args:
-      inputs: the inputs.
-      places: where each stands in the body.
-
-    Raises:
-      errors.APIError: one of them is too long, or has no choices.
-    """
+    """Checks lengths and choices."""
     lengths = self.predictor.num_tokens(inputs)
     for one, length, place in zip(inputs, lengths, places, strict=True):
       if length > self.max_input_tokens:

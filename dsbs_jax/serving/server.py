@@ -17,8 +17,6 @@ import time
 
 from dsbs_jax import contract
 from dsbs_jax.inference import (
-  length_buckets,
-  predictor,
   student,
   student_config,
 )
@@ -119,32 +117,6 @@ class ServeConfig(student_config.StudentConfig):
     """The id of the model."""
     return self.model_name or self.mixture_or_task_name
 
-  def request_reader(
-    self, loaded: predictor.Predictor
-  ) -> request_checks.RequestReader:
-    """What reads and checks the inputs of requests."""
-    return request_checks.RequestReader(
-      loaded,
-      self.load_vocabulary(),
-      max_inputs=self.max_inputs,
-      max_input_tokens=self.input_lengths[-1],
-      max_choices=self.max_choices,
-      max_choice_tokens=self.max_decode_len,
-      rationales=self.rationales,
-      benchmark=self.row_benchmark,
-      needs_choices=self.score_labels and not self.trained_benchmark.labels,
-    )
-
-  def compiled_shapes(self) -> length_buckets.CompiledShapes:
-    """The shapes that its batches can have."""
-    return warmup.compiled_shapes(
-      self.predictor_config(),
-      self.load_vocabulary(),
-      batch_sizes=self.batch_sizes,
-      input_lengths=self.input_lengths,
-      max_choices=self.max_choices,
-    )
-
 
 def serve(config: ServeConfig) -> int:
   """Serves until a signal.
@@ -156,27 +128,27 @@ def serve(config: ServeConfig) -> int:
   Raises:
     UserError: the checkpoint, the port or a setting cannot be used.
   """
-  completions = completion_format.for_benchmark(
-    config.trained_benchmark,
-    prompt=config.prompt,
-    completion=config.completion,
-    rationales=config.rationales,
-  )
-  server = _Server(config, config.compiled_shapes(), completions)
-  return asyncio.run(server.run())
+  return asyncio.run(_Server(config).run())
 
 
 class _Server:
   """One server, from start to stop."""
 
-  def __init__(
-    self,
-    config: ServeConfig,
-    shapes: length_buckets.CompiledShapes,
-    completions: completion_format.CompletionFormat | None,
-  ):
-    self._config, self._shapes = config, shapes
-    self._completions = completions
+  def __init__(self, config: ServeConfig):
+    self._config = config
+    self._completions = completion_format.for_benchmark(
+      config.trained_benchmark,
+      prompt=config.prompt,
+      completion=config.completion,
+      rationales=config.rationales,
+    )
+    self._shapes = warmup.compiled_shapes(
+      config.predictor_config(),
+      config.load_vocabulary(),
+      batch_sizes=config.batch_sizes,
+      input_lengths=config.input_lengths,
+      max_choices=config.max_choices,
+    )
     self._metrics = prometheus.ServerMetrics(config.batch_sizes)
     self._model_thread = concurrent.futures.ThreadPoolExecutor(1, 'model')
 
@@ -194,7 +166,15 @@ class _Server:
     acceptor = sockets.Acceptor(
       *(listener, runner, self._service), most=sockets.max_connections()
     )
-    self._say_address(sockets.url(listener))
+    progress.say(
+      f'{config.name} at {sockets.url(listener)}, which answers after the'
+      ' warm-up'
+    )
+    if not sockets.is_loopback(config.host):
+      progress.say(
+        f'HOST is {config.host!r}: there is no password and no encryption;'
+        ' whoever reaches the port is answered'
+      )
     self._watch_signals()
     work = asyncio.create_task(self._predict_until_cancelled())
     stopped = asyncio.create_task(self._stop.wait())
@@ -212,35 +192,36 @@ class _Server:
       await runner.cleanup()
       self._model_thread.shutdown(wait=False, cancel_futures=True)
 
-  def _say_address(self, address: str) -> None:
-    config = self._config
-    progress.say(f'{config.name} at {address}, which answers after the warm-up')
-    if not sockets.is_loopback(config.host):
-      progress.say(
-        f'HOST is {config.host!r}: there is no password and no encryption;'
-        ' whoever reaches the port is answered'
-      )
-
   async def _predict_until_cancelled(self) -> None:
     """Loads the student, compiles, then runs batches."""
     config, loop = self._config, asyncio.get_running_loop()
     loaded = await loop.run_in_executor(self._model_thread, self._load)
     queue = batcher.Batcher(
-      lambda inputs, rationales: loaded.predictor.predict(
-        inputs, rationales=rationales
-      ),
+      loaded.predictor.predict,
       self._model_thread,
       shapes=self._shapes,
       max_queue=config.max_queue,
       max_wait=config.max_wait_ms / 1000,
       metrics=self._metrics,
     )
+    vocabulary = config.load_vocabulary()
+    reader = request_checks.RequestReader(
+      loaded.predictor,
+      vocabulary,
+      max_inputs=config.max_inputs,
+      max_input_tokens=config.input_lengths[-1],
+      max_choices=config.max_choices,
+      max_choice_tokens=config.max_decode_len,
+      rationales=config.rationales,
+      benchmark=config.row_benchmark,
+      needs_choices=config.score_labels and not config.trained_benchmark.labels,
+    )
     self._service.open(
       handlers.Handlers(
         model=config.name,
-        reader=config.request_reader(loaded.predictor),
+        reader=reader,
         batcher=queue,
-        vocabulary=config.load_vocabulary(),
+        vocabulary=vocabulary,
         completion_format=self._completions,
         metrics=self._metrics,
       )

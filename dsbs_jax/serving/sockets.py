@@ -24,11 +24,7 @@ _POLL_SECONDS = 0.01
 
 
 def listen(host: str, port: int) -> socket.socket:
-  """A socket that listens at the address.
-
-  Args:
-    host: a name or an address.
-    port: 0 takes a free one.
+  """A socket that listens at the address; port 0 takes a free one.
 
   Raises:
     UserError: the address cannot be taken.
@@ -75,12 +71,6 @@ class Acceptor:
   """Accepts connections up to a bound; others wait in the kernel's queue.
 
   While others wait, answers close their connections.
-
-  Args:
-    listener: listens.
-    runner: of the service.
-    service: answers.
-    most: connections at a time.
   """
 
   def __init__(
@@ -121,7 +111,6 @@ class Acceptor:
     )
 
   def _accept(self) -> None:
-    """Accepts a connection that waits."""
     num_open = len(self._server.connections) + len(self._connecting)
     self._service.crowded = num_open >= self._most
     if self._service.crowded:

@@ -23,13 +23,6 @@ def compiled_shapes(
 ) -> length_buckets.CompiledShapes:
   """The shapes that a server's batches can have.
 
-  Args:
-    config: how the student predicts.
-    vocabulary: of the student.
-    batch_sizes: numbers of rows.
-    input_lengths: lengths of inputs.
-    max_choices: choices of an input at most.
-
   Returns:
     The shapes. Scored outputs have one length if all are known beforehand: the
     labels of a closed set, with no text before them.
@@ -70,11 +63,6 @@ def calls(
 
   The first one gets a real row: a student whose logits are not finite raises
   UserError there, not at every request.
-
-  Args:
-    fns: the student's functions.
-    config: how the student predicts.
-    shapes: that batches can have.
 
   Yields:
     Calls without arguments, largest batches last; those of the smallest batch

@@ -228,10 +228,10 @@ def test_labels_are_compared_as_the_vocabulary_writes_them(
 
   monkeypatch.setattr(answer_check, 'load_program', lambda path: Program())
   monkeypatch.setattr(answer_check, '_greedy', lambda *_, **__: [ids])
-  result = answer_check.check(
+  text, _ = answer_check.check(
     tmp_path, found, {}, pieces, answer_check.CheckConfig()
   )
-  assert 'accuracy 100.00 %, the student 100.00 %' in result.text
+  assert 'accuracy 100.00 %, the student 100.00 %' in text
 
 
 @pytest.mark.parametrize('script', ['ct2', 'gguf', 'stablehlo'])

@@ -13,7 +13,7 @@ from flax import traverse_util
 
 from dsbs_jax.core import network, optimizer
 from dsbs_jax.exporting import export as export_lib
-from dsbs_jax.exporting import hf_folder
+from dsbs_jax.exporting import hf_folder, stablehlo
 from dsbs_jax.interop import (
   read_checkpoint,
   t5x_read_checkpoint,
@@ -173,7 +173,7 @@ def test_a_pickle_is_read_by_no_format_without_the_flag(tmp_path, params):
   for export in (
     hf_folder.to_hugging_face,
     export_lib.to_t5x,
-    export_lib.to_stablehlo,
+    stablehlo.to_stablehlo,
   ):
     for allowed in (False, True):
       config = export_lib.ExportConfig(

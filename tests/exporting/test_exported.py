@@ -37,7 +37,7 @@ run_alone = student.run_alone
 def exported(run, tmp_path_factory):
   """The run as a StableHLO program."""
   out = tmp_path_factory.mktemp('exported') / 'stablehlo'
-  export_lib.to_stablehlo(
+  stablehlo.to_stablehlo(
     export_lib.ExportConfig(model_dir=str(run), out=str(out), input_length=64)
   )
   return out
@@ -125,7 +125,12 @@ def test_the_folder_holds_all_platforms_and_parameters(exported, params):
 def test_scanned_layers_and_bytes_run_too(params, tmp_path):
   scanned = dataclasses.replace(MODEL, scan_layers=True)
   stacked = network.stack_layers(params, scanned)
-  serving = {'prefix': '', 'input_length': 8, 'output_length': 3}
+  serving = {
+    'prefix': '',
+    'input_length': 8,
+    'output_length': 3,
+    'vocabulary': vocabularies.load('bytes'),
+  }
   stablehlo.save(tmp_path / 'a', stacked, scanned, **serving)
   with pytest.raises(ValueError, match='is not empty'):
     stablehlo.save(tmp_path / 'a', stacked, scanned, **serving)
@@ -228,7 +233,7 @@ def test_a_foreign_checkpoint_has_a_card_that_knows_little(run, tmp_path):
   card = (tmp_path / 't5x' / 'README.md').read_text()
   assert '| Method | unknown |' in card and 'no metrics beside' in card
   with pytest.raises(ValueError, match='Give --vocabulary'):
-    export_lib.to_stablehlo(
+    stablehlo.to_stablehlo(
       export_lib.ExportConfig(
         model_dir=str(tmp_path / 'hf'), out=str(tmp_path / 'x')
       )
@@ -274,7 +279,7 @@ def test_programs_refuse_a_tokenizer_json(run, tmp_path):
     vocabulary=str(tmp_path / 'hf' / 'tokenizer.json'),
   )
   with pytest.raises(ValueError, match='is a tokenizer.json, expected'):
-    export_lib.to_stablehlo(export)
+    stablehlo.to_stablehlo(export)
   again = dataclasses.replace(export, vocabulary=str(tmp_path / 'hf'))
   assert 'with its tokenizer' in hf_folder.to_hugging_face(again)
   copies = [tmp_path / name / 'spiece.model' for name in ('hf', 'out')]

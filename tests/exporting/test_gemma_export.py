@@ -4,7 +4,12 @@
 import pytest
 
 from dsbs_jax import contract
-from dsbs_jax.exporting import answer_check, ct2_gguf_folders, hf_folder
+from dsbs_jax.exporting import (
+  answer_check,
+  ct2_gguf_folders,
+  hf_folder,
+  stablehlo,
+)
 from dsbs_jax.exporting import export as export_lib
 from dsbs_jax.interop.hf import hf_checkpoint
 from tests import models
@@ -43,6 +48,6 @@ def test_formats_of_a_t5_alone_are_refused(recorded, tmp_path, form):
     if form == 't5x':
       export_lib.to_t5x(asked)
     elif form == 'stablehlo':
-      export_lib.to_stablehlo(asked)
+      stablehlo.to_stablehlo(asked)
     else:
       ct2_gguf_folders.export(asked, form, check=answer_check.CheckConfig())

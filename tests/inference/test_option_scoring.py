@@ -12,6 +12,7 @@ from dsbs_jax.core import network, partitioning
 from dsbs_jax.data.prepared import store, tokens
 from dsbs_jax.inference import evaluator as evaluator_lib
 from dsbs_jax.inference import option_scoring
+from dsbs_jax.inference.backends import decode_functions
 from dsbs_jax.preparing import prepare
 from tests.data import small_prepared
 from tests.inference import small_student
@@ -132,17 +133,16 @@ def test_chosen_answers_do_not_replace_generated_ones(source, params, tmp_path):
 def test_few_rows_at_once_choose_the_same(source, params):
   evaluator = make_evaluator(source, 'cqa_gt_label', batch_size=8)
   mesh = partitioning.make_mesh(None)
-  few = option_scoring.RankClassifier(
-    'cqa_gt_label',
-    MODEL,
+  chosen = option_scoring.rank_classify(
+    decode_functions.jit_score(MODEL, mesh),
+    params,
+    tokens.load('cqa_gt_label', 'test', source),
+    labels=option_scoring.label_options('cqa_gt_label', 'test', source),
+    form='label',
+    vocab_size=MODEL.vocab_size,
     mesh=mesh,
     batch_size=8,
     max_logits=1,
-  )
-  chosen = few.rank_classify(
-    params,
-    tokens.load('cqa_gt_label', 'test', source),
-    option_scoring.label_options('cqa_gt_label', 'test', source),
   )
   assert chosen == evaluator.predict(params, 'test')
 

@@ -6,16 +6,15 @@ trained the student. `--tokens` prints ids instead of text.
 """
 
 import ctypes
-import json
 import pathlib
-import sys
 
 import llama_cpp
 import numpy as np
-import sentencepiece
+
+from dsbs_jax.exporting.run_scripts.text import Text, answer_lines
 
 
-class Student:
+class Student(Text):
   """A greedy decoder of text.
 
   Args:
@@ -24,20 +23,16 @@ class Student:
   """
 
   def __init__(self, folder, length=2048):
-    folder = pathlib.Path(folder)
-    self.settings = json.loads((folder / 'settings.json').read_text())
-    self._pieces = sentencepiece.SentencePieceProcessor(
-      model_file=str(folder / self.settings['vocabulary'])
-    )
+    super().__init__(folder)
     # llama.cpp writes a page about every model that it loads.
     self._quiet = llama_cpp.llama_log_callback(lambda *_: None)
     llama_cpp.llama_log_set(self._quiet, ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
     options = llama_cpp.llama_model_default_params()
-    path = str(folder / 'model.gguf').encode()
-    self._model = llama_cpp.llama_model_load_from_file(path, options)
+    path = f'{folder}/model.gguf'
+    self._model = llama_cpp.llama_model_load_from_file(path.encode(), options)
     if not self._model:
-      raise ValueError(f'{folder}/model.gguf cannot be read by llama.cpp.')
+      raise ValueError(f'{path} cannot be read by llama.cpp.')
     options = llama_cpp.llama_context_default_params()
     options.n_ctx = options.n_batch = options.n_ubatch = length
     self._context = llama_cpp.llama_init_from_model(self._model, options)
@@ -49,19 +44,10 @@ class Student:
 
   def encode(self, text):
     """Ids of one input, prefix and end included."""
-    eos, ids = self.settings['eos_id'], []
-    for part in (self.settings['prefix'] + text).split('</s>'):
-      ids += [*self._pieces.encode(part), eos]
+    ids = super().encode(text)
     if len(ids) > self._length:
       raise ValueError(f'an input has {len(ids)} tokens, over {self._length}.')
     return ids
-
-  def decode(self, ids):
-    """Text of output ids up to the end."""
-    eos, unknown = self.settings['eos_id'], self.settings['unk_id']
-    ids = ids[: ids.index(eos)] if eos in ids else ids
-    size = self.settings['num_text_ids']
-    return self._pieces.decode([i for i in ids if i < size and i != unknown])
 
   def _feed(self, step, ids):
     """Gives the model ids: `step` is llama_encode or llama_decode."""
@@ -90,20 +76,11 @@ class Student:
         break
     return output
 
-  def answer(self, texts):
-    """Answers as text."""
-    return [self.decode(ids) for ids in self.generate(texts)]
-
 
 def main():
   """Answers the lines of standard input, one by one."""
-  student = Student(pathlib.Path(__file__).resolve().parent)
-  sys.stdin.reconfigure(encoding='utf-8-sig', newline='\n')
-  sys.stdout.reconfigure(encoding='utf-8')
-  for line in sys.stdin:
-    (ids,) = student.generate([line.rstrip('\r\n')])
-    text = ' '.join(student.decode(ids).splitlines())  # a line per input
-    print(json.dumps(ids) if '--tokens' in sys.argv else text)
+  folder = pathlib.Path(__file__).resolve().parent
+  answer_lines(Student(folder), batch_size=1)
 
 
 if __name__ == '__main__':

@@ -34,8 +34,6 @@ class Work:
   """What is to be computed.
 
   Attributes:
-    model: the network.
-    num_beams: 1 for greedy decoding.
     mesh: the setting MESH.
     generates: whether labels are decoded, not only ranked.
     num_options: outputs that are scored per input, at most; those that were
@@ -54,7 +52,6 @@ def choose(asked: str, work: Work) -> str:
 
   Args:
     asked: one of BACKENDS.
-    work: what it is to compute.
 
   Raises:
     UserError: CTranslate2 was asked for and cannot do it.

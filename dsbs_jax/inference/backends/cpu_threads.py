@@ -26,50 +26,14 @@ RowProgram = Callable[..., Any]
 def per_core(
   program: RowProgram, mesh: jax.sharding.Mesh, *, num_cores: int | None = None
 ) -> Callable[..., np.ndarray]:
-  """The program, spread over cores if the mesh is a single CPU device.
+  """The program with a NumPy result, on a single CPU spread over cores.
 
   Args:
-    program: jitted, (params, *batches) -> array.
-    mesh: the devices.
     num_cores: threads at most; None takes the cores this process may use.
-
-  Returns:
-    The same function, with a NumPy result.
   """
-  if is_single_cpu(mesh):
-    return _threaded(program, num_cores=num_cores or usable_cores())
-  return lambda params, *batches: np.asarray(program(params, *batches))
-
-
-def is_single_cpu(mesh: jax.sharding.Mesh) -> bool:
-  """Whether the mesh is one CPU device."""
-  return mesh.size == 1 and mesh.devices.flat[0].platform == 'cpu'
-
-
-def usable_cores() -> int:
-  """Cores that this process may use."""
-  if hasattr(os, 'sched_getaffinity'):  # not on macOS
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1
-
-
-def num_threads(num_rows: int, *, num_cores: int) -> int:
-  """Threads for a batch: equal shares, of `_MIN_ROWS` rows or more.
-
-  Args:
-    num_rows: rows of the batch, at least 1.
-    num_cores: threads at most.
-  """
-  threads = max(1, min(num_cores, num_rows // _MIN_ROWS))
-  while num_rows % threads:
-    threads -= 1
-  return threads
-
-
-def _threaded(
-  program: RowProgram, *, num_cores: int
-) -> Callable[..., np.ndarray]:
-  """Runs a program on shares of the rows, each in a thread."""
+  if not is_single_cpu(mesh):
+    return lambda params, *batches: np.asarray(program(params, *batches))
+  num_cores = num_cores or usable_cores()
   pool = concurrent.futures.ThreadPoolExecutor(num_cores)
   compiled: set[tuple[tuple[int, ...], ...]] = set()
 
@@ -93,3 +57,27 @@ def _threaded(
     return merged.reshape(-1, *merged.shape[2:])
 
   return call
+
+
+def is_single_cpu(mesh: jax.sharding.Mesh) -> bool:
+  """Whether the mesh is one CPU device."""
+  return mesh.size == 1 and mesh.devices.flat[0].platform == 'cpu'
+
+
+def usable_cores() -> int:
+  """Cores that this process may use."""
+  if hasattr(os, 'sched_getaffinity'):  # not on macOS
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
+
+
+def num_threads(num_rows: int, *, num_cores: int) -> int:
+  """Threads for a batch: equal shares, of `_MIN_ROWS` rows or more.
+
+  Args:
+    num_rows: rows of the batch, at least 1.
+  """
+  threads = max(1, min(num_cores, num_rows // _MIN_ROWS))
+  while num_rows % threads:
+    threads -= 1
+  return threads

@@ -35,19 +35,6 @@ _ITEMS = ('state/', 'run/')
 _COMPUTE_TYPES = {'float32': 'float32', 'int8': 'int8_float32'}
 
 
-@dataclasses.dataclass(frozen=True)
-class Loaded:
-  """A model in memory.
-
-  Attributes:
-    engine: the model.
-    facts: JSON values that were kept with it.
-  """
-
-  engine: ct2_engine.Engine
-  facts: dict[str, Any]
-
-
 def load(
   checkpoint: str | pathlib.PurePath,
   read: Callable[[], tuple[Any, dict[str, Any]]],
@@ -55,15 +42,12 @@ def load(
   *,
   quantization: str,
   vocabulary: str,
-) -> Loaded:
+) -> tuple[ct2_engine.Engine, dict[str, Any]]:
   """Takes the model from the cache, or converts the checkpoint.
 
   Args:
-    checkpoint: its folder.
     read: gives its parameters and JSON values to keep with the model; not
       called where the model is there.
-    config: the network.
-    quantization: 'float32' or 'int8'.
     vocabulary: fingerprint of the vocabulary that `read` compares with.
   """
   key = _digest(
@@ -71,70 +55,49 @@ def load(
     config=dataclasses.asdict(config),
     facts=[_FORMAT, ct2_model.version(), quantization, vocabulary],
   )
-  folder = cache_folder() / f'{quantization}-{key[:32]}'
+  name = f'{quantization}-{key[:32]}'
+  folder = compilation_cache.user_folder() / 'ct2' / name
   if (folder / FACTS_FILE).is_file():
     with contextlib.suppress(OSError):
       os.utime(folder / FACTS_FILE)
-  else:
-    written = _convert(folder, read, config, quantization)
-    if written != folder:  # the cache cannot be written: used once
-      try:
-        return _open(written, config, quantization)
-      finally:
-        shutil.rmtree(written, ignore_errors=True)
+    return _open(folder, config, quantization)
+  params, facts = read()
+  with _scratch_folder(folder.parent) as name:
+    partial = pathlib.Path(name)
+    tokens = [str(token) for token in range(config.vocab_size)]
+    ct2_model.save(
+      partial, params, config, tokens=tokens, quantization=quantization
+    )
+    (partial / FACTS_FILE).write_text(json.dumps(facts))
+    if partial.parent != folder.parent:
+      return _open(partial, config, quantization)
+    with contextlib.suppress(OSError):  # another process was faster
+      partial.rename(folder)
+  _keep_newest(folder.parent)
+  progress.say(f'converted once for CTranslate2, {quantization}: {folder}')
   return _open(folder, config, quantization)
 
 
-def cache_folder() -> pathlib.Path:
-  """Where converted models lie."""
-  return compilation_cache.user_folder() / 'ct2'
-
-
-def _open(folder: pathlib.Path, config: T5Config, quantization: str) -> Loaded:
+def _open(
+  folder: pathlib.Path, config: T5Config, quantization: str
+) -> tuple[ct2_engine.Engine, dict[str, Any]]:
   facts = json.loads((folder / FACTS_FILE).read_text())
   engine = ct2_engine.Engine(
     str(folder),
     compute_type=_COMPUTE_TYPES[quantization],
     vocab_size=config.vocab_size,
   )
-  return Loaded(engine, facts)
+  return engine, facts
 
 
-def _convert(
-  folder: pathlib.Path,
-  read: Callable[[], tuple[Any, dict[str, Any]]],
-  config: T5Config,
-  quantization: str,
-) -> pathlib.Path:
-  """Writes the model; into another folder where the cache is read-only."""
-  params, facts = read()
+def _scratch_folder(parent: pathlib.Path) -> tempfile.TemporaryDirectory:
+  """A folder in the cache, or anywhere where the cache is read-only."""
+  options = {'prefix': '.', 'ignore_cleanup_errors': True}
   try:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = tempfile.mkdtemp(prefix='.', dir=folder.parent)
+    parent.mkdir(parents=True, exist_ok=True)
+    return tempfile.TemporaryDirectory(dir=parent, **options)
   except OSError:
-    partial = tempfile.mkdtemp()
-  partial = pathlib.Path(partial)
-  try:
-    ct2_model.save(
-      partial,
-      params,
-      config,
-      tokens=[str(token) for token in range(config.vocab_size)],
-      quantization=quantization,
-    )
-    (partial / FACTS_FILE).write_text(json.dumps(facts))
-  except BaseException:
-    shutil.rmtree(partial, ignore_errors=True)
-    raise
-  if partial.parent != folder.parent:
-    return partial
-  try:
-    partial.rename(folder)
-  except OSError:  # another process was faster
-    shutil.rmtree(partial)
-  _keep_newest(folder.parent)
-  progress.say(f'converted once for CTranslate2, {quantization}: {folder}')
-  return folder
+    return tempfile.TemporaryDirectory(**options)
 
 
 def _keep_newest(parent: pathlib.Path) -> None:
@@ -166,7 +129,6 @@ def _digest(
 
 
 def _files(folder: epath.Path) -> list[epath.Path]:
-  """All files below a folder, sorted."""
   found = []
   for path in sorted(folder.iterdir()):
     found += _files(path) if path.is_dir() else [path]

@@ -22,12 +22,11 @@ _Known = dict[tuple[int, tuple[int, ...]], float]
 
 
 class Engine:
-  """A loaded model.
+  """A loaded model; UserError where its logits are not finite.
 
   Args:
     folder: as `interop.ct2_model` writes it, its tokens the ids as numerals.
     compute_type: 'float32' or 'int8_float32'.
-    vocab_size: ids of the model.
     num_threads: None takes the cores that this process may use.
   """
 
@@ -71,9 +70,6 @@ class Engine:
 
     Returns:
       [B, L] int32, 0 after the end; and [B] float32, log p of each output.
-
-    Raises:
-      UserError: the logits of a row are not finite.
     """
     rows = [i for i, row in enumerate(tokens) if row.any()]
     outputs = np.zeros((len(tokens), max_decode_len), np.int32)
@@ -115,9 +111,6 @@ class Engine:
 
     Returns:
       [B, options] float32, log p of each option, -inf for an empty one.
-
-    Raises:
-      UserError: logits are not finite.
     """
     outputs = [[_unpad(ids) for ids in row] for row in options.tolist()]
     known = dict(known or {})
@@ -151,12 +144,7 @@ class Engine:
   def decode_fn(
     self, *, max_decode_len: int, stop: tuple[int, ...]
   ) -> Callable[[Any, Mapping[str, Any]], np.ndarray]:
-    """`decode_functions.jit_decode` by this engine, which has its parameters.
-
-    Args:
-      max_decode_len: as there.
-      stop: as there.
-    """
+    """`decode_functions.jit_decode` by this engine, with its own parameters."""
 
     def run(params, rows):
       del params
@@ -166,13 +154,7 @@ class Engine:
     return run
 
   def score_fn(self, params: Any, tokens: Any, options: Any) -> np.ndarray:
-    """`decode_functions.jit_score` by this engine, which has its parameters.
-
-    Args:
-      params: not read.
-      tokens: [B, S] int32.
-      options: [B, options, T] int32.
-    """
+    """`decode_functions.jit_score` by this engine, with its own parameters."""
     del params
     return self.score_options(np.asarray(tokens), np.asarray(options))
 
@@ -181,8 +163,7 @@ class Engine:
     return max(1, -(-num_rows // self._num_parts))
 
   def _input(self, row: np.ndarray) -> list[str]:
-    names = self._names
-    return [names[token] for token in _unpad(row.tolist())]
+    return [self._names[token] for token in _unpad(row.tolist())]
 
   def _target(self, ids: Sequence[int]) -> list[str]:
     """CTranslate2 adds an end token."""
@@ -191,14 +172,7 @@ class Engine:
 
 
 class DecodeFns:
-  """`decode_functions.DecodeFns` by CTranslate2.
-
-  Args:
-    engine: the model.
-    max_decode_len: as there, like the others.
-    max_rationale_len: for rationales.
-    stop: for labels.
-  """
+  """`decode_functions.DecodeFns` by CTranslate2; arrays as there."""
 
   is_compiled = False
 
@@ -221,7 +195,6 @@ class DecodeFns:
     return num
 
   def generate(self, tokens: np.ndarray) -> np.ndarray:
-    """Decodes the label task."""
     outputs, scores = self._engine.generate(
       tokens, max_decode_len=self._max_decode_len, stop=self._stop
     )
@@ -231,7 +204,6 @@ class DecodeFns:
     return outputs
 
   def generate_rationale(self, tokens: np.ndarray) -> np.ndarray:
-    """Decodes the rationale task."""
     return self._engine.generate(
       tokens, max_decode_len=self._max_rationale_len
     )[0]
@@ -239,15 +211,7 @@ class DecodeFns:
   def score_options(
     self, tokens: np.ndarray, options: np.ndarray
   ) -> np.ndarray:
-    """Scores given outputs; those just generated are known.
-
-    Args:
-      tokens: [B, S] int32, inputs.
-      options: [B, options, T] int32, 0 where padded.
-
-    Returns:
-      [B, options] float32, log p.
-    """
+    """Scores given outputs; those just generated are known."""
     inputs, known = self._last
     return self._engine.score_options(
       tokens, options, known=known if inputs is tokens else None

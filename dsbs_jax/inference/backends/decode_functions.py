@@ -15,26 +15,31 @@ import numpy as np
 
 from dsbs_jax import contract
 from dsbs_jax.core import decoding, network, partitioning, platform
-from dsbs_jax.inference.backends import cpu_compiler, cpu_threads
+from dsbs_jax.inference.backends import cpu_threads
 
 # Of this many kinds of functions, programs are kept.
 _MAX_SHARED = 8
 # Logits in memory at once while options are scored: 1 GiB in float32.
 MAX_LOGITS = 1 << 28
+# Of a batch's tokens: the encoder that leaves padding out, see `cache.prefill`.
+# T5 small takes 0.57 s for 16 rows of 25 to 60 tokens with it, 0.78 s without.
+# Compiling takes three times as long, so there is one share.
+_CPU_TOKEN_SHARES = (0.75,)
+# XLA's CPU backend has two libraries for products of matrices. The one that it
+# takes by default, YNNPACK, is faster at the encoder's thousands of rows; the
+# other, Eigen, at a decoding step's dozens: T5 small takes 32 ms per step of 16
+# rows and core instead of 50 (docs/performance.md).
+_CPU_STEP_OPTIONS = {'xla_cpu_experimental_ynn_fusion_type': ''}
 
 
 class DecodeFns:
   """The functions, with the parameters and devices that they run on.
 
   Args:
-    model: the network.
     params: its parameters, on the devices.
-    mesh: the devices.
     max_decode_len: tokens to generate at most for a label.
     max_rationale_len: tokens to generate at most for a rationale.
     num_beams: 1 for greedy decoding; rationales are decoded greedily.
-    stop: greedy decoding of labels stops behind these ids too, not only at the
-      end id.
     max_logits: logits in memory at once while options are scored.
   """
 
@@ -120,7 +125,6 @@ def jit_decode(
   """Greedy outputs, or the best beam's; see `DecodeFns`.
 
   Args:
-    model: the network.
     mesh: the devices; rows are split over its data axis.
     max_decode_len: length of each output, end token included.
     num_beams: 1 decodes greedily.
@@ -151,10 +155,6 @@ def jit_score(
   """(params, [B, S] inputs, [B, options, T] outputs) -> [B, options] log p.
 
   The function raises UserError where logits are not finite.
-
-  Args:
-    model: the network.
-    mesh: the devices.
   """
 
   program = score_program(model, mesh)
@@ -178,15 +178,8 @@ def decode_program(
 ) -> Callable[..., jax.Array]:
   """The compiled part of `jit_decode`; one for all that ask for the same.
 
-  A single CPU runs the encoder and the steps as two programs: see
-  `cpu_compiler`.
-
-  Args:
-    model: the network.
-    mesh: the devices.
-    max_decode_len: tokens of an output at most.
-    num_beams: 1 for greedy decoding.
-    stop: ids at which a row may stop before the end id; greedy only.
+  A single CPU runs the encoder and the steps as two programs, with compiler
+  options for products of many and of few rows.
   """
 
   single_cpu = cpu_threads.is_single_cpu(mesh)
@@ -199,7 +192,7 @@ def decode_program(
       model,
       rows,
       max_decode_len=max_decode_len,
-      token_shares=cpu_compiler.TOKEN_SHARES if single_cpu else (),
+      token_shares=_CPU_TOKEN_SHARES if single_cpu else (),
     )
 
   @platform.traced_for(platform_name)
@@ -215,7 +208,7 @@ def decode_program(
   if not single_cpu:
     return _jit(lambda params, rows: steps(params, prefill(params, rows)), mesh)
   prefill = jax.jit(prefill)
-  steps = jax.jit(steps, compiler_options=cpu_compiler.step_options())
+  steps = jax.jit(steps, compiler_options=cpu_step_options())
   return lambda params, rows: steps(params, prefill(params, rows))
 
 
@@ -223,12 +216,7 @@ def decode_program(
 def score_program(
   model: network.Config, mesh: jax.sharding.Mesh
 ) -> jax.stages.Wrapped:
-  """The jitted part of `jit_score`; one for all that ask for the same.
-
-  Args:
-    model: the network.
-    mesh: the devices.
-  """
+  """The jitted part of `jit_score`; one for all that ask for the same."""
 
   @platform.traced_for(mesh.devices.flat[0].platform)
   def score(params, tokens, options):
@@ -237,6 +225,19 @@ def score_program(
     )
 
   return _jit(score, mesh, num_batches=2)
+
+
+@functools.cache
+def cpu_step_options() -> dict[str, str]:
+  """Options of a CPU's program of decoding steps.
+
+  They are experimental: an XLA that does not know them gets none.
+  """
+  try:
+    jax.jit(lambda: 0, compiler_options=_CPU_STEP_OPTIONS).lower().compile()
+  except jax.errors.JaxRuntimeError:
+    return {}
+  return _CPU_STEP_OPTIONS
 
 
 def check_finite(broken: np.bool_) -> None:
@@ -250,12 +251,7 @@ def check_finite(broken: np.bool_) -> None:
 
 
 def option_parts(options: np.ndarray, size: int) -> list[np.ndarray]:
-  """[B, options, T] in parts of at most `size` >= 1 options.
-
-  Args:
-    options: [B, options, T] int32.
-    size: options of a part at most, 1 or more.
-  """
+  """[B, options, T] in parts of at most `size` >= 1 options."""
   starts = range(0, options.shape[1], size)
   return [options[:, start : start + size] for start in starts]
 

@@ -38,6 +38,12 @@ _FIXED = {
   'tie_word_embeddings': True,
   'use_bidirectional_attention': False,
 }
+# The ids that generation starts, ends and pads with.
+SPECIAL_IDS = {
+  'pad_token_id': contract.PAD_ID,
+  'eos_token_id': contract.EOS_ID,
+  'bos_token_id': contract.BOS_ID,
+}
 # The smallest that transformers builds: a T5Gemma 2 without one is none.
 _VISION = {
   'model_type': 'siglip_vision_model',
@@ -55,10 +61,6 @@ def config_of(
   values: dict[str, Any], path: pathlib.Path
 ) -> network.GemmaConfig:
   """The network that a config.json describes.
-
-  Args:
-    values: its content.
-    path: its place, for errors.
 
   Raises:
     UserError: it describes what this network cannot compute.
@@ -126,14 +128,13 @@ def _check_fixed(values: dict[str, Any], path: pathlib.Path) -> None:
 
 
 def _period(values: dict[str, Any], path: pathlib.Path) -> int:
-  period = values.get('sliding_window_pattern') or values.get(
-    '_sliding_window_pattern'
-  )
+  names = 'sliding_window_pattern', '_sliding_window_pattern'
+  period = next(filter(None, map(values.get, names)), 6)
   kinds = values.get('layer_types')
   if kinds is None:
-    return period or 6
-  first = kinds.index(_GLOBAL) + 1 if _GLOBAL in kinds else period or 6
-  period = first if _GLOBAL in kinds else max(first, len(kinds) + 1)
+    return period
+  is_mixed = _GLOBAL in kinds
+  period = kinds.index(_GLOBAL) + 1 if is_mixed else max(period, len(kinds) + 1)
   if kinds != _layer_types(len(kinds), period):
     raise contract.UserError(
       f'{path}: layer_types is {kinds}, expected every n-th layer to be'
@@ -153,23 +154,18 @@ def _rotations(values: dict[str, Any], path: pathlib.Path) -> dict[str, float]:
   local = named.get(_LOCAL) or {}
   whole = (values.get('rope_scaling') or {}) | (named.get(_GLOBAL) or {})
   kind = whole.get('rope_type', whole.get('type', 'default'))
-  if kind not in ('default', 'linear') or local.get('rope_type', 'default') != (
-    'default'
-  ):
+  local_kind = local.get('rope_type', 'default')
+  if kind not in ('default', 'linear') or local_kind != 'default':
     raise contract.UserError(
       f'{path}: rotations are {kind!r}, expected default or, in global layers,'
       ' linear.'
     )
+  factor = whole.get('factor', 1.0) if kind == 'linear' else 1.0
+  bases = values.get('rope_local_base_freq', 1e4), values.get('rope_theta', 1e6)
   return {
-    'local_rope_base': float(
-      local.get('rope_theta', values.get('rope_local_base_freq', 1e4))
-    ),
-    'global_rope_base': float(
-      whole.get('rope_theta', values.get('rope_theta', 1e6))
-    ),
-    'global_rope_factor': float(
-      whole.get('factor', 1.0) if kind == 'linear' else 1.0
-    ),
+    'local_rope_base': float(local.get('rope_theta', bases[0])),
+    'global_rope_base': float(whole.get('rope_theta', bases[1])),
+    'global_rope_factor': float(factor),
   }
 
 
@@ -189,7 +185,7 @@ def config_values(config: network.GemmaConfig) -> dict[str, Any]:
     'rope_scaling': scaling,
     'max_position_embeddings': 32768,
     'torch_dtype': 'float32',
-    **special_ids(),
+    **SPECIAL_IDS,
   }
   if not config.has_encoder:
     name = {'architectures': ['Gemma3ForCausalLM'], 'model_type': 'gemma3_text'}
@@ -207,14 +203,5 @@ def config_values(config: network.GemmaConfig) -> dict[str, Any]:
     },
     'decoder': {'model_type': 't5gemma2_decoder', **stack},
     'torch_dtype': 'float32',
-    **special_ids(),
-  }
-
-
-def special_ids() -> dict[str, int]:
-  """The ids that generation starts, ends and pads with."""
-  return {
-    'pad_token_id': contract.PAD_ID,
-    'eos_token_id': contract.EOS_ID,
-    'bos_token_id': contract.BOS_ID,
+    **SPECIAL_IDS,
   }

@@ -18,15 +18,10 @@ _STACKS = {
     'decoder': 'model.decoder',
   },
 }
+# Before attention, and after it.
 _ATTENTION_NORMS = {
-  'gemma3': {
-    'pre_attention_norm': 'input_layernorm',
-    'post_attention_norm': 'post_attention_layernorm',
-  },
-  't5gemma2': {
-    'pre_attention_norm': 'pre_self_attn_layernorm',
-    'post_attention_norm': 'post_self_attn_layernorm',
-  },
+  'gemma3': ('input_layernorm', 'post_attention_layernorm'),
+  't5gemma2': ('pre_self_attn_layernorm', 'post_self_attn_layernorm'),
 }
 _NORMS = {
   'pre_mlp_norm': 'pre_feedforward_layernorm',
@@ -53,7 +48,8 @@ _IN_MEMORY = 'model.encoder.text_model.'
 def tensor_names(config: network.GemmaConfig) -> dict[tuple[str, ...], str]:
   """Path in the unrolled parameter tree -> name in a Hugging Face file."""
   names = {}
-  norms = _ATTENTION_NORMS[config.family] | _NORMS
+  before, after = _ATTENTION_NORMS[config.family]
+  norms = {'pre_attention_norm': before, 'post_attention_norm': after, **_NORMS}
   for stack, place in _STACKS[config.family].items():
     names.setdefault(('token_embedder', 'embedding'), f'{place}.{_EMBEDDING}')
     names[stack, f'{stack}_norm', 'scale'] = f'{place}.norm.weight'
@@ -70,11 +66,7 @@ def tensor_names(config: network.GemmaConfig) -> dict[tuple[str, ...], str]:
 
 
 def picture_tensors(config: network.GemmaConfig) -> dict[str, np.ndarray]:
-  """What transformers wants of a T5Gemma 2 for pictures, all of it 0.
-
-  Args:
-    config: the network; a Gemma 3 has no such tensors.
-  """
+  """A T5Gemma 2's for pictures, all 0: transformers wants them."""
   if not config.has_encoder:
     return {}
   encoder, width = 'model.encoder', config.emb_dim
@@ -97,11 +89,6 @@ def text_tensors(
   tensors: dict[str, Callable], path: pathlib.Path, config: network.GemmaConfig
 ) -> dict[str, Callable]:
   """The tensors of the text model, under the names of `tensor_names`.
-
-  Args:
-    tensors: name -> function that reads it.
-    path: of the folder, for errors.
-    config: the network.
 
   Raises:
     UserError: there is not one table for inputs and logits.
@@ -151,8 +138,3 @@ def _check_copy(
       f'{path}: {name} differs from {table}, expected one table for inputs and'
       ' logits. Such a model has no equal here.'
     )
-
-
-def is_transposed(path: tuple[str, ...]) -> bool:
-  """Whether Hugging Face stores the parameter at this path transposed."""
-  return path[-1] == 'kernel'

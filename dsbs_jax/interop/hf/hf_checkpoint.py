@@ -56,52 +56,36 @@ def _equal(tensors: dict, name: str, other: str) -> bool:
   return np.array_equal(tensors[name](), tensors[other]())
 
 
-@dataclasses.dataclass(frozen=True)
-class _Folder:
-  """An opened folder.
-
-  Attributes:
-    config: its network, as its config.json and its head say.
-    tensors: name -> function that reads it.
-    head_scale: what the head's weights are multiplied with.
-  """
-
-  config: network.Config
-  tensors: dict
-  head_scale: float = 1.0
-
-
-def _gemma_values(folder: pathlib.Path) -> dict | None:
-  """What the config.json of a Gemma says, None for another one."""
-  path = folder / 'config.json'
-  values = hf_layout.read_json(path) if path.is_file() else {}
-  is_gemma = values.get('model_type') in gemma_config.MODEL_TYPES
-  return values if is_gemma else None
-
-
 def _layout(config: network.Config) -> types.ModuleType:
   """What says the names of the tensors of a network's family."""
   is_gemma = isinstance(config, network.GemmaConfig)
   return gemma_layout if is_gemma else hf_layout
 
 
-def _open(folder: pathlib.Path, *, allow_pickle: bool) -> _Folder:
+def _open(
+  folder: pathlib.Path, *, allow_pickle: bool
+) -> tuple[network.Config, dict, float]:
   """Opens a folder and settles what its head is, as transformers does.
 
   Tied and scaled logits are T5 1.0's. All others are computed as untied ones:
   a tied head that is not scaled is a copy of the embedding, and one of its own
   that is scaled takes the scale into its weights.
+
+  Returns:
+    Its network, as config.json and its head say; name -> function that reads
+    the tensor; and what the head's weights are multiplied with.
   """
-  values = _gemma_values(folder)
-  if values is not None:
+  path = folder / 'config.json'
+  values = hf_layout.read_json(path) if path.is_file() else {}
+  if values.get('model_type') in gemma_config.MODEL_TYPES:
     tensors = hf_weights.open_folder(folder, allow_pickle=allow_pickle)
-    config = gemma_config.config_of(values, folder / 'config.json')
-    return _Folder(config, gemma_layout.text_tensors(tensors, folder, config))
+    config = gemma_config.config_of(values, path)
+    return config, gemma_layout.text_tensors(tensors, folder, config), 1.0
   config, is_tied = hf_layout.read_config(folder)
   tensors = hf_weights.open_folder(folder, allow_pickle=allow_pickle)
   tables = [name for name in _EMBEDDING_NAMES if name in tensors]
   if not tables:
-    return _Folder(config, tensors)  # refused below, with all that is missing
+    return config, tensors, 1.0  # refused below, with all that is missing
   for alias in tables[1:]:
     if not _equal(tensors, alias, tables[0]):
       raise contract.UserError(
@@ -115,10 +99,10 @@ def _open(folder: pathlib.Path, *, allow_pickle: bool) -> _Folder:
   ):
     scale = config.emb_dim**-0.5 if config.logits_via_embedding else 1.0
     untied = dataclasses.replace(config, logits_via_embedding=False)
-    return _Folder(untied, tensors, scale)
+    return untied, tensors, scale
   if not config.logits_via_embedding:
     tensors[head] = tensors['shared.weight']
-  return _Folder(config, tensors)
+  return config, tensors, 1.0
 
 
 def config_from_hf(
@@ -126,17 +110,13 @@ def config_from_hf(
 ) -> network.Config:
   """The network that a Hugging Face folder holds.
 
-  Args:
-    folder: with config.json and the weights.
-    allow_pickle: as for `load_params`.
-
   Returns:
     Its config; dtype, remat and scan_layers are left at their defaults.
 
   Raises:
     UserError: the folder cannot be read, or we cannot compute it.
   """
-  return _open(pathlib.Path(folder), allow_pickle=allow_pickle).config
+  return _open(pathlib.Path(folder), allow_pickle=allow_pickle)[0]
 
 
 def load_params(
@@ -145,25 +125,19 @@ def load_params(
   *,
   allow_pickle: bool = False,
 ) -> dict:
-  """Reads the weights of a Hugging Face folder.
+  """Reads the weights of a Hugging Face folder, as float32 NumPy arrays.
 
   Args:
     folder: with model.safetensors or its shards and index.
     config: the size, usually from `config_from_hf`; scan_layers decides how
       the layers are laid out, and all that decides logits must be the folder's.
-    allow_pickle: True also reads pytorch_model.bin, by torch's weights-only
-      loader.
-
-  Returns:
-    The parameter tree, float32 numpy arrays.
 
   Raises:
     UserError: the folder holds another network than `config`.
   """
   folder = pathlib.Path(folder)
-  opened = _open(folder, allow_pickle=allow_pickle)
-  same_network.check(config, dataclasses.asdict(opened.config), str(folder))
-  tensors = opened.tensors
+  found, tensors, head_scale = _open(folder, allow_pickle=allow_pickle)
+  same_network.check(config, dataclasses.asdict(found), str(folder))
   layout = _layout(config)
   names = layout.tensor_names(config)
   _check_names(tensors, names, folder)
@@ -171,15 +145,15 @@ def load_params(
   params = {}
   for path, name in names.items():
     tensor = tensors[name]()
-    tensor = tensor.T if layout.is_transposed(path) else tensor
+    tensor = tensor.T if hf_layout.is_transposed(path) else tensor
     if tensor.shape != shapes[path].shape:
       raise contract.UserError(
         f'{folder}: {name} gives {"/".join(path)} the shape {tensor.shape},'
         f' expected {shapes[path].shape} (vocab_size {config.vocab_size},'
         f' emb_dim {config.emb_dim}). Take the config from the same folder.'
       )
-    if name == 'lm_head.weight' and opened.head_scale != 1.0:
-      tensor = tensor * np.float32(opened.head_scale)
+    if name == 'lm_head.weight' and head_scale != 1.0:
+      tensor = tensor * np.float32(head_scale)
     params[path] = np.ascontiguousarray(tensor)
   params = traverse_util.unflatten_dict(params)
   if config.scan_layers:
@@ -204,9 +178,7 @@ def save_hf(
   By AutoModelForSeq2SeqLM, or of a decoder by AutoModelForCausalLM.
 
   Args:
-    folder: does not exist yet, or is empty.
     params: the parameter tree, in either layout of the layers.
-    config: its size.
     tokenizer: its files, of `hf_tokenizer`; None writes no tokenizer.
     generation: of generation_config.json, beside T5's special ids.
 
@@ -217,7 +189,7 @@ def save_hf(
   folder = check_new(folder)
   layout = _layout(config)
   described = hf_layout if layout is hf_layout else gemma_config
-  generation = {**(generation or {}), **described.special_ids()}
+  generation = {**(generation or {}), **described.SPECIAL_IDS}
   if (
     layout is hf_layout
     and config.num_decoder_layers > config.num_encoder_layers
@@ -265,6 +237,6 @@ def _tensors(
         f'{"/".join(path)} has the shape {tensor.shape}, expected {expected}'
         ' by the given T5Config.'
       )
-    tensor = tensor.T if layout.is_transposed(path) else tensor
+    tensor = tensor.T if hf_layout.is_transposed(path) else tensor
     tensors[name] = np.ascontiguousarray(tensor)
   return tensors

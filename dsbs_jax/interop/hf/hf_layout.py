@@ -9,6 +9,8 @@ import json
 import pathlib
 from collections.abc import Iterator
 
+from etils import epath
+
 from dsbs_jax import contract
 from dsbs_jax.core.t5 import parameters
 from dsbs_jax.core.t5.config import T5Config
@@ -38,26 +40,28 @@ _OPTIONAL = {
   'num_buckets': ('relative_attention_num_buckets', 32),
   'max_distance': ('relative_attention_max_distance', 128),
 }
+# The ids that generation starts, ends and pads with.
+SPECIAL_IDS = {
+  'pad_token_id': contract.PAD_ID,
+  'eos_token_id': contract.EOS_ID,
+  'decoder_start_token_id': contract.PAD_ID,
+}
 _TABLE = ('relpos_bias', 'rel_embedding')
 _PROJECTIONS = {'query': 'q', 'key': 'k', 'value': 'v', 'out': 'o'}
 
 
-def read_json(path: pathlib.Path) -> dict:
-  """The JSON object in a file; UserError names the file if there is none."""
+def read_json(path: epath.PathLike, remedy: str = 'Fetch it again.') -> dict:
+  """The JSON object in a file; UserError, with a remedy, if it is none."""
   try:
-    return dict(json.loads(path.read_text(encoding='utf-8')))
+    return dict(json.loads(epath.Path(path).read_text(encoding='utf-8')))
   except (ValueError, TypeError) as error:
     raise contract.UserError(
-      f'{path} cannot be read ({error}), expected a JSON object. Fetch it'
-      ' again.'
+      f'{path} cannot be read ({error}), expected a JSON object. {remedy}'
     ) from error
 
 
 def read_config(folder: str | pathlib.Path) -> tuple[T5Config, bool]:
   """Reads the size of a Hugging Face T5 from its config.json.
-
-  Args:
-    folder: with config.json.
 
   Returns:
     The T5Config, by config.json alone: `logits_via_embedding` says whether
@@ -133,7 +137,7 @@ def _tying(values: dict) -> tuple[bool, bool]:
 def _check_ids(path: pathlib.Path) -> None:
   """Raises where a file names special ids that are not T5's."""
   values = read_json(path) if path.is_file() else {}
-  for name, expected in special_ids().items():
+  for name, expected in SPECIAL_IDS.items():
     found = values.get(name)
     if found not in (None, expected, [expected]):
       raise contract.UserError(
@@ -165,16 +169,7 @@ def config_values(config: T5Config) -> dict:
     'is_encoder_decoder': True,
     'use_cache': True,
     'torch_dtype': 'float32',
-    **special_ids(),
-  }
-
-
-def special_ids() -> dict:
-  """The ids that generation starts, ends and pads with."""
-  return {
-    'pad_token_id': contract.PAD_ID,
-    'eos_token_id': contract.EOS_ID,
-    'decoder_start_token_id': contract.PAD_ID,
+    **SPECIAL_IDS,
   }
 
 

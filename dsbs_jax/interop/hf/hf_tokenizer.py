@@ -27,12 +27,6 @@ _HARD_TEXTS = (
 def tokenizer_files(vocabulary: vocabularies.Vocabulary) -> dict[str, bytes]:
   """The files by which transformers' AutoTokenizer gives the same ids.
 
-  Args:
-    vocabulary: of the exported student.
-
-  Returns:
-    Name -> content.
-
   Raises:
     UserError: the vocabulary is of a kind that tokenizer.json cannot express.
   """
@@ -66,11 +60,7 @@ def tokenizer_files(vocabulary: vocabularies.Vocabulary) -> dict[str, bytes]:
 
 
 def gemma_files(model: bytes) -> dict[str, bytes]:
-  """The tokenizer of a Gemma.
-
-  Args:
-    model: its SentencePiece model; b'' where it has a tokenizer.json.
-  """
+  """The tokenizer of a Gemma; `model` is b'' where it has a tokenizer.json."""
   config = {
     'tokenizer_class': 'GemmaTokenizer',
     'add_bos_token': True,
@@ -95,15 +85,10 @@ def count_differences(
   vocabulary: vocabularies.Vocabulary,
   texts: Sequence[str],
 ) -> int:
-  """Compares the ids of written files with those of the vocabulary.
+  """How many texts get other ids by written files than by the vocabulary.
 
   Args:
-    files: of `tokenizer_files`.
-    vocabulary: what they were written from.
     texts: of the run's data; some that are hard for tokenizers are added.
-
-  Returns:
-    How many of the given texts get other ids.
 
   Raises:
     UserError: more than one text in a hundred gets other pieces. Equal pieces

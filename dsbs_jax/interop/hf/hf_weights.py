@@ -69,7 +69,6 @@ def _open_bin(path: pathlib.Path) -> dict[str, Callable]:
 
 
 def _shards(index: pathlib.Path) -> list[str]:
-  """The files that an index names."""
   try:
     weight_map = json.loads(index.read_text())['weight_map']
     return sorted({str(name) for name in weight_map.values()})

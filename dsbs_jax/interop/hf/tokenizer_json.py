@@ -44,11 +44,7 @@ def of_bytes(vocabulary: vocabularies.ByteVocabulary) -> dict[str, Any]:
 def of_sentencepiece(
   proto: Any, vocabulary: vocabularies.SentencePieceVocabulary
 ) -> dict[str, Any]:
-  """A SentencePiece model's.
-
-  Args:
-    proto: the ModelProto, without the extra ids.
-    vocabulary: of the same model.
+  """A SentencePiece model's, whose `proto` lacks the extra ids.
 
   Raises:
     UserError: the model does what tokenizer.json cannot express.

@@ -48,22 +48,22 @@ def load(tmp_path, cache):
   return call
 
 
-def readings(facts):
-  return int(facts['parameters'])
+def readings(loaded):
+  return int(loaded[1]['parameters'])
 
 
 def test_it_is_read_once(load, cache):
-  assert readings(load().facts) == readings(load().facts) == 1
+  assert readings(load()) == readings(load()) == 1
   assert len(list(cache.iterdir())) == 1
 
 
 def test_other_weights_vocabulary_or_type_are_another_model(load):
-  assert readings(load().facts) == 1
+  assert readings(load()) == 1
   (load.folder / 'weights').write_bytes(b'two')
-  assert readings(load().facts) == 2
-  assert readings(load(vocabulary='w').facts) == 3
-  assert readings(load(quantization='int8').facts) == 4
-  assert readings(load().facts) == 2
+  assert readings(load()) == 2
+  assert readings(load(vocabulary='w')) == 3
+  assert readings(load(quantization='int8')) == 4
+  assert readings(load()) == 2
 
 
 def test_the_models_used_last_are_kept(load, cache):
@@ -73,17 +73,17 @@ def test_the_models_used_last_are_kept(load, cache):
   load(vocabulary='0')  # used again
   load(vocabulary='4')
   assert len(list(cache.iterdir())) == 4
-  assert load(vocabulary='0').facts == first.facts
-  assert readings(load(vocabulary='1').facts) == 6  # the one that had to go
+  assert load(vocabulary='0')[1] == first[1]
+  assert readings(load(vocabulary='1')) == 6  # the one that had to go
 
 
 def test_a_cache_that_cannot_be_written_is_no_obstacle(load, cache):
   cache.parent.parent.mkdir(parents=True)
   cache.parent.write_text('a file')
   tokens = np.array([[50, 60, 1]])
-  found = [load().engine.generate(tokens, max_decode_len=3)[0] for _ in 'ab']
+  found = [load()[0].generate(tokens, max_decode_len=3)[0] for _ in 'ab']
   np.testing.assert_array_equal(*found)
-  assert readings(load().facts) == 3
+  assert readings(load()) == 3
 
 
 def test_scores_that_are_added_later_change_nothing(tmp_path, cache):

@@ -6,27 +6,29 @@ import numpy as np
 import pytest
 
 from dsbs_jax.core import decoding, partitioning
-from dsbs_jax.inference.backends import cpu_compiler, decode_functions
+from dsbs_jax.inference.backends import decode_functions
 from tests.core import tiny_decoder
 from tests.inference import small_student
 
 
 @pytest.fixture
 def forget():
-  cpu_compiler.step_options.cache_clear()
+  decode_functions.cpu_step_options.cache_clear()
   yield
-  cpu_compiler.step_options.cache_clear()
+  decode_functions.cpu_step_options.cache_clear()
 
 
 def test_the_pinned_xla_knows_the_options(forget):
-  assert cpu_compiler.step_options() == {
+  assert decode_functions.cpu_step_options() == {
     'xla_cpu_experimental_ynn_fusion_type': ''
   }
 
 
 def test_another_xla_gets_none(forget, monkeypatch):
-  monkeypatch.setattr(cpu_compiler, '_STEP_OPTIONS', {'xla_cpu_no_such': ''})
-  assert cpu_compiler.step_options() == {}
+  monkeypatch.setattr(
+    decode_functions, '_CPU_STEP_OPTIONS', {'xla_cpu_no_such': ''}
+  )
+  assert decode_functions.cpu_step_options() == {}
 
 
 @pytest.mark.parametrize('num_beams', [1, 2])
