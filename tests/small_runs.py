@@ -43,6 +43,7 @@ for module, name in (
   (decode_functions, 'score_program'),
   (step_functions, '_init_state'),
   (step_functions, '_merge'),
+  (step_functions, '_state'),
   (step_functions, '_train_step'),
 ):
   make = getattr(module, name).__wrapped__

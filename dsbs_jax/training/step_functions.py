@@ -99,7 +99,7 @@ class _Facts:
 
 def state(run: train_config.TrainConfig, mesh: Mesh) -> State:
   """The run's abstract train state on a mesh; computes nothing."""
-  return _state(_facts(run, mesh))
+  return _shared(_state, _facts(run, mesh))
 
 
 def init_state(
@@ -183,7 +183,7 @@ def _facts(
 
 
 def _shared(make: Callable[[_Facts], Any], facts: _Facts) -> Any:
-  """The jitted function of these facts: the one that there is, or a new one."""
+  """What is made of these facts: the one that there is, or a new one."""
   if facts.optimizer.is_ours and facts.schedule.is_ours:
     return make(facts)
   return make.__wrapped__(facts)
@@ -196,6 +196,7 @@ def _start(facts: _Facts) -> Callable[[jax.Array], steps.TrainState]:
   )
 
 
+@functools.lru_cache(_MAX_SHARED)
 def _state(facts: _Facts) -> State:
   shapes = jax.eval_shape(_start(facts), jax.random.key(0))
   shardings = partitioning.state_shardings(shapes, facts.mesh, facts.rules)
@@ -204,12 +205,13 @@ def _state(facts: _Facts) -> State:
 
 @functools.lru_cache(_MAX_SHARED)
 def _init_state(facts: _Facts) -> jax.stages.Wrapped:
-  return jax.jit(_start(facts), out_shardings=_state(facts).shardings)
+  shardings = _shared(_state, facts).shardings
+  return jax.jit(_start(facts), out_shardings=shardings)
 
 
 @functools.lru_cache(_MAX_SHARED)
 def _merge(facts: _Facts) -> jax.stages.Wrapped:
-  shardings = _state(facts).shardings
+  shardings = _shared(_state, facts).shardings
   return jax.jit(
     lambda kernels, adapters, dtype: lora_lib.merged_kernels(
       kernels, adapters, facts.lora, dtype=dtype
@@ -243,7 +245,7 @@ def _train_step(facts: _Facts) -> jax.stages.Wrapped:
       train_step = platform.traced_for(facts.platform)(train_step)
     return train_step(state, batch)
 
-  shardings = _state(facts).shardings
+  shardings = _shared(_state, facts).shardings
   replicated = NamedSharding(facts.mesh, PartitionSpec())
   return jax.jit(
     step_fn,

@@ -9,6 +9,7 @@ file as a program of its own and reads the losses that it prints.
 """
 
 import dataclasses
+import gc
 import json
 import os
 import re
@@ -336,4 +337,6 @@ def pairs(rows):
 
 
 if __name__ == '__main__':
+  # Garbage is looked for seldom, as in tests/conftest.py: tracing makes much.
+  gc.set_threshold(50_000, 20, 20)
   main(*sys.argv[1:])

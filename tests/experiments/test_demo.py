@@ -152,7 +152,7 @@ def test_a_short_demo_prepares_trains_explains_and_compares(
     cache=str(tmp_path / 'cache'),
     fractions=(0.25,),
     seeds=(0,),
-    steps=2,
+    steps=1,
   )
   assert demo.run(settings) == 0
   shown = capsys.readouterr().out

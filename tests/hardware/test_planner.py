@@ -11,6 +11,7 @@ import pytest
 from dsbs_jax.hardware import planner, tpu_compiler
 from dsbs_jax.runs import results
 from dsbs_jax.runtime import device_specs
+from tests.claims import doors
 from tests.hardware import small_run
 
 SMALLER = (
@@ -88,8 +89,12 @@ def test_lora_is_planned(capsys):
 
 
 def test_the_command_says_what_is_wrong_in_one_line():
-  done = door('--gin_file=gin/models/nano.gin', '--mesh=3x1', '--device=v5e')
-  assert done.returncode == 2
+  done = doors.call(
+    'dsbs_jax.plan',
+    f'--gin_search_paths={small_run.REPOSITORY}',
+    *('--gin_file=gin/models/nano.gin', '--mesh=3x1', '--device=v5e'),
+  )
+  assert done.status == 2
   if tpu_compiler.is_installed():
     assert 'slices of v5e have 1, 4, 8' in done.stderr
   else:

@@ -6,9 +6,10 @@ import json
 
 import pytest
 
+from dsbs_jax.data import register
 from dsbs_jax.data.prepared import store
 from dsbs_jax.runtime import signals
-from dsbs_jax.training import loop, train_config
+from dsbs_jax.training import loop, session, train_config
 from tests import small_runs
 from tests.data import small_prepared
 
@@ -63,12 +64,23 @@ def test_the_loss_is_the_same_in_any_layout(run_of):
       assert one[key] == pytest.approx(other[key], rel=5e-5)
 
 
-def test_a_single_task_with_counterfactuals_is_that_of_scott(run_of):
-  run = run_of('single', COUNTERFACTUAL, SINGLE)
-  for line in lines_of(run):
+@pytest.mark.long
+def test_a_single_task_trains_on_labels_and_counterfactuals(run_of):
+  """The sum is tests/core/test_objective.py's, the batches are the next's."""
+  for line in lines_of(run_of('single', COUNTERFACTUAL, SINGLE)):
     assert line['counterfactual/tokens'] > 0
     expected = line['label/loss'] + 0.5 * line['counterfactual/loss']
     assert line['loss'] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_single_task_with_counterfactuals_is_that_of_scott(run_of):
+  run = run_of('single', COUNTERFACTUAL, SINGLE)
+  found = train_config.objective_of(run)
+  assert (found.alpha, found.counterfactual_weight) == (1.0, 0.5)
+  source = register.source(data_dir=run.data_dir, vocabulary='bytes')
+  batch = next(session.open_data(run, source, row_multiple=1).iterate())
+  assert set(batch) == {'label', 'counterfactual'}
+  assert (batch['counterfactual']['decoder_loss_weights'] > 0).any()
   for task, weight in (('gt_finetune', 0.0), ('counterfactual', 1.0)):
     other = dataclasses.replace(run, mixture_or_task_name=f'svamp_{task}')
     found = train_config.objective_of(other)

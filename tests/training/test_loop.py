@@ -405,7 +405,9 @@ def test_layouts_give_the_same_losses(settings, tmp_path, layout):
   assert step == 4
 
 
+@pytest.mark.long
 def test_runs_that_differ_in_their_seed_share_one_program(settings, tmp_path):
+  """Within a process tests/training/test_shared_programs.py says so."""
   mesh = partitioning.make_mesh('1x1', devices=jax.devices()[:1])
   views = {'label': row_shapes.Shape(4, 16, 8)}
   texts = set()

@@ -17,7 +17,10 @@ ALL = "RATIONALE_CHOICE = 'all'"
 
 @pytest.fixture(scope='module')
 def several(tmp_path_factory):
-  """SVAMP's few rows, of which each has three rationales."""
+  """SVAMP's few rows, of which each has three rationales.
+
+  They are as long as other runs' are, which have traced steps of such batches.
+  """
   folder = tmp_path_factory.mktemp('several')
   source = small_runs.REPOSITORY / 'tests/data/fixtures/archive'
   rows = (source / 'svamp/svamp_train.json').read_text().splitlines()
@@ -25,7 +28,7 @@ def several(tmp_path_factory):
     {
       'id': f'train-{i}',
       'sample': sample,
-      'text': f'{"So " * sample}it is so. The answer is'
+      'text': f'{"So " * (14 + sample)}it is so. The answer is'
       f' {json.loads(row)["label"]}.',
     }
     for i, row in enumerate(rows)

@@ -10,6 +10,7 @@ import jax
 import pytest
 
 from dsbs_jax.core import matmul_precision, objective
+from dsbs_jax.data import register
 from dsbs_jax.data.vocabulary import vocabularies
 from dsbs_jax.interop import read_checkpoint
 from dsbs_jax.preparing import prepare
@@ -78,15 +79,24 @@ def test_what_makes_another_run_is_refused(settings, finished, binding, named):
     loop.train(changed)
 
 
-def test_cutting_texts_at_another_length_makes_another_run(settings, tmp_path):
+def test_cutting_texts_at_another_length_makes_another_run(settings, finished):
   cut = 'layouts.Packed.truncate = True'
   lengths = "TASK_FEATURE_LENGTHS = {'inputs': 40, 'targets': %d}"
-  ends = 'TRAIN_STEPS = 1', 'EVAL_SPLITS = ()'
-  loop.train(settings(tmp_path, cut, lengths % 8, *ends))
+  eight, seven = (settings(finished, cut, lengths % n) for n in (8, 7))
+  with pytest.raises(ValueError, match='cut_at.inputs: None -> 40'):
+    loop.train(eight)
+  bytes_ = vocabularies.load('bytes')
+  facts, other, whole = (
+    resume_check.run_fingerprint(
+      run, register.source(data_dir=run.data_dir, vocabulary='bytes'), bytes_
+    )
+    for run in (eight, seven, settings(finished))
+  )
+  resume_check.check(facts, facts, eight, step=1)
   with pytest.raises(ValueError, match='settings: cut_at.targets: 8 -> 7'):
-    loop.train(settings(tmp_path, cut, lengths % 7, *ends))
+    resume_check.check(facts, other, seven, step=1)
   with pytest.raises(ValueError, match='cut_at.inputs: 40 -> None'):
-    loop.train(settings(tmp_path, *ends))
+    resume_check.check(facts, whole, eight, step=1)
 
 
 def test_another_precision_makes_another_run(settings, finished, request):

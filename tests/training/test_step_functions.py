@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train steps of all sizes lower on all kinds of meshes, from shapes alone.
 
-Each lowering takes seconds, so the normal suite takes one mesh with the
-smallest model and one view (4x2 is lowered below for other platforms, a fully
-sharded mesh trains in tests/claims/test_meshes.py), and looks at the parameters
-of all sizes on all meshes; `make test-long` lowers all with all.
+Each lowering takes seconds, so the normal suite lowers for other platforms on
+one mesh, with the smallest model and one view (on another mesh one trains in
+tests/claims/test_meshes.py), and looks at the parameters of all sizes on all
+meshes; `make test-long` lowers all with all.
 
 Devices are simulated, which JAX must know before it starts: the test runs this
 file as a program of its own and reads what it prints.
 """
 
 import functools
+import gc
 import json
 import os
 import pathlib
@@ -29,10 +30,8 @@ MESHES = {
   '2x4': '2x4',
   'fully sharded': '4x2',
 }
-
-
-# What the normal suite lowers.
-COVERING = (('nano', '2x4'),)
+# Enough where it is not sizes that are looked at, and traced sooner.
+ONE_LAYER = 'NUM_ENCODER_LAYERS = 1'
 DEVICES = {'1x1': 1, '8x1': 8, '4x2': 8, '2x4': 8, 'fully sharded': 8}
 
 
@@ -58,11 +57,6 @@ def run_program(*arguments):
 @pytest.fixture(scope='module')
 def found():
   return run_program()
-
-
-@pytest.mark.parametrize(('model', 'mesh'), COVERING)
-def test_train_steps_lower(found, model, mesh):
-  assert found['partitions'][f'{model} {mesh}'] == DEVICES[mesh]
 
 
 @pytest.mark.long
@@ -100,17 +94,16 @@ def main():
   """Prints what the tests look at, as JSON."""
   from dsbs_jax.core import partitioning
 
-  cases = COVERING
-  if sys.argv[1:] == ['all']:
-    cases = [(model, mesh) for model in MODELS for mesh in MESHES]
   meshes = {name: make_mesh(name) for name in MESHES}
+  if sys.argv[1:] == ['all']:
+    partitions = {
+      f'{model} {mesh}': lower(model, meshes[mesh], mesh)
+      for model in MODELS
+      for mesh in MESHES
+    }
+    print(json.dumps({'partitions': partitions}))
+    return
   found = {
-    'partitions': {
-      f'{model} {mesh}': lower(
-        model, meshes[mesh], mesh, one_view=cases is COVERING
-      )
-      for model, mesh in cases
-    },
     'bytes_per_device': {
       model: {name: params_bytes(model, meshes[name], name) for name in MESHES}
       for model in MODELS
@@ -140,7 +133,7 @@ def rules_of(mesh_name):
 
 
 @functools.cache
-def build(model, rules, optimizer='adamw_hf'):
+def build(model, rules, *bindings):
   """The settings of a training run, as the planner builds them."""
   from dsbs_jax.runtime.configuration import gin_config
   from dsbs_jax.training import train_config
@@ -152,23 +145,18 @@ def build(model, rules, optimizer='adamw_hf'):
       'gin/plan.gin',
       f'gin/models/{model}.gin',
     ],
-    gin_bindings=[
-      f'OPTIMIZER = @optimizer.{optimizer}',
-      f'SHARDING_RULES = @partitioning.{rules}_rules',
-    ],
+    gin_bindings=[f'SHARDING_RULES = @partitioning.{rules}_rules', *bindings],
     search_paths=[str(REPOSITORY)],
   )
 
 
-def lower(model, mesh, mesh_name, *, one_view):
+def lower(model, mesh, mesh_name):
   """Lowers a train step; the partitions that the program asks for."""
   from dsbs_jax.hardware import batch_shapes
   from dsbs_jax.training import lowered_step
 
   run = build(model, rules_of(mesh_name))
   views = batch_shapes.typical(run, multiple=8)
-  if one_view:
-    views = {'rationale': views['rationale']}
   text = lowered_step.lower_train_step(run, mesh, views).as_text()
   return int(re.search(r'mhlo.num_partitions = (\d+)', text)[1])
 
@@ -195,14 +183,14 @@ def params_bytes(model, mesh, mesh_name):
 
 
 def cross_lower(mesh):
-  """Lowers the train step of nano for platforms that are not there."""
+  """Lowers a train step for platforms that are not there."""
   import jax
   import jax.export
 
   from dsbs_jax.hardware import batch_shapes
   from dsbs_jax.training import lowered_step, step_functions
 
-  run = build('nano', 'standard')
+  run = build('nano', 'standard', ONE_LAYER)
   described = step_functions.state(run, mesh)
   step = step_functions.train_step(run, mesh, any_platform=True)
   views = batch_shapes.typical(run, multiple=8)
@@ -222,7 +210,8 @@ def measure(optimizer, mesh):
   from dsbs_jax.hardware import batch_shapes, memory
   from dsbs_jax.training import step_functions
 
-  run = build('nano', 'fully_sharded', optimizer)
+  chosen = f'OPTIMIZER = @optimizer.{optimizer}'
+  run = build('nano', 'fully_sharded', ONE_LAYER, chosen)
   parts = memory.parts(run, mesh, batch_shapes.typical(run, multiple=8))
   state = jax.jit(
     lambda key: steps.init_state(key, run.model, run.transformation()),
@@ -239,4 +228,6 @@ def measure(optimizer, mesh):
 
 
 if __name__ == '__main__':
+  # Garbage is looked for seldom, as in tests/conftest.py: tracing makes much.
+  gc.set_threshold(50_000, 20, 20)
   main()
