@@ -117,7 +117,12 @@ def apply(
   *,
   dropout_key: jax.Array | None = None,
 ) -> jax.Array:
-  """The logits of every target position, [B, T, V] float32, from `hidden`."""
+  """The logits of every target position, [B, T, V] float32.
+
+  Args:
+    rows: as for `hidden`.
+    dropout_key: typed key, or one per row [B]; None for no dropout.
+  """
   states = hidden(params, config, rows, dropout_key=dropout_key)
   target_unpadding = unpadding.make_unpadding(rows, 'decoder')
   if target_unpadding is not None:

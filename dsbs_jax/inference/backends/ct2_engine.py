@@ -211,7 +211,7 @@ class DecodeFns:
   def score_options(
     self, tokens: np.ndarray, options: np.ndarray
   ) -> np.ndarray:
-    """Scores given outputs; those just generated are known."""
+    """As `Engine.score_options`; outputs just generated are known."""
     inputs, known = self._last
     return self._engine.score_options(
       tokens, options, known=known if inputs is tokens else None
